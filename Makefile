@@ -1,0 +1,83 @@
+# `make` alone prints the list of targets.
+
+# A Python of 3.11 or later; PYTHON=/path/to/python chooses another one.
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint format lock clean
+
+# $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
+define find_python
+python=; \
+for candidate in $(CANDIDATES); do \
+	if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+		python=$$candidate; break; \
+	fi; \
+done; \
+if [ -z "$$python" ]; then \
+	echo 'No Python 3.11 or later among: $(CANDIDATES). Install one, or say PYTHON=/path/to/python.' >&2; \
+	exit 1; \
+fi
+endef
+
+# $(call environment,name): makes .venv/name from its locked requirements, this project in place.
+define environment
+@$(find_python); \
+echo "Making .venv/$(1) with $$("$$python" -V) (once, about a minute)"; \
+rm -rf .venv/$(1); \
+if ! "$$python" -m venv .venv/$(1); then \
+	echo 'Python cannot make environments here; on Debian: apt-get install python3-venv' >&2; \
+	exit 1; \
+fi; \
+set -e; \
+.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
+.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+touch $@
+endef
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
+	@exec .venv/dev/bin/mailsender dev
+
+test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
+	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: .venv/test/.made ## Style, types, import contracts
+	.venv/test/bin/ruff check .
+	.venv/test/bin/ruff format --check .
+	.venv/test/bin/mypy
+	.venv/test/bin/lint-imports
+
+format: .venv/test/.made ## Put the code in form
+	.venv/test/bin/ruff check --fix-only --quiet .
+	.venv/test/bin/ruff format .
+
+.venv/dev/.made: requirements/dev.txt
+	$(call environment,dev)
+
+.venv/test/.made: requirements/test.txt
+	$(call environment,test)
+
+COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
+	@$(find_python); \
+	set -e; \
+	tools=$$(mktemp -d); \
+	trap 'rm -rf "$$tools"' EXIT; \
+	"$$python" -m venv "$$tools"; \
+	"$$tools/bin/python" -m pip install -q --disable-pip-version-check uv; \
+	PATH="$$tools/bin:$$PATH"; \
+	set -x; \
+	$(COMPILE) pyproject.toml -o requirements/run.txt; \
+	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
+	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
+	$(COMPILE) --group build -o requirements/build.txt
+
+clean: ## Remove environments, caches and the state of `make dev`
+	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache build dist
+	find mailsender tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,3 @@
+"""mailsender: a Kafka-native mail dispatcher."""
+
+__version__ = "0.1.0"

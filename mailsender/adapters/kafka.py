@@ -1,0 +1,289 @@
+"""What both sides of Kafka share: settings, TLS, errors in our words, a quiet log, a client that is kept.
+
+aiokafka survives a broker that goes and comes back, but logs thousands of lines meanwhile, and some of its
+calls wait for ever on a broker that hangs. So its log is folded into one event for each change of state, and
+every call is made under a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+
+from mailsender.ports import Clock, SystemClock, TooLarge, Unavailable
+
+log = structlog.get_logger()
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+"""Seconds between two attempts to start a client; doubled from the first to the longest."""
+
+CALM = 10.0
+"""Seconds without a warning of the client library after which a success ends its trouble."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaConfig:
+    """How brokers are reached and how long is waited for them; times in seconds, sizes in bytes.
+
+    `timeout` is the deadline of every wait. `max_bytes` bounds the fetched records in memory: half of it for
+    those handed out, half for those fetched ahead. A member that does not poll for `max_poll_interval` leaves
+    the group. A client that got nothing at all for `stall` is replaced. `retry_unreadable` is the wait before
+    a partition whose next record cannot be read is tried again.
+    """
+
+    brokers: tuple[str, ...]
+    client_id: str = "mailsender"
+    group: str = "mailsender"
+    instance_id: str = ""
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str = ""
+    sasl_password: str = field(default="", repr=False)
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    timeout: float = 10.0
+    session_timeout: float = 10.0
+    max_poll_interval: float = 300.0
+    metadata_max_age: float = 5.0
+    max_bytes: int = 32 * 1024 * 1024
+    max_request_size: int = 1_000_000
+    compression: str | None = None
+    stall: float = 60.0
+    retry_unreadable: float = 60.0
+
+
+def client_options(config: KafkaConfig) -> dict[str, Any]:
+    """What consumers and producers of aiokafka are told alike.
+
+    Raises:
+        OSError: a TLS file cannot be read or is no PEM.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": list(config.brokers),
+        "client_id": config.client_id,
+        "request_timeout_ms": int(config.timeout * 1000),
+        "metadata_max_age_ms": int(config.metadata_max_age * 1000),
+        "security_protocol": config.security_protocol,
+    }
+    if config.security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = config.sasl_mechanism
+        options["sasl_plain_username"] = config.sasl_username
+        options["sasl_plain_password"] = config.sasl_password
+    if config.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _tls(config)
+    return options
+
+
+def _tls(config: KafkaConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.tls_ca_file or None)
+    if config.tls_cert_file:
+        context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
+    return context
+
+
+def described(error: BaseException) -> str:
+    """An error of the library in one short line: its class where it says nothing."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def translated(error: BaseException) -> TooLarge | Unavailable:
+    """The error of a publishing in the words of the ports, with the original as its cause."""
+    if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+        ours: TooLarge | Unavailable = TooLarge(described(error))
+    else:
+        ours = Unavailable(f"Kafka: {described(error)}")
+    ours.__cause__ = error
+    return ours
+
+
+# --- the library's own log -----------------------------------------------------------------------
+
+
+class ClientLog(logging.Handler):
+    """Folds the library's warnings into two events: one when trouble begins, one when it is over.
+
+    Over means that something succeeded (`well`) after `CALM` seconds without another warning.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(logging.WARNING)
+        self._clock = clock
+        self._began: float | None = None
+        self._latest = 0.0
+        self._lines = 0
+        self.last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one line of the library."""
+        self._latest = self._clock.monotonic()
+        self._lines += 1
+        self.last = record.getMessage()
+        if self._began is None:
+            self._began = self._latest
+            log.warning(
+                "kafka_client_trouble",
+                said=self.last,
+                by=record.name,
+                doing="the client tries again by itself; further lines of it are counted, not logged",
+            )
+
+    def well(self) -> None:
+        """Note that a broker has just done what it was asked for."""
+        now = self._clock.monotonic()
+        if self._began is None or now - self._latest < CALM:
+            return
+        log.info("kafka_client_calm", seconds=round(now - self._began, 1), lines=self._lines)
+        self._began, self._lines, self.last = None, 0, ""
+
+
+def client_log(clock: Clock | None = None) -> ClientLog:
+    """The handler that all clients of this process share; put in place the first time."""
+    logger = logging.getLogger("aiokafka")
+    for handler in logger.handlers:
+        if isinstance(handler, ClientLog):
+            return handler
+    handler = ClientLog(clock or SystemClock())
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # its debug lines hold keys and values
+    logger.propagate = False
+    return handler
+
+
+# --- a client that is kept -----------------------------------------------------------------------
+
+
+class Client(Protocol):
+    """What aiokafka's consumer and producer have in common."""
+
+    async def start(self) -> None:
+        """Connect."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish and disconnect."""
+        ...
+
+
+C = TypeVar("C", bound=Client)
+
+
+class Keeper(Generic[C]):
+    """Keeps one client started: tries until a broker answers, and makes a new one when told to.
+
+    `make` makes an unstarted client; `begun` is called with it once it is started; `abandon` frees by force
+    what `stop` did not end within the deadline.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        *,
+        make: Callable[[], C],
+        begun: Callable[[C], None],
+        abandon: Callable[[C], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._make = make
+        self._begun = begun
+        self._abandon = abandon
+        self._client: C | None = None
+        self._started = asyncio.Event()
+        self._beyond_help = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._pause = FIRST_PAUSE
+        self.fault = ""
+
+    @property
+    def client(self) -> C | None:
+        """The client, when one is started."""
+        return self._client
+
+    @property
+    def opened(self) -> bool:
+        """Whether a client is wanted."""
+        return self._task is not None
+
+    def open(self) -> None:
+        """Begin to keep one."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep())
+
+    async def get(self, timeout: float) -> C | None:
+        """The client, or None if none is started within `timeout` seconds."""
+        if self._client is None:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._started.wait()
+            except TimeoutError:
+                return None
+        return self._client
+
+    def replace(self, client: C, why: str) -> None:
+        """Have a new client made in place of `client`; nothing if that was done already."""
+        if client is not self._client:
+            return
+        self.fault = why
+        self._client = None
+        self._started.clear()
+        self._beyond_help.set()
+
+    def well(self) -> None:
+        """Note that the client works: the next trouble begins with a short pause again."""
+        self._pause = FIRST_PAUSE
+        self.fault = ""
+
+    async def close(self) -> None:
+        """Stop the client within the deadline."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while True:
+            client = self._make()
+            try:
+                async with asyncio.timeout(2 * self._config.timeout):
+                    await client.start()
+                self._client = client
+                self._begun(client)
+                self._beyond_help.clear()
+                self._started.set()
+                await self._beyond_help.wait()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.fault = client_log().last or described(error)
+            finally:
+                self._client = None
+                self._started.clear()
+                await self._stop(client)
+            await asyncio.sleep(self._pause)
+            self._pause = min(LONGEST_PAUSE, self._pause * 2)
+
+    async def _stop(self, client: C) -> None:
+        stopping = asyncio.create_task(client.stop())
+        await asyncio.wait({stopping}, timeout=self._config.timeout)
+        if not stopping.done():
+            stopping.cancel()
+            log.warning(
+                "kafka_client_abandoned",
+                after_seconds=self._config.timeout,
+                doing="the broker hangs; the client is ended by force",
+            )
+            await self._abandon(client)
+        (outcome,) = await asyncio.gather(stopping, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            log.debug("kafka_client_stop_failed", error=described(outcome))

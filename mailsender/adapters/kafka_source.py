@@ -1,0 +1,442 @@
+"""The in-topic: a member of the consumer group behind `ports.RecordSource`.
+
+Three habits of aiokafka shape this module. `getmany` over several partitions loses the records that it had
+already taken from one when another's cannot be decoded, so records are taken partition by partition, and one
+by one where that went wrong. A wait of its own has no deadline while the group rebalances, so there is one
+poll at a time, as a task that outlives the call that began it. And a rebalance forgets pauses, so they are
+made again as soon as partitions are assigned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+)
+
+from mailsender.adapters.kafka import KafkaConfig, Keeper, client_log, client_options, described
+from mailsender.ports import Clock, Record, SystemClock
+
+log = structlog.get_logger()
+
+CHUNK = 64
+"""Records taken from a partition at once, between two looks at the bytes in hand."""
+
+OVERHEAD = 200
+"""Bytes that a record takes beside its key and value."""
+
+GRACE = 0.5
+"""Seconds that a poll may take beyond its time before it is left to go on in the background."""
+
+HUNT = 50
+"""Rounds in which partitions are asked one by one after an error that names none of them."""
+
+_UNREADABLE = (UnsupportedCodecError, CorruptRecordException, RecordTooLargeError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A partition whose next record cannot be decoded, since when on the monotonic clock."""
+
+    reason: str
+    offset: int
+    since: float
+
+
+class KafkaSource:
+    """See `ports.RecordSource`."""
+
+    def __init__(self, config: KafkaConfig, topic: str, *, clock: Clock | None = None) -> None:
+        self._config = config
+        self._topic = topic
+        self._clock = clock or SystemClock()
+        self._log = client_log(self._clock)
+        self._keeper: Keeper[AIOKafkaConsumer] = Keeper(
+            config, make=self._make, begun=self._begun, abandon=_abandon
+        )
+        self._member = False  # of the group, with its assignment known
+        self._idle = False
+        self._poll: asyncio.Task[dict[TopicPartition, list[ConsumerRecord]]] | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._stash: list[Record] = []
+        self._turn = 0
+        self._hunt = 0
+        self._careful: set[TopicPartition] = set()
+        self._unreadable: dict[TopicPartition, _Unreadable] = {}
+        self._on_probation: dict[TopicPartition, _Unreadable] = {}
+        self._watched_from = self._clock.epoch()
+        self._seen = self._clock.epoch()
+        self._commit_fault = ""
+        self._troubled_since: float | None = None
+
+    async def open(self) -> None:
+        """See `ports.RecordSource`."""
+        self._keeper.open()
+
+    async def close(self) -> None:
+        """See `ports.RecordSource`."""
+        await self._keeper.close()
+        for task in (self._poll, self._committing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._poll = self._committing = None
+
+    # --- records ---------------------------------------------------------------------------------
+
+    async def fetch(self, timeout: float) -> list[Record]:
+        """See `ports.RecordSource`."""
+        consumer = await self._keeper.get(timeout)
+        if consumer is None:
+            self._watch()
+            return []
+        self._wake(consumer)
+        await self._wait_for_records(consumer, 0.0 if self._stash else timeout)
+        records, self._stash = self._stash, []
+        room = self._config.max_bytes // 2 - sum(_size(record) for record in records)
+        try:
+            async for record in self._drain(consumer, room):
+                records.append(record)
+        except KafkaError as error:
+            self._keeper.replace(consumer, described(error))
+        self._watch()
+        return records
+
+    async def idle(self, timeout: float) -> None:
+        """See `ports.RecordSource`."""
+        consumer = await self._keeper.get(timeout)
+        if consumer is not None:
+            self._idle = True
+            consumer.pause(*consumer.assignment())
+            await self._wait_for_records(consumer, timeout)
+        self._watch()
+
+    async def _wait_for_records(self, consumer: AIOKafkaConsumer, timeout: float) -> None:
+        """Poll until a record is there or `timeout` has passed; what comes goes to the stash.
+
+        It asks for one record only: then the partition whose record cannot be decoded costs no others.
+        """
+        if self._hunt > 0 and timeout > 0:
+            # An error named no partition. Until `_drain` has met it again, ask only one by one.
+            self._hunt -= 1
+            await asyncio.sleep(min(timeout, 0.1))
+            return
+        if self._poll is None:
+            self._poll = asyncio.create_task(consumer.getmany(timeout_ms=int(timeout * 1000), max_records=1))
+        await asyncio.wait({self._poll}, timeout=timeout + GRACE)
+        if not self._poll.done():
+            return
+        poll, self._poll = self._poll, None
+        if poll.cancelled():
+            return
+        error = poll.exception()
+        if error is None:
+            self._stash.extend(_record(found) for batch in poll.result().values() for found in batch)
+        elif _about_a_record(error):
+            self._hunt = HUNT
+        else:
+            self._keeper.replace(consumer, described(error))
+
+    async def _drain(self, consumer: AIOKafkaConsumer, room: int) -> AsyncIterator[Record]:
+        """Take what was fetched ahead, partition by partition, up to `room` bytes and a last record.
+
+        Nothing here suspends: `getmany` without a timeout does only during a rebalance, which is looked at
+        before every call.
+        """
+        for partition in self._turns(consumer):
+            chunk = 1 if partition in self._careful else CHUNK
+            clean = False
+            while room > 0 and self._member:
+                try:
+                    batch = (await consumer.getmany(partition, max_records=chunk)).get(partition, [])
+                except Exception as error:
+                    if not _about_a_record(error):
+                        raise
+                    await self._met_unreadable(consumer, partition, error)
+                    break
+                for found in batch:
+                    record = _record(found)
+                    room -= _size(record)
+                    clean = True
+                    yield record
+                if len(batch) < chunk:
+                    if clean:
+                        self._readable(partition)
+                    break
+
+    def _turns(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        """The partitions to take from, each first in its turn, so that none starves another."""
+        mine = sorted(consumer.assignment() - self._unreadable.keys())
+        if not mine:
+            return []
+        self._turn = (self._turn + 1) % len(mine)
+        return mine[self._turn :] + mine[: self._turn]
+
+    def _wake(self, consumer: AIOKafkaConsumer) -> None:
+        """End the pause of `idle`, and let unreadable partitions have another try when it is time."""
+        now = self._clock.monotonic()
+        for partition, found in list(self._unreadable.items()):
+            if now - found.since >= self._config.retry_unreadable:
+                self._on_probation[partition] = self._unreadable.pop(partition)
+                self._careful.add(partition)
+                self._resume(consumer, [partition])
+        if self._idle:
+            self._idle = False
+            self._watched_from = self._clock.epoch()
+            self._resume(consumer, consumer.assignment() - self._unreadable.keys())
+        if self._clock.epoch() - self._seen > 2:
+            self._watched_from = self._clock.epoch()  # nobody polled, so silence meant nothing
+        self._seen = self._clock.epoch()
+
+    def _resume(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        consumer.resume(*(partition for partition in partitions if partition in consumer.paused()))
+
+    # --- what cannot be decoded ------------------------------------------------------------------
+
+    async def _met_unreadable(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception
+    ) -> None:
+        """Pause the partition, once it is certain that the very next record is the culprit.
+
+        An error in the middle of a chunk gives back nothing of it, and the position stays: the chunk is
+        fetched again and taken record by record.
+        """
+        if isinstance(error, RecordTooLargeError):
+            # The one error after which the library steps over the record.
+            consumer.seek(partition, await self._position(consumer, partition) - 1)
+        elif partition not in self._careful:
+            self._careful.add(partition)
+            return
+        consumer.pause(partition)
+        offset = await self._position(consumer, partition)
+        known = self._on_probation.pop(partition, None)
+        self._unreadable[partition] = _Unreadable(described(error), offset, self._clock.monotonic())
+        self._hunt = 0
+        if known is None or known.offset != offset:
+            log.error(
+                "partition_unreadable",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=offset,
+                reason=described(error),
+                doing="the partition is paused and tried again every now and then; the others go on",
+                check="whether the record is damaged or its codec unknown; to step over it, stop the group and"
+                " move its offset with kafka-consumer-groups --reset-offsets",
+            )
+
+    def _readable(self, partition: TopicPartition) -> None:
+        """Records of the partition came, to the last that was fetched."""
+        self._careful.discard(partition)
+        if self._on_probation.pop(partition, None):
+            log.info("partition_readable", topic=partition.topic, partition=partition.partition)
+
+    async def _position(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                return int(await consumer.position(partition))
+        except (TimeoutError, KafkaError):
+            return -1
+
+    # --- commits ---------------------------------------------------------------------------------
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        """See `ports.RecordSource`."""
+        deadline = asyncio.get_running_loop().time() + self._config.timeout
+        if not await self._committed(deadline):
+            return False
+        consumer = self._keeper.client
+        if consumer is None:
+            return True  # we are no member, so nothing is ours
+        mine = consumer.assignment()
+        ours = {
+            p: offset for (topic, n), offset in offsets.items() if (p := TopicPartition(topic, n)) in mine
+        }
+        if not ours:
+            return True
+        self._committing = asyncio.create_task(consumer.commit(ours))
+        return await self._committed(deadline)
+
+    async def _committed(self, deadline: float) -> bool:
+        """Whether the commit under way, if any, is through; one that hangs goes on and is asked for again."""
+        task = self._committing
+        if task is None:
+            return True
+        await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not task.done():
+            self._commit_fault = "the broker does not confirm the commit of offsets"
+            return False
+        self._committing = None
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, IllegalStateError | CommitFailedError):
+            log.debug("commit_left_to_another", reason=described(error))
+        elif error is not None:
+            self._commit_fault = f"offsets cannot be committed: {described(error)}"
+            return False
+        self._commit_fault = ""
+        self._log.well()
+        return True
+
+    # --- how it is -------------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> str:
+        """See `ports.RecordSource`."""
+        consumer = self._keeper.client
+        if consumer is None:
+            return self._keeper.fault or "not connected yet"
+        unreadable = next(iter({**self._unreadable, **self._on_probation}.items()), None)
+        if unreadable is not None:
+            partition, found = unreadable
+            where = f"partition {partition.partition} of {partition.topic} at offset {found.offset}"
+            return f"{where} cannot be read: {found.reason}"
+        if not consumer.partitions_for_topic(self._topic):
+            return f"there is no topic {self._topic}"
+        return self._commit_fault or self._silence(consumer)
+
+    def _silence(self, consumer: AIOKafkaConsumer) -> str:
+        seconds = self._silent_for(consumer)
+        if seconds < 2 * max(self._config.timeout, self._config.session_timeout):
+            return ""
+        if not self._member:
+            return f"not let into the group {self._config.group} for {seconds:.0f} s"
+        return f"no answer from the brokers for {seconds:.0f} s"
+
+    def _silent_for(self, consumer: AIOKafkaConsumer) -> float:
+        """Seconds since the partition that was silent longest had an answer, 0.0 while they are paused."""
+        if self._idle:
+            return 0.0
+        latest = self._clock.epoch()
+        if not self._member:
+            latest = self._watched_from
+        for partition in consumer.assignment() - consumer.paused():
+            answered = (consumer.last_poll_timestamp(partition) or 0) / 1000
+            latest = min(latest, max(answered, self._watched_from))
+        return self._clock.epoch() - latest
+
+    def _watch(self) -> None:
+        """Say when trouble begins and ends, and give up a client that nothing comes from any more."""
+        now, reason = self._clock.monotonic(), self.trouble
+        consumer = self._keeper.client
+        if consumer is not None and self._silent_for(consumer) > self._config.stall:
+            self._keeper.replace(consumer, reason)
+        if reason and self._troubled_since is None:
+            self._troubled_since = now
+            log.warning("kafka_reading_trouble", topic=self._topic, reason=reason, doing="tried again")
+        elif not reason:
+            self._keeper.well()
+            self._log.well()
+            if self._troubled_since is not None:
+                seconds = round(now - self._troubled_since, 1)
+                log.info("kafka_reading_well", topic=self._topic, seconds=seconds)
+            self._troubled_since = None
+
+    # --- the client ------------------------------------------------------------------------------
+
+    def _make(self) -> AIOKafkaConsumer:
+        config = self._config
+        ahead = config.max_bytes // 2
+        return AIOKafkaConsumer(
+            **client_options(config),
+            group_id=config.group,
+            group_instance_id=config.instance_id or None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_bytes=ahead,
+            max_partition_fetch_bytes=min(ahead, 4 * 1024 * 1024),
+            session_timeout_ms=int(config.session_timeout * 1000),
+            heartbeat_interval_ms=int(min(3.0, config.session_timeout / 3) * 1000),
+            max_poll_interval_ms=int(config.max_poll_interval * 1000),
+        )
+
+    def _begun(self, consumer: AIOKafkaConsumer) -> None:
+        # Only now: a topic in the constructor must exist for `start` to return.
+        self._member = False
+        self._watched_from = self._seen = self._clock.epoch()
+        if self._poll is not None:
+            self._poll.cancel()  # it asks the client that this one replaces
+        consumer.subscribe([self._topic], listener=_Listener(self, consumer))
+
+    def _revoked(self, consumer: AIOKafkaConsumer) -> None:
+        if consumer is self._keeper.client:
+            self._member = False
+            self._watched_from = self._clock.epoch()
+            self._stash.clear()  # whoever gets the partitions reads from the committed offsets again
+            self._careful.clear()
+
+    def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        if consumer is not self._keeper.client:
+            return
+        mine = set(partitions)
+        self._unreadable = {p: found for p, found in self._unreadable.items() if p in mine}
+        self._on_probation = {p: found for p, found in self._on_probation.items() if p in mine}
+        self._careful.update(self._on_probation)
+        consumer.pause(*(mine if self._idle else self._unreadable))
+        self._member = True
+        self._watched_from = self._clock.epoch()
+        log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Tells the source what the group does to its partitions."""
+
+    def __init__(self, source: KafkaSource, consumer: AIOKafkaConsumer) -> None:
+        self._source = source
+        self._consumer = consumer
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """A rebalance begins."""
+        self._source._revoked(self._consumer)  # noqa: SLF001  one class in two halves
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """A rebalance is over."""
+        self._source._assigned(self._consumer, assigned)  # noqa: SLF001  as above
+
+
+def _about_a_record(error: BaseException) -> bool:
+    """Whether the error came out of decoding a record: one of three, or anything not of Kafka's own."""
+    return isinstance(error, _UNREADABLE) or not isinstance(error, KafkaError)
+
+
+def _record(found: ConsumerRecord) -> Record:
+    return Record(
+        topic=found.topic,
+        partition=found.partition,
+        offset=found.offset,
+        timestamp=-1 if found.timestamp is None else found.timestamp,
+        key=found.key,
+        value=found.value,
+        headers=tuple((name, value or b"") for name, value in found.headers),
+    )
+
+
+def _size(record: Record) -> int:
+    return len(record.key or b"") + len(record.value or b"") + OVERHEAD
+
+
+async def _abandon(consumer: AIOKafkaConsumer) -> None:
+    """Free a consumer whose broker hangs; the library has no public way to do it without waiting for it."""
+    await consumer._client.close()  # noqa: SLF001
+    if consumer._fetcher is not None:  # noqa: SLF001
+        consumer._fetcher._fetch_task.cancel()  # noqa: SLF001
+    coordinator = consumer._coordinator  # noqa: SLF001
+    if coordinator is None:
+        return
+    tasks = [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]  # noqa: SLF001
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)

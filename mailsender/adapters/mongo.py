@@ -1,0 +1,229 @@
+"""MongoDB: the connection, its errors in our words, and an estimate of its clock.
+
+The driver is named in one line of this file. Everything that uses it keeps to the calls that Motor and
+PyMongo's own `AsyncMongoClient` share, so that moving to the latter changes that line alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
+from motor.motor_asyncio import AsyncIOMotorClient as Driver
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    CursorNotFound,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from mailsender.letter import now_ms
+from mailsender.ports import Clock, Rejected, Unavailable
+
+Client: TypeAlias = Any
+"""Motor's client or PyMongo's `AsyncMongoClient`; they share no base class."""
+
+Collection: TypeAlias = Any
+"""A collection of such a client."""
+
+Document: TypeAlias = dict[str, Any]
+
+DUPLICATE_KEY = 11000
+
+GRACE = 2.0
+"""Seconds after an operation's own deadline when we stop waiting for the driver to keep it."""
+
+CLOCK_AGE = 10.0
+"""Seconds for which a reading of the server's clock is used."""
+
+CLOCK_DRIFT = 0.001
+"""How much faster than the server's our clock may run; far above what quartz does."""
+
+_CODEC: CodecOptions[Document] = CodecOptions(
+    tz_aware=True,
+    # The original wrote Kafka keys of any bytes as strings: they come back as surrogate escapes (PEP 383).
+    unicode_decode_error_handler="surrogateescape",
+    # A date that Python cannot hold, in a document of another program, must not fail a whole claim.
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+# States of a server or a cluster that pass, from mongo/base/error_codes.yml.
+_PASSING = frozenset(
+    {
+        *(6, 7, 89, 202, 384, 9001),  # the network between the members
+        *(91, 189, 10107, 10058, 11600, 11602, 13435, 13436),  # no primary, or it is going down
+        *(24, 46, 50, 112, 175, 262, 290, 11601),  # interrupted, out of time, in conflict
+        *(64, 79, 100, 133, 134),  # not enough members
+        *(63, 70, 150, 13388),  # a sharded cluster that is moving data
+        *(43, 146, 462, 14031),  # cursor lost, out of memory, too many requests, disk full
+    }
+)
+
+
+def connect(uri: str, *, timeout: float, app_name: str) -> Client:
+    """A client for `uri` whose operations end within `timeout` seconds; nothing is sent yet.
+
+    Writes are acknowledged by a majority and journaled, whatever `uri` says.
+
+    Raises:
+        Rejected: `uri` cannot be read. The text does not repeat it, for it may hold a password.
+    """
+    milliseconds = int(timeout * 1000)
+    try:
+        return Driver(
+            uri,
+            appname=app_name,
+            timeoutMS=milliseconds,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            w="majority",
+            journal=True,
+            wTimeoutMS=milliseconds,
+            tz_aware=True,
+            unicode_decode_error_handler="surrogateescape",
+            datetime_conversion="DATETIME_AUTO",
+        )
+    except (ConfigurationError, ValueError, TypeError) as error:
+        raise Rejected(
+            f"MongoDB's connection string cannot be used ({type(error).__name__}); it should read"
+            " mongodb://user:password@host:port/?options, with user and password percent-encoded"
+        ) from None
+
+
+async def disconnect(client: Client, timeout: float) -> None:
+    """Close `client`, waiting at most `timeout` seconds for servers that do not answer.
+
+    Raises:
+        Unavailable: it took longer; what is left ends with the process.
+    """
+    # Motor's close blocks while it says good-bye, PyMongo's is a coroutine: both may meet a frozen server.
+    async with calling(timeout):
+        closing = await asyncio.to_thread(client.close)
+        if inspect.isawaitable(closing):
+            await closing
+
+
+def durable(client: Client, database: str, collection: str, timeout: float) -> Collection:
+    """The collection with our codec, and with writes that survive the loss of any minority of members."""
+    concern = WriteConcern(w="majority", j=True, wtimeout=int(timeout * 1000))
+    return client.get_database(database).get_collection(
+        collection, codec_options=_CODEC, write_concern=concern
+    )
+
+
+def committed(collection: Collection) -> Collection:
+    """The same collection read as a majority has it: what is seen cannot be rolled back."""
+    return collection.with_options(read_concern=ReadConcern("majority"))
+
+
+@asynccontextmanager
+async def calling(timeout: float) -> AsyncIterator[None]:
+    """Run driver calls within `timeout` seconds altogether, with their errors in our words.
+
+    Raises:
+        Unavailable: it may succeed later, or nobody knows whether it did.
+        Rejected: it will never succeed.
+    """
+    try:
+        with pymongo.timeout(timeout):
+            async with asyncio.timeout(timeout + GRACE):
+                yield
+    except TimeoutError as error:
+        raise Unavailable(f"MongoDB did not answer within {timeout:g} s") from error
+    except (PyMongoError, BSONError, OverflowError, UnicodeError, RecursionError) as error:
+        raise translated(error) from error
+
+
+def translated(error: Exception) -> Unavailable | Rejected:
+    """The driver's `error` in our words. Texts of the server may quote a document, so they are left out."""
+    if passing(error):
+        return Unavailable(f"MongoDB is not available: {_summary(error)}")
+    return Rejected(f"MongoDB refuses: {_summary(error)}")
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, BulkWriteError):
+        details = error.details
+        codes = {each.get("code") for each in details.get("writeErrors", ())}
+        return bool(details.get("writeConcernErrors")) or bool(codes & _PASSING)
+    if isinstance(error, ConnectionFailure | AutoReconnect | CursorNotFound | WriteConcernError):
+        return True
+    if isinstance(error, OperationFailure):
+        return error.code in _PASSING or error.timeout or error.has_error_label("RetryableWriteError")
+    return isinstance(error, PyMongoError) and error.timeout
+
+
+def _summary(error: Exception) -> str:
+    if isinstance(error, BulkWriteError):
+        found = [*error.details.get("writeConcernErrors", ()), *error.details.get("writeErrors", ())]
+        codes = sorted({each.get("code", 0) for each in found})
+        return f"{type(error).__name__} {', '.join(map(str, codes))}"
+    if isinstance(error, OperationFailure):
+        name = (error.details or {}).get("codeName", "")
+        return f"{type(error).__name__} {error.code} {name}".rstrip()
+    if isinstance(error, PyMongoError):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """What the server's clock showed, in epoch seconds, at or before `answered` on our monotonic one."""
+
+    server: float
+    answered: float
+
+    def age(self, monotonic: float) -> float:
+        """Seconds since it was taken."""
+        return monotonic - self.answered
+
+    def low_end(self, monotonic: float) -> float:
+        """The earliest that the server's clock can show now."""
+        return self.server + self.age(monotonic) * (1 - CLOCK_DRIFT)
+
+
+class ServerClock:
+    """An estimate of the server's time that never runs ahead of it, for what `$$NOW` cannot write.
+
+    An insert cannot compute, so a letter's due time is ours to say; were it later than the server's
+    time, the letter could not be claimed at once.
+    """
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._admin = client.get_database("admin")
+        self._clock = clock
+        self._reading: ClockReading | None = None
+
+    async def now(self) -> datetime:
+        """The server's time, at its low end; asks the server when the last reading is old.
+
+        To be called within `calling`.
+        """
+        reading = self._reading
+        if reading is None or reading.age(self._clock.monotonic()) > CLOCK_AGE:
+            reading = await self._read()
+            self._reading = reading
+        return now_ms(reading.low_end(self._clock.monotonic()))
+
+    def forget(self) -> None:
+        """Ask again before the next use: another member, with another clock, may have taken over."""
+        self._reading = None
+
+    async def _read(self) -> ClockReading:
+        hello = await self._admin.command("hello", codec_options=_CODEC)
+        return ClockReading(server=hello["localTime"].timestamp(), answered=self._clock.monotonic())

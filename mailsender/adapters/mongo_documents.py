@@ -1,0 +1,413 @@
+"""A letter as a document of the collection, and back. Pure.
+
+The original service's fields `_id, addresses, subject, body, token, status, kafkakey` keep their meaning.
+Ours stand beside them:
+
+- `key`: the record's key, byte for byte; absent where it had none. `kafkakey` is the same as text.
+- `tokenjson`: true where `token` holds JSON text, because the token was not a plain string.
+- `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
+- `digest`: hash of the content. `seq`: order of insertion, filled by the server. `due`: when to send.
+- `lease`, `until`: the token under which a letter is `processing`, and how long.
+- `settled_by`: the token under which it was settled last.
+- `outcome`: the result that all recipients share, or `recipients`: one by one where they differ.
+- `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
+- `reported`, `at`: whether the report was marked, and when the letter became final.
+- `also`: further publishers of the same letter; `answered`: how many answers are out already.
+- `expire_at`: when it may be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId, Timestamp, json_util
+
+from mailsender.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+    content_digest,
+)
+
+Document = dict[str, Any]
+
+MAX_BYTES = 12 * 1024 * 1024
+"""Bytes of the largest document we write; MongoDB's limit is 16 MiB, and outcomes are still to come."""
+
+_FRAME = 1024
+"""Bytes that a document takes beside its texts, rounded up."""
+
+_KEPT_BYTES = 64 * 1024
+"""How much of each field is kept of a letter that cannot be stored."""
+
+_FOREIGN = "~"
+"""Marks the ID of a document whose `_id` is not an ObjectId; what follows is extended JSON."""
+
+_ID_IN_MESSAGE_ID = "(id)"
+"""Stands for the letter's ID in a stored Message-ID, so that letters that end alike are written alike.
+It cannot be part of a Message-ID: RFC 5322 §3.6.4 allows no parentheses."""
+
+_HEX_ID = re.compile(r"[0-9a-fA-F]{24}")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Unstorable(ValueError):  # noqa: N818  a finding about a letter, not a mistake
+    """A letter that MongoDB can never hold; the text says why, for its report."""
+
+
+def clean(text: str) -> str:
+    """`text` with U+FFFD for what is not a character (surrogates, as bytes out of place are decoded to)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text
+
+
+# --- IDs -------------------------------------------------------------------------------------------
+
+
+def stored_id(letter_id: str) -> Any:
+    """The `_id` of a letter.
+
+    Raises:
+        ValueError: no letter can have such an ID.
+    """
+    if letter_id.startswith(_FOREIGN):
+        try:
+            return json_util.loads(letter_id[1:], json_options=json_util.CANONICAL_JSON_OPTIONS)
+        except (TypeError, KeyError, RecursionError, OverflowError) as error:
+            raise ValueError(f"not an ID: {error}") from error
+    if not _HEX_ID.fullmatch(letter_id):
+        raise ValueError("an ID has 24 hex digits")
+    return ObjectId(letter_id)
+
+
+def letter_id(stored: Any) -> str:
+    """The ID of the letter whose `_id` is `stored`, which another program may have chosen freely."""
+    if isinstance(stored, ObjectId):
+        return str(stored)
+    return _FOREIGN + json_util.dumps(stored, json_options=json_util.CANONICAL_JSON_OPTIONS)
+
+
+# --- from a letter ---------------------------------------------------------------------------------
+
+
+def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
+    """The document of a letter that comes in at `now` by the server's clock, and about its size in bytes.
+
+    Raises:
+        Unstorable: MongoDB cannot hold it.
+    """
+    answer = answer_document(letter.answers[0])
+    size = _FRAME + len(answer["token"]) * 4 + len(answer.get("key", b"")) * 4
+    size += _storable_bytes("subject", (letter.subject,)) + _storable_bytes("body", (letter.body,))
+    size += _storable_bytes("addresses", letter.addresses) * 2 + 32 * len(letter.addresses)
+    size += _storable_bytes("reason", (letter.reason,))
+    if size > MAX_BYTES:
+        raise Unstorable(f"the letter takes {size} bytes, more than the {MAX_BYTES} that can be stored")
+    document: Document = {
+        "_id": stored_id(letter.id),
+        "addresses": list(letter.addresses),
+        "subject": letter.subject,
+        "body": letter.body,
+        "status": letter.status.value,
+        "kafkakey": (letter.answers[0].key or b"").decode("utf-8", "replace"),
+        "digest": letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
+        "seq": Timestamp(0, 0),
+        **answer,
+        **{name: value for name, value in state_of(letter).items() if value},
+    }
+    if letter.status.final:
+        document |= {"reported": False, "at": now, "finished_at": letter.finished_at or now}
+    else:
+        document["due"] = now
+    return document, size
+
+
+def remains_of(letter: Letter, reason: str) -> Letter:
+    """What can be stored of a letter that cannot: an `error` with `reason`, without its body."""
+    answer = letter.answers[0]
+    try:
+        keep = len(answer_document(answer)["token"]) <= _KEPT_BYTES
+    except Unstorable:
+        keep = False
+    addresses: list[str] = []
+    room = _KEPT_BYTES
+    for address in letter.addresses:
+        room -= len(address) + 16
+        if room < 0:
+            break
+        addresses.append(clean(address))
+    return letter.evolve(
+        status=Status.ERROR,
+        addresses=tuple(addresses),
+        subject=clean(letter.subject[:_KEPT_BYTES]),
+        body="",
+        recipients=(),
+        reason=clean(reason),
+        digest=letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
+        answers=(answer if keep else Answer(key=answer.key, origin=answer.origin),),
+    )
+
+
+def answer_document(answer: Answer) -> Document:
+    """The fields of one publisher: `token`, `tokenjson`, `key` and `origin`, the latter three where needed.
+
+    Raises:
+        Unstorable: the token is no JSON value.
+    """
+    document: Document = {"token": answer.token}
+    if not isinstance(answer.token, str) or _SURROGATES.search(answer.token):
+        # As text it comes back word for word: numbers of any length, keys with dots or dollars, any depth.
+        try:
+            document |= {"token": json.dumps(answer.token), "tokenjson": True}
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Unstorable(f"the token is not a JSON value that can be stored: {error}") from error
+    if answer.key is not None:
+        document["key"] = answer.key
+    if answer.origin is not None:
+        document["origin"] = origin_document(answer.origin)
+    return document
+
+
+def origin_document(origin: Origin) -> Document:
+    """An origin, its fields always in the same order, because MongoDB compares them in order."""
+    return {
+        "topic": origin.topic,
+        "partition": origin.partition,
+        "offset": origin.offset,
+        "index": origin.index,
+        "timestamp": origin.timestamp,
+    }
+
+
+def state_of(letter: Letter) -> Document:
+    """The fields that settling changes; None and empty values stand for absent fields."""
+    shared = shared_state(letter)
+    one_by_one = None if shared or _untouched(letter) else [_recipient(each) for each in letter.recipients]
+    return {
+        "attempts": letter.attempts,
+        "relay": letter.relay,
+        "message_id": letter.message_id.replace(letter.id, _ID_IN_MESSAGE_ID),
+        "reason": letter.reason,
+        "finished_at": letter.finished_at,
+        "outcome": _result(shared.result, uncertain=shared.uncertain) if shared else None,
+        "recipients": one_by_one,
+    }
+
+
+def shared_state(letter: Letter) -> Recipient | None:
+    """A recipient whose state is that of all, or None where they differ or nothing happened yet."""
+    first = letter.recipients[0] if letter.recipients else None
+    if first is None or _untouched(letter):
+        return None
+    same = all(
+        each.result == first.result and each.uncertain == first.uncertain and each.address == address
+        for each, address in zip(letter.recipients, letter.addresses, strict=False)
+    )
+    return first if same and len(letter.recipients) == len(letter.addresses) else None
+
+
+def likeness(letter: Letter) -> tuple[Any, ...]:
+    """Equal for letters whose `state_of` is equal, without the cost of making it."""
+    shared = shared_state(letter)
+    recipients = (shared.result, shared.uncertain) if shared else letter.recipients
+    message_id = letter.message_id.replace(letter.id, _ID_IN_MESSAGE_ID)
+    return (
+        letter.status,
+        letter.attempts,
+        letter.relay,
+        message_id,
+        letter.reason,
+        letter.finished_at,
+        recipients,
+    )
+
+
+def _untouched(letter: Letter) -> bool:
+    return tuple(each.address for each in letter.recipients) in {(), letter.addresses} and not any(
+        each.result or each.uncertain for each in letter.recipients
+    )
+
+
+def _recipient(recipient: Recipient) -> Document:
+    return {"address": recipient.address, **_result(recipient.result, uncertain=recipient.uncertain)}
+
+
+def _result(result: Result | None, *, uncertain: bool) -> Document:
+    document: Document = {}
+    if result is not None:
+        document |= {"verdict": result.verdict.value, "phase": result.phase.value, "text": clean(result.text)}
+        if result.code is not None:
+            document["code"] = result.code
+        if result.enhanced is not None:
+            document["enhanced"] = clean(result.enhanced)
+    if uncertain:
+        document["uncertain"] = True
+    return document
+
+
+def _storable_bytes(name: str, texts: Sequence[str]) -> int:
+    try:
+        return sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError:
+        raise Unstorable(
+            f"the letter's {name} holds half a surrogate pair, which is not a character"
+        ) from None
+
+
+# --- back to a letter ------------------------------------------------------------------------------
+
+
+def letter_of(document: Mapping[str, Any]) -> Letter:
+    """The letter of a document, ours or another program's.
+
+    A field of a wrong type does not raise: the letter comes with a `reason`, so that it ends as an `error`.
+    """
+    faults: list[str] = []
+    addresses = _addresses(document.get("addresses"), faults)
+    subject = _text(document, "subject", faults)
+    body = _text(document, "body", faults)
+    answers = (_answer(document), *map(_answer, _documents(document.get("also"))))
+    identity = letter_id(document["_id"])
+    try:
+        status = Status(document.get("status"))
+    except ValueError:
+        status = Status.ERROR
+        faults.append("its status is not known")
+    finished = document.get("finished_at")
+    return Letter(
+        id=identity,
+        addresses=addresses,
+        subject=subject,
+        body=body,
+        answers=answers,
+        answered=_number(document.get("answered")),
+        recipients=_recipients(document, addresses),
+        status=status,
+        attempts=_number(document.get("attempts")),
+        reason=_string(document.get("reason")) or ("; ".join(faults)),
+        relay=_string(document.get("relay")),
+        message_id=_string(document.get("message_id")).replace(_ID_IN_MESSAGE_ID, identity),
+        finished_at=finished if isinstance(finished, datetime) else None,
+        digest=digest_of(document, addresses, subject, body),
+        adopted="origin" not in document,
+    )
+
+
+def digest_of(document: Mapping[str, Any], addresses: Sequence[str], subject: str, body: str) -> bytes:
+    """The stored digest, or that of the content where another program stored none."""
+    digest = document.get("digest")
+    return digest if isinstance(digest, bytes) else content_digest(addresses, subject, body)
+
+
+def origin_of(value: Any) -> Origin | None:
+    """An origin as we store it; None for anything else."""
+    try:
+        return Origin(
+            topic=str(value["topic"]),
+            partition=int(value["partition"]),
+            offset=int(value["offset"]),
+            index=int(value["index"]),
+            timestamp=int(value["timestamp"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _addresses(value: Any, faults: list[str]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        faults.append("its addresses are not a list of strings")
+        return (
+            tuple(clean(each) for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+        )
+    return tuple(map(clean, value))
+
+
+def _text(document: Mapping[str, Any], name: str, faults: list[str]) -> str:
+    value = document.get(name)
+    if value is not None and not isinstance(value, str):
+        faults.append(f"its {name} is not a string")
+    return _string(value)
+
+
+def _string(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _documents(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _answer(document: Mapping[str, Any]) -> Answer:
+    key = document.get("key")
+    if isinstance(key, bytes):
+        raw: bytes | None = bytes(key)
+    elif "origin" in document:
+        raw = None
+    else:
+        text = document.get("kafkakey")
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None
+    return Answer(token=_token(document), key=raw, origin=origin_of(document.get("origin")))
+
+
+def _token(document: Mapping[str, Any]) -> Any:
+    token = document.get("token", "")
+    if isinstance(token, str):
+        if document.get("tokenjson") is not True:
+            return clean(token)
+        try:
+            return json.loads(token)
+        except (ValueError, RecursionError):
+            return clean(token)
+    # Another program's token may be any BSON value: relaxed extended JSON is what a report can hold of it.
+    text = json_util.dumps(token, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
+    return json.loads(clean(text))
+
+
+def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tuple[Recipient, ...]:
+    try:
+        if "outcome" in document:
+            result, uncertain = _read_result(document["outcome"])
+            return tuple(Recipient(address=each, result=result, uncertain=uncertain) for each in addresses)
+        if "recipients" in document:
+            return tuple(map(_read_recipient, document["recipients"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Another program's field of the same name: nothing happened to the recipients here yet.
+        pass
+    return tuple(Recipient(address=each) for each in addresses)
+
+
+def _read_recipient(value: Mapping[str, Any]) -> Recipient:
+    result, uncertain = _read_result(value)
+    return Recipient(address=clean(value["address"]), result=result, uncertain=uncertain)
+
+
+def _read_result(value: Mapping[str, Any]) -> tuple[Result | None, bool]:
+    uncertain = value.get("uncertain") is True
+    if "verdict" not in value:
+        return None, uncertain
+    result = Result(
+        verdict=Verdict(value["verdict"]),
+        phase=Phase(value["phase"]),
+        code=value.get("code"),
+        enhanced=value.get("enhanced"),
+        text=clean(value.get("text", "")),
+    )
+    return result, uncertain

@@ -1,0 +1,273 @@
+"""How letters come into the MongoDB queue: in bulk, durably, once, and none at its neighbours' cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from mailsender.adapters.mongo import (
+    DUPLICATE_KEY,
+    Collection,
+    Document,
+    ServerClock,
+    calling,
+    passing,
+    translated,
+)
+from mailsender.adapters.mongo_documents import (
+    Unstorable,
+    answer_document,
+    digest_of,
+    document_of,
+    letter_id,
+    letter_of,
+    origin_document,
+    origin_of,
+    remains_of,
+)
+from mailsender.letter import Letter, Origin, Status, content_digest
+from mailsender.ports import Inserted, Rejected, Unavailable
+
+CHUNK_LETTERS = 1000
+CHUNK_BYTES = 8 * 1024 * 1024
+
+_ROUNDS = 5
+"""How often a letter that vanishes (is forgotten) just when it is joined is tried again."""
+
+_FINAL = [Status.SENT.value, Status.ERROR.value]
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Incoming:
+    """A letter on its way in: its document, and what became of it once that is known.
+
+    `remains` says that the document is only what can be stored of the letter.
+    """
+
+    letter: Letter
+    now: datetime
+    document: Document = field(default_factory=dict)
+    size: int = 0
+    remains: bool = False
+    verdict: Inserted | None = None
+
+    @property
+    def id(self) -> str:
+        """The letter's ID as the queue writes it: hex digits may come in either case."""
+        return letter_id(self.document["_id"])
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from; the port's contract promises one."""
+        origin = self.letter.answers[0].origin
+        if origin is None:
+            raise ValueError(f"letter {self.letter.id} has no origin")
+        return origin
+
+    def reduce(self, reason: str) -> None:
+        """Put what is left of the letter in its place."""
+        _log.warning(
+            "letter_cannot_be_stored",
+            letter=self.letter.id,
+            fault=reason,
+            action="stored as an error without its body; the report gives its publisher the reason",
+        )
+        self.document, self.size = document_of(remains_of(self.letter, reason), self.now)
+        self.remains = True
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What the collection holds under an ID: whose it is and what content it has."""
+
+    digest: bytes
+    own_digest: bool
+    origins: set[Origin] = field(default_factory=set)
+
+
+class Inserter:
+    """Carries `Queue.insert` out on one collection."""
+
+    def __init__(self, letters: Collection, server_clock: ServerClock, timeout: float) -> None:
+        self._letters = letters
+        self._server_clock = server_clock
+        self._timeout = timeout
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """See `Queue.insert`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+        incoming = [_incoming(letter, now) for letter in letters]
+        for chunk in _chunks(incoming):
+            await self._insert_chunk(chunk)
+        return [each.verdict or Inserted.NEW for each in incoming]
+
+    async def _insert_chunk(self, chunk: list[_Incoming]) -> None:
+        """Insert first, then look at those whose ID was taken, until each has its verdict."""
+        open_ = chunk
+        for _ in range(_ROUNDS):
+            firsts: dict[str, _Incoming] = {}
+            for each in open_:
+                firsts.setdefault(each.id, each)
+            await self._store(list(firsts.values()))
+            open_ = [each for each in open_ if each.verdict is None]
+            if open_:
+                open_ = await self._resolve(open_)
+            if not open_:
+                return
+        raise Unavailable("letters vanish from the queue as fast as they are joined")
+
+    async def _store(self, firsts: list[_Incoming]) -> None:
+        """Insert letters of different IDs; those without a verdict afterwards were there before.
+
+        What the server refuses for good is halved until the culprit stands alone, and that one is stored
+        as an error.
+        """
+        pending = [firsts]
+        while pending:
+            part = pending.pop()
+            try:
+                culprits = await self._insert_many(part)
+            except Rejected as error:
+                culprits = part
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                if part[0].remains:
+                    raise
+                _log.debug("insert_refused", fault=str(error))
+            for culprit in culprits:
+                culprit.reduce("the queue cannot store the letter")
+                pending.append([culprit])
+
+    async def _insert_many(self, part: list[_Incoming]) -> list[_Incoming]:
+        """One bulk insert; gives verdicts to what it stored, and returns what the server refused for good.
+
+        Durable means: nothing but duplicate keys stood in the way *and* no member complained of the write
+        concern. Duplicates alone prove nothing, for a majority may not have them yet.
+        """
+        refused: dict[int, int] = {}
+        async with calling(self._timeout):
+            try:
+                await self._letters.insert_many([each.document for each in part], ordered=False)
+            except BulkWriteError as error:
+                if passing(error):
+                    self._server_clock.forget()
+                    raise translated(error) from error
+                refused = {each["index"]: each["code"] for each in error.details["writeErrors"]}
+        culprits = []
+        for index, each in enumerate(part):
+            code = refused.get(index)
+            if code is None:
+                each.verdict = Inserted.NEW
+            elif code != DUPLICATE_KEY:
+                if each.remains:
+                    raise Rejected(f"MongoDB refuses even what is left of a letter: error {code}")
+                culprits.append(each)
+        return culprits
+
+    async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:
+        """Decide about letters whose ID is taken; returns those whose document vanished meanwhile."""
+        stored = await self._stored([each.document["_id"] for each in taken])
+        joins: list[UpdateOne] = []
+        joining: list[_Incoming] = []
+        vanished: list[_Incoming] = []
+        for each in taken:
+            found = stored.get(each.id)
+            if found is None:
+                vanished.append(each)
+            elif each.origin in found.origins:
+                each.verdict = Inserted.REPLAY
+            elif found.digest != each.document["digest"]:
+                each.verdict = Inserted.CLASH
+            else:
+                found.origins.add(each.origin)
+                joins.append(_join(each, found))
+                joining.append(each)
+        if joins:
+            async with calling(self._timeout):
+                result = await self._letters.bulk_write(joins, ordered=False)
+            if result.matched_count < len(joins):
+                # Some were forgotten between the look and the join. Those that did join are found as
+                # replays of themselves in the next round, which is as good.
+                return vanished + joining
+        for each in joining:
+            each.verdict = Inserted.JOINED
+        return vanished
+
+    async def _stored(self, ids: list[Any]) -> dict[str, _Stored]:
+        content = {
+            name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
+            for name in ("addresses", "subject", "body")
+        }
+        shown = {"origin": 1, "digest": 1, "also.origin": 1, **content}
+        async with calling(self._timeout):
+            found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
+        return dict(map(_read_stored, found))
+
+
+def _incoming(letter: Letter, now: datetime) -> _Incoming:
+    try:
+        document, size = document_of(letter, now)
+    except Unstorable as error:
+        incoming = _Incoming(letter=letter, now=now)
+        incoming.reduce(str(error))
+        return incoming
+    return _Incoming(letter=letter, now=now, document=document, size=size)
+
+
+def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
+    """Parts that one round trip carries well."""
+    chunk: list[_Incoming] = []
+    size = 0
+    for each in incoming:
+        if chunk and (len(chunk) >= CHUNK_LETTERS or size + each.size > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(each)
+        size += each.size
+    if chunk:
+        yield chunk
+
+
+def _read_stored(document: Document) -> tuple[str, _Stored]:
+    letter = letter_of(document)
+    own = "digest" in document
+    digest = (
+        digest_of(document, (), "", "")
+        if own
+        else content_digest(letter.addresses, letter.subject, letter.body)
+    )
+    origins = {origin for origin in (origin_of(document.get("origin")),) if origin}
+    origins |= {answer.origin for answer in letter.answers if answer.origin}
+    return letter.id, _Stored(digest, own, origins)
+
+
+def _join(each: _Incoming, found: _Stored) -> UpdateOne:
+    """Add a publisher to a letter, unless its origin is there, and let a reported letter be reported again.
+
+    A pipeline reads `$name` in any string as a field, hence `$literal` around what came from outside.
+    """
+    answer = {"$literal": answer_document(each.letter.answers[0])}
+    also = {"$ifNull": ["$also", []]}
+    fresh = {
+        "$not": [{"$in": [{"$literal": origin_document(each.origin)}, {"$ifNull": ["$also.origin", []]}]}]
+    }
+    reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
+    same = found.digest if found.own_digest else {"$exists": False}
+    update = {
+        "also": {"$cond": [fresh, {"$concatArrays": [also, [answer]]}, "$also"]},
+        "answered": {"$cond": [reopened, {"$add": [1, {"$size": also}]}, "$answered"]},
+        "reported": {"$cond": [reopened, False, "$reported"]},
+        "at": {"$cond": [reopened, "$$NOW", "$at"]},
+        "expire_at": {"$cond": [reopened, "$$REMOVE", "$expire_at"]},
+    }
+    return UpdateOne({"_id": each.document["_id"], "digest": same}, [{"$set": update}])

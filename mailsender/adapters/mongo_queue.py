@@ -1,0 +1,400 @@
+"""The queue in MongoDB.
+
+Times in filters and leases are the server's (`$$NOW`), so that replicas need not agree about the time.
+Claims and sweeps read ids from a partial index first and then change exactly those, guarded by the same
+condition: another replica may have come first. No query scans the collection.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from random import randrange
+from typing import Any
+
+import structlog
+from bson import encode
+from bson.errors import BSONError
+from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
+from pymongo.errors import OperationFailure
+
+from mailsender.adapters.mongo import (
+    Client,
+    Document,
+    ServerClock,
+    calling,
+    committed,
+    disconnect,
+    durable,
+)
+from mailsender.adapters.mongo_documents import letter_id, letter_of, likeness, state_of, stored_id
+from mailsender.adapters.mongo_insert import Inserter
+from mailsender.adapters.mongo_records import documents_of
+from mailsender.letter import Lease, Letter, Settlement, Status, now_ms
+from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
+
+CLAIM_BYTES = 32 * 1024 * 1024
+"""Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
+
+INDEX_TIMEOUT = 600.0
+"""Seconds for building the indexes; on a collection that the original filled it takes a while, once."""
+
+BUSY_TRIES = 5
+"""How often a claim that lost all its letters to other replicas looks again."""
+
+LANES = 5
+"""Over how many heads of the queue replicas spread out when they get in each other's way."""
+
+_INDEX_DIFFERS = {85, 86}
+
+_BY_ID = "_id_"
+_DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
+_RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}
+_FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
+
+# The status comes first so that counting by status reads the index alone. A query must name the same
+# single value as the partial filter: `$in` would not use the index.
+_INDEXES = (
+    IndexModel(
+        [("status", ASCENDING), ("due", ASCENDING), ("seq", ASCENDING)],
+        name="mailsender_due",
+        partialFilterExpression={"status": "awaiting"},
+    ),
+    IndexModel(
+        [("status", ASCENDING), ("until", ASCENDING)],
+        name="mailsender_until",
+        partialFilterExpression={"status": "processing"},
+    ),
+    IndexModel(
+        [("lease", ASCENDING)],
+        name="mailsender_lease",
+        partialFilterExpression={"status": "processing"},
+    ),
+    IndexModel(
+        [("reported", ASCENDING), ("at", ASCENDING)],
+        name="mailsender_unreported",
+        partialFilterExpression={"reported": False},
+    ),
+    IndexModel(
+        [("status", ASCENDING)],
+        name="mailsender_error",
+        partialFilterExpression={"status": "error"},
+    ),
+    IndexModel([("expire_at", ASCENDING)], name="mailsender_expire", expireAfterSeconds=0),
+)
+
+_log = structlog.get_logger()
+
+
+class MongoQueue:
+    """`Queue` on a collection of MongoDB, shared with any number of replicas.
+
+    `retention` is how long, in seconds, reported letters are remembered; `timeout` the deadline of every
+    call to the server, in seconds. Records that the dead-letter topic refuses go to `deadletters`, by default
+    the collection's name with ``.deadletters``.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        database: str,
+        collection: str,
+        retention: float,
+        clock: Clock,
+        timeout: float,
+        deadletters: str = "",
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._timeout = timeout
+        self._retention = timedelta(seconds=retention)
+        self._letters = durable(client, database, collection, timeout)
+        self._committed = committed(self._letters)
+        self._server_clock = ServerClock(client, clock)
+        self._inserter = Inserter(self._letters, self._server_clock, timeout)
+        self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
+        self._skip = 0
+
+    async def open(self) -> None:
+        """See `Queue.open`."""
+        self._server_clock.forget()
+        async with calling(self._timeout):
+            await self._server_clock.now()
+        async with calling(INDEX_TIMEOUT):
+            for index in _INDEXES:
+                await self._ensure(index)
+
+    async def close(self) -> None:
+        """See `Queue.close`. Everything that shares the client is closed with it."""
+        await disconnect(self._client, self._timeout)
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """See `Queue.insert`."""
+        return await self._inserter.insert(letters)
+
+    async def claim(self, limit: int, lease: float) -> Lease:
+        """See `Queue.claim`."""
+        token = secrets.token_hex(16)
+        # Before the first try: a write whose reply was lost may give us letters only at a later one.
+        since = self._clock.monotonic()
+        for _ in range(BUSY_TRIES):
+            ids = await self._due_ids(limit)
+            if not ids:
+                break
+            if await self._take(ids, token, lease):
+                letters = await self._under(token, ids)
+                if letters:
+                    return Lease(token=token, until=since + lease, letters=letters)
+        return Lease(token=token, until=since + lease)
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+        """See `Queue.renew`."""
+        held = {token: {each: stored_id(each) for each in ids} for token, ids in leases.items() if ids}
+        if not held:
+            return frozenset()
+        updates = [
+            UpdateMany(
+                {"_id": {"$in": list(ids.values())}, "status": "processing", "lease": token},
+                [{"$set": {"until": _from_now(lease)}}],
+                hint=_BY_ID,
+            )
+            for token, ids in held.items()
+        ]
+        async with calling(self._timeout):
+            result = await self._letters.bulk_write(updates, ordered=False)
+            if result.matched_count == sum(map(len, held.values())):
+                return frozenset()
+            query = {"lease": {"$in": list(held)}, "status": "processing"}
+            found = await self._letters.find(query, {"lease": 1}).to_list(None)
+        ours = {(document["lease"], letter_id(document["_id"])) for document in found}
+        return frozenset(each for token, ids in held.items() for each in ids if (token, each) not in ours)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """See `Queue.settle`. Letters that end alike share one update."""
+        if not settlements:
+            return frozenset()
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            result = await self._letters.bulk_write(_settling(settlements, now), ordered=False)
+            if result.matched_count == len(settlements):
+                return frozenset()
+            # Too few matched: late writers, or a repetition whose first reply was lost.
+            ids = [stored_id(each.letter.id) for each in settlements]
+            found = await self._letters.find({"_id": {"$in": ids}}, {"settled_by": 1}).to_list(None)
+        settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
+        return frozenset(
+            each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
+        )
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        """See `Queue.release`."""
+        if not ids:
+            return
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "lease": token}
+        async with calling(self._timeout):
+            await self._letters.update_many(query, _FREE, hint=_BY_ID)
+
+    async def reclaim(self, limit: int) -> int:
+        """See `Queue.reclaim`."""
+        async with calling(self._timeout):
+            cursor = self._letters.find(_RUN_OUT, {"_id": 1}).sort([("until", ASCENDING)]).limit(limit)
+            ids = _addressable(await cursor.to_list(limit))
+            if not ids:
+                return 0
+            result = await self._letters.update_many({"_id": {"$in": ids}, **_RUN_OUT}, _FREE, hint=_BY_ID)
+        return int(result.modified_count)
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""
+        since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
+        query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
+        async with calling(self._timeout):
+            # What a majority has not got yet may be rolled back, and must not be published.
+            cursor = self._committed.find(query, _SIZE).sort([("at", ASCENDING)]).limit(limit)
+            ids = _addressable(_within(await cursor.to_list(limit)))
+            found = await self._committed.find({"_id": {"$in": ids}, "reported": False}).to_list(None)
+        return _in_order(found, ids)
+
+    async def mark_reported(self, letters: Sequence[Letter]) -> None:
+        """See `Queue.mark_reported`."""
+        by_answers: defaultdict[int, list[Any]] = defaultdict(list)
+        for letter in letters:
+            by_answers[len(letter.answers)].append(stored_id(letter.id))
+        if not by_answers:
+            return
+        updates = [
+            UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
+            for answers, ids in by_answers.items()
+        ]
+        async with calling(self._timeout):
+            await self._letters.bulk_write(updates, ordered=False)
+
+    async def get(self, letter_id: str) -> Letter | None:
+        """See `Queue.get`."""
+        try:
+            query = {"_id": stored_id(letter_id)}
+            encode(query)
+        except (ValueError, BSONError):
+            return None
+        async with calling(self._timeout):
+            document = await self._letters.find_one(query)
+        return None if document is None else letter_of(document)
+
+    async def stats(self) -> QueueStats:
+        """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
+            processing = await self._count({"status": "processing"}, "mailsender_until")
+            error = await self._count({"status": "error"}, "mailsender_error")
+            unreported = await self._count({"reported": False}, "mailsender_unreported")
+            total = await self._letters.estimated_document_count()
+            first = await self._letters.find_one(
+                {"status": "awaiting", "due": {"$lte": now}},
+                {"due": 1},
+                sort=[("due", ASCENDING), ("seq", ASCENDING)],
+            )
+        return QueueStats(
+            awaiting=awaiting,
+            processing=processing,
+            sent=max(0, total - awaiting - processing - error),
+            error=error,
+            unreported=unreported,
+            oldest_due=(now - first["due"]).total_seconds() if first else 0.0,
+        )
+
+    async def keep_record(self, record: Record, reason: str) -> str:
+        """See `Queue.keep_record`."""
+        async with calling(self._timeout):
+            for document in documents_of(record, reason, now_ms(self._clock.epoch())):
+                await self._deadletters.replace_one({"_id": document["_id"]}, document, upsert=True)
+        return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
+
+    # --- what the calls above are made of ---
+
+    async def _ensure(self, index: IndexModel) -> None:
+        """Make sure of one index; one that somebody made in another way is no reason not to start."""
+        try:
+            await self._letters.create_indexes([index])
+        except OperationFailure as error:
+            if error.code not in _INDEX_DIFFERS:
+                raise
+            _log.warning(
+                "index_differs",
+                index=index.document["name"],
+                action="the one that is there is used; drop it and start again to have ours",
+            )
+
+    async def _due_ids(self, limit: int) -> list[Any]:
+        """The `_id`s of letters to try for: the head of the queue, or a lane beside it when it is crowded."""
+        async with calling(self._timeout):
+            while True:
+                cursor = self._letters.find(_DUE, _SIZE).sort([("due", ASCENDING), ("seq", ASCENDING)])
+                found = _within(await cursor.skip(self._skip).limit(limit).to_list(limit))
+                if found or not self._skip:
+                    return _addressable(found)
+                self._skip = 0
+
+    async def _take(self, ids: list[Any], token: str, lease: float) -> bool:
+        """Try to put letters under `token`; False when other replicas were faster with all of them."""
+        query = {"_id": {"$in": ids}, **_DUE}
+        change = {"status": "processing", "lease": token, "until": _from_now(lease)}
+        try:
+            async with calling(self._timeout):
+                result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
+        except Unavailable:
+            # It may have been done all the same: reading back by token tells.
+            self._server_clock.forget()
+            return True
+        self._skip = 0 if result.modified_count == len(ids) else randrange(LANES) * len(ids)  # noqa: S311
+        return bool(result.modified_count)
+
+    async def _under(self, token: str, ids: list[Any]) -> tuple[Letter, ...]:
+        async with calling(self._timeout):
+            query = {"lease": token, "status": "processing"}
+            return tuple(_in_order(await self._committed.find(query).to_list(None), ids))
+
+    def _marking(self, answers: int) -> list[Document]:
+        complete = {"$lte": [{"$size": {"$ifNull": ["$also", []]}}, answers - 1]}
+        expire_at = {"$add": ["$$NOW", int(self._retention.total_seconds() * 1000)]}
+        return [
+            {
+                "$set": {
+                    "answered": {"$max": ["$answered", answers]},
+                    "reported": complete,
+                    "expire_at": {"$cond": [complete, expire_at, "$$REMOVE"]},
+                }
+            }
+        ]
+
+    async def _count(self, query: Document, hint: str) -> int:
+        return int(await self._letters.count_documents(query, hint=hint))
+
+
+_SIZE = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+
+
+def _within(found: list[Document]) -> list[Document]:
+    """As many of `found` as fit into `CLAIM_BYTES`, and at least one."""
+    total = 0
+    for count, document in enumerate(found):
+        total += document["size"]
+        if count and total > CLAIM_BYTES:
+            return found[:count]
+    return found
+
+
+def _addressable(found: list[Document]) -> list[Any]:
+    """The `_id`s by which a document can be named; one that is text of invalid UTF-8 cannot be."""
+    ids = []
+    for document in found:
+        try:
+            encode({"_id": document["_id"]})
+        except (BSONError, UnicodeError):
+            _log.warning(
+                "letter_cannot_be_named",
+                action="left alone, for its _id is not valid UTF-8; give it another one",
+            )
+            continue
+        ids.append(document["_id"])
+    return ids
+
+
+def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
+    place = {letter_id(each): number for number, each in enumerate(ids)}
+    return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
+
+
+def _from_now(seconds: float) -> Document:
+    return {"$add": ["$$NOW", int(seconds * 1000)]}
+
+
+def _settling(settlements: Sequence[Settlement], now: datetime) -> list[UpdateMany | UpdateOne]:
+    groups: defaultdict[Any, list[Settlement]] = defaultdict(list)
+    for each in settlements:
+        groups[each.token, each.delay, likeness(each.letter)].append(each)
+    return [_settlement(group, now) for group in groups.values()]
+
+
+def _settlement(group: list[Settlement], now: datetime) -> UpdateMany | UpdateOne:
+    """One guarded update for letters that end alike. No pipeline: texts from outside are only texts here."""
+    first = group[0]
+    letter = first.letter
+    state = state_of(letter)
+    fields: Document = {name: value for name, value in state.items() if value}
+    fields |= {"status": letter.status.value, "settled_by": first.token}
+    absent = dict.fromkeys(["lease", "until", *(name for name in state if name not in fields)], "")
+    update: Document = {"$set": fields, "$unset": absent}
+    if letter.status is Status.AWAITING:
+        fields["due"] = now + timedelta(seconds=first.delay)
+    else:
+        fields["reported"] = False
+        update["$currentDate"] = {"at": True}
+    guard = {"status": "processing", "lease": first.token}
+    ids = [stored_id(each.letter.id) for each in group]
+    if len(ids) == 1:
+        return UpdateOne({"_id": ids[0], **guard}, update, hint=_BY_ID)
+    return UpdateMany({"_id": {"$in": ids}, **guard}, update, hint=_BY_ID)

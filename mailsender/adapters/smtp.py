@@ -1,0 +1,254 @@
+"""A relay behind `mailsender.ports.Relay`.
+
+aiosmtplib connects, negotiates TLS and authenticates; then its transport is taken over for the
+transactions, which are ours (`mailsender.adapters.smtp_dialogue`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import structlog
+from aiosmtplib import (
+    SMTP,
+    SMTPAuthenticationError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponseException,
+)
+
+from mailsender.adapters.smtp_channel import Channel
+from mailsender.adapters.smtp_dialogue import Offers, SmtpSession, Timeouts
+from mailsender.adapters.smtp_errors import relay_away
+from mailsender.address import BadAddress, parse_address
+from mailsender.letter import Phase
+from mailsender.ports import Clock, RelayAway
+
+log = structlog.get_logger()
+
+_UNKNOWN_COMMAND = {500, 502}
+_MECHANISM_UNKNOWN = 504  # RFC 4954 §4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmtpConfig:
+    """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
+
+    `ca_file` takes the place of the system's CAs. Without `password` nobody logs in. `helo_name` is
+    the machine's name when it is empty.
+    """
+
+    host: str
+    port: int
+    tls: Literal["implicit", "starttls", "none"]
+    ca_file: str = ""
+    verify: bool = True
+    user: str = ""
+    password: str = field(default="", repr=False)
+    auth_cleartext: bool = False
+    helo_name: str = ""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class SmtpRelay:
+    """See `mailsender.ports.Relay`. It keeps no connection of its own."""
+
+    def __init__(self, config: SmtpConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._context: ssl.SSLContext | None = None
+        if config.tls != "none" and not config.verify:
+            log.warning(
+                "relay_certificate_not_verified",
+                relay=self.name,
+                action="any certificate is accepted, so anybody on the way can read mail and password;"
+                " set SMTP_TLS_CA_FILE and leave out SMTP_TLS_VERIFY=false",
+            )
+
+    @property
+    def name(self) -> str:
+        """See `Relay`."""
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        return f"{host}:{self._config.port}"
+
+    async def connect(self) -> SmtpSession:
+        """See `Relay`.
+
+        Raises:
+            RelayAway: see `Relay`.
+        """
+        config = self._config
+        if config.password and config.tls == "none" and not config.auth_cleartext:
+            raise RelayAway(
+                "the password would be sent in clear text: set SMTP_TLS, or SMTP_AUTH_CLEARTEXT=true",
+                phase=Phase.AUTH,
+                permanent=True,
+            )
+        opening = _Opening(config, await self._tls_context())
+        try:
+            return await opening.session(self._clock)
+        except (SMTPException, OSError, ValueError) as error:
+            raise relay_away(
+                error, phase=opening.phase, host=config.host, user=config.user, password=config.password
+            ) from error
+
+    async def _tls_context(self) -> ssl.SSLContext | None:
+        """Made once: reading the CAs takes a while, and is done aside."""
+        if self._context is None and self._config.tls != "none":
+            try:
+                self._context = await asyncio.to_thread(tls_context, self._config)
+            except (OSError, ssl.SSLError) as error:
+                raise RelayAway(
+                    f"SMTP_TLS_CA_FILE={self._config.ca_file} is no readable PEM file: {error}",
+                    phase=Phase.CONNECT,
+                    permanent=True,
+                ) from error
+        return self._context
+
+
+def tls_context(config: SmtpConfig) -> ssl.SSLContext:
+    """TLS 1.2 or later (RFC 8996), the relay's certificate and name verified unless told otherwise.
+
+    Raises:
+        OSError: the CA file cannot be read, or holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=config.ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not config.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Opening:
+    """One way from nothing to a session; `phase` is how far it has come."""
+
+    def __init__(self, config: SmtpConfig, context: ssl.SSLContext | None) -> None:
+        self._config = config
+        self.phase = Phase.CONNECT
+        self._client = SMTP(
+            hostname=config.host,
+            port=config.port,
+            local_hostname=config.helo_name or _machine_name(),
+            use_tls=config.tls == "implicit",
+            start_tls=False,
+            tls_context=context,
+        )
+
+    async def session(self, clock: Clock) -> SmtpSession:
+        """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
+        try:
+            await self._connect()
+            await self._ehlo()
+            if self._config.tls == "starttls":
+                await self._starttls()
+            if self._config.password:
+                await self._log_in()
+            return self._taken_over(clock)
+        except BaseException:
+            self._cut()
+            raise
+
+    async def _connect(self) -> None:
+        """TCP and TLS by one deadline, the greeting by another.
+
+        The client takes one time-out for both; its transport appears in between.
+        """
+        loop = asyncio.get_running_loop()
+        timeouts = self._config.timeouts
+        async with asyncio.timeout(None) as limit:
+
+            def still_connecting() -> None:
+                if self._client.transport is None:
+                    limit.reschedule(loop.time())
+
+            timer = loop.call_later(timeouts.connect, still_connecting)
+            try:
+                await self._client.connect(timeout=timeouts.greeting)
+            except SMTPException as error:
+                # A cause from within SMTP means that the relay was reached, and kept or broke its silence.
+                if isinstance(error, SMTPResponseException) or isinstance(error.__cause__, SMTPException):
+                    self.phase = Phase.GREETING
+                raise
+            finally:
+                timer.cancel()
+
+    async def _ehlo(self) -> None:
+        self.phase = Phase.EHLO
+        timeout = self._config.timeouts.command
+        try:
+            await self._client.ehlo(timeout=timeout)
+        except SMTPHeloError as error:
+            if error.code not in _UNKNOWN_COMMAND or not self._client.is_connected:
+                raise
+            await self._client.helo(timeout=timeout)  # RFC 5321 §3.2: a server of old, without extensions
+
+    async def _starttls(self) -> None:
+        """TLS or nothing: a relay that does not offer it may be somebody on the way who took it out.
+
+        What the relay sent in clear text behind its 220 is thrown away by the client, and what it
+        offered before is asked again (RFC 3207 §4.2).
+        """
+        self.phase = Phase.STARTTLS
+        if not self._client.supports_extension("starttls"):
+            raise RelayAway(
+                "the relay does not offer STARTTLS, and nothing is sent without it: if it speaks TLS from"
+                " the start set SMTP_TLS=implicit; SMTP_TLS=none sends in clear text",
+                phase=self.phase,
+                permanent=True,
+            )
+        await self._client.starttls(timeout=self._config.timeouts.connect)
+        await self._ehlo()
+
+    async def _log_in(self) -> None:
+        self.phase = Phase.AUTH
+        user, password = self._config.user, self._config.password
+        ways = {"plain": self._client.auth_plain, "login": self._client.auth_login}
+        offered = [name for name in ways if name in self._client.server_auth_methods]
+        if not offered:
+            raise RelayAway(
+                "the relay offers neither AUTH PLAIN nor LOGIN; without SMTP_PASSWORD nobody logs in",
+                phase=self.phase,
+                permanent=True,
+            )
+        for last, name in enumerate(offered, 1 - len(offered)):
+            try:
+                await ways[name](user, password, timeout=self._config.timeouts.command)
+            except SMTPAuthenticationError as error:
+                if error.code != _MECHANISM_UNKNOWN or last == 0:
+                    raise
+            else:
+                return
+
+    def _taken_over(self, clock: Clock) -> SmtpSession:
+        """The session on the client's transport; the client has nothing more to do with it."""
+        client = self._client
+        transport, protocol = client.transport, client.protocol
+        if transport is None or protocol is None or transport.is_closing():
+            raise ConnectionResetError("the relay closed the connection")
+        if protocol._buffer:  # noqa: SLF001  no public way to see that a reply too many lies there
+            raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
+        offers = Offers.of(client.esmtp_extensions)
+        channel = Channel(cast("asyncio.Transport", transport))
+        log.debug("relay_session_opened", relay=client.hostname, port=client.port, offers=offers)
+        return SmtpSession(channel, offers, self._config.timeouts, clock)
+
+    def _cut(self) -> None:
+        """Leave nothing open; a polite TLS goodbye could take half a minute."""
+        transport = self._client.transport
+        self._client.close()
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
+
+
+def _machine_name() -> str:
+    """The name for EHLO: the machine's own, or an address literal where it has none (RFC 5321 §4.1.3)."""
+    name = socket.gethostname()
+    try:
+        return parse_address(f"postmaster@{name}").domain
+    except BadAddress:
+        return "[127.0.0.1]"

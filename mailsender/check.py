@@ -1,0 +1,62 @@
+"""`mailsender check`: tries what the settings name, all at once. The composition root of that one command."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mailsender import log
+from mailsender.adapters.probe import KafkaWish, probe_kafka, probe_mongo, probe_relay
+from mailsender.adapters.smtp import SmtpRelay
+from mailsender.findings import Finding, worst
+from mailsender.ports import SystemClock
+from mailsender.service import kafka_config, smtp_config
+from mailsender.settings import Settings
+
+__all__ = ["run_checks", "worst"]
+
+
+async def run_checks(settings: Settings) -> list[Finding]:
+    """Try Kafka, MongoDB and the relay as `settings` name them; the findings come in that order."""
+    # What libraries have to say is in the findings already.
+    log.configure("error", "console", secrets=log.secret_values(settings))
+    kafka, mongo, relay = await asyncio.gather(_kafka(settings), _mongo(settings), _relay(settings))
+    return [*_judge(settings), *kafka, *mongo, *relay]
+
+
+def _judge(settings: Settings) -> list[Finding]:
+    """What can be said about the settings without asking anybody."""
+    found = [Finding(part="settings", level="ok", text="complete")]
+    if settings.smtp_tls != "none" and not settings.smtp_tls_verify:
+        text = "SMTP_TLS_VERIFY=false: anybody on the way can read the mail; set SMTP_TLS_CA_FILE instead"
+        found.append(Finding(part="settings", level="warning", text=text))
+    if settings.smtp_tls == "none":
+        text = "SMTP_TLS=none: mail goes out in clear text; set starttls or implicit if the relay has them"
+        found.append(Finding(part="settings", level="warning", text=text))
+    return found
+
+
+async def _kafka(settings: Settings) -> list[Finding]:
+    wish = KafkaWish(
+        letters=settings.kafka_topic_mailsender,
+        reports=settings.kafka_topic_profile,
+        dead_letters=settings.kafka_topic_dead_letter,
+        record_bytes=settings.kafka_max_request_size,
+    )
+    return await probe_kafka(kafka_config(settings), wish)
+
+
+async def _mongo(settings: Settings) -> list[Finding]:
+    if settings.in_memory:
+        text = "the queue is kept in memory: letters are lost when the process ends; set MONGODB_URI"
+        return [Finding(part="queue", level="warning", text=text)]
+    return await probe_mongo(
+        settings.mongo_uri,
+        settings.mongodb_base_name,
+        settings.mongodb_collection,
+        timeout=settings.mongodb_timeout,
+    )
+
+
+async def _relay(settings: Settings) -> list[Finding]:
+    relay = SmtpRelay(smtp_config(settings), SystemClock())
+    return await probe_relay(relay, timeout=settings.smtp_timeout_connect)

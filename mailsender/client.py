@@ -1,0 +1,104 @@
+"""How the command line talks to a running service."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+
+TIMEOUT: Final = 30.0
+"""Seconds for one request; a service answers within its `HTTP_TIMEOUT`, 15 s unless set otherwise."""
+
+FAULTS_SHOWN: Final = 10
+
+
+class ServiceError(Exception):
+    """The service could not be asked, or said no; the text is fit for a terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceClient:
+    """A running service at `url`, asked with `key`."""
+
+    url: str
+    key: str = field(default="", repr=False)
+    timeout: float = TIMEOUT
+
+    async def post(self, batch: bytes) -> dict[str, Any]:
+        """Publish a batch.
+
+        Raises:
+            ServiceError: it was not taken, with the place of each fault.
+        """
+        return await self._ask("POST", "/post", batch)
+
+    async def status(self) -> dict[str, Any]:
+        """What the service is doing.
+
+        Raises:
+            ServiceError: nobody answers, or the key is wrong.
+        """
+        return await self._ask("GET", "/status")
+
+    async def halt(self) -> dict[str, Any]:
+        """Start the drain, or learn how far it is.
+
+        Raises:
+            ServiceError: nobody answers, or the key is wrong.
+        """
+        return await self._ask("POST", "/halt")
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = {"X-API-KEY": self.key} if self.key else {}
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
+        url = self.url.rstrip("/") + path
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
+            ):
+                status, text = answer.status, await answer.text(errors="replace")
+        except TimeoutError:
+            raise ServiceError(f"{self.url} did not answer within {self.timeout:g} s") from None
+        except aiohttp.InvalidURL:
+            raise ServiceError(f"{self.url!r} is no URL; it should read http://host:port") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ServiceError(f"no service answers at {self.url}: {_reason(error)}") from error
+        return _understood(self.url, status, text)
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words where there are any; aiohttp's add nothing to them."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _understood(url: str, status: int, text: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ServiceError(f"{url} answered {status}, and not as mailsender does: is it another program's?")
+    if status == 200:
+        return answer
+    raise ServiceError(_complaint(status, answer))
+
+
+def _complaint(status: int, problem: dict[str, Any]) -> str:
+    """Problem details (RFC 9457) as a line, and one more for each fault of a batch."""
+    if status == 401:
+        return "the service wants another key: give it with --key or HTTP_API_KEY"
+    lines = [f"{problem.get('detail') or problem.get('title') or 'no reason given'} ({status})"]
+    errors = problem.get("errors") or []
+    lines += [f"  letter {error['index']}{_key(error)}: {error['text']}" for error in errors[:FAULTS_SHOWN]]
+    if len(errors) > FAULTS_SHOWN:
+        lines.append(f"  … and {len(errors) - FAULTS_SHOWN} more")
+    return "\n".join(lines)
+
+
+def _key(error: dict[str, Any]) -> str:
+    return f", {error['field']}" if error.get("field") else ""

@@ -1,0 +1,279 @@
+"""Claims letters in batches, as many as can soon be sent, and hands them to the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from mailsender.gate import SlotGate
+from mailsender.leases import Hand, LeaseKeeper
+from mailsender.letter import Letter
+from mailsender.ports import Clock, Queue, Relay, Unavailable
+from mailsender.settle import Settler
+from mailsender.worker import Compose, RelayState, SendPolicy, Worker
+
+log = structlog.get_logger()
+
+CLAIM = 500
+"""Letters in one claim at most: recipes' measure of where a larger batch stops paying."""
+
+HAND_BYTES = 32 * 1024 * 1024
+"""Bytes of letters in hand above which nothing more is claimed."""
+
+AHEAD = 2.0
+"""Seconds of work to hold: enough to hide a claim's round trip, little enough to age no lease."""
+
+POLL = 0.5
+"""Seconds between two looks into an empty queue; a letter of this replica's own intake nudges."""
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
+"""Seconds between two claims while MongoDB is away."""
+
+
+class LetterBasket:
+    """Claimed letters that wait for a worker; bounded by what dispatch claims.
+
+    `low` is set when a letter is taken and no more than `mark` are left.
+    """
+
+    def __init__(self) -> None:
+        self._letters: deque[Letter] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self.low = asyncio.Event()
+        self.mark = 0
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def put(self, letters: Sequence[Letter]) -> None:
+        """Add letters and wake as many workers."""
+        self._letters.extend(letters)
+        for _ in letters:
+            self._wake_one()
+
+    def take(self) -> Letter | None:
+        """The next letter, None when there is none."""
+        if not self._letters:
+            return None
+        if len(self._letters) <= self.mark + 1:
+            self.low.set()
+        return self._letters.popleft()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for a letter; False when `timeout` seconds are over or no more will come."""
+        if self._letters or self._closed:
+            return bool(self._letters)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # The worker that waited last is woken first: few warm sessions beat many that idle.
+        self._waiters.append(future)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return False
+        return bool(self._letters)
+
+    def drain(self) -> list[Letter]:
+        """Take everything out."""
+        letters = list(self._letters)
+        self._letters.clear()
+        return letters
+
+    def close(self) -> None:
+        """No more will come: whoever waits is told."""
+        self._closed = True
+        while self._waiters:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+class Pace:
+    """How many letters a second leave the basket, smoothed. Pure, given `now`."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._since: float | None = None
+
+    def note(self, letters: int, now: float) -> None:
+        """`letters` left since the last call."""
+        if self._since is None or now <= self._since:
+            self._since = now
+            return
+        elapsed = now - self._since
+        weight = 1 - math.exp(-elapsed / AHEAD)
+        self._rate += weight * (letters / elapsed - self._rate)
+        self._since = now
+
+    @property
+    def rate(self) -> float:
+        """Letters a second."""
+        return self._rate
+
+
+class Dispatch:
+    """The way of a letter from claim to settlement, for one replica."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        relay: Relay,
+        composer: Compose,
+        gate: SlotGate,
+        hand: Hand,
+        keeper: LeaseKeeper,
+        settler: Settler,
+        policy: SendPolicy,
+        senders: int,
+        clock: Clock,
+        basket: LetterBasket,
+        chance: random.Random,
+    ) -> None:
+        self._queue = queue
+        self._gate = gate
+        self._hand = hand
+        self._keeper = keeper
+        self._settler = settler
+        self._policy = policy
+        self._clock = clock
+        self._basket = basket
+        self._senders = senders
+        self._pace = Pace()
+        self._claimed = 0
+        self._nudged = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self.relay = RelayState(name=relay.name)
+        self.trouble = ""
+        self._workers = [
+            Worker(
+                basket=basket,
+                relay=relay,
+                state=self.relay,
+                gate=gate,
+                hand=hand,
+                settler=settler,
+                composer=composer,
+                policy=policy,
+                clock=clock,
+                chance=chance,
+            )
+            for _ in range(senders)
+        ]
+        self._running: set[asyncio.Task[None]] = set()
+
+    def nudge(self) -> None:
+        """Letters were stored: look into the queue now."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Claim and send until `stop_claiming` and `finish`."""
+        async with asyncio.TaskGroup() as group:
+            self._running = {group.create_task(worker.run()) for worker in self._workers}
+            group.create_task(self._claim_all())
+
+    def stop_claiming(self) -> None:
+        """Claim no more, give back what no worker has begun, let the workers end their letter."""
+        self._stopping.set()
+        self._nudged.set()
+        self._basket.low.set()
+        self._gate.shut()
+        for worker in self._workers:
+            worker.stop()
+        self._basket.close()
+        self._release(self._basket.drain())
+
+    async def finish(self, timeout: float) -> bool:
+        """Wait for the workers; cut those that are not done after `timeout` seconds. True if none was cut."""
+        if not self._running:
+            return True
+        _, late = await asyncio.wait(self._running, timeout=timeout)
+        if not late:
+            return True
+        log.warning(
+            "sessions_cut",
+            sessions=len(late),
+            action="letters before their dot go back, those after it are uncertain and sent again",
+        )
+        for worker in self._workers:
+            worker.cut()
+        await asyncio.wait(late, timeout=5.0)
+        return False
+
+    # --- claiming --------------------------------------------------------------------------------
+
+    async def _claim_all(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._stopping.is_set():
+            self._nudged.clear()
+            self._basket.low.clear()
+            room = self._room()
+            if room <= 0:
+                await self._wait(self._basket.low, POLL)
+                continue
+            try:
+                got = await self._claim(room)
+            except Unavailable as error:
+                self.trouble = str(error)
+                self._keeper.health.failed()
+                await self._wait(self._stopping, backoff)
+                backoff = min(LAST_BACKOFF, backoff * 2)
+                continue
+            self.trouble = ""
+            backoff = FIRST_BACKOFF
+            if not got:
+                await self._wait(self._nudged, POLL)
+
+    async def _claim(self, room: int) -> int:
+        lease = await self._queue.claim(room, self._policy.lease)
+        self._hand.take(lease)
+        if self._stopping.is_set():
+            self._release(lease.letters)
+        else:
+            self._claimed += len(lease.letters)
+            self._basket.put(lease.letters)
+        return len(lease.letters)
+
+    def _room(self) -> int:
+        """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
+        if self.relay.away or self._gate.exhausted_until is not None or self._gate.trouble:
+            self._release(self._basket.drain())
+            return 0
+        if self._hand.bytes + self._settler.unreported_bytes >= HAND_BYTES:
+            return 0
+        self._pace.note(self._claimed, self._clock.monotonic())
+        self._claimed = 0
+        target = max(2 * self._senders, self._pace.rate * AHEAD)
+        if self._gate.allowance.letters:
+            target = min(target, self._gate.allowance.rate * AHEAD + self._gate.allowance.burst)
+        full = min(CLAIM, math.ceil(target))
+        # A claim for a letter or two while the basket is nearly full would be a round trip a letter.
+        self._basket.mark = full // 2
+        return full - len(self._basket) if len(self._basket) <= self._basket.mark else 0
+
+    def _release(self, letters: Sequence[Letter]) -> None:
+        by_token: dict[str, list[str]] = {}
+        for letter in letters:
+            token = self._hand.token(letter.id)
+            if token is not None:
+                by_token.setdefault(token, []).append(letter.id)
+        for token, ids in by_token.items():
+            self._settler.release(token, ids)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,185 @@
+"""Where workers wait for slots: leases them in chunks, hands them out in order, gives back the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from mailsender.letter import now_ms
+from mailsender.limiter import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
+from mailsender.ports import Clock, SlotStore, Unavailable
+
+log = structlog.get_logger()
+
+MAX_WANT = 2000
+"""Slots asked for at once; more only age."""
+
+MIN_LEFT = 0.002
+"""Seconds of life below which a slot is not worth handing out."""
+
+RETRY = 1.0
+"""Seconds between two tries while the slot store is away."""
+
+
+class NoSlots(Exception):  # noqa: N818  a state, not a mistake
+    """None will come for long: the day's quota is used up, or the gate is shut for the drain."""
+
+
+@dataclass(slots=True)
+class _Chunk:
+    grant: SlotGrant
+    handed: int = 0
+
+
+class SlotGate:
+    """Slots for the workers of one replica.
+
+    `backlog` says how many letters are in hand beyond those whose workers wait here, so that one lease
+    serves them too.
+    """
+
+    def __init__(
+        self, store: SlotStore, allowance: Allowance, clock: Clock, *, backlog: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self.allowance = allowance
+        self._clock = clock
+        self._backlog = backlog
+        self._waiters: deque[asyncio.Future[Slot]] = deque()
+        self._chunk: _Chunk | None = None
+        self._wanted = asyncio.Event()
+        self.exhausted_until: float | None = None  # epoch seconds
+        self.used_today = 0
+        self.trouble = ""
+        self.lapsed = 0
+        self._shut = False
+
+    async def acquire(self) -> Slot:
+        """The next slot; it may lie a little ahead, so that its holder can get ready for it.
+
+        Raises:
+            NoSlots: none will come for long.
+        """
+        if self._shut or self.exhausted_until is not None:
+            raise NoSlots
+        if self.allowance.unlimited:
+            return UNLIMITED
+        if not self._waiters and (slot := self._take()) is not None:
+            return slot
+        future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        self._wanted.set()
+        return await future
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Lease slots while somebody waits, until `stop`."""
+        if self.allowance.unlimited:
+            await stop.wait()
+            return
+        while not stop.is_set():
+            if not self._waiters and self.exhausted_until is None:
+                self._wanted.clear()
+                await _first(stop, self._wanted)
+                continue
+            pause = await self._refill()
+            if pause > 0:
+                await _first(stop, timeout=pause)
+
+    def shut(self) -> None:
+        """Hand out nothing more; those who wait are told at once."""
+        self._shut = True
+        self._turn_away()
+
+    async def close(self) -> None:
+        """Give back what is left of the lease. Losing it would only waste a moment of the rate."""
+        self.shut()
+        chunk, self._chunk = self._chunk, None
+        if chunk is None or chunk.handed >= chunk.grant.count:
+            return
+        try:
+            await self._store.give_back(chunk.grant, chunk.grant.count - chunk.handed)
+        except Unavailable as error:
+            log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
+
+    async def _refill(self) -> float:
+        """Lease once and hand out; returns the seconds to wait before the next try."""
+        want = min(MAX_WANT, max(1, len(self._waiters) + self._backlog()))
+        try:
+            grant = await self._store.lease(SlotRequest(want=want, allowance=self.allowance))
+        except Unavailable as error:
+            self._note_trouble(str(error))
+            return RETRY
+        self._note_trouble("")
+        self._note_quota(grant)
+        if grant.stepped_back:
+            log.warning(
+                "clock_stepped_back",
+                action="no slots until MongoDB's clock has caught up",
+                advice="check time synchronisation of MongoDB's hosts",
+            )
+        if not grant.count:
+            return grant.again
+        self._chunk = _Chunk(grant)
+        while self._waiters and (slot := self._take()) is not None:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(slot)
+        return 0.0
+
+    def _take(self) -> Slot | None:
+        chunk = self._chunk
+        now = self._clock.monotonic()
+        while chunk is not None and chunk.handed < chunk.grant.count:
+            index = chunk.handed
+            chunk.handed += 1
+            slot = Slot(earliest=chunk.grant.earliest(index), latest=chunk.grant.latest(index))
+            if slot.latest - max(now, slot.earliest) > MIN_LEFT:
+                return slot
+            self.lapsed += 1
+        self._chunk = None
+        return None
+
+    def _note_trouble(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            log.warning("slots_away", error=trouble, action="nothing is sent until slots can be leased again")
+        elif self.trouble and not trouble:
+            log.info("slots_back")
+        self.trouble = trouble
+
+    def _note_quota(self, grant: SlotGrant) -> None:
+        self.used_today = grant.used
+        if not grant.exhausted:
+            if self.exhausted_until is not None:
+                log.info("daily_quota_renewed")
+            self.exhausted_until = None
+            return
+        if self.exhausted_until is None:
+            log.warning(
+                "daily_quota_used_up",
+                quota=self.allowance.quota,
+                until=now_ms(grant.day_end).isoformat(),
+                action="letters wait until then",
+                advice="raise SMTP_DAILY_QUOTA if the relay allows more",
+            )
+        self.exhausted_until = grant.day_end
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(NoSlots())
+        self._waiters.clear()
+
+
+async def _first(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Return when one of `events` is set or `timeout` seconds are over."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,199 @@
+"""The letters in hand and their leases: kept alive, known when lost, and other replicas' reclaimed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from mailsender.letter import Lease, Letter
+from mailsender.ports import Clock, Queue, QueueStats, Unavailable
+
+log = structlog.get_logger()
+
+RECLAIM_EVERY = 2.0
+"""Seconds between two looks for leases that ran out: an index says at once that there are none."""
+
+RECLAIM_BATCH = 1000
+"""Leases reclaimed in one round trip; a dead replica's share comes back in a few of them."""
+
+
+class Hand:
+    """Which letters are in hand, under which token, and until when by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, str] = {}
+        self._members: dict[str, set[str]] = {}
+        self._until: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def take(self, lease: Lease) -> None:
+        """Note a claim's letters."""
+        if not lease.letters:
+            return
+        self._until[lease.token] = lease.until
+        self._members[lease.token] = {letter.id for letter in lease.letters}
+        for letter in lease.letters:
+            self._tokens[letter.id] = lease.token
+            self._sizes[letter.id] = letter.size
+            self.bytes += letter.size
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Forget letters that were settled, released or lost; repeating it does no harm."""
+        for letter_id in ids:
+            token = self._tokens.pop(letter_id, None)
+            if token is None:
+                continue
+            self.bytes -= self._sizes.pop(letter_id)
+            members = self._members[token]
+            members.discard(letter_id)
+            if not members:
+                del self._members[token], self._until[token]
+
+    def token(self, letter_id: str) -> str | None:
+        """The token under which a letter is in hand, None when it is not."""
+        return self._tokens.get(letter_id)
+
+    def until(self, letter_id: str) -> float:
+        """When the letter's lease ends, -inf when it is not in hand."""
+        token = self._tokens.get(letter_id)
+        return float("-inf") if token is None else self._until[token]
+
+    def by_token(self) -> dict[str, list[str]]:
+        """IDs in hand by token, as `Queue.renew` takes them."""
+        return {token: list(ids) for token, ids in self._members.items()}
+
+    def extend(self, tokens: Iterable[str], until: float) -> None:
+        """Note a renewal."""
+        for token in tokens:
+            if token in self._until:
+                self._until[token] = until
+
+
+class Health:
+    """For how long MongoDB has answered without a break. Pure, given `now` in monotonic seconds.
+
+    A gap between two answers longer than two intervals is a break, too: the process was stopped.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._since: float | None = None
+        self._last = float("-inf")
+
+    def answered(self, now: float) -> None:
+        """An operation succeeded."""
+        if self._since is None or now - self._last > 2 * self._interval:
+            self._since = now
+        self._last = now
+
+    def failed(self) -> None:
+        """An operation did not."""
+        self._since = None
+
+    def steady(self, now: float) -> bool:
+        """Whether it has been there for two intervals, so that others could renew their leases."""
+        if self._since is None or now - self._last > 2 * self._interval:
+            return False
+        return now - self._since >= 2 * self._interval
+
+    @property
+    def good(self) -> bool:
+        """Whether the last operation succeeded."""
+        return self._since is not None
+
+
+class LeaseKeeper:
+    """Renews what is in hand, watches MongoDB's health, and reclaims leases that ran out.
+
+    `lease` is in seconds. Renewal comes six times a lease, so that five may fail before one ends.
+    """
+
+    def __init__(self, queue: Queue, hand: Hand, clock: Clock, *, lease: float) -> None:
+        self._queue = queue
+        self._hand = hand
+        self._clock = clock
+        self.lease = lease
+        self.interval = lease / 6
+        self.health = Health(self.interval)
+        self.stats: QueueStats | None = None
+        self.lost = 0
+        self.reclaimed = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Renew and reclaim until `stop`."""
+        beat_at = self._clock.monotonic()
+        while not stop.is_set():
+            now = self._clock.monotonic()
+            if now >= beat_at:
+                beat_at = now + self.interval
+                await self._beat()
+            await self._reclaim()
+            await _pause(stop, min(RECLAIM_EVERY, self.interval))
+
+    async def renew(self) -> None:
+        """Extend the leases of all letters in hand; letters that turn out lost are dropped.
+
+        Raises:
+            Unavailable: the queue is away; the leases go on running out.
+        """
+        held: Mapping[str, list[str]] = self._hand.by_token()
+        if not held:
+            return
+        asked = self._clock.monotonic()
+        lost = await self._queue.renew(held, self.lease)
+        self._hand.extend(held, asked + self.lease)
+        mine = [letter_id for letter_id in lost if self._hand.token(letter_id) in held]
+        if mine:
+            self.lost += len(mine)
+            log.warning("leases_lost", letters=len(mine), action="they are left to whoever has them now")
+            self._hand.drop(mine)
+
+    async def _beat(self) -> None:
+        was_good = self.health.good
+        try:
+            await self.renew()
+            self.stats = await self._queue.stats()
+        except Unavailable as error:
+            self.health.failed()
+            if was_good:
+                log.warning(
+                    "mongodb_away",
+                    error=str(error),
+                    action="nothing new is claimed; leases are renewed as soon as it is back",
+                )
+            return
+        self.health.answered(self._clock.monotonic())
+        if not was_good:
+            log.info("mongodb_answers")
+
+    async def _reclaim(self) -> None:
+        if not self.health.steady(self._clock.monotonic()):
+            return
+        try:
+            count = await self._queue.reclaim(RECLAIM_BATCH)
+        except Unavailable:
+            self.health.failed()
+            return
+        if count:
+            self.reclaimed += count
+            log.warning("leases_reclaimed", letters=count, action="they are sent by whoever claims them")
+
+
+def letters_of(lease: Lease, ids: Iterable[str]) -> list[Letter]:
+    """The letters of `lease` with these IDs, in the lease's order."""
+    wanted = set(ids)
+    return [letter for letter in lease.letters if letter.id in wanted]
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,221 @@
+"""Slots: permission to begin one transaction within a stated short time. Pure, given `now`.
+
+Tokens that are leased now and spent later stack on the next refill. So what is leased are *slots*,
+each with its own time and a life after which it is lost. For M letters per period P with burst B:
+
+    life = max(50 ms, B * P / M - 50 ms)        step = max(P / M, (P + life + 50 ms) / (M + B))
+
+Slots lie `step` apart and each may be spent within `life` of its time. Spends are timed by what the
+store's clock showed when they were leased, and that clock is not one: its members' differ, and it runs
+backwards now and then. So the store's true time of a spend lies within `life` + 50 ms of its slot's, as long
+as those clocks agree within 50 ms, and no window of P holds more than M + B spends. The store hands out
+consecutive times from one shared cursor; this module computes with them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+MIN_LIFE = 0.05
+"""Seconds. Shorter lives than this are lost to ordinary scheduling delays."""
+
+AGREEMENT = 0.05
+"""Seconds within which the store's clock readings have to agree for the rate to be kept."""
+
+DEPTH = 0.8
+"""The part of a slot's life that a lease may reach back, so that a burst can follow a pause."""
+
+AHEAD = 1.0
+"""Seconds that a lease may reach into the future; a replica that dies wastes at most these slots."""
+
+DAY_MARGIN = 0.001
+"""Seconds before the end of a day at which its last slot may lie at the latest."""
+
+QUOTA_ONLY_RATE = 1_000_000
+"""Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What may be sent: `letters` per `period` seconds with `burst`, and `quota` a day (0 = none).
+
+    `letters` 0 means no rate. `timezone` decides when the quota's day begins.
+    """
+
+    letters: int
+    period: float
+    burst: int = 1
+    quota: int = 0
+    timezone: str = "UTC"
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether no slots are needed at all."""
+        return self.letters == 0 and self.quota == 0
+
+    @property
+    def rate(self) -> float:
+        """Slots a second in the long run."""
+        return 1 / self.step
+
+    @property
+    def life(self) -> float:
+        """Seconds for which a slot may be spent."""
+        if self.letters == 0:
+            return MIN_LIFE
+        return max(MIN_LIFE, self.burst * self.period / self.letters - AGREEMENT)
+
+    @property
+    def step(self) -> float:
+        """Seconds between two slots."""
+        if self.letters == 0:
+            return 1 / QUOTA_ONLY_RATE
+        crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)
+        return max(self.period / self.letters, crowded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRequest:
+    """A wish for `want` slots under an allowance."""
+
+    want: int
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotGrant:
+    """`count` consecutive slots from `first` on, `step` apart, each good for `life` seconds.
+
+    `first`, `now` and `day_end` are seconds on the store's clock. `asked` and `answered` are this process's
+    monotonic clock just before the request and just after its reply, which bound what time it
+    was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
+    that the daily quota is what stands in the way (until `day_end`). `stepped_back` tells that the
+    store's clock runs behind what it was.
+    """
+
+    first: float
+    count: int
+    step: float
+    life: float
+    now: float
+    day: float
+    day_end: float
+    asked: float
+    answered: float
+    again: float = 0.0
+    exhausted: bool = False
+    stepped_back: bool = False
+    used: int = 0
+
+    def earliest(self, index: int) -> float:
+        """When slot `index` begins on the local monotonic clock, at the latest it can be.
+
+        At local time L the store's clock stands between now + (L - answered) and now + (L - asked);
+        a slot is begun by the low end of that.
+        """
+        return self.first + index * self.step - self.now + self.answered
+
+    def latest(self, index: int) -> float:
+        """When slot `index` lapses on the local monotonic clock, at the earliest it can be."""
+        end = min(self.first + index * self.step + self.life, self.day_end)
+        return end - self.now + self.asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Permission to begin one transaction, on the local monotonic clock."""
+
+    earliest: float
+    latest: float
+
+    def good(self, now: float) -> bool:
+        """Whether a transaction may begin at `now`."""
+        return self.earliest <= now < self.latest
+
+
+UNLIMITED = Slot(earliest=float("-inf"), latest=float("inf"))
+"""The slot of those who need none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """The shared state from which slots are leased: what the store keeps, in seconds."""
+
+    next: float = 0.0
+    used: int = 0
+    day: float = 0.0
+
+
+def day_bounds(now: float, timezone: str) -> tuple[float, float]:
+    """Start and end, in epoch seconds, of the day of `now` in `timezone`; 23 to 25 hours apart."""
+    zone = ZoneInfo(timezone)
+    start = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    end = (start.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
+    return start.timestamp(), end.timestamp()
+
+
+def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, float, int]:
+    """Lease slots from `cursor` at the store's time `now`: the new cursor, the first slot, how many.
+
+    The same arithmetic runs inside MongoDB (`adapters/mongo_slots.py`); the contract suite holds the two
+    against each other.
+    """
+    allowance = request.allowance
+    day, day_end = day_bounds(now, allowance.timezone)
+    used = cursor.used if cursor.day == day else 0
+    first = max(cursor.next, now - DEPTH * allowance.life)
+    horizon = min(now + AHEAD, day_end - DAY_MARGIN)
+    count = min(request.want, 1 + math.floor((horizon - first) / allowance.step))
+    if allowance.quota:
+        count = min(count, allowance.quota - used)
+    count = max(0, count)
+    return Cursor(next=first + count * allowance.step, used=used + count, day=day), first, count
+
+
+def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
+    """Return the last `unspent` slots: the cursor goes back only if nobody leased after us."""
+    end = grant.first + grant.count * grant.step
+    following = cursor.next
+    if abs(cursor.next - end) < grant.step / 1000:
+        following = grant.first + (grant.count - unspent) * grant.step
+    used = max(0, cursor.used - unspent) if cursor.day == grant.day else cursor.used
+    return Cursor(next=following, used=used, day=cursor.day)
+
+
+def grant_of(
+    *,
+    cursor: Cursor,
+    first: float,
+    count: int,
+    now: float,
+    request: SlotRequest,
+    asked: float,
+    answered: float,
+) -> SlotGrant:
+    """What a lease means to the one who asked: its slots, or when to ask again."""
+    allowance = request.allowance
+    _, day_end = day_bounds(now, allowance.timezone)
+    exhausted = count == 0 and allowance.quota > 0 and cursor.used >= allowance.quota
+    stepped_back = cursor.next > now + AHEAD + allowance.step + allowance.life
+    again = 0.0
+    if count == 0:
+        again = day_end - now if exhausted else max(allowance.step / 4, first - now - AHEAD)
+        again = min(max(again, 0.001), 60.0)
+    return SlotGrant(
+        first=first,
+        count=count,
+        step=allowance.step,
+        life=allowance.life,
+        now=now,
+        day=cursor.day,
+        day_end=day_end,
+        asked=asked,
+        answered=answered,
+        again=again,
+        exhausted=exhausted,
+        stepped_back=stepped_back and count == 0,
+        used=cursor.used,
+    )

@@ -1,0 +1,189 @@
+"""What the HTTP side may ask of a replica: post, look, drain."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mailsender.letter import Letter, now_ms
+from mailsender.ports import Landed, Outgoing, Rejected, Unavailable
+from mailsender.web.operations import BadBatch, Posted, Refused
+from mailsender.wire import NotABatch, decode, faults, letter_id, with_id
+
+if TYPE_CHECKING:
+    from mailsender.replica import Replica
+
+KEY_BYTES = 16
+"""Bytes of the random key of a posted record, as the original chose it."""
+
+RETRY_SOON, RETRY_LATER = 5.0, 30.0
+"""Seconds after which a refused post may be tried again: another replica answers, or a part is back."""
+
+
+class ReplicaOperations:
+    """Implements `web.operations.Operations` over a replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    @property
+    def state(self) -> str:
+        """One word: ``starting``, ``running``, ``draining`` or ``stopped``."""
+        return self._replica.state
+
+    # --- posting ---------------------------------------------------------------------------------
+
+    def accepting(self) -> None:
+        """Raises Refused when no letters are taken now."""
+        replica = self._replica
+        if replica.state != "running":
+            text = f"This replica is {replica.state} and takes no letters; try another one."
+            raise Refused(replica.state, text, retry_after=RETRY_SOON)
+        if replica.parts.sink.trouble:
+            raise Refused("no-broker", "Kafka cannot be reached now; try again.", retry_after=RETRY_SOON)
+        limit, stats = replica.settings.queue_max_letters, replica.keeper.stats
+        if limit and stats is not None and stats.awaiting > limit:
+            text = f"{stats.awaiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
+            raise Refused("queue-full", text, retry_after=RETRY_LATER)
+
+    async def post(self, body: bytes) -> Posted:
+        """Publish `body` as its producer would, with an `ID` in each letter that has none."""
+        self.accepting()
+        try:
+            elements = decode(body)
+        except NotABatch as error:
+            raise BadBatch(str(error)) from None
+        if not elements:
+            raise BadBatch("The array is empty: there is nothing to send.")
+        found = faults(elements, self._replica.limits)
+        if found:
+            raise BadBatch(f"{len({f.index for f in found})} of {len(elements)} letters are wrong.", found)
+        elements = [e if letter_id(e) else with_id(e, self._new_id()) for e in elements]
+        value = json.dumps(elements, ensure_ascii=False, separators=(",", ":")).encode()
+        topic = self._replica.settings.kafka_topic_mailsender
+        record = Outgoing(topic=topic, key=secrets.token_bytes(KEY_BYTES), value=value)
+        (answer,) = await self._replica.parts.sink.publish([record])
+        if isinstance(answer, Rejected):
+            raise answer
+        if not isinstance(answer, Landed):
+            text = "Kafka did not confirm the batch in time; it may have been stored. Its letters' IDs tell."
+            raise Refused("no-broker", text, retry_after=RETRY_SOON) from answer
+        ids = tuple(letter_id(element) for element in elements)
+        return Posted(topic=answer.topic, partition=answer.partition, offset=answer.offset, ids=ids)
+
+    def _new_id(self) -> str:
+        """As ObjectIds are: the time, so that IDs sort by it, and chance."""
+        return f"{int(self._replica.clock.epoch()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether all parts do their work, and which do not."""
+        replica = self._replica
+        reasons = [] if replica.state == "running" else [replica.state]
+        troubles = {
+            "mongodb": replica.queue_trouble or replica.dispatch.trouble or replica.settler.trouble,
+            "kafka": replica.parts.source.trouble or replica.parts.sink.trouble,
+            "relay": replica.dispatch.relay.trouble if replica.dispatch.relay.away else "",
+            "slots": replica.gate.trouble,
+        }
+        if not replica.keeper.health.good and replica.state == "running":
+            troubles["mongodb"] = troubles["mongodb"] or "does not answer"
+        reasons += [f"{part}: {trouble}" for part, trouble in troubles.items() if trouble]
+        return not reasons, reasons
+
+    async def status(self) -> Mapping[str, Any]:
+        """All that an operator wants to see at once; the queue's counts are at most one beat old."""
+        replica = self._replica
+        stats = replica.keeper.stats
+        return {
+            "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),
+            "queue": None
+            if stats is None
+            else {
+                "awaiting": stats.awaiting,
+                "processing": stats.processing,
+                "sent": stats.sent,
+                "error": stats.error,
+                "unreported": stats.unreported,
+                "oldest_due_seconds": round(stats.oldest_due, 1),
+                "in_hand": len(replica.hand),
+            },
+            "since_start": self._counters(),
+            "rate": self._rate(),
+            "sessions": {
+                "max": replica.settings.smtp_max_senders,
+                "open": replica.dispatch.relay.open_sessions,
+                "busy": replica.dispatch.relay.busy,
+            },
+            "relay": self._relay(),
+            "intake": replica.intake.state,
+            "reports": replica.reporter.state,
+            "drain": self._progress(),
+        }
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        """One letter of the queue, or None."""
+        if self._replica.queue_trouble:
+            raise Unavailable(self._replica.queue_trouble)
+        return await self._replica.parts.queue.get(letter_id)
+
+    def begin_drain(self) -> Mapping[str, Any]:
+        """Start the drain, or say how far it is."""
+        self._replica.drain("halt")
+        return self._progress()
+
+    def _counters(self) -> dict[str, int]:
+        tally, keeper = self._replica.settler.tally, self._replica.keeper
+        return {
+            "sent": tally.sent,
+            "error": tally.error,
+            "deferred": tally.deferred,
+            "released": tally.released,
+            "late_settlements": tally.late,
+            "leases_lost": keeper.lost,
+            "leases_reclaimed": keeper.reclaimed,
+        }
+
+    def _rate(self) -> dict[str, Any]:
+        gate = self._replica.gate
+        allowance = gate.allowance
+        until = gate.exhausted_until
+        return {
+            "letters": allowance.letters,
+            "period_seconds": allowance.period,
+            "burst": allowance.burst,
+            "daily_quota": allowance.quota,
+            "quota_left": max(0, allowance.quota - gate.used_today) if allowance.quota else None,
+            "waiting_until": now_ms(until).isoformat() if until else None,
+        }
+
+    def _relay(self) -> dict[str, Any]:
+        relay = self._replica.dispatch.relay
+        if relay.away:
+            state = "away"
+        else:
+            state = "answers" if relay.connected_ever else "not asked yet"
+        return {
+            "name": relay.name,
+            "state": state,
+            "trouble": relay.trouble or None,
+            "phase": relay.phase or None,
+            "since": now_ms(relay.since).isoformat() if relay.since else None,
+        }
+
+    def _progress(self) -> dict[str, Any]:
+        replica, progress = self._replica, self._replica.progress
+        if progress.started is None:
+            return {"draining": False}
+        return {
+            "draining": True,
+            "reason": progress.reason,
+            "step": progress.step or "begins",
+            "seconds": round(replica.clock.monotonic() - progress.started, 1),
+            "timeout_seconds": replica.settings.drain_timeout,
+            "in_hand": len(replica.hand),
+            "unclean": list(progress.unclean),
+        }

@@ -1,0 +1,399 @@
+"""What the loops need from the world, as narrow Protocols. Their docstrings are the contract.
+
+Every implementation answers to the same contract suite (`tests/contract`). Errors of a driver are
+translated at its adapter into the two families below, with the original as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from mailsender.letter import Answer, Envelope, Lease, Letter, Origin, Outcome, Settlement
+from mailsender.limiter import SlotGrant, SlotRequest
+
+
+class Unavailable(Exception):  # noqa: N818  a state of the world, not a mistake
+    """A part of the outside world cannot do it now; the same call may succeed later."""
+
+
+class Rejected(Exception):  # noqa: N818  as above
+    """A part of the outside world will never do it; repeating the call is of no use."""
+
+
+class Clock(Protocol):
+    """Time, as the loops read it."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back; for leases, slots and time-outs."""
+        ...
+
+    def epoch(self) -> float:
+        """Seconds since 1970 in UTC; for what people and other programs read."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def monotonic(self) -> float:
+        """See `Clock`."""
+        return time.monotonic()
+
+    def epoch(self) -> float:
+        """See `Clock`."""
+        return time.time()
+
+
+# --- the queue ---------------------------------------------------------------------------------
+
+
+class Inserted(StrEnum):
+    """What became of one letter given to `Queue.insert`."""
+
+    NEW = "new"  # stored now
+    REPLAY = "replay"  # the same origin was stored before: nothing to do
+    JOINED = "joined"  # same ID, other origin, same content: its publisher gets the answer too
+    CLASH = "clash"  # same ID, other content: not stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """How full the queue is.
+
+    `oldest_due` is how long, in seconds, the letter that should have been sent first has been waiting
+    beyond its time; 0.0 where none is due.
+    """
+
+    awaiting: int
+    processing: int
+    sent: int
+    error: int
+    unreported: int
+    oldest_due: float
+
+
+class Queue(Protocol):
+    """Letters that were accepted and are not yet forgotten.
+
+    Every write is durable (majority, journaled) when its call returns. All calls raise `Unavailable`
+    when the store is away or cannot say whether a write is durable; each is safe to repeat.
+    """
+
+    async def open(self) -> None:
+        """Connect and make sure that the indexes exist. Safe to repeat."""
+        ...
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """Store letters, in order, in few round trips; answers stand in the order of `letters`.
+
+        A letter with status `awaiting` can be claimed at once; one with `error` is final and
+        unreported. Nothing that one letter holds keeps its neighbours out. A letter that the store
+        can never hold raises nothing: it is stored as an `error` with the reason and without its body.
+        The same letter twice in one call is treated as if it came in two.
+        `letters[i].answers[0].origin` is set for all of them.
+        """
+        ...
+
+    async def claim(self, limit: int, lease: float) -> Lease:
+        """Take up to `limit` due letters for `lease` seconds, the longest waiting first.
+
+        One claim is bounded in bytes, too, though one letter is taken whatever its size.
+        Letters become `processing` under a new token. A letter is never under two live tokens.
+        With one replica the order is that of (due, insertion). Returns an empty lease where none
+        is due. If the reply of a write is lost the letters are read back by token, or not
+        returned at all and left to `reclaim`.
+        """
+        ...
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+        """Extend the leases of letters still under their tokens to `lease` seconds from now.
+
+        `leases` maps a token to the IDs in hand. An expired lease that nobody reclaimed is extended
+        too. Returns the IDs that are no longer `processing` under their token.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """Write outcomes back, each guarded by its lease token, expired or not.
+
+        A final state is stored unreported in the same write; `awaiting` becomes due after the
+        settlement's delay. Repeating a settlement changes nothing. Returns the IDs of late writers:
+        letters that another token's holder settled or owns; theirs changed nothing.
+        """
+        ...
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
+        ...
+
+    async def reclaim(self, limit: int) -> int:
+        """Turn up to `limit` letters whose lease ran out back to `awaiting`; returns how many.
+
+        Their due time stays, so they are first in line. A `processing` document without a lease
+        (left by another program) counts as run out.
+        """
+        ...
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        """Final letters whose report was not marked for more than `older_than` seconds, oldest first."""
+        ...
+
+    async def mark_reported(self, letters: Sequence[Letter]) -> None:
+        """Note that all `answers` of these letters, as read, were published.
+
+        From then on a letter may be forgotten after the retention. An answer that joined since the
+        letter was read stays unreported.
+        """
+        ...
+
+    async def get(self, letter_id: str) -> Letter | None:
+        """One letter by its ID, or None."""
+        ...
+
+    async def stats(self) -> QueueStats:
+        """Counts by status and the age of the oldest; cheap enough to ask every few seconds."""
+        ...
+
+    async def keep_record(self, record: Record, reason: str) -> str:
+        """Store a whole record that the dead-letter topic refused; returns where, for a header.
+
+        Safe to repeat: the same record is kept once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+class SlotStore(Protocol):
+    """The one place from which all replicas lease slots."""
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        """Lease up to `request.want` slots; a grant of none says when to ask again.
+
+        Raises `Unavailable`.
+        """
+        ...
+
+    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
+        """Return the last `unspent` slots of `grant`; what cannot be returned any more is lost."""
+        ...
+
+
+# --- Kafka ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record of the in-topic. `timestamp` in milliseconds, -1 where it has none."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A record to be published."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """Where a published record lies."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class TooLarge(Rejected):
+    """The broker or the client refuses the record for its size."""
+
+
+class RecordSource(Protocol):
+    """The in-topic, as one member of its consumer group reads it.
+
+    A broker that is away is survived inside: calls return nothing meanwhile and `trouble` says why.
+    """
+
+    async def open(self) -> None:
+        """Join the group; returns although no broker answers yet."""
+        ...
+
+    async def fetch(self, timeout: float) -> list[Record]:
+        """The next records, in order within each partition; empty after `timeout` seconds.
+
+        Each record is handed out once, unless its partition was given away and came back.
+        """
+        ...
+
+    async def idle(self, timeout: float) -> None:
+        """Stay in the group without taking records, for about `timeout` seconds."""
+        ...
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        """Commit the next offset to read of each (topic, partition).
+
+        Partitions that are not ours any more are left out: another member will redo them. False means
+        that the broker did not confirm it in time and that the call should be repeated.
+        """
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why records are not coming, for readiness and status; empty when all is well."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group, within a deadline."""
+        ...
+
+
+class RecordSink(Protocol):
+    """An idempotent producer, acks=all."""
+
+    async def open(self) -> None:
+        """Start; returns although no broker answers yet."""
+        ...
+
+    async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
+        """Publish all, without waiting one by one; answers stand in the order of `records`.
+
+        An answer is where the record lies once every in-sync replica has it, `TooLarge`, or
+        `Unavailable` (it may or may not have been stored). Never raises for a single record and never
+        waits longer than its deadline.
+        """
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why records cannot be published, for readiness and status; empty when all is well."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and stop, within a deadline."""
+        ...
+
+
+# --- the relay -----------------------------------------------------------------------------------
+
+
+class Go(Protocol):
+    """Permission to go on with a transaction, asked at the two moments that cannot be taken back."""
+
+    def begin(self) -> bool:
+        """Asked just before MAIL FROM is written: the slot has not lapsed and the lease holds."""
+        ...
+
+    def dot(self) -> bool:
+        """Asked just before the final dot is written: the lease still holds and nobody cut us off."""
+        ...
+
+
+class RelayAway(Unavailable):
+    """No session could be opened. `phase` and `code` say how far it came.
+
+    `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
+    the operator hears of it at once; it is tried again all the same.
+    """
+
+    def __init__(self, text: str, *, phase: str, code: int | None = None, permanent: bool = False) -> None:
+        """Note how far it came."""
+        super().__init__(text)
+        self.phase = phase
+        self.code = code
+        self.permanent = permanent
+
+
+class NotBegun(Exception):  # noqa: N818  an answer, not a mistake
+    """`Go.begin` said no: nothing was written and the session is as it was."""
+
+
+class Session(Protocol):
+    """One connection to the relay, owned by one worker."""
+
+    async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
+        """Carry one transaction through and say what became of each recipient.
+
+        `message` is ready for the wire but for dot-stuffing: CRLF line ends, no final dot. Never raises
+        for anything that the relay does: a lost connection before the dot is `deferred`, after it
+        `uncertain`, and `session_usable` is False. If `go.dot()` says no the connection is closed
+        without the dot and all recipients are deferred in phase `data`. After a refused
+        transaction the session has been reset (RSET) when it is usable.
+
+        Raises:
+            NotBegun: `go.begin()` said no.
+        """
+        ...
+
+    async def ready(self) -> bool:
+        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
+        ...
+
+    def abort(self) -> None:
+        """Cut the connection now. A transaction under way ends at once as if it was lost."""
+        ...
+
+    async def close(self) -> None:
+        """QUIT, within a deadline."""
+        ...
+
+    def accepts_8bit(self) -> bool:
+        """Whether the relay offers 8BITMIME (RFC 6152)."""
+        ...
+
+
+class Relay(Protocol):
+    """An SMTP server that we submit to."""
+
+    @property
+    def name(self) -> str:
+        """``host:port``, for reports and logs."""
+        ...
+
+    async def connect(self) -> Session:
+        """Open a session: connection, TLS, EHLO, AUTH.
+
+        Raises:
+            RelayAway: it could not be opened, with the reason.
+        """
+        ...
+
+
+__all__ = [
+    "Answer",
+    "Clock",
+    "Go",
+    "Inserted",
+    "Landed",
+    "NotBegun",
+    "Origin",
+    "Outgoing",
+    "Queue",
+    "QueueStats",
+    "Record",
+    "RecordSink",
+    "RecordSource",
+    "Rejected",
+    "Relay",
+    "RelayAway",
+    "Session",
+    "SlotStore",
+    "SystemClock",
+    "TooLarge",
+    "Unavailable",
+]

@@ -1,0 +1,132 @@
+"""SMTP replies out of a stream of bytes (RFC 5321 §4.2), and what class of answer each one is.
+
+What a reply means for a recipient depends on the command that it answers, so that is for the dialogue
+to say; this module knows no commands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+MAX_LINE = 4096
+"""Octets of the longest line. RFC 5321 §4.5.3.1.5 allows 512; relays in the wild write longer ones."""
+
+MAX_LINES = 128
+"""Lines of the longest reply; the EHLO of a large relay has about twenty."""
+
+MAX_TEXT = 500
+"""Characters of a reply that are kept for people: they are stored and reported with each recipient."""
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
+
+
+class ReplyError(ValueError):
+    """What the relay sent is no SMTP reply, or one beyond all measure; the session cannot go on."""
+
+
+class Kind(IntEnum):
+    """The class of a reply, its first digit (RFC 5321 §4.2.1)."""
+
+    COMPLETED = 2
+    INTERMEDIATE = 3  # go on: the command wants more
+    TRANSIENT = 4  # not now; the same command may succeed later
+    PERMANENT = 5  # no; it is of no use to repeat the command
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply.
+
+    `enhanced` is the enhanced status code (RFC 3463), None where there is none or where it contradicts
+    the reply's code; `text` one line without it, free of control characters, at most `MAX_TEXT` long.
+    """
+
+    code: int
+    enhanced: str | None
+    text: str
+
+    @property
+    def kind(self) -> Kind:
+        """The reply's class."""
+        return Kind(self.code // 100)
+
+    @classmethod
+    def of(cls, code: int, lines: list[str]) -> Self:
+        """The reply with `code` whose lines say `lines`."""
+        found = _ENHANCED.match(lines[0])
+        # RFC 2034 §4: the class of the two codes has to be the same.
+        enhanced = found[1] if found and found[1][0] == str(code)[0] else None
+        if enhanced:
+            lines = [line.removeprefix(enhanced) for line in lines]
+        return cls(code=code, enhanced=enhanced, text=clean(" ".join(lines)))
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
+
+
+def clean(text: str) -> str:
+    """`text` as one short line: what cannot be printed becomes a space, runs of spaces one.
+
+    A reply is the word of a stranger, and goes to logs, terminals and reports.
+    """
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_TEXT])
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+
+
+class ReplyParser:
+    """Gathers replies from bytes as they come, in whatever pieces."""
+
+    __slots__ = ("_buffer", "_code", "_lines")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._code = 0
+        self._lines: list[str] = []
+
+    @property
+    def midway(self) -> bool:
+        """Whether a reply has begun and is not complete."""
+        return bool(self._buffer or self._lines)
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """The replies that `data` completes, in order.
+
+        Lines may end with a bare LF; a reply of one line may be its code alone (RFC 5321 §4.2).
+
+        Raises:
+            ReplyError: the stream is not SMTP, or a line or a reply is too long. Replies that were
+                complete before the fault are lost: the parser is of no further use.
+        """
+        replies = []
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            reply = self._take(line.removesuffix(b"\r"))
+            if reply:
+                replies.append(reply)
+        if len(self._buffer) > MAX_LINE:
+            raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
+        return replies
+
+    def _take(self, line: bytes) -> Reply | None:
+        if len(line) > MAX_LINE:
+            raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
+        found = _LINE.fullmatch(line)
+        if not found:
+            sample = clean(line[:60].decode("utf-8", "replace"))
+            raise ReplyError(f"the relay sent what is no SMTP reply: {sample!r}")
+        code = int(found[1])
+        if self._lines and code != self._code:
+            raise ReplyError(f"the relay mixed the codes {self._code} and {code} in one reply")
+        self._code = code
+        self._lines.append((found[3] or b"").decode("utf-8", "replace"))
+        if found[2] == b"-":
+            if len(self._lines) >= MAX_LINES:
+                raise ReplyError(f"the relay sent a reply of more than {MAX_LINES} lines")
+            return None
+        lines, self._lines = self._lines, []
+        return Reply.of(code, lines)

@@ -1,0 +1,94 @@
+"""What an attempt leaves behind: final, or another attempt after a while. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from mailsender.letter import Letter, Phase, Recipient, Result, Status, Verdict
+
+MAX_DELAY = 3600.0
+"""Seconds. Doubling stops here, so that a relay that comes back is noticed within the hour."""
+
+JITTER = 0.2
+"""The part of a delay that is spread at random, lest letters deferred together come back together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how soon deferred recipients are tried again; `delay` in seconds."""
+
+    max_attempts: int
+    delay: float
+
+    def wait(self, attempts: int, jitter: float) -> float | None:
+        """Seconds until the next attempt after `attempts` of them, None when there is none.
+
+        `jitter` from 0 to 1 spreads the delay by `JITTER` to either side.
+        """
+        if attempts >= self.max_attempts:
+            return None
+        plain = min(MAX_DELAY, self.delay * 2.0 ** min(attempts - 1, 32))
+        return float(plain * (1 + JITTER * (2 * jitter - 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What one claim of a letter came to.
+
+    `results` has an entry for each recipient that a transaction answered for. `cut` tells that a drain
+    ended it early: what was not sent goes back at once and no attempt is counted for it.
+    """
+
+    results: Mapping[str, Result]
+    relay: str
+    message_id: str
+    cut: bool = False
+
+
+def after_attempt(
+    letter: Letter, attempt: Attempt, policy: RetryPolicy, *, now: datetime, jitter: float
+) -> tuple[Letter, float]:
+    """The letter's next state, and the delay in seconds after which it is due when it is `awaiting`.
+
+    A recipient that was accepted or refused keeps that result for good. The letter is final when no
+    recipient is open or no attempt is left; its status is `error` only if no recipient was accepted.
+    """
+    recipients = tuple(_next_recipient(r, attempt.results.get(r.address)) for r in letter.recipients)
+    failed = any(
+        result.verdict is Verdict.UNCERTAIN or (result.verdict is Verdict.DEFERRED and not attempt.cut)
+        for result in attempt.results.values()
+    )
+    attempts = letter.attempts + 1 if failed or not attempt.cut else letter.attempts
+    moved = letter.evolve(
+        recipients=recipients, attempts=attempts, relay=attempt.relay, message_id=attempt.message_id
+    )
+    if any(r.open for r in recipients):
+        if attempt.cut and not failed:
+            return moved.evolve(status=Status.AWAITING), 0.0
+        delay = policy.wait(attempts, jitter)
+        if delay is not None:
+            return moved.evolve(status=Status.AWAITING), delay
+        moved = moved.evolve(recipients=tuple(_given_up(r) for r in recipients))
+    status = Status.SENT if any(r.accepted for r in moved.recipients) else Status.ERROR
+    return moved.evolve(status=status, finished_at=now), 0.0
+
+
+def as_error(letter: Letter, reason: str, *, now: datetime) -> Letter:
+    """The letter as a final `error` that no relay decided."""
+    return letter.evolve(status=Status.ERROR, reason=reason, finished_at=now)
+
+
+def _next_recipient(recipient: Recipient, result: Result | None) -> Recipient:
+    if result is None or not recipient.open:
+        return recipient
+    uncertain = recipient.uncertain or result.verdict is Verdict.UNCERTAIN
+    return Recipient(address=recipient.address, result=result, uncertain=uncertain)
+
+
+def _given_up(recipient: Recipient) -> Recipient:
+    if recipient.result is not None:
+        return recipient
+    never = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="no attempt reached this recipient")
+    return Recipient(address=recipient.address, result=never)

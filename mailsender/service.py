@@ -1,0 +1,156 @@
+"""The composition root: builds the parts from the settings and runs a replica over them.
+
+The only module, beside the embedded stack, that names an adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from mailsender import __version__
+from mailsender.adapters.kafka import KafkaConfig
+from mailsender.adapters.kafka_sink import KafkaSink
+from mailsender.adapters.kafka_source import KafkaSource
+from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
+from mailsender.adapters.mongo import connect
+from mailsender.adapters.mongo_queue import MongoQueue
+from mailsender.adapters.mongo_slots import MongoSlotStore
+from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
+from mailsender.adapters.smtp_dialogue import Timeouts
+from mailsender.log import configure, secret_values
+from mailsender.ports import Clock, Queue, Rejected, SlotStore, SystemClock
+from mailsender.replica import Parts, Replica
+from mailsender.settings import Settings
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings, clock: Clock) -> Parts:
+    """The real parts, not yet opened.
+
+    Raises:
+        Rejected: a connection string cannot be read.
+    """
+    queue, slots = build_store(settings, clock)
+    kafka = kafka_config(settings)
+    return Parts(
+        queue=queue,
+        slots=slots,
+        source=KafkaSource(kafka, settings.kafka_topic_mailsender),
+        sink=KafkaSink(kafka),
+        relay=SmtpRelay(smtp_config(settings), clock),
+    )
+
+
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
+    """The queue and the slots: in MongoDB over one client, or in memory."""
+    if settings.in_memory:
+        return MemoryQueue(clock), MemorySlotStore(clock)
+    client = connect(settings.mongo_uri, timeout=settings.mongodb_timeout, app_name="mailsender")
+    database, collection = settings.mongodb_base_name, settings.mongodb_collection
+    queue = MongoQueue(
+        client,
+        database=database,
+        collection=collection,
+        retention=settings.mongodb_retention,
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    slots = MongoSlotStore(
+        client,
+        database=database,
+        collection=f"{collection}.slots",
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots
+
+
+def smtp_config(settings: Settings) -> SmtpConfig:
+    """How the relay is reached."""
+    return SmtpConfig(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        tls=settings.smtp_tls,
+        ca_file=settings.smtp_tls_ca_file,
+        verify=settings.smtp_tls_verify,
+        user=settings.smtp_user if settings.authenticates else "",
+        password=settings.smtp_password.get_secret_value(),
+        auth_cleartext=settings.smtp_auth_cleartext,
+        helo_name=settings.smtp_helo_name,
+        timeouts=Timeouts(
+            connect=settings.smtp_timeout_connect,
+            greeting=settings.smtp_timeout_greeting,
+            command=settings.smtp_timeout_command,
+            data=settings.smtp_timeout_data,
+            block=settings.smtp_timeout_block,
+            dot=settings.smtp_timeout_dot,
+        ),
+    )
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    """How the brokers are reached, and the group."""
+    return KafkaConfig(
+        brokers=tuple(settings.brokers),
+        security_protocol=settings.kafka_security_protocol,
+        sasl_mechanism=settings.kafka_sasl_mechanism,
+        sasl_username=settings.kafka_sasl_username,
+        sasl_password=settings.kafka_sasl_password.get_secret_value(),
+        tls_ca_file=settings.kafka_tls_ca_file,
+        tls_cert_file=settings.kafka_tls_cert_file,
+        tls_key_file=settings.kafka_tls_key_file,
+        client_id=f"mailsender-{socket.gethostname()}",
+        group=settings.kafka_groupid,
+        group_instance_id=settings.kafka_group_instance_id,
+        session_timeout=settings.kafka_session_timeout,
+        timeout=settings.kafka_timeout,
+        max_request_size=settings.kafka_max_request_size,
+        max_bytes=settings.intake_max_bytes,
+    )
+
+
+def run_service(settings: Settings) -> int:
+    """Run one replica until it is drained; returns the exit status."""
+    configure(settings.log_level, settings.log_format, secrets=secret_values(settings))
+    if not settings.smtp_tls_verify and settings.smtp_tls != "none":
+        log.warning(
+            "certificates_not_verified",
+            setting="SMTP_TLS_VERIFY=false",
+            advice="anybody between us and the relay can read letters and the password; set SMTP_TLS_CA_FILE",
+        )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_main(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415  there is none for Windows
+
+    return uvloop.new_event_loop
+
+
+async def _main(settings: Settings) -> int:
+    clock = SystemClock()
+    try:
+        parts = build(settings, clock)
+    except Rejected as error:
+        log.error("cannot_start", error=str(error))
+        return 2
+    replica = Replica(settings, parts, clock)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, replica.on_signal, number.name)
+    log.info("starting", version=__version__, loop=type(loop).__module__)
+    try:
+        return await replica.run()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

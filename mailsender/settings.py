@@ -1,0 +1,354 @@
+"""The only reader of the environment.
+
+The original service's names are kept where they mean the same thing. Durations read ``250ms``, ``5s``,
+``1m``, ``24h``, ``30d`` or several in a row (``1m30s``) and are seconds in the code.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from email.utils import parseaddr
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote_plus
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mailsender.address import BadAddress, parse_address
+from mailsender.limiter import Allowance
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+MEMORY_URI = "memory:"
+"""`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
+
+
+class SettingsError(Exception):
+    """Some settings are missing or wrong; the text is one line that names each of them."""
+
+
+def parse_duration(value: object) -> object:
+    """Seconds of ``1m30s``; anything else is left for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text == "0":
+        return 0.0
+    if not _DURATION.fullmatch(text):
+        raise ValueError("a duration such as 250ms, 5s, 1m, 24h or 30d is needed")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+def _field(default: Any, text: str, *, original: bool = False, shown: str = "", **limits: Any) -> Any:
+    """A setting with what its table says: `original` for the Go service's own, `shown` for its default."""
+    extra: dict[str, Any] = {"original": original, "shown": shown}
+    return Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+class Settings(BaseSettings):
+    """Every setting, by its environment name in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, case_sensitive=False
+    )
+
+    # The relay
+    smtp_host: str = _field(..., "The relay's host name or address.", original=True)
+    smtp_port: int = _field(587, "The relay's port.", original=True, ge=1, le=65535)
+    smtp_user: str = _field("", "User for AUTH (with a password), and the default sender.", original=True)
+    smtp_password: SecretStr = _field(SecretStr(""), "Password for AUTH.", original=True)
+    smtp_from: str = _field(
+        "", "`From` and reverse-path: an address or `Name <address>`.", shown="`SMTP_USER`"
+    )
+    smtp_tls: Literal["implicit", "starttls", "none"] = _field(
+        "starttls",
+        "How the session is protected. `starttls` is required, never a fall back to clear text.",
+        shown="implicit on port 465, else starttls",
+    )
+    smtp_tls_ca_file: str = _field("", "PEM file of a private CA.", shown="the system's CAs")
+    smtp_tls_verify: bool = _field(True, "`false` accepts any certificate, with a warning at the start.")
+    smtp_auth_cleartext: bool = _field(False, "`true` allows AUTH on a session without TLS.")
+    smtp_helo_name: str = _field("", "Name given in EHLO.", shown="the machine's name")
+    smtp_max_senders: int = _field(
+        5, "Worker tasks, each with its own session.", original=True, ge=1, le=1000
+    )
+    smtp_max_letters_per_session: int = _field(
+        1000, "Transactions after which a session is opened anew; 0 = no limit.", ge=0
+    )
+    smtp_session_idle: Duration = _field(30.0, "Time after which an idle session is closed.", shown="30s")
+    smtp_max_recipients: int = _field(100, "Recipients in one transaction.", ge=1, le=10000)
+    smtp_max_attempts: int = _field(5, "Attempts before a deferred recipient is given up.", ge=1, le=1000)
+    smtp_retry_delay: Duration = _field(
+        60.0, "Wait before the second attempt; doubled for each further one, at most 1h.", shown="1m"
+    )
+    smtp_refuse_probability: float = _field(
+        0.0, "The share of letters refused at random without sending them, for courses and tests.", ge=0, le=1
+    )
+    smtp_rate_limit_max_letters: int = _field(
+        5, "Transactions per period, over all replicas; 0 = unlimited.", original=True, ge=0
+    )
+    smtp_rate_limit_period: Duration = _field(5.0, "The rate's period.", original=True, shown="5s")
+    smtp_rate_limit_burst: int = _field(1, "Transactions that may come at once after a pause.", ge=1)
+    smtp_daily_quota: int = _field(0, "Transactions a day, over all replicas; 0 = none.", ge=0)
+    smtp_quota_timezone: str = _field("UTC", "Time zone in which the quota's day begins.")
+    smtp_timeout_connect: Duration = _field(30.0, "TCP connection and TLS handshake.", shown="30s")
+    smtp_timeout_greeting: Duration = _field(300.0, "The 220 greeting (RFC 5321 §4.5.3.2.1).", shown="5m")
+    smtp_timeout_command: Duration = _field(
+        300.0, "EHLO, AUTH, MAIL, RCPT and RSET (RFC 5321 §4.5.3.2.2-3).", shown="5m"
+    )
+    smtp_timeout_data: Duration = _field(120.0, "354 after DATA (RFC 5321 §4.5.3.2.4).", shown="2m")
+    smtp_timeout_block: Duration = _field(
+        180.0, "Writing the message when the relay reads slowly (RFC 5321 §4.5.3.2.5).", shown="3m"
+    )
+    smtp_timeout_dot: Duration = _field(
+        600.0, "The reply to the final dot (RFC 5321 §4.5.3.2.6).", shown="10m"
+    )
+
+    # Kafka
+    kafka_brokers: str = _field(..., "Brokers, `host:port`, separated by commas.", original=True)
+    kafka_topic_mailsender: str = _field("mts-to-mailsender", "Topic of batches.", original=True)
+    kafka_topic_profile: str = _field("mts-to-profile", "Topic of reports.", original=True)
+    kafka_topic_dead_letter: str = _field(
+        "mts-to-mailsender-dead-letter", "Topic of records that cannot be decoded."
+    )
+    kafka_groupid: str = _field("mailsender", "Consumer group.", original=True)
+    kafka_group_instance_id: str = _field(
+        "", "Stable name of this replica, for static membership.", shown="none"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _field(
+        "PLAINTEXT", "How brokers are reached."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _field(
+        "PLAIN", "SASL mechanism."
+    )
+    kafka_sasl_username: str = _field("", "SASL user.")
+    kafka_sasl_password: SecretStr = _field(SecretStr(""), "SASL password.")
+    kafka_tls_ca_file: str = _field("", "PEM file of a private CA.", shown="the system's CAs")
+    kafka_tls_cert_file: str = _field("", "PEM file of the client's certificate.")
+    kafka_tls_key_file: str = _field("", "PEM file of its key.")
+    kafka_session_timeout: Duration = _field(
+        10.0, "Time after which the group takes a dead member's partitions.", ge=6, shown="10s"
+    )
+    kafka_timeout: Duration = _field(10.0, "Deadline of every wait on a broker.", ge=1, shown="10s")
+    kafka_max_request_size: int = _field(
+        1_000_000, "Bytes of the largest record to publish; at most what the broker takes.", ge=10_000
+    )
+    intake_max_bytes: int = _field(
+        32 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024
+    )
+    letter_max_bytes: int = _field(
+        10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024
+    )
+    report_body: bool = _field(True, "Whether reports repeat the letter's `Body`.")
+
+    # MongoDB
+    mongodb_uri: str = _field(
+        "",
+        "Connection string; `memory:` keeps the queue in memory, for trials.",
+        shown="from the names below",
+        repr=False,  # it may hold a password
+    )
+    mongo_local: str = _field(
+        "", "The original's name for a full connection string.", original=True, repr=False
+    )
+    mongo_nodeport_svc_service_host: str = _field("", "Host, without a URI.", original=True)
+    mongo_nodeport_svc_service_port: int = _field(
+        27017, "Port, without a URI.", original=True, ge=1, le=65535
+    )
+    mongodb_username: str = _field("", "User, without a URI.", original=True)
+    mongodb_password: SecretStr = _field(SecretStr(""), "Password, without a URI.", original=True)
+    mongodb_base_name: str = _field("mts", "Database.", original=True)
+    mongodb_collection: str = _field("letters", "Collection of letters.", original=True)
+    mongodb_retention: Duration = _field(
+        30 * 86400.0, "Time for which reported letters are remembered.", ge=60, shown="30d"
+    )
+    mongodb_lease: Duration = _field(
+        60.0, "Time for which a claimed letter is ours without a renewal.", ge=2, shown="60s"
+    )
+    mongodb_timeout: Duration = _field(10.0, "Deadline of every operation.", ge=0.5, shown="10s")
+    queue_max_letters: int = _field(
+        1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0
+    )
+
+    # HTTP and the process
+    http_host: str = _field("", "Address to listen on.", shown="0.0.0.0 with a key, else 127.0.0.1")
+    http_port: int = _field(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    http_api_key: SecretStr = _field(SecretStr(""), "Value of `X-API-KEY` that callers must send.")
+    http_allow_anonymous: bool = _field(
+        False, "`true` lets the service listen beyond loopback without a key."
+    )
+    http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024)
+    http_timeout: Duration = _field(15.0, "Time that a request may take.", ge=1, shown="15s")
+    drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, shown="30s")
+    log_level: Literal["debug", "info", "warning", "error"] = _field("info", "Least level logged.")
+    log_format: Literal["auto", "json", "console"] = _field(
+        "auto", "`auto` is `console` on a terminal, else `json`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tls_by_port(cls, data: Any) -> Any:
+        """Port 465 is implicit TLS by its registration (RFC 8314 §3.3)."""
+        if isinstance(data, dict) and "smtp_tls" not in data and str(data.get("smtp_port", "")) == "465":
+            return {**data, "smtp_tls": "implicit"}
+        return data
+
+    @field_validator("smtp_quota_timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("no such time zone; a name such as Europe/Moscow is needed") from None
+        return value
+
+    @field_validator("kafka_brokers")
+    @classmethod
+    def _brokers(cls, value: str) -> str:
+        brokers = [part.strip() for part in value.split(",") if part.strip()]
+        for broker in brokers:
+            host, colon, port = broker.rpartition(":")
+            if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+                raise ValueError(f"{broker!r} is not host:port")
+        if not brokers:
+            raise ValueError("at least one host:port is needed")
+        return ",".join(brokers)
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        """What can only be judged over several settings."""
+        _check_sender(self)
+        if self.smtp_rate_limit_max_letters and self.smtp_rate_limit_period <= 0:
+            raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
+        if not (self.mongodb_uri or self.mongo_local or self.mongo_nodeport_svc_service_host):
+            raise ValueError("MONGODB_URI: is missing")
+        if self.authenticates and self.smtp_tls == "none" and not self.smtp_auth_cleartext:
+            raise ValueError(
+                "SMTP_TLS: is none, so SMTP_PASSWORD would be sent in clear text;"
+                " set SMTP_AUTH_CLEARTEXT=true to allow it"
+            )
+        open_to_others = not self.http_api_key.get_secret_value() and not _loopback(self.bind_host)
+        if open_to_others and not self.http_allow_anonymous:
+            raise ValueError(
+                f"HTTP_API_KEY: is missing, and HTTP_HOST={self.bind_host} can be reached from other"
+                " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
+            )
+        return self
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether sessions log in: without a password `SMTP_USER` is only the sender."""
+        return bool(self.smtp_user and self.smtp_password.get_secret_value())
+
+    @property
+    def brokers(self) -> list[str]:
+        """The brokers, one by one."""
+        return self.kafka_brokers.split(",")
+
+    @property
+    def mongo_uri(self) -> str:
+        """The connection string: ours, the original's, or put together (and escaped) from its parts."""
+        if self.mongodb_uri or self.mongo_local:
+            return self.mongodb_uri or self.mongo_local
+        password = self.mongodb_password.get_secret_value()
+        user = f"{quote_plus(self.mongodb_username)}:{quote_plus(password)}@" if self.mongodb_username else ""
+        return (
+            f"mongodb://{user}{self.mongo_nodeport_svc_service_host}:{self.mongo_nodeport_svc_service_port}/"
+        )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the queue lives in this process only."""
+        return self.mongo_uri.startswith(MEMORY_URI)
+
+    @property
+    def sender(self) -> tuple[str, str]:
+        """Display name and address of `From`; the address is the reverse-path too."""
+        return parseaddr(self.smtp_from or self.smtp_user)
+
+    @property
+    def allowance(self) -> Allowance:
+        """What may be sent."""
+        return Allowance(
+            letters=self.smtp_rate_limit_max_letters,
+            period=self.smtp_rate_limit_period,
+            burst=self.smtp_rate_limit_burst,
+            quota=self.smtp_daily_quota,
+            timezone=self.smtp_quota_timezone,
+        )
+
+    @property
+    def bind_host(self) -> str:
+        """The address to listen on: loopback when there is neither a key nor a wish."""
+        if self.http_host:
+            return self.http_host
+        return "0.0.0.0" if self.http_api_key.get_secret_value() else "127.0.0.1"
+
+
+def _check_sender(settings: Settings) -> None:
+    name = "SMTP_FROM" if settings.smtp_from else "SMTP_USER"
+    display, address = settings.sender
+    try:
+        parse_address(address)
+    except BadAddress as error:
+        raise ValueError(f"SMTP_FROM: an address is needed ({name} does not give one: {error})") from None
+    if any(ord(char) < 32 or ord(char) == 127 for char in display):
+        raise ValueError("SMTP_FROM: the name holds control characters")
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: one line that names every missing or bad value, without the value of a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+
+
+def _complaint(detail: Any) -> str:
+    text = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return text
+    name = str(detail["loc"][0]).upper()
+    if detail["type"] == "missing":
+        return f"{name}: is missing"
+    return f"{name}: {text[:1].lower()}{text[1:]}"
+
+
+def table() -> list[tuple[str, str, str, bool]]:
+    """Name, default, meaning and whether the original had it, for the documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        default = str(extra.get("shown") or "")
+        if not default:
+            default = "required" if field.is_required() else _shown(field.default)
+        rows.append((name.upper(), default, field.description or "", bool(extra.get("original"))))
+    return rows
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, SecretStr):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default)

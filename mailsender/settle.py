@@ -1,0 +1,197 @@
+"""Gathers outcomes and writes them back in bulk; what is final goes on to the reporter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from mailsender.leases import Hand
+from mailsender.letter import Letter, Settlement, Status
+from mailsender.ports import Clock, Queue, Rejected, Unavailable
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+BATCH = 500
+"""Outcomes in one write: enough to share the round trip, few enough to keep the write short."""
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
+"""Seconds between tries while MongoDB is away."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was settled since the start, by how it ended."""
+
+    sent: int = 0
+    error: int = 0
+    deferred: int = 0
+    released: int = 0
+    late: int = 0
+
+
+class Settler:
+    """Writes settlements and releases in the order they come; one write is under way at a time.
+
+    A write is repeated until it succeeds: a settlement holds although its lease has run out, as long
+    as nobody else took the letter.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        hand: Hand,
+        clock: Clock,
+        *,
+        report: Callable[[Sequence[Letter]], Awaitable[None]],
+    ) -> None:
+        self._queue = queue
+        self._hand = hand
+        self._clock = clock
+        self._report = report
+        self._settlements: list[Settlement] = []
+        self._releases: dict[str, list[str]] = {}
+        self._finals: list[Letter] = []
+        self._wake = asyncio.Event()
+        self._reporting = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.tally = Tally()
+        self.trouble = ""
+        self.unreported_bytes = 0
+
+    def put(self, settlement: Settlement) -> None:
+        """Take an outcome; it is written soon."""
+        self._settlements.append(settlement)
+        self._idle.clear()
+        self._wake.set()
+
+    def release(self, token: str, ids: Sequence[str]) -> None:
+        """Take letters that go back untouched."""
+        if ids:
+            self._releases.setdefault(token, []).extend(ids)
+            self._idle.clear()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write and hand on until cancelled; `flush` first."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write_all())
+            group.create_task(self._hand_on())
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until all that was put is written and handed on; False when `timeout` seconds were too few."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._settlements or self._releases:
+                await self._write_releases()
+                await self._write_settlements()
+            self._note_idle()
+
+    async def _write_settlements(self) -> None:
+        batch = self._settlements[:BATCH]
+        if not batch:
+            return
+        late = await self._settle(batch)
+        del self._settlements[: len(batch)]
+        self._hand.drop(s.letter.id for s in batch)
+        if late:
+            self.tally.late += len(late)
+            log.warning(
+                "late_settlements", letters=len(late), action="another replica has them; nothing was changed"
+            )
+        kept = [s.letter for s in batch if s.letter.id not in late]
+        self._count(kept)
+        finals = [letter for letter in kept if letter.status.final]
+        if finals:
+            self._finals.extend(finals)
+            self.unreported_bytes += sum(letter.size for letter in finals)
+            self._reporting.set()
+
+    async def _settle(self, batch: Sequence[Settlement]) -> frozenset[str]:
+        """Write a batch; an outcome that the store can never hold is told apart and kept in plainer words.
+
+        Not to write it would be worse than to lose its words: the letter would be sent again for ever.
+        """
+        try:
+            return await self._until_written(partial(self._queue.settle, batch))
+        except Rejected as error:
+            if len(batch) == 1 and batch[0] == _plain(batch[0]):
+                log.error("outcome_not_written", letter=batch[0].letter.id, error=str(error))  # noqa: TRY400
+                return frozenset()
+        if len(batch) == 1:
+            return await self._settle([_plain(batch[0])])
+        middle = len(batch) // 2
+        return await self._settle(batch[:middle]) | await self._settle(batch[middle:])
+
+    async def _write_releases(self) -> None:
+        for token in list(self._releases):
+            ids = self._releases[token]
+            await self._until_written(partial(self._queue.release, token, ids))
+            del self._releases[token]
+            self._hand.drop(ids)
+            self.tally.released += len(ids)
+
+    async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                result = await write()
+            except Unavailable as error:
+                if not self.trouble:
+                    log.warning("settling_waits", error=str(error), action="repeated until MongoDB is back")
+                self.trouble = str(error)
+                await asyncio.sleep(backoff)
+                backoff = min(LAST_BACKOFF, backoff * 2)
+            else:
+                if self.trouble:
+                    log.info("settling_goes_on")
+                self.trouble = ""
+                return result
+
+    async def _hand_on(self) -> None:
+        while True:
+            await self._reporting.wait()
+            self._reporting.clear()
+            while self._finals:
+                finals, self._finals = self._finals, []
+                await self._report(finals)
+                self.unreported_bytes -= sum(letter.size for letter in finals)
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not (self._settlements or self._releases or self._finals or self.unreported_bytes):
+            self._idle.set()
+
+    def _count(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            if letter.status is Status.SENT:
+                self.tally.sent += 1
+            elif letter.status is Status.ERROR:
+                self.tally.error += 1
+            else:
+                self.tally.deferred += 1
+
+
+def _plain(settlement: Settlement) -> Settlement:
+    """The same outcome without what a relay said."""
+    recipients = tuple(
+        replace(r, result=replace(r.result, text="", enhanced=None) if r.result else None)
+        for r in settlement.letter.recipients
+    )
+    return replace(settlement, letter=settlement.letter.evolve(recipients=recipients, relay=""))

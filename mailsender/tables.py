@@ -1,0 +1,56 @@
+"""What the service says about itself, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print `/status`: a line on the service, then a table for each of its parts.
+
+    The parts are taken as they come, so that a newer service can be asked with an older command.
+    """
+    console = console or Console()
+    console.print(_headline(status))
+    for reason in status.get("not_ready_because") or ():
+        console.print(Text(f"  {reason}", style="yellow"))
+    for name, part in status.items():
+        if isinstance(part, Mapping) and part:
+            console.print(_table(name, part))
+
+
+def _headline(status: Mapping[str, Any]) -> Text:
+    ready = bool(status.get("ready"))
+    head = f"mailsender {status.get('version', '?')}: {status.get('state', '?')}, "
+    return Text(head) + Text("ready" if ready else "not ready", style="green" if ready else "red")
+
+
+def _table(name: str, part: Mapping[str, Any]) -> Table:
+    table = Table(title=_words(name), title_justify="left", show_header=False, min_width=40)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", overflow="fold")
+    for key, value in part.items():
+        # Text, not str: brackets in a relay's reply are no markup.
+        table.add_row(_words(key), Text(_shown(value)))
+    return table
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(value: object) -> str:
+    if value is None or value in ([], {}):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(str(key))} {_shown(item)}" for key, item in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

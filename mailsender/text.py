@@ -1,0 +1,41 @@
+"""Which text may be stored, and which may become the value of a mail header."""
+
+from __future__ import annotations
+
+import re
+from unicodedata import name
+
+_HEADER_BREAKERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+REPLACEMENT = "\ufffd"
+"""What stands for a character that cannot be kept (U+FFFD)."""
+
+
+def header_fault(text: str) -> str | None:
+    """Why `text` cannot be the value of a header, or None when it can.
+
+    Control characters end a header line or are cut by relays (RFC 5322 §2.2), U+2028 and U+2029 are line
+    ends to some libraries, and half of a surrogate pair is no text at all.
+    """
+    found = _HEADER_BREAKERS.search(text)
+    if found is None:
+        return None
+    char = found.group()
+    if char in "\r\n":
+        return "holds a line break"
+    if "\ud800" <= char <= "\udfff":
+        return "holds half of a surrogate pair"
+    if char in "\u2028\u2029":
+        return f"holds a {name(char).lower()} (U+{ord(char):04X})"
+    return f"holds the control character U+{ord(char):04X}"
+
+
+def storable(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: it holds no lone surrogate."""
+    return _SURROGATES.search(text) is None
+
+
+def cleaned(text: str) -> str:
+    """`text` with U+FFFD in place of every lone surrogate."""
+    return _SURROGATES.sub(REPLACEMENT, text)

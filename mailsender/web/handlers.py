@@ -1,0 +1,124 @@
+"""The endpoints. Each asks `Operations` and puts the answer into HTTP; `middleware` sees to errors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from mailsender import __version__
+from mailsender.safejson import to_json
+from mailsender.web.operations import Operations
+from mailsender.web.problems import SAMPLE, ProblemError
+from mailsender.web.views import letter_view
+
+MAX_POSTS: Final = 16
+"""Bodies in memory at once; further posts wait for their turn unread, within the request's time."""
+
+READ_SHARE: Final = 1 / 3
+"""The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
+
+_ID = re.compile(r"[0-9a-f]{24}")
+
+
+class Handlers:
+    """One method an endpoint."""
+
+    def __init__(self, operations: Operations, *, max_bytes: int, read_timeout: float) -> None:
+        self._operations = operations
+        self._max_bytes = max_bytes
+        self._read_timeout = read_timeout
+        self._posts = asyncio.Semaphore(MAX_POSTS)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every path with its method; GET answers HEAD, too."""
+        return [
+            web.get("/", self.greet),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/status", self.status),
+            web.get("/letters/{id}", self.letter),
+            web.post("/post", self.post),
+            web.post("/halt", self.halt),
+        ]
+
+    async def greet(self, _: web.Request) -> web.Response:
+        """Name, version and state in one line."""
+        return web.Response(text=f"mailsender {__version__}: {self._operations.state}\n")
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """Alive: this answer is the proof, since everything runs on the same loop."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """Whether the service does its work. Why not is for /status, which wants the key."""
+        ready, _reasons = self._operations.ready()
+        if ready:
+            return web.Response(text="ok\n")
+        return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="not ready\n")
+
+    async def status(self, _: web.Request) -> web.Response:
+        """What the service is doing, in numbers."""
+        ready, reasons = self._operations.ready()
+        head = {
+            "version": __version__,
+            "state": self._operations.state,
+            "ready": ready,
+            "not_ready_because": reasons,
+        }
+        return _json(head | dict(await self._operations.status()))
+
+    async def letter(self, request: web.Request) -> web.Response:
+        """What became of one letter."""
+        letter_id = request.match_info["id"].lower()
+        if not _ID.fullmatch(letter_id):
+            raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
+        letter = await self._operations.letter(letter_id)
+        if letter is None:
+            detail = "The queue has no letter with this ID: it never had, or it has forgotten it."
+            raise ProblemError(HTTPStatus.NOT_FOUND, detail)
+        return _json(letter_view(letter))
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Publish a batch. The Content-Type is ignored, as the original did."""
+        self._operations.accepting()
+        async with self._posts:
+            posted = await self._operations.post(await self._read(request))
+        return _json(
+            {
+                "topic": posted.topic,
+                "partition": posted.partition,
+                "offset": posted.offset,
+                "ids": posted.ids,
+            }
+        )
+
+    async def halt(self, _: web.Request) -> web.Response:
+        """Start the drain, or say how far it is."""
+        return _json(self._operations.begin_drain())
+
+    async def _read(self, request: web.Request) -> bytes:
+        """The body; the limit holds while it arrives, whether or not its length was announced."""
+        announced = request.content_length or 0
+        if announced > self._max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
+        try:
+            async with asyncio.timeout(self._read_timeout) as scope:
+                return await request.read()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            detail = f"The body did not arrive within {self._read_timeout:g} s."
+            raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
+        except web.RequestPayloadError as error:
+            detail = "The body could not be read: its framing or its compression is broken."
+            extra: dict[str, Any] = {"sample": SAMPLE}
+            raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
+
+
+def _json(body: Mapping[str, Any]) -> web.Response:
+    return web.Response(text=to_json(body, indent=True) + "\n", content_type="application/json")

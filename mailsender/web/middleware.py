@@ -1,0 +1,153 @@
+"""What happens around every handler: errors become answers, callers show their key, work is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from mailsender.ports import TooLarge, Unavailable
+from mailsender.web.operations import BadBatch, Refused
+from mailsender.web.problems import ProblemError, away, bad_batch, refused
+
+log = structlog.get_logger()
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+"""Asked by an orchestrator at the pod's address, without a key; they tell nothing."""
+
+CHEAP: Final = PROBES | {"/", "/halt"}
+"""Answered however busy the service is: they ask nobody and hold nothing."""
+
+MAX_IN_FLIGHT: Final = 256
+"""Requests under way at once; the next is refused, which is cheaper for all than to queue it."""
+
+RETRY_AWAY: Final = 5.0
+"""Seconds after which to try again when a part of the outside world is away."""
+
+
+def problems() -> Middleware:
+    """Turn every error into problem details; what nobody expected goes to the log under an id."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ConnectionError:
+            raise  # the caller hung up: aiohttp ends the connection, there is nobody to answer
+        except Exception as error:  # noqa: BLE001  the last resort: the caller gets an id, the log the rest
+            problem = _expected(request, error) or _unexpected(request, error)
+            return problem.response()
+
+    return middleware
+
+
+def _expected(request: web.Request, error: Exception) -> ProblemError | None:
+    """The answer to an error that has one."""
+    match error:
+        case ProblemError():
+            problem = error
+        case web.HTTPException():
+            problem = _of_aiohttp(request, error)
+        case BadBatch():
+            problem = bad_batch(error)
+        case Refused():
+            problem = refused(error)
+        case TooLarge():
+            detail = "The broker does not take a record of this size; post the letters in smaller batches."
+            problem = ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, reason="too-large")
+        case Unavailable():
+            problem = away(str(error), reason="unavailable", retry_after=RETRY_AWAY)
+        case _:
+            return None
+    return problem
+
+
+def _unexpected(request: web.Request, error: Exception) -> ProblemError:
+    incident = uuid4()
+    log.error(
+        "http_request_failed",
+        incident=str(incident),
+        method=request.method,
+        # Not the path: it may hold what a caller typed.
+        route=_route(request),
+        action="answered 500 with this incident's id; other requests go on",
+        exc_info=error,
+    )
+    return ProblemError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        f"Something failed that should not. The service's log explains it under the id {incident}.",
+        reason="unexpected",
+        extra={"id": str(incident), "instance": f"urn:uuid:{incident}"},
+    )
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "unknown"
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
+    """What aiohttp refuses by itself: unknown path, wrong method, a body over the limit."""
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    details = {
+        404: "There is nothing at this path.",
+        405: f"{request.method} is not possible here; what is: {headers.get('Allow', 'nothing')}.",
+        413: f"The body is over {request.client_max_size} bytes; post the letters in smaller batches.",
+    }
+    detail = details.get(error.status, error.reason or "")
+    return ProblemError(error.status, detail, headers=headers)
+
+
+def authenticate(api_key: str) -> Middleware:
+    """Let through who sends `api_key` as `X-API-KEY`; everybody when it is empty, and the probes."""
+    expected = api_key.encode("utf-8", "surrogateescape")
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if expected and request.path not in PROBES:
+            given = request.headers.get("X-API-KEY", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, expected):
+                raise ProblemError(
+                    HTTPStatus.UNAUTHORIZED,
+                    "The X-API-KEY header is missing or wrong.",
+                    reason="unauthorized",
+                    # RFC 9110 §11.6.1: a 401 names a challenge.
+                    headers={"WWW-Authenticate": 'ApiKey realm="mailsender", header="X-API-KEY"'},
+                )
+        return await handler(request)
+
+    return middleware
+
+
+def bound(timeout: float) -> Middleware:
+    """At most `MAX_IN_FLIGHT` requests at once, each for at most `timeout` seconds."""
+    in_flight = 0
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal in_flight
+        if in_flight >= MAX_IN_FLIGHT and request.path not in CHEAP:
+            raise away("Too many requests are under way.", reason="busy", retry_after=1)
+        in_flight += 1
+        try:
+            async with asyncio.timeout(timeout) as scope:
+                return await handler(request)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise ProblemError(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                f"No answer within {timeout:g} s. Letters of this request may have been taken;"
+                " to repeat it safely give each letter an ID of its own.",
+                reason="timeout",
+            ) from None
+        finally:
+            in_flight -= 1
+
+    return middleware

@@ -1,0 +1,108 @@
+"""Errors as problem details (RFC 9457): what is wrong, where, and what a right request looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from mailsender.safejson import to_json
+from mailsender.web.operations import BadBatch, Fault, Refused
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+MAX_FAULTS: Final = 100
+"""Faults that one answer lists; a batch of ten thousand wrong letters needs no list of as many."""
+
+SAMPLE: Final = (
+    {
+        "Subject": "Welcome",
+        "Body": "<p>Hello, <b>Ivan</b></p>",
+        "Addresses": ["ivan@example.com"],
+        "Token": "anything that the report should bring back",
+    },
+)
+"""A batch as it should be; answers to bad ones carry it, as those of the original service did."""
+
+
+class ProblemError(Exception):
+    """A request that cannot be answered as asked.
+
+    `reason` is a stable word for programs that have to tell one 503 from another. `extra` holds further
+    members of the answer (RFC 9457 §3.2).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        reason: str = "",
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note what goes into the answer."""
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.reason = reason
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+    def response(self) -> web.Response:
+        """The answer."""
+        body: dict[str, Any] = {
+            # RFC 9457 §4.2.1: with this type the title is the status's own phrase.
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.reason:
+            body["reason"] = self.reason
+        body |= self.extra
+        return web.Response(
+            status=self.status,
+            text=to_json(body) + "\n",
+            content_type=CONTENT_TYPE,
+            headers=self.headers,
+        )
+
+
+def refused(error: Refused) -> ProblemError:
+    """503 with the time of the next attempt."""
+    return away(str(error), reason=error.reason, retry_after=error.retry_after)
+
+
+def away(detail: str, *, reason: str, retry_after: float) -> ProblemError:
+    """503; `retry_after` in seconds, of which the header holds whole ones (RFC 9110 §10.2.3)."""
+    headers = {"Retry-After": str(max(1, math.ceil(retry_after)))}
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, reason=reason, headers=headers)
+
+
+def bad_batch(error: BadBatch) -> ProblemError:
+    """400 with the place of each fault and a sample of the right form."""
+    errors = [_located(fault) for fault in error.faults[:MAX_FAULTS]]
+    detail = str(error)
+    if len(error.faults) > MAX_FAULTS:
+        detail = f"{detail} (the first {MAX_FAULTS} of {len(error.faults)} faults are listed)"
+    extra: dict[str, Any] = {"errors": errors, "sample": SAMPLE}
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-batch", extra=extra)
+
+
+def _located(fault: Fault) -> dict[str, Any]:
+    return {
+        "index": fault.index,
+        "field": fault.field,
+        "pointer": pointer(fault.index, fault.field),
+        "text": fault.text,
+    }
+
+
+def pointer(index: int, field: str) -> str:
+    """Where a fault is, as a JSON Pointer in a URI fragment (RFC 6901 §6)."""
+    steps: Sequence[str] = [str(index), field] if field else [str(index)]
+    return "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)

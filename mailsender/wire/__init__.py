@@ -1,0 +1,34 @@
+"""Topic bytes to letters and back: the two models here are the contracts of the topics.
+
+`LetterIn` says what a publisher may send, `Report` what it gets back. Everything is pure; nothing here
+knows where the bytes come from.
+"""
+
+from mailsender.wire.letters import (
+    Fault,
+    LetterIn,
+    Limits,
+    NotABatch,
+    decode,
+    faults,
+    letter_id,
+    read_letter,
+    with_id,
+)
+from mailsender.wire.reports import Report, ReportTooLarge, report, report_bytes
+
+__all__ = [
+    "Fault",
+    "LetterIn",
+    "Limits",
+    "NotABatch",
+    "Report",
+    "ReportTooLarge",
+    "decode",
+    "faults",
+    "letter_id",
+    "read_letter",
+    "report",
+    "report_bytes",
+    "with_id",
+]

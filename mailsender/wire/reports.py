@@ -1,0 +1,219 @@
+"""The profile topic: a finished letter -> the bytes of its report.
+
+A report is made from the stored letter alone, so it has the same words at every publishing. It goes to the
+one who published the letter and names no address but the letter's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mailsender.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
+
+_DESCRIBED = ConfigDict(frozen=True)
+
+
+class ReportTooLarge(Exception):  # noqa: N818  an answer about the letter, not a mistake of the program
+    """Even what cannot be left out of a report is larger than the limit."""
+
+
+class Reason(BaseModel):
+    """Why the letter ended as it did: the reply that decided, or our own words where no relay did."""
+
+    model_config = _DESCRIBED
+
+    Code: int | None = Field(None, description="SMTP reply code (RFC 5321); null where no reply was seen.")
+    EnhancedCode: str = Field("", description="Enhanced status code (RFC 3463), such as 5.1.1, or empty.")
+    Text: str = Field("", description="One line fit for a person.")
+    Phase: str = Field("", description="The step that decided: `intake`, `connect`, … `rcpt`, `data`, `dot`.")
+
+
+class RecipientReport(BaseModel):
+    """What became of one recipient."""
+
+    model_config = _DESCRIBED
+
+    Address: str
+    Status: Literal["accepted", "refused", "deferred", "uncertain"] = Field(
+        description="`deferred` and `uncertain` are what the last attempt came to when no more is left."
+    )
+    Code: int | None = None
+    EnhancedCode: str = ""
+    Text: str = ""
+    Phase: str = ""
+    Uncertain: bool = Field(
+        False, description="An attempt was lost after its final dot: the letter may have arrived from it."
+    )
+
+
+class Report(BaseModel):
+    """One record of the profile topic; the first seven fields are those of the original service."""
+
+    model_config = _DESCRIBED
+
+    ID: str = Field(description="The letter's ID, 24 hexadecimal digits.")
+    Addresses: list[str] = Field(description="As published.")
+    Subject: str = Field(description="As published.")
+    Body: str = Field(description="As published; empty when `BodyOmitted`.")
+    Token: Any = Field(description="As published.")
+    Status: Literal["sent", "error"] = Field(
+        description="`sent`: a relay took responsibility for at least one recipient."
+    )
+    KafkaKey: str = Field(description="The record's key as text, undecodable bytes as U+FFFD.")
+    Reason: Reason
+    Recipients: list[RecipientReport] = Field(description="Each recipient once; empty if none was tried.")
+    Attempts: int = Field(description="How often sending was begun.")
+    Relay: str = Field(description="The relay of the last attempt, or empty.")
+    MessageID: str = Field(description="The message's Message-ID, the same over all attempts, or empty.")
+    Time: str = Field(description="When the letter was finished, RFC 3339 in UTC with milliseconds.")
+    Uncertain: bool = Field(description="Some recipient may have got the letter twice, or without a trace.")
+    BodyOmitted: bool = Field(False, description="`Body` was left out, for size or by a setting.")
+    Omitted: list[str] = Field([], description="What else was left out because the report was too large.")
+
+
+def report(letter: Letter, answer: Answer) -> Report:
+    """The report of a finished letter to one of its publishers."""
+    key = "" if answer.key is None else answer.key.decode("utf-8", "replace")
+    return Report.model_construct(
+        ID=letter.id,
+        Addresses=list(letter.addresses),
+        Subject=letter.subject,
+        Body=letter.body,
+        Token=answer.token,
+        Status="sent" if letter.status is Status.SENT else "error",
+        KafkaKey=key,
+        Reason=_reason(letter),
+        Recipients=[_recipient(recipient) for recipient in letter.recipients],
+        Attempts=letter.attempts,
+        Relay=letter.relay,
+        MessageID=letter.message_id,
+        Time=_time(letter.finished_at),
+        Uncertain=any(recipient.uncertain for recipient in letter.recipients),
+        BodyOmitted=False,
+        Omitted=[],
+    )
+
+
+def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int) -> bytes:
+    """The report as one line of UTF-8 JSON of at most `limit` bytes, without a newline.
+
+    Too large, it goes without `Body`, then without the relay's words on each recipient, without the list of
+    recipients, without the addresses, at last without subject and key; `BodyOmitted` and `Omitted` say so.
+
+    Raises:
+        ReportTooLarge: what is left (ID, token, status, reason) is larger than `limit` still.
+    """
+    full = report(letter, answer)
+    if not with_body:
+        full = _without_body(full)
+    for smaller in _ever_smaller(full):
+        raw = _encode(smaller)
+        if len(raw) <= limit:
+            return raw
+    raise ReportTooLarge(f"the report of letter {letter.id} does not fit into {limit} bytes")
+
+
+def _without_body(full: Report) -> Report:
+    return full.model_copy(update={"Body": "", "BodyOmitted": True})
+
+
+def _without_texts(full: Report) -> Report:
+    terse = [recipient.model_copy(update={"Text": ""}) for recipient in full.Recipients]
+    return _leave_out(full, "Recipients.Text", Recipients=terse)
+
+
+_STEPS: tuple[Callable[[Report], Report], ...] = (
+    _without_body,
+    _without_texts,
+    lambda full: _leave_out(full, "Recipients", Recipients=[]),
+    lambda full: _leave_out(full, "Addresses", Addresses=[]),
+    lambda full: _leave_out(full, "Subject", Subject=""),
+    lambda full: _leave_out(full, "KafkaKey", KafkaKey=""),
+    lambda full: _leave_out(full, "Reason.Text", Reason=full.Reason.model_copy(update={"Text": ""})),
+)
+
+
+def _ever_smaller(full: Report) -> Iterator[Report]:
+    yield full
+    for step in _STEPS:
+        full = step(full)
+        yield full
+
+
+def _leave_out(full: Report, name: str, **changes: object) -> Report:
+    return full.model_copy(update={**changes, "Omitted": [*full.Omitted, name]})
+
+
+# The original's encoder (Go's encoding/json) writes these so; clients that compare text must not notice.
+_ESCAPED = (
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    (b"&", b"\\u0026"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
+_BACKSLASHED = re.compile(rb"\\(.)")
+_LONG_FORMS = {b"b": b"\\u0008", b"f": b"\\u000c"}
+
+
+def _encode(full: Report) -> bytes:
+    raw = full.model_dump_json().encode()
+    for plain, escaped in _ESCAPED:
+        if plain in raw:
+            raw = raw.replace(plain, escaped)
+    if b"\\b" in raw or b"\\f" in raw:
+        raw = _BACKSLASHED.sub(lambda found: _LONG_FORMS.get(found.group(1), found.group()), raw)
+    return raw
+
+
+def _reason(letter: Letter) -> Reason:
+    if letter.reason:
+        decided = _decisive(letter)
+        phase = decided.phase if decided else Phase.INTAKE
+        return Reason.model_construct(Code=None, EnhancedCode="", Text=letter.reason, Phase=phase.value)
+    decided = _decisive(letter)
+    if decided is None:
+        return Reason.model_construct(Code=None, EnhancedCode="", Text="", Phase="")
+    return Reason.model_construct(
+        Code=decided.code,
+        EnhancedCode=decided.enhanced or "",
+        Text=decided.text,
+        Phase=decided.phase.value,
+    )
+
+
+def _decisive(letter: Letter) -> Result | None:
+    """The result that made the status: an acceptance for `sent`; for `error` a refusal before a deferral."""
+    order = (Verdict.ACCEPTED,) if letter.status is Status.SENT else (Verdict.REFUSED, Verdict.UNCERTAIN)
+    results = [recipient.result for recipient in letter.recipients if recipient.result is not None]
+    for verdict in order:
+        for result in results:
+            if result.verdict is verdict:
+                return result
+    return results[0] if results else None
+
+
+def _recipient(recipient: Recipient) -> RecipientReport:
+    result = recipient.result or Result(
+        verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="no attempt reached this recipient"
+    )
+    return RecipientReport.model_construct(
+        Address=recipient.address,
+        Status=result.verdict.value,
+        Code=result.code,
+        EnhancedCode=result.enhanced or "",
+        Text=result.text,
+        Phase=result.phase.value,
+        Uncertain=recipient.uncertain,
+    )
+
+
+def _time(when: datetime | None) -> str:
+    if when is None:
+        return ""
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

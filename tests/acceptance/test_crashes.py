@@ -1,0 +1,119 @@
+"""Killed, stopped and halted in the middle: nothing lost, nothing unreported."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from mailsender.dev.catcher import Catcher
+from tests.acceptance.harness import World, batches, check_all_answered, subjects
+from tests.parts import wait_until
+
+LETTERS = 500
+
+
+def kill_and_restart(world: World, catcher: Catcher, when: int) -> int:
+    """Kill the service once `when` letters have arrived, start it again; returns the duplicates."""
+    world.publish(batches(LETTERS))
+    first = world.replica()
+    first.start()
+    wait_until(lambda: catcher.counts()["received"] >= when, f"{when} letters arrived", 60)
+    first.child.kill()
+    world.started()
+    check_all_answered(world, LETTERS, world.wait_reports(LETTERS, 90))
+    arrived = subjects(catcher.messages())
+    assert len(arrived) == LETTERS, "letters were lost"
+    return sum(arrived.values()) - LETTERS
+
+
+@pytest.mark.parametrize("when", [0, 1, 250])
+def test_kill_9_in_the_middle(world: World, catcher: Catcher, when: int) -> None:
+    duplicates = kill_and_restart(world, catcher, when)
+    # Only what was accepted and not yet settled can come twice: what the workers and one write hold.
+    assert duplicates <= 60
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "halt"])
+def test_stopped_in_the_middle(world: World, catcher: Catcher, how: str) -> None:
+    world.publish(batches(LETTERS))
+    first = world.started()
+    wait_until(lambda: catcher.counts()["received"] >= 100, "100 letters arrived", 60)
+    if how == "halt":
+        assert first.halt().status == 200
+    else:
+        first.terminate()
+    assert first.wait_exit() == 0
+    stopped_at = catcher.counts()["received"]
+    assert stopped_at < LETTERS, "the stop came too late to show anything"
+    assert "processing" not in world.by_status()
+    assert len(world.reports()) == stopped_at
+    world.started()
+    check_all_answered(world, LETTERS, world.wait_reports(LETTERS))
+    arrived = subjects(catcher.messages())
+    assert len(arrived) == LETTERS
+    assert max(arrived.values()) == 1
+
+
+def test_a_second_halt_says_how_far_it_is(world: World) -> None:
+    service = world.started(SMTP_RATE_LIMIT_MAX_LETTERS="1", SMTP_RATE_LIMIT_PERIOD="2s")
+    world.publish(batches(20))
+    wait_until(lambda: service.status()["since_start"]["sent"] > 0, "a letter sent")
+    assert service.halt().status == 200
+    again = service.halt()
+    assert again.status in {0, 200}
+    if again.status == 200:
+        assert again.json()["step"]
+    assert service.wait_exit() == 0
+    assert "processing" not in world.by_status()
+
+
+def test_a_second_signal_cuts_it_short(world: World) -> None:
+    with_a_stalled_relay = world.replica(SMTP_PORT=str(_stalling_relay()), DRAIN_TIMEOUT="60s")
+    with_a_stalled_relay.start()
+    world.publish(batches(20))
+    wait_until(lambda: world.by_status()["processing"] > 0, "letters in hand")
+    with_a_stalled_relay.terminate()
+    wait_until(lambda: with_a_stalled_relay.events("drain_begins"), "a drain")
+    began = time.monotonic()
+    with_a_stalled_relay.terminate()
+    with_a_stalled_relay.wait_exit(20)
+    assert time.monotonic() - began < 15
+    assert set(world.by_status()) == {"awaiting"}
+
+
+def test_nothing_is_sent_after_a_stop(world: World, catcher: Catcher) -> None:
+    service = world.started(SMTP_RATE_LIMIT_MAX_LETTERS="20", SMTP_RATE_LIMIT_PERIOD="1s")
+    world.publish(batches(200))
+    wait_until(lambda: catcher.counts()["received"] >= 10, "some letters arrived", 60)
+    service.terminate()
+    assert service.wait_exit() == 0
+    exited = time.time()
+    assert max(message["accepted_at"] for message in catcher.messages()) <= exited
+    assert world.by_status() == {
+        "sent": catcher.counts()["received"],
+        "awaiting": 200 - len(catcher.messages()),
+    }
+
+
+def _stalling_relay() -> int:
+    """A relay that greets, says EHLO, and never answers MAIL."""
+    import socket
+    import threading
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=talk, args=(connection,), daemon=True).start()
+
+    def talk(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(b"220 stalling\r\n")
+            while line := connection.recv(4096):
+                if line.upper().startswith((b"EHLO", b"HELO", b"NOOP", b"RSET")):
+                    connection.sendall(b"250 ok\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])

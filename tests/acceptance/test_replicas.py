@@ -1,0 +1,74 @@
+"""Several replicas on one topic and one database."""
+
+from __future__ import annotations
+
+from mailsender.dev.catcher import Catcher
+from tests.acceptance.harness import World, batches, check_all_answered, subjects
+from tests.parts import wait_until
+
+
+def most_in_a_window(times: list[float], period: float) -> int:
+    """The most events that any window of `period` seconds holds."""
+    times = sorted(times)
+    most, start = 0, 0
+    for end, time in enumerate(times):
+        while times[start] <= time - period:
+            start += 1
+        most = max(most, end - start + 1)
+    return most
+
+
+def test_two_replicas_send_no_letter_twice(world: World, catcher: Catcher) -> None:
+    replicas = [world.started(), world.started()]
+    world.publish(batches(600))
+    check_all_answered(world, 600, world.wait_reports(600))
+    assert max(subjects(catcher.messages()).values()) == 1
+    wait_until(
+        lambda: sum(r.status()["since_start"]["sent"] for r in replicas) == 600, "all counted by the replicas"
+    )
+
+
+def test_three_replicas_keep_one_rate(world: World, catcher: Catcher) -> None:
+    letters, period, burst = 20, 1.0, 3
+    world.settings = {
+        "SMTP_RATE_LIMIT_MAX_LETTERS": str(letters),
+        "SMTP_RATE_LIMIT_PERIOD": "1s",
+        "SMTP_RATE_LIMIT_BURST": str(burst),
+    }
+    for _ in range(3):
+        world.started()
+    world.publish(batches(150, size=5))
+    messages = catcher.wait_for(150, timeout=60)
+    begun = [message["mail_at"] for message in messages]
+    assert most_in_a_window(begun, period) <= letters + burst
+    # And it is used: three replicas that each waste slots would take far longer.
+    assert max(begun) - min(begun) < 150 / letters * 1.6
+
+
+def test_one_of_two_replicas_is_killed(world: World, catcher: Catcher) -> None:
+    survivor, victim = world.started(), world.started()
+    world.publish(batches(600))
+    wait_until(lambda: catcher.counts()["received"] >= 100, "100 letters arrived", 60)
+    victim.child.kill()
+    reports = world.wait_reports(600, timeout=90)
+    check_all_answered(world, 600, reports)
+    arrived = subjects(catcher.messages())
+    assert len(arrived) == 600
+    assert sum(arrived.values()) - 600 <= 60
+    assert survivor.get("/readyz").status == 200
+
+
+def test_the_daily_quota_holds_over_replicas_and_restarts(world: World, catcher: Catcher) -> None:
+    world.settings = {"SMTP_DAILY_QUOTA": "30"}
+    first, second = world.started(), world.started()
+    world.publish(batches(50))
+    wait_until(lambda: first.status()["rate"]["waiting_until"], "the quota used up", 30)
+    first.terminate()
+    assert first.wait_exit() == 0
+    third = world.started()
+    wait_until(lambda: third.status()["rate"]["waiting_until"], "the quota still used up", 30)
+    assert second.status()["rate"]["quota_left"] == 0
+    assert catcher.counts()["received"] <= 30
+    # What lapsed unspent is lost to the day, never more than what the replicas had leased at once.
+    assert catcher.counts()["received"] >= 20
+    wait_until(lambda: "processing" not in world.by_status(), "all others waiting")

@@ -1,0 +1,205 @@
+"""The embedded parts themselves: they start, keep their data over an ending, and die with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from mailsender.dev.kafka import KafkaBroker, MockBroker, brokers_of
+from mailsender.dev.mongod import Mongod, ReplicaSet
+from mailsender.dev.process import Child, ChildError, free_port, listens
+from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, wait_until
+
+
+def test_mongod_is_a_replica_set_with_transactions(mongod: MongoServer, database: str) -> None:
+    with MongoClient(mongod.uri) as client:
+        client[database].things.insert_one({"_id": 0})
+        with client.start_session() as session, session.start_transaction():
+            client[database].things.insert_one({"_id": 1}, session=session)
+        assert client[database].things.count_documents({}) == 2
+
+
+def test_mongod_keeps_its_data_over_a_kill(own_mongod: Mongod) -> None:
+    with MongoClient(own_mongod.uri, w="majority") as client:
+        client.test.things.insert_one({"_id": 1})
+    own_mongod.kill()
+    assert not listens(own_mongod.port)
+    own_mongod.start()
+    with MongoClient(own_mongod.uri) as client:
+        assert client.test.things.count_documents({}) == 1
+
+
+def test_mongod_takes_its_data_to_another_port(tmp_path: Path, own_mongod: Mongod) -> None:
+    with MongoClient(own_mongod.uri, w="majority") as client:
+        client.test.things.insert_one({"_id": 1})
+    own_mongod.stop()
+    moved = Mongod(own_mongod.directory)
+    try:
+        moved.start()
+        with MongoClient(moved.uri) as client:
+            assert client.test.things.count_documents({}) == 1
+    finally:
+        moved.kill()
+
+
+def test_frozen_mongod_answers_nothing_until_thawed(own_mongod: Mongod) -> None:
+    own_mongod.freeze()
+    with own_mongod.client(timeout=0.3) as client, pytest.raises(PyMongoError):
+        client.admin.command("ping")
+    own_mongod.thaw()
+    with own_mongod.client() as client:
+        assert client.admin.command("ping")["ok"] == 1
+
+
+def test_replica_set_elects_another_primary(replica_set: ReplicaSet) -> None:
+    first = replica_set.primary
+    assert len(replica_set.secondaries) == 2
+    first.kill()
+
+    def another() -> bool:
+        try:
+            return replica_set.primary is not first
+        except ChildError:
+            return False
+
+    wait_until(another, "new primary")
+
+
+def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest"},
+    )
+    consumer.subscribe([topic])
+    values: list[bytes] = []
+    deadline = time.monotonic() + 30
+    while len(values) < count and time.monotonic() < deadline:
+        message = consumer.poll(0.2)
+        if message is not None and not message.error():
+            values.append(message.value())
+    consumer.close()
+    return values
+
+
+def produce(bootstrap: str, topic: str, value: bytes) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce(topic, value)
+    assert producer.flush(30) == 0
+
+
+def test_kafka_takes_and_gives(kafka: KafkaServer) -> None:
+    produce(kafka.bootstrap, "test-parts", b"one")
+    assert consume(kafka.bootstrap, "test-parts", 1) == [b"one"]
+
+
+def test_kafka_keeps_its_data_over_kill_and_stop(own_kafka: KafkaBroker) -> None:
+    for end in (own_kafka.kill, own_kafka.stop):
+        produce(own_kafka.bootstrap, "kept", end.__name__.encode())
+        end()
+        assert not listens(own_kafka.port)
+        own_kafka.start()
+    assert sorted(consume(own_kafka.bootstrap, "kept", 2)) == [b"kill", b"stop"]
+
+
+def test_frozen_kafka_answers_nothing_until_thawed(own_kafka: KafkaBroker) -> None:
+    own_kafka.freeze()
+    assert brokers_of(own_kafka.port) == []
+    own_kafka.thaw()
+    wait_until(lambda: brokers_of(own_kafka.port) == [own_kafka.port], "answer")
+
+
+def test_mock_broker_takes_and_gives(tmp_path: Path) -> None:
+    broker = MockBroker(tmp_path)
+    broker.start()
+    try:
+        broker.ensure_topics(["made"])
+        assert "made" in Producer({"bootstrap.servers": broker.bootstrap}).list_topics(timeout=10).topics
+        produce(broker.bootstrap, "test", b"one")
+        assert consume(broker.bootstrap, "test", 1) == [b"one"]
+    finally:
+        broker.stop()
+    assert broker.child.returncode == 0
+
+
+def test_smtp_sink_greets(smtp_sink: SmtpSink) -> None:
+    assert listens(smtp_sink.port)
+
+
+def test_certificates_are_written(certificates: Certificates) -> None:
+    assert "BEGIN CERTIFICATE" in certificates.ca.read_text()
+    assert "PRIVATE KEY" in certificates.key.read_text()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from mailsender.dev.process import Child
+child = Child("sleeper", Path(sys.argv[1]))
+child.start(["sleep", "600"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, 0)
+        os.kill(pid, signal.SIGSTOP)  # even a frozen one
+        parent.kill()
+
+    def gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        status = Path(f"/proc/{pid}/stat")  # ours to bury only if nobody else does: a zombie is gone enough
+        return status.exists() and status.read_text().split()[2] == "Z"
+
+    wait_until(gone, "end of the child", 10)
+
+
+def test_child_that_ends_too_early_says_its_last_words(tmp_path: Path) -> None:
+    child = Child("quitter", tmp_path)
+    child.start([sys.executable, "-c", "print('no such luck'); raise SystemExit(3)"])
+    with pytest.raises(ChildError, match=r"(?s)quitter ended with status 3.*no such luck"):
+        child.until(lambda: False, 10)
+    assert child.wait() == 3
+
+
+def test_stop_ends_a_frozen_child(tmp_path: Path) -> None:
+    child = Child("sleeper", tmp_path)
+    child.start(["sleep", "600"])
+    child.freeze()
+    child.stop(5)
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_stop_kills_a_child_that_will_not_end(tmp_path: Path) -> None:
+    child = Child("stubborn", tmp_path)
+    ready = tmp_path / "ready"
+    child.start(["sh", "-c", f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done"])
+    child.until(ready.exists, 5)
+    child.stop(0.2)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_free_ports_lie_below_the_ephemeral_ones() -> None:
+    assert 20_000 <= free_port() < 32_000
+
+
+def test_topics_are_made_once(own_kafka: KafkaBroker) -> None:
+    for _ in range(2):
+        own_kafka.ensure_topics(["one", "two"])
+    topics = Producer({"bootstrap.servers": own_kafka.bootstrap}).list_topics(timeout=10).topics
+    assert {name: len(topics[name].partitions) for name in ("one", "two")} == {"one": 4, "two": 4}

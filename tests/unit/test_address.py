@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailsender.address import BadAddress, parse_address
+
+
+@pytest.mark.parametrize(
+    ("text", "wire"),
+    [
+        ("a@b.c", "a@b.c"),
+        ("root@localhost", "root@localhost"),
+        ("O'Brien+tag{x}=y@Mail-1.Example.ORG", "O'Brien+tag{x}=y@mail-1.example.org"),
+        ("a.b.c@example.org", "a.b.c@example.org"),
+        ("ivan@пример.рф", "ivan@xn--e1afmkfd.xn--p1ai"),
+        ("ivan@XN--E1AFMKFD.рф", "ivan@xn--e1afmkfd.xn--p1ai"),
+        ("ivan@xn--e1afmkfd.xn--p1ai", "ivan@xn--e1afmkfd.xn--p1ai"),
+        ("x" * 64 + "@b.c", "x" * 64 + "@b.c"),
+        ("иван@пример.рф", "иван@xn--e1afmkfd.xn--p1ai"),
+    ],
+)
+def test_takes_a_plain_address_and_says_what_goes_on_the_wire(text: str, wire: str) -> None:
+    address = parse_address(text)
+    assert address.wire == wire
+    assert address.text == text
+
+
+def test_only_a_local_part_beyond_ascii_needs_the_extension() -> None:
+    assert parse_address("иван@example.org").needs_smtputf8
+    assert not parse_address("ivan@пример.рф").needs_smtputf8
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("a", "no @"),
+        ("@b.c", "before the @"),
+        ("a@", "after the @"),
+        ("a@b@c.d", "more than one @"),
+        ("a@b.c, d@e.f", "not a list"),
+        ("a@b.c,d@e.f", "not a list"),
+        ("a@b.c;d@e.f", "not a list"),
+        ("a@b.c SIZE=1", "space"),
+        ("a@b.c\u00a0", "space"),
+        ("a@b.c\r\nRCPT TO:<d@e.f>", "U+000D"),
+        ("a@b.c\n", "U+000A"),
+        ("a\x00@b.c", "U+0000"),
+        ("a\u202e@b.c", "U+202E"),
+        ("a\ud800@b.c", "U+D800"),
+        ("<a@b.c>", "angle brackets"),
+        ("Ann <a@b.c>", "space"),
+        ("a(comment)@b.c", "comment"),
+        ("@relay.example:a@b.c", "route"),
+        ("group:a@b.c", "group"),
+        ('"a"@b.c', "quoted"),
+        ("a\\@b.c", "not allowed"),
+        (".a@b.c", "dot"),
+        ("a.@b.c", "dot"),
+        ("a..b@c.d", "dot"),
+        ("a\uff20evil.example@b.c", "not allowed"),  # becomes an @ where a relay folds it
+        ("a\u2026b@c.d", "dot"),  # becomes three dots
+        ("a@[192.0.2.1]", "IP address"),
+        ("a@[IPv6:2001:db8::1]", "route"),
+        ("a@b..c", "domain"),
+        ("a@b.c.", "domain"),
+        ("a@-b.c", "domain"),
+        ("a@b-.c", "domain"),
+        ("a@b_c.d", "domain"),
+        ("a@xn--zzzzz9999.org", "internationalized"),
+        ("a@\u2603-\u2603.org", "internationalized"),
+        ("a@" + "b" * 64 + ".c", "domain"),
+        ("x" * 65 + "@b.c", "64 octets"),
+        ("я" * 33 + "@b.c", "64 octets"),
+        ("a@" + ".".join(["b" * 60] * 4) + ".example.org", "254 octets"),
+        ("a@" + "é." * 60 + "org", "internationalized"),  # short to read, long as A-labels
+        ("a" * 1_000_000, "254 octets"),
+    ],
+)
+def test_refuses_what_is_not_one_plain_address_and_says_why(text: str, reason: str) -> None:
+    with pytest.raises(BadAddress, match=reason.replace("+", r"\+")):
+        parse_address(text)
+
+
+@given(st.text(max_size=80) | st.from_regex(r"\A[^@]{1,20}@[^@]{1,20}\Z"))
+def test_whatever_is_taken_cannot_break_a_command(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except BadAddress:
+        return
+    assert address.wire.count("@") == 1
+    assert not set(address.wire) & set('\r\n\0\t <>,;:()"\\')
+    assert len(address.wire.encode()) <= 254
+    assert address.domain.isascii()
+    assert parse_address(address.wire).wire == address.wire

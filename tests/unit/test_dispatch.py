@@ -1,0 +1,415 @@
+"""Claim, slot, worker, settle: the loops over the in-memory queue and a scripted relay."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pytest
+
+from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
+from mailsender.dispatch import Dispatch, LetterBasket, Pace
+from mailsender.gate import SlotGate
+from mailsender.leases import Hand, LeaseKeeper
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.limiter import Allowance
+from mailsender.ports import Rejected, SystemClock, Unavailable
+from mailsender.retry import RetryPolicy
+from mailsender.settle import Settler
+from mailsender.worker import SendPolicy
+from tests.relays import ACCEPTED, FakeRelay
+
+UNLIMITED = Allowance(letters=0, period=1.0)
+
+
+def letter(number: int, *addresses: str, **more: object) -> Letter:
+    origin = Origin(topic="t", partition=0, offset=number, index=0, timestamp=1_700_000_000_000)
+    wanted = addresses or (f"r{number}@example.test",)
+    return Letter(
+        id=origin.letter_id(),
+        addresses=wanted,
+        subject=f"letter {number}",
+        body="b",
+        answers=(Answer(origin=origin),),
+        recipients=tuple(Recipient(address=address) for address in wanted),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+class PlainComposer:
+    def compose(self, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
+        if letter.subject == "raises":
+            raise RuntimeError("a bug")
+        if letter.subject == "bad header":
+            raise ValueError("Subject: holds a control character")
+        return letter.body.encode()
+
+    def message_id(self, letter_id: str) -> str:
+        return f"<{letter_id}@example.test>"
+
+
+@dataclass
+class Scene:
+    queue: MemoryQueue
+    relay: FakeRelay
+    dispatch: Dispatch
+    settler: Settler
+    hand: Hand
+    keeper: LeaseKeeper
+    gate: SlotGate
+    reported: list[Letter] = field(default_factory=list)
+
+    async def settled(self, count: int) -> list[Letter]:
+        async with asyncio.timeout(10):
+            while len(self.reported) < count:
+                await asyncio.sleep(0.005)
+        return self.reported
+
+    async def stats_are(self, **wanted: int) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                stats = await self.queue.stats()
+                if all(getattr(stats, name) == value for name, value in wanted.items()):
+                    return
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(
+    relay: FakeRelay,
+    *,
+    allowance: Allowance = UNLIMITED,
+    senders: int = 3,
+    queue: MemoryQueue | None = None,
+    max_recipients: int = 100,
+    max_attempts: int = 2,
+    delay: float = 0.02,
+    lease: float = 60.0,
+    **policy: float,
+) -> AsyncIterator[Scene]:
+    clock = SystemClock()
+    queue = queue or MemoryQueue(clock)
+    hand = Hand()
+    keeper = LeaseKeeper(queue, hand, clock, lease=lease)
+    basket = LetterBasket()
+    gate = SlotGate(MemorySlotStore(clock), allowance, clock, backlog=basket.__len__)
+    reported: list[Letter] = []
+
+    async def report(letters: Sequence[Letter]) -> None:
+        reported.extend(letters)
+
+    settler = Settler(queue, hand, clock, report=report)
+    dispatch = Dispatch(
+        queue=queue,
+        relay=relay,
+        composer=PlainComposer(),
+        gate=gate,
+        hand=hand,
+        keeper=keeper,
+        settler=settler,
+        policy=SendPolicy(
+            reverse_path="s@example.test",
+            max_recipients=max_recipients,
+            max_letters_per_session=int(policy.get("max_letters_per_session", 0)),
+            session_idle=policy.get("session_idle", 30.0),
+            refuse_probability=policy.get("refuse_probability", 0.0),
+            retry=RetryPolicy(max_attempts=max_attempts, delay=delay),
+            lease=lease,
+        ),
+        senders=senders,
+        clock=clock,
+        basket=basket,
+        chance=random.Random(1),
+    )
+    scene = Scene(queue, relay, dispatch, settler, hand, keeper, gate, reported)
+    stop = asyncio.Event()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        settling = group.create_task(settler.run())
+        group.create_task(dispatch.run())
+        group.create_task(gate.run(stop))
+        try:
+            yield scene
+        finally:
+            dispatch.stop_claiming()
+            await dispatch.finish(1.0)
+            await settler.flush(5.0)
+            stop.set()
+            settling.cancel()
+
+
+@pytest.mark.asyncio
+async def test_letters_are_sent_and_settled() -> None:
+    relay = FakeRelay()
+    async with running(relay) as scene:
+        await scene.queue.insert([letter(n) for n in range(50)])
+        scene.dispatch.nudge()
+        done = await scene.settled(50)
+    assert {found.status for found in done} == {Status.SENT}
+    assert len(relay.sent) == 50
+    assert (len(scene.hand), scene.hand.bytes) == (0, 0)
+    stats = await scene.queue.stats()
+    assert (stats.awaiting, stats.processing, stats.sent, stats.unreported) == (0, 0, 50, 50)
+
+
+@pytest.mark.asyncio
+async def test_sessions_are_reused_and_opened_only_when_needed() -> None:
+    relay = FakeRelay()
+    async with running(relay, senders=1) as scene:
+        assert relay.connects == 0
+        await scene.queue.insert([letter(n) for n in range(20)])
+        scene.dispatch.nudge()
+        await scene.settled(20)
+        assert relay.connects == 1
+
+
+@pytest.mark.asyncio
+async def test_a_session_is_opened_anew_after_its_share_of_letters() -> None:
+    relay = FakeRelay()
+    async with running(relay, senders=1, max_letters_per_session=5) as scene:
+        await scene.queue.insert([letter(n) for n in range(20)])
+        scene.dispatch.nudge()
+        await scene.settled(20)
+    assert relay.connects == 4
+    assert all(session.closed for session in relay.sessions)
+
+
+@pytest.mark.asyncio
+async def test_an_idle_session_is_closed() -> None:
+    relay = FakeRelay()
+    async with running(relay, senders=1, session_idle=0.02) as scene:
+        await scene.queue.insert([letter(1)])
+        scene.dispatch.nudge()
+        await scene.settled(1)
+        async with asyncio.timeout(5):
+            while not relay.sessions[0].closed:
+                await asyncio.sleep(0.005)
+        assert scene.dispatch.relay.open_sessions == 0
+
+
+@pytest.mark.asyncio
+async def test_while_the_relay_is_away_no_attempt_is_counted_and_letters_wait_in_the_queue() -> None:
+    relay = FakeRelay(away="connection refused")
+    async with running(relay) as scene:
+        await scene.queue.insert([letter(n) for n in range(10)])
+        scene.dispatch.nudge()
+        async with asyncio.timeout(5):
+            while not scene.dispatch.relay.away:
+                await asyncio.sleep(0.005)
+        await scene.stats_are(awaiting=10, processing=0)
+        relay.away = ""
+        done = await scene.settled(10)
+    assert {found.attempts for found in done} == {1}
+
+
+@pytest.mark.asyncio
+async def test_slices_of_a_large_letter_are_one_attempt_and_each_recipient_is_asked_once() -> None:
+    relay = FakeRelay()
+    addresses = [f"a{n}@example.test" for n in range(25)]
+    async with running(relay, max_recipients=10) as scene:
+        await scene.queue.insert([letter(1, *addresses)])
+        scene.dispatch.nudge()
+        (done,) = await scene.settled(1)
+    assert [len(envelope.recipients) for envelope in relay.sent] == [10, 10, 5]
+    assert sorted(a for envelope in relay.sent for a in envelope.recipients) == sorted(addresses)
+    assert (done.status, done.attempts) == (Status.SENT, 1)
+
+
+@pytest.mark.asyncio
+async def test_a_retry_reaches_only_the_deferred() -> None:
+    answers = {"b@example.test": [Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450), ACCEPTED]}
+
+    def answer(address: str) -> Result:
+        return answers.get(address, [ACCEPTED]).pop(0) if address in answers else ACCEPTED
+
+    relay = FakeRelay(answer=answer)
+    async with running(relay) as scene:
+        await scene.queue.insert([letter(1, "a@example.test", "b@example.test")])
+        scene.dispatch.nudge()
+        (done,) = await scene.settled(1)
+    assert [envelope.recipients for envelope in relay.sent] == [
+        ("a@example.test", "b@example.test"),
+        ("b@example.test",),
+    ]
+    assert (done.status, done.attempts) == (Status.SENT, 2)
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_raises_ends_as_error_and_its_neighbours_are_sent() -> None:
+    relay = FakeRelay()
+    letters = [
+        letter(1),
+        letter(2).evolve(subject="raises"),
+        letter(3).evolve(subject="bad header"),
+        letter(4),
+    ]
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert(letters)
+        scene.dispatch.nudge()
+        done = {found.subject: found for found in await scene.settled(4)}
+    assert done["raises"].status is Status.ERROR
+    assert "RuntimeError" in done["raises"].reason
+    assert done["bad header"].reason == "Subject: holds a control character"
+    assert {done["letter 1"].status, done["letter 4"].status} == {Status.SENT}
+
+
+@pytest.mark.asyncio
+async def test_the_courses_random_refusal() -> None:
+    relay = FakeRelay()
+    async with running(relay, refuse_probability=1.0) as scene:
+        await scene.queue.insert([letter(1)])
+        scene.dispatch.nudge()
+        (done,) = await scene.settled(1)
+    assert done.status is Status.ERROR
+    assert relay.sent == []
+
+
+@pytest.mark.asyncio
+async def test_a_stop_gives_back_what_was_not_begun_and_ends_what_was() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=2) as scene:
+        await scene.queue.insert([letter(n) for n in range(30)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        scene.dispatch.stop_claiming()
+        assert relay.hold is not None
+        relay.hold.set()
+        assert await scene.dispatch.finish(5.0)
+        assert await scene.settler.flush(5.0)
+        stats = await scene.queue.stats()
+    assert stats.processing == 0
+    assert stats.sent == len(relay.sent)
+    assert stats.sent + stats.awaiting == 30
+
+
+@pytest.mark.parametrize("before_dot", [True, False])
+@pytest.mark.asyncio
+async def test_a_cut_before_the_dot_counts_no_attempt_after_it_is_uncertain(before_dot: bool) -> None:
+    relay = FakeRelay(hold=asyncio.Event(), before_dot=before_dot)
+    async with running(relay, senders=1) as scene:
+        mine = letter(1)
+        await scene.queue.insert([mine])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        scene.dispatch.stop_claiming()
+        assert not await scene.dispatch.finish(0.01)
+        assert await scene.settler.flush(5.0)
+        found = await scene.queue.get(mine.id)
+    assert found is not None
+    assert found.status is Status.AWAITING
+    assert found.attempts == (0 if before_dot else 1)
+    assert found.recipients[0].uncertain is not before_dot
+
+
+@pytest.mark.asyncio
+async def test_a_letter_whose_lease_was_lost_is_not_begun() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(1), letter(2)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        scene.hand.drop([letter(2).id])
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(1)
+    assert len(relay.sent) == 1
+
+
+@pytest.mark.asyncio
+async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(1)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        for token in scene.hand.by_token():
+            scene.hand.extend([token], SystemClock().monotonic() + 0.5)
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.stats_are(awaiting=1)
+        assert relay.sent == []
+
+
+class FlakyQueue(MemoryQueue):
+    """Away for the next `away` calls of settle and claim."""
+
+    away = 0
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_settling_is_repeated_until_mongodb_is_back() -> None:
+    queue = FlakyQueue(SystemClock())
+    queue.away = 3
+    async with running(FakeRelay(), queue=queue) as scene:
+        await queue.insert([letter(1)])
+        scene.dispatch.nudge()
+        await scene.settled(1)
+    assert queue.away == 0
+
+
+class FussyQueue(MemoryQueue):
+    """Never stores an outcome whose text holds ``unstorable``."""
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        if "unstorable" in repr(settlements):
+            raise Rejected("cannot be stored")
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_an_outcome_that_cannot_be_stored_harms_no_other_and_is_kept_in_plainer_words() -> None:
+    bad = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, text="unstorable")
+    relay = FakeRelay(answer=lambda address: bad if address.startswith("r3@") else ACCEPTED)
+    async with running(relay, queue=FussyQueue(SystemClock())) as scene:
+        await scene.queue.insert([letter(n) for n in range(8)])
+        scene.dispatch.nudge()
+        await scene.settled(8)
+        stats = await scene.queue.stats()
+    assert (stats.sent, stats.error, stats.processing) == (7, 1, 0)
+
+
+@pytest.mark.asyncio
+async def test_the_rate_holds_and_a_stop_does_not_wait_for_slots() -> None:
+    relay = FakeRelay()
+    async with running(relay, allowance=Allowance(letters=1, period=30.0)) as scene:
+        await scene.queue.insert([letter(n) for n in range(10)])
+        scene.dispatch.nudge()
+        await scene.settled(1)
+        began = asyncio.get_running_loop().time()
+        scene.dispatch.stop_claiming()
+        assert await scene.dispatch.finish(5.0)
+        assert await scene.settler.flush(5.0)
+        assert asyncio.get_running_loop().time() - began < 2
+        stats = await scene.queue.stats()
+    assert (stats.sent, stats.awaiting, stats.processing) == (1, 9, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_used_up_quota_sends_letters_back_to_the_queue() -> None:
+    relay = FakeRelay()
+    async with running(relay, allowance=Allowance(letters=0, period=1.0, quota=3)) as scene:
+        await scene.queue.insert([letter(n) for n in range(10)])
+        scene.dispatch.nudge()
+        await scene.stats_are(processing=0, sent=len(relay.sent) or 3)
+        assert len(relay.sent) <= 3
+        assert scene.gate.exhausted_until is not None
+
+
+class TestPace:
+    def test_follows_what_leaves(self) -> None:
+        pace = Pace()
+        for second in range(60):
+            pace.note(100, float(second))
+        assert pace.rate == pytest.approx(100, rel=0.01)
+        for second in range(60, 80):
+            pace.note(0, float(second))
+        assert pace.rate < 1

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mailsender.gate import NoSlots, SlotGate
+from mailsender.limiter import UNLIMITED, Allowance, Cursor, SlotGrant, SlotRequest, give_back, grant_of, take
+from mailsender.ports import Unavailable
+from tests.clocks import ManualClock
+
+
+class Store:
+    """A slot store on the test's clock that notes what it was asked."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.cursor = Cursor()
+        self.asked: list[int] = []
+        self.returned = 0
+        self.away = False
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        if self.away:
+            raise Unavailable("away")
+        self.asked.append(request.want)
+        now = self.clock.epoch()
+        self.cursor, first, count = take(self.cursor, now, request)
+        local = self.clock.monotonic()
+        return grant_of(
+            cursor=self.cursor,
+            first=first,
+            count=count,
+            now=now,
+            request=request,
+            asked=local,
+            answered=local,
+        )
+
+    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
+        self.returned += unspent
+        self.cursor = give_back(self.cursor, grant, unspent)
+
+
+def gate_of(clock: ManualClock, store: Store, *, backlog: int = 0, **allowance: int) -> SlotGate:
+    wish = Allowance(**{"letters": 10, "period": 1.0, **allowance})  # type: ignore[arg-type]
+    return SlotGate(store, wish, clock, backlog=lambda: backlog)
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_without_a_rate_nothing_is_leased() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, letters=0)
+    assert await gate.acquire() is UNLIMITED
+    assert store.asked == []
+
+
+@pytest.mark.asyncio
+async def test_waiters_get_slots_in_order_from_one_lease() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=2)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+    slots = await asyncio.gather(*waiters)
+    assert [slot.earliest for slot in slots] == sorted(slot.earliest for slot in slots)
+    assert len({slot.earliest for slot in slots}) == 3
+    assert store.asked == [5]
+    extra = await gate.acquire()
+    assert extra.earliest > slots[-1].earliest
+    assert store.asked == [5]
+    stop.set()
+    await runner
+
+
+@pytest.mark.asyncio
+async def test_a_slot_that_lapsed_in_the_buffer_is_not_handed_out() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=3)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    await gate.acquire()
+    clock.forward(60)
+    slot = await gate.acquire()
+    assert slot.latest > clock.monotonic()
+    assert gate.lapsed >= 1
+    stop.set()
+    await runner
+
+
+@pytest.mark.asyncio
+async def test_what_is_left_goes_back() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=4)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    first = await gate.acquire()
+    stop.set()
+    await runner
+    await gate.close()
+    assert store.returned == 4
+    assert store.cursor.next == pytest.approx(
+        first.earliest + gate.allowance.step - clock.monotonic() + clock.epoch()
+    )
+
+
+@pytest.mark.asyncio
+async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, quota=2)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    await gate.acquire()
+    await gate.acquire()
+    with pytest.raises(NoSlots):
+        await gate.acquire()
+    assert gate.exhausted_until is not None
+    assert gate.exhausted_until > clock.epoch()
+    with pytest.raises(NoSlots):
+        await gate.acquire()
+    stop.set()
+    await runner
+
+
+@pytest.mark.asyncio
+async def test_shutting_the_gate_tells_those_who_wait() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    store.away = True
+    gate = gate_of(clock, store)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    waiter = asyncio.create_task(gate.acquire())
+    await turns()
+    assert gate.trouble == "away"
+    gate.shut()
+    with pytest.raises(NoSlots):
+        await waiter
+    with pytest.raises(NoSlots):
+        await gate.acquire()
+    stop.set()
+    await runner

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from mailsender.leases import Hand, Health, LeaseKeeper
+from mailsender.letter import Lease, Letter
+from mailsender.ports import QueueStats, Unavailable
+from tests.clocks import ManualClock
+
+
+def letter(name: str) -> Letter:
+    return Letter(id=name, addresses=("a@example.test",), subject="", body="x" * 100)
+
+
+def lease(token: str, until: float, *names: str) -> Lease:
+    return Lease(token=token, until=until, letters=tuple(letter(name) for name in names))
+
+
+class TestHand:
+    def test_knows_what_it_holds_and_until_when(self) -> None:
+        hand = Hand()
+        hand.take(lease("t", 50.0, "a", "b"))
+        assert len(hand) == 2
+        assert hand.until("a") == 50.0
+        assert hand.token("b") == "t"
+        assert {token: sorted(ids) for token, ids in hand.by_token().items()} == {"t": ["a", "b"]}
+
+    def test_a_letter_not_in_hand_has_no_time_left(self) -> None:
+        assert Hand().until("a") == float("-inf")
+
+    def test_dropping_the_last_letter_forgets_the_token_and_the_bytes(self) -> None:
+        hand = Hand()
+        hand.take(lease("t", 50.0, "a", "b"))
+        hand.drop(["a", "a"])
+        hand.drop(["b", "unknown"])
+        assert (len(hand), hand.bytes, hand.by_token()) == (0, 0, {})
+
+    def test_a_renewal_of_a_token_that_is_gone_changes_nothing(self) -> None:
+        hand = Hand()
+        hand.extend(["t"], 99.0)
+        assert hand.by_token() == {}
+
+
+class TestHealth:
+    def test_steady_only_after_two_intervals_without_a_break(self) -> None:
+        health = Health(10.0)
+        assert not health.steady(0.0)
+        health.answered(0.0)
+        health.answered(10.0)
+        assert not health.steady(19.9)
+        health.answered(20.0)
+        assert health.steady(20.0)
+
+    def test_a_failure_starts_the_wait_again(self) -> None:
+        health = Health(10.0)
+        for now in (0.0, 10.0, 20.0):
+            health.answered(now)
+        health.failed()
+        health.answered(30.0)
+        assert not health.steady(30.0)
+        health.answered(40.0)
+        health.answered(50.0)
+        assert health.steady(50.0)
+
+    def test_a_process_that_was_stopped_has_had_a_break(self) -> None:
+        health = Health(10.0)
+        for now in (0.0, 10.0, 20.0):
+            health.answered(now)
+        assert not health.steady(300.0)
+        health.answered(300.0)
+        assert not health.steady(300.0)
+
+
+class RenewingQueue:
+    """Answers renewals from a script; everything else of the port is not needed here."""
+
+    def __init__(self) -> None:
+        self.lost: frozenset[str] = frozenset()
+        self.away = False
+        self.reclaims = 0
+        self.renewals: list[Mapping[str, Sequence[str]]] = []
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+        if self.away:
+            raise Unavailable("away")
+        self.renewals.append(leases)
+        return self.lost
+
+    async def stats(self) -> QueueStats:
+        if self.away:
+            raise Unavailable("away")
+        return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
+
+    async def reclaim(self, limit: int) -> int:
+        self.reclaims += 1
+        return 0
+
+
+class SteppingEvent(asyncio.Event):
+    """A stop that moves the clock at each wait instead of waiting, and ends the loop after `steps`."""
+
+    def __init__(self, clock: ManualClock, seconds: float, steps: int) -> None:
+        super().__init__()
+        self._clock, self._seconds, self._steps = clock, seconds, steps
+
+    async def wait(self) -> bool:  # type: ignore[override]
+        self._clock.forward(self._seconds)
+        self._steps -= 1
+        if self._steps <= 0:
+            self.set()
+        return True
+
+
+@pytest.mark.asyncio
+async def test_renewal_counts_from_before_it_was_sent() -> None:
+    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    hand.take(lease("t", 1010.0, "a"))
+    await keeper.renew()
+    assert hand.until("a") == 1060.0
+
+
+@pytest.mark.asyncio
+async def test_a_lost_letter_leaves_the_hand() -> None:
+    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    hand.take(lease("t", 1010.0, "a", "b"))
+    queue.lost = frozenset({"a"})
+    await keeper.renew()
+    assert (hand.until("a"), hand.until("b"), keeper.lost) == (float("-inf"), 1060.0, 1)
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_reclaimed_until_mongodb_was_there_for_two_intervals() -> None:
+    clock, queue = ManualClock(), RenewingQueue()
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    assert queue.reclaims == 0
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    assert queue.reclaims == 2
+
+
+@pytest.mark.asyncio
+async def test_after_an_outage_the_wait_begins_again() -> None:
+    clock, queue = ManualClock(), RenewingQueue()
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    before = queue.reclaims
+    queue.away = True
+    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    queue.away = False
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    assert queue.reclaims == before
+    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    assert queue.reclaims == before + 1

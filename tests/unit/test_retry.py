@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailsender.letter import Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.retry import MAX_DELAY, Attempt, RetryPolicy, after_attempt, as_error
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+POLICY = RetryPolicy(max_attempts=3, delay=60)
+
+ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
+DEFERRED = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450)
+REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)
+UNCERTAIN = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT)
+
+
+def letter(*addresses: str, attempts: int = 0) -> Letter:
+    return Letter(
+        id="0" * 24,
+        addresses=addresses,
+        subject="s",
+        body="b",
+        status=Status.PROCESSING,
+        attempts=attempts,
+        recipients=tuple(Recipient(address=address) for address in addresses),
+    )
+
+
+def tried(*, cut: bool = False, **results: Result) -> Attempt:
+    return Attempt(results=results, relay="relay:25", message_id="<m@x>", cut=cut)
+
+
+def step(subject: Letter, attempt: Attempt) -> tuple[Letter, float]:
+    return after_attempt(subject, attempt, POLICY, now=NOW, jitter=0.5)
+
+
+def test_all_accepted_is_sent() -> None:
+    moved, delay = step(letter("a", "b"), tried(a=ACCEPTED, b=ACCEPTED))
+    assert (moved.status, moved.attempts, moved.finished_at, delay) == (Status.SENT, 1, NOW, 0.0)
+    assert (moved.relay, moved.message_id) == ("relay:25", "<m@x>")
+
+
+def test_one_accepted_and_one_refused_is_sent_and_names_the_refused() -> None:
+    moved, _ = step(letter("a", "b"), tried(a=ACCEPTED, b=REFUSED))
+    assert moved.status is Status.SENT
+    assert [r.result for r in moved.recipients] == [ACCEPTED, REFUSED]
+
+
+def test_none_accepted_is_an_error() -> None:
+    assert step(letter("a", "b"), tried(a=REFUSED, b=REFUSED))[0].status is Status.ERROR
+
+
+def test_a_retry_addresses_only_the_deferred() -> None:
+    moved, delay = step(letter("a", "b", "c"), tried(a=ACCEPTED, b=DEFERRED, c=REFUSED))
+    assert (moved.status, moved.attempts, delay) == (Status.AWAITING, 1, 60.0)
+    assert moved.pending == ("b",)
+    moved, _ = step(moved, tried(b=ACCEPTED))
+    assert moved.status is Status.SENT
+    assert moved.pending == ()
+
+
+def test_the_last_attempt_is_final_and_keeps_why() -> None:
+    moved, _ = step(letter("a", "b", attempts=2), tried(a=DEFERRED))
+    assert moved.status is Status.ERROR
+    assert moved.recipients[0].result == DEFERRED
+    assert moved.recipients[1].result is not None
+    assert moved.recipients[1].result.verdict is Verdict.DEFERRED
+
+
+def test_uncertain_is_tried_again_and_remembered() -> None:
+    moved, _ = step(letter("a"), tried(a=UNCERTAIN))
+    assert moved.status is Status.AWAITING
+    moved, _ = step(moved, tried(a=ACCEPTED))
+    assert moved.status is Status.SENT
+    assert moved.recipients[0].uncertain
+
+
+def test_a_cut_before_the_dot_counts_no_attempt_and_goes_back_at_once() -> None:
+    moved, delay = step(letter("a", attempts=2), tried(a=DEFERRED, cut=True))
+    assert (moved.status, moved.attempts, delay) == (Status.AWAITING, 2, 0.0)
+    assert moved.pending == ("a",)
+
+
+def test_a_cut_after_the_dot_counts() -> None:
+    moved, delay = step(letter("a"), tried(a=UNCERTAIN, cut=True))
+    assert (moved.status, moved.attempts, delay) == (Status.AWAITING, 1, 60.0)
+
+
+def test_a_cut_between_slices_keeps_what_was_accepted() -> None:
+    moved, delay = step(letter("a", "b"), tried(a=ACCEPTED, cut=True))
+    assert (moved.status, moved.attempts, delay, moved.pending) == (Status.AWAITING, 0, 0.0, ("b",))
+
+
+def test_an_error_that_no_relay_decided() -> None:
+    moved = as_error(letter("a"), "Subject: no", now=NOW)
+    assert (moved.status, moved.reason, moved.finished_at) == (Status.ERROR, "Subject: no", NOW)
+
+
+@given(attempts=st.integers(1, 10_000), jitter=st.floats(0, 1), delay=st.floats(0.001, 10_000))
+def test_delays_are_bounded(attempts: int, jitter: float, delay: float) -> None:
+    wait = RetryPolicy(max_attempts=20_000, delay=delay).wait(attempts, jitter)
+    assert wait is not None
+    assert 0 < wait <= MAX_DELAY * 1.2 + 1e-6
+
+
+@pytest.mark.parametrize(("attempts", "seconds"), [(1, 60), (2, 120), (3, None), (4, None)])
+def test_delays_double(attempts: int, seconds: float | None) -> None:
+    assert POLICY.wait(attempts, 0.5) == seconds
+
+
+verdicts = st.sampled_from([ACCEPTED, DEFERRED, REFUSED, UNCERTAIN])
+
+
+@given(st.lists(verdicts, min_size=1, max_size=6), st.integers(0, 5), st.booleans())
+def test_final_means_that_nothing_is_open_or_no_attempt_is_left(
+    results: list[Result], attempts: int, cut: bool
+) -> None:
+    names = [f"r{i}" for i in range(len(results))]
+    moved, _ = step(
+        letter(*names, attempts=attempts), tried(cut=cut, **dict(zip(names, results, strict=True)))
+    )
+    accepted = any(result is ACCEPTED for result in results)
+    if moved.status.final:
+        assert moved.status is (Status.SENT if accepted else Status.ERROR)
+        assert not moved.pending or moved.attempts >= POLICY.max_attempts
+    else:
+        assert moved.pending
+    assert moved.attempts - attempts in {0, 1}

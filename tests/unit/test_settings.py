@@ -1,0 +1,301 @@
+"""The environment: every name, what is refused and how it is said, and what must never be shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymongo.uri_parser import parse_uri
+
+from mailsender.log import secret_values
+from mailsender.settings import Settings, SettingsError, load, parse_duration, table
+
+NEEDED = {
+    "SMTP_HOST": "smtp.example.test",
+    "SMTP_USER": "robot@example.test",
+    "KAFKA_BROKERS": "kafka-1:9092,kafka-2:9092",
+    "MONGODB_URI": "mongodb://db.example.test/",
+}
+
+ORIGINAL = {
+    "SMTP_RATE_LIMIT_PERIOD": ("1m", "smtp_rate_limit_period", 60.0),
+    "SMTP_RATE_LIMIT_MAX_LETTERS": ("7", "smtp_rate_limit_max_letters", 7),
+    "SMTP_HOST": ("relay.example.test", "smtp_host", "relay.example.test"),
+    "SMTP_PORT": ("2525", "smtp_port", 2525),
+    "SMTP_USER": ("other@example.test", "smtp_user", "other@example.test"),
+    "SMTP_MAX_SENDERS": ("9", "smtp_max_senders", 9),
+    "KAFKA_BROKERS": ("k:1", "kafka_brokers", "k:1"),
+    "KAFKA_TOPIC_MAILSENDER": ("in", "kafka_topic_mailsender", "in"),
+    "KAFKA_TOPIC_PROFILE": ("out", "kafka_topic_profile", "out"),
+    "KAFKA_GROUPID": ("g", "kafka_groupid", "g"),
+    "MONGO_NODEPORT_SVC_SERVICE_HOST": ("mongo", "mongo_nodeport_svc_service_host", "mongo"),
+    "MONGO_NODEPORT_SVC_SERVICE_PORT": ("27018", "mongo_nodeport_svc_service_port", 27018),
+    "MONGODB_USERNAME": ("u", "mongodb_username", "u"),
+    "MONGO_LOCAL": ("mongodb://x/", "mongo_local", "mongodb://x/"),
+    "MONGODB_BASE_NAME": ("base", "mongodb_base_name", "base"),
+    "MONGODB_COLLECTION": ("mail", "mongodb_collection", "mail"),
+}
+"""Every name of the original service but its two passwords, which have tests of their own."""
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Set the needed variables and those given, unset those given as None, and read them."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(**variables: str | None) -> Settings:
+        for name, value in {**NEEDED, **variables}.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        return load()
+
+    return read
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_every_name_of_the_original_works(environment: Any, name: str) -> None:
+    given_value, attribute, expected = ORIGINAL[name]
+    assert getattr(environment(**{name: given_value}), attribute) == expected
+
+
+def test_the_originals_names_are_marked_in_the_table() -> None:
+    marked = {name for name, _, _, original in table() if original}
+    assert marked == {*ORIGINAL, "SMTP_PASSWORD", "MONGODB_PASSWORD"}
+
+
+def test_the_originals_defaults_are_kept(environment: Any) -> None:
+    settings = environment()
+    assert (settings.smtp_rate_limit_max_letters, settings.smtp_rate_limit_period) == (5, 5.0)
+    assert (settings.mongodb_base_name, settings.mongodb_collection) == ("mts", "letters")
+    assert settings.http_port == 8000
+    assert settings.allowance.rate <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_PORT", "0"),
+        ("SMTP_PORT", "65536"),
+        ("SMTP_PORT", "smtp"),
+        ("SMTP_TLS", "ssl"),
+        ("SMTP_TLS_VERIFY", "perhaps"),
+        ("SMTP_MAX_SENDERS", "0"),
+        ("SMTP_RATE_LIMIT_MAX_LETTERS", "-1"),
+        ("SMTP_RATE_LIMIT_PERIOD", "5"),
+        ("SMTP_RATE_LIMIT_PERIOD", "0"),
+        ("SMTP_RATE_LIMIT_PERIOD", "-5s"),
+        ("SMTP_REFUSE_PROBABILITY", "1.5"),
+        ("SMTP_QUOTA_TIMEZONE", "Mars/Olympus"),
+        ("SMTP_QUOTA_TIMEZONE", "../../etc/passwd"),
+        ("SMTP_FROM", "nobody"),
+        ("SMTP_FROM", "a@example.test, b@example.test"),
+        ("SMTP_FROM", "A\nBcc: x@example.test <a@example.test>"),
+        ("KAFKA_BROKERS", ","),
+        ("KAFKA_BROKERS", "kafka"),
+        ("KAFKA_BROKERS", "kafka:http"),
+        ("KAFKA_BROKERS", "kafka:70000"),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+        ("KAFKA_SESSION_TIMEOUT", "1s"),
+        ("LETTER_MAX_BYTES", "99999999999"),
+        ("MONGODB_RETENTION", "1s"),
+        ("HTTP_PORT", "-1"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_its_setting(environment: Any, name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**{name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{name}: ")
+    assert "\n" not in text
+    assert "pydantic" not in text
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_value_is_named(environment: Any, name: str) -> None:
+    with pytest.raises(SettingsError, match=name if name != "SMTP_USER" else "SMTP_FROM"):
+        environment(**{name: None})
+
+
+def test_several_bad_values_are_named_in_one_line(environment: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(SMTP_HOST=None, SMTP_PORT="x", KAFKA_BROKERS="y")
+    text = str(caught.value)
+    assert [name for name in ("SMTP_HOST", "SMTP_PORT", "KAFKA_BROKERS") if f"{name}: " not in text] == []
+    assert "\n" not in text
+
+
+def test_an_empty_variable_counts_as_absent(environment: Any) -> None:
+    assert environment(SMTP_PORT="").smtp_port == 587
+
+
+SECRETS = {
+    "SMTP_PASSWORD": "s3cret-smtp",
+    "KAFKA_SASL_PASSWORD": "s3cret-kafka",
+    "MONGODB_PASSWORD": "s3cret-mongo",
+    "HTTP_API_KEY": "s3cret-http",
+    "MONGODB_URI": "mongodb://user:s3cret-uri@db.example.test/",
+    "MONGO_LOCAL": "mongodb://user:s3cret-local@db.example.test/",
+}
+
+
+def test_secrets_are_not_in_the_repr(environment: Any) -> None:
+    settings = environment(**SECRETS)
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"SMTP_PORT": "x"}, {"SMTP_TLS": "none"}, {"SMTP_FROM": "nobody"}, {"KAFKA_BROKERS": "x"}]
+)
+def test_secrets_are_not_in_the_complaint(environment: Any, wrong: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**SECRETS, **wrong)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_every_secret_is_known_to_the_log(environment: Any) -> None:
+    found = secret_values(environment(**SECRETS))
+    assert set(found) == {f"s3cret-{part}" for part in ("smtp", "kafka", "mongo", "http", "uri", "local")}
+
+
+@given(
+    user=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+    password=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+)
+def test_user_and_password_are_escaped_in_the_uri(user: str, password: str) -> None:
+    settings = Settings(
+        smtp_host="h",
+        smtp_user="a@example.test",
+        kafka_brokers="k:1",
+        mongo_nodeport_svc_service_host="db",
+        mongo_nodeport_svc_service_port=27018,
+        mongodb_username=user,
+        mongodb_password=password,  # type: ignore[arg-type]
+    )
+    parsed = parse_uri(settings.mongo_uri)
+    assert (parsed["username"], parsed["password"]) == (user, password)
+    assert parsed["nodelist"] == [("db", 27018)]
+
+
+def test_a_uri_takes_precedence_over_its_parts(environment: Any) -> None:
+    settings = environment(MONGO_LOCAL="mongodb://local/", MONGO_NODEPORT_SVC_SERVICE_HOST="part")
+    assert settings.mongo_uri == NEEDED["MONGODB_URI"]
+    settings = environment(
+        MONGODB_URI=None, MONGO_LOCAL="mongodb://local/", MONGO_NODEPORT_SVC_SERVICE_HOST="x"
+    )
+    assert settings.mongo_uri == "mongodb://local/"
+    assert not settings.in_memory
+    assert environment(MONGODB_URI="memory:").in_memory
+
+
+@pytest.mark.parametrize(
+    ("port", "given_tls", "expected"),
+    [
+        (None, None, "starttls"),
+        ("465", None, "implicit"),
+        ("587", None, "starttls"),
+        ("25", None, "starttls"),
+        ("465", "starttls", "starttls"),
+        ("2525", "implicit", "implicit"),
+        ("465", "none", "none"),
+    ],
+)
+def test_tls_follows_the_port_unless_said_otherwise(
+    environment: Any, port: str | None, given_tls: str | None, expected: str
+) -> None:
+    assert environment(SMTP_PORT=port, SMTP_TLS=given_tls).smtp_tls == expected
+
+
+def test_a_password_does_not_go_out_in_clear_text_unless_told_so(environment: Any) -> None:
+    with pytest.raises(SettingsError, match="SMTP_TLS: is none"):
+        environment(SMTP_TLS="none", SMTP_PASSWORD="pass")
+    settings = environment(SMTP_TLS="none", SMTP_PASSWORD="pass", SMTP_AUTH_CLEARTEXT="true")
+    assert settings.authenticates
+    assert not environment(SMTP_PASSWORD=None).authenticates
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "mailsender.internal"])
+def test_it_does_not_listen_beyond_loopback_without_a_key(environment: Any, host: str) -> None:
+    with pytest.raises(SettingsError, match="HTTP_API_KEY: is missing"):
+        environment(HTTP_HOST=host)
+    assert environment(HTTP_HOST=host, HTTP_ALLOW_ANONYMOUS="true").bind_host == host
+    assert environment(HTTP_HOST=host, HTTP_API_KEY="key", HTTP_ALLOW_ANONYMOUS=None).bind_host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_key(environment: Any, host: str) -> None:
+    assert environment(HTTP_HOST=host).bind_host == host
+
+
+def test_where_it_listens_by_default_depends_on_the_key(environment: Any) -> None:
+    assert environment().bind_host == "127.0.0.1"
+    assert environment(HTTP_API_KEY="key").bind_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("given_from", "expected"),
+    [
+        (None, ("", "robot@example.test")),
+        ("post@example.test", ("", "post@example.test")),
+        ("Почта <post@example.test>", ("Почта", "post@example.test")),
+    ],
+)
+def test_the_sender(environment: Any, given_from: str | None, expected: tuple[str, str]) -> None:
+    assert environment(SMTP_FROM=given_from).sender == expected
+
+
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from(sorted(UNITS))), min_size=1, max_size=5))
+def test_durations_add_up(parts: list[tuple[int, str]]) -> None:
+    text = "".join(f"{number}{unit}" for number, unit in parts)
+    assert parse_duration(text) == pytest.approx(sum(number * UNITS[unit] for number, unit in parts))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("1m30s", 90), ("1.5h", 5400), ("0", 0), (" 5s ", 5), ("30d", 2592000)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@given(st.text().filter(lambda text: not any(char.isdigit() for char in text)))
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["5", "5 s", "-5s", "s", "5s5", "1e3s", "５s", "inf"])
+def test_what_is_nearly_a_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+def test_the_table_has_every_setting_with_a_meaning() -> None:
+    rows = table()
+    assert [name.lower() for name, *_ in rows] == list(Settings.model_fields)
+    assert [name for name, _, meaning, _ in rows if not meaning.endswith(".")] == []
+    assert [name for name, default, _, _ in rows if default == "required"] == ["SMTP_HOST", "KAFKA_BROKERS"]
+
+
+def test_defaults_as_the_table_shows_them_are_the_real_ones(environment: Any) -> None:
+    settings = environment()
+    for name, shown, _, _ in table():
+        value = getattr(settings, name.lower())
+        if isinstance(value, float) and shown[-1:] in "smhd":
+            assert parse_duration(shown) == value, name
+
+
+def test_settings_do_not_change(environment: Any) -> None:
+    settings = environment()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.smtp_port = 1

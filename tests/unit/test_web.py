@@ -1,0 +1,505 @@
+"""The HTTP side against a service that is played: every status, header and limit over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from mailsender import __version__
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.ports import TooLarge, Unavailable
+from mailsender.web import handlers, middleware
+from mailsender.web.app import make_app, serve
+from mailsender.web.operations import BadBatch, Operations, Posted, Refused
+from mailsender.web.problems import MAX_FAULTS, pointer
+
+KEY = "correct horse ключ"
+ID = "6b03f03e1c3fe5165a363fce"
+
+
+@dataclass(frozen=True)
+class Flaw:
+    index: int
+    field: str
+    text: str
+
+
+@dataclass
+class Played:
+    """A service whose answers a test sets."""
+
+    state: str = "running"
+    refusal: Refused | None = None
+    result: Callable[[bytes], Coroutine[Any, Any, Posted]] | None = None
+    why_not: list[str] = field(default_factory=list)
+    letters: dict[str, Letter] = field(default_factory=dict)
+    bodies: list[bytes] = field(default_factory=list)
+    drains: int = 0
+
+    def accepting(self) -> None:
+        if self.refusal:
+            raise self.refusal
+
+    async def post(self, body: bytes) -> Posted:
+        self.bodies.append(body)
+        if self.result:
+            return await self.result(body)
+        return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID,))
+
+    def ready(self) -> tuple[bool, list[str]]:
+        return not self.why_not, self.why_not
+
+    async def status(self) -> Mapping[str, Any]:
+        return {"queue": {"awaiting": 4}}
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        return self.letters.get(letter_id)
+
+    def begin_drain(self) -> Mapping[str, Any]:
+        self.drains += 1
+        self.state = "draining"
+        return {"state": self.state, "step": "intake" if self.drains == 1 else "workers"}
+
+
+@dataclass
+class Client:
+    """A caller who shows the key."""
+
+    session: aiohttp.ClientSession
+    port: int
+
+    async def ask(
+        self, method: str, path: str, *, key: str | None = KEY, **options: Any
+    ) -> tuple[int, Mapping[str, str], str]:
+        headers = dict(options.pop("headers", {}))
+        if key is not None:
+            headers["X-API-KEY"] = key
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, headers=headers, **options) as answer:
+            return answer.status, answer.headers, await answer.text()
+
+
+@asynccontextmanager
+async def serving(
+    operations: Operations, *, key: str = KEY, max_bytes: int = 10_000, timeout: float = 5
+) -> AsyncIterator[Client]:
+    app = make_app(operations, api_key=key, max_bytes=max_bytes, timeout=timeout)
+    server = await serve(app, "127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+            yield Client(session, server.port)
+    finally:
+        await server.close()
+
+
+def raises(error: Exception) -> Callable[[bytes], Coroutine[Any, Any, Posted]]:
+    async def result(_: bytes) -> Posted:
+        raise error
+
+    return result
+
+
+def problem(answer: tuple[int, Mapping[str, str], str]) -> dict[str, Any]:
+    """The body of a problem, after a look at what all problems have in common (RFC 9457 §3.1)."""
+    status, headers, text = answer
+    assert headers["Content-Type"].startswith("application/problem+json")
+    body: dict[str, Any] = json.loads(text)
+    assert body["status"] == status
+    assert {"type", "title", "detail"} <= body.keys()
+    assert "Traceback" not in text
+    return body
+
+
+@pytest.mark.asyncio
+async def test_the_greeting_is_one_line_with_name_version_and_state() -> None:
+    async with serving(Played()) as client:
+        status, headers, text = await client.ask("GET", "/")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain")
+    assert headers["Server"] == "mailsender"
+    assert text == f"mailsender {__version__}: running\n"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "nonsense", None])
+async def test_post_takes_a_batch_whatever_its_content_type(content_type: str | None) -> None:
+    service = Played()
+    headers = {"Content-Type": content_type} if content_type else {}
+    async with serving(service) as client:
+        status, _, text = await client.ask("POST", "/post", data=b"[{}]", headers=headers)
+    assert status == 200
+    assert json.loads(text) == {"topic": "mts-to-mailsender", "partition": 3, "offset": 7, "ids": [ID]}
+    assert service.bodies == [b"[{}]"]
+
+
+@pytest.mark.asyncio
+async def test_a_bad_batch_is_told_where_it_is_wrong_and_what_would_be_right() -> None:
+    faults = [Flaw(2, "Addresses", "is empty"), Flaw(5, "", "is not an object"), Flaw(6, "a/b~c", "odd")]
+    service = Played(result=raises(BadBatch("3 faults", faults)))
+    async with serving(service) as client:
+        body = problem(await client.ask("POST", "/post", data=b"[]"))
+    assert body["status"] == 400
+    assert body["reason"] == "bad-batch"
+    assert [error["pointer"] for error in body["errors"]] == ["#/2/Addresses", "#/5", "#/6/a~1b~0c"]
+    assert body["errors"][0] == {
+        "index": 2,
+        "field": "Addresses",
+        "pointer": "#/2/Addresses",
+        "text": "is empty",
+    }
+    assert isinstance(body["sample"][0]["Addresses"], list)
+
+
+@pytest.mark.asyncio
+async def test_the_list_of_faults_is_bounded_and_says_so() -> None:
+    faults = [Flaw(index, "Subject", "wrong") for index in range(MAX_FAULTS + 20)]
+    async with serving(Played(result=raises(BadBatch("many", faults)))) as client:
+        body = problem(await client.ask("POST", "/post", data=b"[]"))
+    assert len(body["errors"]) == MAX_FAULTS
+    assert str(MAX_FAULTS + 20) in body["detail"]
+
+
+@pytest.mark.asyncio
+async def test_a_fault_that_quotes_a_lone_surrogate_is_answered_all_the_same() -> None:
+    faults = [Flaw(0, "Subject", "holds '\ud800'")]
+    async with serving(Played(result=raises(BadBatch("bad", faults)))) as client:
+        body = problem(await client.ask("POST", "/post", data=b"[]"))
+    assert body["status"] == 400
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+async def test_a_body_over_the_limit_is_413_and_never_reaches_the_service(chunked: bool) -> None:
+    service = Played()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 1000
+
+    async with serving(service, max_bytes=5000) as client:
+        data: Any = pieces() if chunked else b"x" * 5001
+        body = problem(await client.ask("POST", "/post", data=data))
+        exact = await client.ask("POST", "/post", data=b"x" * 5000)
+    assert body["status"] == 413
+    assert "5000 bytes" in body["detail"]
+    assert exact[0] == 200
+    assert service.bodies == [b"x" * 5000]
+
+
+@pytest.mark.asyncio
+async def test_a_compressed_body_is_measured_unpacked() -> None:
+    service = Played()
+    async with serving(service, max_bytes=5000) as client:
+        bomb = await client.ask("POST", "/post", data=b"x" * 1_000_000, compress="gzip")
+        small = await client.ask("POST", "/post", data=b"[{}]", compress="gzip")
+    assert problem(bomb)["status"] == 413
+    assert small[0] == 200
+    assert service.bodies == [b"[{}]"]
+
+
+@pytest.mark.asyncio
+async def test_a_record_too_large_for_the_broker_is_413() -> None:
+    async with serving(Played(result=raises(TooLarge("no")))) as client:
+        assert problem(await client.ask("POST", "/post", data=b"[]"))["status"] == 413
+
+
+@pytest.mark.asyncio
+async def test_refused_letters_are_503_with_a_time_to_come_again_and_unread() -> None:
+    refusal = Refused("draining", "The service is stopping.", retry_after=0.2)
+    service = Played(refusal=refusal)
+    async with serving(service) as client:
+        answer = await client.ask("POST", "/post", data=b"[]")
+    body = problem(answer)
+    assert body["status"] == 503
+    assert body["reason"] == "draining"
+    assert answer[1]["Retry-After"] == "1"
+    assert service.bodies == []
+
+
+@pytest.mark.asyncio
+async def test_an_absent_broker_is_503_with_a_time_to_come_again() -> None:
+    async with serving(Played(result=raises(Unavailable("no broker answers")))) as client:
+        answer = await client.ask("POST", "/post", data=b"[]")
+    assert problem(answer)["detail"] == "no broker answers"
+    assert answer[0] == 503
+    assert int(answer[1]["Retry-After"]) >= 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("key", [None, "", "wrong", KEY + "x", KEY[:-1], "ключ"])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/post"), ("GET", "/nowhere")])
+async def test_without_the_right_key_there_is_nothing_to_see(key: str | None, method: str, path: str) -> None:
+    service = Played()
+    async with serving(service) as client:
+        answer = await client.ask(method, path, key=key, data=b"[]" if method == "POST" else None)
+    assert problem(answer)["status"] == 401
+    assert "WWW-Authenticate" in answer[1]
+    assert service.bodies == []
+    assert service.drains == 0
+
+
+@pytest.mark.asyncio
+async def test_without_a_configured_key_everybody_is_let_in() -> None:
+    async with serving(Played(), key="") as client:
+        assert (await client.ask("GET", "/", key=None))[0] == 200
+        assert (await client.ask("GET", "/", key="anything"))[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_probes_need_no_key_and_tell_nothing() -> None:
+    service = Played()
+    async with serving(service) as client:
+        assert (await client.ask("GET", "/healthz", key=None))[::2] == (200, "ok\n")
+        assert (await client.ask("GET", "/readyz", key=None))[::2] == (200, "ok\n")
+        service.why_not = ["the relay smtp.example refuses the password"]
+        assert (await client.ask("GET", "/healthz", key=None))[::2] == (200, "ok\n")
+        assert (await client.ask("GET", "/readyz", key=None))[::2] == (503, "not ready\n")
+
+
+@pytest.mark.asyncio
+async def test_status_says_why_the_service_is_not_ready() -> None:
+    async with serving(Played(why_not=["no broker answers"])) as client:
+        status, headers, text = await client.ask("GET", "/status")
+    body = json.loads(text)
+    assert status == 200
+    assert headers["Content-Type"].startswith("application/json")
+    assert headers["Cache-Control"] == "no-store"
+    assert body["ready"] is False
+    assert body["not_ready_because"] == ["no broker answers"]
+    assert body["queue"] == {"awaiting": 4}
+
+
+@pytest.mark.asyncio
+async def test_halt_drains_and_a_second_call_says_how_far_it_is() -> None:
+    service = Played()
+    async with serving(service) as client:
+        first = await client.ask("POST", "/halt")
+        second = await client.ask("POST", "/halt")
+    assert (first[0], json.loads(first[2])) == (200, {"state": "draining", "step": "intake"})
+    assert (second[0], json.loads(second[2])) == (200, {"state": "draining", "step": "workers"})
+
+
+@pytest.mark.asyncio
+async def test_a_letter_is_shown_without_its_content() -> None:
+    refused = Result(
+        verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user"
+    )
+    letter = Letter(
+        id=ID,
+        addresses=("a@example.test", "b@example.test"),
+        subject="Code 493021",
+        body="<p>BODY-SECRET</p>",
+        answers=(
+            Answer(
+                token="TOKEN-SECRET", origin=Origin(topic="t", partition=0, offset=5, index=1, timestamp=1)
+            ),
+        ),
+        answered=1,
+        recipients=(Recipient(address="a@example.test", result=refused), Recipient(address="b@example.test")),
+        status=Status.ERROR,
+        attempts=2,
+        finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+    async with serving(Played(letters={ID: letter})) as client:
+        status, _, text = await client.ask("GET", f"/letters/{ID.upper()}")
+    body = json.loads(text)
+    assert status == 200
+    assert body["status"] == "error"
+    assert body["reported"] is True
+    assert body["finished_at"] == "2026-01-02T03:04:05Z"
+    assert body["recipients"][0]["code"] == 550
+    assert body["recipients"][1]["verdict"] is None
+    assert body["origin"] == {"topic": "t", "partition": 0, "offset": 5, "index": 1}
+    assert not [secret for secret in ("BODY-SECRET", "493021", "TOKEN-SECRET") if secret in text]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/letters/" + "0" * 24, "/letters/short", "/post/", "/letters/"]
+)
+async def test_an_unknown_path_or_letter_is_404(path: str) -> None:
+    async with serving(Played()) as client:
+        assert problem(await client.ask("GET", path))["status"] == 404
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/post", "POST"),
+        ("GET", "/halt", "POST"),
+        ("POST", "/status", "GET,HEAD"),
+        ("DELETE", "/healthz", "GET,HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_405_and_told_the_right_one(method: str, path: str, allowed: str) -> None:
+    service = Played()
+    async with serving(service) as client:
+        answer = await client.ask(method, path)
+    assert problem(answer)["status"] == 405
+    assert answer[1]["Allow"] == allowed
+    assert service.drains == 0
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_expected_is_500_with_an_id_that_the_log_has_too() -> None:
+    with capture_logs() as events:
+        async with serving(Played(result=raises(KeyError("inner detail")))) as client:
+            answer = await client.ask("POST", "/post?secret=1", data=b"[]")
+    body = problem(answer)
+    assert body["status"] == 500
+    assert "inner detail" not in answer[2]
+    [event] = [event for event in events if event["event"] == "http_request_failed"]
+    assert event["incident"] == body["id"]
+    assert body["instance"] == f"urn:uuid:{body['id']}"
+    assert body["id"] in body["detail"]
+    assert event["route"] == "/post"
+    assert isinstance(event["exc_info"], KeyError)
+
+
+@pytest.mark.asyncio
+async def test_a_handler_that_hangs_is_cut_and_answered_504() -> None:
+    cancelled = asyncio.Event()
+
+    async def hang(_: bytes) -> Posted:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with serving(Played(result=hang), timeout=0.2) as client:
+        body = problem(await client.ask("POST", "/post", data=b"[]"))
+    assert body["status"] == 504
+    assert cancelled.is_set()
+
+
+@pytest.mark.asyncio
+async def test_a_timeout_inside_of_the_service_is_not_mistaken_for_the_requests_own() -> None:
+    with capture_logs():
+        async with serving(Played(result=raises(TimeoutError()))) as client:
+            assert problem(await client.ask("POST", "/post", data=b"[]"))["status"] == 500
+
+
+async def raw(port: int, data: bytes) -> bytes:
+    """All that the server says to `data` until it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.asyncio
+async def test_a_body_that_does_not_arrive_is_408_and_the_connection_ends() -> None:
+    async with serving(Played(), key="", timeout=0.3) as client:
+        said = await raw(client.port, b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[")
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in head
+    assert json.loads(body)["status"] == 408
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n",
+        b"\x16\x03\x01 this is no HTTP\r\n\r\n",
+    ],
+    ids=["header", "line", "many", "garbage"],
+)
+async def test_heads_over_the_limits_are_400_and_no_traceback_in_the_log(
+    request_head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(Played(), key="") as client:
+        said = await raw(client.port, request_head)
+    assert said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"Traceback" not in said
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.asyncio
+async def test_a_caller_who_hangs_up_in_mid_body_is_no_incident() -> None:
+    service = Played()
+    with capture_logs() as events:
+        async with serving(service, key="") as client:
+            _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            writer.write(b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[")
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            assert (await client.ask("POST", "/post", data=b"[]"))[0] == 200
+    assert service.bodies == [b"[]"]
+    assert not [event for event in events if event["event"] == "http_request_failed"]
+
+
+@pytest.mark.asyncio
+async def test_over_its_bound_the_service_is_busy_but_answers_probes_and_halt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(middleware, "MAX_IN_FLIGHT", 2)
+    arrived, go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait(_: bytes) -> Posted:
+        arrived.release()
+        await go.wait()
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    async with serving(Played(result=wait)) as client, asyncio.TaskGroup() as group:
+        under_way = [group.create_task(client.ask("POST", "/post", data=b"[]")) for _ in range(2)]
+        await arrived.acquire()
+        await arrived.acquire()
+        answer = await client.ask("POST", "/post", data=b"[]")
+        assert problem(answer)["reason"] == "busy"
+        assert "Retry-After" in answer[1]
+        assert (await client.ask("GET", "/healthz"))[0] == 200
+        assert (await client.ask("POST", "/halt"))[0] == 200
+        go.set()
+    assert [task.result()[0] for task in under_way] == [200, 200]
+
+
+@pytest.mark.asyncio
+async def test_only_so_many_bodies_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "MAX_POSTS", 3)
+    together, most = 0, 0
+
+    async def count(_: bytes) -> Posted:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        for _turn in range(20):
+            await asyncio.sleep(0)
+        together -= 1
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    async with serving(Played(result=count)) as client:
+        answers = await asyncio.gather(*(client.ask("POST", "/post", data=b"[]") for _ in range(12)))
+    assert {status for status, _, _ in answers} == {200}
+    assert most <= 3
+
+
+@pytest.mark.asyncio
+async def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
+    async with serving(Played()) as client:
+        app = make_app(Played(), api_key="", max_bytes=1000, timeout=1)
+        with pytest.raises(OSError, match="address already in use"):
+            await serve(app, "127.0.0.1", client.port)
+
+
+def test_a_pointer_names_the_letter_and_its_key() -> None:
+    assert pointer(3, "") == "#/3"
+    assert pointer(0, "Body") == "#/0/Body"

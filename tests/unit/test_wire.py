@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.text import header_fault, storable
+from mailsender.wire import (
+    Limits,
+    NotABatch,
+    Report,
+    ReportTooLarge,
+    decode,
+    faults,
+    letter_id,
+    read_letter,
+    report,
+    report_bytes,
+    with_id,
+)
+
+NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
+ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)
+GOOD = {"Subject": "Тема", "Body": "<b>Тело</b>", "Addresses": ["a1@example.test"], "Token": "Иван"}
+
+
+def read(element: dict[str, Any], key: bytes | None = b"k", limits: Limits | None = None) -> Letter:
+    return read_letter(element, ORIGIN, key, limits or Limits(), now=NOW)
+
+
+class TestDecode:
+    def test_an_array_of_objects_is_a_batch(self) -> None:
+        assert decode('[{"Subject":"Тема"}, {}]'.encode()) == [{"Subject": "Тема"}, {}]
+
+    def test_an_empty_array_is_an_empty_batch(self) -> None:
+        assert decode(b" [] ") == []
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (None, "no value"),
+            (b"", "not JSON"),
+            (b"null", "null"),
+            (b"7", "a number"),
+            (b"true", "a boolean"),
+            (b'"[]"', "a string"),
+            (b'{"Subject":"x"}', "an object"),
+            (b"[{}, 1]", "element 1 is a number"),
+            (b"[[]]", "element 0 is an array"),
+            (b"[{}", "not JSON"),
+            (b"[{}] x", "not JSON"),
+            (b"[{},]", "not JSON"),
+            (b"[{'a':1}]", "not JSON"),
+            (b'[{"Token":NaN}]', "NaN"),
+            (b'[{"Token":-Infinity}]', "-Infinity"),
+            (b'[{"Body":"\xff"}]', "not UTF-8 at byte 10"),
+            (b'[{"Body":"\xed\xa0\x80"}]', "not UTF-8"),
+            ("[{}]".encode("utf-16"), "not UTF-8"),
+            (b"\xef\xbb\xbf[{}]", "not JSON"),
+            (b'[{"Body":"a\nb"}]', "not JSON"),
+            (b"[" * 100_000, "nests too deep"),
+            (b'[{"Token":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nests too deep"),
+            (b'[{"Token":' + b"9" * 5000 + b"}]", "can be read"),
+            (b"\x00\x01\x02", "not JSON"),
+        ],
+    )
+    def test_everything_else_is_not(self, value: bytes | None, words: str) -> None:
+        with pytest.raises(NotABatch, match=words.replace("-", r"\-")):
+            decode(value)
+
+    def test_lone_surrogates_are_legal_json(self) -> None:
+        assert decode(b'[{"Subject":"\\ud800"}]') == [{"Subject": "\ud800"}]
+
+    def test_integers_beyond_eight_bytes_are_exact(self) -> None:
+        assert decode(b'[{"Token":123456789012345678901234567890}]') == [
+            {"Token": 123456789012345678901234567890}
+        ]
+
+    @given(
+        st.binary() | st.text().map(str.encode) | st.binary().map(lambda raw: b'[{"Body":"' + raw + b'"}]')
+    )
+    def test_any_bytes_are_a_batch_or_not(self, value: bytes) -> None:
+        try:
+            elements = decode(value)
+        except NotABatch:
+            return
+        assert all(type(element) is dict for element in elements)
+
+
+class TestGoodLetters:
+    def test_the_sample(self) -> None:
+        letter = read(GOOD)
+        assert (letter.status, letter.reason, letter.finished_at) == (Status.AWAITING, "", None)
+        assert (letter.subject, letter.body) == ("Тема", "<b>Тело</b>")
+        assert letter.addresses == ("a1@example.test",)
+        assert letter.recipients == (Recipient(address="a1@example.test"),)
+        assert letter.answers == (Answer(token="Иван", key=b"k", origin=ORIGIN),)
+        assert letter.id == ORIGIN.letter_id()
+        assert letter.digest
+
+    def test_keys_match_without_regard_to_case_and_the_last_wins(self) -> None:
+        letter = read({"subject": "first", "SUBJECT": "last", "aDDresses": ["a@b.test"]})
+        assert (letter.status, letter.subject) == (Status.AWAITING, "last")
+
+    def test_unknown_keys_and_the_reports_own_are_ignored(self) -> None:
+        letter = read({**GOOD, "Colour": 7, "Status": "sent", "KafkaKey": {"x": 1}})
+        assert letter == read(GOOD)
+
+    @pytest.mark.parametrize("name", ["TextBody", "Template", "Priority", "Subject", "Body", "ID"])
+    def test_null_is_as_good_as_absent(self, name: str) -> None:
+        assert read({**GOOD, name: None}).status is Status.AWAITING
+
+    def test_null_subject_and_body_are_empty(self) -> None:
+        letter = read({"Subject": None, "Addresses": ["a@b.test"]})
+        assert (letter.subject, letter.body, letter.answers[0].token) == ("", "", "")
+
+    @pytest.mark.parametrize(
+        ("given_id", "kept"),
+        [
+            ("6B03F03E1C3FE5165A363FCE", "6b03f03e1c3fe5165a363fce"),
+            ("000000000000000000000000", ORIGIN.letter_id()),
+            ("", ORIGIN.letter_id()),
+            (None, ORIGIN.letter_id()),
+        ],
+    )
+    def test_ids(self, given_id: object, kept: str) -> None:
+        letter = read({**GOOD, "ID": given_id})
+        assert (letter.status, letter.id) == (Status.AWAITING, kept)
+
+    def test_each_mailbox_is_a_recipient_once(self) -> None:
+        letter = read({"Addresses": ["b@x.test", "a@x.test", "b@X.test", "B@x.test"]})
+        assert [r.address for r in letter.recipients] == ["b@x.test", "a@x.test", "B@x.test"]
+        assert letter.addresses == ("b@x.test", "a@x.test", "b@X.test", "B@x.test")
+
+    @pytest.mark.parametrize(
+        "token", [None, True, 0, -1.5, 2**200, "x", [], {"a": [1, {"b": None}]}, "x" * 4094, "я" * 2047]
+    )
+    def test_tokens_come_back_as_they_were(self, token: object) -> None:
+        letter = read({**GOOD, "Token": token})
+        assert letter.status is Status.AWAITING
+        written = json.loads(report_bytes(letter, letter.answers[0], with_body=True, limit=10**6))
+        assert written["Token"] == token
+        assert type(written["Token"]) is type(token)
+
+    def test_a_body_of_the_largest_size(self) -> None:
+        limits = Limits(body=1024)
+        assert read({**GOOD, "Body": "я" * 512}, limits=limits).status is Status.AWAITING
+        assert read({**GOOD, "Body": "я" * 512 + "."}, limits=limits).status is Status.ERROR
+
+    def test_an_id_from_the_record_is_the_same_at_every_reading(self) -> None:
+        assert read(GOOD).id == read(dict(GOOD)).id
+
+
+class TestBadLetters:
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"Addresses": None}, "Addresses is missing"),
+            ({"Addresses": []}, "Addresses is empty; a letter needs at least one address"),
+            ({"Addresses": "a@b.test"}, "Addresses must be an array of strings, not a string"),
+            ({"Addresses": ["a@b.test", 7]}, "Addresses[1] must be a string, not a number"),
+            ({"Addresses": ["a@b.test", None]}, "Addresses[1] must be a string, not null"),
+            ({"Addresses": ["a@b.test", "who"]}, "Addresses[1] is not an address"),
+            ({"Addresses": ["a@b.test\r\nRCPT TO:<x@y.test>"]}, "Addresses[0] is not an address"),
+            ({"Addresses": ["\ud800@b.test"]}, "Addresses[0] "),
+            ({"Subject": 7}, "Subject must be a string, not a number"),
+            ({"Subject": ["x"]}, "Subject must be a string, not an array"),
+            ({"Subject": "a\r\nBcc: x@y.test"}, "Subject holds a line break"),
+            ({"Subject": "a\x00b"}, "Subject holds the control character U+0000"),
+            ({"Subject": "a\x7fb"}, "Subject holds the control character U+007F"),
+            ({"Subject": "a\u2028b"}, "Subject holds a line separator (U+2028)"),
+            ({"Subject": "\ud800"}, "Subject holds half of a surrogate pair"),
+            ({"Body": {"x": 1}}, "Body must be a string, not an object"),
+            ({"Body": True}, "Body must be a string, not a boolean"),
+            ({"Body": "\udfff"}, "Body holds half of a surrogate pair"),
+            ({"ID": "xyz"}, "ID must be 24 hexadecimal digits"),
+            ({"ID": 7}, "ID must be 24 hexadecimal digits"),
+            ({"ID": "٠" * 24}, "ID must be 24 hexadecimal digits"),
+            ({"Token": "x" * 4095}, "Token has 4097 bytes as JSON; 4096 are allowed"),
+            ({"Token": float("inf")}, "Token holds a number that JSON cannot carry back"),
+            ({"Token": ["\ud800"]}, "Token holds half of a surrogate pair"),
+            ({"Token": {"\ud800": 1}}, "Token holds half of a surrogate pair"),
+            ({"TextBody": "x"}, "TextBody is not supported by this version"),
+            ({"textbody": ""}, "TextBody is not supported by this version"),
+            ({"Attachments": []}, "Attachments is not supported by this version"),
+            ({"Priority": 0}, "Priority is not supported by this version"),
+        ],
+    )
+    def test_are_errors_with_a_reason(self, change: dict[str, Any], reason: str) -> None:
+        letter = read({**GOOD, **change})
+        assert letter.status is Status.ERROR
+        assert letter.reason.startswith(reason), letter.reason
+        assert letter.finished_at == NOW
+        assert letter.recipients == ()
+        assert letter.answers[0].key == b"k"
+        assert [fault.text for fault in faults([GOOD, {**GOOD, **change}])]
+
+    def test_keep_what_can_be_stored(self) -> None:
+        letter = read({"Subject": 7, "Body": "a\ud800b", "Addresses": [1, "a@b.test"], "Token": ["\udc00"]})
+        assert (letter.subject, letter.body, letter.addresses) == ("", "a\ufffdb", ("a@b.test",))
+        assert letter.answers[0].token == ["\ufffd"]
+
+    def test_a_body_that_is_too_large_is_not_kept(self) -> None:
+        letter = read({**GOOD, "Body": "x" * 2000}, limits=Limits(body=1024))
+        assert (letter.body, letter.reason) == ("", "Body has 2000 bytes; 1024 are allowed")
+
+    def test_keep_their_own_id_if_it_is_one(self) -> None:
+        assert read({"ID": "6B03F03E1C3FE5165A363FCE"}).id == "6b03f03e1c3fe5165a363fce"
+        assert read({"ID": "nope"}).id == ORIGIN.letter_id()
+
+    def test_too_many_addresses(self) -> None:
+        letter = read({"Addresses": ["a@b.test"] * 4}, limits=Limits(addresses=3))
+        assert letter.reason == "Addresses holds 4 addresses; 3 are allowed"
+        assert len(letter.addresses) == 3
+
+    def test_all_faults_are_named_up_to_a_number(self) -> None:
+        letter = read({"Subject": 1, "Addresses": ["a@b.test", *range(9)]})
+        assert "Subject must be" in letter.reason or "Addresses[1]" in letter.reason
+        assert letter.reason.endswith("; and 5 more")
+
+    def test_a_deep_token(self) -> None:
+        deep: Any = "x"
+        for _ in range(33):
+            deep = [deep]
+        assert read({**GOOD, "Token": deep}).reason == "Token nests deeper than 32 levels"
+        assert read({**GOOD, "Token": deep[0]}).status is Status.AWAITING
+
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=10,
+    )
+    names = st.sampled_from(["ID", "Subject", "Body", "Addresses", "Token", "token", "TextBody", "Other"])
+
+    @given(st.dictionaries(names, json_values | st.lists(st.just("a@b.test"), max_size=2)))
+    def test_any_element_becomes_a_letter_that_can_be_stored(self, element: dict[str, Any]) -> None:
+        letter = read(element)
+        assert letter.status in {Status.AWAITING, Status.ERROR}
+        assert (letter.status is Status.ERROR) == bool(letter.reason) == bool(faults([element]))
+        texts = (letter.id, letter.subject, letter.body, letter.reason, *letter.addresses)
+        assert all(storable(text) for text in texts)
+        raw = report_bytes(letter, letter.answers[0], with_body=True, limit=10**7)
+        written = json.loads(raw)
+        assert written["ID"] == letter.id
+        assert written["Token"] == letter.answers[0].token
+
+
+def test_faults_name_index_and_field() -> None:
+    found = faults([GOOD, {"Subject": 1, "Addresses": ["x"]}, {"Addresses": ["x", "a@b.test", "y"]}])
+    assert [(f.index, f.field) for f in found] == [(1, "Subject"), (2, "Addresses[0]"), (2, "Addresses[2]")]
+
+
+def test_ids_of_elements() -> None:
+    assert letter_id({"id": "6B03F03E1C3FE5165A363FCE"}) == "6b03f03e1c3fe5165a363fce"
+    assert letter_id({"ID": "0" * 24}) == letter_id({}) == letter_id({"ID": 3}) == ""
+    assert with_id({"id": None, "Subject": "x"}, "6b03") == {"ID": "6b03", "Subject": "x"}
+
+
+@pytest.mark.parametrize("text", ["", "Тема", "a\u00a0b 😀"])
+def test_good_headers(text: str) -> None:
+    assert header_fault(text) is None
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
+ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="2.0.0", text="queued")
+
+
+def finished(**changes: Any) -> Letter:
+    return read(GOOD).evolve(
+        id="6b03f03e1c3fe5165a363fce",
+        status=Status.SENT,
+        recipients=(Recipient(address="a1@example.test", result=ACCEPTED),),
+        attempts=1,
+        relay="mx:25",
+        message_id="<1@x>",
+        finished_at=NOW,
+        **changes,
+    )
+
+
+def written(letter: Letter, *, limit: int = 10**6, with_body: bool = True, answer: int = 0) -> bytes:
+    return report_bytes(letter, letter.answers[answer], with_body=with_body, limit=limit)
+
+
+class TestReports:
+    def test_the_originals_seven_fields_come_first_and_as_it_wrote_them(self) -> None:
+        letter = finished().evolve(body="Тело <b>&\u2028\b\f\\b\n")
+        begins = (
+            '{"ID":"6b03f03e1c3fe5165a363fce","Addresses":["a1@example.test"],"Subject":"Тема",'
+            '"Body":"Тело \\u003cb\\u003e\\u0026\\u2028\\u0008\\u000c\\\\b\\n","Token":"Иван","Status":"sent","KafkaKey":"k",'
+        )
+        assert written(letter).decode().startswith(begins)
+        assert json.loads(written(letter))["Body"] == letter.body
+
+    def test_ours_follow(self) -> None:
+        full = json.loads(written(finished()))
+        assert list(full) == list(Report.model_fields)
+        assert full["Reason"] == {"Code": 250, "EnhancedCode": "2.0.0", "Text": "queued", "Phase": "dot"}
+        assert full["Recipients"] == [
+            {
+                "Address": "a1@example.test",
+                "Status": "accepted",
+                "Code": 250,
+                "EnhancedCode": "2.0.0",
+                "Text": "queued",
+                "Phase": "dot",
+                "Uncertain": False,
+            }
+        ]
+        assert (full["Attempts"], full["Relay"], full["MessageID"]) == (1, "mx:25", "<1@x>")
+        assert full["Time"] == "2022-10-17T12:30:05.250Z"
+        assert (full["Uncertain"], full["BodyOmitted"], full["Omitted"]) == (False, False, [])
+
+    def test_it_is_one_line_and_answers_to_its_schema(self) -> None:
+        raw = written(finished(subject="a"))
+        assert b"\n" not in raw
+        assert Report.model_validate_json(raw).Subject == "a"
+
+    def test_a_refusal_decides_an_error(self) -> None:
+        deferred = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="later")
+        letter = finished().evolve(
+            status=Status.ERROR,
+            recipients=(
+                Recipient(address="a@x.test", result=deferred, uncertain=True),
+                Recipient(address="b@x.test", result=REFUSED),
+            ),
+        )
+        told = report(letter, letter.answers[0])
+        assert (told.Status, told.Reason.Code, told.Reason.Text) == ("error", 550, "no such user")
+        assert [r.Status for r in told.Recipients] == ["deferred", "refused"]
+        assert told.Uncertain
+
+    def test_a_bad_letters_reason(self) -> None:
+        told = report(letter := read({"Subject": 1}), letter.answers[0])
+        assert told.Status == "error"
+        assert told.Reason.Phase == "intake"
+        assert "Subject must be a string" in told.Reason.Text
+
+    @pytest.mark.parametrize(("key", "text"), [(None, ""), (b"\xffa", "\ufffda"), ("ключ".encode(), "ключ")])
+    def test_keys_as_text(self, key: bytes | None, text: str) -> None:
+        letter = read(GOOD, key=key)
+        assert json.loads(written(letter))["KafkaKey"] == text
+
+    def test_each_publisher_gets_its_own_token_and_key(self) -> None:
+        letter = finished()
+        letter = letter.evolve(answers=(*letter.answers, Answer(token=7, key=b"z")))
+        assert [json.loads(written(letter, answer=i))["Token"] for i in (0, 1)] == ["Иван", 7]
+
+    def test_the_body_can_be_switched_off(self) -> None:
+        full = json.loads(written(finished(), with_body=False))
+        assert (full["Body"], full["BodyOmitted"], full["Omitted"]) == ("", True, [])
+
+    def test_it_is_not_escaped_to_ascii(self) -> None:
+        letter = finished().evolve(body="я" * 1000)
+        assert len(written(letter)) < 2 * 1000 + 1000
+
+    def test_what_is_too_large_is_left_out_step_by_step(self) -> None:
+        wordy = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, text="w" * 300)
+        addresses = tuple(f"a{i:04}@example.test" for i in range(100))
+        letter = read({**GOOD, "Addresses": list(addresses)}, key=b"k" * 600).evolve(
+            subject="s" * 700,
+            body="b" * 5000,
+            reason="r" * 700,
+            recipients=tuple(Recipient(address=a, result=wordy) for a in addresses),
+        )
+        steps = [
+            (60_000, False, []),
+            (48_000, True, []),
+            (20_000, True, ["Recipients.Text"]),
+            (6_000, True, ["Recipients.Text", "Recipients"]),
+            (2_600, True, ["Recipients.Text", "Recipients", "Addresses"]),
+            (1_900, True, ["Recipients.Text", "Recipients", "Addresses", "Subject"]),
+            (1_300, True, ["Recipients.Text", "Recipients", "Addresses", "Subject", "KafkaKey"]),
+            (600, True, ["Recipients.Text", "Recipients", "Addresses", "Subject", "KafkaKey", "Reason.Text"]),
+        ]
+        for limit, body_omitted, omitted in steps:
+            raw = written(letter, limit=limit)
+            assert len(raw) <= limit
+            full = json.loads(raw)
+            assert (full["BodyOmitted"], full["Omitted"]) == (body_omitted, omitted), limit
+            assert full["ID"] == letter.id
+
+    def test_what_cannot_be_made_small_enough_says_so(self) -> None:
+        with pytest.raises(ReportTooLarge, match="100 bytes"):
+            written(finished(), limit=100)
+
+    def test_the_words_are_the_same_at_every_publishing(self) -> None:
+        letter = finished()
+        assert written(letter) == written(letter.evolve())
