@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,9 +72,10 @@ class ServiceClient:
 
 
 def _reason(error: Exception) -> str:
-    """The system's own words where there are any; aiohttp's add nothing to them."""
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return error.os_error.strerror.lower()
+    """The system's own words where there are any; those of the libraries add nothing to them."""
+    number = error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else None
+    if number is not None and number in errno.errorcode:
+        return os.strerror(number).lower()
     return str(error) or type(error).__name__
 
 

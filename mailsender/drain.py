@@ -30,8 +30,6 @@ RESERVE = 0.35
 HURRY = 5.0
 """Seconds that a second signal leaves to give letters back."""
 
-STEPS = ("intake", "release", "workers", "settle", "report", "slots", "renewal", "close")
-
 
 @dataclass(slots=True)
 class Progress:
@@ -69,18 +67,19 @@ class Deadline:
             return 0.0
         return max(0.0, self.left - RESERVE * self._timeout)
 
-    async def bound(self, wait: Callable[[float], Awaitable[bool]], seconds: float) -> bool:
-        """Run `wait(seconds)`; when the drain is hurried meanwhile, start it over with what is left."""
-        if self.hurried.is_set():
-            return await wait(min(seconds, self.left))
-        task = asyncio.ensure_future(wait(seconds))
+    async def bound(self, wait: Callable[[float], Awaitable[bool]], seconds: Callable[[], float]) -> bool:
+        """Run `wait` with `seconds()`; when the drain is hurried meanwhile, once more with what that is then."""
+        task = asyncio.ensure_future(wait(seconds()))
         hurried = asyncio.ensure_future(self.hurried.wait())
+        if self.hurried.is_set():
+            hurried.cancel()
+            return await task
         try:
             await asyncio.wait({task, hurried}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             task.cancel()
             await asyncio.wait({task})
-            return await wait(self.left)
+            return await wait(seconds())
         finally:
             hurried.cancel()

@@ -34,6 +34,9 @@ AHEAD = 1.0
 DAY_MARGIN = 0.001
 """Seconds before the end of a day at which its last slot may lie at the latest."""
 
+MIN_WAIT, MAX_WAIT = 0.01, 60.0
+"""Seconds to wait after a lease of nothing: no busy polling, and none too long for a changed setting."""
+
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
 
@@ -202,8 +205,9 @@ def grant_of(
     stepped_back = cursor.next > now + AHEAD + allowance.step + allowance.life
     again = 0.0
     if count == 0:
-        again = day_end - now if exhausted else max(allowance.step / 4, first - now - AHEAD)
-        again = min(max(again, 0.001), 60.0)
+        tomorrow = exhausted or first > day_end - DAY_MARGIN
+        again = day_end - now if tomorrow else first - now - AHEAD
+        again = min(max(again, MIN_WAIT), MAX_WAIT)
     return SlotGrant(
         first=first,
         count=count,

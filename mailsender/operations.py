@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mailsender.letter import Letter, now_ms
@@ -119,8 +120,8 @@ class ReplicaOperations:
                 "busy": replica.dispatch.relay.busy,
             },
             "relay": self._relay(),
-            "intake": replica.intake.state,
-            "reports": replica.reporter.state,
+            "intake": asdict(replica.intake.state),
+            "reports": asdict(replica.reporter.state),
             "drain": self._progress(),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,9 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between tries to open the queue while MongoDB is away."""
+
+LEAST = 0.5
+"""Seconds that each step of the drain gets even when its time is over, so that what is quick still ends well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +87,13 @@ class Replica:
             parts.sink,
             config=_intake_config(settings, self.limits),
             clock=clock,
-            stored=self.dispatch.nudge,
+            waiting=self.dispatch.nudge,
+            final=self.reporter.offer,
         )
         self.summary = Summary(self.settler.tally, self.keeper, clock)
         self._stop = asyncio.Event()
-        self._stops = {name: asyncio.Event() for name in ("intake", "reporter", "gate", "keeper", "summary")}
+        self._stops: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deadline: Deadline | None = None
 
     # --- stopping --------------------------------------------------------------------------------
@@ -147,29 +152,32 @@ class Replica:
 
     async def _open_run_drain(self) -> None:
         if not await self._open_queue():
-            self._deadline = Deadline(self.clock, self.settings.drain_timeout)
             return
         await self.parts.sink.open()
-        await self.parts.source.open()
         if not self._stop.is_set():
             self.state = "running"
             log.info("running", version=__version__, relay=self.parts.relay.name)
         async with asyncio.TaskGroup() as group:
-            settling = group.create_task(self._watched("settler", self.settler.run()))
-            self._start(group, "intake", self.intake.run(self._stops["intake"]))
-            group.create_task(self._watched("dispatch", self.dispatch.run()))
-            self._start(group, "reporter", self.reporter.run(self._stops["reporter"]))
-            self._start(group, "gate", self.gate.run(self._stops["gate"]))
-            self._start(group, "keeper", self.keeper.run(self._stops["keeper"]))
-            self._start(group, "summary", self.summary.run(self._stops["summary"]))
+            self._start(group, "settler", self.settler.run())
+            self._start(group, "dispatch", self.dispatch.run())
+            for name, loop in (
+                ("intake", self.intake.run),
+                ("reporter", self.reporter.run),
+                ("gate", self.gate.run),
+                ("keeper", self.keeper.run),
+                ("summary", self.summary.run),
+            ):
+                stop = self._stops[name] = asyncio.Event()
+                self._start(group, name, loop(stop))
             await self._stop.wait()
             await self._drain()
-            settling.cancel()
+            for task in self._tasks.values():
+                task.cancel()
 
-    def _start(self, group: asyncio.TaskGroup, name: str, loop: Coroutine[Any, Any, None]) -> None:
-        group.create_task(self._watched(name, loop), name=name)
+    def _start(self, group: asyncio.TaskGroup, name: str, loop: Coroutine[Any, Any, object]) -> None:
+        self._tasks[name] = group.create_task(self._watched(name, loop), name=name)
 
-    async def _watched(self, name: str, loop: Awaitable[None]) -> None:
+    async def _watched(self, name: str, loop: Awaitable[object]) -> None:
         """Run a loop; should it raise, the service drains instead of falling."""
         try:
             await loop
@@ -203,37 +211,43 @@ class Replica:
 
     async def _drain(self) -> None:
         deadline = self._deadline = Deadline(self.clock, self.settings.drain_timeout)
-        step = self._step
+        step, unclean = self._step, self.progress.unclean
         step("intake")
-        self._stops["intake"].set()
-        if not await deadline.bound(self.intake.stopped, deadline.work_left / 2):
-            self.progress.unclean.append("intake could not end its insert or commit in time")
+        if not await self._ended("intake", deadline, lambda: deadline.work_left / 2):
+            unclean.append("intake could not end its insert, its commit or its membership in time")
         step("release")
         self.dispatch.stop_claiming()
         step("workers")
-        await deadline.bound(self.dispatch.finish, deadline.work_left)
+        await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
         step("settle")
-        if not await deadline.bound(self.settler.flush, deadline.left * 0.7):
-            self.progress.unclean.append(
-                f"outcomes were not written in time: {self.settler.trouble or 'late'}"
-            )
+        if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
+            unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
         step("report")
-        left = await self._flush_reports(deadline)
+        await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
+        left = self.reporter.state.waiting
         if left:
-            self.progress.unclean.append(f"{left} reports were not published or marked in time")
+            unclean.append(f"{left} reports were not published and marked in time")
         step("slots")
-        self._stops["gate"].set()
-        await self._within(self.gate.close(), max(0.5, deadline.left), "slots")
+        await self._ended("gate", deadline, lambda: deadline.left)
+        await self._within(self.gate.close(), max(LEAST, deadline.left), "slots")
         step("renewal")
-        self._stops["keeper"].set()
-        self._stops["summary"].set()
+        await self._ended("keeper", deadline, lambda: deadline.left)
         step("close")
         self.summary.last()
 
-    async def _flush_reports(self, deadline: Deadline) -> int:
-        self._stops["reporter"].set()
-        await deadline.bound(self.reporter.stopped, max(0.5, deadline.left * 0.9))
-        return self.reporter.left
+    async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
+        """Tell a loop to stop and wait for its end; one that takes longer than `seconds()` is cancelled."""
+        task = self._tasks[name]
+        self._stops[name].set()
+
+        async def wait(timeout: float) -> bool:
+            return bool((await asyncio.wait({task}, timeout=max(LEAST, timeout)))[0])
+
+        ended = await deadline.bound(wait, seconds)
+        if not ended:
+            task.cancel()
+            await asyncio.wait({task}, timeout=LEAST)
+        return ended
 
     def _step(self, name: str) -> None:
         self.progress.step = name
@@ -249,8 +263,25 @@ class Replica:
     async def _close_parts(self) -> None:
         limit = self.settings.kafka_timeout
         await self._within(self.parts.sink.close(), limit, "producer")
-        await self._within(self.parts.source.close(), limit, "consumer")
         await self._within(self.parts.queue.close(), limit, "mongodb")
+
+
+def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
+    return IntakeConfig(
+        dead_letter_topic=settings.kafka_topic_dead_letter,
+        retention=settings.mongodb_retention,
+        limits=limits,
+        stop_timeout=settings.drain_timeout / 4,
+    )
+
+
+def _reporter_config(settings: Settings) -> ReporterConfig:
+    return ReporterConfig(
+        topic=settings.kafka_topic_profile,
+        with_body=settings.report_body,
+        max_request_size=settings.kafka_max_request_size,
+        stop_timeout=settings.drain_timeout / 4,
+    )
 
 
 def _send_policy(settings: Settings) -> SendPolicy:

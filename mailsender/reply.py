@@ -7,6 +7,7 @@ to say; this module knows no commands.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
@@ -93,24 +94,22 @@ class ReplyParser:
         """Whether a reply has begun and is not complete."""
         return bool(self._buffer or self._lines)
 
-    def feed(self, data: bytes) -> list[Reply]:
-        """The replies that `data` completes, in order.
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """The replies that `data` completes, in order; iterate to the end before the next call.
 
         Lines may end with a bare LF; a reply of one line may be its code alone (RFC 5321 §4.2).
 
         Raises:
-            ReplyError: the stream is not SMTP, or a line or a reply is too long. Replies that were
-                complete before the fault are lost: the parser is of no further use.
+            ReplyError: the stream is not SMTP, or a line or a reply is too long. It comes after the
+                replies that were complete before the fault; the parser is of no further use.
         """
-        replies = []
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             reply = self._take(line.removesuffix(b"\r"))
             if reply:
-                replies.append(reply)
+                yield reply
         if len(self._buffer) > MAX_LINE:
             raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
-        return replies
 
     def _take(self, line: bytes) -> Reply | None:
         if len(line) > MAX_LINE:

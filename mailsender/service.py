@@ -108,7 +108,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         tls_key_file=settings.kafka_tls_key_file,
         client_id=f"mailsender-{socket.gethostname()}",
         group=settings.kafka_groupid,
-        group_instance_id=settings.kafka_group_instance_id,
+        instance_id=settings.kafka_group_instance_id,
         session_timeout=settings.kafka_session_timeout,
         timeout=settings.kafka_timeout,
         max_request_size=settings.kafka_max_request_size,

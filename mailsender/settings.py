@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from email.utils import parseaddr
+from email.utils import getaddresses, parseaddr
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote_plus
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,7 +20,7 @@ from mailsender.address import BadAddress, parse_address
 from mailsender.limiter import Allowance
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 MEMORY_URI = "memory:"
@@ -294,13 +294,16 @@ class Settings(BaseSettings):
 
 def _check_sender(settings: Settings) -> None:
     name = "SMTP_FROM" if settings.smtp_from else "SMTP_USER"
-    display, address = settings.sender
+    text = settings.smtp_from or settings.smtp_user
+    # Looked for in the whole text: parsing it turns some of them into spaces.
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise ValueError("SMTP_FROM: it holds control characters")
+    if len(getaddresses([text])) > 1:
+        raise ValueError(f"SMTP_FROM: one address is needed ({name} gives several)")
     try:
-        parse_address(address)
+        parse_address(settings.sender[1])
     except BadAddress as error:
         raise ValueError(f"SMTP_FROM: an address is needed ({name} does not give one: {error})") from None
-    if any(ord(char) < 32 or ord(char) == 127 for char in display):
-        raise ValueError("SMTP_FROM: the name holds control characters")
 
 
 def _loopback(host: str) -> bool:

@@ -12,13 +12,14 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 GREETING, BODY, DOT = "greeting", "body", "dot"
 
-OFFERS = ("SIZE 10000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH PLAIN LOGIN")
+OFFERS = ("SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH PLAIN LOGIN")
 
 GOOD = {
     GREETING: "220 relay.example.test ESMTP",
@@ -124,6 +125,7 @@ class ScriptedRelay:
     ) -> None:
         self._script = dict(script or {})
         self._uses: dict[str, int] = {}
+        self._reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._offers = offers
         self._tls = tls
         self._implicit = implicit
@@ -148,6 +150,11 @@ class ScriptedRelay:
     def raw(self) -> bytes:
         """Every octet of all connections."""
         return b"".join(peer.raw for peer in self.peers)
+
+    async def reached(self, moment: str) -> None:
+        """Wait until a verb was heard, or a moment has come, for the first time."""
+        async with asyncio.timeout(5):
+            await self._reached[moment].wait()
 
     async def __aenter__(self) -> Self:
         listener = socket.create_server((self.host, 0))
@@ -239,6 +246,7 @@ class ScriptedRelay:
 
     async def _answer(self, peer: Peer, moment: str, default: str = "500 5.5.2 What?") -> str:
         """Do what the script says for this moment; returns the first line said, if any."""
+        self._reached[moment].set()
         scripted = self._script.get(moment, ())
         answers = [scripted] if isinstance(scripted, str | bytes) or callable(scripted) else list(scripted)
         use = self._uses.get(moment, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -212,15 +212,14 @@ class Keeper(Generic[C]):
         """The client, when one is started."""
         return self._client
 
-    @property
-    def opened(self) -> bool:
-        """Whether a client is wanted."""
-        return self._task is not None
-
     def open(self) -> None:
         """Begin to keep one."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep())
+
+    def keeps(self, client: C) -> bool:
+        """Whether `client` is the one in use, and not one that was given up."""
+        return client is self._client
 
     async def get(self, timeout: float) -> C | None:
         """The client, or None if none is started within `timeout` seconds."""
@@ -234,7 +233,7 @@ class Keeper(Generic[C]):
 
     def replace(self, client: C, why: str) -> None:
         """Have a new client made in place of `client`; nothing if that was done already."""
-        if client is not self._client:
+        if not self.keeps(client):
             return
         self.fault = why
         self._client = None
@@ -276,14 +275,30 @@ class Keeper(Generic[C]):
     async def _stop(self, client: C) -> None:
         stopping = asyncio.create_task(client.stop())
         await asyncio.wait({stopping}, timeout=self._config.timeout)
-        if not stopping.done():
-            stopping.cancel()
-            log.warning(
-                "kafka_client_abandoned",
-                after_seconds=self._config.timeout,
-                doing="the broker hangs; the client is ended by force",
-            )
-            await self._abandon(client)
+        hangs = not stopping.done()
+        stopping.cancel()
         (outcome,) = await asyncio.gather(stopping, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            log.debug("kafka_client_stop_failed", error=described(outcome))
+        if isinstance(outcome, BaseException):
+            log.debug("kafka_client_abandoned", hangs=hangs, error=described(outcome))
+            await self._abandon(client)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any] | None], timeout: float = 1.0) -> None:
+    """Cancel tasks until they end, for at most `timeout` seconds.
+
+    More than once, because some of the library's handlers of a cancellation wait again.
+    """
+    left = {task for task in tasks if task is not None}
+    deadline = asyncio.get_running_loop().time() + timeout
+    while left and asyncio.get_running_loop().time() < deadline:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=0.05)
+        await asyncio.gather(*done, return_exceptions=True)
+
+
+async def close_connections(client: Any, timeout: float = 1.0) -> None:
+    """Close the connections of a client of aiokafka, which fails the requests under way."""
+    closing = asyncio.create_task(client.close())
+    await asyncio.wait({closing}, timeout=timeout)
+    await end_tasks([closing, client._sync_task])  # noqa: SLF001

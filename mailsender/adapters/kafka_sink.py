@@ -16,7 +16,9 @@ from mailsender.adapters.kafka import (
     Keeper,
     client_log,
     client_options,
+    close_connections,
     described,
+    end_tasks,
     translated,
 )
 from mailsender.ports import Landed, Outgoing, TooLarge, Unavailable
@@ -234,14 +236,5 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
     The library has no public way; its parts are ended in the order in which they wait for each other.
     """
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
-    await producer.client.close()
-    task = producer._sender.sender_task  # noqa: SLF001
-    if task is None:
-        return
-    for _ in range(10):  # its handler of a cancellation waits for each request under way
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
-        if task.done():
-            break
-    if task.done() and not task.cancelled():
-        task.exception()
+    await close_connections(producer.client)
+    await end_tasks([producer._sender.sender_task])  # noqa: SLF001

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -25,7 +24,15 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from mailsender.adapters.kafka import KafkaConfig, Keeper, client_log, client_options, described
+from mailsender.adapters.kafka import (
+    KafkaConfig,
+    Keeper,
+    client_log,
+    client_options,
+    close_connections,
+    described,
+    end_tasks,
+)
 from mailsender.ports import Clock, Record, SystemClock
 
 log = structlog.get_logger()
@@ -38,6 +45,9 @@ OVERHEAD = 200
 
 GRACE = 0.5
 """Seconds that a poll may take beyond its time before it is left to go on in the background."""
+
+PATIENCE = 1.0
+"""Seconds that trouble may last before it is logged: joining a group takes a moment."""
 
 HUNT = 50
 """Rounds in which partitions are asked one by one after an error that names none of them."""
@@ -78,7 +88,9 @@ class KafkaSource:
         self._watched_from = self._clock.epoch()
         self._seen = self._clock.epoch()
         self._commit_fault = ""
+        self._unconfirmed = False
         self._troubled_since: float | None = None
+        self._told = False
 
     async def open(self) -> None:
         """See `ports.RecordSource`."""
@@ -118,6 +130,7 @@ class KafkaSource:
         consumer = await self._keeper.get(timeout)
         if consumer is not None:
             self._idle = True
+            self._hunt = 0
             consumer.pause(*consumer.assignment())
             await self._wait_for_records(consumer, timeout)
         self._watch()
@@ -231,8 +244,8 @@ class KafkaSource:
                 offset=offset,
                 reason=described(error),
                 doing="the partition is paused and tried again every now and then; the others go on",
-                check="whether the record is damaged or its codec unknown; to step over it, stop the group and"
-                " move its offset with kafka-consumer-groups --reset-offsets",
+                check="whether the record is damaged or its codec unknown; to step over it, stop all members"
+                " and move the group's offset with kafka-consumer-groups --reset-offsets",
             )
 
     def _readable(self, partition: TopicPartition) -> None:
@@ -273,8 +286,8 @@ class KafkaSource:
         if task is None:
             return True
         await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        if not task.done():
-            self._commit_fault = "the broker does not confirm the commit of offsets"
+        self._unconfirmed = not task.done()
+        if self._unconfirmed:
             return False
         self._committing = None
         error = None if task.cancelled() else task.exception()
@@ -302,6 +315,8 @@ class KafkaSource:
             return f"{where} cannot be read: {found.reason}"
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
+        if self._unconfirmed and self._committing is not None and not self._committing.done():
+            return "the broker does not confirm the commit of offsets"
         return self._commit_fault or self._silence(consumer)
 
     def _silence(self, consumer: AIOKafkaConsumer) -> str:
@@ -330,16 +345,17 @@ class KafkaSource:
         consumer = self._keeper.client
         if consumer is not None and self._silent_for(consumer) > self._config.stall:
             self._keeper.replace(consumer, reason)
-        if reason and self._troubled_since is None:
-            self._troubled_since = now
-            log.warning("kafka_reading_trouble", topic=self._topic, reason=reason, doing="tried again")
-        elif not reason:
-            self._keeper.well()
-            self._log.well()
-            if self._troubled_since is not None:
-                seconds = round(now - self._troubled_since, 1)
-                log.info("kafka_reading_well", topic=self._topic, seconds=seconds)
-            self._troubled_since = None
+        if reason:
+            self._troubled_since = now if self._troubled_since is None else self._troubled_since
+            if not self._told and now - self._troubled_since >= PATIENCE:
+                self._told = True
+                log.warning("kafka_reading_trouble", topic=self._topic, reason=reason, doing="tried again")
+            return
+        self._keeper.well()
+        self._log.well()
+        if self._told and self._troubled_since is not None:
+            log.info("kafka_reading_well", topic=self._topic, seconds=round(now - self._troubled_since, 1))
+        self._troubled_since, self._told = None, False
 
     # --- the client ------------------------------------------------------------------------------
 
@@ -364,25 +380,27 @@ class KafkaSource:
         # Only now: a topic in the constructor must exist for `start` to return.
         self._member = False
         self._watched_from = self._seen = self._clock.epoch()
-        if self._poll is not None:
-            self._poll.cancel()  # it asks the client that this one replaces
+        for task in (self._poll, self._committing):
+            if task is not None:
+                task.cancel()  # it asks the client that this one replaces
         consumer.subscribe([self._topic], listener=_Listener(self, consumer))
 
     def _revoked(self, consumer: AIOKafkaConsumer) -> None:
-        if consumer is self._keeper.client:
+        if self._keeper.keeps(consumer):
             self._member = False
+            self._commit_fault = ""
             self._watched_from = self._clock.epoch()
             self._stash.clear()  # whoever gets the partitions reads from the committed offsets again
             self._careful.clear()
 
     def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
-        if consumer is not self._keeper.client:
+        if not self._keeper.keeps(consumer):
             return
         mine = set(partitions)
         self._unreadable = {p: found for p, found in self._unreadable.items() if p in mine}
         self._on_probation = {p: found for p, found in self._on_probation.items() if p in mine}
         self._careful.update(self._on_probation)
-        consumer.pause(*(mine if self._idle else self._unreadable))
+        consumer.pause(*(mine if self._idle else self._unreadable.keys()))
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
@@ -395,7 +413,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._source = source
         self._consumer = consumer
 
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002  its signature
         """A rebalance begins."""
         self._source._revoked(self._consumer)  # noqa: SLF001  one class in two halves
 
@@ -427,16 +445,15 @@ def _size(record: Record) -> int:
 
 async def _abandon(consumer: AIOKafkaConsumer) -> None:
     """Free a consumer whose broker hangs; the library has no public way to do it without waiting for it."""
-    await consumer._client.close()  # noqa: SLF001
-    if consumer._fetcher is not None:  # noqa: SLF001
-        consumer._fetcher._fetch_task.cancel()  # noqa: SLF001
-    coordinator = consumer._coordinator  # noqa: SLF001
-    if coordinator is None:
-        return
-    tasks = [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]  # noqa: SLF001
-    for task in tasks:
-        if task is not None:
-            task.cancel()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(1.0):
-            await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+    client, fetcher, coordinator = consumer._client, consumer._fetcher, consumer._coordinator  # noqa: SLF001
+    if coordinator is not None:
+        await end_tasks(
+            [
+                coordinator._coordination_task,  # noqa: SLF001
+                coordinator._heartbeat_task,  # noqa: SLF001
+                coordinator._commit_refresh_task,  # noqa: SLF001
+            ]
+        )
+    if fetcher is not None:
+        await end_tasks([fetcher._fetch_task, *fetcher._pending_tasks])  # noqa: SLF001
+    await close_connections(client)

@@ -53,6 +53,7 @@ CLOCK_AGE = 10.0
 CLOCK_DRIFT = 0.001
 """How much faster than the server's our clock may run; far above what quartz does."""
 
+# Given to every collection: a client's own options do not take this error handler.
 _CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=True,
     # The original wrote Kafka keys of any bytes as strings: they come back as surrogate escapes (PEP 383).
@@ -94,8 +95,6 @@ def connect(uri: str, *, timeout: float, app_name: str) -> Client:
             journal=True,
             wTimeoutMS=milliseconds,
             tz_aware=True,
-            unicode_decode_error_handler="surrogateescape",
-            datetime_conversion="DATETIME_AUTO",
         )
     except (ConfigurationError, ValueError, TypeError) as error:
         raise Rejected(

@@ -23,15 +23,13 @@ from mailsender.adapters.mongo import (
 from mailsender.adapters.mongo_documents import (
     Unstorable,
     answer_document,
-    digest_of,
     document_of,
     letter_id,
-    letter_of,
     origin_document,
-    origin_of,
     remains_of,
 )
-from mailsender.letter import Letter, Origin, Status, content_digest
+from mailsender.adapters.mongo_reading import letter_of
+from mailsender.letter import Letter, Origin, Status
 from mailsender.ports import Inserted, Rejected, Unavailable
 
 CHUNK_LETTERS = 1000
@@ -240,15 +238,8 @@ def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
 
 def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
-    own = "digest" in document
-    digest = (
-        digest_of(document, (), "", "")
-        if own
-        else content_digest(letter.addresses, letter.subject, letter.body)
-    )
-    origins = {origin for origin in (origin_of(document.get("origin")),) if origin}
-    origins |= {answer.origin for answer in letter.answers if answer.origin}
-    return letter.id, _Stored(digest, own, origins)
+    origins = {answer.origin for answer in letter.answers if answer.origin}
+    return letter.id, _Stored(letter.digest, "digest" in document, origins)
 
 
 def _join(each: _Incoming, found: _Stored) -> UpdateOne:

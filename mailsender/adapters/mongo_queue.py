@@ -15,7 +15,7 @@ from random import randrange
 from typing import Any
 
 import structlog
-from bson import encode
+from bson import ObjectId, encode
 from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
 from pymongo.errors import OperationFailure
@@ -29,8 +29,9 @@ from mailsender.adapters.mongo import (
     disconnect,
     durable,
 )
-from mailsender.adapters.mongo_documents import letter_id, letter_of, likeness, state_of, stored_id
+from mailsender.adapters.mongo_documents import letter_id, likeness, state_of, stored_id
 from mailsender.adapters.mongo_insert import Inserter
+from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.letter import Lease, Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
@@ -351,6 +352,9 @@ def _addressable(found: list[Document]) -> list[Any]:
     """The `_id`s by which a document can be named; one that is text of invalid UTF-8 cannot be."""
     ids = []
     for document in found:
+        if isinstance(document["_id"], ObjectId):
+            ids.append(document["_id"])
+            continue
         try:
             encode({"_id": document["_id"]})
         except (BSONError, UnicodeError):

@@ -6,6 +6,7 @@ A probe never raises for what the outside world does: that is what it is there t
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -149,11 +150,16 @@ async def probe_mongo(uri: str, database: str, collection: str, *, timeout: floa
     try:
         return await _ask_mongo(client, database, collection, timeout)
     except Unavailable as error:
-        return [_mongo("error", f"{error}; see MONGODB_URI, and the firewall")]
+        return [_mongo("error", f"{_brief(error)}; see MONGODB_URI, and the firewall")]
     except Rejected as error:
         return [_mongo("error", f"{error}; see the user, its password and its rights in MONGODB_URI")]
     finally:
         await _close_mongo(client)
+
+
+def _brief(error: Exception) -> str:
+    """Without what the driver appends for its own developers: time-outs and the topology as it sees it."""
+    return re.split(r" \(configured timeouts|, Timeout: ", str(error), maxsplit=1)[0]
 
 
 async def _close_mongo(client: Any) -> None:

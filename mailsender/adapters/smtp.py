@@ -38,8 +38,7 @@ _MECHANISM_UNKNOWN = 504  # RFC 4954 §4
 class SmtpConfig:
     """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
 
-    `ca_file` takes the place of the system's CAs. Without `password` nobody logs in. `helo_name` is
-    the machine's name when it is empty.
+    `ca_file` takes the place of the system's CAs. `helo_name` is the machine's name when it is empty.
     """
 
     host: str
@@ -52,6 +51,11 @@ class SmtpConfig:
     auth_cleartext: bool = False
     helo_name: str = ""
     timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether sessions log in: a user without a password is only the sender."""
+        return bool(self.user and self.password)
 
 
 class SmtpRelay:
@@ -82,7 +86,7 @@ class SmtpRelay:
             RelayAway: see `Relay`.
         """
         config = self._config
-        if config.password and config.tls == "none" and not config.auth_cleartext:
+        if config.authenticates and config.tls == "none" and not config.auth_cleartext:
             raise RelayAway(
                 "the password would be sent in clear text: set SMTP_TLS, or SMTP_AUTH_CLEARTEXT=true",
                 phase=Phase.AUTH,
@@ -146,7 +150,7 @@ class _Opening:
             await self._ehlo()
             if self._config.tls == "starttls":
                 await self._starttls()
-            if self._config.password:
+            if self._config.authenticates:
                 await self._log_in()
             return self._taken_over(clock)
         except BaseException:

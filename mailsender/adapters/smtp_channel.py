@@ -43,8 +43,9 @@ class Channel(asyncio.Protocol):
         self._gone = self._loop.create_future()
         self._transport = transport
         # With no slack `write` returns once all is in the hands of the kernel (under TLS, but for one
-        # buffer): the dot does not wait behind a message that the relay is slow to read.
-        transport.set_write_buffer_limits(high=0)
+        # buffer): the dot does not wait behind a message that the relay is slow to read. It is 1, not
+        # 0, because at 0 a TLS transport pauses its writer when its buffer is empty, for good.
+        transport.set_write_buffer_limits(high=1, low=0)
         transport.set_protocol(self)
         if transport.is_closing():
             self.fail("the relay closed the connection")
@@ -66,8 +67,7 @@ class Channel(asyncio.Protocol):
         Raises:
             Lost: there will be no reply; the connection is closed.
         """
-        if self._fault:
-            raise self.fault
+        self.check()
         if self._answer:
             raise RuntimeError("a question is still open on this session")
         self._answer = self._loop.create_future()
@@ -89,11 +89,23 @@ class Channel(asyncio.Protocol):
             Lost: not all was sent; the connection is closed.
         """
         for start in range(0, len(data), BLOCK):
-            if self._fault:
-                raise self.fault
+            self.check()
             self._transport.write(data[start : start + BLOCK])
-            if self._paused and not self._fault:
+            if self._paused:
                 await self._until_taken(timeout)
+        self.check()
+
+    def check(self) -> None:
+        """Make sure that the connection is still there.
+
+        A transport that fails in `write` says nothing, swallows what follows and calls back only later:
+        without this look at it the dot would seem to have been sent.
+
+        Raises:
+            Lost: it is not.
+        """
+        if self._transport.is_closing():
+            self.fail("the connection was lost")
         if self._fault:
             raise self.fault
 
@@ -111,10 +123,10 @@ class Channel(asyncio.Protocol):
 
     def fail(self, why: str, reply: Reply | None = None) -> None:
         """Close the connection at once; whoever waits is told `why`. The first reason stands."""
+        self._transport.abort()
         if self._fault:
             return
         self._fault = Lost(why, reply)
-        self._transport.abort()
         if self._answer and not self._answer.done():
             self._answer.set_exception(self.fault)
         if self._room and not self._room.done():
@@ -124,8 +136,10 @@ class Channel(asyncio.Protocol):
         """Close the connection in good order, within a deadline."""
         self._fault = self._fault or Lost("the session was closed")
         self._transport.close()
-        await asyncio.wait([self._gone], timeout=LAST_WORDS)
-        self._transport.abort()
+        try:
+            await asyncio.wait([self._gone], timeout=LAST_WORDS)
+        finally:
+            self._transport.abort()
 
     def _late(self, timeout: float) -> None:
         self.fail(f"the relay gave no answer within {timeout:g}s")
@@ -137,21 +151,22 @@ class Channel(asyncio.Protocol):
         if self._fault:
             return
         try:
-            replies = self._parser.feed(data)
+            for reply in self._parser.feed(data):
+                self._take(reply)
         except ReplyError as error:
             self.fail(str(error))
-            return
-        for reply in replies:
-            if self._waiting and self._answer:
-                self._answer.set_result(reply)
-            else:
-                self.fail(f"the relay said, unasked: {reply}", reply)
         if self._parser.midway and not self._waiting:
             self.fail("the relay spoke out of turn")
 
     @property
     def _waiting(self) -> bool:
         return self._answer is not None and not self._answer.done()
+
+    def _take(self, reply: Reply) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_result(reply)
+        else:
+            self.fail(f"the relay said, unasked: {reply}", reply)
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""

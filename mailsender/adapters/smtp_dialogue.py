@@ -181,6 +181,7 @@ class SmtpSession:
         self._channel = channel
         self._offers = offers
         self._timeouts = timeouts
+        self._patience = {Phase.DATA: timeouts.data, Phase.DOT: timeouts.dot}
         self._clock = clock
         self._used = clock.monotonic()
 
@@ -213,9 +214,8 @@ class SmtpSession:
         if not go.begin():
             raise NotBegun
         try:
-            if not await self._envelope(transaction, said) or not await self._content(
-                transaction, message, go
-            ):
+            taken = await self._envelope(transaction, said) and await self._content(transaction, message, go)
+            if not taken:
                 await self._reset()
         except Lost as lost:
             transaction.lost(lost)
@@ -249,6 +249,7 @@ class SmtpSession:
         if len(body) > ONE_WRITE:
             await self._channel.write(body, self._timeouts.block)
             body = b""
+        self._channel.check()  # what is lost from here on counts as lost after the dot
         if not go.dot():
             self._channel.fail("given up before the end of the message was sent")
             raise self._channel.fault
@@ -270,8 +271,7 @@ class SmtpSession:
         Raises:
             Lost: there is no answer, or none that has a meaning here.
         """
-        timeouts = {Phase.DATA: self._timeouts.data, Phase.DOT: self._timeouts.dot}
-        reply = await self._channel.ask(command, timeouts.get(phase, self._timeouts.command))
+        reply = await self._channel.ask(command, self._patience.get(phase, self._timeouts.command))
         if reply.kind < Kind.TRANSIENT and reply.kind is not wanted:
             self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
             raise self._channel.fault

@@ -103,10 +103,11 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
     """The report as one line of UTF-8 JSON of at most `limit` bytes, without a newline.
 
     Too large, it goes without `Body`, then without the relay's words on each recipient, without the list of
-    recipients, without the addresses, at last without subject and key; `BodyOmitted` and `Omitted` say so.
+    recipients, without the addresses, without subject, key, reason, at last without the token; `BodyOmitted`
+    and `Omitted` say so.
 
     Raises:
-        ReportTooLarge: what is left (ID, token, status, reason) is larger than `limit` still.
+        ReportTooLarge: what is left, the ID, the status and the names of the fields, is larger than `limit`.
     """
     full = report(letter, answer)
     if not with_body:
@@ -135,6 +136,7 @@ _STEPS: tuple[Callable[[Report], Report], ...] = (
     lambda full: _leave_out(full, "Subject", Subject=""),
     lambda full: _leave_out(full, "KafkaKey", KafkaKey=""),
     lambda full: _leave_out(full, "Reason.Text", Reason=full.Reason.model_copy(update={"Text": ""})),
+    lambda full: _leave_out(full, "Token", Token=""),
 )
 
 

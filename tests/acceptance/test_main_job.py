@@ -135,7 +135,7 @@ def test_a_letter_to_250_addresses_of_which_some_are_refused_and_some_deferred(
     by_status: dict[str, list[str]] = {}
     for entry in report["Recipients"]:
         by_status.setdefault(entry["Status"], []).append(entry["Address"])
-    assert sorted(by_status["received"]) == sorted(good)
+    assert sorted(by_status["accepted"]) == sorted(good)
     assert sorted(by_status["refused"]) == sorted(refused)
     assert sorted(by_status["deferred"]) == sorted(deferred)
     assert report["Attempts"] == 2

@@ -9,7 +9,7 @@ from mailsender.reply import MAX_LINE, MAX_LINES, MAX_TEXT, Kind, Reply, ReplyEr
 
 def parse(data: bytes) -> list[Reply]:
     parser = ReplyParser()
-    replies = parser.feed(data)
+    replies = list(parser.feed(data))
     assert not parser.midway
     return replies
 
@@ -77,27 +77,35 @@ def test_the_first_digit_is_the_kind(code: int, kind: Kind) -> None:
 )
 def test_garbage_is_an_error(garbage: bytes) -> None:
     with pytest.raises(ReplyError):
-        ReplyParser().feed(garbage)
+        list(ReplyParser().feed(garbage))
+
+
+def test_a_reply_before_the_garbage_still_counts() -> None:
+    """It may be the one that took responsibility for a letter."""
+    replies = ReplyParser().feed(b"250 queued\r\n\r\n")
+    assert next(replies).text == "queued"
+    with pytest.raises(ReplyError):
+        next(replies)
 
 
 def test_a_line_without_an_end_is_bounded() -> None:
     parser = ReplyParser()
-    parser.feed(b"250 " + b"x" * (MAX_LINE - 4))
+    assert not list(parser.feed(b"250 " + b"x" * (MAX_LINE - 4)))
     assert parser.midway
     with pytest.raises(ReplyError, match="octets"):
-        parser.feed(b"x")
+        list(parser.feed(b"x"))
 
 
 def test_a_long_line_that_comes_whole_is_bounded_too() -> None:
     with pytest.raises(ReplyError, match="octets"):
-        ReplyParser().feed(b"250 " + b"x" * MAX_LINE + b"\r\n")
+        list(ReplyParser().feed(b"250 " + b"x" * MAX_LINE + b"\r\n"))
 
 
 def test_a_reply_without_an_end_is_bounded() -> None:
     parser = ReplyParser()
-    parser.feed(b"250-x\r\n" * (MAX_LINES - 1))
+    assert not list(parser.feed(b"250-x\r\n" * (MAX_LINES - 1)))
     with pytest.raises(ReplyError, match="lines"):
-        parser.feed(b"250-x\r\n")
+        list(parser.feed(b"250-x\r\n"))
 
 
 def test_text_is_cut_and_cleaned() -> None:

@@ -469,7 +469,9 @@ async def test_over_its_bound_the_service_is_busy_but_answers_probes_and_halt(
         assert (await client.ask("GET", "/healthz"))[0] == 200
         assert (await client.ask("POST", "/halt"))[0] == 200
         go.set()
-    assert [task.result()[0] for task in under_way] == [200, 200]
+        assert [(await task)[0] for task in under_way] == [200, 200]
+        later = [(await client.ask("POST", "/post", data=b"[]"))[0] for _ in range(3)]
+    assert later == [200, 200, 200], "what has ended must not count any more"
 
 
 @pytest.mark.asyncio

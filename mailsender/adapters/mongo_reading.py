@@ -1,0 +1,171 @@
+"""A document of the collection as a letter, whoever wrote it. Pure.
+
+`mongo_documents` lists the fields. Nothing here raises for a field that is not as we write it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import json_util
+
+from mailsender.adapters.mongo_documents import ID_IN_MESSAGE_ID, clean, letter_id
+from mailsender.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+    content_digest,
+)
+
+
+def letter_of(document: Mapping[str, Any]) -> Letter:
+    """The letter of a document, ours or another program's.
+
+    A field of a wrong type does not raise: the letter comes with a `reason`, so that it ends as an `error`.
+    """
+    faults: list[str] = []
+    addresses = _addresses(document.get("addresses"), faults)
+    subject = _text(document, "subject", faults)
+    body = _text(document, "body", faults)
+    answers = (_answer(document), *map(_answer, _documents(document.get("also"))))
+    identity = letter_id(document["_id"])
+    try:
+        status = Status(document.get("status"))
+    except ValueError:
+        status = Status.ERROR
+        faults.append("its status is not known")
+    finished = document.get("finished_at")
+    return Letter(
+        id=identity,
+        addresses=addresses,
+        subject=subject,
+        body=body,
+        answers=answers,
+        answered=_number(document.get("answered")),
+        recipients=_recipients(document, addresses),
+        status=status,
+        attempts=_number(document.get("attempts")),
+        reason=_string(document.get("reason")) or ("; ".join(faults)),
+        relay=_string(document.get("relay")),
+        message_id=_string(document.get("message_id")).replace(ID_IN_MESSAGE_ID, identity),
+        finished_at=finished if isinstance(finished, datetime) else None,
+        digest=digest_of(document, addresses, subject, body),
+        adopted="origin" not in document,
+    )
+
+
+def digest_of(document: Mapping[str, Any], addresses: Sequence[str], subject: str, body: str) -> bytes:
+    """The stored digest, or that of the content where another program stored none."""
+    digest = document.get("digest")
+    return digest if isinstance(digest, bytes) else content_digest(addresses, subject, body)
+
+
+def origin_of(value: Any) -> Origin | None:
+    """An origin as we store it; None for anything else."""
+    try:
+        return Origin(
+            topic=str(value["topic"]),
+            partition=int(value["partition"]),
+            offset=int(value["offset"]),
+            index=int(value["index"]),
+            timestamp=int(value["timestamp"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _addresses(value: Any, faults: list[str]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        faults.append("its addresses are not a list of strings")
+        return (
+            tuple(clean(each) for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+        )
+    return tuple(map(clean, value))
+
+
+def _text(document: Mapping[str, Any], name: str, faults: list[str]) -> str:
+    value = document.get(name)
+    if value is not None and not isinstance(value, str):
+        faults.append(f"its {name} is not a string")
+    return _string(value)
+
+
+def _string(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _documents(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _answer(document: Mapping[str, Any]) -> Answer:
+    key = document.get("key")
+    if isinstance(key, bytes):
+        raw: bytes | None = bytes(key)
+    elif "origin" in document:
+        raw = None
+    else:
+        text = document.get("kafkakey")
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None
+    return Answer(token=_token(document), key=raw, origin=origin_of(document.get("origin")))
+
+
+def _token(document: Mapping[str, Any]) -> Any:
+    token = document.get("token", "")
+    if isinstance(token, str):
+        if document.get("tokenjson") is not True:
+            return clean(token)
+        try:
+            return json.loads(token)
+        except (ValueError, RecursionError):
+            return clean(token)
+    # Another program's token may be any BSON value: relaxed extended JSON is what a report can hold of it.
+    text = json_util.dumps(token, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
+    return json.loads(clean(text))
+
+
+def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tuple[Recipient, ...]:
+    untouched = tuple(Recipient(address=each) for each in addresses)
+    try:
+        if "outcome" in document:
+            result, uncertain = _read_result(document["outcome"])
+            return tuple(Recipient(address=each, result=result, uncertain=uncertain) for each in addresses)
+        if "recipients" in document:
+            return tuple(map(_read_recipient, document["recipients"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Another program's field of the same name: nothing happened to the recipients here yet.
+        return untouched
+    return untouched
+
+
+def _read_recipient(value: Mapping[str, Any]) -> Recipient:
+    result, uncertain = _read_result(value)
+    return Recipient(address=clean(value["address"]), result=result, uncertain=uncertain)
+
+
+def _read_result(value: Mapping[str, Any]) -> tuple[Result | None, bool]:
+    uncertain = value.get("uncertain") is True
+    if "verdict" not in value:
+        return None, uncertain
+    result = Result(
+        verdict=Verdict(value["verdict"]),
+        phase=Phase(value["phase"]),
+        code=value.get("code"),
+        enhanced=value.get("enhanced"),
+        text=clean(value.get("text", "")),
+    )
+    return result, uncertain

@@ -1,0 +1,437 @@
+"""From the in-topic to the queue: records -> letters -> durable -> committed.
+
+An offset is committed only when every letter of its record is durable, and its dead letter, if it is one,
+acknowledged. Ids are computed from the origin, so whatever is read twice is stored once; that makes every
+step safe to repeat, and so nothing is ever skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from mailsender.letter import Letter, Origin, Status, content_digest, now_ms
+from mailsender.ports import (
+    Clock,
+    Inserted,
+    Outgoing,
+    Queue,
+    Record,
+    RecordSink,
+    RecordSource,
+    TooLarge,
+    Unavailable,
+)
+from mailsender.wire import Limits, NotABatch, decode, read_letter
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+NOT_A_BATCH = "not-a-batch"
+TOO_OLD = "older-than-retention"
+HEADER = "mailsender-"
+"""Beginning of the headers that say why a record is a dead letter and where it came from."""
+
+BREATH = 200
+"""Letters decoded before the workers' sessions get a turn: a few milliseconds of CPU time."""
+
+MAX_DETAIL = 500
+"""Characters of a header's sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeConfig:
+    """How records become letters; times in seconds, sizes in bytes.
+
+    A record older than `retention` goes to `dead_letter_topic`: the queue may have forgotten that its letters
+    were sent. Up to `batch` letters, or `batch_bytes` of them, are inserted at once. While the queue or
+    the dead-letter topic is away the wait grows from `first_wait` to `longest_wait`. After `stop_timeout` a
+    stop no longer waits for the insert under way. `poll` is how long one fetch waits for records.
+    """
+
+    dead_letter_topic: str
+    retention: float
+    limits: Limits = field(default_factory=Limits)
+    batch: int = 1000
+    batch_bytes: int = 4 * 1024 * 1024
+    first_wait: float = 1.0
+    longest_wait: float = 15.0
+    stop_timeout: float = 10.0
+    poll: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeState:
+    """What intake is at, and what it did since the start.
+
+    `status` is ``starting``, ``running``, ``waiting: <for what>`` or ``stopped``.
+    """
+
+    status: str = "starting"
+    records: int = 0
+    letters: int = 0
+    bad_letters: int = 0
+    dead_letters: int = 0
+    replays: int = 0
+    joined: int = 0
+    clashes: int = 0
+
+
+class _Stopped(Exception):  # noqa: N818  a way out, not a mistake
+    """It is time to stop, and what was being tried did not succeed; its offsets stay uncommitted."""
+
+
+class _Batch:
+    """Letters on their way into the queue, and the offsets that may be committed once they are there."""
+
+    def __init__(self) -> None:
+        self.letters: list[Letter] = []
+        self.dead: list[tuple[Record, str, str]] = []
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.bytes = 0
+
+    def add(self, letter: Letter) -> None:
+        self.letters.append(letter)
+        self.bytes += letter.size
+
+    def bury(self, record: Record, reason: str, detail: str) -> None:
+        self.dead.append((record, reason, detail))
+        self.bytes += len(record.value or b"")
+
+    def passed(self, record: Record) -> None:
+        """All of `record` is in this batch or an earlier one."""
+        self.offsets[record.topic, record.partition] = record.offset + 1
+
+
+class Intake:
+    """One member's way from the in-topic into the queue.
+
+    It opens the source when it runs and closes it when it ends; queue and sink are opened and closed by the
+    owner. `waiting` is called when new letters wait in the queue, `final` takes letters that came to their
+    end here, so that their answer need not wait for the reporter's sweep.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        queue: Queue,
+        sink: RecordSink,
+        *,
+        config: IntakeConfig,
+        clock: Clock,
+        waiting: Callable[[], None] = lambda: None,
+        final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._source = source
+        self._queue = queue
+        self._sink = sink
+        self._config = config
+        self._clock = clock
+        self._waiting = waiting
+        self._final = final
+        self._state = IntakeState()
+        self._committing: asyncio.Task[bool] | None = None
+        self._under_way: dict[tuple[str, int], int] = {}
+        self._to_commit: dict[tuple[str, int], int] = {}
+
+    @property
+    def state(self) -> IntakeState:
+        """How it is; for readiness and status."""
+        return self._state
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take records in until `stop` is set; then end the insert under way, commit and leave the group.
+
+        Waits out a queue, a broker or a dead-letter topic that is away.
+        """
+        work = asyncio.create_task(self._work(stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await self._source.open()
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work}, timeout=self._config.stop_timeout)
+            if not work.done():
+                log.warning(
+                    "intake_cut_short",
+                    after_seconds=self._config.stop_timeout,
+                    doing="what was being taken in is not committed and will be read again",
+                )
+        finally:
+            await _ended(work, stopping)
+            await _ended(self._committing)
+            await self._source.close()
+            self._now(status="stopped")
+        if not work.cancelled():
+            work.result()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        self._now(status="running")
+        with suppress(_Stopped):
+            while not stop.is_set():
+                records = await self._source.fetch(self._config.poll)
+                if records:
+                    await self._take(records, stop)
+                elif self._to_commit:
+                    await self._commit()
+        await self._commit()
+        await self._end_commit()
+
+    async def _take(self, records: Sequence[Record], stop: asyncio.Event) -> None:
+        """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
+        batch = _Batch()
+        for record in records:
+            for number, letter in enumerate(self._letters(record, batch), 1):
+                batch.add(letter)
+                if self._full(batch):
+                    batch = await self._store(batch, stop)
+                    if stop.is_set():
+                        return
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
+            batch.passed(record)
+            self._count(records=1)
+            if self._full(batch):
+                batch = await self._store(batch, stop)
+                if stop.is_set():
+                    return
+            await asyncio.sleep(0)
+        await self._store(batch, stop)
+
+    def _full(self, batch: _Batch) -> bool:
+        return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes
+
+    def _letters(self, record: Record, batch: _Batch) -> Iterator[Letter]:
+        """The letters of a record, one by one; none where it is a dead letter, which goes to `batch`."""
+        epoch = self._clock.epoch()
+        if record.timestamp >= 0 and epoch - record.timestamp / 1000 > self._config.retention:
+            days = (epoch - record.timestamp / 1000) / 86400
+            batch.bury(record, TOO_OLD, f"the record is {days:.1f} days old and may have been sent already")
+            return
+        try:
+            elements = decode(record.value)
+        except NotABatch as error:
+            batch.bury(record, NOT_A_BATCH, str(error))
+            return
+        for index, element in enumerate(elements):
+            origin = Origin(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                index=index,
+                timestamp=record.timestamp,
+            )
+            yield read_letter(element, origin, record.key, self._config.limits, now=now_ms(epoch))
+
+    async def _store(self, batch: _Batch, stop: asyncio.Event) -> _Batch:
+        """Make a batch durable, then begin to commit its offsets; returns an empty one."""
+        if batch.letters:
+            await self._insert(batch.letters, stop)
+        if batch.dead:
+            await self._bury(batch.dead, stop)
+        if batch.offsets:
+            self._to_commit.update(batch.offsets)
+            await self._commit()
+        return _Batch()
+
+    # --- letters ---------------------------------------------------------------------------------
+
+    async def _insert(self, letters: Sequence[Letter], stop: asyncio.Event) -> None:
+        found = await self._insist("MongoDB", lambda: self._queue.insert(letters), stop)
+        clashing = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLASH]
+        self._count(
+            letters=len(letters),
+            bad_letters=sum(letter.status is Status.ERROR for letter in letters),
+            replays=found.count(Inserted.REPLAY),
+            joined=found.count(Inserted.JOINED),
+            clashes=len(clashing),
+        )
+        self._waiting()
+        await self._answer(letters, found)
+        if not clashing:
+            return
+        answers = [self._answer_to_clash(letter) for letter in clashing]
+        again = await self._insist("MongoDB", lambda: self._queue.insert(answers), stop)
+        for letter, what in zip(answers, again, strict=True):
+            if (
+                what is Inserted.CLASH
+            ):  # two hashes of 64 bits and the same second: say so, it is one in 2**64
+                log.error("letter_id_collision", id=letter.id, origin=str(letter.answers[0].origin))
+        await self._answer(answers, again)
+
+    async def _answer(self, letters: Sequence[Letter], found: Sequence[Inserted]) -> None:
+        """Hand on what is final already: bad letters, and those whose second publisher came too late.
+
+        Whatever goes wrong here is made up for by the reporter's sweep.
+        """
+        if self._final is None:
+            return
+        ends: list[Letter] = []
+        for letter, what in zip(letters, found, strict=True):
+            if what is Inserted.NEW and letter.status.final:
+                ends.append(letter)
+            elif what is Inserted.JOINED:
+                with suppress(Unavailable):
+                    joined = await self._queue.get(letter.id)
+                    ends += [joined] if joined is not None and joined.status.final else []
+        if ends:
+            await self._final(ends)
+
+    def _answer_to_clash(self, letter: Letter) -> Letter:
+        """An error letter under another ID: the report for the first letter must not be contradicted."""
+        origin = letter.answers[0].origin
+        if origin is None:
+            raise ValueError("a letter from a record has an origin")
+        taken = f"duplicate-id: the ID {letter.id} was given to a letter with other content before"
+        return letter.evolve(
+            id=origin.other_id(),
+            status=Status.ERROR,
+            recipients=(),
+            reason=f"{taken}; {letter.reason}" if letter.reason else taken,
+            finished_at=now_ms(self._clock.epoch()),
+            digest=content_digest(letter.addresses, letter.subject, letter.body),
+        )
+
+    # --- dead letters ----------------------------------------------------------------------------
+
+    async def _bury(self, dead: Sequence[tuple[Record, str, str]], stop: asyncio.Event) -> None:
+        """Publish records whole to the dead-letter topic and wait until the broker has them."""
+        for told in {reason for _, reason, _ in dead}:
+            those = [one for one in dead if one[1] == told]
+            record, _, detail = those[0]
+            log.warning(
+                "dead_letters",
+                reason=told,
+                records=len(those),
+                first=f"{record.topic}[{record.partition}]@{record.offset}",
+                detail=detail,
+                doing=f"the records go whole to {self._config.dead_letter_topic}",
+            )
+        left = list(dead)
+        while left:
+            left = await self._insist("Kafka", partial(self._publish_dead, left, stop), stop)
+        self._count(dead_letters=len(dead))
+
+    async def _publish_dead(
+        self, dead: Sequence[tuple[Record, str, str]], stop: asyncio.Event
+    ) -> list[tuple[Record, str, str]]:
+        """Publish; returns those that have to be published again, raises if that is all of them."""
+        answers = await self._sink.publish([self._dead_letter(*one) for one in dead])
+        again = []
+        away: Exception | None = None
+        for one, answer in zip(dead, answers, strict=True):
+            if isinstance(answer, TooLarge):
+                await self._bury_elsewhere(*one, stop)
+            elif isinstance(answer, Exception):
+                away = answer
+                again.append(one)
+        if away is not None and len(again) == len(dead):
+            raise away
+        return again
+
+    async def _bury_elsewhere(self, record: Record, reason: str, detail: str, stop: asyncio.Event) -> None:
+        """Keep in the queue's store what the topic refuses for its size; its record there says where."""
+        where = await self._insist("MongoDB", lambda: self._queue.keep_record(record, detail), stop)
+        headers = (*self._headers(record, reason, detail), (f"{HEADER}kept-in", where.encode()))
+        pointer = Outgoing(topic=self._config.dead_letter_topic, key=None, value=b"", headers=headers)
+
+        async def point() -> None:
+            (answer,) = await self._sink.publish([pointer])
+            if isinstance(answer, TooLarge):
+                log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
+            elif isinstance(answer, Exception):
+                raise answer
+
+        await self._insist("Kafka", point, stop)
+
+    def _dead_letter(self, record: Record, reason: str, detail: str) -> Outgoing:
+        return Outgoing(
+            topic=self._config.dead_letter_topic,
+            key=record.key,
+            value=record.value,
+            headers=(*record.headers, *self._headers(record, reason, detail)),
+        )
+
+    def _headers(self, record: Record, reason: str, detail: str) -> tuple[tuple[str, bytes], ...]:
+        said = {
+            "reason": reason,
+            "detail": detail[:MAX_DETAIL],
+            "topic": record.topic,
+            "partition": str(record.partition),
+            "offset": str(record.offset),
+            "time": now_ms(self._clock.epoch()).isoformat(timespec="milliseconds"),
+        }
+        return tuple((HEADER + name, text.encode("utf-8", "replace")) for name, text in said.items())
+
+    # --- commits ---------------------------------------------------------------------------------
+
+    async def _commit(self) -> None:
+        """Begin to commit what is durable once the commit before is through; the next insert runs beside it."""
+        await self._end_commit()
+        if self._to_commit:
+            self._under_way, self._to_commit = self._to_commit, {}
+            self._committing = asyncio.create_task(self._source.commit(self._under_way))
+
+    async def _end_commit(self) -> None:
+        task, self._committing = self._committing, None
+        if task is not None and not await task:
+            self._to_commit = {**self._under_way, **self._to_commit}
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    async def _insist(self, what: str, call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+        """Call until it succeeds, staying in the group meanwhile.
+
+        Raises:
+            _Stopped: it did not succeed and it is time to stop.
+        """
+        began, wait = self._clock.monotonic(), self._config.first_wait
+        waited = False
+        while True:
+            try:
+                result = await call()
+            except Unavailable as error:
+                if not waited:
+                    waited = True
+                    self._now(status=f"waiting: {what}: {error}")
+                    log.warning(
+                        "intake_waits",
+                        for_=what,
+                        reason=str(error),
+                        doing="no records are taken until it is back; nothing is lost",
+                    )
+                await self._idle(wait, stop)
+                wait = min(self._config.longest_wait, wait * 2)
+                if stop.is_set():
+                    raise _Stopped from error
+            else:
+                if waited:
+                    self._now(status="running")
+                    seconds = round(self._clock.monotonic() - began, 1)
+                    log.info("intake_goes_on", for_=what, seconds=seconds)
+                return result
+
+    async def _idle(self, seconds: float, stop: asyncio.Event) -> None:
+        ends = self._clock.monotonic() + seconds
+        while (left := ends - self._clock.monotonic()) > 0 and not stop.is_set():
+            await self._source.idle(min(left, self._config.poll))
+
+    def _now(self, **changes: Any) -> None:
+        self._state = replace(self._state, **changes)
+
+    def _count(self, **more: int) -> None:
+        self._now(**{name: getattr(self._state, name) + number for name, number in more.items()})
+
+
+async def _ended(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks that still run and wait for them; their errors are looked at by whoever needs them."""
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+    await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)

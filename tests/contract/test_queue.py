@@ -1,0 +1,866 @@
+"""Every sentence of `Queue`'s docstrings, for every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId, encode
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import AutoReconnect
+
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
+from mailsender.ports import Inserted, Queue, Record, Unavailable
+from tests.contract.conftest import MONGO, RETENTION, World, again, letter, only
+
+pytestmark = pytest.mark.asyncio
+
+ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="2.0.0", text="$secret ok")
+REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
+DEFERRED = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="Соединение потеряно")
+FINISHED = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+
+
+def ended(claimed: Letter, result: Result = ACCEPTED, status: Status = Status.SENT, **changes: Any) -> Letter:
+    """The letter after its last transaction, with one result for all."""
+    return claimed.evolve(
+        status=status,
+        recipients=tuple(Recipient(address=each, result=result) for each in claimed.addresses),
+        attempts=claimed.attempts + 1,
+        relay="relay:25",
+        message_id=f"<{claimed.id}@example.test>",
+        finished_at=FINISHED,
+        **changes,
+    )
+
+
+async def claim_one(queue: Queue) -> tuple[str, Letter]:
+    lease = await queue.claim(1, 60)
+    assert len(lease.letters) == 1
+    return lease.token, lease.letters[0]
+
+
+async def send_one(queue: Queue) -> Letter:
+    """Claim the first letter and settle it as sent."""
+    token, claimed = await claim_one(queue)
+    assert await queue.settle([Settlement(token=token, letter=ended(claimed))]) == frozenset()
+    return ended(claimed)
+
+
+class LosesReply:
+    """A collection whose `method` does its work and then loses the reply, once."""
+
+    def __init__(self, collection: Any, method: str) -> None:
+        self._collection = collection
+        self._method = method
+        self.lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name != self._method or self.lost:
+            return found
+
+        async def perform(*args: Any, **kwargs: Any) -> Any:
+            self.lost = True
+            await found(*args, **kwargs)
+            raise AutoReconnect("connection closed")
+
+        return perform
+
+
+def lose_reply(queue: Any, method: str) -> None:
+    lossy = LosesReply(queue._letters, method)
+    queue._letters = lossy
+    queue._inserter._letters = lossy
+
+
+# --- insert ----------------------------------------------------------------------------------------
+
+
+async def test_what_comes_in_comes_out(queue: Queue) -> None:
+    sample = letter(1)
+    assert await queue.insert([sample]) == [Inserted.NEW]
+    _, claimed = await claim_one(queue)
+    assert claimed == sample.evolve(
+        status=Status.PROCESSING,
+        recipients=tuple(Recipient(address=each) for each in sample.addresses),
+        digest=claimed.digest,
+    )
+    assert claimed.digest
+    assert claimed.pending == sample.addresses
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "Иван",
+        "$secret",
+        None,
+        True,
+        0,
+        -1.5,
+        2**200,
+        {"$set": {"a.b": [1, {"$x": None}]}, "": "\0"},
+        [[[[]]], "[]"],
+        "\ud800",
+    ],
+)
+async def test_any_token_comes_back_word_for_word(queue: Queue, token: object) -> None:
+    sample = letter(1)
+    await queue.insert([sample.evolve(answers=(Answer(token=token, origin=sample.answers[0].origin),))])
+    _, claimed = await claim_one(queue)
+    assert claimed.answers[0].token == token
+    assert type(claimed.answers[0].token) is type(token)
+
+
+@pytest.mark.parametrize("key", [None, b"", b"\xff\x00\xd0", "ключ".encode()])
+async def test_keys_keep_their_bytes(queue: Queue, key: bytes | None) -> None:
+    sample = letter(1)
+    await queue.insert([sample.evolve(answers=(Answer(key=key, origin=sample.answers[0].origin),))])
+    _, claimed = await claim_one(queue)
+    assert claimed.answers[0].key == key
+
+
+async def test_an_error_is_final_and_unreported(queue: Queue) -> None:
+    bad = letter(1, status=Status.ERROR, reason="no addresses", addresses=())
+    assert await queue.insert([bad]) == [Inserted.NEW]
+    assert (await queue.claim(10, 60)).letters == ()
+    (found,) = await queue.unreported(0, 10)
+    assert (found.status, found.reason, found.addresses) == (Status.ERROR, "no addresses", ())
+    assert found.finished_at is not None
+
+
+async def test_a_replay_is_nothing_to_do(queue: Queue) -> None:
+    letters = [letter(number) for number in range(3)]
+    await queue.insert(letters[:2])
+    assert await queue.insert(letters) == [Inserted.REPLAY, Inserted.REPLAY, Inserted.NEW]
+    assert len((await queue.claim(10, 60)).letters) == 3
+
+
+async def test_a_replay_of_changed_content_is_a_replay(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    assert await queue.insert([letter(1, subject="other")]) == [Inserted.REPLAY]
+
+
+async def test_ids_differ_in_case_only_for_people(queue: Queue) -> None:
+    sample = letter(1, id="6B03F03E1C3FE5165A363FCE")
+    assert await queue.insert([sample]) == [Inserted.NEW]
+    assert await queue.insert([again(sample, 2)]) == [Inserted.JOINED]
+    assert await queue.get(sample.id) is not None
+    _, claimed = await claim_one(queue)
+    assert claimed.id == sample.id.lower()
+
+
+async def test_a_second_publisher_joins(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    second = again(first, 2)
+    assert await queue.insert([second]) == [Inserted.JOINED]
+    assert await queue.insert([second]) == [Inserted.REPLAY]
+    assert await queue.insert([first]) == [Inserted.REPLAY]
+    _, claimed = await claim_one(queue)
+    assert claimed.answers == (*first.answers, *second.answers)
+
+
+async def test_a_pipeline_never_reads_what_a_publisher_wrote(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    for number, token in enumerate(["$subject", {"$literal": 1}, "$$ROOT"]):
+        origin = Origin(topic="$topic", partition=0, offset=number, index=0, timestamp=0)
+        other = Answer(token=token, key=b"$body", origin=origin)
+        assert await queue.insert([first.evolve(answers=(other,))]) == [Inserted.JOINED]
+    found = await queue.get(first.id)
+    assert found is not None
+    assert [each.token for each in found.answers[1:]] == ["$subject", {"$literal": 1}, "$$ROOT"]
+    assert found.answers[1].origin is not None
+    assert found.answers[1].origin.topic == "$topic"
+
+
+async def test_other_content_under_the_same_id_is_a_clash(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    for change in ({"subject": "x"}, {"body": "x"}, {"addresses": ("x@example.test",)}):
+        assert await queue.insert([again(first, 2).evolve(**change)]) == [Inserted.CLASH]
+    found = await queue.get(first.id)
+    assert found is not None
+    assert (found.subject, found.answers) == (first.subject, first.answers)
+
+
+async def test_the_same_letter_twice_in_one_call(queue: Queue) -> None:
+    first = letter(1)
+    verdicts = await queue.insert(
+        [
+            first,
+            letter(9),
+            first,
+            again(first, 2),
+            again(first, 2),
+            again(
+                first,
+                3,
+            ),
+            again(first, 4).evolve(body="x"),
+        ]
+    )
+    assert verdicts == [
+        Inserted.NEW,
+        Inserted.NEW,
+        Inserted.REPLAY,
+        Inserted.JOINED,
+        Inserted.REPLAY,
+        Inserted.JOINED,
+        Inserted.CLASH,
+    ]
+    found = await queue.get(first.id)
+    assert found is not None
+    assert len(found.answers) == 3
+
+
+async def test_answers_stand_in_the_order_of_letters(queue: Queue) -> None:
+    taken = [letter(number) for number in range(0, 2500, 2)]
+    await queue.insert(taken)
+    verdicts = await queue.insert([letter(number) for number in range(2500)])
+    assert verdicts == [Inserted.REPLAY, Inserted.NEW] * 1250
+
+
+async def test_nothing_to_insert(queue: Queue) -> None:
+    assert await queue.insert([]) == []
+
+
+async def test_a_publisher_who_joins_a_final_letter_is_answered_with_it(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    await send_one(queue)
+    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
+    (found,) = await queue.unreported(0, 10)
+    assert (len(found.answers), found.answered) == (2, 0)
+
+
+async def test_a_publisher_who_joins_a_reported_letter_is_answered_alone(queue: Queue, world: World) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    await send_one(queue)
+    await queue.mark_reported(await queue.unreported(0, 10))
+    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
+    (found,) = await queue.unreported(0, 10)
+    assert (len(found.answers), found.answered, found.status) == (2, 1, Status.SENT)
+    await queue.mark_reported([found])
+    assert await queue.insert([again(first, 3), again(first, 2)]) == [Inserted.JOINED, Inserted.REPLAY]
+    (found,) = await queue.unreported(0, 10)
+    assert (len(found.answers), found.answered) == (3, 2)
+    assert await queue.unreported(30, 10) == []
+    await world.pass_time(31)
+    assert [each.id for each in await queue.unreported(30, 10)] == [first.id]
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"body": "\ud800"},
+        {"subject": "a\udfffb"},
+        {"addresses": ("a\ud800@example.test", "b@example.test")},
+        {"body": "x" * (13 * 1024 * 1024)},
+        {"subject": "x" * (13 * 1024 * 1024)},
+        {"addresses": ("x" * 1_000_000,) * 13},
+        {"reason": "\ud800"},
+    ],
+    ids=["body", "subject", "address", "long body", "long subject", "many addresses", "reason"],
+)
+@only(*MONGO)
+async def test_what_cannot_be_stored_is_stored_as_an_error(queue: Queue, poison: dict[str, Any]) -> None:
+    bad = letter(2, **poison)
+    verdicts = await queue.insert([letter(1), bad, letter(3)])
+    assert verdicts == [Inserted.NEW] * 3
+    assert {each.subject for each in (await queue.claim(10, 60)).letters} == {"Тема 1", "Тема 3"}
+    (found,) = await queue.unreported(0, 10)
+    assert (found.id, found.status, found.body) == (bad.id, Status.ERROR, "")
+    assert found.reason
+    assert found.answers == bad.answers
+    assert await queue.insert([bad]) == [Inserted.REPLAY]
+
+
+@only(*MONGO)
+async def test_what_the_server_refuses_stands_alone(queue: Queue, world: World) -> None:
+    """A rule that somebody put on the collection, and a value that slips through our checks."""
+    await world.database.command({"collMod": "letters", "validator": {"body": {"$ne": "bad"}}})
+    slips = letter(3, attempts=2**70)
+    verdicts = await queue.insert([letter(1), letter(2, body="bad"), slips, letter(4)])
+    assert verdicts == [Inserted.NEW] * 4
+    found = await queue.unreported(0, 10)
+    assert {each.id for each in found} == {letter(2).id, slips.id}
+    assert all(each.reason for each in found)
+    assert len((await queue.claim(10, 60)).letters) == 2
+
+
+@only(*MONGO)
+async def test_an_insert_whose_reply_is_lost_is_replayed(queue: Queue) -> None:
+    lose_reply(queue, "insert_many")
+    with pytest.raises(Unavailable) as caught:
+        await queue.insert([letter(1)])
+    assert isinstance(caught.value.__cause__, AutoReconnect)
+    assert await queue.insert([letter(1)]) == [Inserted.REPLAY]
+    assert len((await queue.claim(10, 60)).letters) == 1
+
+
+@only(*MONGO)
+async def test_a_join_whose_reply_is_lost_is_replayed(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    await send_one(queue)
+    await queue.mark_reported(await queue.unreported(0, 1))
+    lose_reply(queue, "bulk_write")
+    with pytest.raises(Unavailable):
+        await queue.insert([again(first, 2)])
+    assert await queue.insert([again(first, 2)]) == [Inserted.REPLAY]
+    (found,) = await queue.unreported(0, 1)
+    assert (found.answered, len(found.answers)) == (1, 2)
+
+
+@only(*MONGO)
+async def test_a_letter_forgotten_while_it_is_joined_comes_in_again(queue: Any, world: World) -> None:
+    first = letter(1)
+    await queue.insert([first])
+
+    class Forgets:
+        """Forgets everything between the look and the join."""
+
+        def __init__(self, collection: Any) -> None:
+            self._collection = collection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._collection, name)
+
+        async def bulk_write(self, *args: Any, **kwargs: Any) -> Any:
+            await world.raw.delete_many({})
+            return await self._collection.bulk_write(*args, **kwargs)
+
+    queue._inserter._letters = Forgets(queue._letters)
+    assert await queue.insert([again(first, 2)]) == [Inserted.NEW]
+    _, claimed = await claim_one(queue)
+    assert claimed.answers == letter(2).answers
+
+
+# --- claim -----------------------------------------------------------------------------------------
+
+
+async def test_letters_are_claimed_in_the_order_they_came(queue: Queue) -> None:
+    for start in range(0, 50, 10):
+        await queue.insert([letter(number) for number in range(start, start + 10)])
+    offsets: list[int] = []
+    while letters := (await queue.claim(7, 60)).letters:
+        offsets += [each.answers[0].origin.offset for each in letters if each.answers[0].origin]
+    assert offsets == list(range(50))
+
+
+async def test_a_claim_is_never_larger_than_asked(queue: Queue) -> None:
+    await queue.insert([letter(number) for number in range(5)])
+    assert len((await queue.claim(3, 60)).letters) == 3
+    assert len((await queue.claim(3, 60)).letters) == 2
+    empty = await queue.claim(3, 60)
+    assert empty.letters == ()
+    assert empty.token
+
+
+async def test_a_lease_never_outlives_what_the_queue_wrote(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    before = world.clock.monotonic()
+    lease = await queue.claim(1, 60)
+    assert before <= lease.until - 60 <= world.clock.monotonic()
+    assert lease.letters[0].status is Status.PROCESSING
+
+
+async def test_replicas_never_share_a_letter(world: World) -> None:
+    replicas = [await world.replica() for _ in range(2)]
+    await replicas[0].insert([letter(number) for number in range(400)])
+
+    async def drain(queue: Queue) -> list[str]:
+        mine: list[str] = []
+        while letters := (await queue.claim(20, 60)).letters:
+            mine += [each.id for each in letters]
+        return mine
+
+    first, second = await asyncio.gather(*map(drain, replicas))
+    assert len(first) + len(second) == 400
+    assert len({*first, *second}) == 400
+
+
+@only(*MONGO)
+async def test_a_claim_whose_reply_is_lost_is_read_back(queue: Queue) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    lose_reply(queue, "update_many")
+    lease = await queue.claim(10, 60)
+    assert len(lease.letters) == 3
+    assert await queue.renew({lease.token: [each.id for each in lease.letters]}, 60) == frozenset()
+
+
+@only(*MONGO)
+async def test_a_claim_is_bounded_in_bytes(queue: Queue) -> None:
+    await queue.insert([letter(number, body="x" * 9_000_000) for number in range(5)])
+    assert len((await queue.claim(10, 60)).letters) == 3
+    assert len((await queue.claim(10, 60)).letters) == 2
+
+
+# --- renew -----------------------------------------------------------------------------------------
+
+
+async def test_a_renewed_lease_lasts(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(2)])
+    lease = await queue.claim(2, 60)
+    held, dropped = lease.letters
+    await world.pass_time(50)
+    assert await queue.renew({lease.token: [held.id]}, 60) == frozenset()
+    await world.pass_time(20)
+    assert await queue.reclaim(10) == 1
+    assert (await claim_one(queue))[1].id == dropped.id
+
+
+async def test_an_expired_lease_that_nobody_took_is_renewed(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    await world.pass_time(100)
+    assert await queue.renew({token: [claimed.id]}, 60) == frozenset()
+    assert await queue.reclaim(10) == 0
+
+
+async def test_renewal_names_what_is_not_ours_any_more(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(4)])
+    lease = await queue.claim(2, 60)
+    other = await queue.claim(2, 60)
+    gone, kept = lease.letters
+    await queue.settle([Settlement(token=lease.token, letter=ended(gone))])
+    lost = await queue.renew(
+        {
+            lease.token: [gone.id, kept.id],
+            other.token: [each.id for each in other.letters],
+            "nobody": [other.letters[0].id],
+            "empty": [],
+        },
+        60,
+    )
+    assert lost == {gone.id, other.letters[0].id}
+    assert await queue.renew({}, 60) == frozenset()
+
+
+# --- settle ----------------------------------------------------------------------------------------
+
+
+async def test_a_final_state_is_stored_unreported(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    sent = await send_one(queue)
+    (found,) = await queue.unreported(0, 10)
+    assert found == sent
+    assert found.recipients[0].result == ACCEPTED
+    assert await queue.get(sent.id) == sent
+    assert (await queue.claim(10, 60)).letters == ()
+
+
+async def test_recipients_keep_their_own_results(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    a, b = claimed.addresses
+    recipients = (
+        Recipient(address=a, result=REFUSED),
+        Recipient(address=b, result=DEFERRED, uncertain=True),
+    )
+    later = claimed.evolve(status=Status.AWAITING, recipients=recipients, attempts=1)
+    await queue.settle([Settlement(token=token, letter=later)])
+    token, claimed = await claim_one(queue)
+    assert claimed == later.evolve(status=Status.PROCESSING)
+    assert claimed.pending == (b,)
+    sent = ended(claimed)
+    await queue.settle([Settlement(token=token, letter=sent)])
+    assert await queue.unreported(0, 10) == [sent]
+
+
+async def test_letters_that_end_alike_keep_their_own_names(queue: Queue) -> None:
+    await queue.insert([letter(number) for number in range(20)])
+    lease = await queue.claim(20, 60)
+    outcomes = [
+        ended(each, REFUSED, Status.ERROR) if n % 3 else ended(each) for n, each in enumerate(lease.letters)
+    ]
+    assert (
+        await queue.settle([Settlement(token=lease.token, letter=each) for each in outcomes]) == frozenset()
+    )
+    found = {each.id: each for each in await queue.unreported(0, 100)}
+    assert found == {each.id: each for each in outcomes}
+
+
+async def test_a_deferred_letter_waits_for_its_delay(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    later = claimed.evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=token, letter=later, delay=100)])
+    assert (await queue.claim(1, 60)).letters == ()
+    await world.pass_time(90)
+    assert (await queue.claim(1, 60)).letters == ()
+    await world.pass_time(11)
+    assert (await claim_one(queue))[1].attempts == 1
+
+
+async def test_a_settlement_repeated_changes_nothing(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    settlement = Settlement(token=token, letter=ended(claimed))
+    assert await queue.settle([settlement]) == frozenset()
+    assert await queue.settle([settlement]) == frozenset()
+    found = await queue.unreported(0, 10)
+    await queue.mark_reported(found)
+    assert await queue.settle([settlement]) == frozenset()
+    assert await queue.unreported(0, 10) == []
+
+
+async def test_a_retry_repeated_does_not_touch_the_next_claim(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    settlement = Settlement(token=token, letter=claimed.evolve(status=Status.AWAITING, attempts=1))
+    await queue.settle([settlement])
+    second, _ = await claim_one(queue)
+    assert await queue.settle([settlement]) == frozenset()
+    assert await queue.renew({second: [claimed.id]}, 60) == frozenset()
+
+
+async def test_an_expired_lease_still_settles(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    await world.pass_time(1000)
+    assert await queue.settle([Settlement(token=token, letter=ended(claimed))]) == frozenset()
+    assert len(await queue.unreported(0, 10)) == 1
+
+
+@pytest.mark.parametrize("then", ["waits", "claimed", "settled"])
+async def test_a_late_writer_changes_nothing(queue: Queue, world: World, then: str) -> None:
+    await queue.insert([letter(number) for number in range(2)])
+    lease = await queue.claim(2, 60)
+    late, kept = lease.letters
+    await world.pass_time(61)
+    assert await queue.renew({lease.token: [kept.id]}, 60) == frozenset()
+    assert await queue.reclaim(10) == 1
+    if then != "waits":
+        token, claimed = await claim_one(queue)
+        if then == "settled":
+            await queue.settle([Settlement(token=token, letter=ended(claimed, REFUSED, Status.ERROR))])
+    before = await queue.get(late.id)
+    settlements = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
+    assert await queue.settle(settlements) == {late.id}
+    assert await queue.get(late.id) == before
+    assert kept.id in {each.id for each in await queue.unreported(0, 10)}
+
+
+@only(*MONGO)
+async def test_a_settlement_whose_reply_is_lost_is_repeated(queue: Queue) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    lease = await queue.claim(3, 60)
+    settlements = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
+    lose_reply(queue, "bulk_write")
+    with pytest.raises(Unavailable):
+        await queue.settle(settlements)
+    assert await queue.settle(settlements) == frozenset()
+    assert len(await queue.unreported(0, 10)) == 3
+
+
+async def test_a_publisher_who_joins_in_mid_flight_stays(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    token, claimed = await claim_one(queue)
+    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
+    await queue.settle([Settlement(token=token, letter=ended(claimed))])
+    (found,) = await queue.unreported(0, 10)
+    assert len(found.answers) == 2
+
+
+# --- release and reclaim ---------------------------------------------------------------------------
+
+
+async def test_released_letters_are_as_they_were(queue: Queue) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    lease = await queue.claim(2, 60)
+    await queue.release(lease.token, [lease.letters[0].id])
+    await queue.release(lease.token, [lease.letters[0].id])
+    await queue.release("nobody", [lease.letters[1].id])
+    await queue.release(lease.token, [])
+    back = await queue.claim(10, 60)
+    assert [each.subject for each in back.letters] == ["Тема 0", "Тема 2"]
+    assert back.letters[0] == lease.letters[0]
+
+
+async def test_letters_whose_lease_ran_out_are_first_in_line(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(4)])
+    await queue.claim(3, 60)
+    assert await queue.reclaim(10) == 0
+    await world.pass_time(61)
+    await queue.insert([letter(number) for number in range(4, 6)])
+    assert await queue.reclaim(2) == 2
+    assert await queue.reclaim(2) == 1
+    assert await queue.reclaim(2) == 0
+    claimed = await queue.claim(10, 60)
+    assert [each.subject for each in claimed.letters] == [f"Тема {number}" for number in range(6)]
+
+
+# --- reports ---------------------------------------------------------------------------------------
+
+
+async def test_unreported_letters_come_oldest_first_and_not_too_soon(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    first = await send_one(queue)
+    await world.pass_time(100)
+    second = await send_one(queue)
+    assert [each.id for each in await queue.unreported(30, 10)] == [first.id]
+    assert [each.id for each in await queue.unreported(0, 10)] == [first.id, second.id]
+    assert [each.id for each in await queue.unreported(0, 1)] == [first.id]
+
+
+async def test_a_reported_letter_is_remembered_and_then_forgotten(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    sent = await send_one(queue)
+    await queue.mark_reported([sent])
+    await queue.mark_reported([sent])
+    await queue.mark_reported([])
+    assert await queue.unreported(0, 10) == []
+    assert await queue.insert([letter(1)]) == [Inserted.REPLAY]
+    if world.raw is not None:
+        document = await world.document(sent)
+        remembered = (document["expire_at"] - document["at"]).total_seconds()
+        assert RETENTION <= remembered < RETENTION + 60
+        return
+    await world.pass_time(RETENTION + 1)
+    assert await queue.insert([letter(1)]) == [Inserted.NEW]
+
+
+async def test_an_unreported_letter_is_never_forgotten(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    sent = await send_one(queue)
+    if world.raw is not None:
+        assert "expire_at" not in await world.document(sent)
+    await queue.mark_reported([sent])
+    await queue.insert([again(letter(1), 2)])
+    if world.raw is not None:
+        assert "expire_at" not in await world.document(sent)
+    await world.pass_time(RETENTION * 2)
+    await queue.insert([letter(3)])
+    assert [each.id for each in await queue.unreported(0, 10)] == [sent.id]
+
+
+async def test_an_answer_that_joined_meanwhile_stays_unreported(queue: Queue) -> None:
+    first = letter(1)
+    await queue.insert([first])
+    await send_one(queue)
+    read = await queue.unreported(0, 10)
+    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
+    await queue.mark_reported(read)
+    (found,) = await queue.unreported(0, 10)
+    assert (found.answered, len(found.answers)) == (1, 2)
+    await queue.mark_reported(read)
+    assert len(await queue.unreported(0, 10)) == 1
+    await queue.mark_reported([found])
+    assert await queue.unreported(0, 10) == []
+
+
+async def test_marking_what_is_not_final_changes_nothing(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    _, claimed = await claim_one(queue)
+    await queue.mark_reported([claimed])
+    found = await queue.get(claimed.id)
+    assert found is not None
+    assert found.status is Status.PROCESSING
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "unknown", ["0" * 24, "", "x", "~", "~{", '~{"$oid": 5}', "~5", "~" + "[" * 5000, '~"\\ud800"']
+)
+async def test_an_unknown_letter_is_none(queue: Queue, unknown: str) -> None:
+    assert await queue.get(unknown) is None
+
+
+async def test_stats(queue: Queue, world: World) -> None:
+    empty = await queue.stats()
+    assert (empty.awaiting, empty.oldest_due) == (0, 0.0)
+    await queue.insert([letter(number) for number in range(6)])
+    await queue.insert([letter(6, status=Status.ERROR, reason="bad")])
+    await queue.mark_reported([await send_one(queue)])
+    await send_one(queue)
+    await claim_one(queue)
+    await world.pass_time(100)
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing, stats.sent, stats.error, stats.unreported) == (3, 1, 2, 1, 2)
+    assert 100 <= stats.oldest_due < 110
+
+
+@pytest.mark.parametrize("size", [10, 13 * 1024 * 1024])
+async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: int) -> None:
+    record = Record(
+        topic="in",
+        partition=3,
+        offset=7,
+        timestamp=-1,
+        key=b"\xff",
+        value=b"x" * size,
+        headers=(("h", b"\0"),),
+    )
+    where = await queue.keep_record(record, "too large")
+    assert await queue.keep_record(record, "too large") == where
+    assert where.endswith("in/3/7")
+    if world.database is None:
+        return
+    kept = await world.database.get_collection("letters.deadletters").find({}).to_list(None)
+    place = {"topic": "in", "partition": 3, "offset": 7}
+    (head,) = [each for each in kept if each["_id"] == place]
+    assert head["reason"] == "too large"
+    assert len(kept) == 1 + head.get("chunks", 0)
+    if size == 10:
+        assert (head["key"], head["value"]) == (b"\xff", b"x" * 10)
+        assert head["headers"] == [{"name": "h", "value": b"\0"}]
+        return
+    parts = sorted((each for each in kept if "bytes" in each), key=lambda each: each["_id"]["chunk"])
+    assert sum(len(each["bytes"]) for each in parts) == head["size"] > size
+
+
+async def test_opening_twice_is_safe(world: World) -> None:
+    queue = await world.replica()
+    await queue.open()
+    await world.replica()
+
+
+@only(*MONGO)
+async def test_an_index_made_otherwise_does_not_stop_the_start(world: World) -> None:
+    await world.raw.create_index([("expire_at", 1)], name="mine", expireAfterSeconds=77)
+    await world.raw.create_index([("status", 1), ("until", 1)], name="mailsender_until")
+    queue = await world.replica()
+    await queue.insert([letter(1)])
+    assert (await claim_one(queue))[1].subject == "Тема 1"
+
+
+# --- documents of other programs -------------------------------------------------------------------
+
+
+ORIGINAL = {"addresses": ["a@example.test"], "subject": "Тема", "body": "Тело", "token": "т", "kafkakey": "k"}
+
+
+@pytest.mark.parametrize(
+    "identity", [ObjectId(), "text", 7, {"a": [1, {"b": None}]}, 1.5, datetime(2020, 1, 1, tzinfo=UTC)]
+)
+@pytest.mark.parametrize("status", ["awaiting", "processing"])
+@only(*MONGO)
+async def test_a_document_left_by_another_program_is_adopted(
+    queue: Queue, world: World, status: str, identity: Any
+) -> None:
+    await queue.insert([letter(1)])
+    await world.raw.insert_one({"_id": identity, "status": status, **ORIGINAL})
+    assert await queue.reclaim(10) == (1 if status == "processing" else 0)
+    token, claimed = await claim_one(queue)
+    assert claimed.adopted
+    assert (claimed.addresses, claimed.subject, claimed.body) == (("a@example.test",), "Тема", "Тело")
+    assert claimed.answers == (Answer(token="т", key=b"k"),)
+    assert claimed.reason == ""
+    assert await queue.get(claimed.id) == claimed
+    assert await queue.renew({token: [claimed.id]}, 60) == frozenset()
+    await queue.release(token, [claimed.id])
+    sent = await send_one(queue)
+    assert await queue.unreported(0, 10) == [sent]
+    await queue.mark_reported([sent])
+    document = await world.raw.find_one({"_id": identity})
+    assert (document["status"], document["reported"]) == ("sent", True)
+    assert "expire_at" in document
+
+
+@only(*MONGO)
+async def test_a_key_of_raw_bytes_survives(queue: Queue, world: World) -> None:
+    """The original wrote them as a BSON string; PyMongo would not, so the bytes are put together by hand."""
+    raw = encode({"_id": ObjectId(), "status": "awaiting", **ORIGINAL, "kafkakey": "0123", "subject": "4567"})
+    raw = raw.replace(b"0123", b"\xff\xfe\x00\xd0").replace(b"4567", b"a\xffbc")
+    await world.raw.insert_one(RawBSONDocument(raw))
+    _, claimed = await claim_one(queue)
+    assert claimed.answers[0].key == b"\xff\xfe\x00\xd0"
+    assert claimed.subject == "a\N{REPLACEMENT CHARACTER}bc"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"addresses": "a@example.test"}, "addresses"),
+        ({"addresses": ["a@example.test", 5]}, "addresses"),
+        ({"addresses": {"a": 1}}, "addresses"),
+        ({"subject": 5}, "subject"),
+        ({"body": ["x"]}, "body"),
+    ],
+)
+@only(*MONGO)
+async def test_a_field_of_a_wrong_type_becomes_a_reason(
+    queue: Queue, world: World, change: dict[str, Any], word: str
+) -> None:
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **change})
+    token, claimed = await claim_one(queue)
+    assert word in claimed.reason
+    assert claimed.status is Status.PROCESSING
+    wrong = claimed.evolve(status=Status.ERROR, finished_at=FINISHED)
+    await queue.settle([Settlement(token=token, letter=wrong)])
+    (found,) = await queue.unreported(0, 10)
+    assert (found.status, found.reason) == (Status.ERROR, claimed.reason)
+
+
+@only(*MONGO)
+async def test_a_bare_document_and_odd_fields_are_read(queue: Queue, world: World) -> None:
+    await world.raw.insert_one({"status": "awaiting"})
+    odd = {
+        "token": {"id": ObjectId("0" * 24), "n": 2**40},
+        "recipients": ["x"],
+        "origin": "here",
+        "attempts": "many",
+        "also": [5],
+    }
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **odd})
+    lease = await queue.claim(10, 60)
+    bare, strange = lease.letters
+    assert (bare.addresses, bare.subject, bare.body, bare.answers) == ((), "", "", (Answer(),))
+    assert strange.answers[0].token == {"id": {"$oid": "0" * 24}, "n": 2**40}
+    assert strange.pending == ("a@example.test",)
+
+
+@only(*MONGO)
+async def test_publishing_what_another_program_put_in_joins_it(queue: Queue, world: World) -> None:
+    sample = letter(1)
+    content = {"addresses": list(sample.addresses), "subject": sample.subject, "body": sample.body}
+    await world.raw.insert_one({"_id": ObjectId(sample.id), "status": "sent", "token": "theirs", **content})
+    assert await queue.insert([sample.evolve(subject="other")]) == [Inserted.CLASH]
+    assert await queue.insert([sample]) == [Inserted.JOINED]
+    assert await queue.insert([sample]) == [Inserted.REPLAY]
+    (found,) = await queue.unreported(0, 10)
+    assert (found.answered, [each.token for each in found.answers]) == (1, ["theirs", "token 1"])
+
+
+@only(*MONGO)
+async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) -> None:
+    class Away:
+        """Every call fails as the driver's do without a server."""
+
+        def __getattr__(self, name: str) -> Any:
+            def fail(*args: Any, **kwargs: Any) -> Any:
+                raise AutoReconnect("no server")
+
+            return fail
+
+    queue._letters = queue._committed = queue._inserter._letters = queue._deadletters = Away()
+    record = Record(topic="in", partition=0, offset=0, timestamp=0, key=None, value=b"")
+    sample = letter(1)
+    calls = [
+        queue.insert([sample]),
+        queue.claim(1, 60),
+        queue.renew({"t": [sample.id]}, 60),
+        queue.settle([Settlement(token="t", letter=ended(sample))]),
+        queue.release("t", [sample.id]),
+        queue.reclaim(1),
+        queue.unreported(0, 1),
+        queue.mark_reported([sample]),
+        queue.get(sample.id),
+        queue.stats(),
+        queue.keep_record(record, "x"),
+        queue.open(),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call

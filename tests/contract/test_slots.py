@@ -1,0 +1,173 @@
+"""Every sentence of `SlotStore`'s docstrings, and MongoDB's arithmetic against `limiter`'s."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from mailsender.adapters.mongo_slots import leasing
+from mailsender.limiter import AHEAD, Allowance, Cursor, SlotGrant, SlotRequest, day_bounds, give_back, take
+from mailsender.ports import SlotStore
+from tests.contract.conftest import MONGO, only
+
+pytestmark = pytest.mark.asyncio
+
+FAST = Allowance(letters=1000, period=1.0, burst=100)
+SLOW = Allowance(letters=1, period=3600.0)
+QUOTA = Allowance(letters=0, period=1.0, quota=10)
+
+
+def wish(want: int, allowance: Allowance) -> SlotRequest:
+    return SlotRequest(want=want, allowance=allowance)
+
+
+def times(grant: SlotGrant) -> list[float]:
+    return [grant.first + index * grant.step for index in range(grant.count)]
+
+
+async def test_slots_are_consecutive_and_given_once(slots: SlotStore) -> None:
+    grants = await asyncio.gather(*(slots.lease(wish(20, FAST)) for _ in range(5)))
+    taken = sorted(time for grant in grants for time in times(grant))
+    assert len(taken) == 100
+    gaps = [later - earlier for earlier, later in pairwise(taken)]
+    assert min(gaps) > FAST.step * 0.999
+
+
+async def test_a_lease_says_when_its_slots_are_good(slots: SlotStore) -> None:
+    grant = await slots.lease(wish(5, FAST))
+    assert grant.count == 5
+    assert grant.asked <= grant.answered
+    assert grant.first == pytest.approx(grant.now - FAST.life * 0.8)
+    assert (grant.step, grant.life) == (FAST.step, FAST.life)
+    assert grant.day <= grant.now < grant.day_end
+    assert grant.earliest(0) < grant.latest(0)
+
+
+async def test_nothing_to_lease_says_when_to_ask_again(slots: SlotStore) -> None:
+    assert (await slots.lease(wish(5, SLOW))).count == 1
+    grant = await slots.lease(wish(5, SLOW))
+    assert grant.count == 0
+    assert 0 < grant.again <= 60
+    assert not grant.exhausted
+
+
+async def test_a_lease_reaches_no_further_than_a_moment_ahead(slots: SlotStore) -> None:
+    grant = await slots.lease(wish(100_000, FAST))
+    assert times(grant)[-1] <= grant.now + AHEAD
+    assert grant.count < 100_000
+
+
+async def test_the_quota_is_shared_and_ends(slots: SlotStore) -> None:
+    first = await slots.lease(wish(6, QUOTA))
+    second = await slots.lease(wish(6, QUOTA))
+    third = await slots.lease(wish(6, QUOTA))
+    assert (first.count, second.count, third.count) == (6, 4, 0)
+    assert third.exhausted
+    assert third.used == 10
+
+
+async def test_unspent_slots_come_back(slots: SlotStore) -> None:
+    grant = await slots.lease(wish(8, QUOTA))
+    await slots.give_back(grant, 5)
+    following = await slots.lease(wish(20, QUOTA))
+    assert following.count == 7
+    assert following.first == pytest.approx(grant.first + 3 * grant.step, abs=1)
+
+
+async def test_slots_that_others_leased_behind_are_lost_but_not_their_quota(slots: SlotStore) -> None:
+    first = await slots.lease(wish(3, QUOTA))
+    second = await slots.lease(wish(3, QUOTA))
+    await slots.give_back(first, 2)
+    third = await slots.lease(wish(20, QUOTA))
+    assert times(third)[0] > times(second)[-1]
+    assert third.count == 6
+
+
+async def test_giving_nothing_back(slots: SlotStore) -> None:
+    grant = await slots.lease(wish(3, QUOTA))
+    await slots.give_back(grant, 0)
+    assert (await slots.lease(wish(20, QUOTA))).count == 7
+
+
+@pytest.mark.parametrize(
+    "allowance",
+    [
+        FAST,
+        SLOW,
+        QUOTA,
+        Allowance(letters=5, period=5.0),
+        Allowance(letters=7, period=0.3, burst=3, quota=20, timezone="Europe/Moscow"),
+        Allowance(letters=333, period=1.7, burst=11, quota=150, timezone="America/New_York"),
+    ],
+    ids=lambda allowance: f"{allowance.letters}-in-{allowance.period}",
+)
+@only(*MONGO)
+async def test_the_server_computes_as_we_do(
+    slots: SlotStore, client: Any, database: str, allowance: Allowance
+) -> None:
+    """Bit for bit: any difference would let replicas and tests disagree about the rate."""
+    cursor = Cursor()
+    for want in (1, 3, 50, 0, 1000, 2, 7):
+        grant = await slots.lease(wish(want, allowance))
+        cursor, first, count = take(cursor, grant.now, wish(want, allowance))
+        assert (grant.first, grant.count, grant.used, grant.day) == (first, count, cursor.used, cursor.day)
+        if want % 2:
+            await slots.give_back(grant, count // 2)
+            cursor = give_back(cursor, grant, count // 2)
+        stored = await client.get_database(database).get_collection("letters.slots").find_one({})
+        assert (stored["next"], stored["used"], stored["day"]) == (cursor.next, cursor.used, cursor.day)
+
+
+@pytest.mark.parametrize(
+    ("zone", "moments"),
+    [
+        (
+            "America/New_York",
+            ["2026-03-08T06:59", "2026-03-08T07:01", "2026-11-01T05:30", "2026-11-01T06:30"],
+        ),
+        ("Europe/Moscow", ["2026-03-28T21:30", "2010-03-28T00:30", "2014-10-25T22:30"]),
+        ("Europe/Berlin", ["2026-03-29T00:30", "2026-03-29T01:30", "2026-10-25T00:30", "2026-10-25T22:59"]),
+        ("Asia/Kathmandu", ["2026-01-01T18:14", "2026-01-01T18:15"]),
+        ("UTC", ["2024-02-29T23:59", "2026-12-31T23:59"]),
+    ],
+)
+@only(*MONGO)
+async def test_days_begin_and_end_alike(client: Any, database: str, zone: str, moments: list[str]) -> None:
+    collection = client.get_database(database).get_collection("days")
+    request = wish(3, Allowance(letters=0, period=1.0, quota=5, timezone=zone))
+    for moment in moments:
+        now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+        await collection.replace_one({"_id": 0}, {"_id": 0, "moment": now}, upsert=True)
+        pipeline = [
+            {"$set": each["$set"]} if "$set" in each else each for each in _at_field(leasing(request))
+        ]
+        await collection.update_one({"_id": 0}, pipeline)
+        found = await collection.find_one({"_id": 0})
+        start, end = day_bounds(now.timestamp(), zone)
+        assert (found["day"], found["day_end"]) == (start, end)
+
+
+def _at_field(value: Any) -> Any:
+    """The pipeline with the field `moment` for the server's clock."""
+    if isinstance(value, dict):
+        return {key: _at_field(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_at_field(each) for each in value]
+    return "$moment" if isinstance(value, str) and value == "$$NOW" else value
+
+
+@only(*MONGO)
+async def test_a_clock_that_was_set_back_grants_nothing_and_says_so(
+    slots: SlotStore, client: Any, database: str
+) -> None:
+    await slots.lease(wish(1, FAST))
+    collection = client.get_database(database).get_collection("letters.slots")
+    await collection.update_one({}, [{"$set": {"next": {"$add": ["$next", 3600]}}}])
+    grant = await slots.lease(wish(1, FAST))
+    assert grant.count == 0
+    assert grant.stepped_back
+    assert 0 < grant.again <= 60

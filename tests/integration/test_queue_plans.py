@@ -1,0 +1,186 @@
+"""What the server does for a claim or a sweep: it reads an index, however much lies beside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from bson import ObjectId
+from pymongo import MongoClient, monitoring
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from mailsender.adapters.mongo import connect
+from mailsender.adapters.mongo_queue import MongoQueue
+from mailsender.letter import Answer, Letter, Origin, Settlement, Status
+from mailsender.ports import SystemClock
+from tests.parts import MongoServer
+
+pytestmark = pytest.mark.asyncio
+
+FINISHED = 200_000
+K = 100
+
+
+class Commands(CommandListener):
+    """Every command that a client sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.fixture
+def sync(mongod: MongoServer) -> Iterator[MongoClient[dict[str, Any]]]:
+    with MongoClient[dict[str, Any]](mongod.uri) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def queue(mongod: MongoServer, database: str) -> AsyncIterator[MongoQueue]:
+    client = connect(mongod.uri, timeout=60, app_name="plans")
+    queue = MongoQueue(
+        client, database=database, collection="letters", retention=60, clock=SystemClock(), timeout=60
+    )
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+def commands() -> Iterator[Commands]:
+    """Listens to clients that are made from now on."""
+    listener = Commands()
+    monitoring.register(listener)
+    yield listener
+    monitoring._LISTENERS.command_listeners.remove(listener)
+
+
+def letter(number: int) -> Letter:
+    origin = Origin(topic="in", partition=0, offset=number, index=0, timestamp=0)
+    return Letter(
+        id=origin.letter_id(),
+        addresses=("a@example.test",),
+        subject="s",
+        body="b",
+        answers=(Answer(origin=origin),),
+    )
+
+
+def stages(plan: Any) -> Iterator[str]:
+    """The names of all stages of a plan, whatever its form."""
+    if isinstance(plan, dict):
+        if isinstance(plan.get("stage"), str):
+            yield plan["stage"]
+        for each in plan.values():
+            yield from stages(each)
+    elif isinstance(plan, list):
+        for each in plan:
+            yield from stages(each)
+
+
+def explained(database: Any, sent: dict[str, Any]) -> dict[str, Any]:
+    """How the server would carry a command out again."""
+    kept = ("filter", "projection", "sort", "skip", "limit", "updates", "query", "hint", "pipeline", "cursor")
+    name = next(iter(sent))
+    command = {name: sent[name], **{key: sent[key] for key in kept if key in sent}}
+    found: dict[str, Any] = database.command({"explain": command, "verbosity": "executionStats"})
+    return found
+
+
+async def exercise(queue: MongoQueue, start: int) -> None:
+    """Use every call of the queue that reads or changes letters."""
+    await queue.insert([letter(number) for number in range(start, start + 3 * K)])
+    lease = await queue.claim(K, 60)
+    ids = [each.id for each in lease.letters]
+    assert len(ids) == K
+    await queue.renew({lease.token: ids, "gone": ids[:1]}, 60)
+    sent = [
+        each.evolve(status=Status.SENT, finished_at=datetime(2026, 1, 1, tzinfo=UTC))
+        for each in lease.letters
+    ]
+    await queue.settle([Settlement(token=lease.token, letter=each) for each in sent[: K // 2]])
+    await queue.settle([Settlement(token="late", letter=each) for each in sent[-1:]])
+    await queue.release(lease.token, ids[-2:])
+    await queue.mark_reported((await queue.unreported(0, K))[:5])
+    await queue.claim(5, 0.0)
+    assert await queue.reclaim(K) == 5
+    await queue.stats()
+
+
+async def test_no_command_scans_the_collection(
+    commands: Commands, queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
+) -> None:
+    await exercise(queue, 0)
+    asked = [each for each in commands.sent if next(iter(each)) in {"find", "update", "aggregate", "count"}]
+    # A claim, a read back, a renewal, a settlement, a release, a mark, the sweeps and the counts.
+    assert len(asked) > 15
+    seen: set[str] = set()
+    for sent in asked:
+        name = next(iter(sent))
+        singles = [{**sent, "updates": [each]} for each in sent["updates"]] if name == "update" else [sent]
+        if name == "aggregate" and any("$collStats" in stage for stage in sent["pipeline"]):
+            continue
+        if name == "count" and not sent.get("query"):
+            continue
+        for single in singles:
+            plan = set(stages(explained(sync[database], single)))
+            assert "COLLSCAN" not in plan, single
+            assert "SORT" not in plan, single
+            assert plan & {"IXSCAN", "COUNT_SCAN", "IDHACK"}, (single, plan)
+            seen.add(name)
+    assert {"find", "update", "aggregate"} <= seen
+
+
+async def test_a_claim_costs_the_same_beside_finished_letters(
+    queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
+) -> None:
+    await queue.insert([letter(number) for number in range(3 * K)])
+    letters = sync[database]["letters"]
+    alone = [cost(sync, database, query) for query in SWEEPS]
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    done = {
+        "status": "sent",
+        "reported": True,
+        "at": long_ago,
+        "due": long_ago,
+        "expire_at": datetime(2100, 1, 1, tzinfo=UTC),
+    }
+    for _ in range(0, FINISHED, 20_000):
+        letters.insert_many([{"_id": ObjectId(), **done} for _ in range(20_000)], ordered=False)
+    assert letters.estimated_document_count() == FINISHED + 3 * K
+    assert [cost(sync, database, query) for query in SWEEPS] == alone
+    assert alone[0] == (K, K)
+    assert len((await queue.claim(K, 60)).letters) == K
+
+
+SWEEPS: list[dict[str, Any]] = [
+    {
+        "filter": {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}},
+        "sort": {"due": 1, "seq": 1},
+        "limit": K,
+    },
+    {
+        "filter": {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}},
+        "sort": {"until": 1},
+        "limit": K,
+    },
+    {"filter": {"reported": False, "$expr": {"$lte": ["$at", "$$NOW"]}}, "sort": {"at": 1}, "limit": K},
+    {"filter": {"status": "processing", "lease": "token"}},
+]
+
+
+def cost(sync: MongoClient[dict[str, Any]], database: str, query: dict[str, Any]) -> tuple[int, int]:
+    """Keys and documents that the server looks at."""
+    found = sync[database].command({"explain": {"find": "letters", **query}, "verbosity": "executionStats"})
+    return found["executionStats"]["totalKeysExamined"], found["executionStats"]["totalDocsExamined"]

@@ -1,0 +1,73 @@
+"""Another program's clients of Kafka (librdkafka's), as tests drive and check the service with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+
+def make_topic(bootstrap: str, topic: str, partitions: int = 1, **settings: str) -> None:
+    """Make a topic and wait until it can be written to."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_topics([NewTopic(topic, partitions, 1, config=settings)]).values():
+        future.result(20)
+
+
+def produce(
+    bootstrap: str,
+    topic: str,
+    *records: Mapping[str, Any],
+    codec: str = "none",
+) -> list[tuple[int, int]]:
+    """Publish records of `value`, `key`, `headers`, `partition`, `timestamp`; where they landed."""
+    landed: dict[int, tuple[int, int]] = {}
+    settings = {"bootstrap.servers": bootstrap, "compression.type": codec, "linger.ms": 20}
+    producer = Producer({**settings, "message.max.bytes": 10_000_000})
+    for number, record in enumerate(records):
+
+        def note(error: object, message: Message, number: int = number) -> None:
+            assert error is None, error
+            landed[number] = (message.partition() or 0, message.offset() or 0)
+
+        producer.produce(topic, on_delivery=note, **record)
+    assert producer.flush(30) == 0
+    return [landed[number] for number in range(len(records))]
+
+
+def consume(bootstrap: str, topic: str, count: int, timeout: float = 20.0) -> list[Message]:
+    """The first `count` records of a topic, in order within each partition."""
+    found: list[Message] = []
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
+    consumer.subscribe([topic])
+    deadline = time.monotonic() + timeout
+    try:
+        while len(found) < count:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{len(found)} of {count} records on {topic} after {timeout:g} s", pytrace=False)
+            found += [m for m in consumer.consume(count - len(found), 0.2) if not m.error()]
+    finally:
+        consumer.close()
+    return found
+
+
+def committed(bootstrap: str, group: str, topic: str, partition: int) -> int:
+    """The offset that the group has committed; -1001 where it has none."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    try:
+        (found,) = consumer.committed([TopicPartition(topic, partition)], timeout=10)
+    finally:
+        consumer.close()
+    return int(found.offset)

@@ -1,0 +1,80 @@
+"""What the tests of the relay's adapter share: a session to a scripted relay, letters, permission."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
+from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
+from mailsender.letter import Envelope, Outcome, Verdict
+from mailsender.ports import Clock, SystemClock
+from tests.scripted import ScriptedRelay
+
+MESSAGE = b"Subject: Hi\r\n\r\n<p>Hi</p>\r\n"
+SENDER = "news@example.org"
+A, B, C = "a@example.test", "b@example.test", "c@example.test"
+SHORT = 0.15
+LARGE = (b"x" * 900 + b"\r\n") * 14_000  # more than the buffers between two ends take
+SHORTLY = Timeouts(connect=5, greeting=5, command=5, data=5, block=5, dot=5)
+ACCEPTED, DEFERRED, REFUSED, UNCERTAIN = (
+    Verdict.ACCEPTED,
+    Verdict.DEFERRED,
+    Verdict.REFUSED,
+    Verdict.UNCERTAIN,
+)
+
+
+@dataclass
+class Permit:
+    """`Go` that answers as told, and notes what the relay had heard by then."""
+
+    relay: ScriptedRelay | None = None
+    may_begin: bool = True
+    may_end: bool = True
+    heard_at_begin: list[str] = field(default_factory=list)
+    asked_for_dot: int = 0
+
+    def begin(self) -> bool:
+        self.heard_at_begin += self.relay.commands if self.relay else []
+        return self.may_begin
+
+    def dot(self) -> bool:
+        self.asked_for_dot += 1
+        return self.may_end
+
+
+def config(host: str, port: int, **changes: Any) -> SmtpConfig:
+    plain = SmtpConfig(host=host, port=port, tls="none", helo_name="client.example.test", timeouts=SHORTLY)
+    return replace(plain, **changes)
+
+
+@asynccontextmanager
+async def opened(
+    relay: ScriptedRelay, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[SmtpSession]:
+    where = {"host": relay.host, "port": relay.port}
+    session = await SmtpRelay(config(**(where | changes)), clock or SystemClock()).connect()
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def send(
+    session: SmtpSession, *recipients: str, message: bytes = MESSAGE, go: Permit | None = None
+) -> Outcome:
+    envelope = Envelope(reverse_path=SENDER, recipients=recipients or (A,))
+    return await asyncio.wait_for(session.transact(envelope, message, go or Permit()), 20)
+
+
+def verdicts(outcome: Outcome) -> list[Verdict]:
+    return [result.verdict for result in outcome.results.values()]
+
+
+def mail_commands(relay: ScriptedRelay) -> list[str]:
+    """What the relay heard of transactions."""
+    return [command for command in relay.commands if not command.startswith(("EHLO", "QUIT"))]

@@ -1,0 +1,308 @@
+"""The command line against a service that is played, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mailsender import __version__
+from mailsender.cli import app
+from mailsender.findings import Finding, worst
+from mailsender.letter import Letter
+from mailsender.settings import Settings
+from mailsender.web.app import make_app, serve
+from mailsender.web.operations import BadBatch, Posted, Refused
+
+KEY = "the-key"
+ID = "6b03f03e1c3fe5165a363fce"
+
+Command = Callable[..., Result]
+
+
+class Flaw:
+    index, field, text = 2, "Addresses", "is empty"
+
+
+class Played:
+    """A service whose answers a test sets."""
+
+    state = "running"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.bodies: list[bytes] = []
+
+    def accepting(self) -> None:
+        pass
+
+    async def post(self, body: bytes) -> Posted:
+        self.bodies.append(body)
+        if self.error:
+            raise self.error
+        return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID, ID[::-1]))
+
+    def ready(self) -> tuple[bool, list[str]]:
+        return False, ["kafka: no broker answers [sic]"]
+
+    async def status(self) -> Mapping[str, Any]:
+        return {
+            "queue": {"awaiting": 12345, "oldest_due_seconds": 1.5},
+            "relay": {"name": "smtp.example.test:25", "trouble": "550 [red]no[/red]", "since": None},
+            "drain": {"draining": False},
+        }
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        raise NotImplementedError
+
+    def begin_drain(self) -> Mapping[str, Any]:
+        return {"draining": True, "step": "workers", "in_hand": 4, "unclean": []}
+
+
+@pytest.fixture
+def played() -> Iterator[tuple[Played, str]]:
+    """A service in a thread of its own, and its URL."""
+    service = Played()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    application = make_app(service, api_key=KEY, max_bytes=10_000, timeout=5)
+    server = run(serve(application, "127.0.0.1", 0))
+    try:
+        yield service, f"http://127.0.0.1:{server.port}"
+    finally:
+        run(server.close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run `mailsender …` in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAILSENDER_URL", raising=False)
+    runner = CliRunner()
+    return lambda *arguments, **options: runner.invoke(app, list(arguments), **options)
+
+
+def test_the_version(command: Command) -> None:
+    result = command("--version")
+    assert (result.exit_code, result.stdout) == (0, f"mailsender {__version__}\n")
+
+
+def test_post_reads_a_file_and_prints_the_ids(
+    command: Command, played: tuple[Played, str], tmp_path: Path
+) -> None:
+    service, url = played
+    batch = tmp_path / "batch.json"
+    batch.write_bytes(b'[{"Subject": "\xd1\x8f"}]')
+    result = command("post", str(batch), "--url", url, "--key", KEY)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{ID}\n{ID[::-1]}\n"
+    assert "2 letters published to mts-to-mailsender, partition 3, offset 7" in result.stderr
+    assert service.bodies == [b'[{"Subject": "\xd1\x8f"}]']
+
+
+def test_post_reads_standard_input_and_the_environment(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    result = command("post", "-", input=b"[{}]", env={"MAILSENDER_URL": url + "/", "HTTP_API_KEY": KEY})
+    assert result.exit_code == 0, result.output
+    assert service.bodies == [b"[{}]"]
+
+
+def test_a_refused_batch_is_told_fault_by_fault(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.error = BadBatch("1 of 3 letters is wrong.", [Flaw()])
+    result = command("post", "-", "--url", url, "--key", KEY, input=b"[]")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "mailsender: 1 of 3 letters is wrong. (400)\n  letter 2, Addresses: is empty\n"
+
+
+def test_a_service_that_drains_says_so_in_one_line(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.error = Refused("draining", "This replica is draining.", retry_after=5)
+    result = command("post", "-", "--url", url, "--key", KEY, input=b"[]")
+    assert (result.exit_code, result.stderr) == (1, "mailsender: This replica is draining. (503)\n")
+
+
+@pytest.mark.parametrize("name", ["status", "halt"])
+def test_a_wrong_key_is_one_line(command: Command, played: tuple[Played, str], name: str) -> None:
+    result = command(name, "--url", played[1], "--key", "wrong")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "HTTP_API_KEY" in result.stderr
+
+
+def test_nobody_there_is_one_line(command: Command) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        result = command("status", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr == f"mailsender: no service answers at {url}: connection refused\n"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1/", "http://127.0.0.1:99999"])
+def test_a_bad_url_is_one_line(command: Command, url: str) -> None:
+    result = command("status", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("mailsender: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_another_programs_answer_is_one_line(command: Command, played: tuple[Played, str]) -> None:
+    # `/healthz` followed by what the client appends is an unknown path, so ask for what is no JSON object.
+    result = command("status", "--url", played[1] + "/healthz?", "--key", KEY)
+    assert result.exit_code == 1
+    assert "another program" in result.stderr
+
+
+def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> None:
+    result = command("status", "--url", played[1], "--key", KEY)
+    assert result.exit_code == 0, result.output
+    assert f"mailsender {__version__}: running, not ready" in result.stdout
+    assert "kafka: no broker answers [sic]" in result.stdout
+    assert "12,345" in result.stdout
+    assert "oldest due seconds" in result.stdout
+    assert "550 [red]no[/red]" in result.stdout
+
+
+def test_status_as_json_is_for_programs(command: Command, played: tuple[Played, str]) -> None:
+    result = command("status", "--json", "--url", played[1], "--key", KEY)
+    assert json.loads(result.stdout)["queue"]["awaiting"] == 12345
+
+
+def test_halt_says_how_far_it_is(command: Command, played: tuple[Played, str]) -> None:
+    result = command("halt", "--url", played[1], "--key", KEY)
+    assert (result.exit_code, result.stdout) == (0, "draining: step workers, in_hand 4\n")
+
+
+def test_the_embedded_stacks_service_is_found(
+    command: Command, played: tuple[Played, str], tmp_path: Path
+) -> None:
+    (tmp_path / ".dev").mkdir()
+    (tmp_path / ".dev" / "endpoints.json").write_text(json.dumps({"http": played[1]}))
+    assert command("halt", "--key", KEY).exit_code == 0
+    other = command("halt", "--key", KEY, env={"MAILSENDER_URL": "http://127.0.0.1:1"})
+    assert (other.exit_code, "127.0.0.1:1" in other.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "{"])
+def test_broken_endpoints_are_one_line(command: Command, tmp_path: Path, content: str) -> None:
+    (tmp_path / ".dev").mkdir()
+    (tmp_path / ".dev" / "endpoints.json").write_text(content)
+    result = command("status")
+    assert result.exit_code == 1
+    assert "endpoints.json" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+NEEDED = {
+    "SMTP_HOST": "h",
+    "SMTP_USER": "a@example.test",
+    "KAFKA_BROKERS": "k:1",
+    "MONGODB_URI": "mongodb://m/",
+}
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_bad_settings_stop_the_start_with_one_line_and_2(command: Command, name: str) -> None:
+    result = command(name, env={**NEEDED, "SMTP_PORT": "x", "SMTP_PASSWORD": "s3cret"})
+    assert result.exit_code == 2
+    assert result.stderr.startswith("mailsender: SMTP_PORT: ")
+    assert result.stderr.count("\n") == 1
+    assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize("outcome", [0, 3])
+def test_run_ends_with_the_services_own_status(
+    command: Command, monkeypatch: pytest.MonkeyPatch, outcome: int
+) -> None:
+    seen: list[Settings] = []
+
+    def run_service(settings: Settings) -> int:
+        seen.append(settings)
+        return outcome
+
+    replace_module(monkeypatch, "mailsender.service", run_service=run_service)
+    assert command("run", env=NEEDED).exit_code == outcome
+    assert seen[0].smtp_host == "h"
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"), [(["ok"], 0), (["ok", "warning"], 0), (["warning", "error", "ok"], 1)]
+)
+def test_check_says_a_line_for_each_finding(
+    command: Command, monkeypatch: pytest.MonkeyPatch, levels: list[Any], expected: int
+) -> None:
+    async def run_checks(_: Settings) -> list[Finding]:
+        return [Finding(part="kafka", level=level, text="words") for level in levels]
+
+    replace_module(monkeypatch, "mailsender.check", run_checks=run_checks, worst=worst)
+    result = command("check", env=NEEDED)
+    assert result.exit_code == expected
+    assert result.stdout.splitlines() == [f"{level:<7} kafka: words" for level in levels]
+
+
+def test_dev_without_its_extra_says_what_to_install(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise ModuleNotFoundError("No module named 'aiosmtpd'", name="aiosmtpd")
+
+    monkeypatch.setitem(sys.modules, "mailsender.dev.stack", Missing("mailsender.dev.stack"))
+    result = command("dev")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "mailsender: `mailsender dev` needs aiosmtpd; install it with: pip install 'mailsender[dev]'\n"
+    )
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise ModuleNotFoundError("No module named 'mailsender.gone'", name="mailsender.gone")
+
+    monkeypatch.setitem(sys.modules, "mailsender.dev.stack", Broken("mailsender.dev.stack"))
+    assert isinstance(command("dev").exception, ModuleNotFoundError)
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    heavy = ("aiohttp", "aiokafka", "motor", "pymongo", "aiosmtplib", "pydantic", "structlog", "rich.table")
+    code = f"import sys, mailsender.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert made.stdout.strip() == "[]"
+
+
+def test_it_runs_as_a_module_too() -> None:
+    command = [sys.executable, "-m", "mailsender", "--version"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert made.stdout == f"mailsender {__version__}\n"
+
+
+def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    module = ModuleType(name)
+    for member, value in members.items():
+        setattr(module, member, value)
+    monkeypatch.setitem(sys.modules, name, module)

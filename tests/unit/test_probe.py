@@ -1,0 +1,98 @@
+"""What `mailsender check` makes of servers that no test here can start: standalone, old, without rights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from mailsender.adapters import probe
+from mailsender.findings import Finding, worst
+
+HELLO = {"setName": "rs0", "hosts": ["a:1", "b:1", "c:1"]}
+
+
+def members(*states: int, majority: int = 2) -> dict[str, Any]:
+    return {"members": [{"state": state} for state in states], "writeMajorityCount": majority}
+
+
+class FakeMongo:
+    """Answers commands from a table; an exception in it is raised."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers = {"hello": HELLO, "buildInfo": {"version": "7.0.1"}, **answers}
+        self.closed = False
+
+    @property
+    def admin(self) -> FakeMongo:
+        return self
+
+    def __getitem__(self, _: str) -> FakeMongo:
+        return self
+
+    async def command(self, name: str) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] | Exception = self._answers[name]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def find_one(self, *_: Any) -> None:
+        if "find_one" in self._answers:
+            raise self._answers["find_one"]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def found(monkeypatch: pytest.MonkeyPatch, fake: FakeMongo) -> list[Finding]:
+    monkeypatch.setattr(probe, "connect", lambda *_, **__: fake)
+    findings = await probe.probe_mongo("mongodb://x/", "mts", "letters", timeout=5)
+    assert fake.closed
+    return findings
+
+
+@pytest.mark.asyncio
+async def test_a_standalone_server_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = await found(monkeypatch, FakeMongo(hello={"isWritablePrimary": True}))
+    assert worst(findings) == "warning"
+    assert "standalone" in findings[-1].text
+
+
+@pytest.mark.asyncio
+async def test_a_sharded_cluster_suits(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = await found(monkeypatch, FakeMongo(hello={"msg": "isdbgrid"}))
+    assert [finding.level for finding in findings] == ["ok"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("version", "level"), [("4.4.29", "error"), ("5.0.0", "ok"), ("10.0.0-rc1", "ok")])
+async def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str, level: str) -> None:
+    fake = FakeMongo(buildInfo={"version": version}, replSetGetStatus=members(1, 2, 2))
+    assert worst(await found(monkeypatch, fake)) == level
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("states", "level"),
+    [((1, 2, 2), "ok"), ((1, 2, 8), "warning"), ((1, 8, 8), "error"), ((1, 2, 7), "warning")],
+)
+async def test_members_that_are_down(
+    monkeypatch: pytest.MonkeyPatch, states: tuple[int, ...], level: str
+) -> None:
+    assert worst(await found(monkeypatch, FakeMongo(replSetGetStatus=members(*states)))) == level
+
+
+@pytest.mark.asyncio
+async def test_a_user_who_may_not_ask_after_the_members_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = OperationFailure("not authorized", 13, {"codeName": "Unauthorized"})
+    assert worst(await found(monkeypatch, FakeMongo(replSetGetStatus=refusal))) == "ok"
+
+
+@pytest.mark.asyncio
+async def test_a_user_who_may_not_read_the_letters_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = OperationFailure("not authorized", 13, {"codeName": "Unauthorized"})
+    [finding] = await found(monkeypatch, FakeMongo(find_one=refusal))
+    assert finding.level == "error"
+    assert "rights" in finding.text

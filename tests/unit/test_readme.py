@@ -1,0 +1,47 @@
+"""README says what the code does: its settings, its endpoints, its log events."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from unittest.mock import create_autospec
+
+from typer.testing import CliRunner
+
+from mailsender.cli import app
+from mailsender.web.app import make_app
+from mailsender.web.operations import Operations
+
+ROOT = Path(__file__).parents[2]
+README, PACKAGE = ROOT / "README.md", ROOT / "mailsender"
+BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
+
+
+def test_the_table_of_settings_is_up_to_date() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text.count(BEGIN) == text.count(END) == 1
+    shown = text.partition(BEGIN)[2].partition(END)[0].strip()
+    made = CliRunner().invoke(app, ["settings-table"]).stdout.strip()
+    assert shown == made, "run `mailsender settings-table` and put what it prints between the two markers"
+
+
+def test_the_events_it_explains_are_those_of_the_code() -> None:
+    table = README.read_text(encoding="utf-8").partition("## Logs")[2]
+    explained = {
+        name
+        for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    assert explained
+    assert [name for name in sorted(explained) if f'"{name}"' not in source] == []
+
+
+def test_it_names_every_endpoint() -> None:
+    text = README.read_text(encoding="utf-8")
+    application = make_app(create_autospec(Operations), api_key="", max_bytes=1000, timeout=1)
+    routes = {
+        (route.method, route.resource.canonical) for route in application.router.routes() if route.resource
+    }
+    paths = {f"`{method} {path}`" for method, path in routes if method != "HEAD"}
+    assert [path for path in sorted(paths) if f"| {path} |" not in text] == []

@@ -1,0 +1,119 @@
+"""What depends on the order of events within one turn of the loop: no real connection does that on demand."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mailsender.adapters.smtp_channel import Channel
+from mailsender.adapters.smtp_dialogue import Offers, SmtpSession, Timeouts
+from mailsender.letter import Envelope, Outcome, Phase, Verdict
+from tests.clocks import ManualClock
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written, and breaks when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closing = False
+        self.breaks_at = b"\0"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.breaks_at in bytes(data):
+            self.closing = True  # as asyncio does: the callback comes a turn later
+        else:
+            self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+class Yes:
+    """Permission for everything."""
+
+    asked_for_dot = False
+
+    def begin(self) -> bool:
+        return True
+
+    def dot(self) -> bool:
+        self.asked_for_dot = True
+        return True
+
+
+async def at_data(wire: Wire, message: bytes) -> tuple[Channel, asyncio.Task[Outcome], Yes]:
+    """A transaction that waits for the answer to DATA."""
+    channel, go = Channel(wire), Yes()
+    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
+    sending = asyncio.create_task(session.transact(envelope, message, go))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        channel.data_received(b"250 Ok\r\n")
+    await asyncio.sleep(0)
+    assert wire.written.endswith(b"DATA\r\n")
+    return channel, sending, go
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("event", ["eof", "lost", "421"])
+async def test_a_connection_lost_behind_354_was_lost_before_the_dot(event: str) -> None:
+    wire = Wire()
+    channel, sending, go = await at_data(wire, b"x\r\n")
+    channel.data_received(b"354 Go on\r\n")
+    if event == "eof":
+        channel.eof_received()
+    elif event == "lost":
+        channel.connection_lost(ConnectionResetError("reset"))
+    else:
+        channel.data_received(b"421 4.3.2 Bye\r\n")
+    [result] = (await sending).results.values()
+    assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
+    assert not go.asked_for_dot
+    assert wire.written.endswith(b"DATA\r\n")
+
+
+@pytest.mark.asyncio
+async def test_a_transport_that_breaks_in_the_middle_of_the_message_gets_no_dot() -> None:
+    wire = Wire()
+    wire.breaks_at = b"last line"
+    channel, sending, go = await at_data(wire, b"line\r\n" * 100_000 + b"last line\r\n")
+    channel.data_received(b"354 Go on\r\n")
+    [result] = (await sending).results.values()
+    assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
+    assert not go.asked_for_dot
+
+
+@pytest.mark.asyncio
+async def test_a_reply_to_the_dot_counts_although_the_connection_went_at_once() -> None:
+    channel, sending, _ = await at_data(Wire(), b"x\r\n")
+    channel.data_received(b"354 Go on\r\n")
+    await asyncio.sleep(0)
+    channel.data_received(b"250 2.0.0 Queued\r\n")
+    channel.connection_lost(None)
+    outcome = await sending
+    assert outcome.results["d@e.f"].verdict is Verdict.ACCEPTED
+    assert not outcome.session_usable
+
+
+@pytest.mark.asyncio
+async def test_a_second_question_before_the_answer_is_a_mistake_that_shows() -> None:
+    channel = Channel(Wire())
+    first = asyncio.create_task(channel.ask(b"NOOP\r\n", 5))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="still open"):
+        await channel.ask(b"NOOP\r\n", 5)
+    channel.data_received(b"250 Ok\r\n")
+    assert (await first).code == 250
