@@ -16,16 +16,15 @@ from typing import Any, TypeVar
 
 import structlog
 
+from mailsender.dead_letters import DeadLetters, DeadRecord
 from mailsender.letter import Letter, Origin, Status, content_digest, now_ms
 from mailsender.ports import (
     Clock,
     Inserted,
-    Outgoing,
     Queue,
     Record,
     RecordSink,
     RecordSource,
-    TooLarge,
     Unavailable,
 )
 from mailsender.wire import Limits, NotABatch, decode, read_letter
@@ -36,14 +35,15 @@ T = TypeVar("T")
 
 NOT_A_BATCH = "not-a-batch"
 TOO_OLD = "older-than-retention"
-HEADER = "mailsender-"
-"""Beginning of the headers that say why a record is a dead letter and where it came from."""
+
+SURELY_STORED = 1024 * 1024
+"""Bytes up to which a letter is stored as it is, so that its report can be made before it is read back."""
+
+AT_ONCE = 16
+"""Letters of an insert that are read back when their publisher came second; a flood is left to the sweep."""
 
 BREATH = 200
 """Letters decoded before the workers' sessions get a turn: a few milliseconds of CPU time."""
-
-MAX_DETAIL = 500
-"""Characters of a header's sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
-        self.dead: list[tuple[Record, str, str]] = []
+        self.dead: list[DeadRecord] = []
         self.offsets: dict[tuple[str, int], int] = {}
         self.bytes = 0
 
@@ -102,7 +102,7 @@ class _Batch:
         self.bytes += letter.size
 
     def bury(self, record: Record, reason: str, detail: str) -> None:
-        self.dead.append((record, reason, detail))
+        self.dead.append(DeadRecord(record=record, reason=reason, detail=detail))
         self.bytes += len(record.value or b"")
 
     def passed(self, record: Record) -> None:
@@ -114,8 +114,8 @@ class Intake:
     """One member's way from the in-topic into the queue.
 
     It opens the source when it runs and closes it when it ends; queue and sink are opened and closed by the
-    owner. `waiting` is called when new letters wait in the queue, `final` takes letters that came to their
-    end here, so that their answer need not wait for the reporter's sweep.
+    owner. `waiting` is called when letters were stored that can be sent; `final` takes those that are errors
+    from the start, once they are durable, for their report.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class Intake:
     ) -> None:
         self._source = source
         self._queue = queue
-        self._sink = sink
         self._config = config
         self._clock = clock
         self._waiting = waiting
         self._final = final
         self._state = IntakeState()
+        self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._committing: asyncio.Task[bool] | None = None
         self._under_way: dict[tuple[str, int], int] = {}
         self._to_commit: dict[tuple[str, int], int] = {}
@@ -188,11 +188,11 @@ class Intake:
         batch = _Batch()
         for record in records:
             for number, letter in enumerate(self._letters(record, batch), 1):
-                batch.add(letter)
                 if self._full(batch):
                     batch = await self._store(batch, stop)
                     if stop.is_set():
                         return
+                batch.add(letter)
                 if number % BREATH == 0:
                     await asyncio.sleep(0)
             batch.passed(record)
@@ -234,7 +234,9 @@ class Intake:
         if batch.letters:
             await self._insert(batch.letters, stop)
         if batch.dead:
-            await self._bury(batch.dead, stop)
+            buried = len(batch.dead)
+            await self._insist("Kafka", partial(self._dead_letters.bury, batch.dead), stop)
+            self._count(dead_letters=buried)
         if batch.offsets:
             self._to_commit.update(batch.offsets)
             await self._commit()
@@ -252,34 +254,37 @@ class Intake:
             joined=found.count(Inserted.JOINED),
             clashes=len(clashing),
         )
-        self._waiting()
+        if any(what is Inserted.NEW for what in found):
+            self._waiting()
         await self._answer(letters, found)
         if not clashing:
             return
         answers = [self._answer_to_clash(letter) for letter in clashing]
         again = await self._insist("MongoDB", lambda: self._queue.insert(answers), stop)
         for letter, what in zip(answers, again, strict=True):
-            if (
-                what is Inserted.CLASH
-            ):  # two hashes of 64 bits and the same second: say so, it is one in 2**64
+            if what is Inserted.CLASH:  # two hashes of 64 bits in the same second: one in 2**64, so say it
                 log.error("letter_id_collision", id=letter.id, origin=str(letter.answers[0].origin))
         await self._answer(answers, again)
 
     async def _answer(self, letters: Sequence[Letter], found: Sequence[Inserted]) -> None:
         """Hand on what is final already: bad letters, and those whose second publisher came too late.
 
-        Whatever goes wrong here is made up for by the reporter's sweep.
+        The reporter's sweep makes up for what is not handed on here.
         """
         if self._final is None:
             return
         ends: list[Letter] = []
+        joined: list[str] = []
         for letter, what in zip(letters, found, strict=True):
-            if what is Inserted.NEW and letter.status.final:
+            if what is Inserted.NEW and letter.status.final and letter.size < SURELY_STORED:
                 ends.append(letter)
             elif what is Inserted.JOINED:
-                with suppress(Unavailable):
-                    joined = await self._queue.get(letter.id)
-                    ends += [joined] if joined is not None and joined.status.final else []
+                joined.append(letter.id)
+        with suppress(Unavailable):
+            for letter_id in joined[:AT_ONCE]:
+                known = await self._queue.get(letter_id)
+                if known is not None and known.status.final:
+                    ends.append(known)
         if ends:
             await self._final(ends)
 
@@ -292,87 +297,15 @@ class Intake:
         return letter.evolve(
             id=origin.other_id(),
             status=Status.ERROR,
-            recipients=(),
             reason=f"{taken}; {letter.reason}" if letter.reason else taken,
             finished_at=now_ms(self._clock.epoch()),
             digest=content_digest(letter.addresses, letter.subject, letter.body),
         )
 
-    # --- dead letters ----------------------------------------------------------------------------
-
-    async def _bury(self, dead: Sequence[tuple[Record, str, str]], stop: asyncio.Event) -> None:
-        """Publish records whole to the dead-letter topic and wait until the broker has them."""
-        for told in {reason for _, reason, _ in dead}:
-            those = [one for one in dead if one[1] == told]
-            record, _, detail = those[0]
-            log.warning(
-                "dead_letters",
-                reason=told,
-                records=len(those),
-                first=f"{record.topic}[{record.partition}]@{record.offset}",
-                detail=detail,
-                doing=f"the records go whole to {self._config.dead_letter_topic}",
-            )
-        left = list(dead)
-        while left:
-            left = await self._insist("Kafka", partial(self._publish_dead, left, stop), stop)
-        self._count(dead_letters=len(dead))
-
-    async def _publish_dead(
-        self, dead: Sequence[tuple[Record, str, str]], stop: asyncio.Event
-    ) -> list[tuple[Record, str, str]]:
-        """Publish; returns those that have to be published again, raises if that is all of them."""
-        answers = await self._sink.publish([self._dead_letter(*one) for one in dead])
-        again = []
-        away: Exception | None = None
-        for one, answer in zip(dead, answers, strict=True):
-            if isinstance(answer, TooLarge):
-                await self._bury_elsewhere(*one, stop)
-            elif isinstance(answer, Exception):
-                away = answer
-                again.append(one)
-        if away is not None and len(again) == len(dead):
-            raise away
-        return again
-
-    async def _bury_elsewhere(self, record: Record, reason: str, detail: str, stop: asyncio.Event) -> None:
-        """Keep in the queue's store what the topic refuses for its size; its record there says where."""
-        where = await self._insist("MongoDB", lambda: self._queue.keep_record(record, detail), stop)
-        headers = (*self._headers(record, reason, detail), (f"{HEADER}kept-in", where.encode()))
-        pointer = Outgoing(topic=self._config.dead_letter_topic, key=None, value=b"", headers=headers)
-
-        async def point() -> None:
-            (answer,) = await self._sink.publish([pointer])
-            if isinstance(answer, TooLarge):
-                log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
-            elif isinstance(answer, Exception):
-                raise answer
-
-        await self._insist("Kafka", point, stop)
-
-    def _dead_letter(self, record: Record, reason: str, detail: str) -> Outgoing:
-        return Outgoing(
-            topic=self._config.dead_letter_topic,
-            key=record.key,
-            value=record.value,
-            headers=(*record.headers, *self._headers(record, reason, detail)),
-        )
-
-    def _headers(self, record: Record, reason: str, detail: str) -> tuple[tuple[str, bytes], ...]:
-        said = {
-            "reason": reason,
-            "detail": detail[:MAX_DETAIL],
-            "topic": record.topic,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-            "time": now_ms(self._clock.epoch()).isoformat(timespec="milliseconds"),
-        }
-        return tuple((HEADER + name, text.encode("utf-8", "replace")) for name, text in said.items())
-
     # --- commits ---------------------------------------------------------------------------------
 
     async def _commit(self) -> None:
-        """Begin to commit what is durable once the commit before is through; the next insert runs beside it."""
+        """Begin to commit what is durable once the last commit is through; the next insert runs beside it."""
         await self._end_commit()
         if self._to_commit:
             self._under_way, self._to_commit = self._to_commit, {}

@@ -40,6 +40,9 @@ MIN_WAIT, MAX_WAIT = 0.01, 60.0
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
 
+QUOTA_ONLY_LIFE = 60.0
+"""Seconds of life when there is no rate to keep: a slot that lapses is lost to the day's quota."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
@@ -68,7 +71,7 @@ class Allowance:
     def life(self) -> float:
         """Seconds for which a slot may be spent."""
         if self.letters == 0:
-            return MIN_LIFE
+            return QUOTA_ONLY_LIFE
         return max(MIN_LIFE, self.burst * self.period / self.letters - AGREEMENT)
 
     @property

@@ -127,7 +127,8 @@ def _renderer(style: str, stream: TextIO) -> list[Processor]:
 
 
 def _serialize(event: EventDict, **_: Any) -> str:
-    return to_json(event)
+    head = {name: event[name] for name in ("time", "level", "event") if name in event}
+    return to_json({**head, **event})
 
 
 def _name_library_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -104,6 +104,7 @@ class Reporter:
         for letter in letters:
             while self._full(letter) and self._running and not self._failing:
                 self._room.clear()
+                self._changed.set()
                 await self._room.wait()  # each round of `run` sets it, and a round has its deadlines
             if self._ended or self._full(letter):
                 self._count(left_to_sweep=1)

@@ -1,6 +1,6 @@
 """The composition root: builds the parts from the settings and runs a replica over them.
 
-The only module, beside the embedded stack, that names an adapter.
+Beside it only the embedded stack and `check`, which tries the parts one by one, name adapters.
 """
 
 from __future__ import annotations
@@ -119,12 +119,6 @@ def kafka_config(settings: Settings) -> KafkaConfig:
 def run_service(settings: Settings) -> int:
     """Run one replica until it is drained; returns the exit status."""
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings))
-    if not settings.smtp_tls_verify and settings.smtp_tls != "none":
-        log.warning(
-            "certificates_not_verified",
-            setting="SMTP_TLS_VERIFY=false",
-            advice="anybody between us and the relay can read letters and the password; set SMTP_TLS_CA_FILE",
-        )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(settings))
 

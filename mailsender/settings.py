@@ -319,7 +319,8 @@ def load() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingsError: one line that names every missing or bad value, without the value of a secret.
+        SettingsError: one line that names every missing or bad value, without the value of a secret. What
+            can only be judged over several settings is named once each of them is good by itself.
     """
     try:
         return Settings()

@@ -17,8 +17,7 @@ from typing import Any
 import structlog
 from bson import ObjectId, encode
 from bson.errors import BSONError
-from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
-from pymongo.errors import OperationFailure
+from pymongo import ASCENDING, UpdateMany, UpdateOne
 
 from mailsender.adapters.mongo import (
     Client,
@@ -30,6 +29,7 @@ from mailsender.adapters.mongo import (
     durable,
 )
 from mailsender.adapters.mongo_documents import letter_id, likeness, state_of, stored_id
+from mailsender.adapters.mongo_indexes import ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
@@ -39,52 +39,16 @@ from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
 CLAIM_BYTES = 32 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
 
-INDEX_TIMEOUT = 600.0
-"""Seconds for building the indexes; on a collection that the original filled it takes a while, once."""
-
 BUSY_TRIES = 5
 """How often a claim that lost all its letters to other replicas looks again."""
 
 LANES = 5
 """Over how many heads of the queue replicas spread out when they get in each other's way."""
 
-_INDEX_DIFFERS = {85, 86}
-
 _BY_ID = "_id_"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
 _RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}
 _FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
-
-# The status comes first so that counting by status reads the index alone. A query must name the same
-# single value as the partial filter: `$in` would not use the index.
-_INDEXES = (
-    IndexModel(
-        [("status", ASCENDING), ("due", ASCENDING), ("seq", ASCENDING)],
-        name="mailsender_due",
-        partialFilterExpression={"status": "awaiting"},
-    ),
-    IndexModel(
-        [("status", ASCENDING), ("until", ASCENDING)],
-        name="mailsender_until",
-        partialFilterExpression={"status": "processing"},
-    ),
-    IndexModel(
-        [("lease", ASCENDING)],
-        name="mailsender_lease",
-        partialFilterExpression={"status": "processing"},
-    ),
-    IndexModel(
-        [("reported", ASCENDING), ("at", ASCENDING)],
-        name="mailsender_unreported",
-        partialFilterExpression={"reported": False},
-    ),
-    IndexModel(
-        [("status", ASCENDING)],
-        name="mailsender_error",
-        partialFilterExpression={"status": "error"},
-    ),
-    IndexModel([("expire_at", ASCENDING)], name="mailsender_expire", expireAfterSeconds=0),
-)
 
 _log = structlog.get_logger()
 
@@ -124,9 +88,7 @@ class MongoQueue:
         self._server_clock.forget()
         async with calling(self._timeout):
             await self._server_clock.now()
-        async with calling(INDEX_TIMEOUT):
-            for index in _INDEXES:
-                await self._ensure(index)
+        await ensure_indexes(self._letters)
 
     async def close(self) -> None:
         """See `Queue.close`. Everything that shares the client is closed with it."""
@@ -275,19 +237,6 @@ class MongoQueue:
         return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
 
     # --- what the calls above are made of ---
-
-    async def _ensure(self, index: IndexModel) -> None:
-        """Make sure of one index; one that somebody made in another way is no reason not to start."""
-        try:
-            await self._letters.create_indexes([index])
-        except OperationFailure as error:
-            if error.code not in _INDEX_DIFFERS:
-                raise
-            _log.warning(
-                "index_differs",
-                index=index.document["name"],
-                action="the one that is there is used; drop it and start again to have ours",
-            )
 
     async def _due_ids(self, limit: int) -> list[Any]:
         """The `_id`s of letters to try for: the head of the queue, or a lane beside it when it is crowded."""

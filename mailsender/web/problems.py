@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ SAMPLE: Final = (
     },
 )
 """A batch as it should be; answers to bad ones carry it, as those of the original service did."""
+
+_INNER = re.compile(r"(\w+)\[(\d+)\]")
 
 
 class ProblemError(Exception):
@@ -103,6 +106,13 @@ def _located(fault: Fault) -> dict[str, Any]:
 
 
 def pointer(index: int, field: str) -> str:
-    """Where a fault is, as a JSON Pointer in a URI fragment (RFC 6901 §6)."""
-    steps: Sequence[str] = [str(index), field] if field else [str(index)]
+    """Where a fault is, as a JSON Pointer in a URI fragment (RFC 6901 §6).
+
+    A place inside of an array, such as ``Addresses[3]``, is a step of its own.
+    """
+    steps = [str(index)]
+    if inner := _INNER.fullmatch(field):
+        steps += inner.groups()
+    elif field:
+        steps.append(field)
     return "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)

@@ -6,8 +6,6 @@ knows where the bytes come from.
 
 from mailsender.wire.letters import (
     Fault,
-    LetterIn,
-    Limits,
     NotABatch,
     decode,
     faults,
@@ -16,6 +14,7 @@ from mailsender.wire.letters import (
     with_id,
 )
 from mailsender.wire.reports import Report, ReportTooLarge, report, report_bytes
+from mailsender.wire.schema import LetterIn, Limits
 
 __all__ = [
     "Fault",

@@ -66,7 +66,7 @@ class Report(BaseModel):
     )
     KafkaKey: str = Field(description="The record's key as text, undecodable bytes as U+FFFD.")
     Reason: Reason
-    Recipients: list[RecipientReport] = Field(description="Each recipient once; empty if none was tried.")
+    Recipients: list[RecipientReport] = Field(description="Each recipient that was tried, once.")
     Attempts: int = Field(description="How often sending was begun.")
     Relay: str = Field(description="The relay of the last attempt, or empty.")
     MessageID: str = Field(description="The message's Message-ID, the same over all attempts, or empty.")
@@ -88,7 +88,7 @@ def report(letter: Letter, answer: Answer) -> Report:
         Status="sent" if letter.status is Status.SENT else "error",
         KafkaKey=key,
         Reason=_reason(letter),
-        Recipients=[_recipient(recipient) for recipient in letter.recipients],
+        Recipients=[_recipient(each, each.result) for each in letter.recipients if each.result],
         Attempts=letter.attempts,
         Relay=letter.relay,
         MessageID=letter.message_id,
@@ -200,10 +200,7 @@ def _decisive(letter: Letter) -> Result | None:
     return results[0] if results else None
 
 
-def _recipient(recipient: Recipient) -> RecipientReport:
-    result = recipient.result or Result(
-        verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="no attempt reached this recipient"
-    )
+def _recipient(recipient: Recipient, result: Result) -> RecipientReport:
     return RecipientReport.model_construct(
         Address=recipient.address,
         Status=result.verdict.value,

@@ -69,6 +69,5 @@ def test_the_daily_quota_holds_over_replicas_and_restarts(world: World, catcher:
     wait_until(lambda: third.status()["rate"]["waiting_until"], "the quota still used up", 30)
     assert second.status()["rate"]["quota_left"] == 0
     assert catcher.counts()["received"] <= 30
-    # What lapsed unspent is lost to the day, never more than what the replicas had leased at once.
-    assert catcher.counts()["received"] >= 20
+    assert catcher.counts()["received"] >= 28, "the quota is used, too: next to nothing lapses"
     wait_until(lambda: "processing" not in world.by_status(), "all others waiting")

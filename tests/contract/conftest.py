@@ -16,7 +16,7 @@ from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.adapters.mongo import connect
 from mailsender.adapters.mongo_queue import MongoQueue
 from mailsender.adapters.mongo_slots import MongoSlotStore
-from mailsender.letter import Answer, Letter, Origin
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Queue, SlotStore, SystemClock
 from tests.clocks import ManualClock
 
@@ -142,10 +142,38 @@ async def slots(backend: str, client: Any, request: pytest.FixtureRequest) -> Sl
     return MongoSlotStore(client, database=name, collection="letters.slots", clock=SystemClock())
 
 
-def only(*backends: str) -> Any:
+def only(*backends: str) -> pytest.MarkDecorator:
     """For sentences of the contract that only make sense where there is a server."""
     return pytest.mark.parametrize("backend", backends, indirect=True)
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="2.0.0", text="$secret ok")
+REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
+DEFERRED = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="Соединение потеряно")
+FINISHED = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+
+
+def ended(claimed: Letter, result: Result = ACCEPTED, status: Status = Status.SENT, **changes: Any) -> Letter:
+    """The letter after its last transaction, with one result for all."""
+    return claimed.evolve(
+        status=status,
+        recipients=tuple(Recipient(address=each, result=result) for each in claimed.addresses),
+        attempts=claimed.attempts + 1,
+        relay="relay:25",
+        message_id=f"<{claimed.id}@example.test>",
+        finished_at=FINISHED,
+        **changes,
+    )
+
+
+async def claim_one(queue: Queue) -> tuple[str, Letter]:
+    lease = await queue.claim(1, 60)
+    assert len(lease.letters) == 1
+    return lease.token, lease.letters[0]
+
+
+async def send_one(queue: Queue) -> Letter:
+    """Claim the first letter and settle it as sent."""
+    token, claimed = await claim_one(queue)
+    assert await queue.settle([Settlement(token=token, letter=ended(claimed))]) == frozenset()
+    return ended(claimed)

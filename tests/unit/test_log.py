@@ -52,6 +52,7 @@ def test_an_event_is_a_line_of_json_with_utc_time(stream: io.StringIO, logged: L
     structlog.get_logger().info("letters_stored", count=3, topic="тема")
     [event] = logged()
     assert event["event"] == "letters_stored"
+    assert list(event)[:3] == ["time", "level", "event"], "what a reader looks for first stands first"
     assert event["level"] == "info"
     assert event["count"] == 3
     assert "тема" in stream.getvalue()

@@ -505,3 +505,4 @@ async def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
 def test_a_pointer_names_the_letter_and_its_key() -> None:
     assert pointer(3, "") == "#/3"
     assert pointer(0, "Body") == "#/0/Body"
+    assert pointer(1, "Addresses[12]") == "#/1/Addresses/12"

@@ -1,0 +1,70 @@
+# mailsender as an image; docs/containers.md tells how to build and run it.
+
+# Any image with a Python 3.11 or later and its venv module will do; all stages share it.
+ARG BASE=python:3.11.14-slim-bookworm
+
+
+# What the service depends on, as locked. Rebuilt only when the lock changes.
+FROM ${BASE} AS dependencies
+
+# Where packages are reached only through a pip configuration or a private CA, the build gets them as secrets:
+# they are there while pip runs and in no layer.
+ENV PIP_CONFIG_FILE=/run/secrets/pip_conf \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+COPY requirements/run.txt /build/requirements/
+# pip works from an environment of its own, so that the service's holds nothing but the service.
+# Only wheels: with a compiler's absence, what is not there fails here instead of at the first letter.
+RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/mailsender \
+    && python3 -m venv /build/tools \
+    && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
+        --require-hashes --only-binary :all: --requirement /build/requirements/run.txt
+
+
+# The project itself, as a wheel, installed into an empty tree.
+FROM dependencies AS project
+
+COPY requirements/build.txt /build/requirements/
+RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/root/.cache/pip \
+    /build/tools/bin/pip install --quiet \
+        --require-hashes --only-binary :all: --requirement /build/requirements/build.txt
+WORKDIR /build/source
+COPY pyproject.toml README.md ./
+COPY mailsender mailsender
+RUN /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \
+    && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
+        --no-index --no-deps --no-warn-script-location --root /build/root /build/wheel/*.whl
+
+
+FROM ${BASE}
+
+LABEL org.opencontainers.image.title="mailsender" \
+      org.opencontainers.image.description="A Kafka-native mail dispatcher: batches in, letters queued in MongoDB, sent over SMTP within a rate, each answered once" \
+      org.opencontainers.image.base.name="python:3.11-slim-bookworm"
+
+# The root file system may be read-only; nothing is written but to /tmp, if at all.
+ENV PATH=/opt/mailsender/bin:${PATH} \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /tmp
+# A number: Kubernetes' runAsNonRoot cannot judge a name.
+USER 10001:10001
+EXPOSE 8000
+# The drain: it begins at once and ends within DRAIN_TIMEOUT, so a runtime that kills must wait longer than that.
+STOPSIGNAL SIGTERM
+# Whether the process answers. Kafka or MongoDB being away is no reason to replace it: it waits for them.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python3", "-c", "__import__('urllib.request').request.urlopen('http://127.0.0.1:'+__import__('os').environ.get('HTTP_PORT','8000')+'/healthz',timeout=4)"]
+ENTRYPOINT ["mailsender"]
+CMD ["run"]
+
+COPY --from=dependencies /opt/mailsender /opt/mailsender
+# All that a change of the code rebuilds.
+COPY --from=project /build/root/opt/mailsender /opt/mailsender
+
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

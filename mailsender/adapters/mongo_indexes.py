@@ -1,0 +1,73 @@
+"""The indexes of the letters' collection, one for each query that does not go by `_id`."""
+
+from __future__ import annotations
+
+import structlog
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import OperationFailure
+
+from mailsender.adapters.mongo import Collection, calling
+
+INDEX_TIMEOUT = 600.0
+"""Seconds for building the indexes; on a collection that the original filled it takes a while, once."""
+
+# IndexOptionsConflict and IndexKeySpecsConflict.
+_DIFFERS = {85, 86}
+
+# The status comes first so that counting by status reads the index alone. A query must name the same
+# single value as the partial filter: `$in` would not use the index.
+INDEXES = (
+    IndexModel(
+        [("status", ASCENDING), ("due", ASCENDING), ("seq", ASCENDING)],
+        name="mailsender_due",
+        partialFilterExpression={"status": "awaiting"},
+    ),
+    IndexModel(
+        [("status", ASCENDING), ("until", ASCENDING)],
+        name="mailsender_until",
+        partialFilterExpression={"status": "processing"},
+    ),
+    IndexModel(
+        [("lease", ASCENDING)],
+        name="mailsender_lease",
+        partialFilterExpression={"status": "processing"},
+    ),
+    IndexModel(
+        [("reported", ASCENDING), ("at", ASCENDING)],
+        name="mailsender_unreported",
+        partialFilterExpression={"reported": False},
+    ),
+    IndexModel(
+        [("status", ASCENDING)],
+        name="mailsender_error",
+        partialFilterExpression={"status": "error"},
+    ),
+    IndexModel([("expire_at", ASCENDING)], name="mailsender_expire", expireAfterSeconds=0),
+)
+
+_log = structlog.get_logger()
+
+
+async def ensure_indexes(letters: Collection) -> None:
+    """Build the indexes that are missing.
+
+    Raises:
+        Unavailable: MongoDB is away, or takes longer than `INDEX_TIMEOUT`.
+    """
+    async with calling(INDEX_TIMEOUT):
+        for index in INDEXES:
+            await _ensure(letters, index)
+
+
+async def _ensure(letters: Collection, index: IndexModel) -> None:
+    """Make sure of one index; one that somebody made in another way is no reason not to start."""
+    try:
+        await letters.create_indexes([index])
+    except OperationFailure as error:
+        if error.code not in _DIFFERS:
+            raise
+        _log.warning(
+            "index_differs",
+            index=index.document["name"],
+            action="the one that is there is used; drop it and start again to have ours",
+        )

@@ -1,0 +1,106 @@
+"""Records that hold no batch: whole to the dead-letter topic, with headers that say why and whence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from mailsender.letter import now_ms
+from mailsender.ports import Clock, Outgoing, Queue, Record, RecordSink, TooLarge
+
+log = structlog.get_logger()
+
+HEADER = "mailsender-"
+"""Beginning of the names of our headers."""
+
+MAX_DETAIL = 500
+"""Characters of the sentence in a header."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadRecord:
+    """A record that is not taken in: `reason` in one word, `detail` in a sentence."""
+
+    record: Record
+    reason: str
+    detail: str
+
+
+class DeadLetters:
+    """The way to the dead-letter topic, and past it for what the topic refuses for its size."""
+
+    def __init__(self, queue: Queue, sink: RecordSink, *, topic: str, clock: Clock) -> None:
+        self._queue = queue
+        self._sink = sink
+        self._topic = topic
+        self._clock = clock
+
+    async def bury(self, dead: list[DeadRecord]) -> None:
+        """Publish records and take each out of `dead` once the broker has it.
+
+        What the broker refuses for its size is kept in the queue's store, and its record on the topic says
+        where. To be called again with the same list after an error.
+
+        Raises:
+            Unavailable: Kafka, or the store, cannot do it now for what is left in `dead`.
+        """
+        self._tell(dead)
+        answers = await self._sink.publish([self._whole(one) for one in dead])
+        left: list[DeadRecord] = []
+        away: Exception | None = None
+        large: list[DeadRecord] = []
+        for one, answer in zip(dead, answers, strict=True):
+            if isinstance(answer, TooLarge):
+                large.append(one)
+            elif isinstance(answer, Exception):
+                left.append(one)
+                away = answer
+        dead[:] = [*left, *large]
+        if away is not None:
+            raise away
+        while dead:
+            await self._keep_elsewhere(dead[-1])
+            dead.pop()
+
+    async def _keep_elsewhere(self, one: DeadRecord) -> None:
+        where = await self._queue.keep_record(one.record, one.detail)
+        headers = (*self._headers(one), (f"{HEADER}kept-in", where.encode()))
+        (answer,) = await self._sink.publish(
+            [Outgoing(topic=self._topic, key=None, value=b"", headers=headers)]
+        )
+        if isinstance(answer, TooLarge):
+            log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
+        elif isinstance(answer, Exception):
+            raise answer
+
+    def _tell(self, dead: Sequence[DeadRecord]) -> None:
+        """One event for each reason, however many records; a flood of poison is no flood of lines."""
+        for reason in sorted({one.reason for one in dead}):
+            those = [one for one in dead if one.reason == reason]
+            first = those[0].record
+            log.warning(
+                "dead_letters",
+                reason=reason,
+                records=len(those),
+                first=f"{first.topic}[{first.partition}]@{first.offset}",
+                detail=those[0].detail,
+                doing=f"the records go whole to {self._topic}",
+            )
+
+    def _whole(self, one: DeadRecord) -> Outgoing:
+        record = one.record
+        headers = (*record.headers, *self._headers(one))
+        return Outgoing(topic=self._topic, key=record.key, value=record.value, headers=headers)
+
+    def _headers(self, one: DeadRecord) -> tuple[tuple[str, bytes], ...]:
+        said = {
+            "reason": one.reason,
+            "detail": one.detail[:MAX_DETAIL],
+            "topic": one.record.topic,
+            "partition": str(one.record.partition),
+            "offset": str(one.record.offset),
+            "time": now_ms(self._clock.epoch()).isoformat(timespec="milliseconds"),
+        }
+        return tuple((HEADER + name, text.encode("utf-8", "replace")) for name, text in said.items())

@@ -1,0 +1,110 @@
+"""Documents that the original service or another program put into the collection are letters, too."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId, encode
+from bson.raw_bson import RawBSONDocument
+
+from mailsender.letter import Answer, Settlement, Status
+from mailsender.ports import Inserted, Queue
+from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
+
+pytestmark = pytest.mark.asyncio
+
+ORIGINAL = {"addresses": ["a@example.test"], "subject": "Тема", "body": "Тело", "token": "т", "kafkakey": "k"}
+
+
+@pytest.mark.parametrize(
+    "identity", [ObjectId(), "text", 7, {"a": [1, {"b": None}]}, 1.5, datetime(2020, 1, 1, tzinfo=UTC)]
+)
+@pytest.mark.parametrize("status", ["awaiting", "processing"])
+@only(*MONGO)
+async def test_a_document_left_by_another_program_is_adopted(
+    queue: Queue, world: World, status: str, identity: Any
+) -> None:
+    await queue.insert([letter(1)])
+    await world.raw.insert_one({"_id": identity, "status": status, **ORIGINAL})
+    assert await queue.reclaim(10) == (1 if status == "processing" else 0)
+    token, claimed = await claim_one(queue)
+    assert claimed.adopted
+    assert (claimed.addresses, claimed.subject, claimed.body) == (("a@example.test",), "Тема", "Тело")
+    assert claimed.answers == (Answer(token="т", key=b"k"),)
+    assert claimed.reason == ""
+    assert await queue.get(claimed.id) == claimed
+    assert await queue.renew({token: [claimed.id]}, 60) == frozenset()
+    await queue.release(token, [claimed.id])
+    sent = await send_one(queue)
+    assert await queue.unreported(0, 10) == [sent]
+    await queue.mark_reported([sent])
+    document = await world.raw.find_one({"_id": identity})
+    assert (document["status"], document["reported"]) == ("sent", True)
+    assert "expire_at" in document
+
+
+@only(*MONGO)
+async def test_a_key_of_raw_bytes_survives(queue: Queue, world: World) -> None:
+    """The original wrote them as a BSON string; PyMongo would not, so the bytes are put together by hand."""
+    raw = encode({"_id": ObjectId(), "status": "awaiting", **ORIGINAL, "kafkakey": "0123", "subject": "4567"})
+    raw = raw.replace(b"0123", b"\xff\xfe\x00\xd0").replace(b"4567", b"a\xffbc")
+    await world.raw.insert_one(RawBSONDocument(raw))
+    _, claimed = await claim_one(queue)
+    assert claimed.answers[0].key == b"\xff\xfe\x00\xd0"
+    assert claimed.subject == "a\N{REPLACEMENT CHARACTER}bc"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"addresses": "a@example.test"}, "addresses"),
+        ({"addresses": ["a@example.test", 5]}, "addresses"),
+        ({"addresses": {"a": 1}}, "addresses"),
+        ({"subject": 5}, "subject"),
+        ({"body": ["x"]}, "body"),
+    ],
+)
+@only(*MONGO)
+async def test_a_field_of_a_wrong_type_becomes_a_reason(
+    queue: Queue, world: World, change: dict[str, Any], word: str
+) -> None:
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **change})
+    token, claimed = await claim_one(queue)
+    assert word in claimed.reason
+    assert claimed.status is Status.PROCESSING
+    wrong = claimed.evolve(status=Status.ERROR, finished_at=FINISHED)
+    await queue.settle([Settlement(token=token, letter=wrong)])
+    (found,) = await queue.unreported(0, 10)
+    assert (found.status, found.reason) == (Status.ERROR, claimed.reason)
+
+
+@only(*MONGO)
+async def test_a_bare_document_and_odd_fields_are_read(queue: Queue, world: World) -> None:
+    await world.raw.insert_one({"status": "awaiting"})
+    odd = {
+        "token": {"id": ObjectId("0" * 24), "n": 2**40},
+        "recipients": ["x"],
+        "origin": "here",
+        "attempts": "many",
+        "also": [5],
+    }
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **odd})
+    lease = await queue.claim(10, 60)
+    bare, strange = lease.letters
+    assert (bare.addresses, bare.subject, bare.body, bare.answers) == ((), "", "", (Answer(),))
+    assert strange.answers[0].token == {"id": {"$oid": "0" * 24}, "n": 2**40}
+    assert strange.pending == ("a@example.test",)
+
+
+@only(*MONGO)
+async def test_publishing_what_another_program_put_in_joins_it(queue: Queue, world: World) -> None:
+    sample = letter(1)
+    content = {"addresses": list(sample.addresses), "subject": sample.subject, "body": sample.body}
+    await world.raw.insert_one({"_id": ObjectId(sample.id), "status": "sent", "token": "theirs", **content})
+    assert await queue.insert([sample.evolve(subject="other")]) == [Inserted.CLASH]
+    assert await queue.insert([sample]) == [Inserted.JOINED]
+    assert await queue.insert([sample]) == [Inserted.REPLAY]
+    (found,) = await queue.unreported(0, 10)
+    assert (found.answered, [each.token for each in found.answers]) == (1, ["theirs", "token 1"])

@@ -1,0 +1,182 @@
+"""postman/: the collection run by newman against the service on real parts, and what it has to cover."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailsender.settings import Settings
+from mailsender.web.handlers import Handlers
+from tests import parts
+from tests.acceptance.conftest import world  # noqa: F401  the same fixture
+from tests.acceptance.harness import KEY, World
+
+POSTMAN = Path(__file__).parents[2] / "postman"
+COLLECTION = POSTMAN / "mailsender.postman_collection.json"
+ENVIRONMENT = POSTMAN / "mailsender.postman_environment.json"
+SAMPLE = Path(__file__).parents[2] / "mailsender" / "dev" / "sample.json"
+
+UNAVAILABLE = 69
+"""EX_UNAVAILABLE: what newman is installed with is not on this machine."""
+
+Object = dict[str, Any]
+
+
+# --- what can be seen without a service ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[Object]:
+    """The collection's requests, in order."""
+    return list(_requests(json.loads(COLLECTION.read_text())))
+
+
+def _requests(folder: Object) -> Iterator[Object]:
+    for item in folder["item"]:
+        if "item" in item:
+            yield from _requests(item)
+        else:
+            yield item
+
+
+def _variables() -> dict[str, str]:
+    return {value["key"]: value["value"] for value in json.loads(ENVIRONMENT.read_text())["values"]}
+
+
+def _path(item: Object) -> str:
+    return str(item["request"]["url"]["raw"]).removeprefix("{{baseUrl}}")
+
+
+def test_every_endpoint_is_asked(requests: list[Object]) -> None:
+    asked = {(item["request"]["method"], _path(item)) for item in requests}
+    # The service is not needed to know its routes.
+    routes = Handlers(None, max_bytes=1, read_timeout=1).routes()  # type: ignore[arg-type]
+    for route in routes:
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path))
+        assert any(method == route.method and re.fullmatch(pattern, path) for method, path in asked), route
+
+
+def test_every_request_has_a_name_and_asserts_something(requests: list[Object]) -> None:
+    names = [item["name"] for item in requests]
+    assert len(set(names)) == len(names), "setNextRequest goes by name"
+    for item in requests:
+        (tests,) = [event for event in item["event"] if event["listen"] == "test"]
+        assert "test(" in "\n".join(tests["script"]["exec"]), item["name"]
+
+
+def test_the_halt_comes_last_and_once(requests: list[Object]) -> None:
+    assert [_path(item) for item in requests].index("/halt") == len(requests) - 1
+
+
+def test_the_sample_is_the_one_that_everybody_knows(requests: list[Object]) -> None:
+    (item,) = [item for item in requests if item["name"] == "Post the sample of six letters"]
+    assert json.loads(item["request"]["body"]["raw"]) == json.loads(SAMPLE.read_text())
+
+
+def test_the_environment_has_what_the_collection_uses(requests: list[Object]) -> None:
+    text = COLLECTION.read_text()
+    used = set(re.findall(r"environment\.get\('(\w+)'\)", text)) | {"baseUrl", "apiKey"}
+    assert used == set(_variables())
+    assert _variables()["maxBytes"] == str(Settings.model_fields["http_max_bytes"].default)
+    set_by_scripts = set(re.findall(r"ariables\.set\('(\w+)'", text))
+    assert set(re.findall(r"\{\{(\w+)\}\}", text)) - set(_variables()) <= set_by_scripts
+
+
+def test_no_key_is_published() -> None:
+    assert _variables()["apiKey"] == ""
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def newman() -> Path:
+    done = subprocess.run(
+        [POSTMAN / "install-newman"], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode == UNAVAILABLE:
+        parts.missing(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def _run(newman: Path, port: int, key: str, directory: Path) -> tuple[int, Object, str]:
+    """Run the collection; its exit status, its own summary, and what it printed."""
+    summary = directory / "newman.json"
+    done = subprocess.run(
+        [
+            *(newman, "run", COLLECTION, "--environment", ENVIRONMENT),
+            *("--env-var", f"baseUrl=http://127.0.0.1:{port}", "--env-var", f"apiKey={key}"),
+            *("--timeout-request", "20000", "--timeout", "240000", "--color", "off"),
+            *("--reporters", "cli,json", "--reporter-json-export", summary),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        # A proxy of this machine has no business between newman and the service on loopback.
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+    )
+    return done.returncode, json.loads(summary.read_text())["run"], done.stdout + done.stderr
+
+
+@pytest.mark.deploy
+@pytest.mark.timeout(900)
+def test_the_collection_passes_against_the_service(
+    newman: Path,
+    world: World,  # noqa: F811
+    requests: list[Object],
+    tmp_path: Path,
+) -> None:
+    # Started, but not yet ready: the collection waits for that by itself.
+    replica = world.replica()
+    replica.start()
+    replica.child.until(lambda: replica.get("/healthz").status == 200, 30)
+
+    status, run, said = _run(newman, replica.port, KEY, tmp_path)
+
+    assert status == 0, said
+    assert run["failures"] == []
+    # All of them ran, none was jumped over, and each test really asserted.
+    assert {execution["item"]["name"] for execution in run["executions"]} == {
+        item["name"] for item in requests
+    }
+    assert run["stats"]["assertions"]["pending"] == 0
+    assert run["stats"]["assertions"]["total"] > 2 * len(requests)
+    # Seen from outside: the halt at its end drained the service, and the letters are where newman said.
+    assert replica.wait_exit() == 0, replica.child.log.read_text()
+    assert world.by_status() == {"sent": 8}
+    # Eight letters, and the one that was posted twice is answered twice.
+    reports = world.reports()
+    assert len(reports) == 9
+    assert {report["Status"] for report in reports} == {"sent"}
+
+
+@pytest.mark.deploy
+@pytest.mark.timeout(900)
+def test_the_collection_notices_letters_that_are_not_sent(
+    newman: Path,
+    world: World,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The same against a service that refuses every letter: a run that cannot fail proves nothing."""
+    replica = world.started(SMTP_REFUSE_PROBABILITY="1")
+
+    status, run, said = _run(newman, replica.port, KEY, tmp_path)
+
+    assert status != 0, said
+    failed = {failure["source"]["name"] for failure in run["failures"]}
+    assert failed == {
+        "The letter is sent",
+        "Each of the six is sent",
+        "It is sent once and answered twice",
+        "The numbers have moved",
+    }
+    assert replica.wait_exit() == 0

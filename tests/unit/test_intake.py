@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mailsender.intake import Intake, IntakeConfig
+from mailsender.letter import Letter, Origin, Status
+from mailsender.ports import Inserted, Outgoing, Record, Unavailable
+from mailsender.wire import Limits, report_bytes
+from tests.clocks import ManualClock
+from tests.fakes import FakeSink, FakeSource, FlakyQueue, record
+
+pytestmark = pytest.mark.asyncio
+
+RETENTION = 86400.0
+
+
+def letters(*subjects: str, **more: Any) -> bytes:
+    return json.dumps([{"Subject": s, "Addresses": ["a@b.test"], **more} for s in subjects]).encode()
+
+
+class Stage:
+    """An intake among doubles; it stops when its source has nothing more."""
+
+    def __init__(self, *fetches: Sequence[Record], **config: Any) -> None:
+        self.clock = ManualClock()
+        self.source = FakeSource(self.clock, *fetches)
+        self.queue = FlakyQueue(self.clock)
+        self.sink = FakeSink()
+        self.stop = asyncio.Event()
+        self.source.on_empty = self.stop.set
+        self.offered: list[Letter] = []
+        self.nudges = 0
+        self.intake = Intake(
+            self.source,
+            self.queue,
+            self.sink,
+            config=IntakeConfig(dead_letter_topic="dead", retention=RETENTION, **config),
+            clock=self.clock,
+            waiting=self._nudge,
+            final=self._offer,
+        )
+
+    def _nudge(self) -> None:
+        self.nudges += 1
+
+    async def _offer(self, letters: Sequence[Letter]) -> None:
+        self.offered += letters
+
+    async def run(self) -> None:
+        async with asyncio.timeout(10):
+            await self.intake.run(self.stop)
+
+    async def letter(self, **origin: int) -> Letter:
+        place = {"partition": 0, "offset": 0, "index": 0, "timestamp": -1, **origin}
+        found = await self.queue.get(Origin(topic="in", **place).letter_id())
+        assert found is not None
+        return found
+
+
+async def test_letters_are_stored_then_committed_then_the_group_is_left() -> None:
+    stage = Stage(
+        [record(letters("a", "b")), record(letters("c"), offset=1), record(letters("d"), partition=3)]
+    )
+    await stage.run()
+    assert [
+        (await stage.letter(**at)).subject for at in ({}, {"index": 1}, {"offset": 1}, {"partition": 3})
+    ] == [*("a", "b", "c", "d")]
+    assert stage.source.commits == [{("in", 0): 2, ("in", 3): 1}]
+    assert stage.source.calls == ["open", "commit", "close"]
+    state = stage.intake.state
+    assert (state.status, state.records, state.letters, state.bad_letters) == ("stopped", 3, 4, 0)
+
+
+async def test_the_key_and_the_origin_stay_with_the_letter() -> None:
+    stage = Stage([record(letters("a"), key=b"\xff\x00", offset=7, timestamp=999)])
+    stage.clock.start = -stage.clock.now  # the epoch is young, so the record is not old
+    await stage.run()
+    (answer,) = (await stage.letter(offset=7, timestamp=999)).answers
+    assert answer.key == b"\xff\x00"
+    assert answer.origin == Origin(topic="in", partition=0, offset=7, index=0, timestamp=999)
+
+
+async def test_all_letters_of_a_fetch_go_in_with_one_insert() -> None:
+    stage = Stage([record(letters("a"), offset=n) for n in range(50)])
+    await stage.run()
+    assert [len(ids) for ids in stage.queue.inserts] == [50]
+
+
+async def test_inserts_are_bounded_and_no_offset_is_ahead_of_its_letters() -> None:
+    """The second record spreads over three inserts; only the last of them lets its offset go."""
+    stage = Stage([record(letters("a"), offset=0), record(letters(*"bcdefg"), offset=1)], batch=3)
+    seen: list[tuple[int, list[int]]] = []
+
+    original = stage.queue.insert
+
+    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+        seen.append((len(some), [offsets["in", 0] for offsets in stage.source.commits]))
+        return await original(some)
+
+    stage.queue.insert = insert  # type: ignore[method-assign]
+    await stage.run()
+    assert [size for size, _ in seen] == [3, 3, 1]
+    assert all(commits == [] for _, commits in seen[:2])
+    assert stage.source.commits[-1] == {("in", 0): 2}
+
+
+async def test_a_record_read_twice_is_a_replay() -> None:
+    stage = Stage([record(letters("a", "b"))], [record(letters("a", "b"))])
+    await stage.run()
+    assert stage.intake.state.replays == 2
+    assert stage.nudges == 1
+    assert (await stage.queue.stats()).awaiting == 2
+
+
+async def test_a_bad_letter_is_an_error_with_a_reason_and_its_neighbours_are_not() -> None:
+    value = b'[{"Addresses":["a@b.test"]},{"Subject":7},{"Addresses":["a@b.test"]}]'
+    stage = Stage([record(value)])
+    await stage.run()
+    bad = await stage.letter(index=1)
+    assert bad.status is Status.ERROR
+    assert "Subject must be a string" in bad.reason
+    assert [words(letter) for letter in stage.offered] == [words(bad)]
+    assert (await stage.queue.stats()).awaiting == 2
+    assert stage.intake.state.bad_letters == 1
+
+
+async def test_an_error_that_was_stored_before_is_not_offered_again() -> None:
+    stage = Stage([record(b"[{}]")], [record(b"[{}]")])
+    await stage.run()
+    assert len(stage.offered) == 1
+
+
+async def test_the_limits_are_the_configured_ones() -> None:
+    stage = Stage([record(letters("a", Body="x" * 2000))], limits=Limits(body=1024))
+    await stage.run()
+    assert "1024 are allowed" in (await stage.letter()).reason
+
+
+# --- the same ID twice ---------------------------------------------------------------------------
+
+OWN = "6b03f03e1c3fe5165a363fce"
+
+
+def words(letter: Letter) -> bytes:
+    return report_bytes(letter, letter.answers[0], with_body=True, limit=10**6)
+
+
+async def test_a_second_publisher_of_the_same_letter_joins() -> None:
+    stage = Stage([record(letters("a", ID=OWN)), record(letters("a", ID=OWN), offset=1, key=b"other")])
+    await stage.run()
+    letter = await stage.queue.get(OWN)
+    assert letter is not None
+    assert [answer.key for answer in letter.answers] == [b"k", b"other"]
+    assert stage.intake.state.joined == 1
+
+
+async def test_another_letter_under_the_same_id_is_answered_under_an_id_of_its_own() -> None:
+    stage = Stage(
+        [record(letters("a", ID=OWN)), record(letters("b", ID=OWN, Token=5), offset=1, key=b"other")]
+    )
+    await stage.run()
+    first = await stage.queue.get(OWN)
+    assert first is not None
+    assert (first.subject, first.status, len(first.answers)) == ("a", Status.AWAITING, 1)
+    (answer,) = stage.offered
+    stored = await stage.queue.get(answer.id)
+    assert stored is not None
+    assert words(answer) == words(stored)
+    assert answer.id == Origin(topic="in", partition=0, offset=1, index=0, timestamp=-1).other_id()
+    assert answer.status is Status.ERROR
+    assert answer.reason.startswith(f"duplicate-id: the ID {OWN} was given to a letter with other content")
+    assert (answer.subject, answer.answers[0].token, answer.answers[0].key) == ("b", 5, b"other")
+    assert stage.intake.state.clashes == 1
+    assert stage.source.commits == [{("in", 0): 2}]
+
+
+async def test_a_clash_read_twice_is_answered_once() -> None:
+    clash = [record(letters("a", ID=OWN)), record(letters("b", ID=OWN), offset=1)]
+    stage = Stage(clash, clash)
+    await stage.run()
+    assert len(stage.offered) == 1
+    assert (await stage.queue.stats()).error == 1
+
+
+# --- dead letters --------------------------------------------------------------------------------
+
+
+def header(outgoing: Outgoing, name: str) -> str:
+    return dict(outgoing.headers)[f"mailsender-{name}"].decode()
+
+
+@pytest.mark.parametrize("value", [b"{", None, b"", b"\xff", b"[1]", b"[" * 10_000, b'[{"a":NaN}]'])
+async def test_a_poison_record_goes_whole_to_the_dead_letter_topic(value: bytes | None) -> None:
+    poison = record(value, offset=1, key=b"\xff", headers=(("trace", b"\xfe"),))
+    stage = Stage([record(letters("a")), poison, record(letters("c"), offset=2)])
+    await stage.run()
+    (dead,) = stage.sink.published
+    assert (dead.topic, dead.key, dead.value) == ("dead", b"\xff", value)
+    assert dead.headers[0] == ("trace", b"\xfe")
+    assert [header(dead, name) for name in ("reason", "topic", "partition", "offset")] == [
+        *("not-a-batch", "in", "0", "1")
+    ]
+    assert header(dead, "detail")
+    assert header(dead, "time").endswith("+00:00")
+    assert stage.source.commits == [{("in", 0): 3}]
+    assert (await stage.queue.stats()).awaiting == 2
+    assert stage.intake.state.dead_letters == 1
+
+
+async def test_a_record_older_than_the_retention_is_not_sent_again() -> None:
+    now = int(ManualClock().epoch() * 1000)
+    old = record(letters("a"), timestamp=now - int(RETENTION * 1000) - 1000)
+    young = record(letters("b"), timestamp=now - int(RETENTION * 1000) + 60_000, offset=1)
+    stage = Stage([old, young, record(letters("c"), offset=2)])
+    await stage.run()
+    assert [header(dead, "reason") for dead in stage.sink.published] == ["older-than-retention"]
+    assert (await stage.queue.stats()).awaiting == 2
+
+
+async def test_what_the_topic_refuses_for_its_size_is_kept_and_the_topic_says_where() -> None:
+    stage = Stage([record(b"x" * 5000), record(b"y", offset=1)])
+    stage.sink.largest = 2000
+    await stage.run()
+    assert [kept.value for kept in stage.queue.kept] == [b"x" * 5000]
+    pointer = next(dead for dead in stage.sink.published if dead.value == b"")
+    assert header(pointer, "kept-in") == "memory/in/0/0"
+    assert header(pointer, "reason") == "not-a-batch"
+    assert len(stage.sink.published) == 2
+    assert stage.source.commits == [{("in", 0): 2}]
+
+
+async def test_a_dead_letter_is_published_until_it_is_acknowledged_before_its_offset_goes() -> None:
+    stage = Stage([record(b"{"), record(b"[", offset=1)])
+    refusals = [Unavailable("slow"), None, Unavailable("slow"), Unavailable("slow"), None]
+    stage.sink.refuse = lambda _: refusals.pop(0) if refusals else None
+    commits: list[int] = []
+    stage.source.on_idle = lambda: commits.append(len(stage.source.commits))
+    await stage.run()
+    assert [dead.value for dead in stage.sink.published] == [b"[", b"{"]
+    assert set(commits) == {0}
+    assert stage.source.commits == [{("in", 0): 2}]
+
+
+# --- the queue away, commits that fail, the end --------------------------------------------------
+
+
+async def test_it_waits_for_the_queue_polling_and_says_so_once() -> None:
+    stage = Stage([record(letters("a"))])
+    stage.queue.failures["insert"] = 6
+    states: list[str] = []
+    stage.source.on_idle = lambda: states.append(stage.intake.state.status)
+    with capture_logs() as logs:
+        await stage.run()
+    assert (await stage.queue.stats()).awaiting == 1
+    assert stage.source.commits == [{("in", 0): 1}]
+    assert set(states) == {"waiting: MongoDB: no primary"}
+    waits = [entry for entry in logs if entry["event"].startswith("intake_")]
+    assert [entry["event"] for entry in waits] == ["intake_waits", "intake_goes_on"]
+    assert waits[1]["seconds"] == 1 + 2 + 4 + 8 + 15 + 15
+
+
+async def test_a_stop_while_the_queue_is_away_commits_nothing() -> None:
+    stage = Stage([record(letters("a"))])
+    stage.queue.failures["insert"] = 1_000_000
+    stage.source.on_idle = stage.stop.set
+    await stage.run()
+    assert stage.source.commits == []
+    assert stage.source.calls[-1] == "close"
+
+
+async def test_a_stop_ends_the_insert_under_way_and_leaves_the_rest() -> None:
+    stage = Stage([record(letters(*"ab"), offset=n) for n in range(5)], batch=2)
+    original = stage.queue.insert
+
+    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+        stage.stop.set()
+        return await original(some)
+
+    stage.queue.insert = insert  # type: ignore[method-assign]
+    await stage.run()
+    assert (await stage.queue.stats()).awaiting == 2
+    assert stage.source.commits == [{("in", 0): 1}]
+
+
+async def test_an_insert_that_hangs_does_not_hold_up_the_stop() -> None:
+    stage = Stage([record(letters("a"))], stop_timeout=0.05)
+
+    async def insert(_: Sequence[Letter]) -> list[Inserted]:
+        stage.stop.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    stage.queue.insert = insert  # type: ignore[method-assign]
+    await stage.run()
+    assert stage.source.commits == []
+    assert stage.source.calls == ["open", "close"]
+
+
+async def test_a_commit_that_was_not_confirmed_is_made_again() -> None:
+    stage = Stage([record(letters("a"))], [record(letters("b"), partition=1)], [])
+    stage.source.confirms.extend([False, False])
+    await stage.run()
+    assert stage.source.commits == [{("in", 0): 1, ("in", 1): 1}]
+
+
+async def test_the_next_insert_does_not_wait_for_the_commit() -> None:
+    stage = Stage([record(letters("a"))], [record(letters("b"), offset=1)])
+    release = asyncio.Event()
+    original = stage.source.commit
+
+    async def commit(offsets: Any) -> bool:
+        await release.wait()
+        return await original(offsets)
+
+    stage.source.commit = commit  # type: ignore[method-assign]
+    insert = stage.queue.insert
+
+    async def watched(some: Sequence[Letter]) -> list[Inserted]:
+        if len(stage.queue.inserts) == 1:
+            release.set()  # the second insert begins while the first commit is under way
+        return await insert(some)
+
+    stage.queue.insert = watched  # type: ignore[method-assign]
+    await stage.run()
+    assert stage.source.commits == [{("in", 0): 1}, {("in", 0): 2}]
+
+
+async def test_what_is_no_state_of_the_world_ends_it_loudly() -> None:
+    stage = Stage([record(letters("a"))])
+
+    async def insert(_: Sequence[Letter]) -> list[Inserted]:
+        raise KeyError("a mistake of ours")
+
+    stage.queue.insert = insert  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        await stage.run()
+    assert stage.source.commits == []
+    assert stage.source.calls[-1] == "close"
