@@ -40,8 +40,7 @@ RUN /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation
 FROM ${BASE}
 
 LABEL org.opencontainers.image.title="mailsender" \
-      org.opencontainers.image.description="A Kafka-native mail dispatcher: batches in, letters queued in MongoDB, sent over SMTP within a rate, each answered once" \
-      org.opencontainers.image.base.name="python:3.11-slim-bookworm"
+      org.opencontainers.image.description="A Kafka-native mail dispatcher: batches in, letters queued in MongoDB, sent over SMTP within a rate, each answered once"
 
 # The root file system may be read-only; nothing is written but to /tmp, if at all.
 ENV PATH=/opt/mailsender/bin:${PATH} \
@@ -64,7 +63,9 @@ COPY --from=dependencies /opt/mailsender /opt/mailsender
 # All that a change of the code rebuilds.
 COPY --from=project /build/root/opt/mailsender /opt/mailsender
 
+ARG BASE
 ARG VERSION=0.1.0
 ARG REVISION=
-LABEL org.opencontainers.image.version="${VERSION}" \
+LABEL org.opencontainers.image.base.name="${BASE}" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

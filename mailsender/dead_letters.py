@@ -37,6 +37,20 @@ class DeadLetters:
         self._topic = topic
         self._clock = clock
 
+    def tell(self, dead: Sequence[DeadRecord]) -> None:
+        """One event for each reason, however many records; a flood of poison is no flood of lines."""
+        for reason in sorted({one.reason for one in dead}):
+            those = [one for one in dead if one.reason == reason]
+            first = those[0].record
+            log.warning(
+                "dead_letters",
+                reason=reason,
+                records=len(those),
+                first=f"{first.topic}[{first.partition}]@{first.offset}",
+                detail=those[0].detail,
+                doing=f"the records go whole to {self._topic}",
+            )
+
     async def bury(self, dead: list[DeadRecord]) -> None:
         """Publish records and take each out of `dead` once the broker has it.
 
@@ -46,7 +60,6 @@ class DeadLetters:
         Raises:
             Unavailable: Kafka, or the store, cannot do it now for what is left in `dead`.
         """
-        self._tell(dead)
         answers = await self._sink.publish([self._whole(one) for one in dead])
         left: list[DeadRecord] = []
         away: Exception | None = None
@@ -74,20 +87,6 @@ class DeadLetters:
             log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
         elif isinstance(answer, Exception):
             raise answer
-
-    def _tell(self, dead: Sequence[DeadRecord]) -> None:
-        """One event for each reason, however many records; a flood of poison is no flood of lines."""
-        for reason in sorted({one.reason for one in dead}):
-            those = [one for one in dead if one.reason == reason]
-            first = those[0].record
-            log.warning(
-                "dead_letters",
-                reason=reason,
-                records=len(those),
-                first=f"{first.topic}[{first.partition}]@{first.offset}",
-                detail=those[0].detail,
-                doing=f"the records go whole to {self._topic}",
-            )
 
     def _whole(self, one: DeadRecord) -> Outgoing:
         record = one.record

@@ -235,6 +235,7 @@ class Intake:
             await self._insert(batch.letters, stop)
         if batch.dead:
             buried = len(batch.dead)
+            self._dead_letters.tell(batch.dead)
             await self._insist("Kafka", partial(self._dead_letters.bury, batch.dead), stop)
             self._count(dead_letters=buried)
         if batch.offsets:

@@ -177,12 +177,12 @@ def kafka_server(directory: Path) -> Iterator[KafkaServer]:
         yield KafkaServer(broker.bootstrap)
 
 
-def local_kafka(directory: Path) -> KafkaBroker:
+def local_kafka(directory: Path, *, auto_create: bool = True) -> KafkaBroker:
     """A broker that is not started yet, or a skip."""
     with or_missing():
         require_apache_kafka()
         met["kafka"] = f"Apache Kafka {KAFKA_VERSION} (Java {java_version().split('.')[0]})"
-    return KafkaBroker(directory)
+    return KafkaBroker(directory, auto_create=auto_create)
 
 
 @dataclass(frozen=True, slots=True)

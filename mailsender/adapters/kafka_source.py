@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
-    CorruptRecordException,
     IllegalStateError,
     KafkaError,
     RecordTooLargeError,
-    UnsupportedCodecError,
 )
 
 from mailsender.adapters.kafka import (
@@ -33,12 +30,10 @@ from mailsender.adapters.kafka import (
     described,
     end_tasks,
 )
+from mailsender.adapters.kafka_quarantine import Quarantine, about_a_record
 from mailsender.ports import Clock, Record, SystemClock
 
 log = structlog.get_logger()
-
-CHUNK = 64
-"""Records taken from a partition at once, between two looks at the bytes in hand."""
 
 OVERHEAD = 200
 """Bytes that a record takes beside its key and value."""
@@ -51,17 +46,6 @@ PATIENCE = 1.0
 
 HUNT = 50
 """Rounds in which partitions are asked one by one after an error that names none of them."""
-
-_UNREADABLE = (UnsupportedCodecError, CorruptRecordException, RecordTooLargeError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """A partition whose next record cannot be decoded, since when on the monotonic clock."""
-
-    reason: str
-    offset: int
-    since: float
 
 
 class KafkaSource:
@@ -82,9 +66,7 @@ class KafkaSource:
         self._stash: list[Record] = []
         self._turn = 0
         self._hunt = 0
-        self._careful: set[TopicPartition] = set()
-        self._unreadable: dict[TopicPartition, _Unreadable] = {}
-        self._on_probation: dict[TopicPartition, _Unreadable] = {}
+        self._quarantine = Quarantine(config.retry_unreadable)
         self._watched_from = self._clock.epoch()
         self._seen = self._clock.epoch()
         self._commit_fault = ""
@@ -156,7 +138,7 @@ class KafkaSource:
         error = poll.exception()
         if error is None:
             self._stash.extend(_record(found) for batch in poll.result().values() for found in batch)
-        elif _about_a_record(error):
+        elif about_a_record(error):
             self._hunt = HUNT
         else:
             self._keeper.replace(consumer, described(error))
@@ -168,13 +150,13 @@ class KafkaSource:
         before every call.
         """
         for partition in self._turns(consumer):
-            chunk = 1 if partition in self._careful else CHUNK
+            chunk = self._quarantine.chunk(partition)
             clean = False
             while room > 0 and self._member:
                 try:
                     batch = (await consumer.getmany(partition, max_records=chunk)).get(partition, [])
                 except Exception as error:
-                    if not _about_a_record(error):
+                    if not about_a_record(error):
                         raise
                     await self._met_unreadable(consumer, partition, error)
                     break
@@ -185,12 +167,12 @@ class KafkaSource:
                     yield record
                 if len(batch) < chunk:
                     if clean:
-                        self._readable(partition)
+                        self._quarantine.sound(partition)
                     break
 
     def _turns(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions to take from, each first in its turn, so that none starves another."""
-        mine = sorted(consumer.assignment() - self._unreadable.keys())
+        mine = sorted(consumer.assignment() - self._quarantine.closed)
         if not mine:
             return []
         self._turn = (self._turn + 1) % len(mine)
@@ -198,16 +180,11 @@ class KafkaSource:
 
     def _wake(self, consumer: AIOKafkaConsumer) -> None:
         """End the pause of `idle`, and let unreadable partitions have another try when it is time."""
-        now = self._clock.monotonic()
-        for partition, found in list(self._unreadable.items()):
-            if now - found.since >= self._config.retry_unreadable:
-                self._on_probation[partition] = self._unreadable.pop(partition)
-                self._careful.add(partition)
-                self._resume(consumer, [partition])
+        self._resume(consumer, self._quarantine.due(self._clock.monotonic()))
         if self._idle:
             self._idle = False
             self._watched_from = self._clock.epoch()
-            self._resume(consumer, consumer.assignment() - self._unreadable.keys())
+            self._resume(consumer, consumer.assignment() - self._quarantine.closed)
         if self._clock.epoch() - self._seen > 2:
             self._watched_from = self._clock.epoch()  # nobody polled, so silence meant nothing
         self._seen = self._clock.epoch()
@@ -215,44 +192,19 @@ class KafkaSource:
     def _resume(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         consumer.resume(*(partition for partition in partitions if partition in consumer.paused()))
 
-    # --- what cannot be decoded ------------------------------------------------------------------
-
     async def _met_unreadable(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception
     ) -> None:
-        """Pause the partition, once it is certain that the very next record is the culprit.
-
-        An error in the middle of a chunk gives back nothing of it, and the position stays: the chunk is
-        fetched again and taken record by record.
-        """
+        """Pause the partition, once it is certain that the very next record is the culprit."""
         if isinstance(error, RecordTooLargeError):
             # The one error after which the library steps over the record.
             consumer.seek(partition, await self._position(consumer, partition) - 1)
-        elif partition not in self._careful:
-            self._careful.add(partition)
-            return
+        elif self._quarantine.warn(partition):
+            return  # the position stays: what the error swallowed is fetched again
         consumer.pause(partition)
         offset = await self._position(consumer, partition)
-        known = self._on_probation.pop(partition, None)
-        self._unreadable[partition] = _Unreadable(described(error), offset, self._clock.monotonic())
+        self._quarantine.close(partition, offset, error, self._clock.monotonic())
         self._hunt = 0
-        if known is None or known.offset != offset:
-            log.error(
-                "partition_unreadable",
-                topic=partition.topic,
-                partition=partition.partition,
-                offset=offset,
-                reason=described(error),
-                doing="the partition is paused and tried again every now and then; the others go on",
-                check="whether the record is damaged or its codec unknown; to step over it, stop all members"
-                " and move the group's offset with kafka-consumer-groups --reset-offsets",
-            )
-
-    def _readable(self, partition: TopicPartition) -> None:
-        """Records of the partition came, to the last that was fetched."""
-        self._careful.discard(partition)
-        if self._on_probation.pop(partition, None):
-            log.info("partition_readable", topic=partition.topic, partition=partition.partition)
 
     async def _position(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
         try:
@@ -308,11 +260,8 @@ class KafkaSource:
         consumer = self._keeper.client
         if consumer is None:
             return self._keeper.fault or "not connected yet"
-        unreadable = next(iter({**self._unreadable, **self._on_probation}.items()), None)
-        if unreadable is not None:
-            partition, found = unreadable
-            where = f"partition {partition.partition} of {partition.topic} at offset {found.offset}"
-            return f"{where} cannot be read: {found.reason}"
+        if self._quarantine.trouble:
+            return self._quarantine.trouble
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
         if self._unconfirmed and self._committing is not None and not self._committing.done():
@@ -391,16 +340,13 @@ class KafkaSource:
             self._commit_fault = ""
             self._watched_from = self._clock.epoch()
             self._stash.clear()  # whoever gets the partitions reads from the committed offsets again
-            self._careful.clear()
 
     def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         if not self._keeper.keeps(consumer):
             return
         mine = set(partitions)
-        self._unreadable = {p: found for p, found in self._unreadable.items() if p in mine}
-        self._on_probation = {p: found for p, found in self._on_probation.items() if p in mine}
-        self._careful.update(self._on_probation)
-        consumer.pause(*(mine if self._idle else self._unreadable.keys()))
+        self._quarantine.keep(mine)
+        consumer.pause(*(mine if self._idle else self._quarantine.closed))
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
@@ -420,11 +366,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """A rebalance is over."""
         self._source._assigned(self._consumer, assigned)  # noqa: SLF001  as above
-
-
-def _about_a_record(error: BaseException) -> bool:
-    """Whether the error came out of decoding a record: one of three, or anything not of Kafka's own."""
-    return isinstance(error, _UNREADABLE) or not isinstance(error, KafkaError)
 
 
 def _record(found: ConsumerRecord) -> Record:

@@ -69,7 +69,7 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 num.partitions={partitions}
-auto.create.topics.enable=true
+auto.create.topics.enable={auto_create}
 default.replication.factor=1
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -202,11 +202,17 @@ class Broker(Part):
 
 
 class KafkaBroker(Broker):
-    """Apache Kafka, one node as broker and controller; its data stays over stop and start."""
+    """Apache Kafka, one node as broker and controller; its data stays over stop and start.
 
-    def __init__(self, directory: Path, port: int = 0, *, partitions: int = 4) -> None:
+    `auto_create` says whether topics come into being when they are first asked for.
+    """
+
+    def __init__(
+        self, directory: Path, port: int = 0, *, partitions: int = 4, auto_create: bool = True
+    ) -> None:
         super().__init__("kafka", directory, port)
         self.partitions = partitions
+        self._auto_create = auto_create
         self._controller_port = free_port()
 
     def start(self) -> None:
@@ -247,6 +253,7 @@ class KafkaBroker(Broker):
             controller_port=self._controller_port,
             data=self.directory / "data",
             partitions=self.partitions,
+            auto_create=str(self._auto_create).lower(),
         )
         properties.write_text(text, "utf-8")
         return properties

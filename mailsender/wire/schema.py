@@ -45,7 +45,7 @@ class LetterIn(BaseModel):
     """One element of a batch on the in-topic. Keys match without regard to case; unknown ones are ignored.
 
     `Status` and `KafkaKey` of the report may be there and are ignored, too. A field that is null counts as
-    absent.
+    absent, but for `Token`, which comes back as null.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)

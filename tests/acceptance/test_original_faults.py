@@ -45,8 +45,9 @@ def test_poison_records_of_every_kind_between_good_ones(world: World, catcher: C
     assert sorted(record.value() or b"" for record in dead) == sorted(POISON)
     for record in dead:
         headers = dict(record.headers())
-        assert set(headers) >= {"reason", "topic", "partition", "offset", "time"}
-        assert headers["topic"].decode() == world.topics.letters
+        wanted = {f"mailsender-{name}" for name in ("reason", "topic", "partition", "offset", "time")}
+        assert set(headers) >= wanted
+        assert headers["mailsender-topic"].decode() == world.topics.letters
 
 
 def test_bad_letters_get_an_answer_and_their_neighbours_are_sent(world: World, catcher: Catcher) -> None:

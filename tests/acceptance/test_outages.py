@@ -11,7 +11,7 @@ from mailsender.dev.catcher import Catcher
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
-from tests.parts import KafkaServer, MongoServer, Topics, wait_until
+from tests.parts import KafkaServer, MongoServer, Topics, local_kafka, running, wait_until
 
 LETTERS = 400
 
@@ -141,12 +141,12 @@ def test_a_secondary_away_while_intake_inserts(
     world.create_topics()
     try:
         service = world.started()
-        one, other = replica_set.secondaries()
+        one, other = replica_set.secondaries
         one.kill()
         other.freeze()
         world.publish([[letter(n)] for n in range(50)])
         # No majority: nothing is durable, so nothing may be committed nor sent.
-        wait_until(lambda: service.status()["intake"]["waiting_for"], "intake waiting", 60)
+        wait_until(lambda: service.status()["intake"]["status"].startswith("waiting"), "intake waiting", 60)
         assert committed(world) == 0
         assert catcher.counts()["received"] == 0
         other.thaw()
@@ -157,17 +157,20 @@ def test_a_secondary_away_while_intake_inserts(
 
 
 def test_a_topic_created_late(
-    tmp_path: Path, kafka: KafkaServer, mongod: MongoServer, database: str, topics: Topics, catcher: Catcher
+    tmp_path: Path, mongod: MongoServer, database: str, topics: Topics, catcher: Catcher
 ) -> None:
-    world = World(tmp_path, kafka.bootstrap, mongod.uri, database, topics, catcher.port)
-    try:
-        world.replica().start()
-        wait_until(lambda: world.replicas[0].get("/healthz").status == 200, "alive")
-        world.create_topics()
-        world.publish(batches(10))
-        check_all_answered(world, 10, world.wait_reports(10))
-    finally:
-        world.close()
+    with running(local_kafka(tmp_path / "kafka", auto_create=False)) as broker:
+        world = World(tmp_path, broker.bootstrap, mongod.uri, database, topics, catcher.port)
+        try:
+            service = world.replica()
+            service.start()
+            wait_until(lambda: service.events("kafka_reading_trouble"), "a word about the missing topic")
+            assert topics.letters in service.events("kafka_reading_trouble")[0]["reason"]
+            world.create_topics()
+            world.publish(batches(10))
+            check_all_answered(world, 10, world.wait_reports(10))
+        finally:
+            world.close()
 
 
 def committed(world: World) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import ipaddress
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,68 +19,17 @@ from mailsender import __version__
 from mailsender.settings import Settings, SettingsError, load
 from mailsender.web import app as web_app
 from mailsender.web.middleware import PROBES
-from tests import parts
+from tests.deploy.kube import K8S, Object, Tools, output, tools  # noqa: F401  a fixture, too
 
-ROOT = Path(__file__).parents[2]
-K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = ("base", "overlays/example")
 VERSIONS = ("1.29", "1.33", "1.37")
 """The oldest that the manifests are meant for, one between, and the newest that the validator carries."""
-
-UNAVAILABLE = 69
-"""EX_UNAVAILABLE: what the tools are installed with is not on this machine."""
-
-Object = dict[str, Any]
 
 pytestmark = [
     pytest.mark.deploy,
     # The first test installs the tools where nothing is cached.
     pytest.mark.timeout(900),
 ]
-
-_READ_YAML = """
-import json, sys, yaml
-
-class Loader(yaml.SafeLoader):
-    "Refuses what YAML readers differ about: a key given twice."
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if len(keys) != len(set(keys)):
-            raise yaml.constructor.ConstructorError(None, None, "a key is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-json.dump([one for one in yaml.load_all(sys.stdin, Loader) if one], sys.stdout)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What `kube_tools` installs."""
-
-    folder: Path
-
-    def render(self, folder: Path) -> str:
-        """The YAML that `kubectl apply -k` would send."""
-        return _output([self.folder / "bin" / "kustomize", "build", folder])
-
-    def read(self, text: str) -> list[Object]:
-        """The objects of a YAML stream."""
-        found = json.loads(_output([self.folder / "validate/bin/python", "-c", _READ_YAML], text))
-        assert isinstance(found, list)
-        return found
-
-    def validate(self, version: str, file: Path) -> subprocess.CompletedProcess[str]:
-        """Check a file against one version's schemas; an unknown field is a fault."""
-        program = self.folder / "validate/bin/kubernetes-validate"
-        command: list[str | Path] = [program, "--strict", "--kubernetes-version", version, file]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-def _output(command: list[str | Path], text: str = "") -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +92,6 @@ class Rendered:
         return self.config | {name: self.secret["stringData"][name] for name in self.from_secret}
 
 
-@pytest.fixture(scope="session")
-def tools() -> Tools:
-    done = subprocess.run(
-        [Path(__file__).with_name("kube_tools")], capture_output=True, text=True, check=False, timeout=850
-    )
-    if done.returncode == UNAVAILABLE:
-        parts.missing(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return Tools(Path(done.stdout.strip()))
-
-
 @pytest.fixture(scope="session", params=OVERLAYS)
 def rendered(request: pytest.FixtureRequest, tools: Tools) -> Rendered:
     text = tools.render(K8S / request.param)
@@ -210,7 +146,7 @@ def test_kubectl_renders_the_same(rendered: Rendered, tools: Tools) -> None:
         # Never a failure: kubectl's kustomize is the one that every other test here uses.
         pytest.skip("there is no kubectl")
 
-    text = _output(["kubectl", "kustomize", K8S / rendered.name])
+    text = output(["kubectl", "kustomize", K8S / rendered.name])
 
     assert tools.read(text) == rendered.objects
 
@@ -221,16 +157,12 @@ def test_a_changed_setting_makes_a_rolling_update(rendered: Rendered, tools: Too
     metadata = rendered.one("ConfigMap")["metadata"]
     if "namespace" in metadata:
         merge["namespace"] = metadata["namespace"]  # a merge meets only a ConfigMap of its own namespace
-    _write(tmp_path, {"resources": [base], "configMapGenerator": [merge]})
+    tools.overlay(tmp_path, {"resources": [base], "configMapGenerator": [merge]})
 
     changed = Rendered(rendered.name, "", tools.read(tools.render(tmp_path)), rendered.secret)
 
     assert changed.config == {**rendered.config, "LOG_LEVEL": "debug"}
     assert changed.pod != rendered.pod
-
-
-def _write(folder: Path, kustomization: Object) -> None:
-    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
 
 
 # --- settings and secrets ------------------------------------------------------------------------

@@ -8,26 +8,19 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mailsender.settings import Settings
 from mailsender.web.handlers import Handlers
-from tests import parts
 from tests.acceptance.conftest import world  # noqa: F401  the same fixture
 from tests.acceptance.harness import KEY, World
+from tests.deploy.kube import Object, installed
 
 POSTMAN = Path(__file__).parents[2] / "postman"
 COLLECTION = POSTMAN / "mailsender.postman_collection.json"
 ENVIRONMENT = POSTMAN / "mailsender.postman_environment.json"
 SAMPLE = Path(__file__).parents[2] / "mailsender" / "dev" / "sample.json"
-
-UNAVAILABLE = 69
-"""EX_UNAVAILABLE: what newman is installed with is not on this machine."""
-
-Object = dict[str, Any]
-
 
 # --- what can be seen without a service ----------------------------------------------------------
 
@@ -98,13 +91,7 @@ def test_no_key_is_published() -> None:
 
 @pytest.fixture(scope="session")
 def newman() -> Path:
-    done = subprocess.run(
-        [POSTMAN / "install-newman"], capture_output=True, text=True, check=False, timeout=600
-    )
-    if done.returncode == UNAVAILABLE:
-        parts.missing(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return Path(installed(POSTMAN / "install-newman"))
 
 
 def _run(newman: Path, port: int, key: str, directory: Path) -> tuple[int, Object, str]:
