@@ -44,7 +44,9 @@ def peak_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def ours(letters: int, broker: KafkaBroker, mongod: Mongod, sink: SmtpSink, directory: Path) -> dict[str, float]:
+def ours(
+    letters: int, broker: KafkaBroker, mongod: Mongod, sink: SmtpSink, directory: Path
+) -> dict[str, float]:
     world = World(directory, broker.bootstrap, mongod.uri, "bench", Topics.unique(), sink.port)
     world.create_topics()
     world.settings = {"SMTP_MAX_SENDERS": str(SESSIONS), "MONGODB_LEASE": "60s"}
@@ -57,7 +59,9 @@ def ours(letters: int, broker: KafkaBroker, mongod: Mongod, sink: SmtpSink, dire
     try:
         with world.letters() as collection:
             wait_until(
-                lambda: collection.count_documents({"reported": True}) >= letters, "the last report marked", 600
+                lambda: collection.count_documents({"reported": True}) >= letters,
+                "the last report marked",
+                600,
             )
         took = time.monotonic() - began
         result = {"letters_per_s": letters / took, **costs(service, letters)}
@@ -100,7 +104,11 @@ def bare(letters: int, sink: SmtpSink) -> dict[str, float]:
     took = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"letters_per_s": letters / took, "cpu_s_per_1000": cpu / letters * 1000, "rss_mb": after.ru_maxrss / 1024}
+    return {
+        "letters_per_s": letters / took,
+        "cpu_s_per_1000": cpu / letters * 1000,
+        "rss_mb": after.ru_maxrss / 1024,
+    }
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ class Deadline:
         return max(0.0, self.left - RESERVE * self._timeout)
 
     async def bound(self, wait: Callable[[float], Awaitable[bool]], seconds: Callable[[], float]) -> bool:
-        """Run `wait` with `seconds()`; when the drain is hurried meanwhile, once more with what that is then."""
+        """Run `wait` with `seconds()`; if the drain is hurried meanwhile, again with what that is then."""
         task = asyncio.ensure_future(wait(seconds()))
         hurried = asyncio.ensure_future(self.hurried.wait())
         if self.hurried.is_set():

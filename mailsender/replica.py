@@ -17,8 +17,8 @@ from mailsender.drain import Deadline, Progress
 from mailsender.gate import SlotGate
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.leases import Hand, LeaseKeeper
-from mailsender.operations import ReplicaOperations
 from mailsender.mime import Composer
+from mailsender.operations import ReplicaOperations
 from mailsender.ports import Clock, Queue, RecordSink, RecordSource, Relay, SlotStore, Unavailable
 from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
@@ -35,7 +35,7 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between tries to open the queue while MongoDB is away."""
 
 LEAST = 0.5
-"""Seconds that each step of the drain gets even when its time is over, so that what is quick still ends well."""
+"""Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class Replica:
         try:
             server = await serve(app, settings.bind_host, settings.http_port)
         except OSError as error:
-            log.error(  # noqa: TRY400  the operator needs the sentence, not the trace
+            log.error(
                 "http_cannot_listen",
                 host=settings.bind_host,
                 port=settings.http_port,
@@ -183,7 +183,7 @@ class Replica:
             await loop
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001  also exception groups of a loop's own tasks
+        except BaseException as error:
             log.error("loop_failed", loop=name, exc_info=error, action="the service drains and exits")
             self.progress.unclean.append(f"the {name} loop failed: {type(error).__name__}")
             self.drain(f"{name} failed")

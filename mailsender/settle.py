@@ -132,7 +132,7 @@ class Settler:
             return await self._until_written(partial(self._queue.settle, batch))
         except Rejected as error:
             if len(batch) == 1 and batch[0] == _plain(batch[0]):
-                log.error("outcome_not_written", letter=batch[0].letter.id, error=str(error))  # noqa: TRY400
+                log.error("outcome_not_written", letter=batch[0].letter.id, error=str(error))
                 return frozenset()
         if len(batch) == 1:
             return await self._settle([_plain(batch[0])])

@@ -84,7 +84,7 @@ def own_kafka(tmp_path: Path) -> Iterator[KafkaBroker]:
 @pytest.fixture
 def catcher(tmp_path: Path) -> Iterator[Catcher]:
     """A fresh mail catcher in a process of its own: `.host`, `.port`, `.messages()`."""
-    from mailsender.dev.catcher import Catcher  # noqa: PLC0415 - it brings aiohttp and aiosmtpd along
+    from mailsender.dev.catcher import Catcher
 
     parts.note_catcher()
     with parts.running(Catcher(tmp_path / "catcher")) as catcher:

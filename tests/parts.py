@@ -23,10 +23,10 @@ from pymongo import MongoClient
 
 from mailsender.dev.kafka import KAFKA_VERSION, KafkaBroker, java_version, require_apache_kafka
 from mailsender.dev.mongod import Mongod, ReplicaSet, mongod_binary, mongod_version
-from mailsender.dev.process import LOOPBACK, Part, PartMissing, listens
+from mailsender.dev.process import LOOPBACK, Part, PartMissing, free_port, listens
 
 MONGO_IMAGE = os.environ.get("MAILSENDER_TEST_MONGO_IMAGE", "mongo:7.0")
-KAFKA_IMAGE = os.environ.get("MAILSENDER_TEST_KAFKA_IMAGE", "confluentinc/cp-kafka:7.9.1")
+KAFKA_IMAGE = os.environ.get("MAILSENDER_TEST_KAFKA_IMAGE", "apache/kafka:4.1.0")
 
 SERVICE_VARIABLES = (
     *("SMTP_", "KAFKA_", "MONGO", "HTTP_", "INTAKE_", "LETTER_", "QUEUE_", "REPORT_", "DRAIN_", "LOG_"),
@@ -72,8 +72,8 @@ def docker_engine() -> str | None:
 
 
 def _ask_docker() -> str | None:
-    import docker  # noqa: PLC0415 - slow to import, and only asked for when a part is
-    from docker.errors import DockerException  # noqa: PLC0415
+    import docker
+    from docker.errors import DockerException
 
     try:
         with contextlib.closing(docker.from_env(timeout=5)) as client:
@@ -115,7 +115,7 @@ def mongo_server(directory: Path) -> Iterator[MongoServer]:
 
 @contextlib.contextmanager
 def _mongo_container() -> Iterator[str]:
-    from testcontainers.community.mongodb import MongoDbContainer  # noqa: PLC0415
+    from testcontainers.community.mongodb import MongoDbContainer
 
     class OpenMongo(MongoDbContainer):
         """Without a user: a replica set with users wants a key file, and this one is thrown away."""
@@ -165,16 +165,47 @@ def kafka_server(directory: Path) -> Iterator[KafkaServer]:
     """A Kafka of one node: a container where an engine answers, else Apache Kafka on Java."""
     engine = docker_engine()
     if engine:
-        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415
-
-        container = KafkaContainer(KAFKA_IMAGE).with_kraft()
-        container.with_env("KAFKA_LOG_RETENTION_MS", "-1").with_env("KAFKA_NUM_PARTITIONS", "4")
-        with container:
+        with _kafka_container() as bootstrap:
             met["kafka"] = f"{KAFKA_IMAGE} (testcontainers, engine {engine})"
-            yield KafkaServer(container.get_bootstrap_server())
+            yield KafkaServer(bootstrap)
         return
     with running(local_kafka(directory)) as broker:
         yield KafkaServer(broker.bootstrap)
+
+
+@contextlib.contextmanager
+def _kafka_container() -> Iterator[str]:
+    """Apache's image with its own settings; testcontainers' class for Kafka knows only Confluent's."""
+    from confluent_kafka.admin import AdminClient
+    from testcontainers.core.container import DockerContainer
+
+    # A broker tells its clients where it is, so that has to be known before it starts.
+    port = free_port()
+    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
+    bootstrap = f"{container.get_docker_client().host()}:{port}"
+    settings = {
+        "NODE_ID": "1",
+        "PROCESS_ROLES": "broker,controller",
+        "CONTROLLER_QUORUM_VOTERS": "1@127.0.0.1:9093",
+        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+        "LISTENERS": "PLAINTEXT://:9092,CONTROLLER://127.0.0.1:9093",
+        "ADVERTISED_LISTENERS": f"PLAINTEXT://{bootstrap}",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "LOG_DIRS": "/var/lib/kafka/data",
+        "NUM_PARTITIONS": "4",
+        "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+        "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+        "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+        "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+        "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+        "LOG_RETENTION_MS": "-1",  # tests write records with timestamps long past
+    }
+    for name, value in settings.items():
+        container.with_env(f"KAFKA_{name}", value)
+    with container:
+        # librdkafka goes on trying to connect until the time is over.
+        AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=60)
+        yield bootstrap
 
 
 def local_kafka(directory: Path, *, auto_create: bool = True) -> KafkaBroker:

@@ -18,7 +18,7 @@ class FakeRelay:
 
     name: str = "relay.example.test:25"
     away: str = ""
-    answer: Callable[[str], Result] = lambda address: ACCEPTED  # noqa: E731
+    answer: Callable[[str], Result] = lambda address: ACCEPTED
     hold: asyncio.Event | None = None
     before_dot: bool = True
     sent: list[Envelope] = field(default_factory=list)

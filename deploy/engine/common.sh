@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Where the engine and what it needs lie. Sourced by the scripts beside it, never run.
+# shellcheck disable=SC2034  # not every script uses every name
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=${MAILSENDER_CACHE:-$HOME/.cache/mailsender}

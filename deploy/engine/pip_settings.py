@@ -2,7 +2,7 @@
 
     python pip_settings.py DIRECTORY
 
-makes `pip_conf` and, where pip is told of a private CA, `ca_certificates`: the build's secrets of those names.
+makes `pip_conf` and, where pip is told of a private CA, `ca_certificates`: the build's secrets of that name.
 """
 
 from __future__ import annotations

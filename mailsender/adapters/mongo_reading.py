@@ -38,7 +38,7 @@ def letter_of(document: Mapping[str, Any]) -> Letter:
     answers = (_answer(document), *map(_answer, _documents(document.get("also"))))
     identity = letter_id(document["_id"])
     try:
-        status = Status(document.get("status"))
+        status = Status(str(document.get("status")))
     except ValueError:
         status = Status.ERROR
         faults.append("its status is not known")

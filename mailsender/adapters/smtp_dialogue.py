@@ -152,7 +152,9 @@ class _Transaction:
         if reply.code == 552 and self.phase is Phase.RCPT and self.some_taken and reply.enhanced is None:
             verdict = Verdict.DEFERRED  # "too many recipients" of old: RFC 5321 §4.5.3.1.10
         if reply.code == 530:
-            verdict = Verdict.DEFERRED  # "authentication required" (RFC 4954 §6): our settings, not the letter
+            verdict = (
+                Verdict.DEFERRED
+            )  # "authentication required" (RFC 4954 §6): our settings, not the letter
         del self.waiting[recipient]
         self.results[recipient] = Result(
             verdict=verdict, phase=self.phase, code=reply.code, enhanced=reply.enhanced, text=reply.text

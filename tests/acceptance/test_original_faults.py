@@ -1,4 +1,4 @@
-"""The faults of the original service, each absent. Those about kills, outages and replicas have files of their own."""
+"""The faults of the original service, each absent; kills, outages and replicas have files of their own."""
 
 from __future__ import annotations
 

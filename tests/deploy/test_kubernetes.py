@@ -19,7 +19,8 @@ from mailsender import __version__
 from mailsender.settings import Settings, SettingsError, load
 from mailsender.web import app as web_app
 from mailsender.web.middleware import PROBES
-from tests.deploy.kube import K8S, Object, Tools, output, tools  # noqa: F401  a fixture, too
+from tests.deploy import kube
+from tests.deploy.kube import K8S, Object, Tools, output
 
 OVERLAYS = ("base", "overlays/example")
 VERSIONS = ("1.29", "1.33", "1.37")
@@ -30,6 +31,8 @@ pytestmark = [
     # The first test installs the tools where nothing is cached.
     pytest.mark.timeout(900),
 ]
+
+tools = kube.tools
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 
 from mailsender.settings import Settings
 from mailsender.web.handlers import Handlers
-from tests.acceptance.conftest import world  # noqa: F401  the same fixture
+from tests.acceptance import conftest as acceptance
 from tests.acceptance.harness import KEY, World
 from tests.deploy.kube import Object, installed
 
@@ -21,6 +21,8 @@ POSTMAN = Path(__file__).parents[2] / "postman"
 COLLECTION = POSTMAN / "mailsender.postman_collection.json"
 ENVIRONMENT = POSTMAN / "mailsender.postman_environment.json"
 SAMPLE = Path(__file__).parents[2] / "mailsender" / "dev" / "sample.json"
+
+world = acceptance.world
 
 # --- what can be seen without a service ----------------------------------------------------------
 
@@ -118,7 +120,7 @@ def _run(newman: Path, port: int, key: str, directory: Path) -> tuple[int, Objec
 @pytest.mark.timeout(900)
 def test_the_collection_passes_against_the_service(
     newman: Path,
-    world: World,  # noqa: F811
+    world: World,
     requests: list[Object],
     tmp_path: Path,
 ) -> None:
@@ -150,7 +152,7 @@ def test_the_collection_passes_against_the_service(
 @pytest.mark.timeout(900)
 def test_the_collection_notices_letters_that_are_not_sent(
     newman: Path,
-    world: World,  # noqa: F811
+    world: World,
     tmp_path: Path,
 ) -> None:
     """The same against a service that refuses every letter: a run that cannot fail proves nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,6 +40,13 @@ def letter(number: int, *addresses: str, **more: object) -> Letter:
     )
 
 
+async def until(check: Callable[[], object]) -> None:
+    """Let the loops run until `check` holds; what is asked for has no event of its own."""
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.005)  # noqa: ASYNC110
+
+
 class PlainComposer:
     def compose(self, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
         if letter.subject == "raises":
@@ -64,9 +71,7 @@ class Scene:
     reported: list[Letter] = field(default_factory=list)
 
     async def settled(self, count: int) -> list[Letter]:
-        async with asyncio.timeout(10):
-            while len(self.reported) < count:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.reported) >= count)
         return self.reported
 
     async def stats_are(self, **wanted: int) -> None:
@@ -184,9 +189,7 @@ async def test_an_idle_session_is_closed() -> None:
         await scene.queue.insert([letter(1)])
         scene.dispatch.nudge()
         await scene.settled(1)
-        async with asyncio.timeout(5):
-            while not relay.sessions[0].closed:
-                await asyncio.sleep(0.005)
+        await until(lambda: relay.sessions[0].closed)
         assert scene.dispatch.relay.open_sessions == 0
 
 
@@ -196,9 +199,7 @@ async def test_while_the_relay_is_away_no_attempt_is_counted_and_letters_wait_in
     async with running(relay) as scene:
         await scene.queue.insert([letter(n) for n in range(10)])
         scene.dispatch.nudge()
-        async with asyncio.timeout(5):
-            while not scene.dispatch.relay.away:
-                await asyncio.sleep(0.005)
+        await until(lambda: scene.dispatch.relay.away)
         await scene.stats_are(awaiting=10, processing=0)
         relay.away = ""
         done = await scene.settled(10)

@@ -96,10 +96,10 @@ def test_below_the_level_nothing_is_even_evaluated(stream: io.StringIO) -> None:
 
 def test_libraries_log_in_the_same_form(stream: io.StringIO, logged: Logged) -> None:
     configure("info", "json", stream=stream)
-    logging.getLogger("aiokafka.conn").warning("Unable to connect to %s", "kafka:9092")
+    logging.getLogger("library.conn").warning("Unable to connect to %s", "kafka:9092")
     [event] = logged()
     assert event["event"] == "library_message"
-    assert event["logger"] == "aiokafka.conn"
+    assert event["logger"] == "library.conn"
     assert event["text"] == "Unable to connect to kafka:9092"
     assert event["level"] == "warning"
 
@@ -115,7 +115,7 @@ def test_libraries_never_reach_debug(stream: io.StringIO, level: str) -> None:
 def test_configuring_again_does_not_double_the_lines(stream: io.StringIO, logged: Logged) -> None:
     configure("info", "json", stream=io.StringIO())
     configure("info", "json", stream=stream)
-    logging.getLogger("aiokafka").error("once")
+    logging.getLogger("library").error("once")
     assert len(logged()) == 1
 
 
@@ -202,7 +202,7 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     assert "\r" not in stream.getvalue()
 
 
-def record(text: str, *args: object, name: str = "aiokafka.conn") -> logging.LogRecord:
+def record(text: str, *args: object, name: str = "library.conn") -> logging.LogRecord:
     return logging.LogRecord(name, logging.ERROR, "", 0, text, args, None)
 
 
