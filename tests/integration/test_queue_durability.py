@@ -32,7 +32,6 @@ async def eventually_open(queue: MongoQueue) -> None:
                 continue
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("away", ["freeze", "kill"])
 async def test_an_insert_without_a_majority_is_never_called_durable(
     replica_set: ReplicaSet, away: str
