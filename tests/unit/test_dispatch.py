@@ -43,8 +43,8 @@ def letter(number: int, *addresses: str, **more: object) -> Letter:
 async def until(check: Callable[[], object]) -> None:
     """Let the loops run until `check` holds; what is asked for has no event of its own."""
     async with asyncio.timeout(10):
-        while not check():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 class PlainComposer:
