@@ -172,6 +172,7 @@ class Dispatch:
             for _ in range(senders)
         ]
         self._running: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[None] | None = None
 
     def nudge(self) -> None:
         """Letters were stored: look into the queue now."""
@@ -181,7 +182,7 @@ class Dispatch:
         """Claim and send until `stop_claiming` and `finish`."""
         async with asyncio.TaskGroup() as group:
             self._running = {group.create_task(worker.run()) for worker in self._workers}
-            group.create_task(self._claim_all())
+            self._claiming = group.create_task(self._claim_all())
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no worker has begun, let the workers end their letter."""
@@ -193,6 +194,16 @@ class Dispatch:
             worker.stop()
         self._basket.close()
         self._release(self._basket.drain())
+
+    async def claimed_out(self, timeout: float) -> bool:
+        """Wait for the claim under way, whose letters go back; False when `timeout` seconds were too few.
+
+        What such a claim took after all is left to its lease.
+        """
+        if self._claiming is None:
+            return True
+        ended, _ = await asyncio.wait({self._claiming}, timeout=timeout)
+        return bool(ended)
 
     async def finish(self, timeout: float) -> bool:
         """Wait for the workers; cut those that are not done after `timeout` seconds. True if none was cut."""

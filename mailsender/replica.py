@@ -217,6 +217,8 @@ class Replica:
             unclean.append("intake could not end its insert, its commit or its membership in time")
         step("release")
         self.dispatch.stop_claiming()
+        if not await deadline.bound(self.dispatch.claimed_out, lambda: deadline.work_left / 2):
+            unclean.append("a claim was not answered in time; its lease gives back what it took")
         step("workers")
         await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
         step("settle")

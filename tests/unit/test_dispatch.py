@@ -334,6 +334,37 @@ async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
         assert relay.sent == []
 
 
+class SlowQueue(MemoryQueue):
+    """Answers claims only when told to."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.answer = asyncio.Event()
+        self.claims = 0
+
+    async def claim(self, limit, lease):  # type: ignore[no-untyped-def]
+        found = await super().claim(limit, lease)
+        self.claims += 1
+        await self.answer.wait()
+        return found
+
+
+@pytest.mark.asyncio
+async def test_a_claim_that_is_answered_during_the_stop_goes_back() -> None:
+    queue = SlowQueue(SystemClock())
+    await queue.insert([letter(n) for n in range(5)])
+    async with running(FakeRelay(), queue=queue) as scene:
+        await until(lambda: queue.claims)
+        scene.dispatch.stop_claiming()
+        assert not await scene.dispatch.claimed_out(0.01)
+        queue.answer.set()
+        assert await scene.dispatch.claimed_out(5.0)
+        await scene.dispatch.finish(5.0)
+        assert await scene.settler.flush(5.0)
+        stats = await queue.stats()
+    assert (stats.awaiting, stats.processing) == (5, 0)
+
+
 class FlakyQueue(MemoryQueue):
     """Away for the next `away` calls of settle and claim."""
 
