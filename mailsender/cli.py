@@ -124,12 +124,12 @@ def settings_table() -> None:
     """Print the table of settings as README shows it."""
     from mailsender.settings import table  # noqa: PLC0415  pydantic takes a while to import
 
-    typer.echo("| setting | default | meaning |\n| --- | --- | --- |")
-    for name, default, meaning, original in table():
-        prose = " " in default or default.startswith("`") or default in {"", "required", "none"}
-        shown = (default or "none") if prose else f"`{default}`"
-        mark = " °" if original else ""
-        typer.echo(f"| `{name}`{mark} | {shown} | {meaning} |")
+    typer.echo("| setting | default | takes | meaning |\n| --- | --- | --- | --- |")
+    for row in table():
+        prose = " " in row.default or row.default.startswith("`") or row.default in {"", "required", "none"}
+        shown = (row.default or "none") if prose else f"`{row.default}`"
+        mark = " °" if row.original else ""
+        typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
 
 
 def _settings() -> Settings:

@@ -7,13 +7,18 @@ The original service's names are kept where they mean the same thing. Durations 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from dataclasses import dataclass
 from email.utils import getaddresses, parseaddr
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import quote_plus
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mailsender.address import BadAddress, parse_address
@@ -25,6 +30,11 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
+
+
+SECRETS_DIR = "MAILSENDER_SECRETS_DIR"
+"""Names a directory whose files hold settings, each under its setting's name, as Docker and Kubernetes mount
+secrets. The environment goes before it."""
 
 
 class SettingsError(Exception):
@@ -186,6 +196,9 @@ class Settings(BaseSettings):
     )
     http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024)
     http_timeout: Duration = _field(15.0, "Time that a request may take.", ge=1, shown="15s")
+    mailsender_secrets_dir: str = _field(
+        "", "Directory with a file for each setting that shall not stand in the environment.", shown="none"
+    )
     drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, shown="30s")
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "Least level logged.")
     log_format: Literal["auto", "json", "console"] = _field(
@@ -322,8 +335,12 @@ def load() -> Settings:
         SettingsError: one line that names every missing or bad value, without the value of a secret. What
             can only be judged over several settings is named once each of them is good by itself.
     """
+    directory = os.environ.get(SECRETS_DIR, "")
+    if directory and not Path(directory).is_dir():
+        raise SettingsError(f"{SECRETS_DIR}: {directory} is no directory")
+    source: dict[str, Any] = {"_secrets_dir": directory or None}
     try:
-        return Settings()
+        return Settings(**source)
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
 
@@ -338,16 +355,57 @@ def _complaint(detail: Any) -> str:
     return f"{name}: {text[:1].lower()}{text[1:]}"
 
 
-def table() -> list[tuple[str, str, str, bool]]:
-    """Name, default, meaning and whether the original had it, for the documentation."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One setting as its table shows it; `original` says that the Go service had it under this name."""
+
+    name: str
+    default: str
+    values: str
+    meaning: str
+    original: bool
+
+
+def table() -> list[Row]:
+    """All settings, for the documentation."""
     rows = []
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         default = str(extra.get("shown") or "")
         if not default:
             default = "required" if field.is_required() else _shown(field.default)
-        rows.append((name.upper(), default, field.description or "", bool(extra.get("original"))))
+        rows.append(
+            Row(
+                name=name.upper(),
+                default=default,
+                values=_values(field),
+                meaning=field.description or "",
+                original=bool(extra.get("original")),
+            )
+        )
     return rows
+
+
+def _values(field: FieldInfo) -> str:
+    """What a setting takes: its kind, and its bounds where it has some."""
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if kind is bool:
+        return "true, false"
+    if kind not in {int, float}:
+        return "text"
+    duration = any(isinstance(part, BeforeValidator) for part in field.metadata)
+    lows: list[Any] = [part.ge for part in field.metadata if isinstance(part, Ge)]
+    highs: list[Any] = [part.le for part in field.metadata if isinstance(part, Le)]
+    low, high = max(lows, default=None), min(highs, default=None)
+    unit = "s" if duration else ""
+    words = ["duration" if duration else "number"]
+    if low is not None and not (duration and low == 0):
+        words.append(f"from {low}{unit}")
+    if high is not None:
+        words.append(f"to {high}{unit}")
+    return " ".join(words)
 
 
 def _shown(default: object) -> str:

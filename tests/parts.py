@@ -29,7 +29,19 @@ MONGO_IMAGE = os.environ.get("MAILSENDER_TEST_MONGO_IMAGE", "mongo:7.0")
 KAFKA_IMAGE = os.environ.get("MAILSENDER_TEST_KAFKA_IMAGE", "apache/kafka:4.1.0")
 
 SERVICE_VARIABLES = (
-    *("SMTP_", "KAFKA_", "MONGO", "HTTP_", "INTAKE_", "LETTER_", "QUEUE_", "REPORT_", "DRAIN_", "LOG_"),
+    *(
+        "SMTP_",
+        "KAFKA_",
+        "MONGO",
+        "HTTP_",
+        "INTAKE_",
+        "LETTER_",
+        "QUEUE_",
+        "REPORT_",
+        "DRAIN_",
+        "LOG_",
+        "MAILSENDER_SECRETS",
+    ),
 )
 """Beginnings of the names of the service's environment variables, which must not leak into tests."""
 
@@ -106,7 +118,7 @@ def mongo_server(directory: Path) -> Iterator[MongoServer]:
         with _mongo_container() as uri:
             with MongoClient[dict[str, Any]](uri) as client:
                 found = client.server_info()["version"]
-            met["mongod"] = f"mongod {found} (testcontainers, engine {engine}, replica set)"
+            met["mongod in a container"] = f"mongod {found} (testcontainers, engine {engine}, replica set)"
             yield MongoServer(uri)
         return
     with running(local_mongod(directory)) as mongod:
@@ -166,7 +178,7 @@ def kafka_server(directory: Path) -> Iterator[KafkaServer]:
     engine = docker_engine()
     if engine:
         with _kafka_container() as bootstrap:
-            met["kafka"] = f"{KAFKA_IMAGE} (testcontainers, engine {engine})"
+            met["kafka in a container"] = f"{KAFKA_IMAGE} (testcontainers, engine {engine})"
             yield KafkaServer(bootstrap)
         return
     with running(local_kafka(directory)) as broker:

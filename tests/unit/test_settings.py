@@ -64,7 +64,7 @@ def test_every_name_of_the_original_works(environment: Any, name: str) -> None:
 
 
 def test_the_originals_names_are_marked_in_the_table() -> None:
-    marked = {name for name, _, _, original in table() if original}
+    marked = {row.name for row in table() if row.original}
     assert marked == {*ORIGINAL, "SMTP_PASSWORD", "MONGODB_PASSWORD"}
 
 
@@ -282,17 +282,46 @@ def test_what_is_nearly_a_duration_is_refused(text: str) -> None:
 
 def test_the_table_has_every_setting_with_a_meaning() -> None:
     rows = table()
-    assert [name.lower() for name, *_ in rows] == list(Settings.model_fields)
-    assert [name for name, _, meaning, _ in rows if not meaning.endswith(".")] == []
-    assert [name for name, default, _, _ in rows if default == "required"] == ["SMTP_HOST", "KAFKA_BROKERS"]
+    assert [row.name.lower() for row in rows] == list(Settings.model_fields)
+    assert [row.name for row in rows if not row.meaning.endswith(".")] == []
+    assert [row.name for row in rows if row.default == "required"] == ["SMTP_HOST", "KAFKA_BROKERS"]
+
+
+def test_the_table_says_what_a_setting_takes() -> None:
+    takes = {row.name: row.values for row in table()}
+    assert takes["SMTP_PORT"] == "number from 1 to 65535"
+    assert takes["SMTP_TLS"] == "implicit, starttls, none"
+    assert takes["SMTP_TLS_VERIFY"] == "true, false"
+    assert takes["SMTP_RATE_LIMIT_PERIOD"] == "duration"
+    assert takes["KAFKA_SESSION_TIMEOUT"] == "duration from 6s"
+    assert takes["SMTP_HOST"] == "text"
+
+
+def test_settings_may_lie_in_files_and_the_environment_goes_before_them(
+    environment: Any, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "SMTP_PASSWORD").write_text("from a file\n")
+    (secrets / "http_api_key").write_text("a key")
+    (secrets / "SMTP_HOST").write_text("not.this.one")
+    settings = environment(MAILSENDER_SECRETS_DIR=str(secrets))
+    assert settings.smtp_password.get_secret_value() == "from a file"
+    assert settings.http_api_key.get_secret_value() == "a key"
+    assert settings.smtp_host == "smtp.example.test"
+
+
+def test_a_directory_of_secrets_that_is_none_is_named(environment: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="MAILSENDER_SECRETS_DIR"):
+        environment(MAILSENDER_SECRETS_DIR=str(tmp_path / "missing"))
 
 
 def test_defaults_as_the_table_shows_them_are_the_real_ones(environment: Any) -> None:
     settings = environment()
-    for name, shown, _, _ in table():
-        value = getattr(settings, name.lower())
-        if isinstance(value, float) and shown[-1:] in "smhd":
-            assert parse_duration(shown) == value, name
+    for row in table():
+        value = getattr(settings, row.name.lower())
+        if isinstance(value, float) and row.default[-1:] in "smhd":
+            assert parse_duration(row.default) == value, row.name
 
 
 def test_settings_do_not_change(environment: Any) -> None:
