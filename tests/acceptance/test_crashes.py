@@ -44,7 +44,7 @@ def test_kill_9_at_twenty_moments(world: World, catcher: Catcher) -> None:
     for more in moments:
         goal = min(letters, catcher.counts()["received"] + more)
         service.start()
-        wait_until(lambda: catcher.counts()["received"] >= goal, f"{goal} letters arrived", 60)
+        wait_until(lambda g=goal: catcher.counts()["received"] >= g, f"{goal} letters arrived", 60)
         service.child.kill()
     service.start()
     check_all_answered(world, letters, world.wait_reports(letters, 120))
