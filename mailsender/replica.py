@@ -282,6 +282,7 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
         topic=settings.kafka_topic_profile,
         with_body=settings.report_body,
         max_request_size=settings.kafka_max_request_size,
+        sweep_age=settings.report_sweep_after,
         stop_timeout=settings.drain_timeout / 4,
     )
 

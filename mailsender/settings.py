@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     letter_max_bytes: int = _field(
         10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024
     )
+    report_sweep_after: Duration = _field(
+        30.0,
+        "Time for which an answer may lack its report before any replica publishes it.",
+        ge=1,
+        shown="30s",
+    )
     report_body: bool = _field(True, "Whether reports repeat the letter's `Body`.")
 
     # MongoDB

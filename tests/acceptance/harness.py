@@ -69,6 +69,7 @@ class World:
             "MONGODB_BASE_NAME": self.database,
             "MONGODB_LEASE": "6s",
             "MONGODB_TIMEOUT": "5s",
+            "REPORT_SWEEP_AFTER": "5s",
             "HTTP_API_KEY": KEY,
             "HTTP_HOST": "127.0.0.1",
             "DRAIN_TIMEOUT": "20s",
@@ -170,11 +171,11 @@ class Reader:
                 "group.id": f"reader-{time.monotonic_ns()}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "topic.metadata.refresh.interval.ms": 500,
-                "allow.auto.create.topics": True,
             }
         )
-        self._consumer.subscribe([topic])
+        # Assigned, not subscribed: a group of its own would first have to be balanced.
+        partitions = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         self.found: list[dict[str, Any]] = []
 
     def until(self, enough: Any, timeout: float) -> list[dict[str, Any]]:
