@@ -30,7 +30,7 @@ RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mou
     /build/tools/bin/pip install --quiet \
         --require-hashes --only-binary :all: --requirement /build/requirements/build.txt
 WORKDIR /build/source
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY mailsender mailsender
 RUN /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \
     && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
@@ -40,6 +40,7 @@ RUN /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation
 FROM ${BASE}
 
 LABEL org.opencontainers.image.title="mailsender" \
+      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.description="A Kafka-native mail dispatcher: batches in, letters queued in MongoDB, sent over SMTP within a rate, each answered once"
 
 # The root file system may be read-only; nothing is written but to /tmp, if at all.

@@ -13,6 +13,8 @@ python=$repo/.venv/test/bin/python
 # keeps its images, networks and settings.
 export CONTAINERS_CONF=$engine/containers.conf
 export CONTAINERS_STORAGE_CONF=$engine/storage.conf
+# Docker before 23 builds without secrets and caches unless it is told to.
+export DOCKER_BUILDKIT=1
 # Builds run without a container runtime's namespaces: quicker, and the network is the machine's.
 export BUILDAH_ISOLATION=chroot
 # Without systemd there are no timers; health-checks runs the checks instead.

@@ -12,12 +12,9 @@ from typing import Any
 import pytest
 
 from tests import parts
+from tests.deploy.engine import ROOT, UNAVAILABLE
 
-ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
-
-UNAVAILABLE = 69
-"""EX_UNAVAILABLE: what a tool is installed with is not on this machine."""
 
 Object = dict[str, Any]
 

@@ -15,17 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from mailsender import __version__
 from mailsender.dev.catcher import Catcher
-from tests import parts
 from tests.acceptance import conftest as acceptance
 from tests.acceptance.harness import Replica, World, batches
 from tests.deploy import kube
-from tests.deploy.kube import K8S, ROOT, Object, Tools, installed
+from tests.deploy.engine import ROOT, SCRIPTS, Engine
+from tests.deploy.kube import K8S, Object, Tools, installed
 from tests.parts import wait_until
 
-ENGINE = ROOT / "deploy" / "engine"
-IMAGE = "localhost/mailsender/mailsender"
 SAMPLE = ROOT / "mailsender" / "dev" / "sample.json"
 SECRET = ("HTTP_API_KEY", "MONGODB_URI")
 """What of the settings goes into the Secret, all else into the ConfigMap."""
@@ -54,7 +51,7 @@ class Podman:
 
     def attempt(self, *arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [ENGINE / "podman", *arguments],
+            [SCRIPTS / "podman", *arguments],
             env=self.environment,
             input=text,
             capture_output=True,
@@ -65,37 +62,13 @@ class Podman:
 
 
 @pytest.fixture(scope="session")
-def podman() -> Iterator[Podman]:
-    """Podman with the service's image."""
-    was_up = _service_runs()
-    up = subprocess.run([ENGINE / "up"], capture_output=True, text=True, check=False, timeout=600)
-    try:
-        assert up.returncode == 0, up.stderr
-        if "MAILSENDER_ENGINE=podman" not in up.stdout:
-            pytest.skip("a Docker engine answers, and only Podman plays Kubernetes' YAML")
-        built = subprocess.run(
-            [ENGINE / "image", f"{IMAGE}:{__version__}"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=800,
-        )
-        assert built.returncode == 0, built.stderr
-        pause = installed(Path(__file__).with_name("kube_pause"))
-        path = os.environ["PATH"]
-        found = Podman({**os.environ, "PATH": f"{pause}:{path}" if pause else path})
-        version = found.run("version", "--format", "{{.Client.Version}}").strip()
-        parts.met["podman"] = f"Podman {version} (kube play)"
-        yield found
-    finally:
-        # Whoever had started the engine goes on using it.
-        if not was_up:
-            subprocess.run([ENGINE / "down"], check=False, timeout=120)
-
-
-def _service_runs() -> bool:
-    script = f'source {ENGINE}/common.sh && kill -0 "$(<"$run/service.pid")"'
-    return subprocess.run(["bash", "-c", script], capture_output=True, check=False).returncode == 0
+def podman(engine: Engine) -> Podman:
+    """Podman with what it needs for pods."""
+    if not engine.is_podman:
+        pytest.skip("a Docker engine answers, and only Podman plays Kubernetes' YAML")
+    pause = installed(Path(__file__).with_name("kube_pause"))
+    path = os.environ["PATH"]
+    return Podman({**os.environ, **engine.environment, "PATH": f"{pause}:{path}" if pause else path})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +111,16 @@ class Pod:
         return status
 
 
-def overlay(world: World, replica: Replica, folder: Path) -> Object:
+def overlay(world: World, replica: Replica, image: str, folder: Path) -> Object:
     """The base with a test's settings, as a team would write it, and what Podman wants to have otherwise."""
     settings = dict(replica.settings)
     secret = {name: settings.pop(name) for name in SECRET}
+    name, _, tag = image.rpartition(":")
     pod = "/spec/template/spec"
     return {
         "resources": [os.path.relpath(K8S / "base", folder.resolve())],
         "nameSuffix": f"-{world.database.replace('_', '-')}",
-        "images": [{"name": "mailsender", "newName": IMAGE}],
+        "images": [{"name": "mailsender", "newName": name, "newTag": tag}],
         "configMapGenerator": [
             {
                 "name": "mailsender",
@@ -189,11 +163,13 @@ def replica(world: World) -> Replica:
 
 
 @pytest.fixture
-def pod(world: World, replica: Replica, podman: Podman, tools: Tools, tmp_path: Path) -> Iterator[Pod]:
+def pod(
+    world: World, replica: Replica, podman: Podman, image: str, tools: Tools, tmp_path: Path
+) -> Iterator[Pod]:
     """The pod, ready."""
     folder = tmp_path / "overlay"
     folder.mkdir()
-    tools.overlay(folder, overlay(world, replica, folder))
+    tools.overlay(folder, overlay(world, replica, image, folder))
     objects = {one["kind"]: one for one in tools.read(tools.render(folder))}
     deployment, secret = objects["Deployment"], objects["Secret"]
     made = Pod(
@@ -235,6 +211,9 @@ def test_the_pod_sends_a_batch_and_drains(world: World, replica: Replica, pod: P
         assert (answer.status, answer.body) == (200, b"ok\n")
     assert replica.request("GET", "/status", headers={"X-API-KEY": ""}).status == 401
     _check_confinement(pod)
+    # As docs/kubernetes.md has it done after a first installation.
+    check = pod.shell("mailsender check")
+    assert check.returncode == 0, check.stdout + check.stderr
 
     answer = replica.post(SAMPLE.read_bytes())
     assert answer.status == 200
