@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from mailsender.letter import Lease, Letter
+from mailsender.letter import Lease
 from mailsender.ports import Clock, Queue, QueueStats, Unavailable
 
 log = structlog.get_logger()
@@ -183,12 +183,6 @@ class LeaseKeeper:
         if count:
             self.reclaimed += count
             log.warning("leases_reclaimed", letters=count, action="they are sent by whoever claims them")
-
-
-def letters_of(lease: Lease, ids: Iterable[str]) -> list[Letter]:
-    """The letters of `lease` with these IDs, in the lease's order."""
-    wanted = set(ids)
-    return [letter for letter in lease.letters if letter.id in wanted]
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -111,11 +111,6 @@ class Outcome:
     results: Mapping[str, Result]
     session_usable: bool
 
-    @classmethod
-    def alike(cls, envelope: Envelope, result: Result, *, session_usable: bool) -> Outcome:
-        """The same result for every recipient of `envelope`."""
-        return cls(results=dict.fromkeys(envelope.recipients, result), session_usable=session_usable)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:

@@ -57,10 +57,10 @@ class FakeSession:
         if self.aborted.is_set():
             verdict = Verdict.DEFERRED if self.relay.before_dot else Verdict.UNCERTAIN
             phase = Phase.DATA if self.relay.before_dot else Phase.DOT
-            return Outcome.alike(envelope, Result(verdict=verdict, phase=phase), session_usable=False)
+            return _alike(envelope, Result(verdict=verdict, phase=phase))
         if not go.dot():
             lost = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA)
-            return Outcome.alike(envelope, lost, session_usable=False)
+            return _alike(envelope, lost)
         self.relay.sent.append(envelope)
         results = {address: self.relay.answer(address) for address in envelope.recipients}
         return Outcome(results=results, session_usable=True)
@@ -77,3 +77,7 @@ class FakeSession:
 
     def accepts_8bit(self) -> bool:
         return True
+
+
+def _alike(envelope: Envelope, result: Result) -> Outcome:
+    return Outcome(results=dict.fromkeys(envelope.recipients, result), session_usable=False)

@@ -185,7 +185,7 @@ class Keeper(Generic[C]):
     """Keeps one client started: tries until a broker answers, and makes a new one when told to.
 
     `make` makes an unstarted client; `begun` is called with it once it is started; `abandon` frees by force
-    what `stop` did not end within the deadline.
+    what `stop` left behind.
     """
 
     def __init__(
@@ -280,7 +280,8 @@ class Keeper(Generic[C]):
         (outcome,) = await asyncio.gather(stopping, return_exceptions=True)
         if isinstance(outcome, BaseException):
             log.debug("kafka_client_abandoned", hangs=hangs, error=described(outcome))
-            await self._abandon(client)
+        # Also after a good `stop`: a connection that was being made meanwhile outlives it.
+        await self._abandon(client)
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any] | None], timeout: float = 1.0) -> None:
@@ -298,7 +299,16 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any] | None], timeout: float = 
 
 
 async def close_connections(client: Any, timeout: float = 1.0) -> None:
-    """Close the connections of a client of aiokafka, which fails the requests under way."""
-    closing = asyncio.create_task(client.close())
+    """Close the connections of a client of aiokafka, which fails the requests under way.
+
+    Those being made are waited for, so that they are closed, too.
+    """
+    closing = asyncio.create_task(_close_all(client))
     await asyncio.wait({closing}, timeout=timeout)
     await end_tasks([closing, client._sync_task])  # noqa: SLF001
+
+
+async def _close_all(client: Any) -> None:
+    await client.close()
+    async with client._get_conn_lock:  # noqa: SLF001  held while a connection is made
+        await client.close()
