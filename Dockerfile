@@ -56,7 +56,7 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Whether the process answers. Kafka or MongoDB being away is no reason to replace it: it waits for them.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python3", "-c", "__import__('urllib.request').request.urlopen('http://127.0.0.1:'+__import__('os').environ.get('HTTP_PORT','8000')+'/healthz',timeout=4)"]
+    CMD ["mailsender", "health"]
 ENTRYPOINT ["mailsender"]
 CMD ["run"]
 

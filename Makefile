@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint format lock clean
+.PHONY: help dev test ship lint format lock clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -44,6 +44,9 @@ dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this m
 
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
+	deploy/engine/ship $(ARGS)
 
 lint: .venv/test/.made ## Style, types, import contracts
 	.venv/test/bin/ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 from pymongo import MongoClient
 
@@ -27,6 +28,7 @@ from mailsender.dev.process import free_port
 from tests import parts
 from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy
+from tests.parts import wait_until
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]  # whatever comes first installs and builds
 
@@ -212,7 +214,11 @@ class Stack:
             return json.load(answer)
 
     def reports(self, count: int) -> list[Object]:
-        reader = Reader(f"127.0.0.1:{self.ports['KAFKA']}", "mts-to-profile")
+        bootstrap, topic = f"127.0.0.1:{self.ports['KAFKA']}", "mts-to-profile"
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        # The first report makes it.
+        wait_until(lambda: admin.list_topics(topic, timeout=20).topics[topic].partitions, topic)
+        reader = Reader(bootstrap, topic)
         try:
             return reader.until(lambda found: len(found) >= count, 60)
         finally:
@@ -234,6 +240,7 @@ def stack(engine: Engine, image: str, tmp_path: Path) -> Iterator[Stack]:
     try:
         yield made
     finally:
+        print(made.last_words())  # shown when the test failed
         made.compose("down", "--volumes", "--timeout", "5")
 
 
