@@ -10,12 +10,13 @@ FROM ${BASE} AS dependencies
 # Where packages are reached only through a pip configuration or a private CA, the build gets them as secrets:
 # they are there while pip runs and in no layer.
 ENV PIP_CONFIG_FILE=/run/secrets/pip_conf \
+    PIP_CACHE_DIR=/build/cache \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 COPY requirements/run.txt /build/requirements/
 # pip works from an environment of its own, so that the service's holds nothing but the service.
 # Only wheels: with a compiler's absence, what is not there fails here instead of at the first letter.
-RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/build/cache \
     python3 -m venv --without-pip /opt/mailsender \
     && python3 -m venv /build/tools \
     && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
@@ -26,7 +27,7 @@ RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mou
 FROM dependencies AS project
 
 COPY requirements/build.txt /build/requirements/
-RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/build/cache \
     /build/tools/bin/pip install --quiet \
         --require-hashes --only-binary :all: --requirement /build/requirements/build.txt
 WORKDIR /build/source

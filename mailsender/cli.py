@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
@@ -89,6 +91,8 @@ def _options(
 @app.command()
 def run() -> None:
     """Run the service until SIGTERM, Ctrl-C or /halt; settings come from the environment."""
+    # As process 1 of a container a signal without a handler is ignored, and importing takes a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
     from mailsender.service import run_service  # noqa: PLC0415  brings in every client library
 
@@ -130,6 +134,37 @@ def settings_table() -> None:
         shown = (row.default or "none") if prose else f"`{row.default}`"
         mark = " °" if row.original else ""
         typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
+
+
+@app.command()
+def schema(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="asyncapi, openapi, letters, report or dead-letter. Without one: the names of all.",
+            show_default=False,
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="DIR", help="Write all of them into this directory instead."),
+    ] = None,
+) -> None:
+    """Print a contract: AsyncAPI, OpenAPI, or the JSON Schema of what is on a topic."""
+    from mailsender.contracts import DOCUMENTS, text_of  # noqa: PLC0415  pydantic takes a while to import
+
+    if write is not None and name is None:
+        for each, (place, _) in DOCUMENTS.items():
+            path = write / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text_of(each), encoding="utf-8")
+            typer.echo(path)
+    elif name in DOCUMENTS and write is None:
+        typer.echo(text_of(name), nl=False)
+    elif name is None:
+        typer.echo("\n".join(DOCUMENTS))
+    else:
+        _fail(f"give one of {', '.join(DOCUMENTS)}, or --write DIR", status=2)
 
 
 def _settings() -> Settings:
@@ -174,6 +209,21 @@ def status(
     from mailsender.tables import print_status  # noqa: PLC0415  rich takes a while to import
 
     print_status(answer)
+
+
+@app.command()
+def health(
+    port: Annotated[
+        int, typer.Option("--port", envvar="HTTP_PORT", help="Where the service listens on this machine.")
+    ] = 8000,
+    ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not only alive.")] = False,
+) -> None:
+    """Say by the exit status whether the service on this machine answers; for containers' health checks."""
+    from mailsender.health import probe  # noqa: PLC0415  only this command needs it
+
+    fault = probe(port, ready=ready)
+    if fault:
+        _fail(fault)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mailsender.web.handlers import READ_SHARE, Handlers
 from mailsender.web.middleware import authenticate, bound, problems
 from mailsender.web.operations import Operations
+from mailsender.web.pages import Pages
 
 KEEP_ALIVE: Final = 75.0
 """Seconds until an idle connection is closed, also one whose first request never becomes complete."""
@@ -41,16 +42,18 @@ def make_app(operations: Operations, *, api_key: str, max_bytes: int, timeout: f
         client_max_size=max_bytes,
         middlewares=[problems(), authenticate(api_key), bound(timeout)],
     )
-    app.add_routes(handlers.routes())
+    app.add_routes([*handlers.routes(), *Pages().routes()])
     app.on_response_prepare.append(_headers)
     return app
 
 
 async def _headers(_: web.Request, response: web.StreamResponse) -> None:
-    # The name without versions of libraries; answers are for the asker, now.
+    # The name without versions of libraries; answers are for the asker, now, and no place for scripts.
     response.headers["Server"] = "mailsender"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from aiohttp import web
 
 from mailsender import __version__
 from mailsender.safejson import to_json
+from mailsender.web.endpoints import JSON, SERVICE
+from mailsender.web.models import PostedView
 from mailsender.web.operations import Operations
 from mailsender.web.problems import SAMPLE, ProblemError
 from mailsender.web.views import letter_view
@@ -36,15 +38,8 @@ class Handlers:
 
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
-        return [
-            web.get("/", self.greet),
-            web.get("/healthz", self.healthz),
-            web.get("/readyz", self.readyz),
-            web.get("/status", self.status),
-            web.get("/letters/{id}", self.letter),
-            web.post("/post", self.post),
-            web.post("/halt", self.halt),
-        ]
+        adders = {"GET": web.get, "POST": web.post}
+        return [adders[one.method](one.path, getattr(self, one.name)) for one in SERVICE]
 
     async def greet(self, _: web.Request) -> web.Response:
         """Name, version and state in one line."""
@@ -81,21 +76,18 @@ class Handlers:
         if letter is None:
             detail = "The queue has no letter with this ID: it never had, or it has forgotten it."
             raise ProblemError(HTTPStatus.NOT_FOUND, detail)
-        return _json(letter_view(letter))
+        # Of a recipient that nothing happened to yet there is nothing but the address.
+        return _json(letter_view(letter).model_dump(exclude_unset=True))
 
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
         self._operations.accepting()
         async with self._posts:
             posted = await self._operations.post(await self._read(request))
-        return _json(
-            {
-                "topic": posted.topic,
-                "partition": posted.partition,
-                "offset": posted.offset,
-                "ids": posted.ids,
-            }
+        view = PostedView.model_construct(
+            topic=posted.topic, partition=posted.partition, offset=posted.offset, ids=list(posted.ids)
         )
+        return _json(view.model_dump())
 
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""
@@ -116,9 +108,9 @@ class Handlers:
             raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         except web.RequestPayloadError as error:
             detail = "The body could not be read: its framing or its compression is broken."
-            extra: dict[str, Any] = {"sample": SAMPLE}
+            extra: dict[str, Any] = {"sample": list(SAMPLE)}
             raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
 
 
 def _json(body: Mapping[str, Any]) -> web.Response:
-    return web.Response(text=to_json(body, indent=True) + "\n", content_type="application/json")
+    return web.Response(text=to_json(body, indent=True) + "\n", content_type=JSON)

@@ -13,16 +13,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mailsender.ports import TooLarge, Unavailable
+from mailsender.web.endpoints import SERVICE, is_cheap, is_public
 from mailsender.web.operations import BadBatch, Refused
 from mailsender.web.problems import ProblemError, away, bad_batch, refused
 
 log = structlog.get_logger()
 
-PROBES: Final = frozenset({"/healthz", "/readyz"})
+PROBES: Final = frozenset(endpoint.path for endpoint in SERVICE if endpoint.public)
 """Asked by an orchestrator at the pod's address, without a key; they tell nothing."""
-
-CHEAP: Final = PROBES | {"/", "/halt"}
-"""Answered however busy the service is: they ask nobody and hold nothing."""
 
 MAX_IN_FLIGHT: Final = 256
 """Requests under way at once; the next is refused, which is cheaper for all than to queue it."""
@@ -105,12 +103,12 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
 
 
 def authenticate(api_key: str) -> Middleware:
-    """Let through who sends `api_key` as `X-API-KEY`; everybody when it is empty, and the probes."""
+    """Let through who sends `api_key` as `X-API-KEY`; everybody when it is empty, or to what is public."""
     expected = api_key.encode("utf-8", "surrogateescape")
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if expected and request.path not in PROBES:
+        if expected and not is_public(request.path):
             given = request.headers.get("X-API-KEY", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):
                 raise ProblemError(
@@ -132,7 +130,7 @@ def bound(timeout: float) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal in_flight
-        if in_flight >= MAX_IN_FLIGHT and request.path not in CHEAP:
+        if in_flight >= MAX_IN_FLIGHT and not is_cheap(request.path):
             raise away("Too many requests are under way.", reason="busy", retry_after=1)
         in_flight += 1
         try:

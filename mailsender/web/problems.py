@@ -11,9 +11,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from mailsender.safejson import to_json
+from mailsender.web.endpoints import PROBLEM
+from mailsender.web.models import FaultView, Problem
 from mailsender.web.operations import BadBatch, Fault, Refused
-
-CONTENT_TYPE: Final = "application/problem+json"
 
 MAX_FAULTS: Final = 100
 """Faults that one answer lists; a batch of ten thousand wrong letters needs no list of as many."""
@@ -57,20 +57,19 @@ class ProblemError(Exception):
 
     def response(self) -> web.Response:
         """The answer."""
-        body: dict[str, Any] = {
-            # RFC 9457 §4.2.1: with this type the title is the status's own phrase.
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
-        if self.reason:
-            body["reason"] = self.reason
-        body |= self.extra
+        named: dict[str, Any] = {"reason": self.reason} if self.reason else {}
+        problem = Problem.model_construct(
+            type="about:blank",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail,
+            **named,
+            **self.extra,
+        )
         return web.Response(
             status=self.status,
-            text=to_json(body) + "\n",
-            content_type=CONTENT_TYPE,
+            text=to_json(problem.model_dump(exclude_unset=True)) + "\n",
+            content_type=PROBLEM,
             headers=self.headers,
         )
 
@@ -92,17 +91,17 @@ def bad_batch(error: BadBatch) -> ProblemError:
     detail = str(error)
     if len(error.faults) > MAX_FAULTS:
         detail = f"{detail} (the first {MAX_FAULTS} of {len(error.faults)} faults are listed)"
-    extra: dict[str, Any] = {"errors": errors, "sample": SAMPLE}
+    extra: dict[str, Any] = {"errors": errors, "sample": list(SAMPLE)}
     return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-batch", extra=extra)
 
 
-def _located(fault: Fault) -> dict[str, Any]:
-    return {
-        "index": fault.index,
-        "field": fault.field,
-        "pointer": pointer(fault.index, fault.field),
-        "text": fault.text,
-    }
+def _located(fault: Fault) -> FaultView:
+    return FaultView.model_construct(
+        index=fault.index,
+        field=fault.field,
+        pointer=pointer(fault.index, fault.field),
+        text=fault.text,
+    )
 
 
 def pointer(index: int, field: str) -> str:

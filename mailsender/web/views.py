@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mailsender.letter import Letter, Recipient
+from mailsender.web.models import LetterView, OriginView, RecipientView
 
 
-def letter_view(letter: Letter) -> dict[str, Any]:
+def letter_view(letter: Letter) -> LetterView:
     """What became of `letter`, recipient by recipient.
 
     Neither body nor subject nor token: a one-time code stands as readily in a subject as in a body.
     """
     first = letter.answers[0]
-    origin = first.origin
-    return {
-        "id": letter.id,
-        "status": str(letter.status),
-        "attempts": letter.attempts,
-        "reason": letter.reason,
-        "relay": letter.relay,
-        "message_id": letter.message_id,
-        "finished_at": letter.finished_at,
-        "recipients": [recipient_view(recipient) for recipient in letter.recipients],
-        "publishers": len(letter.answers),
-        "reported": letter.status.final and letter.answered >= len(letter.answers),
-        "adopted": letter.adopted,
-        "origin": origin
-        and {
-            "topic": origin.topic,
-            "partition": origin.partition,
-            "offset": origin.offset,
-            "index": origin.index,
-        },
-    }
+    return LetterView.model_construct(
+        id=letter.id,
+        status=letter.status.value,
+        attempts=letter.attempts,
+        reason=letter.reason,
+        relay=letter.relay,
+        message_id=letter.message_id,
+        finished_at=letter.finished_at,
+        recipients=[recipient_view(recipient) for recipient in letter.recipients],
+        publishers=len(letter.answers),
+        reported=letter.status.final and letter.answered >= len(letter.answers),
+        adopted=letter.adopted,
+        origin=first.origin
+        and OriginView.model_construct(
+            topic=first.origin.topic,
+            partition=first.origin.partition,
+            offset=first.origin.offset,
+            index=first.origin.index,
+        ),
+    )
 
 
-def recipient_view(recipient: Recipient) -> dict[str, Any]:
-    """One recipient with the last that was heard about it."""
-    view: dict[str, Any] = {"address": recipient.address, "verdict": None, "uncertain": recipient.uncertain}
+def recipient_view(recipient: Recipient) -> RecipientView:
+    """One recipient with the last that was heard about it; without more than its address before that."""
     result = recipient.result
-    if result is not None:
-        view |= {
-            "verdict": str(result.verdict),
-            "phase": str(result.phase),
-            "code": result.code,
-            "enhanced": result.enhanced,
-            "text": result.text,
-        }
-    return view
+    if result is None:
+        return RecipientView.model_construct(
+            address=recipient.address, verdict=None, uncertain=recipient.uncertain
+        )
+    return RecipientView.model_construct(
+        address=recipient.address,
+        verdict=result.verdict.value,
+        uncertain=recipient.uncertain,
+        phase=result.phase.value,
+        code=result.code,
+        enhanced=result.enhanced,
+        text=result.text,
+    )

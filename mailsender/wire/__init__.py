@@ -1,9 +1,10 @@
-"""Topic bytes to letters and back: the two models here are the contracts of the topics.
+"""Topic bytes to letters and back: the models here are the contracts of the topics.
 
-`LetterIn` says what a publisher may send, `Report` what it gets back. Everything is pure; nothing here
-knows where the bytes come from.
+`LetterIn` says what a publisher may send, `Report` what it gets back, `DeadLetterHeaders` what stands on a
+record that is no batch. Everything is pure; nothing here knows where the bytes come from.
 """
 
+from mailsender.wire.dead_letters import DeadLetterHeaders
 from mailsender.wire.letters import (
     Fault,
     NotABatch,
@@ -17,6 +18,7 @@ from mailsender.wire.reports import Report, ReportTooLarge, report, report_bytes
 from mailsender.wire.schema import LetterIn, Limits
 
 __all__ = [
+    "DeadLetterHeaders",
     "Fault",
     "LetterIn",
     "Limits",

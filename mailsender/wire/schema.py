@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from mailsender.text import header_fault, storable
+from mailsender.wire import patterns
 
 MAX_TOKEN = 4096
 """Bytes of the largest `Token`, written as JSON."""
@@ -37,26 +38,72 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+_MOST = Limits()
+
+# What the validators below accept, as far as a JSON Schema can say it: in keywords that mean the same in
+# draft 7 and in 2020-12, and in regular expressions that all dialects share (see `patterns`).
+_ID_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": patterns.ID, "maxLength": len(NO_ID)},
+        {"const": ""},
+        {"type": "null"},
+    ]
+}
+_ADDRESSES_SCHEMA = {
+    "type": "array",
+    "items": patterns.ADDRESS,
+    "minItems": 1,
+    "maxItems": _MOST.addresses,
+}
+_SUBJECT_SCHEMA = {
+    "type": ["string", "null"],
+    "not": {"type": "string", "pattern": patterns.NOT_IN_A_HEADER},
+}
+_BODY_SCHEMA = {"type": ["string", "null"], "maxLength": _MOST.body}
+# No value of more characters, items or members can be written in so many bytes, however short each is.
+_TOKEN_SCHEMA = {
+    "maxLength": MAX_TOKEN - 2,
+    "maxItems": (MAX_TOKEN - 1) // 2,
+    "maxProperties": MAX_TOKEN // 6,
+}
+
+
 def _not_yet(meaning: str) -> Any:
-    return Field(None, description=f"{meaning} Not yet honoured: a letter that sets it is an error.")
+    return Field(
+        None,
+        description=f"{meaning} Not yet honoured: a letter that sets it is an error.",
+        json_schema_extra={"type": "null"},
+    )
 
 
 class LetterIn(BaseModel):
-    """One element of a batch on the in-topic. Keys match without regard to case; unknown ones are ignored.
+    """One element of a batch. Keys match without regard to case; the last of several wins.
 
-    `Status` and `KafkaKey` of the report may be there and are ignored, too. A field that is null counts as
-    absent, but for `Token`, which comes back as null.
+    Unknown keys are ignored, and so are `Status` and `KafkaKey` of the report. A field that is null counts as
+    absent, but for `Token`, which comes back as null. Text is Unicode: half of a surrogate pair is an error.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    ID: str = Field("", description="24 hexadecimal digits; empty or all zeros: one is computed.")
-    Addresses: tuple[str, ...] = Field(
+    ID: Annotated[str, WithJsonSchema(_ID_SCHEMA)] = Field(
+        "", description="24 hexadecimal digits; empty or all zeros: one is computed."
+    )
+    Addresses: Annotated[tuple[str, ...], WithJsonSchema(_ADDRESSES_SCHEMA)] = Field(
         description="The recipients, one plain address each. They do not see one another."
     )
-    Subject: str = Field("", description="The subject, without control characters.")
-    Body: str = Field("", description="The body, HTML.")
-    Token: Any = Field("", description="Any JSON value up to 4 KB; comes back in the report.")
+    Subject: Annotated[str, WithJsonSchema(_SUBJECT_SCHEMA)] = Field(
+        "", description="The subject, without control characters."
+    )
+    Body: Annotated[str, WithJsonSchema(_BODY_SCHEMA)] = Field(
+        "", description="The body, HTML. The limit is LETTER_MAX_BYTES, in bytes of UTF-8."
+    )
+    Token: Annotated[Any, WithJsonSchema(_TOKEN_SCHEMA)] = Field(
+        "",
+        description=(
+            f"Any JSON value up to {MAX_TOKEN} bytes, written without spaces, and {MAX_TOKEN_DEPTH} levels;"
+            " comes back in the report."
+        ),
+    )
 
     TextBody: Any = _not_yet("The body as plain text, beside the HTML.")
     FromName: Any = _not_yet("The sender's name that people see.")

@@ -1,0 +1,257 @@
+"""Every endpoint, once: the routes and their description are both made from this list.
+
+Nothing here knows aiohttp. What all endpoints have in common (the key, the bound on requests under way) is
+worked out from `Endpoint.public`, `Endpoint.cheap` and `Endpoint.slow`, by `middleware` and by `openapi`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+
+from mailsender.web.models import Drain, LetterView, PostedView, Problem, StatusView
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+TEXT: Final = "text/plain"
+
+Schema = Mapping[str, Any]
+
+_LINE: Final[Schema] = {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One status that an endpoint may answer with.
+
+    `content` maps a media type to the model, or the schema, of what comes in it. `headers` says what each of
+    them means. `links` are OpenAPI's: what of this answer another operation takes.
+    """
+
+    status: int
+    text: str
+    content: Mapping[str, type[BaseModel] | Schema]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One method at one path.
+
+    `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
+    nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
+    outside world and may run out of time.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    name: str
+    tag: str
+    summary: str
+    text: str = ""
+    answers: tuple[Answer, ...]
+    parameters: tuple[Schema, ...] = ()
+    takes_batch: bool = False
+    public: bool = False
+    cheap: bool = False
+    slow: bool = False
+
+    def matches(self, path: str) -> bool:
+        """Whether `path` is this endpoint's."""
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(self.path))
+        return re.fullmatch(pattern, path) is not None
+
+
+def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer with problem details."""
+    return Answer(status=status, text=text, content={PROBLEM: Problem}, headers=headers or {})
+
+
+RETRY_AFTER: Final = {"Retry-After": "Seconds after which another attempt makes sense."}
+
+_UNAVAILABLE = problem(
+    503,
+    "`reason` says why: `draining` or `starting`, `no-broker`, `queue-full`, `busy`, `unavailable`."
+    " Another replica may take it, or this one later.",
+    RETRY_AFTER,
+)
+
+SERVICE: Final = (
+    Endpoint(
+        method="GET",
+        path="/",
+        name="greet",
+        tag="looking",
+        summary="Name, version and state in one line",
+        answers=(Answer(status=200, text="One line.", content={TEXT: _LINE}),),
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        name="healthz",
+        tag="probes",
+        summary="Whether the process works",
+        answers=(Answer(status=200, text="It does.", content={TEXT: {"const": "ok\n"}}),),
+        public=True,
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        name="readyz",
+        tag="probes",
+        summary="Whether the service does its work",
+        text="Why it does not is for `/status`, which wants the key.",
+        answers=(
+            Answer(status=200, text="It does.", content={TEXT: {"const": "ok\n"}}),
+            Answer(status=503, text="It does not.", content={TEXT: {"const": "not ready\n"}}),
+        ),
+        public=True,
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/status",
+        name="status",
+        tag="looking",
+        summary="What the service is doing, in numbers",
+        answers=(Answer(status=200, text="The numbers.", content={JSON: StatusView}),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/letters/{id}",
+        name="letter",
+        tag="looking",
+        summary="What became of one letter",
+        text="Recipient by recipient; without body, subject and token, which may hold secrets.",
+        parameters=(
+            {
+                "name": "id",
+                "in": "path",
+                "required": True,
+                "description": "24 hexadecimal digits, in any case.",
+                "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{24}$", "maxLength": 24},
+            },
+        ),
+        answers=(
+            Answer(status=200, text="The letter.", content={JSON: LetterView}),
+            problem(404, "The queue has no such letter: it never had, has it not yet, or has forgotten it."),
+            _UNAVAILABLE,
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/post",
+        name="post",
+        tag="sending",
+        summary="Publish a batch of letters",
+        text=(
+            "The body is published to the in-topic as one record, with an `ID` written into each letter that"
+            " has none. The Content-Type is ignored. With one bad letter nothing is published."
+        ),
+        answers=(
+            Answer(
+                status=200,
+                text="Where it landed, and the letters' IDs. They are in the queue a moment later.",
+                content={JSON: PostedView},
+                links={
+                    "letter": {
+                        "operationId": "letter",
+                        "parameters": {"id": "$response.body#/ids/0"},
+                        "description": "What became of the first letter.",
+                    }
+                },
+            ),
+            problem(400, "No batch, or some of its letters are wrong: `errors` has the place of each fault."),
+            problem(408, "The body did not arrive in time. The connection is closed."),
+            problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
+            _UNAVAILABLE,
+        ),
+        takes_batch=True,
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/halt",
+        name="halt",
+        tag="stopping",
+        summary="Begin the drain",
+        text="Called again, it says how far the drain is. At its end the process exits.",
+        answers=(Answer(status=200, text="It has begun.", content={JSON: Drain}),),
+        cheap=True,
+    ),
+)
+"""What is asked of the service."""
+
+FILES: Final = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "start.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+"""What the page of the description is made of, with the media type of each."""
+
+PAGES: Final = (
+    Endpoint(
+        method="GET",
+        path="/openapi.json",
+        name="openapi",
+        tag="documentation",
+        summary="This description",
+        answers=(Answer(status=200, text="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
+        public=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs",
+        name="page",
+        tag="documentation",
+        summary="This description as a page",
+        answers=(Answer(status=200, text="The page.", content={"text/html": _LINE}),),
+        public=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs/{file}",
+        name="file",
+        tag="documentation",
+        summary="What the page is made of",
+        parameters=(
+            {
+                "name": "file",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "enum": list(FILES)},
+            },
+        ),
+        answers=(
+            Answer(
+                status=200,
+                text="The file.",
+                content={media: {} if media == "image/png" else _LINE for media in FILES.values()},
+            ),
+            problem(404, "There is no such file."),
+        ),
+        public=True,
+    ),
+)
+"""What describes it."""
+
+ENDPOINTS: Final = SERVICE + PAGES
+
+
+def is_public(path: str) -> bool:
+    """Whether what is at `path` may be seen without the key."""
+    return any(endpoint.public and endpoint.matches(path) for endpoint in ENDPOINTS)
+
+
+def is_cheap(path: str) -> bool:
+    """Whether what is at `path` is answered however busy the service is."""
+    return any(endpoint.cheap and endpoint.matches(path) for endpoint in ENDPOINTS)

@@ -1,0 +1,232 @@
+"""What the HTTP side answers: one model for each form of answer, from which its description is made too."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+_CLOSED = ConfigDict(frozen=True, extra="forbid")
+
+LetterId = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{24}$"})]
+"""24 hex digits, as answers write them."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class FaultView(BaseModel):
+    """One thing that is wrong with a batch."""
+
+    model_config = _CLOSED
+
+    index: Count = Field(description="The letter's place in the array, from 0.")
+    field: str = Field(description="The key at fault, such as `Addresses`; empty for the letter as a whole.")
+    pointer: str = Field(description="The same place as a JSON Pointer in a URI fragment (RFC 6901 §6).")
+    text: str = Field(description="What is wrong, for a person.")
+
+
+class Problem(BaseModel):
+    """Why a request was not done, as problem details (RFC 9457)."""
+
+    model_config = _CLOSED
+
+    type: Literal["about:blank"] = Field(description="The title is the status's own phrase (§4.2.1).")
+    title: str = Field(description="The status in words.")
+    status: int = Field(ge=400, le=599, description="The status.")
+    detail: str = Field(description="What is wrong, for a person.")
+    reason: str = Field("", description="A word for programs that stays the same, such as `queue-full`.")
+    errors: list[FaultView] = Field([], description="Bad batches: each fault with its place; at most 100.")
+    sample: list[dict[str, Any]] = Field([], description="Bad batches: what a right one looks like.")
+    id: str = Field("", description="Unexpected errors: the name under which the log explains it.")
+    instance: str = Field("", description="The same as a URI.")
+
+
+class PostedView(BaseModel):
+    """Where a batch lies on the in-topic."""
+
+    model_config = _CLOSED
+
+    topic: str
+    partition: Count
+    offset: Count
+    ids: list[LetterId] = Field(min_length=1, description="The IDs of the letters, in order.")
+
+
+class RecipientView(BaseModel):
+    """One recipient, with the last that was heard about it."""
+
+    model_config = _CLOSED
+
+    address: str
+    verdict: Literal["accepted", "deferred", "refused", "uncertain"] | None = Field(
+        description="What the last attempt came to; null before the first one."
+    )
+    uncertain: bool = Field(description="An attempt was lost after its end: it may have arrived from it.")
+    phase: str | None = Field(None, description="The step that decided.")
+    code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
+    enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
+    text: str | None = Field(None, description="One line for a person.")
+
+
+class OriginView(BaseModel):
+    """The place on the in-topic that a letter came from."""
+
+    model_config = _CLOSED
+
+    topic: str
+    partition: Count
+    offset: Count
+    index: Count = Field(description="The letter's place in the batch, from 0.")
+
+
+class LetterView(BaseModel):
+    """What became of one letter. No body, no subject, no token: each of them may hold a secret."""
+
+    model_config = _CLOSED
+
+    id: LetterId
+    status: Literal["awaiting", "processing", "sent", "error"]
+    attempts: Count = Field(description="How often sending was begun.")
+    reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
+    relay: str = Field(description="The relay of the last attempt, or empty.")
+    message_id: str = Field(description="The same over all attempts; empty before the first one.")
+    finished_at: datetime | None = Field(description="When it became `sent` or `error`.")
+    recipients: list[RecipientView]
+    publishers: Count = Field(description="How many records brought it; each gets the report.")
+    reported: bool = Field(description="Whether every publisher has its report.")
+    adopted: bool = Field(description="Another program had put it into the queue.")
+    origin: OriginView | None = Field(description="Null for an adopted one.")
+
+
+class QueueView(BaseModel):
+    """Letters in the queue, of all replicas, at most one beat old."""
+
+    model_config = _CLOSED
+
+    awaiting: Count
+    processing: Count
+    sent: Count
+    error: Count
+    unreported: Count = Field(description="Finished letters whose report is still to be published.")
+    oldest_due_seconds: float = Field(description="How long the oldest letter that could be sent waits.")
+    in_hand: Count = Field(description="Letters that this replica holds now.")
+
+
+class CountersView(BaseModel):
+    """What this replica did since its start."""
+
+    model_config = _CLOSED
+
+    sent: Count
+    error: Count
+    deferred: Count
+    released: Count = Field(description="Letters given back untried.")
+    late_settlements: Count = Field(description="Outcomes that came after another replica had taken over.")
+    leases_lost: Count
+    leases_reclaimed: Count
+
+
+class RateView(BaseModel):
+    """How fast all replicas together may send."""
+
+    model_config = _CLOSED
+
+    letters: Count = Field(description="Transactions in a period; 0: no limit.")
+    period_seconds: float
+    burst: Count
+    daily_quota: Count = Field(description="Transactions a day; 0: none.")
+    quota_left: Count | None = Field(description="What is left of it today; null without one.")
+    waiting_until: datetime | None = Field(description="When the next day's quota begins, while one waits.")
+
+
+class SessionsView(BaseModel):
+    """SMTP sessions of this replica."""
+
+    model_config = _CLOSED
+
+    max: Count
+    open: Count
+    busy: Count
+
+
+class RelayView(BaseModel):
+    """The relay, as this replica sees it."""
+
+    model_config = _CLOSED
+
+    name: str
+    state: Literal["answers", "away", "not asked yet"]
+    trouble: str | None
+    phase: str | None = Field(description="The step at which it failed.")
+    since: datetime | None = Field(description="Since when it is in this state.")
+
+
+class IntakeView(BaseModel):
+    """The in-topic, as this replica reads it; numbers since its start."""
+
+    model_config = _CLOSED
+
+    status: str = Field(description="`starting`, `running`, `waiting: <for what>` or `stopped`.")
+    records: Count
+    letters: Count
+    bad_letters: Count
+    dead_letters: Count = Field(description="Records moved to the dead-letter topic.")
+    replays: Count = Field(description="Letters read a second time.")
+    joined: Count = Field(description="Letters that another record had brought already.")
+    clashes: Count = Field(description="Letters whose ID another one has.")
+
+
+class ReportsView(BaseModel):
+    """The profile topic, as this replica writes it; numbers since its start."""
+
+    model_config = _CLOSED
+
+    status: str = Field(description="`running`, `failing: <why>` or `stopped`.")
+    waiting: Count
+    published: Count
+    marked: Count
+    swept: Count = Field(description="Reports that a crash or an outage had left unpublished.")
+    left_to_sweep: Count
+
+
+class NoDrain(BaseModel):
+    """The service is not stopping."""
+
+    model_config = _CLOSED
+
+    draining: Literal[False]
+
+
+class Drain(BaseModel):
+    """How far the drain is."""
+
+    model_config = _CLOSED
+
+    draining: Literal[True]
+    reason: str = Field(description="`halt`, or the signal's name.")
+    step: str
+    seconds: float = Field(ge=0, description="Since it began.")
+    timeout_seconds: float = Field(description="When what is left is cut off.")
+    in_hand: Count = Field(description="Letters that are still held.")
+    unclean: list[str] = Field(description="What could not be done in order.")
+
+
+class StatusView(BaseModel):
+    """What the service is doing, in numbers."""
+
+    model_config = _CLOSED
+
+    version: str
+    state: Literal["starting", "running", "draining", "stopped"]
+    ready: bool
+    not_ready_because: list[str]
+    uptime_seconds: float = Field(ge=0)
+    queue: QueueView | None = Field(description="Null until MongoDB has told it for the first time.")
+    since_start: CountersView
+    rate: RateView
+    sessions: SessionsView
+    relay: RelayView
+    intake: IntakeView
+    reports: ReportsView
+    drain: NoDrain | Drain

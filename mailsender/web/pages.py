@@ -1,0 +1,55 @@
+"""The description of the HTTP side, as a document and as a page."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+from mailsender.web import openapi
+from mailsender.web.endpoints import FILES, JSON, PAGES
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page's Content-Security-Policy: nothing from other hosts, no script that is not a file of ours."""
+
+HOUR: Final = "public, max-age=3600"
+"""How long browsers keep the page's parts, which change with releases only."""
+
+
+class Pages:
+    """One method an endpoint. They need no key: what they show is the same for every deployment."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every path with its method."""
+        return [web.get(endpoint.path, getattr(self, endpoint.name)) for endpoint in PAGES]
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """The document."""
+        return web.Response(text=openapi.text(), content_type=JSON)
+
+    async def page(self, _: web.Request) -> web.Response:
+        """The page, whose script fetches the document."""
+        headers = {"Content-Security-Policy": POLICY}
+        return web.Response(
+            body=_content("index.html"), content_type="text/html", charset="utf-8", headers=headers
+        )
+
+    async def file(self, request: web.Request) -> web.Response:
+        """A part of the page."""
+        name = request.match_info["file"]
+        media = FILES.get(name)
+        if media is None:
+            raise web.HTTPNotFound
+        charset = "utf-8" if media.startswith("text/") else None
+        headers = {"Cache-Control": HOUR}
+        return web.Response(body=_content(name), content_type=media, charset=charset, headers=headers)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return (resources.files("mailsender.web") / "swagger-ui" / name).read_bytes()
