@@ -13,6 +13,7 @@ import pytest
 
 from mailsender.settings import Settings
 from mailsender.web.handlers import Handlers
+from mailsender.web.pages import Pages
 from tests.acceptance import conftest as acceptance
 from tests.acceptance.harness import KEY, World
 from tests.deploy.kube import Object, installed
@@ -52,7 +53,7 @@ def _path(item: Object) -> str:
 def test_every_endpoint_is_asked(requests: list[Object]) -> None:
     asked = {(item["request"]["method"], _path(item)) for item in requests}
     # The service is not needed to know its routes.
-    routes = Handlers(None, max_bytes=1, read_timeout=1).routes()  # type: ignore[arg-type]
+    routes = Handlers(None, max_bytes=1, read_timeout=1).routes() + Pages().routes()  # type: ignore[arg-type]
     for route in routes:
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path))
         assert any(method == route.method and re.fullmatch(pattern, path) for method, path in asked), route
