@@ -56,7 +56,8 @@ def test_kill_9_at_twenty_moments(world: World, catcher: Catcher) -> None:
 @pytest.mark.parametrize("how", ["SIGTERM", "halt"])
 def test_stopped_in_the_middle(world: World, catcher: Catcher, how: str) -> None:
     world.publish(batches(LETTERS))
-    first = world.started()
+    # A rate, so that there is a middle to stop in however fast the machine is.
+    first = world.started(SMTP_RATE_LIMIT_MAX_LETTERS="150", SMTP_RATE_LIMIT_PERIOD="1s")
     wait_until(lambda: catcher.counts()["received"] >= 100, "100 letters arrived", 60)
     if how == "halt":
         assert first.halt().status == 200
