@@ -224,6 +224,8 @@ class Replica:
         step("settle")
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
+        if len(self.hand):
+            unclean.append(f"{len(self.hand)} letters are still in hand; their leases give them back")
         step("report")
         await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
         left = self.reporter.state.waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -271,7 +271,10 @@ class Worker:
             )
             self._finish(token, letter, dict.fromkeys(letter.pending, refused), cut=False)
             return
-        await self._send(token, letter)
+        try:
+            await self._send(token, letter)
+        except ValueError as error:  # the message cannot be made
+            self._settle(token, as_error(letter, str(error), now=self._now()))
 
     async def _send(self, token: str, letter: Letter) -> None:
         """Carry the letter's open recipients, slice by slice."""
@@ -285,9 +288,13 @@ class Worker:
             )
             try:
                 outcome = await self._transact(letter, envelope)
-            except ValueError as error:  # the message cannot be made
-                self._settle(token, as_error(letter, str(error), now=self._now()))
-                return
+            except Exception as error:
+                if not results:
+                    raise
+                # What earlier slices came to stays true; the others end here, with the reason.
+                log.error("slice_raised", letter=letter.id, exc_info=error, action="the others are refused")
+                results.update(_refused(pending[start:], error))
+                break
             if outcome is None:
                 whole = False
                 break
@@ -379,6 +386,11 @@ class Worker:
 
     def _now(self) -> datetime:
         return now_ms(self._clock.epoch())
+
+
+def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:
+    reason = str(error) if isinstance(error, ValueError) else f"internal error ({type(error).__name__})"
+    return dict.fromkeys(addresses, Result(verdict=Verdict.REFUSED, phase=Phase.DATA, text=reason))
 
 
 def _address_fault(letter: Letter) -> str:

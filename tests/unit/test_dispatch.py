@@ -257,6 +257,29 @@ async def test_a_letter_that_raises_ends_as_error_and_its_neighbours_are_sent() 
     assert {done["letter 1"].status, done["letter 4"].status} == {Status.SENT}
 
 
+@pytest.mark.parametrize("error", [ValueError("Subject: no"), RuntimeError("a bug")])
+@pytest.mark.asyncio
+async def test_a_fault_in_a_later_slice_does_not_deny_what_was_accepted(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    made = PlainComposer.compose
+    calls: list[str] = []
+
+    def compose(self: PlainComposer, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
+        calls.append(letter.id)
+        if len(calls) > 1:
+            raise error
+        return made(self, letter, eight_bit=eight_bit, date=date)
+
+    monkeypatch.setattr(PlainComposer, "compose", compose)
+    async with running(FakeRelay(), max_recipients=1) as scene:
+        await scene.queue.insert([letter(1, "a@example.test", "b@example.test")])
+        scene.dispatch.nudge()
+        (done,) = await scene.settled(1)
+    assert done.status is Status.SENT
+    assert [r.result.verdict for r in done.recipients if r.result] == [Verdict.ACCEPTED, Verdict.REFUSED]
+
+
 @pytest.mark.asyncio
 async def test_the_courses_random_refusal() -> None:
     relay = FakeRelay()
