@@ -14,8 +14,9 @@ from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
 from mailsender.letter import Letter
 from mailsender.ports import Clock, Queue, Relay, Unavailable
+from mailsender.sessions import RelayState
 from mailsender.settle import Settler
-from mailsender.worker import Compose, RelayState, SendPolicy, Worker
+from mailsender.worker import Compose, SendPolicy, Worker
 
 log = structlog.get_logger()
 

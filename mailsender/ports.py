@@ -320,14 +320,26 @@ class RelayAway(Unavailable):
 
 
 class NotBegun(Exception):  # noqa: N818  an answer, not a mistake
-    """`Go.begin` said no: nothing was written and the session is as it was."""
+    """Nothing came of a transaction, nothing was sent, and it says nothing about the letter.
+
+    `Go.begin` said no; or the session ended before the relay had answered a word about this letter, and it
+    had carried others before, so that its end has to do with them. Another session may try at once.
+    """
 
 
 class Session(Protocol):
     """One connection to the relay, owned by one worker."""
 
+    @property
+    def depth(self) -> int:
+        """How many transactions it is worth to ask for at once: 2 where the relay takes them pipelined."""
+        ...
+
     async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
         """Carry one transaction through and say what became of each recipient.
+
+        Several may be asked for at once: they are carried in the order in which they were asked for, and at
+        most one of them is after its dot.
 
         `message` is ready for the wire but for dot-stuffing: CRLF line ends, no final dot. Never raises
         for anything that the relay does: a lost connection before the dot is `deferred`, after it
@@ -336,7 +348,7 @@ class Session(Protocol):
         transaction the session has been reset (RSET) when it is usable.
 
         Raises:
-            NotBegun: `go.begin()` said no.
+            NotBegun: nothing came of it.
         """
         ...
 

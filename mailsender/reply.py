@@ -21,6 +21,12 @@ MAX_LINES = 128
 MAX_TEXT = 500
 """Characters of a reply that are kept for people: they are stored and reported with each recipient."""
 
+MAX_KNOWN = 256
+"""Replies that are kept to be recognised: a relay says the same few things thousands of times."""
+
+MAX_KNOWN_LINE = 128
+"""Octets of the longest of them, so that they take no more than some kilobytes a session."""
+
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
@@ -82,10 +88,11 @@ def clean(text: str) -> str:
 class ReplyParser:
     """Gathers replies from bytes as they come, in whatever pieces."""
 
-    __slots__ = ("_buffer", "_code", "_lines")
+    __slots__ = ("_buffer", "_code", "_known", "_lines")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._known: dict[bytes, Reply] = {}
         self._code = 0
         self._lines: list[str] = []
 
@@ -105,11 +112,22 @@ class ReplyParser:
         """
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            reply = self._take(line.removesuffix(b"\r"))
-            if reply:
-                yield reply
+            alone = not self._lines
+            reply = self._known.get(line) if alone else None
+            if reply is None:
+                reply = self._take(line.removesuffix(b"\r"))
+                if reply is None:
+                    continue
+                if alone and len(line) <= MAX_KNOWN_LINE:
+                    self._keep(line, reply)
+            yield reply
         if len(self._buffer) > MAX_LINE:
             raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
+
+    def _keep(self, line: bytes, reply: Reply) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[line] = reply
 
     def _take(self, line: bytes) -> Reply | None:
         if len(line) > MAX_LINE:

@@ -1,4 +1,4 @@
-"""One worker: a session of its own, and letters through it one after the other."""
+"""One worker: a session of its own, and letters through it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
 from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.limiter import Slot
-from mailsender.ports import Clock, NotBegun, Relay, RelayAway, Session
+from mailsender.ports import Clock, NotBegun, Relay, RelayAway
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
+from mailsender.sessions import OwnSession, RelayState, pause
 from mailsender.settle import Settler
 
 log = structlog.get_logger()
-
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
-"""Seconds between two tries to reach a relay that is away."""
 
 
 class Compose(Protocol):
@@ -59,24 +57,6 @@ class SendPolicy:
     def dot_margin(self) -> float:
         """What a lease must still hold for the dot: from then on renewal goes on until the reply."""
         return min(5.0, self.lease / 8)
-
-
-@dataclass(slots=True)
-class RelayState:
-    """What all workers together know of the relay."""
-
-    name: str
-    open_sessions: int = 0
-    busy: int = 0
-    trouble: str = ""
-    phase: str = ""
-    since: float | None = None  # epoch seconds of the first failure in a row
-    connected_ever: bool = False
-
-    @property
-    def away(self) -> bool:
-        """Whether no session is open and the last try to open one failed."""
-        return bool(self.trouble) and self.open_sessions == 0
 
 
 @dataclass(slots=True)
@@ -119,6 +99,10 @@ class Worker:
     """Takes letters from the basket while it has a session to send them through.
 
     The session comes first: while the relay is away no letter is taken, so none counts an attempt.
+
+    Where the relay takes transactions pipelined and no rate is to be kept, letters come in two lanes: while
+    one is at its message the next one's envelope is ready to go with it. With a rate there is one lane, for a
+    slot is not to lapse behind another letter.
     """
 
     def __init__(
@@ -145,115 +129,65 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._chance = chance
-        self._session: Session | None = None
-        self._carried = 0
         self._stopping = asyncio.Event()
         self._cut = False
+        self._line = OwnSession(
+            relay,
+            state,
+            clock,
+            share=policy.max_letters_per_session,
+            chance=chance,
+            stopping=self._stopping,
+        )
 
     async def run(self) -> None:
         """Work until `stop`; ends with the session closed."""
         try:
-            while not self._stopping.is_set():
-                await self._next()
+            async with asyncio.TaskGroup() as lanes:
+                lanes.create_task(self._lane())
+                if self._gate.allowance.unlimited:
+                    lanes.create_task(self._second_lane())
         finally:
-            await self._close_session()
+            await self._line.close()
 
     def stop(self) -> None:
         """Take no more letters; a transaction that has begun goes on to its end."""
         self._stopping.set()
+        self._line.deep.set()
 
     def cut(self) -> None:
         """End now: before the dot the letter is deferred, after it uncertain."""
         self._cut = True
         self.stop()
-        if self._session is not None:
-            self._session.abort()
+        self._line.abort()
 
-    # --- sessions --------------------------------------------------------------------------------
+    # --- lanes -----------------------------------------------------------------------------------
+
+    async def _lane(self) -> None:
+        while not self._stopping.is_set():
+            await self._next()
+
+    async def _second_lane(self) -> None:
+        while not self._stopping.is_set():
+            await self._line.deep.wait()
+            await self._next()
 
     async def _next(self) -> None:
-        idle = self._policy.session_idle if self._session else None
+        idle = self._policy.session_idle if self._line.open else None
         # A relay that was away is asked on although no letter waits, so that readiness tells the truth.
         if not self._state.away and not await self._basket.wait(idle):
-            await self._close_session()
+            await self._line.close_if_idle()
             return
-        if not await self._have_session():
+        if not await self._line.have():
             return
         letter = self._basket.take()
         if letter is None:
             return
-        self._state.busy += 1
         try:
             await self._handle(letter)
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
             self._raised(letter, error)
-            await self._close_session()
-        finally:
-            self._state.busy -= 1
-
-    async def _have_session(self) -> bool:
-        """Whether a session is there and fit; opens one, trying again with backoff."""
-        backoff = FIRST_BACKOFF
-        while not self._stopping.is_set():
-            try:
-                await self._fit_session()
-            except RelayAway as error:
-                self._note_away(error)
-            else:
-                return True
-            await self._pause(backoff * (0.75 + self._chance.random() / 2))
-            backoff = min(LAST_BACKOFF, backoff * 2)
-        return False
-
-    async def _fit_session(self) -> Session:
-        """A session that can carry a transaction now. Raises RelayAway."""
-        limit = self._policy.max_letters_per_session
-        if self._session is not None and limit and self._carried >= limit:
-            await self._close_session()
-        if self._session is not None and not await self._session.ready():
-            await self._close_session()
-        if self._session is None:
-            session = await self._relay.connect()
-            self._session = session
-            self._carried = 0
-            self._state.open_sessions += 1
-            self._note_there()
-        return self._session
-
-    async def _close_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            self._state.open_sessions -= 1
-            await session.close()
-
-    def _note_away(self, error: RelayAway) -> None:
-        state = self._state
-        if not state.trouble:
-            state.since = self._clock.epoch()
-            log.warning(
-                "relay_away" if state.open_sessions == 0 else "relay_refuses_session",
-                relay=state.name,
-                phase=error.phase,
-                code=error.code,
-                error=str(error),
-                action="tried again with backoff; letters wait and no attempt is counted",
-            )
-        state.trouble, state.phase = str(error), error.phase
-
-    def _note_there(self) -> None:
-        state = self._state
-        if state.trouble or not state.connected_ever:
-            away = round(self._clock.epoch() - state.since, 1) if state.since else 0.0
-            log.info("relay_answers", relay=state.name, after_seconds=away)
-        state.connected_ever = True
-        state.trouble, state.phase, state.since = "", "", None
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+            self._line.retire()
 
     # --- one letter ------------------------------------------------------------------------------
 
@@ -312,28 +246,32 @@ class Worker:
         while True:
             try:
                 slot = await self._gate.acquire()
+                session = await self._line.fit()
             except NoSlots:
                 return None
-            try:
-                session = await self._fit_session()
             except RelayAway as error:
-                self._note_away(error)
+                self._line.note_away(error)
                 return None
-            await self._pause(max(0.0, slot.earliest - self._clock.monotonic()))
+            early = slot.earliest - self._clock.monotonic()
+            if early > 0:
+                await pause(self._stopping, early)
             if self._stopping.is_set():
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
-            go = _Go(self._clock, self._hand, self._policy, letter.id, slot, lambda: self._cut)
+            go = _Go(self._clock, self._hand, self._policy, letter.id, slot, self._is_cut)
             try:
-                outcome = await session.transact(envelope, message, go)
+                with self._line.used():
+                    outcome = await session.transact(envelope, message, go)
             except NotBegun:
                 if go.lease_lost or self._cut:
                     return None
-                continue  # the slot lapsed while we got ready: take another
-            self._carried += 1
+                continue  # the slot lapsed while we got ready, or the session had ended: try again
             if not outcome.session_usable:
-                await self._close_session()
+                await self._line.close(session)
             return dict(outcome.results)
+
+    def _is_cut(self) -> bool:
+        return self._cut
 
     def _finish(self, token: str, letter: Letter, results: dict[str, Result], *, cut: bool) -> None:
         attempt = Attempt(

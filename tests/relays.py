@@ -21,6 +21,7 @@ class FakeRelay:
     answer: Callable[[str], Result] = lambda address: ACCEPTED
     hold: asyncio.Event | None = None
     before_dot: bool = True
+    depth: int = 1
     sent: list[Envelope] = field(default_factory=list)
     connects: int = 0
     sessions: list[FakeSession] = field(default_factory=list)
@@ -64,6 +65,10 @@ class FakeSession:
         self.relay.sent.append(envelope)
         results = {address: self.relay.answer(address) for address in envelope.recipients}
         return Outcome(results=results, session_usable=True)
+
+    @property
+    def depth(self) -> int:
+        return self.relay.depth
 
     async def ready(self) -> bool:
         return self.alive

@@ -19,6 +19,9 @@ from typing import Self
 
 GREETING, BODY, DOT = "greeting", "body", "dot"
 
+ALSO_OFFERED: list[str] = []
+"""What every relay offers beside its own offers; see the fixture `pipelined`."""
+
 OFFERS = ("SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH PLAIN LOGIN")
 
 GOOD = {
@@ -224,7 +227,7 @@ class ScriptedRelay:
     async def _say_offers(self, peer: Peer) -> None:
         secure = peer.writer.get_extra_info("sslcontext") is not None
         starttls = ["STARTTLS"] if self._tls and not self._implicit and not secure else []
-        lines = ["relay.example.test", *starttls, *self._offers]
+        lines = ["relay.example.test", *starttls, *self._offers, *ALSO_OFFERED]
         for line in lines[:-1]:
             await peer.say(f"250-{line}")
         await peer.say(f"250 {lines[-1]}")

@@ -22,8 +22,9 @@ from aiosmtplib import (
 )
 
 from mailsender.adapters.smtp_channel import Channel
-from mailsender.adapters.smtp_dialogue import Offers, SmtpSession, Timeouts
+from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
+from mailsender.adapters.smtp_plan import Offers
 from mailsender.address import BadAddress, parse_address
 from mailsender.letter import Phase
 from mailsender.ports import Clock, RelayAway

@@ -1,13 +1,16 @@
-"""A connection to a relay as a place to ask and be answered.
+"""A connection to a relay: octets out, replies in, and a deadline for whatever is due.
 
 The connection is made elsewhere (`mailsender.adapters.smtp`); this protocol takes its transport over
-once the relay is ready for mail. Every wait has a deadline, and whatever breaks the order of question
-and answer ends the connection: a stream that is out of step can pin one recipient's answer on another.
+once the relay is ready for mail. What is said and what a reply answers is for its listener to know
+(`mailsender.adapters.smtp_dialogue`). Whatever breaks the order of question and answer ends the connection: a
+stream that is out of step can pin one recipient's answer on another.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 from mailsender.reply import Reply, ReplyError, ReplyParser
 
@@ -30,17 +33,43 @@ class Lost(Exception):  # noqa: N818  a state of the world, not a mistake
         self.reply = reply
 
 
+class Listener(Protocol):
+    """Who is told what comes over a channel."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a reply is due."""
+        ...
+
+    def take(self, reply: Reply) -> None:
+        """One reply; nothing is to be written yet, for more may have come with it."""
+        ...
+
+    def proceed(self) -> None:
+        """All that has come is taken: write what may be written now."""
+        ...
+
+    def lost(self, lost: Lost) -> None:
+        """The connection is gone; told once."""
+        ...
+
+
 class Channel(asyncio.Protocol):
-    """One question at a time, each with a deadline, to whoever is at the other end of `transport`."""
+    """Writes to whoever is at the other end of `transport`, and tells its listener what comes back."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = ReplyParser()
-        self._answer: asyncio.Future[Reply] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._listener: Listener | None = None
         self._paused = False
         self._fault: Lost | None = None
         self._gone = self._loop.create_future()
+        self._deadline: float | None = None
+        self._overdue = "", 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._rest: memoryview | None = None
+        self._taken: Callable[[], None] | None = None
+        self._block_timeout = 0.0
         self._transport = transport
         # With no slack `write` returns once all is in the hands of the kernel (under TLS, but for one
         # buffer): the dot does not wait behind a message that the relay is slow to read. It is 1, not
@@ -51,9 +80,19 @@ class Channel(asyncio.Protocol):
             self.fail("the relay closed the connection")
             self._gone.set_result(None)
 
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` from now on."""
+        self._listener = listener
+
     @property
     def alive(self) -> bool:
-        """Whether another question may be asked."""
+        """Whether anything more may be said.
+
+        It looks at the transport, too: one that fails in `write` says nothing, swallows what follows and
+        calls back only later. Without this look a dot would seem to have been sent.
+        """
+        if self._fault is None and self._transport.is_closing():
+            self.fail("the connection was lost")
         return self._fault is None
 
     @property
@@ -61,112 +100,112 @@ class Channel(asyncio.Protocol):
         """Why it is not alive."""
         return Lost(str(self._fault or ""), self._fault.reply if self._fault else None)
 
-    async def ask(self, command: bytes, timeout: float) -> Reply:
-        """Send `command`, which has its CRLF, and wait up to `timeout` seconds for the whole reply.
+    def write(self, data: bytes) -> None:
+        """Hand `data` to the transport; for what fits into a socket's buffer."""
+        self._transport.write(data)
 
-        Raises:
-            Lost: there will be no reply; the connection is closed.
+    def stream(self, data: bytes, timeout: float, taken: Callable[[], None]) -> None:
+        """Send `data` block by block; `taken` is called when the relay's side has taken all of it.
+
+        Each block may take `timeout` seconds, else the connection is closed.
         """
-        self.check()
-        if self._answer:
-            raise RuntimeError("a question is still open on this session")
-        self._answer = self._loop.create_future()
-        timer = self._loop.call_later(timeout, self._late, timeout)
-        try:
-            self._transport.write(command)
-            return await self._answer
-        except asyncio.CancelledError:
-            self.fail("the wait for the relay's answer was given up")  # which may come yet, out of turn
-            raise
-        finally:
-            timer.cancel()
-            self._answer = None
+        self._rest, self._taken, self._block_timeout = memoryview(data), taken, timeout
+        self._pump()
 
-    async def write(self, data: bytes, timeout: float) -> None:
-        """Send `data` block by block, waiting up to `timeout` seconds for the relay to take each.
-
-        Raises:
-            Lost: not all was sent; the connection is closed.
-        """
-        for start in range(0, len(data), BLOCK):
-            self.check()
-            self._transport.write(data[start : start + BLOCK])
-            if self._paused:
-                await self._until_taken(timeout)
-        self.check()
-
-    def check(self) -> None:
-        """Make sure that the connection is still there.
-
-        A transport that fails in `write` says nothing, swallows what follows and calls back only later:
-        without this look at it the dot would seem to have been sent.
-
-        Raises:
-            Lost: it is not.
-        """
-        if self._transport.is_closing():
-            self.fail("the connection was lost")
-        if self._fault:
-            raise self.fault
-
-    async def _until_taken(self, timeout: float) -> None:
-        self._room = self._loop.create_future()
-        timer = self._loop.call_later(timeout, self.fail, f"the relay took no data for {timeout:g}s")
-        try:
-            await self._room
-        except asyncio.CancelledError:
-            self.fail("the sending of a message was given up midway")
-            raise
-        finally:
-            timer.cancel()
-            self._room = None
+    def due(self, seconds: float | None) -> None:
+        """Close the connection unless `due` is called again within `seconds`; None: nothing is due."""
+        if seconds is None:
+            self._deadline = None
+        else:
+            self._set_deadline(seconds, "the relay gave no answer within")
 
     def fail(self, why: str, reply: Reply | None = None) -> None:
-        """Close the connection at once; whoever waits is told `why`. The first reason stands."""
+        """Close the connection at once; the listener is told `why`. The first reason stands."""
         self._transport.abort()
         if self._fault:
             return
         self._fault = Lost(why, reply)
-        if self._answer and not self._answer.done():
-            self._answer.set_exception(self.fault)
-        if self._room and not self._room.done():
-            self._room.set_exception(self.fault)
+        self._stop_timer()
+        self._rest = self._taken = None
+        if self._listener is not None:
+            self._listener.lost(self.fault)
 
     async def close(self) -> None:
         """Close the connection in good order, within a deadline."""
-        self._fault = self._fault or Lost("the session was closed")
+        self._stop_timer()
+        if self._fault is None:
+            self._fault = Lost("the session was closed")
+            if self._listener is not None:
+                self._listener.lost(self.fault)
         self._transport.close()
         try:
             await asyncio.wait([self._gone], timeout=LAST_WORDS)
         finally:
             self._transport.abort()
 
-    def _late(self, timeout: float) -> None:
-        self.fail(f"the relay gave no answer within {timeout:g}s")
+    # --- deadlines -------------------------------------------------------------------------------
+
+    def _set_deadline(self, seconds: float, overdue: str) -> None:
+        """One timer serves all deadlines: it is moved only when the new one comes before it."""
+        self._deadline = self._loop.time() + seconds
+        self._overdue = overdue, seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._stop_timer()
+            self._timer = self._loop.call_at(self._deadline, self._tick)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() >= self._deadline:
+            what, seconds = self._overdue
+            self.fail(f"{what} {seconds:g}s")
+        else:
+            self._timer = self._loop.call_at(self._deadline, self._tick)
+
+    # --- a message that does not fit into a buffer ----------------------------------------------
+
+    def _pump(self) -> None:
+        """Write on until the transport has enough, or nothing is left."""
+        while self._rest is not None:
+            if self._paused:
+                self._set_deadline(self._block_timeout, "the relay took no data for")
+                return
+            if not self.alive:
+                return
+            if not self._rest:
+                taken, self._rest, self._taken = self._taken, None, None
+                self._deadline = None
+                if taken is not None:
+                    taken()
+                return
+            block, self._rest = self._rest[:BLOCK], self._rest[BLOCK:]
+            self._transport.write(bytes(block))
 
     # --- called by the transport -----------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._fault:
+        listener = self._listener
+        if self._fault or listener is None:
             return
         try:
             for reply in self._parser.feed(data):
-                self._take(reply)
+                listener.take(reply)
+                if self._fault:
+                    return
         except ReplyError as error:
             self.fail(str(error))
-        if self._parser.midway and not self._waiting:
+            return
+        if self._parser.midway and not listener.waiting:
             self.fail("the relay spoke out of turn")
-
-    @property
-    def _waiting(self) -> bool:
-        return self._answer is not None and not self._answer.done()
-
-    def _take(self, reply: Reply) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_result(reply)
-        else:
-            self.fail(f"the relay said, unasked: {reply}", reply)
+            return
+        listener.proceed()
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""
@@ -185,5 +224,6 @@ class Channel(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         self._paused = False
-        if self._room and not self._room.done():
-            self._room.set_result(None)
+        if self._rest is not None:
+            # Not here: transports call this in the middle of their own accounts.
+            self._loop.call_soon(self._pump)

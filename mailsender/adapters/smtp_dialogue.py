@@ -1,17 +1,29 @@
-"""The transaction: MAIL, RCPT, DATA and the dot (RFC 5321 §3.3), and what became of each recipient.
+"""The dialogue with a relay: what is said when, and which letter and step each reply belongs to.
 
 It is our own, not the library's, because everything turns on knowing *when* a connection was lost:
 before the dot nothing was sent, after it nobody knows.
+
+Where the relay offers PIPELINING (RFC 2920) one write carries a message, its dot and the next letter's MAIL,
+RCPT … and DATA, which has to be the last of its group (§3.1). So a letter costs one round trip. At most one
+letter is after its dot, and at most one more has been spoken of, at any time. Without the extension one
+command is said at a time; what a reply means is the same.
+
+Everything happens in turns: a packet's replies are taken (`SmtpSession.take`), then what may be said is
+written (`SmtpSession.proceed`).
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from mailsender.adapters.smtp_channel import Channel, Lost
-from mailsender.address import Address, BadAddress, parse_address
-from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.adapters.smtp_plan import Offers, plan, stuffed
+from mailsender.adapters.smtp_transaction import Transaction
+from mailsender.letter import Envelope, Outcome, Phase
 from mailsender.ports import Clock, Go, NotBegun
 from mailsender.reply import Kind, Reply
 
@@ -24,11 +36,11 @@ PROBE_TIMEOUT = 5.0
 ONE_WRITE = 16 * 1024
 """Octets up to which message and dot go out together: they fit into any socket's buffer."""
 
-_VERDICTS = {
-    Kind.COMPLETED: Verdict.ACCEPTED,
-    Kind.TRANSIENT: Verdict.DEFERRED,
-    Kind.PERMANENT: Verdict.REFUSED,
-}
+_CLOSING = 421  # RFC 5321 §3.8: the relay closes the connection, whatever was asked
+_BAD_SEQUENCE = 503
+_DATA = b"DATA\r\n"
+_DOT = b".\r\n"
+_RSET = b"RSET\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,139 +55,18 @@ class Timeouts:
     dot: float = 600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offers:
-    """The extensions that matter here. `size` is the largest message in octets, 0 for no stated limit."""
+class _Step(NamedTuple):
+    """A command, and what its reply is about: a step of `transaction`, or whoever waits for `answer`."""
 
-    eight_bit: bool = False
-    smtputf8: bool = False
-    sizes: bool = False
-    size: int = 0
-
-    @classmethod
-    def of(cls, extensions: dict[str, str]) -> Offers:
-        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters."""
-        limit = extensions.get("size", "").strip()
-        return cls(
-            eight_bit="8bitmime" in extensions,
-            smtputf8="smtputf8" in extensions,
-            sizes="size" in extensions,
-            size=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0,
-        )
+    phase: Phase
+    command: bytes
+    transaction: Transaction | None = None
+    recipient: str = ""
+    answer: asyncio.Future[Reply] | None = None
+    seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What will be said in a transaction: the MAIL command, and one RCPT for each recipient.
-
-    `results` holds those who are refused without a word to the relay.
-    """
-
-    mail: bytes
-    rcpts: dict[str, bytes]
-    results: dict[str, Result]
-
-
-def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
-    """Decide what to say. No address can add a command or a parameter: only our own grammar passes.
-
-    Raises:
-        ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
-            end of the message, where we see none.
-    """
-    if not message.count(b"\r\n") == message.count(b"\r") == message.count(b"\n"):
-        raise ValueError("the message holds a bare CR or LF")
-    try:
-        sender = parse_address(envelope.reverse_path) if envelope.reverse_path else None
-    except BadAddress as error:
-        return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
-    if sender and sender.needs_smtputf8 and not offers.smtputf8:
-        return _refused_whole(envelope, "5.6.7", "the sender's address needs SMTPUTF8, which the relay lacks")
-    if offers.size and len(message) > offers.size:
-        text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
-        return _refused_whole(envelope, "5.3.4", text)
-    taken: dict[str, Address] = {}
-    results: dict[str, Result] = {}
-    for recipient in dict.fromkeys(envelope.recipients):
-        try:
-            address = parse_address(recipient)
-        except BadAddress as error:
-            results[recipient] = _refused(Phase.RCPT, "5.1.3", f"not an address: {error}")
-            continue
-        if address.needs_smtputf8 and not offers.smtputf8:
-            results[recipient] = _refused(Phase.RCPT, "5.6.7", "it needs SMTPUTF8, which the relay lacks")
-        else:
-            taken[recipient] = address
-    utf8 = bool(sender and sender.needs_smtputf8) or any(a.needs_smtputf8 for a in taken.values())
-    parameters = (
-        f" SIZE={len(message)}" if offers.sizes else "",
-        " BODY=8BITMIME" if offers.eight_bit and not message.isascii() else "",
-        " SMTPUTF8" if utf8 else "",
-    )
-    return Plan(
-        mail=f"MAIL FROM:<{sender.wire if sender else ''}>{''.join(parameters)}\r\n".encode(),
-        rcpts={name: f"RCPT TO:<{address.wire}>\r\n".encode() for name, address in taken.items()},
-        results=results,
-    )
-
-
-def _refused(phase: Phase, enhanced: str, text: str) -> Result:
-    return Result(verdict=Verdict.REFUSED, phase=phase, enhanced=enhanced, text=text)
-
-
-def _refused_whole(envelope: Envelope, enhanced: str, text: str) -> Plan:
-    result = _refused(Phase.MAIL, enhanced, text)
-    return Plan(mail=b"", rcpts={}, results=dict.fromkeys(envelope.recipients, result))
-
-
-def stuffed(message: bytes) -> bytes:
-    """`message` with its leading dots doubled (RFC 5321 §4.5.2) and its last line ended."""
-    if not message.endswith(b"\r\n"):
-        message += b"\r\n"
-    if message.startswith(b"."):
-        message = b"." + message
-    return message.replace(b"\r\n.", b"\r\n..")
-
-
-@dataclass(slots=True)
-class _Transaction:
-    """How far one transaction has come, and what is settled. `waiting` are those not yet settled."""
-
-    waiting: dict[str, bytes]
-    results: dict[str, Result]
-    phase: Phase = Phase.MAIL
-    some_taken: bool = False
-
-    def settle(self, recipient: str, reply: Reply) -> None:
-        """Note what `reply`, which came in this phase, means for `recipient`."""
-        verdict = _VERDICTS[reply.kind]
-        if reply.code == 552 and self.phase is Phase.RCPT and self.some_taken and reply.enhanced is None:
-            verdict = Verdict.DEFERRED  # "too many recipients" of old: RFC 5321 §4.5.3.1.10
-        if reply.code == 530:
-            verdict = (
-                Verdict.DEFERRED
-            )  # "authentication required" (RFC 4954 §6): our settings, not the letter
-        del self.waiting[recipient]
-        self.results[recipient] = Result(
-            verdict=verdict, phase=self.phase, code=reply.code, enhanced=reply.enhanced, text=reply.text
-        )
-
-    def settle_all(self, reply: Reply) -> None:
-        """Note what `reply` means for everybody left."""
-        for recipient in list(self.waiting):
-            self.settle(recipient, reply)
-
-    def lost(self, lost: Lost) -> None:
-        """Note that the connection is gone: everybody left is deferred, after the dot uncertain."""
-        result = Result(
-            verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED,
-            phase=self.phase,
-            code=lost.reply.code if lost.reply else None,
-            enhanced=lost.reply.enhanced if lost.reply else None,
-            text=str(lost),
-        )
-        self.results.update(dict.fromkeys(self.waiting, result))
-        self.waiting.clear()
+_WANTED = {Phase.DATA: Kind.INTERMEDIATE}
 
 
 class SmtpSession:
@@ -185,109 +76,307 @@ class SmtpSession:
         self._channel = channel
         self._offers = offers
         self._timeouts = timeouts
-        self._patience = {Phase.DATA: timeouts.data, Phase.DOT: timeouts.dot}
+        self._patience = {
+            Phase.MAIL: timeouts.command,
+            Phase.RCPT: timeouts.command,
+            Phase.RSET: timeouts.command,
+            Phase.DATA: timeouts.data,
+            Phase.DOT: timeouts.dot,
+        }
         self._clock = clock
         self._used = clock.monotonic()
+        self._carried = False
+        self._queue: deque[Transaction] = deque()  # not begun
+        self._live: list[Transaction] = []  # begun and not finished, the earliest first
+        self._front: Transaction | None = None  # the last one begun, while it is before its dot
+        self._streaming = False  # its message is on its way, in blocks
+        self._unsaid: deque[_Step] = deque()
+        self._owed: deque[_Step] = deque()
+        self._watched: _Step | None = None  # the step that the deadline is for
+        channel.listen(self)
 
     def accepts_8bit(self) -> bool:
         """See `Session`."""
         return self._offers.eight_bit
 
+    @property
+    def depth(self) -> int:
+        """See `Session`."""
+        return 2 if self._offers.pipelining else 1
+
     async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
         """See `Session`.
 
         Raises:
-            NotBegun: `go.begin()` said no.
+            NotBegun: see `Session`.
             ValueError: `message` holds a bare CR or LF.
         """
         said = plan(envelope, message, self._offers)
-        transaction = _Transaction(waiting=dict(said.rcpts), results=said.results)
-        if said.rcpts:
-            await self._carry(transaction, said, message, go)
-        self._used = self._clock.monotonic()
+        if not said.rcpts:
+            return Outcome(results=said.results, session_usable=self._channel.alive)
+        done = asyncio.get_running_loop().create_future()
+        transaction = Transaction(said=said, message=message, go=go, done=done)
+        self._queue.append(transaction)
+        self.proceed()
+        try:
+            await done
+        except asyncio.CancelledError:
+            self._give_up(transaction)
+            raise
+        results = transaction.results
         return Outcome(
-            results={recipient: transaction.results[recipient] for recipient in envelope.recipients},
+            results={recipient: results[recipient] for recipient in envelope.recipients},
             session_usable=self._channel.alive,
         )
 
-    async def _carry(self, transaction: _Transaction, said: Plan, message: bytes, go: Go) -> None:
-        """Go through the steps until everybody is settled."""
-        if not self._channel.alive:
-            transaction.lost(self._channel.fault)
-            return
-        if not go.begin():
-            raise NotBegun
-        try:
-            taken = await self._envelope(transaction, said) and await self._content(transaction, message, go)
-            if not taken:
-                await self._reset()
-        except Lost as lost:
-            transaction.lost(lost)
+    def _give_up(self, transaction: Transaction) -> None:
+        if transaction in self._queue:
+            self._queue.remove(transaction)
+        elif transaction in self._live:
+            self._channel.fail("the wait for the relay's answer was given up")  # it may come yet, out of turn
 
-    async def _envelope(self, transaction: _Transaction, said: Plan) -> bool:
-        """MAIL and RCPT; False when nobody is left to send to."""
-        reply = await self._ask(said.mail, Phase.MAIL, Kind.COMPLETED)
-        if reply.kind is not Kind.COMPLETED:
-            transaction.settle_all(reply)
+    # --- what is said ----------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """See `Listener`."""
+        return bool(self._owed)
+
+    def proceed(self) -> None:
+        """See `Listener`. All that may be said goes out in one write."""
+        if not self._channel.alive:
+            self._dismiss()
+            return
+        if self._streaming:
+            return
+        out: list[bytes] = []
+        front = self._front
+        if front is not None and front.at_message and not self._end_message(front, out):
+            return
+        self._begin_next()
+        self._say(out)
+        if out:
+            self._channel.write(b"".join(out))
+        self._watch()
+
+    def _end_message(self, front: Transaction, out: list[bytes]) -> bool:
+        """The message and its dot; False when it has to be streamed first, or may not be ended."""
+        if front.void or not front.waiting:
+            # 354 without a recipient: RFC 2920 §3.1 wants the lone dot, whose reply counts for nobody.
+            front.void = True
+            self._dot(front, _DOT, out)
+            return True
+        body = stuffed(front.message)
+        if len(body) <= ONE_WRITE:
+            return self._ask_and_dot(front, body + _DOT, out)
+        self._streaming = True
+        self._channel.stream(body, self._timeouts.block, self._streamed)
+        return False
+
+    def _streamed(self) -> None:
+        """All of a large message is with the relay: permission for its end is asked now, not before."""
+        self._streaming = False
+        out: list[bytes] = []
+        front = self._front
+        if front is None or not self._ask_and_dot(front, _DOT, out):
+            return
+        self._begin_next()
+        self._say(out)
+        self._channel.write(b"".join(out))
+        self._watch()
+
+    def _ask_and_dot(self, front: Transaction, last: bytes, out: list[bytes]) -> bool:
+        # A connection that is lost from here on counts as lost after the dot.
+        if not self._channel.alive:
             return False
-        transaction.phase = Phase.RCPT
-        for recipient, command in said.rcpts.items():
-            reply = await self._ask(command, Phase.RCPT, Kind.COMPLETED)
+        if not front.go.dot():
+            self._channel.fail("given up before the end of the message was sent")
+            return False
+        front.phase = Phase.DOT
+        self._dot(front, last, out)
+        return True
+
+    def _dot(self, front: Transaction, last: bytes, out: list[bytes]) -> None:
+        self._front = None
+        front.at_message = False
+        self._owed.append(_Step(Phase.DOT, last, front))
+        out.append(last)
+
+    def _begin_next(self) -> None:
+        """Begin the next transaction where the dialogue has room for it and it is allowed to."""
+        while self._queue and self._front is None and (self._offers.pipelining or not self._live):
+            transaction = self._queue.popleft()
+            if not transaction.go.begin():
+                self._refuse(transaction)
+                continue
+            transaction.follows, self._carried = self._carried, True
+            self._live.append(transaction)
+            self._front = transaction
+            said, unsaid = transaction.said, self._unsaid
+            unsaid.append(_Step(Phase.MAIL, said.mail, transaction))
+            for recipient, command in said.rcpts.items():
+                unsaid.append(_Step(Phase.RCPT, command, transaction, recipient))
+            unsaid.append(_Step(Phase.DATA, _DATA, transaction))
+
+    def _say(self, out: list[bytes]) -> None:
+        unsaid, owed = self._unsaid, self._owed
+        while unsaid and (self._offers.pipelining or not owed):
+            step = unsaid.popleft()
+            owed.append(step)
+            out.append(step.command)
+
+    def _watch(self) -> None:
+        """Set the deadline of the reply that is due next, once for each."""
+        step = self._owed[0] if self._owed else None
+        if step is not self._watched:
+            self._watched = step
+            self._channel.due(None if step is None else step.seconds or self._patience[step.phase])
+
+    # --- what is heard ---------------------------------------------------------------------------
+
+    def take(self, reply: Reply) -> None:
+        """See `Listener`."""
+        if not self._owed:
+            self._channel.fail(f"the relay said, unasked: {reply}", reply)
+            return
+        step = self._owed[0]
+        if step.answer is not None:
+            self._owed.popleft()
+            if not step.answer.done():
+                step.answer.set_result(reply)
+            return
+        phase, transaction = step.phase, step.transaction
+        if reply.kind < Kind.TRANSIENT and reply.kind is not _WANTED.get(phase, Kind.COMPLETED):
+            self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
+            return
+        if reply.code == _CLOSING and phase is not Phase.DOT:
+            self._channel.fail(f"the relay ends the session: {reply}", reply)
+            return
+        self._owed.popleft()
+        if transaction is not None:
+            _TAKE[phase](self, transaction, step.recipient, reply)
+
+    def _mail(self, transaction: Transaction, _: str, reply: Reply) -> None:
+        if reply.kind is Kind.COMPLETED:
+            transaction.phase = Phase.RCPT
+        elif reply.code == _BAD_SEQUENCE and transaction.behind_refused:
+            # The relay holds on to the refused transaction before this one; RSET is what it takes.
+            transaction.out_of_step = transaction.void = True
+        else:
+            transaction.settle_all(reply)
+            transaction.void = True
+        transaction.heard = True
+        self._skip_when_void(transaction)
+
+    def _rcpt(self, transaction: Transaction, recipient: str, reply: Reply) -> None:
+        if not transaction.void:
             if reply.kind is Kind.COMPLETED:
                 transaction.some_taken = True
             else:
                 transaction.settle(recipient, reply)
-        return bool(transaction.waiting)
+        following = self._owed[0] if self._owed else self._unsaid[0] if self._unsaid else None
+        if following is not None and following.phase is Phase.DATA and not transaction.void:
+            if transaction.waiting:
+                transaction.phase = Phase.DATA
+            else:
+                self._skip_when_void(transaction)
 
-    async def _content(self, transaction: _Transaction, message: bytes, go: Go) -> bool:
-        """DATA, the message and the dot; False when the relay did not take it."""
-        transaction.phase = Phase.DATA
-        reply = await self._ask(b"DATA\r\n", Phase.DATA, Kind.INTERMEDIATE)
+    def _skip_when_void(self, transaction: Transaction) -> None:
+        """Say no more of a transaction that is over; what was said already is still answered."""
+        over = transaction.void or not transaction.waiting
+        if over and self._unsaid and self._unsaid[0].transaction is transaction:
+            self._unsaid.clear()
+            transaction.void = True
+            self._front = None
+            self._reset(transaction)
+
+    def _data(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if reply.kind is Kind.INTERMEDIATE:
-            reply = await self._message(transaction, stuffed(message), go)
-        transaction.settle_all(reply)
-        return reply.kind is Kind.COMPLETED
+            transaction.at_message = True
+            return
+        if not transaction.out_of_step:
+            transaction.settle_all(reply)
+        self._front = None
+        self._reset(transaction)
 
-    async def _message(self, transaction: _Transaction, body: bytes, go: Go) -> Reply:
-        """The message and, only when `go` allows, its end."""
-        if len(body) > ONE_WRITE:
-            await self._channel.write(body, self._timeouts.block)
-            body = b""
-        self._channel.check()  # what is lost from here on counts as lost after the dot
-        if not go.dot():
-            self._channel.fail("given up before the end of the message was sent")
-            raise self._channel.fault
-        transaction.phase = Phase.DOT
-        return await self._ask(body + b".\r\n", Phase.DOT, Kind.COMPLETED)
+    def _dotted(self, transaction: Transaction, _: str, reply: Reply) -> None:
+        if not transaction.void:
+            transaction.settle_all(reply)
+        if reply.code == _CLOSING:
+            self._channel.fail(f"the relay ends the session: {reply}", reply)
+        elif reply.kind is Kind.COMPLETED and not transaction.void:
+            self._finish(transaction)
+        elif self._front is None:
+            self._reset(transaction)
+        else:
+            # The next one was spoken of already: a RSET now would be the end of that one.
+            self._front.behind_refused = True
+            self._finish(transaction)
 
-    async def _reset(self) -> None:
+    def _reset(self, transaction: Transaction) -> None:
         """Clear what a refused transaction left behind, so that it cannot poison the next one."""
-        try:
-            reply = await self._ask(b"RSET\r\n", Phase.RSET, Kind.COMPLETED)
-        except Lost:
-            return  # everybody is settled; that the session is over shows in its state
+        self._unsaid.append(_Step(Phase.RSET, _RSET, transaction))
+
+    def _was_reset(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if reply.kind is not Kind.COMPLETED:
             self._channel.fail(f"the relay refused RSET: {reply}", reply)
+        else:
+            self._finish(transaction)
 
-    async def _ask(self, command: bytes, phase: Phase, wanted: Kind) -> Reply:
-        """Ask, and end the session on 421 and on a reply that is no answer to this.
+    # --- how it ends -----------------------------------------------------------------------------
 
-        Raises:
-            Lost: there is no answer, or none that has a meaning here.
+    def _finish(self, transaction: Transaction) -> None:
+        self._live.remove(transaction)
+        self._used = self._clock.monotonic()
+        if transaction.out_of_step:
+            self._refuse(transaction)
+        elif not transaction.done.done():
+            transaction.done.set_result(None)
+
+    def _refuse(self, transaction: Transaction) -> None:
+        if not transaction.done.done():
+            transaction.done.set_exception(NotBegun())
+
+    def lost(self, lost: Lost) -> None:
+        """See `Listener`."""
+        owed, live = list(self._owed), list(self._live)
+        self._owed.clear()
+        self._unsaid.clear()
+        self._live.clear()
+        self._front, self._streaming = None, False
+        for step in owed:
+            if step.answer is not None and not step.answer.done():
+                step.answer.set_exception(lost)
+        for transaction in live:
+            if not transaction.judged:
+                self._refuse(transaction)
+                continue
+            transaction.lost(lost)
+            if not transaction.done.done():
+                transaction.done.set_result(None)
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Send away those who had not begun when the connection was lost.
+
+        A session that never carried anything would be replaced by another one like it without end: there the
+        first letter is told what happened.
         """
-        reply = await self._channel.ask(command, self._patience.get(phase, self._timeouts.command))
-        if reply.kind < Kind.TRANSIENT and reply.kind is not wanted:
-            self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
-            raise self._channel.fault
-        if reply.code == 421:  # RFC 5321 §3.8: it closes the connection, whatever was asked
-            self._channel.fail(f"the relay ends the session: {reply}", reply)
-            if phase is not Phase.DOT:
-                raise self._channel.fault
-        return reply
+        while self._queue:
+            transaction = self._queue.popleft()
+            if self._carried:
+                self._refuse(transaction)
+                continue
+            self._carried = True
+            transaction.lost(self._channel.fault)
+            if not transaction.done.done():
+                transaction.done.set_result(None)
+
+    # --- between transactions --------------------------------------------------------------------
 
     async def ready(self) -> bool:
         """See `Session`."""
-        if self._channel.alive and self._clock.monotonic() - self._used > PROBE_AFTER:
+        if self._channel.alive and not self._live and self._clock.monotonic() - self._used > PROBE_AFTER:
             try:
                 await self._ask_shortly(b"NOOP\r\n")
             except Lost:
@@ -296,9 +385,27 @@ class SmtpSession:
         return self._channel.alive
 
     async def _ask_shortly(self, command: bytes) -> None:
-        reply = await self._channel.ask(command, min(PROBE_TIMEOUT, self._timeouts.command))
+        reply = await self._ask(command, min(PROBE_TIMEOUT, self._timeouts.command))
         if reply.kind is not Kind.COMPLETED:
             self._channel.fail(f"the relay answered {reply}", reply)
+
+    async def _ask(self, command: bytes, seconds: float) -> Reply:
+        """Ask beside all transactions and wait for the answer.
+
+        Raises:
+            Lost: there will be none; the connection is closed.
+        """
+        if not self._channel.alive:
+            raise self._channel.fault
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._owed.append(_Step(Phase.RSET, command, answer=answer, seconds=seconds))
+        self._channel.write(command)
+        self._watch()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._channel.fail("the wait for the relay's answer was given up")  # it may come yet, out of turn
+            raise
 
     def abort(self) -> None:
         """See `Session`."""
@@ -306,7 +413,16 @@ class SmtpSession:
 
     async def close(self) -> None:
         """See `Session`."""
-        if self._channel.alive:
+        if self._channel.alive and not self._live:
             with suppress(Lost):  # it was to end anyway
                 await self._ask_shortly(b"QUIT\r\n")
         await self._channel.close()
+
+
+_TAKE: dict[Phase, Any] = {
+    Phase.MAIL: SmtpSession._mail,  # noqa: SLF001  a table of the class's own methods
+    Phase.RCPT: SmtpSession._rcpt,  # noqa: SLF001
+    Phase.DATA: SmtpSession._data,  # noqa: SLF001
+    Phase.DOT: SmtpSession._dotted,  # noqa: SLF001
+    Phase.RSET: SmtpSession._was_reset,  # noqa: SLF001
+}

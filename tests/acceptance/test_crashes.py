@@ -11,27 +11,32 @@ from tests.acceptance.harness import World, batches, check_all_answered, subject
 from tests.parts import wait_until
 
 LETTERS = 500
+SESSIONS = 5
+"""The default of SMTP_MAX_SENDERS."""
 
 
-def kill_and_restart(world: World, catcher: Catcher, when: int) -> int:
-    """Kill the service once `when` letters have arrived, start it again; returns the duplicates."""
+def kill_and_restart(world: World, catcher: Catcher, when: int) -> None:
+    """Kill the service once `when` letters have arrived, start it again.
+
+    Only what was accepted and not yet settled may come twice.
+    """
     world.publish(batches(LETTERS))
     first = world.replica()
     first.start()
     wait_until(lambda: catcher.counts()["received"] >= when, f"{when} letters arrived", 60)
     first.child.kill()
+    # A dot on its way in each session may still be counted.
+    unsettled = catcher.counts()["received"] - world.by_status()["sent"] + SESSIONS
     world.started()
     check_all_answered(world, LETTERS, world.wait_reports(LETTERS, 90))
     arrived = subjects(catcher.messages())
     assert len(arrived) == LETTERS, "letters were lost"
-    return sum(arrived.values()) - LETTERS
+    assert sum(arrived.values()) - LETTERS <= unsettled
 
 
 @pytest.mark.parametrize("when", [0, 1, 250])
 def test_kill_9_in_the_middle(world: World, catcher: Catcher, when: int) -> None:
-    duplicates = kill_and_restart(world, catcher, when)
-    # Only what was accepted and not yet settled can come twice: what the workers and one write hold.
-    assert duplicates <= 60
+    kill_and_restart(world, catcher, when)
 
 
 def test_kill_9_at_twenty_moments(world: World, catcher: Catcher) -> None:

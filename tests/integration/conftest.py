@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import scripted
+
 
 @pytest.fixture(autouse=True)
 def _collected(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -23,3 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"kafka", "own_kafka"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+@pytest.fixture(params=["PIPELINING", ""], ids=["pipelined", "one by one"])
+def pipelined(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Scripted relays offer PIPELINING, or they do not: what a reply means is the same."""
+    monkeypatch.setattr(scripted, "ALSO_OFFERED", [request.param] if request.param else [])
+    return bool(request.param)

@@ -61,17 +61,19 @@ def test_frozen_mongod_answers_nothing_until_thawed(own_mongod: Mongod) -> None:
 
 
 def test_replica_set_elects_another_primary(replica_set: ReplicaSet) -> None:
-    first = replica_set.primary
+    def primary() -> Mongod | None:
+        try:
+            return replica_set.primary
+        except ChildError:
+            return None  # an election is under way, or a member is slow to answer
+
+    wait_until(primary, "a primary")
+    first = primary()
+    assert first is not None
     assert len([member for member in replica_set.members if member is not first]) == 2
     first.kill()
 
-    def another() -> bool:
-        try:
-            return replica_set.primary is not first
-        except ChildError:
-            return False
-
-    wait_until(another, "new primary")
+    wait_until(lambda: primary() not in {first, None}, "new primary")
 
 
 def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:

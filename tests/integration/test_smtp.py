@@ -48,6 +48,8 @@ from tests.sessions import (
     verdicts,
 )
 
+pytestmark = pytest.mark.usefixtures("pipelined")
+
 # --- what goes well ---------------------------------------------------------------------------
 
 
@@ -270,12 +272,18 @@ async def test_one_refused_recipient_does_not_harm_the_others() -> None:
 
 
 @pytest.mark.asyncio
-async def test_without_a_recipient_there_is_no_data_but_a_reset() -> None:
+async def test_without_a_recipient_there_is_no_message_but_a_reset(pipelined: bool) -> None:
+    """RFC 2920 §3.1: to a 354 that comes although nobody was taken a lone dot is the answer."""
     async with ScriptedRelay({"RCPT": "550 5.1.1 No"}) as relay, opened(relay) as session:
         outcome = await send(session, A, B)
+        assert verdicts(await send(session, C)) == [REFUSED]
     assert verdicts(outcome) == [REFUSED, REFUSED]
+    assert {result.code for result in outcome.results.values()} == {550}
     assert outcome.session_usable
-    assert [c.partition(" ")[0] for c in mail_commands(relay)] == ["MAIL", "RCPT", "RCPT", "RSET"]
+    heard = [c.partition(" ")[0] for c in mail_commands(relay)]
+    data = ["DATA"] if pipelined else []
+    assert heard == ["MAIL", "RCPT", "RCPT", *data, "RSET", "MAIL", "RCPT", *data, "RSET"]
+    assert relay.messages == [b"", b""] * pipelined
 
 
 @pytest.mark.asyncio
@@ -324,14 +332,14 @@ async def test_too_many_recipients_in_the_words_of_old_is_not_final() -> None:
 @pytest.mark.parametrize(
     "loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
-def test_both_event_loops(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_both_event_loops(loop_factory: Callable[[], asyncio.AbstractEventLoop], pipelined: bool) -> None:
     async def scenario() -> None:
         many = b"line\r\n" * 100_000
         async with ScriptedRelay({f"RCPT TO:<{B}>": "550 5.1.1 No"}) as relay, opened(relay) as session:
             assert verdicts(await send(session, A, B, message=many)) == [ACCEPTED, REFUSED]
             assert verdicts(await send(session, B)) == [REFUSED]
             assert verdicts(await send(session)) == [ACCEPTED]
-        assert relay.messages == [many, MESSAGE]
+        assert relay.messages == [many, *[b""] * pipelined, MESSAGE]
         timeouts = replace(SHORTLY, block=SHORT)
         async with (
             ScriptedRelay({BODY: freeze}, receive_buffer=4096) as relay,

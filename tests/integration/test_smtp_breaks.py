@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mailsender.letter import Phase, Verdict
+from mailsender.ports import NotBegun
 from tests.clocks import ManualClock
 from tests.scripted import (
     BODY,
@@ -39,6 +40,8 @@ from tests.sessions import (
     verdicts,
 )
 
+pytestmark = pytest.mark.usefixtures("pipelined")
+
 # --- what breaks ------------------------------------------------------------------------------
 
 PHASES = [
@@ -55,14 +58,25 @@ BREAKS: dict[str, Act] = {"drop": drop, "reset": reset}
 @pytest.mark.parametrize("how", BREAKS)
 @pytest.mark.parametrize(("moment", "phase"), PHASES)
 async def test_a_lost_connection_is_deferred_before_the_dot_and_uncertain_after_it(
-    moment: str, phase: Phase, how: str
+    moment: str, phase: Phase, how: str, pipelined: bool
 ) -> None:
     async with ScriptedRelay({moment: BREAKS[how]}, receive_buffer=4096) as relay, opened(relay) as session:
         outcome = await send(session, A, B, message=LARGE if moment == BODY else MESSAGE)
         assert not await session.ready()
     assert verdicts(outcome) == [UNCERTAIN if phase is Phase.DOT else DEFERRED] * 2
-    assert {result.phase for result in outcome.results.values()} == {phase}
+    assert {result.phase for result in outcome.results.values()} <= known_phases(phase, pipelined)
     assert not outcome.session_usable
+
+
+def known_phases(phase: Phase, pipelined: bool) -> set[Phase]:
+    """How far a transaction may seem to have come that was in `phase` when the connection went.
+
+    Pipelined replies that were on their way then are not always seen.
+    """
+    if not pipelined or phase is Phase.DOT:
+        return {phase}
+    phases = [Phase.MAIL, Phase.RCPT, Phase.DATA]
+    return set(phases[: phases.index(phase) + 1])
 
 
 @pytest.mark.asyncio
@@ -223,7 +237,10 @@ async def test_what_comes_unasked_ends_the_session_and_answers_nothing(more: byt
         assert verdicts(outcome) == [ACCEPTED]
         assert not outcome.session_usable
         assert not await session.ready()
-        assert verdicts(await send(session)) == [DEFERRED]
+        with pytest.raises(
+            NotBegun
+        ):  # it had carried a letter: what ended it has nothing to do with this one
+            await send(session)
     assert len([c for c in relay.commands if c.startswith("MAIL")]) == 1
 
 
@@ -234,9 +251,21 @@ async def test_a_relay_that_goes_while_the_session_idles_is_noticed() -> None:
         await relay.peers[0].say("421 4.4.2 Idle too long")
         await asyncio.wait_for(relay.peers[0].over.wait(), 5)  # we have closed it at once
         assert not await session.ready()
-        assert [(r.verdict, r.phase) for r in (await send(session)).results.values()] == [
-            (DEFERRED, Phase.MAIL)
-        ]
+        with pytest.raises(NotBegun):
+            await send(session)
+
+
+@pytest.mark.asyncio
+async def test_the_first_letter_of_a_session_that_has_gone_is_told_so() -> None:
+    """Else a relay that drops every session would be asked again and again, at once, without end."""
+    async with ScriptedRelay() as relay, opened(relay) as session:
+        await relay.peers[0].say("421 4.4.2 Not today")
+        await asyncio.wait_for(relay.peers[0].over.wait(), 5)
+        outcome = await send(session)
+        with pytest.raises(NotBegun):
+            await send(session)
+    [result] = outcome.results.values()
+    assert (result.verdict, result.phase, result.code) == (DEFERRED, Phase.MAIL, 421)
 
 
 @pytest.mark.asyncio
@@ -272,7 +301,7 @@ async def test_a_session_that_does_not_answer_well_is_not_ready(answer: Answer) 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("moment", "phase"), PHASES)
-async def test_abort_ends_a_transaction_at_once(moment: str, phase: Phase) -> None:
+async def test_abort_ends_a_transaction_at_once(moment: str, phase: Phase, pipelined: bool) -> None:
     act = freeze if moment == BODY else stall
     async with ScriptedRelay({moment: act}, receive_buffer=4096) as relay, opened(relay) as session:
         sending = asyncio.create_task(send(session, A, B, message=LARGE if moment == BODY else MESSAGE))
@@ -281,7 +310,7 @@ async def test_abort_ends_a_transaction_at_once(moment: str, phase: Phase) -> No
         outcome = await asyncio.wait_for(sending, 1)
         assert not await session.ready()
     assert verdicts(outcome) == [UNCERTAIN if phase is Phase.DOT else DEFERRED] * 2
-    assert outcome.results[A].phase is phase
+    assert outcome.results[A].phase in known_phases(phase, pipelined)
     assert not outcome.session_usable
 
 

@@ -1,0 +1,113 @@
+"""What will be said in a transaction, decided before a word of it is said. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mailsender.address import Address, BadAddress, parse_address
+from mailsender.letter import Envelope, Phase, Result, Verdict
+
+_sender = lru_cache(maxsize=16)(parse_address)  # a service has one reverse-path, or a few
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """The extensions that matter here. `size` is the largest message in octets, 0 for no stated limit.
+
+    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920).
+    """
+
+    eight_bit: bool = False
+    smtputf8: bool = False
+    sizes: bool = False
+    size: int = 0
+    pipelining: bool = False
+
+    @classmethod
+    def of(cls, extensions: dict[str, str]) -> Offers:
+        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters."""
+        limit = extensions.get("size", "").strip()
+        return cls(
+            eight_bit="8bitmime" in extensions,
+            smtputf8="smtputf8" in extensions,
+            sizes="size" in extensions,
+            size=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0,
+            pipelining="pipelining" in extensions,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be said in a transaction: the MAIL command, and one RCPT for each recipient.
+
+    `results` holds those who are refused without a word to the relay.
+    """
+
+    mail: bytes
+    rcpts: dict[str, bytes]
+    results: dict[str, Result]
+
+
+def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
+    """Decide what to say. No address can add a command or a parameter: only our own grammar passes.
+
+    Raises:
+        ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
+            end of the message, where we see none.
+    """
+    if not message.count(b"\r\n") == message.count(b"\r") == message.count(b"\n"):
+        raise ValueError("the message holds a bare CR or LF")
+    try:
+        sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
+    except BadAddress as error:
+        return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
+    if sender and sender.needs_smtputf8 and not offers.smtputf8:
+        return _refused_whole(envelope, "5.6.7", "the sender's address needs SMTPUTF8, which the relay lacks")
+    if offers.size and len(message) > offers.size:
+        text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
+        return _refused_whole(envelope, "5.3.4", text)
+    rcpts: dict[str, bytes] = {}
+    results: dict[str, Result] = {}
+    utf8 = bool(sender and sender.needs_smtputf8)
+    for recipient in dict.fromkeys(envelope.recipients):
+        try:
+            address = parse_address(recipient)
+        except BadAddress as error:
+            results[recipient] = _refused(Phase.RCPT, "5.1.3", f"not an address: {error}")
+            continue
+        if not address.needs_smtputf8:
+            rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
+        elif offers.smtputf8:
+            utf8 = True
+            rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
+        else:
+            results[recipient] = _refused(Phase.RCPT, "5.6.7", "it needs SMTPUTF8, which the relay lacks")
+    return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+
+
+def _mail(sender: Address | None, message: bytes, offers: Offers, *, utf8: bool) -> bytes:
+    parameters = (
+        f" SIZE={len(message)}" if offers.sizes else "",
+        " BODY=8BITMIME" if offers.eight_bit and not message.isascii() else "",
+        " SMTPUTF8" if utf8 else "",
+    )
+    return f"MAIL FROM:<{sender.wire if sender else ''}>{''.join(parameters)}\r\n".encode()
+
+
+def _refused(phase: Phase, enhanced: str, text: str) -> Result:
+    return Result(verdict=Verdict.REFUSED, phase=phase, enhanced=enhanced, text=text)
+
+
+def _refused_whole(envelope: Envelope, enhanced: str, text: str) -> Plan:
+    result = _refused(Phase.MAIL, enhanced, text)
+    return Plan(mail=b"", rcpts={}, results=dict.fromkeys(envelope.recipients, result))
+
+
+def stuffed(message: bytes) -> bytes:
+    """`message` with its leading dots doubled (RFC 5321 §4.5.2) and its last line ended."""
+    if not message.endswith(b"\r\n"):
+        message += b"\r\n"
+    if message.startswith(b"."):
+        message = b"." + message
+    return message.replace(b"\r\n.", b"\r\n..")
