@@ -81,6 +81,8 @@ def parse_address(text: str) -> Address:
     plain = _PLAIN.fullmatch(text) if len(text) <= MAX_ADDRESS else None
     if plain:
         local, domain = plain.groups()
+        if len(local) <= MAX_LOCAL:
+            return Address(text=text, local=local, domain=domain.lower())
     else:
         local, domain = _split(text)
         _check_local(local)

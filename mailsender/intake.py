@@ -27,7 +27,7 @@ from mailsender.ports import (
     RecordSource,
     Unavailable,
 )
-from mailsender.wire import Limits, NotABatch, decode, read_letter
+from mailsender.wire import Limits, NotABatch, read_batch
 
 log = structlog.get_logger()
 
@@ -214,20 +214,25 @@ class Intake:
             days = (epoch - record.timestamp / 1000) / 86400
             batch.bury(record, TOO_OLD, f"the record is {days:.1f} days old and may have been sent already")
             return
+        where = partial(
+            Origin,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.timestamp,
+        )
         try:
-            elements = decode(record.value)
+            letters = read_batch(
+                record.value,
+                record.key,
+                self._config.limits,
+                origin=lambda index: where(index=index),
+                now=now_ms(epoch),
+            )
         except NotABatch as error:
             batch.bury(record, NOT_A_BATCH, str(error))
             return
-        for index, element in enumerate(elements):
-            origin = Origin(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                index=index,
-                timestamp=record.timestamp,
-            )
-            yield read_letter(element, origin, record.key, self._config.limits, now=now_ms(epoch))
+        yield from letters
 
     async def _store(self, batch: _Batch, stop: asyncio.Event) -> _Batch:
         """Make a batch durable, then begin to commit its offsets; returns an empty one."""

@@ -13,7 +13,7 @@ import re
 from base64 import b64encode
 from binascii import b2a_qp
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from hashlib import blake2b
 
@@ -51,11 +51,12 @@ class Composer:
         BadAddress: `address` is none.
     """
 
-    __slots__ = ("_after_date", "_domain")
+    __slots__ = ("_after_date", "_date", "_domain", "_second")
 
     def __init__(self, display: str, address: str) -> None:
         sender = parse_address(address)
         self._domain = sender.domain
+        self._second, self._date = datetime.fromtimestamp(0, UTC), b""
         mailbox = _mailbox(display, sender.wire)
         self._after_date = b"\r\nFrom: %b\r\nTo: undisclosed-recipients:;\r\nSubject:" % mailbox
 
@@ -73,13 +74,20 @@ class Composer:
             b"Date: %b%b%b\r\nMessage-ID: %b\r\nMIME-Version: 1.0\r\n"
             b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n%b"
         ) % (
-            format_datetime(date).encode(),
+            self._written(date),
             self._after_date,
             _unstructured(letter.subject, used=len("Subject:")),
             self.message_id(letter.id).encode(),
             encoding,
             body,
         )
+
+    def _written(self, date: datetime) -> bytes:
+        """`date` as a header has it; letters of the same second share the work."""
+        second = date.replace(microsecond=0)
+        if second != self._second:
+            self._second, self._date = second, format_datetime(second).encode()
+        return self._date
 
     def message_id(self, letter_id: str) -> str:
         """The Message-ID of a letter, in angle brackets; the same over all attempts.
@@ -159,13 +167,15 @@ def _mailbox(display: str, address: str) -> bytes:
 def _encode_body(text: str, *, eight_bit: bool) -> tuple[bytes, bytes]:
     """The Content-Transfer-Encoding and the body in it; what is not empty ends with CRLF."""
     try:
-        # Three searches in C, two of which mostly find nothing: a tenth of a regular expression's time.
-        raw = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n").encode()
+        # Searches in C that mostly find nothing: a tenth of a regular expression's time.
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        raw = text.replace("\n", "\r\n").encode()
     except UnicodeEncodeError:
         raise BadBody("the body holds a lone surrogate, which is no Unicode text") from None
     if raw and not raw.endswith(b"\r\n"):
         raw += b"\r\n"
-    if b"\0" not in raw and max(map(len, raw.split(b"\r\n"))) <= MAX_LINE:
+    if b"\0" not in raw and (len(raw) <= MAX_LINE or max(map(len, raw.split(b"\r\n"))) <= MAX_LINE):
         if raw.isascii():
             return b"7bit", raw
         if eight_bit:

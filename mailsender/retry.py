@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from mailsender.letter import Letter, Phase, Recipient, Result, Status, Verdict
 
@@ -48,36 +47,48 @@ class Attempt:
 
 
 def after_attempt(
-    letter: Letter, attempt: Attempt, policy: RetryPolicy, *, now: datetime, jitter: float
+    letter: Letter, attempt: Attempt, policy: RetryPolicy, *, jitter: float
 ) -> tuple[Letter, float]:
     """The letter's next state, and the delay in seconds after which it is due when it is `awaiting`.
 
     A recipient that was accepted or refused keeps that result for good. The letter is final when no
     recipient is open or no attempt is left; its status is `error` only if no recipient was accepted.
+    When it was finished is for whoever writes it down.
     """
-    recipients = tuple(_next_recipient(r, attempt.results.get(r.address)) for r in letter.recipients)
-    failed = any(
-        result.verdict is Verdict.UNCERTAIN or (result.verdict is Verdict.DEFERRED and not attempt.cut)
-        for result in attempt.results.values()
-    )
+    results = attempt.results
+    recipients = tuple([_next_recipient(r, results.get(r.address)) for r in letter.recipients])
+    failed = False
+    for result in results.values():
+        if result.verdict is Verdict.UNCERTAIN or (result.verdict is Verdict.DEFERRED and not attempt.cut):
+            failed = True
     attempts = letter.attempts + 1 if failed or not attempt.cut else letter.attempts
+    status, delay = Status.AWAITING, 0.0
+    if not any(r.open for r in recipients):
+        status = _final_status(recipients)
+    elif failed or not attempt.cut:
+        again = policy.wait(attempts, jitter)
+        if again is None:
+            recipients = tuple([_given_up(r) for r in recipients])
+            status = _final_status(recipients)
+        else:
+            delay = again
     moved = letter.evolve(
-        recipients=recipients, attempts=attempts, relay=attempt.relay, message_id=attempt.message_id
+        recipients=recipients,
+        attempts=attempts,
+        relay=attempt.relay,
+        message_id=attempt.message_id,
+        status=status,
     )
-    if any(r.open for r in recipients):
-        if attempt.cut and not failed:
-            return moved.evolve(status=Status.AWAITING), 0.0
-        delay = policy.wait(attempts, jitter)
-        if delay is not None:
-            return moved.evolve(status=Status.AWAITING), delay
-        moved = moved.evolve(recipients=tuple(_given_up(r) for r in recipients))
-    status = Status.SENT if any(r.accepted for r in moved.recipients) else Status.ERROR
-    return moved.evolve(status=status, finished_at=now), 0.0
+    return moved, delay
 
 
-def as_error(letter: Letter, reason: str, *, now: datetime) -> Letter:
+def as_error(letter: Letter, reason: str) -> Letter:
     """The letter as a final `error` that no relay decided."""
-    return letter.evolve(status=Status.ERROR, reason=reason, finished_at=now)
+    return letter.evolve(status=Status.ERROR, reason=reason)
+
+
+def _final_status(recipients: Sequence[Recipient]) -> Status:
+    return Status.SENT if any(r.accepted for r in recipients) else Status.ERROR
 
 
 def _next_recipient(recipient: Recipient, result: Result | None) -> Recipient:

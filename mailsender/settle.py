@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from mailsender.leases import Hand
-from mailsender.letter import Letter, Settlement, Status
+from mailsender.letter import Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Queue, Rejected, Unavailable
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ class Settler:
             self._note_idle()
 
     async def _write_settlements(self) -> None:
-        batch = self._settlements[:BATCH]
+        batch = self._dated(self._settlements[:BATCH])
         if not batch:
             return
         late = await self._settle(batch)
@@ -122,6 +122,19 @@ class Settler:
             self._finals.extend(finals)
             self.unreported_bytes += sum(letter.size for letter in finals)
             self._reporting.set()
+
+    def _dated(self, batch: Sequence[Settlement]) -> list[Settlement]:
+        """All that is final in a batch was finished now: those that end alike are written alike.
+
+        A batch is dated once, however often its write is repeated: a report has the same words each time.
+        """
+        now = now_ms(self._clock.epoch())
+        return [
+            Settlement(token=each.token, letter=each.letter.evolve(finished_at=now))
+            if each.letter.status.final
+            else each
+            for each in batch
+        ]
 
     async def _settle(self, batch: Sequence[Settlement]) -> frozenset[str]:
         """Write a batch; an outcome that the store can never hold is told apart and kept in plainer words.

@@ -197,7 +197,7 @@ class Worker:
             return  # its lease was lost while it waited
         fault = letter.reason or _address_fault(letter)
         if fault:
-            self._settle(token, as_error(letter, fault, now=self._now()))
+            self._settle(token, as_error(letter, fault))
             return
         if self._chance.random() < self._policy.refuse_probability:
             refused = Result(
@@ -208,7 +208,7 @@ class Worker:
         try:
             await self._send(token, letter)
         except ValueError as error:  # the message cannot be made
-            self._settle(token, as_error(letter, str(error), now=self._now()))
+            self._settle(token, as_error(letter, str(error)))
 
     async def _send(self, token: str, letter: Letter) -> None:
         """Carry the letter's open recipients, slice by slice."""
@@ -280,9 +280,7 @@ class Worker:
             message_id=self._composer.message_id(letter.id),
             cut=cut,
         )
-        moved, delay = after_attempt(
-            letter, attempt, self._policy.retry, now=self._now(), jitter=self._chance.random()
-        )
+        moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
         self._settle(token, moved, delay)
         self._log_failures(moved, delay)
 
@@ -300,7 +298,7 @@ class Worker:
         token = self._hand.token(letter.id)
         if token is not None:
             reason = f"internal error while sending ({type(error).__name__})"
-            self._settle(token, as_error(letter, reason, now=self._now()))
+            self._settle(token, as_error(letter, reason))
 
     def _log_failures(self, letter: Letter, delay: float) -> None:
         bad = [r.result for r in letter.recipients if r.result and r.result.verdict is not Verdict.ACCEPTED]

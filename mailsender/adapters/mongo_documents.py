@@ -110,7 +110,8 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     size = _FRAME + len(answer["token"]) * 4 + len(answer.get("key", b"")) * 4
     size += _storable_bytes("subject", (letter.subject,)) + _storable_bytes("body", (letter.body,))
     size += _storable_bytes("addresses", letter.addresses) * 2 + 32 * len(letter.addresses)
-    size += _storable_bytes("reason", (letter.reason,))
+    if letter.reason:
+        size += _storable_bytes("reason", (letter.reason,))
     if size > MAX_BYTES:
         raise Unstorable(f"the letter takes {size} bytes, more than the {MAX_BYTES} that can be stored")
     document: Document = {
@@ -123,8 +124,9 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         "digest": letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
         "seq": Timestamp(0, 0),
         **answer,
-        **{name: value for name, value in state_of(letter).items() if value},
     }
+    if not _fresh(letter):
+        document |= {name: value for name, value in state_of(letter).items() if value}
     if letter.status.final:
         document |= {"reported": False, "at": now, "finished_at": letter.finished_at or now}
     else:
@@ -209,14 +211,16 @@ def state_of(letter: Letter) -> Document:
 
 def shared_state(letter: Letter) -> Recipient | None:
     """A recipient whose state is that of all, or None where they differ or nothing happened yet."""
-    first = letter.recipients[0] if letter.recipients else None
-    if first is None or _untouched(letter):
+    recipients = letter.recipients
+    if len(recipients) != len(letter.addresses) or not recipients or _untouched(letter):
         return None
-    same = all(
-        each.result == first.result and each.uncertain == first.uncertain and each.address == address
-        for each, address in zip(letter.recipients, letter.addresses, strict=False)
-    )
-    return first if same and len(letter.recipients) == len(letter.addresses) else None
+    first = recipients[0]
+    result, uncertain = first.result, first.uncertain
+    for each, address in zip(recipients, letter.addresses, strict=True):
+        alike = each.result is result or each.result == result
+        if not alike or each.uncertain != uncertain or each.address != address:
+            return None
+    return first
 
 
 def likeness(letter: Letter) -> tuple[Any, ...]:
@@ -235,10 +239,20 @@ def likeness(letter: Letter) -> tuple[Any, ...]:
     )
 
 
+def _fresh(letter: Letter) -> bool:
+    """Whether `state_of` has nothing to say about it, as of nearly every letter that comes in."""
+    said = letter.attempts or letter.reason or letter.relay or letter.message_id or letter.finished_at
+    return not said and _untouched(letter)
+
+
 def _untouched(letter: Letter) -> bool:
-    return tuple(each.address for each in letter.recipients) in {(), letter.addresses} and not any(
-        each.result or each.uncertain for each in letter.recipients
-    )
+    """Whether its recipients are just its addresses, and nothing has happened to any of them."""
+    if not letter.recipients:
+        return True
+    for each in letter.recipients:
+        if each.result is not None or each.uncertain:
+            return False
+    return [each.address for each in letter.recipients] == list(letter.addresses)
 
 
 def _recipient(recipient: Recipient) -> Document:
@@ -260,7 +274,7 @@ def _result(result: Result | None, *, uncertain: bool) -> Document:
 
 def _storable_bytes(name: str, texts: Sequence[str]) -> int:
     try:
-        return sum(len(text.encode()) for text in texts)
+        return len("".join(texts).encode())
     except UnicodeEncodeError:
         raise Unstorable(
             f"the letter's {name} holds half a surrogate pair, which is not a character"

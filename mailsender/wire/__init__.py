@@ -11,6 +11,7 @@ from mailsender.wire.letters import (
     decode,
     faults,
     letter_id,
+    read_batch,
     read_letter,
     with_id,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "decode",
     "faults",
     "letter_id",
+    "read_batch",
     "read_letter",
     "report",
     "report_bytes",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from mailsender.address import BadAddress, parse_address
 from mailsender.letter import Answer, Letter, Origin, Recipient, Status, content_digest
 from mailsender.text import cleaned
+from mailsender.wire.plain import plain_elements, plain_letter
 from mailsender.wire.schema import (
     FIELDS,
     MAX_TOKEN_DEPTH,
@@ -87,6 +88,33 @@ def _parse(value: bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def read_batch(
+    value: bytes | None,
+    key: bytes | None,
+    limits: Limits,
+    *,
+    origin: Callable[[int], Origin],
+    now: datetime,
+) -> Iterator[Letter]:
+    """The letters of a record, one by one, as `decode` and `read_letter` make them.
+
+    `origin` tells where the element of an index came from.
+
+    Raises:
+        NotABatch: at once, not while the letters are read.
+    """
+    plain = plain_elements(value) if value else None
+    elements = decode(value) if plain is None else plain
+
+    def letters() -> Iterator[Letter]:
+        for index, element in enumerate(elements):
+            where = origin(index)
+            letter = plain_letter(element, where, key, limits) if plain is not None else None
+            yield letter or read_letter(element, where, key, limits, now=now)
+
+    return letters()
 
 
 def read_letter(
