@@ -7,7 +7,7 @@ before the dot nothing was sent, after it nobody knows.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailsender.adapters.smtp_channel import Channel, Lost
 from mailsender.address import Address, BadAddress, parse_address
@@ -294,6 +294,23 @@ class SmtpSession:
                 return False
             self._used = self._clock.monotonic()
         return self._channel.alive
+
+    async def try_sender(self, reverse_path: str) -> Result:
+        """See `Session`."""
+        # Without a message there is no size to declare, and as its own recipient it gets a result.
+        said = plan(
+            Envelope(reverse_path=reverse_path, recipients=(reverse_path,)),
+            b"",
+            replace(self._offers, sizes=False),
+        )
+        asked = _Transaction(waiting=dict(said.rcpts), results=said.results)
+        if said.rcpts:
+            try:
+                asked.settle_all(await self._ask(said.mail, Phase.MAIL, Kind.COMPLETED))
+                await self._reset()
+            except Lost as lost:
+                asked.lost(lost)
+        return asked.results[reverse_path]
 
     async def _ask_shortly(self, command: bytes) -> None:
         reply = await self._channel.ask(command, min(PROBE_TIMEOUT, self._timeouts.command))
