@@ -6,13 +6,14 @@ Each fault is tried against the real thing, with all else in order, so that exac
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -105,6 +106,16 @@ def test_all_is_well(well: dict[str, str], topics: Topics, catcher: Catcher) -> 
     }
     assert SENDER in said[f"relay {catcher.host}:{catcher.port}"]
     assert catcher.messages() == [], "asking must send nothing"
+
+
+def test_for_programs_it_is_one_document(well: dict[str, str]) -> None:
+    done = check({**well, "MONGODB_URI": "mongodb://127.0.0.1:1/", "MONGODB_TIMEOUT": "1s"}, "--json")
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert list(found) == ["worst", "findings"]
+    assert found["worst"] == "error"
+    assert all(list(finding) == ["part", "level", "text"] for finding in found["findings"])
+    assert [each["part"] for each in found["findings"] if each["level"] == "error"] == ["mongodb"]
 
 
 # --- Kafka ---------------------------------------------------------------------------------------
