@@ -295,7 +295,8 @@ def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) 
         text = f"takes no mail without a login: {words}; set SMTP_USER and SMTP_PASSWORD"
         return Finding(part=part, level="error", text=text)
     if said.verdict is Verdict.REFUSED:
-        text = f"refuses the sender {reverse_path}: {words}; set SMTP_FROM to an address that it lets send"
+        advice = "no letter would be sent; set SMTP_FROM to an address that it lets send"
+        text = f"refuses the sender {reverse_path}: {words}; {advice}"
         return Finding(part=part, level="error", text=text)
     text = f"does not take the sender {reverse_path} now: {words}; the service would go on trying"
     return Finding(part=part, level="warning", text=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -157,6 +158,24 @@ def test_nobody_there_is_one_line(command: Command) -> None:
         result = command("status", "--url", url)
     assert result.exit_code == 1
     assert result.stderr == f"mailsender: no service answers at {url}: connection refused\n"
+
+
+def test_ctrl_c_while_it_waits_is_130(tmp_path: Path) -> None:
+    code = (
+        # A shell that started us in the background has told us to ignore it.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from mailsender.cli import main; main()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(30)
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        command = [sys.executable, "-c", code, "status", "--url", url]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = mute.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1/", "http://127.0.0.1:99999"])
