@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from mailsender import log
 from mailsender.adapters.probe import KafkaWish, probe_kafka, probe_mongo, probe_relay
@@ -17,10 +18,14 @@ __all__ = ["run_checks", "worst"]
 
 async def run_checks(settings: Settings) -> list[Finding]:
     """Try Kafka, MongoDB and the relay as `settings` name them; the findings come in that order."""
+    secrets = log.secret_values(settings)
     # What libraries have to say is in the findings already.
-    log.configure("error", "console", secrets=log.secret_values(settings))
+    log.configure("error", "console", secrets=secrets)
     kafka, mongo, relay = await asyncio.gather(_kafka(settings), _mongo(settings), _relay(settings))
-    return [*_judge(settings), *kafka, *mongo, *relay]
+    # The words of a stranger are in them: a relay may repeat what it was told.
+    redactor = log.Redactor(secrets)
+    found = [*_judge(settings), *kafka, *mongo, *relay]
+    return [replace(finding, text=redactor.text(finding.text)) for finding in found]
 
 
 def _judge(settings: Settings) -> list[Finding]:
@@ -59,4 +64,4 @@ async def _mongo(settings: Settings) -> list[Finding]:
 
 async def _relay(settings: Settings) -> list[Finding]:
     relay = SmtpRelay(smtp_config(settings), SystemClock())
-    return await probe_relay(relay, timeout=settings.smtp_timeout_connect)
+    return await probe_relay(relay, settings.sender[1], timeout=settings.smtp_timeout_connect)

@@ -14,13 +14,14 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
 from mailsender import __version__
+from mailsender.cli_help import DEVELOPERS, RUNNING, SERVICE, Command, Group
 
 if TYPE_CHECKING:
     from mailsender.client import ServiceClient
@@ -29,26 +30,29 @@ if TYPE_CHECKING:
 STATE: Final = Path(".dev")
 """Where `mailsender dev` keeps its state, and says where its parts listen."""
 
+STDIN: Final = Path("-")
+
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 _EXTRA: Final = frozenset({"aiosmtpd", "confluent_kafka", "fiftyone"})
 """What the `dev` extra brings."""
 
-T = TypeVar("T")
-
 app = typer.Typer(
-    add_completion=False,
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # Pretty tracebacks show local variables, and those hold passwords and letters.
     pretty_exceptions_enable=False,
-    help="A Kafka-native mail dispatcher.",
+    help="Sends mail for other services: batches of letters from Kafka, kept in MongoDB, out over SMTP within"
+    " a rate, and a report on each.",
 )
 
 Url = Annotated[
     str | None,
     typer.Option(
         "--url",
+        metavar="URL",
         envvar="MAILSENDER_URL",
         help=f"Where the service listens. Else that of `mailsender dev` here, else {DEFAULT_URL}.",
         show_default=False,
@@ -58,11 +62,13 @@ Key = Annotated[
     str,
     typer.Option(
         "--key",
+        metavar="KEY",
         envvar="HTTP_API_KEY",
         help="The service's X-API-KEY. Others on the machine can read options: prefer the variable.",
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
 
 
 def main() -> None:
@@ -88,9 +94,13 @@ def _options(
 # --- the service ---------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=SERVICE)
 def run() -> None:
-    """Run the service until SIGTERM, Ctrl-C or /halt; settings come from the environment."""
+    """Run the service until SIGTERM, Ctrl-C or `halt`.
+
+    Settings come from the environment, and from files in MAILSENDER_SECRETS_DIR; README lists them. The first
+    signal stops it in good order, a second one cuts that short. It logs to standard error.
+    """
     # As process 1 of a container a signal without a handler is ignored, and importing takes a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
@@ -99,9 +109,13 @@ def run() -> None:
     raise typer.Exit(run_service(settings))
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=SERVICE)
 def dev() -> None:
-    """Run the service with Kafka, MongoDB and a mail catcher of its own, under .dev/ here."""
+    """Run the service with Kafka, MongoDB and a mail catcher.
+
+    All of it runs on this machine, without Docker, and keeps its state in .dev/ of this directory. Nothing is
+    mailed: the catcher shows on its page what would have been. Needs mailsender[dev].
+    """
     try:
         from mailsender.dev.stack import run_stack  # noqa: PLC0415  the extra may not be installed
     except ModuleNotFoundError as error:
@@ -111,38 +125,198 @@ def dev() -> None:
     raise typer.Exit(run_stack(STATE))
 
 
-@app.command()
-def check() -> None:
-    """Try the settings, Kafka, MongoDB and the relay; say in a line each what is wrong."""
-    settings = _settings()
+@app.command(cls=Command, rich_help_panel=SERVICE)
+def check(as_json: AsJson = False) -> None:
+    """Try what the settings name; say in a line each what is wrong.
+
+    Asks the brokers for their topics, MongoDB for its members, and the relay for a session in which it names
+    the sender. It changes nothing and sends nothing. A line says how bad it is, what it is about, what is so,
+    and what to do.
+    """
+    settings = _settings(as_json=as_json)
     from mailsender.check import run_checks, worst  # noqa: PLC0415  brings in every client library
 
     findings = asyncio.run(run_checks(settings))
-    for finding in findings:
-        typer.echo(f"{finding.level:<7} {finding.part}: {finding.text}")
+    if as_json:
+        rows = ((finding.part, finding.level, finding.text) for finding in findings)
+        _print_json(_checked(worst(findings), rows))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.level:<7} {finding.part}: {finding.text}")
     raise typer.Exit(1 if worst(findings) == "error" else 0)
 
 
-@app.command("settings-table", hidden=True)
-def settings_table() -> None:
-    """Print the table of settings as README shows it."""
-    from mailsender.settings import table  # noqa: PLC0415  pydantic takes a while to import
+def _settings(*, as_json: bool = False) -> Settings:
+    from mailsender.settings import SettingsError, load  # noqa: PLC0415  pydantic takes a while to import
 
-    typer.echo("| setting | default | takes | meaning |\n| --- | --- | --- | --- |")
-    for row in table():
-        prose = " " in row.default or row.default.startswith("`") or row.default in {"", "required", "none"}
-        shown = (row.default or "none") if prose else f"`{row.default}`"
-        mark = " °" if row.original else ""
-        typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
+    try:
+        return load()
+    except SettingsError as error:
+        document = _checked("error", [("settings", "error", str(error))]) if as_json else None
+        _fail(str(error), status=2, document=document)
 
 
-@app.command()
+def _checked(worst: str, findings: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
+    """What `check --json` says; each finding is part, level and text."""
+    told = [{"part": part, "level": level, "text": text} for part, level, text in findings]
+    return {"worst": worst, "findings": told}
+
+
+# --- a running service ---------------------------------------------------------------------------
+
+
+@app.command(cls=Command, rich_help_panel=RUNNING)
+def post(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A JSON array of letters; - reads standard input.",
+            show_default=False,
+        ),
+    ],
+    url: Url = None,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give the service a batch of letters; print their IDs.
+
+    They go to its topic as a producer would send them. A batch with a fault is refused whole, and each fault
+    is named.
+    """
+    try:
+        batch = typer.get_binary_stream("stdin").read() if file == STDIN else file.read_bytes()
+    except OSError as error:
+        text = f"{file} cannot be read: {error.strerror or error}"
+        _fail(text, status=2, document=_error(text) if as_json else None)
+    answer = _ask(url, key, lambda service: service.post(batch), as_json=as_json)
+    if as_json:
+        _print_json(answer)
+        return
+    place = f"{answer['topic']}, partition {answer['partition']}, offset {answer['offset']}"
+    typer.echo(f"{len(answer['ids'])} letters published to {place}", err=True)
+    for letter_id in answer["ids"]:
+        typer.echo(letter_id)
+
+
+@app.command(cls=Command, rich_help_panel=RUNNING)
+def status(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
+    """Show what the service is doing.
+
+    How much waits and how much was sent, the rate and what is left of the quota, sessions, the relay, the
+    drain, and why it is not ready, if it is not.
+    """
+    answer = _ask(url, key, lambda service: service.status(), as_json=as_json)
+    if as_json:
+        _print_json(answer)
+        return
+    from mailsender.tables import print_status  # noqa: PLC0415  rich takes a while to import
+
+    print_status(answer)
+
+
+@app.command(cls=Command, rich_help_panel=RUNNING)
+def health(
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", metavar="PORT", envvar="HTTP_PORT", help="Where the service listens on this machine."
+        ),
+    ] = 8000,
+    ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not only alive.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say by the exit status whether the service here is alive.
+
+    Asks /healthz, or /readyz with --ready; no key is needed. Made for containers' health checks.
+    """
+    from mailsender.health import probe  # noqa: PLC0415  only this command needs it
+
+    fault = probe(port, ready=ready)
+    document = {
+        "well": not fault,
+        "asked": "ready" if ready else "alive",
+        "port": port,
+        "fault": fault or None,
+    }
+    if fault:
+        _fail(fault, document=document if as_json else None)
+    if as_json:
+        _print_json(document)
+
+
+@app.command(cls=Command, rich_help_panel=RUNNING)
+def halt(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
+    """Start the service's drain; again: say how far it is.
+
+    It takes no more letters, ends what is under way, gives back the rest, reports, and exits.
+    """
+    answer = _ask(url, key, lambda service: service.halt(), as_json=as_json)
+    if as_json:
+        _print_json(answer)
+        return
+    typer.echo("draining: " + ", ".join(f"{name} {value}" for name, value in answer.items() if _told(value)))
+
+
+def _told(value: object) -> bool:
+    """Whether a member of the drain's progress says anything beyond that there is one."""
+    return value is not None and value != [] and not isinstance(value, bool)
+
+
+def _ask(
+    url: str | None,
+    key: str,
+    question: Callable[[ServiceClient], Coroutine[Any, Any, dict[str, Any]]],
+    *,
+    as_json: bool,
+) -> dict[str, Any]:
+    """The service's answer; when there is none, the command ends with the reason."""
+    from mailsender.client import ServiceClient, ServiceError  # noqa: PLC0415  brings in aiohttp
+
+    try:
+        place = url or _dev_url() or DEFAULT_URL
+        return asyncio.run(question(ServiceClient(url=place, key=key)))
+    except ServiceError as error:
+        _fail(str(error), document=_error(str(error), error.problem) if as_json else None)
+
+
+def _dev_url() -> str | None:
+    """The address of the service that `mailsender dev` runs from this directory, if it does.
+
+    Raises:
+        ServiceError: what it left there cannot be read.
+    """
+    from mailsender.client import ServiceError  # noqa: PLC0415  brings in aiohttp
+
+    path = STATE / "endpoints.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["http"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = type(error).__name__
+        text = f"{path} cannot be read ({reason}); remove it, or say where with --url"
+        raise ServiceError(text) from error
+    return str(found)
+
+
+# --- contracts -----------------------------------------------------------------------------------
+
+
+def _contract_names() -> list[str]:
+    from mailsender.contracts import DOCUMENTS  # noqa: PLC0415  pydantic takes a while to import
+
+    return list(DOCUMENTS)
+
+
+@app.command(cls=Command, rich_help_panel=DEVELOPERS)
 def schema(
     name: Annotated[
         str | None,
         typer.Argument(
             help="asyncapi, openapi, letters, report or dead-letter. Without one: the names of all.",
             show_default=False,
+            autocompletion=_contract_names,
         ),
     ] = None,
     write: Annotated[
@@ -150,7 +324,10 @@ def schema(
         typer.Option("--write", metavar="DIR", help="Write all of them into this directory instead."),
     ] = None,
 ) -> None:
-    """Print a contract: AsyncAPI, OpenAPI, or the JSON Schema of what is on a topic."""
+    """Print a contract: OpenAPI, AsyncAPI, or a JSON Schema.
+
+    They are made from the program's own models: what HTTP answers, and what travels on the topics.
+    """
     from mailsender.contracts import DOCUMENTS, text_of  # noqa: PLC0415  pydantic takes a while to import
 
     if write is not None and name is None:
@@ -167,105 +344,35 @@ def schema(
         _fail(f"give one of {', '.join(DOCUMENTS)}, or --write DIR", status=2)
 
 
-def _settings() -> Settings:
-    from mailsender.settings import SettingsError, load  # noqa: PLC0415  pydantic takes a while to import
+@app.command("settings-table", hidden=True)
+def settings_table() -> None:
+    """Print the table of settings as README shows it."""
+    from mailsender.settings import table  # noqa: PLC0415  pydantic takes a while to import
 
-    try:
-        return load()
-    except SettingsError as error:
-        _fail(str(error), status=2)
-
-
-# --- a running service ---------------------------------------------------------------------------
-
-
-@app.command()
-def post(
-    file: Annotated[
-        typer.FileBinaryRead, typer.Argument(help="A JSON array of letters; - reads standard input.")
-    ],
-    url: Url = None,
-    key: Key = "",
-) -> None:
-    """Give a batch of letters to a running service; print the letters' IDs."""
-    answer = _ask(_client(url, key).post(file.read()))
-    place = f"{answer['topic']}, partition {answer['partition']}, offset {answer['offset']}"
-    typer.echo(f"{len(answer['ids'])} letters published to {place}", err=True)
-    for letter_id in answer["ids"]:
-        typer.echo(letter_id)
+    typer.echo("| setting | default | takes | meaning |\n| --- | --- | --- | --- |")
+    for row in table():
+        prose = " " in row.default or row.default.startswith("`") or row.default in {"", "required", "none"}
+        shown = (row.default or "none") if prose else f"`{row.default}`"
+        mark = " °" if row.original else ""
+        typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
 
 
-@app.command()
-def status(
-    url: Url = None,
-    key: Key = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As the service says it, for programs.")] = False,
-) -> None:
-    """Show what a running service is doing."""
-    answer = _ask(_client(url, key).status())
-    if as_json:
-        typer.echo(json.dumps(answer, ensure_ascii=False, indent=2))
-        return
-    from mailsender.tables import print_status  # noqa: PLC0415  rich takes a while to import
-
-    print_status(answer)
+# --- how commands speak --------------------------------------------------------------------------
 
 
-@app.command()
-def health(
-    port: Annotated[
-        int, typer.Option("--port", envvar="HTTP_PORT", help="Where the service listens on this machine.")
-    ] = 8000,
-    ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not only alive.")] = False,
-) -> None:
-    """Say by the exit status whether the service on this machine answers; for containers' health checks."""
-    from mailsender.health import probe  # noqa: PLC0415  only this command needs it
-
-    fault = probe(port, ready=ready)
-    if fault:
-        _fail(fault)
+def _print_json(document: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 
-@app.command()
-def halt(url: Url = None, key: Key = "") -> None:
-    """Start a running service's drain; called again, say how far it is."""
-    answer = _ask(_client(url, key).halt())
-    typer.echo("draining: " + ", ".join(f"{name} {value}" for name, value in answer.items() if _told(value)))
+def _error(text: str, problem: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What commands say with --json when they fail; `problem` is the service's own answer, if it gave one."""
+    return {"error": {"text": text, "problem": problem}}
 
 
-def _told(value: object) -> bool:
-    """Whether a member of the drain's progress says anything beyond that there is one."""
-    return value is not None and value != [] and not isinstance(value, bool)
-
-
-def _client(url: str | None, key: str) -> ServiceClient:
-    from mailsender.client import ServiceClient  # noqa: PLC0415  brings in aiohttp
-
-    return ServiceClient(url=url or _dev_url() or DEFAULT_URL, key=key)
-
-
-def _dev_url() -> str | None:
-    """The address of the service that `mailsender dev` runs from this directory, if it does."""
-    path = STATE / "endpoints.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["http"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _fail(f"{path} cannot be read ({type(error).__name__}); remove it, or say where with --url")
-    return str(found)
-
-
-def _ask(asking: Coroutine[Any, Any, T]) -> T:
-    from mailsender.client import ServiceError  # noqa: PLC0415  brings in aiohttp
-
-    try:
-        return asyncio.run(asking)
-    except ServiceError as error:
-        _fail(str(error))
-
-
-def _fail(text: str, *, status: int = 1) -> NoReturn:
+def _fail(text: str, *, status: int = 1, document: Mapping[str, Any] | None = None) -> NoReturn:
+    """End the command: a line for people on standard error, and for programs `document`, if they asked."""
+    if document is not None:
+        _print_json(document)
     typer.echo(f"mailsender: {text}", err=True)
     raise typer.Exit(status)
 

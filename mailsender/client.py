@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +18,15 @@ FAULTS_SHOWN: Final = 10
 
 
 class ServiceError(Exception):
-    """The service could not be asked, or said no; the text is fit for a terminal."""
+    """The service could not be asked, or said no; the text is fit for a terminal.
+
+    `problem` is what it answered when it said no: problem details (RFC 9457), as they came.
+    """
+
+    def __init__(self, text: str, problem: Mapping[str, Any] | None = None) -> None:
+        """Note what was said."""
+        super().__init__(text)
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +97,7 @@ def _understood(url: str, status: int, text: str) -> dict[str, Any]:
         raise ServiceError(f"{url} answered {status}, and not as mailsender does: is it another program's?")
     if status == 200:
         return answer
-    raise ServiceError(_complaint(status, answer))
+    raise ServiceError(_complaint(status, answer), answer)
 
 
 def _complaint(status: int, problem: dict[str, Any]) -> str:

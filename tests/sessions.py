@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.letter import Envelope, Outcome, Verdict
 from mailsender.ports import Clock, SystemClock
+from tests.parts import Certificates
 from tests.scripted import ScriptedRelay
 
 MESSAGE = b"Subject: Hi\r\n\r\n<p>Hi</p>\r\n"
@@ -45,6 +47,13 @@ class Permit:
     def dot(self) -> bool:
         self.asked_for_dot += 1
         return self.may_end
+
+
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    """How a relay speaks TLS with a certificate that only `certificates.ca` vouches for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.cert, certificates.key)
+    return context
 
 
 def config(host: str, port: int, **changes: Any) -> SmtpConfig:

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 
 from mailsender.adapters.kafka import KafkaConfig, client_log, client_options, described
 from mailsender.adapters.mongo import calling, connect, disconnect
 from mailsender.findings import Finding
-from mailsender.ports import Rejected, Relay, RelayAway, Unavailable
+from mailsender.letter import Result, Verdict
+from mailsender.ports import Rejected, Relay, RelayAway, Session, Unavailable
 
 CLOSING: Final = 5.0
 """Seconds that a connection may take to close; what is left then ends with the process."""
@@ -31,6 +32,8 @@ SECONDARY, PRIMARY = 2, 1
 
 
 # --- Kafka ---------------------------------------------------------------------------------------
+
+_TOPIC, _BROKER = ConfigResourceType.TOPIC, ConfigResourceType.BROKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,9 @@ async def probe_kafka(config: KafkaConfig, wish: KafkaWish) -> list[Finding]:
             await client.start()
             metadata = await client.describe_cluster()
             topics = {topic["topic"]: topic for topic in await client.describe_topics()}
-            configs = await _topic_configs(client, [name for name in _names(wish) if name in topics])
+            there = [ConfigResource(_TOPIC, name) for name in _names(wish) if name in topics]
+            configs = await _configs(client, there)
+            made_when_used = await _makes_topics(client, metadata["brokers"])
     except TimeoutError:
         reason = f"; the client's last word: {said.last}" if said.last else ""
         text = f"no answer within {config.timeout:g} s; see KAFKA_BROKERS, and the firewall{reason}"
@@ -72,9 +77,13 @@ async def probe_kafka(config: KafkaConfig, wish: KafkaWish) -> list[Finding]:
     finally:
         await _close_kafka(client)
     brokers = len(metadata["brokers"])
-    return [_kafka("ok", f"{brokers} broker{'s' * (brokers != 1)} in the cluster")] + [
-        finding for name in _names(wish) for finding in _judge_topic(name, topics.get(name), configs, wish)
-    ]
+    found = [_kafka("ok", f"{brokers} broker{'s' * (brokers != 1)} in the cluster")]
+    for name in _names(wish):
+        if name in topics:
+            found += _judge_topic(name, topics[name], configs.get(name, {}), wish)
+        else:
+            found.append(_missing(name, made_when_used=made_when_used))
+    return found
 
 
 async def _close_kafka(client: AIOKafkaAdminClient) -> None:
@@ -85,13 +94,23 @@ async def _close_kafka(client: AIOKafkaAdminClient) -> None:
         return  # the findings stand; the connection ends with the process
 
 
-async def _topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Settings of the topics that we may see; a cluster may forbid asking, which is no fault."""
-    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+async def _makes_topics(client: AIOKafkaAdminClient, brokers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a topic comes into being when it is first used; True also where we may not know."""
+    asked = [ConfigResource(_BROKER, str(broker["node_id"])) for broker in brokers[:1]]
+    settings = await _configs(client, asked)
+    return all(each.get("auto.create.topics.enable") != "false" for each in settings.values())
+
+
+async def _configs(client: AIOKafkaAdminClient, asked: Sequence[ConfigResource]) -> dict[str, dict[str, str]]:
+    """Settings of what we may see, by its name; a cluster may not tell them, which is no fault."""
     if not asked:
         return {}
     found: dict[str, dict[str, str]] = {}
-    for response in await client.describe_configs(asked):
+    try:
+        responses = await client.describe_configs(list(asked))
+    except IncompatibleBrokerVersion:
+        return {}
+    for response in responses:
         for code, _message, _type, name, entries in response.resources:
             if code == 0:
                 found[name] = {entry[0]: entry[1] for entry in entries}
@@ -102,17 +121,21 @@ def _names(wish: KafkaWish) -> tuple[str, ...]:
     return wish.letters, wish.reports, wish.dead_letters
 
 
+def _missing(name: str, *, made_when_used: bool) -> Finding:
+    part = f"topic {name}"
+    if made_when_used:
+        text = "does not exist; create it, or the brokers do so at its first use, by their own defaults"
+        return Finding(part=part, level="warning", text=text)
+    text = "does not exist, and the brokers make no topics by themselves; create it"
+    return Finding(part=part, level="error", text=text)
+
+
 def _judge_topic(
-    name: str, topic: Mapping[str, Any] | None, configs: Mapping[str, Mapping[str, str]], wish: KafkaWish
+    name: str, topic: Mapping[str, Any], settings: Mapping[str, str], wish: KafkaWish
 ) -> list[Finding]:
     part = f"topic {name}"
-    if topic is None:
-        use = "it is read as soon as it is there" if name == wish.letters else "it is needed when first used"
-        text = f"does not exist; create it unless the brokers do so by themselves ({use})"
-        return [Finding(part=part, level="warning", text=text)]
     count = len(topic["partitions"])
     found = [Finding(part=part, level="ok", text=f"{count} partition{'s' * (count != 1)}")]
-    settings = configs.get(name, {})
     if name == wish.letters and "compact" in settings.get("cleanup.policy", ""):
         text = "is compacted, so letters are lost when a key comes twice; set cleanup.policy=delete"
         found.append(Finding(part=part, level="warning", text=text))
@@ -133,6 +156,10 @@ def _kafka(level: Any, text: str) -> Finding:
 
 # --- MongoDB -------------------------------------------------------------------------------------
 
+_AUTHENTICATION_FAILED = 18
+_BAD_LOGIN = "the user or the password is wrong; see MONGODB_URI, or MONGODB_USERNAME and MONGODB_PASSWORD"
+_NO_RIGHTS = "the user, if there is one, has not the rights; see MONGODB_URI, or MONGODB_USERNAME"
+
 
 async def probe_mongo(uri: str, database: str, collection: str, *, timeout: float) -> list[Finding]:
     """Whether MongoDB answers, lets us in, is new enough and can keep what it acknowledges.
@@ -152,9 +179,13 @@ async def probe_mongo(uri: str, database: str, collection: str, *, timeout: floa
     except Unavailable as error:
         return [_mongo("error", f"{_brief(error)}; see MONGODB_URI, and the firewall")]
     except Rejected as error:
-        return [_mongo("error", f"{error}; see the user, its password and its rights in MONGODB_URI")]
+        return [_mongo("error", f"{error}; {_BAD_LOGIN if _is_bad_login(error) else _NO_RIGHTS}")]
     finally:
         await _close_mongo(client)
+
+
+def _is_bad_login(error: Rejected) -> bool:
+    return getattr(error.__cause__, "code", None) == _AUTHENTICATION_FAILED
 
 
 def _brief(error: Exception) -> str:
@@ -221,13 +252,18 @@ def _mongo(level: Any, text: str) -> Finding:
 
 # --- the relay -----------------------------------------------------------------------------------
 
+_WANTS_LOGIN = 530  # RFC 4954 §6
 
-async def probe_relay(relay: Relay, *, timeout: float) -> list[Finding]:
-    """Whether a session can be opened: connection, TLS, greeting, AUTH. No letter is sent.
+
+async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> list[Finding]:
+    """Whether a session can be opened (connection, TLS, greeting, AUTH) and the sender is taken.
+
+    No letter is sent.
 
     Args:
         relay: the relay as the service would use it.
-        timeout: seconds for all of it.
+        reverse_path: what the service says in MAIL FROM.
+        timeout: seconds for the session, and again for the sender.
     """
     part = f"relay {relay.name}"
     try:
@@ -237,14 +273,38 @@ async def probe_relay(relay: Relay, *, timeout: float) -> list[Finding]:
         text = f"no session within {timeout:g} s; see SMTP_HOST, SMTP_PORT, SMTP_TLS, and the firewall"
         return [Finding(part=part, level="error", text=text)]
     except RelayAway as error:
-        code = f", code {error.code}" if error.code else ""
-        advice = "mend that first" if error.permanent else "the service would go on trying"
-        text = f"no session: {error} (at {error.phase}{code}); {advice}"
-        return [Finding(part=part, level="error", text=text)]
-    eight = "offers" if session.accepts_8bit() else "does not offer"
+        advice = "" if error.permanent else "; the service would go on trying"
+        return [Finding(part=part, level="error", text=f"no session: {error}{advice}")]
+    try:
+        async with asyncio.timeout(timeout):
+            finding = _judge_sender(part, reverse_path, await session.try_sender(reverse_path), session)
+    except TimeoutError:
+        text = f"no answer to MAIL FROM:<{reverse_path}> within {timeout:g} s; see the relay's log"
+        finding = Finding(part=part, level="error", text=text)
+    await _close_session(session)
+    return [finding]
+
+
+def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) -> Finding:
+    if said.verdict is Verdict.ACCEPTED:
+        eight = "offers" if session.accepts_8bit() else "does not offer"
+        text = f"a session can be opened and {reverse_path} may send; it {eight} 8BITMIME"
+        return Finding(part=part, level="ok", text=text)
+    words = " ".join(filter(None, (str(said.code or ""), said.enhanced, said.text)))
+    if said.code == _WANTS_LOGIN:
+        text = f"takes no mail without a login: {words}; set SMTP_USER and SMTP_PASSWORD"
+        return Finding(part=part, level="error", text=text)
+    if said.verdict is Verdict.REFUSED:
+        advice = "no letter would be sent; set SMTP_FROM to an address that it lets send"
+        text = f"refuses the sender {reverse_path}: {words}; {advice}"
+        return Finding(part=part, level="error", text=text)
+    text = f"does not take the sender {reverse_path} now: {words}; the service would go on trying"
+    return Finding(part=part, level="warning", text=text)
+
+
+async def _close_session(session: Session) -> None:
     try:
         async with asyncio.timeout(CLOSING):
             await session.close()
     except TimeoutError:
         session.abort()
-    return [Finding(part=part, level="ok", text=f"a session can be opened; it {eight} 8BITMIME")]

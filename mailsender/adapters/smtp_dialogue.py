@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mailsender.adapters.smtp_channel import Channel, Lost
 from mailsender.adapters.smtp_plan import Offers, plan, stuffed
-from mailsender.adapters.smtp_transaction import Transaction
-from mailsender.letter import Envelope, Outcome, Phase
+from mailsender.adapters.smtp_transaction import VERDICTS, Transaction
+from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
 from mailsender.ports import Clock, Go, NotBegun
 from mailsender.reply import Kind, Reply
 
@@ -383,6 +383,31 @@ class SmtpSession:
                 return False
             self._used = self._clock.monotonic()
         return self._channel.alive
+
+    async def try_sender(self, reverse_path: str) -> Result:
+        """See `Session`."""
+        # Without a message there is no size to declare, and as its own recipient it gets a result.
+        envelope = Envelope(reverse_path=reverse_path, recipients=(reverse_path,))
+        said = plan(envelope, b"", replace(self._offers, sizes=False))
+        if not said.rcpts:
+            return said.results[reverse_path]
+        try:
+            reply = await self._ask(said.mail, self._timeouts.command)
+            if reply.code == _CLOSING or reply.kind is Kind.INTERMEDIATE:
+                self._channel.fail(f"the relay answered {reply}", reply)
+                raise self._channel.fault
+        except Lost as lost:
+            code = lost.reply.code if lost.reply else None
+            return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, code=code, text=str(lost))
+        with suppress(Lost):  # the answer stands; that the session is over shows in its state
+            await self._ask_shortly(_RSET)
+        return Result(
+            verdict=VERDICTS[reply.kind],
+            phase=Phase.MAIL,
+            code=reply.code,
+            enhanced=reply.enhanced,
+            text=reply.text,
+        )
 
     async def _ask_shortly(self, command: bytes) -> None:
         reply = await self._ask(command, min(PROBE_TIMEOUT, self._timeouts.command))

@@ -11,7 +11,7 @@ from mailsender.letter import Phase, Result, Verdict
 from mailsender.ports import Go
 from mailsender.reply import Kind, Reply
 
-_VERDICTS = {
+VERDICTS = {
     Kind.COMPLETED: Verdict.ACCEPTED,
     Kind.TRANSIENT: Verdict.DEFERRED,
     Kind.PERMANENT: Verdict.REFUSED,
@@ -77,7 +77,7 @@ class Transaction:
         self.waiting.clear()
 
     def _result(self, reply: Reply) -> Result:
-        verdict = _VERDICTS[reply.kind]
+        verdict = VERDICTS[reply.kind]
         if reply.code == 552 and self.phase is Phase.RCPT and self.some_taken and reply.enhanced is None:
             verdict = Verdict.DEFERRED  # "too many recipients" of old: RFC 5321 §4.5.3.1.10
         if reply.code == 530:

@@ -1,8 +1,8 @@
 """The short way for letters in the plainest form, which nearly all have.
 
 A batch goes it when each element has only documented keys, spelled as documented, with values of the usual
-types: one pass of compiled code sees to that. What it takes comes out just as `read_letter` would have made it,
-and whatever it does not take goes the long way, which knows how to say what is wrong.
+types: one pass of compiled code sees to that. What it takes comes out just as `read_letter` would have made
+it, and whatever it does not take goes the long way, which knows how to say what is wrong.
 """
 
 from __future__ import annotations

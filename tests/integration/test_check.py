@@ -1,22 +1,82 @@
-"""`mailsender check` as an operator runs it: a process, real parts, lines and an exit status."""
+"""`mailsender check` as an operator runs it: a process, real parts, lines and an exit status.
+
+Each fault is tried against the real thing, with all else in order, so that exactly one line speaks of it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from mailsender.dev.catcher import Catcher
-from tests.parts import KafkaServer, MongoServer, Topics
+from mailsender.dev.process import free_port
+from tests import parts
+from tests.parts import Certificates, KafkaServer, MongoServer, Topics
+from tests.scripted import OFFERS, Script, ScriptedRelay
+from tests.sessions import server_tls
+
+SENDER = "robot@example.test"
+USER, PASSWORD = "submitter", "relay-s3cret"
 
 
-def check(**variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mailsender", "check"]
-    environment = {**os.environ, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+class Line(NamedTuple):
+    level: str
+    part: str
+    text: str
 
 
-def needed(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher) -> dict[str, str]:
+class Made(NamedTuple):
+    """What a run came to."""
+
+    status: int
+    lines: list[Line]
+    output: str
+
+    def troubles(self) -> list[Line]:
+        """What is not in order. That the catcher is asked without TLS is not the point here."""
+        return [line for line in self.lines if line.level != "ok" and line.part != "settings"]
+
+    def trouble(self) -> Line:
+        """The one line that is not in order."""
+        [line] = self.troubles() or [Line("ok", "all", "all is well")]
+        return line
+
+
+def check(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mailsender", "check", *options]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+
+
+def run(environment: dict[str, str], **changes: str) -> Made:
+    """Run the command; every line of it has to be a finding."""
+    done = check({**environment, **changes})
+    assert done.stderr == ""
+    found = [
+        re.fullmatch(r"(ok|warning|error) +([^:]+(?::\d+)?): (.+)", line) for line in done.stdout.splitlines()
+    ]
+    assert found, "it has to say something"
+    assert all(found), done.stdout
+    return Made(done.returncode, [Line(*match.groups()) for match in found if match], done.stdout)
+
+
+@pytest.fixture
+def well(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher) -> dict[str, str]:
+    """Settings with which nothing is to be said but that there is no TLS; the topics are there."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    names = (topics.letters, topics.reports, topics.dead)
+    for future in admin.create_topics([NewTopic(name, 2, 1) for name in names]).values():
+        future.result(20)
     return {
         "KAFKA_BROKERS": kafka.bootstrap,
         "KAFKA_TOPIC_MAILSENDER": topics.letters,
@@ -26,32 +86,215 @@ def needed(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Cat
         "SMTP_HOST": catcher.host,
         "SMTP_PORT": str(catcher.port),
         "SMTP_TLS": "none",
-        "SMTP_FROM": "robot@example.test",
+        "SMTP_FROM": f"Robot <{SENDER}>",
     }
 
 
-def test_all_is_well(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher) -> None:
-    made = check(**needed(kafka, mongod, topics, catcher))
-    assert made.returncode == 0, made.stdout + made.stderr
-    levels = {line.split(":")[0].split(maxsplit=1)[1]: line.split()[0] for line in made.stdout.splitlines()}
-    assert levels["kafka"] == levels["mongodb"] == "ok"
-    assert levels[f"relay {catcher.host}"] == "ok"
-    assert levels[f"topic {topics.letters}"] == "warning"
-    assert made.stderr == ""
+def test_all_is_well(well: dict[str, str], topics: Topics, catcher: Catcher) -> None:
+    made = run(well)
+    assert made.status == 0
+    assert made.troubles() == []
+    said = {line.part: line.text for line in made.lines}
+    assert set(said) == {
+        "settings",
+        "kafka",
+        f"topic {topics.letters}",
+        f"topic {topics.reports}",
+        f"topic {topics.dead}",
+        "mongodb",
+        f"relay {catcher.host}:{catcher.port}",
+    }
+    assert SENDER in said[f"relay {catcher.host}:{catcher.port}"]
+    assert catcher.messages() == [], "asking must send nothing"
 
 
-def test_what_is_away_is_an_error_and_no_secret_is_told(
-    kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher
+def test_for_programs_it_is_one_document(well: dict[str, str]) -> None:
+    done = check({**well, "MONGODB_URI": "mongodb://127.0.0.1:1/", "MONGODB_TIMEOUT": "1s"}, "--json")
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert list(found) == ["worst", "findings"]
+    assert found["worst"] == "error"
+    assert all(list(finding) == ["part", "level", "text"] for finding in found["findings"])
+    assert [each["part"] for each in found["findings"] if each["level"] == "error"] == ["mongodb"]
+
+
+# --- Kafka ---------------------------------------------------------------------------------------
+
+
+def test_no_broker(well: dict[str, str]) -> None:
+    port = free_port()
+    made = run(well, KAFKA_BROKERS=f"127.0.0.1:{port}", KAFKA_TIMEOUT="2s")
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", "kafka")
+    assert f"127.0.0.1:{port}" in line.text
+    assert "KAFKA_BROKERS" in line.text
+
+
+def test_a_topic_is_missing_and_the_broker_would_make_it(well: dict[str, str]) -> None:
+    made = run(well, KAFKA_TOPIC_PROFILE="nobody-made-this")
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (0, "warning", "topic nobody-made-this")
+    assert "does not exist" in line.text
+    assert "create it" in line.text
+
+
+def test_a_topic_is_missing_and_nobody_will_make_it(well: dict[str, str], tmp_path: Path) -> None:
+    with parts.running(parts.local_kafka(tmp_path / "kafka", auto_create=False)) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        for name in (well["KAFKA_TOPIC_PROFILE"], well["KAFKA_TOPIC_DEAD_LETTER"]):
+            admin.create_topics([NewTopic(name, 1, 1)])[name].result(20)
+        made = run(well, KAFKA_BROKERS=broker.bootstrap)
+    line = made.trouble()
+    assert (made.status, line.level) == (1, "error")
+    assert line.part == f"topic {well['KAFKA_TOPIC_MAILSENDER']}"
+    assert "does not exist" in line.text
+    assert "create it" in line.text
+
+
+# --- MongoDB -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lone_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[parts.LoneMongod]:
+    """A standalone mongod with a user."""
+    directory = tmp_path_factory.mktemp("lone-mongod")
+    with parts.running(parts.local_lone_mongod(directory, auth=True)) as mongod:
+        yield mongod
+
+
+def test_mongodb_does_not_answer(well: dict[str, str]) -> None:
+    uri = f"mongodb://robot:mongo-s3cret@127.0.0.1:{free_port()}/"
+    made = run(well, MONGODB_URI=uri, MONGODB_TIMEOUT="1s")
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", "mongodb")
+    assert "MONGODB_URI" in line.text
+    assert "s3cret" not in made.output
+
+
+def test_mongodb_is_no_replica_set(well: dict[str, str], lone_mongod: parts.LoneMongod) -> None:
+    made = run(well, MONGODB_URI=lone_mongod.uri())
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (0, "warning", "mongodb")
+    assert "standalone" in line.text
+    assert "replica set" in line.text
+    assert "s3cret" not in made.output
+
+
+def test_mongodb_refuses_the_password(well: dict[str, str], lone_mongod: parts.LoneMongod) -> None:
+    made = run(well, MONGODB_URI=lone_mongod.uri("wrong-s3cret"))
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", "mongodb")
+    assert "password" in line.text
+    assert "MONGODB_URI" in line.text
+    assert "s3cret" not in made.output
+
+
+def test_mongodb_wants_a_user(well: dict[str, str], lone_mongod: parts.LoneMongod) -> None:
+    made = run(well, MONGODB_URI=f"mongodb://127.0.0.1:{lone_mongod.port}/")
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", "mongodb")
+    assert "rights" in line.text
+    assert "MONGODB_URI" in line.text
+
+
+# --- the relay -----------------------------------------------------------------------------------
+
+
+async def run_against(relay: ScriptedRelay, well: dict[str, str], **changes: str) -> Made:
+    """Run it with this relay, in a thread: the relay lives on this loop."""
+    place = {"SMTP_HOST": "localhost", "SMTP_PORT": str(relay.port), **changes}
+    made = await asyncio.to_thread(run, {**well, **place})
+    assert not any(command.startswith(("RCPT", "DATA")) for command in relay.commands), "nothing may be sent"
+    return made
+
+
+def is_relay_error(made: Made, relay: ScriptedRelay) -> Line:
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", f"relay localhost:{relay.port}")
+    assert "s3cret" not in made.output
+    return line
+
+
+@pytest.mark.asyncio
+async def test_nobody_listens_where_the_relay_should_be(well: dict[str, str]) -> None:
+    relay = ScriptedRelay()
+    relay.port = free_port()
+    line = is_relay_error(await run_against(relay, well), relay)
+    assert "SMTP_HOST and SMTP_PORT" in line.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("way", ["implicit", "starttls"])
+async def test_the_relays_certificate_is_not_trusted(
+    well: dict[str, str], certificates: Certificates, way: str
 ) -> None:
-    wrong = {
-        "MONGODB_URI": "mongodb://user:s3cret@127.0.0.1:1/",
-        "MONGODB_TIMEOUT": "1s",
-        "SMTP_TLS": "starttls",
-    }
-    made = check(**{**needed(kafka, mongod, topics, catcher), **wrong})
-    assert made.returncode == 1
-    errors = [line for line in made.stdout.splitlines() if line.startswith("error")]
-    assert len(errors) == 2, made.stdout + made.stderr
-    assert "mongodb" in errors[0]
-    assert "STARTTLS" in errors[1]
-    assert "s3cret" not in made.stdout + made.stderr
+    tls = server_tls(certificates)
+    async with ScriptedRelay(tls=tls, implicit=way == "implicit") as relay:
+        line = is_relay_error(await run_against(relay, well, SMTP_TLS=way), relay)
+        well_done = await run_against(relay, well, SMTP_TLS=way, SMTP_TLS_CA_FILE=str(certificates.ca))
+    assert "certificate is not to be trusted" in line.text
+    assert "SMTP_TLS_CA_FILE" in line.text
+    assert well_done.troubles() == [], "what it says to do has to help"
+
+
+@pytest.mark.asyncio
+async def test_the_relay_does_not_offer_starttls(well: dict[str, str]) -> None:
+    async with ScriptedRelay() as relay:
+        line = is_relay_error(await run_against(relay, well, SMTP_TLS="starttls"), relay)
+        assert not any(command.startswith("MAIL") for command in relay.commands)
+    assert "does not offer STARTTLS" in line.text
+    assert "SMTP_TLS=implicit" in line.text
+
+
+@pytest.mark.asyncio
+async def test_the_relay_refuses_the_password(well: dict[str, str]) -> None:
+    script: Script = {"AUTH": f"535 5.7.8 Bad credentials: {PASSWORD}"}
+    login = {"SMTP_USER": USER, "SMTP_PASSWORD": PASSWORD, "SMTP_AUTH_CLEARTEXT": "true"}
+    async with ScriptedRelay(script) as relay:
+        line = is_relay_error(await run_against(relay, well, **login), relay)
+    assert "535 5.7.8 Bad credentials" in line.text
+    assert "SMTP_USER and SMTP_PASSWORD" in line.text
+
+
+@pytest.mark.asyncio
+async def test_the_relay_refuses_the_sender(well: dict[str, str]) -> None:
+    script: Script = {"MAIL": f"553 5.7.1 <{SENDER}>: not owned by user"}
+    async with ScriptedRelay(script) as relay:
+        line = is_relay_error(await run_against(relay, well), relay)
+        assert [command for command in relay.commands if not command.startswith("EHLO")] == [
+            f"MAIL FROM:<{SENDER}>",
+            "RSET",
+            "QUIT",
+        ]
+    assert f"553 5.7.1 <{SENDER}>: not owned by user" in line.text
+    assert "SMTP_FROM" in line.text
+
+
+@pytest.mark.asyncio
+async def test_the_relay_wants_a_login(well: dict[str, str]) -> None:
+    async with ScriptedRelay({"MAIL": "530 5.7.0 Authentication required"}) as relay:
+        line = is_relay_error(await run_against(relay, well), relay)
+    assert "530 5.7.0 Authentication required" in line.text
+    assert "set SMTP_USER and SMTP_PASSWORD" in line.text
+
+
+@pytest.mark.asyncio
+async def test_the_relay_does_not_take_the_sender_now(well: dict[str, str]) -> None:
+    async with ScriptedRelay({"MAIL": "451 4.7.1 Greylisted, come back"}) as relay:
+        made = await run_against(relay, well)
+    line = made.trouble()
+    assert (made.status, line.level) == (0, "warning")
+    assert "451 4.7.1 Greylisted, come back" in line.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("secret_in", ["the password", "the words for AUTH"])
+async def test_a_relay_that_repeats_the_password_is_not_repeated(
+    well: dict[str, str], secret_in: str
+) -> None:
+    said = {"the password": PASSWORD, "the words for AUTH": "AHN1Ym1pdHRlcgByZWxheS1zM2NyZXQ="}[secret_in]
+    login = {"SMTP_USER": USER, "SMTP_PASSWORD": PASSWORD, "SMTP_AUTH_CLEARTEXT": "true"}
+    async with ScriptedRelay({"MAIL": f"550 no mail for {said}"}, offers=OFFERS) as relay:
+        made = await run_against(relay, well, **login)
+    assert "550 no mail for" in made.trouble().text
+    assert said not in made.output

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -13,10 +13,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from mailsender.adapters.kafka import KafkaConfig
 from mailsender.adapters.probe import KafkaWish, probe_kafka, probe_mongo, probe_relay
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
+from mailsender.dev.kafka import MockBroker
 from mailsender.dev.mongod import Mongod
 from mailsender.findings import Finding, worst
 from mailsender.ports import SystemClock
+from tests import parts
 from tests.parts import Certificates, KafkaServer, MongoServer, Topics
+from tests.scripted import ScriptedRelay, stall
+from tests.sessions import SENDER, server_tls
 
 WISH = KafkaWish(letters="letters", reports="reports", dead_letters="dead", record_bytes=1_000_000)
 
@@ -74,6 +78,14 @@ async def test_topics_that_are_missing_compacted_or_too_narrow(kafka: KafkaServe
 
 
 @pytest.mark.asyncio
+async def test_a_broker_that_tells_nobody_its_settings(tmp_path: Path) -> None:
+    with parts.running(MockBroker(tmp_path / "mock")) as broker:
+        broker.ensure_topics([WISH.letters])
+        findings = await probe_kafka(config(broker.bootstrap), WISH)
+    assert [finding.level for finding in findings] == ["ok", "ok", "warning", "warning"]
+
+
+@pytest.mark.asyncio
 async def test_no_broker(unused_tcp_port: int) -> None:
     findings = await probe_kafka(config(f"127.0.0.1:{unused_tcp_port}", timeout=2), WISH)
     assert [finding.level for finding in findings] == ["error"]
@@ -108,7 +120,7 @@ async def test_a_part_that_hangs_does_not_hang_the_check(part: str) -> None:
             findings = await probe_mongo(f"mongodb://127.0.0.1:{port}/", "db", "letters", timeout=1)
         else:
             relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=port, tls="none"), SystemClock())
-            findings = await probe_relay(relay, timeout=0.5)
+            findings = await probe_relay(relay, SENDER, timeout=0.5)
     assert [finding.level for finding in findings] == ["error"]
 
 
@@ -136,47 +148,28 @@ async def test_a_connection_string_that_is_none() -> None:
     assert "p@ss" not in findings[0].text
 
 
-def server_tls(certificates: Certificates) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.cert, certificates.key)
-    return context
-
-
-@asynccontextmanager
-async def greeter(context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """The beginning of an SMTP server: a greeting, EHLO, QUIT."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 here\r\n")
-        async for line in reader:
-            if line.upper().startswith(b"EHLO"):
-                writer.write(b"250-here\r\n250 8BITMIME\r\n")
-            else:
-                writer.write(b"221 bye\r\n")
-                break
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
 @pytest.mark.asyncio
 async def test_a_relay_that_takes_sessions() -> None:
-    async with greeter() as port:
-        relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=port, tls="none"), SystemClock())
-        findings = await probe_relay(relay, timeout=5)
+    async with ScriptedRelay() as there:
+        relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=there.port, tls="none"), SystemClock())
+        findings = await probe_relay(relay, SENDER, timeout=5)
     assert [finding.level for finding in findings] == ["ok"]
     assert "offers 8BITMIME" in findings[0].text
 
 
 @pytest.mark.asyncio
+async def test_a_relay_that_never_answers_to_the_sender() -> None:
+    async with ScriptedRelay({"MAIL": stall}) as there:
+        relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=there.port, tls="none"), SystemClock())
+        findings = await probe_relay(relay, SENDER, timeout=0.5)
+    assert [finding.level for finding in findings] == ["error"]
+    assert f"MAIL FROM:<{SENDER}> within 0.5 s" in findings[0].text
+
+
+@pytest.mark.asyncio
 async def test_a_relay_with_an_unknown_certificate(certificates: Certificates) -> None:
-    async with greeter(server_tls(certificates)) as port:
-        relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=port, tls="implicit"), SystemClock())
-        findings = await probe_relay(relay, timeout=5)
+    async with ScriptedRelay(tls=server_tls(certificates), implicit=True) as there:
+        relay = SmtpRelay(SmtpConfig(host="127.0.0.1", port=there.port, tls="implicit"), SystemClock())
+        findings = await probe_relay(relay, SENDER, timeout=5)
     assert [finding.level for finding in findings] == ["error"]
     assert "certificate" in findings[0].text

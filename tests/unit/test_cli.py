@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from mailsender import __version__
 from mailsender.cli import app
+from mailsender.dev.process import free_port
 from mailsender.findings import Finding, worst
 from mailsender.letter import Letter
 from mailsender.settings import Settings
@@ -158,6 +160,24 @@ def test_nobody_there_is_one_line(command: Command) -> None:
     assert result.stderr == f"mailsender: no service answers at {url}: connection refused\n"
 
 
+def test_ctrl_c_while_it_waits_is_130(tmp_path: Path) -> None:
+    code = (
+        # A shell that started us in the background has told us to ignore it.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from mailsender.cli import main; main()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(30)
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        command = [sys.executable, "-c", code, "status", "--url", url]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = mute.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
+
+
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1/", "http://127.0.0.1:99999"])
 def test_a_bad_url_is_one_line(command: Command, url: str) -> None:
     result = command("status", "--url", url)
@@ -183,9 +203,70 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert "550 [red]no[/red]" in result.stdout
 
 
-def test_status_as_json_is_for_programs(command: Command, played: tuple[Played, str]) -> None:
-    result = command("status", "--json", "--url", played[1], "--key", KEY)
-    assert json.loads(result.stdout)["queue"]["awaiting"] == 12345
+@pytest.mark.parametrize("name", ["status", "halt", "post"])
+def test_for_programs_the_services_own_answer_is_printed(
+    command: Command, played: tuple[Played, str], name: str
+) -> None:
+    words = ["post", "-"] if name == "post" else [name]
+    result = command(*words, "--json", "--url", played[1], "--key", KEY, input=b"[{}]")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    if name == "status":
+        assert found["queue"]["awaiting"] == 12345
+    elif name == "halt":
+        assert found == {"draining": True, "step": "workers", "in_hand": 4, "unclean": []}
+    else:
+        wanted = {"topic": "mts-to-mailsender", "partition": 3, "offset": 7, "ids": [ID, ID[::-1]]}
+        assert found == wanted
+
+
+def test_for_programs_a_refusal_is_a_document_too(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.error = BadBatch("1 of 3 letters is wrong.", [Flaw()])
+    result = command("post", "-", "--json", "--url", url, "--key", KEY, input=b"[]")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("mailsender: 1 of 3 letters is wrong. (400)\n")
+    found = json.loads(result.stdout)
+    assert list(found) == ["error"]
+    assert list(found["error"]) == ["text", "problem"]
+    assert found["error"]["text"] in result.stderr
+    assert found["error"]["problem"]["status"] == 400
+    assert found["error"]["problem"]["errors"][0]["field"] == "Addresses"
+
+
+@pytest.mark.parametrize("name", ["status", "halt"])
+def test_for_programs_silence_is_a_document_too(command: Command, name: str) -> None:
+    result = command(name, "--json", "--url", f"http://127.0.0.1:{free_port()}")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
+    assert error["text"].startswith("no service answers at ")
+    assert error["problem"] is None
+
+
+def test_for_programs_broken_endpoints_are_a_document_too(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".dev").mkdir()
+    (tmp_path / ".dev" / "endpoints.json").write_text("{")
+    result = command("status", "--json")
+    assert result.exit_code == 1
+    assert "endpoints.json" in json.loads(result.stdout)["error"]["text"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_health_for_programs(command: Command, played: tuple[Played, str], there: bool) -> None:
+    port = int(played[1].rpartition(":")[2]) if there else free_port()
+    result = command("health", "--json", "--port", str(port))
+    found = json.loads(result.stdout)
+    fault = found.pop("fault")
+    assert result.exit_code == (0 if there else 1)
+    assert found == {"well": there, "asked": "alive", "port": port}
+    assert fault is None if there else f"no service answers on port {port}" in fault
+
+
+def test_the_health_of_a_service_that_is_not_ready(command: Command, played: tuple[Played, str]) -> None:
+    result = command("health", "--json", "--ready", "--port", played[1].rpartition(":")[2])
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["well"], found["asked"]) == (1, False, "ready")
+    assert "/readyz answered 503" in found["fault"]
 
 
 def test_halt_says_how_far_it_is(command: Command, played: tuple[Played, str]) -> None:
@@ -260,6 +341,31 @@ def test_check_says_a_line_for_each_finding(
     assert result.stdout.splitlines() == [f"{level:<7} kafka: words" for level in levels]
 
 
+def test_a_check_for_programs_names_each_finding(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_checks(_: Settings) -> list[Finding]:
+        levels: list[Any] = ["ok", "error"]
+        return [Finding(part="kafka", level=level, text="слова") for level in levels]
+
+    replace_module(monkeypatch, "mailsender.check", run_checks=run_checks, worst=worst)
+    result = command("check", "--json", env=NEEDED)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "worst": "error",
+        "findings": [
+            {"part": "kafka", "level": "ok", "text": "слова"},
+            {"part": "kafka", "level": "error", "text": "слова"},
+        ],
+    }
+
+
+def test_a_check_for_programs_tells_bad_settings_in_the_same_form(command: Command) -> None:
+    result = command("check", "--json", env={**NEEDED, "SMTP_PORT": "x"})
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["worst"]) == (2, "error")
+    assert [(each["part"], each["level"]) for each in found["findings"]] == [("settings", "error")]
+    assert found["findings"][0]["text"].startswith("SMTP_PORT: ")
+
+
 def test_dev_without_its_extra_says_what_to_install(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,13 +392,12 @@ def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra(
     assert isinstance(command("dev").exception, ModuleNotFoundError)
 
 
-def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    heavy = ("aiohttp", "aiokafka", "motor", "pymongo", "aiosmtplib", "pydantic", "structlog", "rich.table")
-    code = f"import sys, mailsender.cli; print([name for name in {heavy!r} if name in sys.modules])"
-    made = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert made.stdout.strip() == "[]"
+@pytest.mark.parametrize(("name", "why"), [("nowhere.json", "No such file"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_a_wrong_command_line(command: Command, name: str, why: str) -> None:
+    result = command("post", name, "--json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"mailsender: {name} cannot be read: {why}")
+    assert json.loads(result.stdout)["error"]["text"] in result.stderr
 
 
 def test_it_runs_as_a_module_too() -> None:

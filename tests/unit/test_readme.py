@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from mailsender.cli import app
+from mailsender.cli_help import STATUSES
 from mailsender.web.app import make_app
 from mailsender.web.operations import Operations
 
@@ -45,3 +48,25 @@ def test_it_names_every_endpoint() -> None:
     }
     paths = {f"`{method} {path}`" for method, path in routes if method != "HEAD"}
     assert [path for path in sorted(paths) if f"| {path} |" not in text] == []
+
+
+def test_it_names_every_command_and_every_exit_status() -> None:
+    text = README.read_text(encoding="utf-8").partition("## Command line")[2].partition("\n## ")[0]
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    commands = re.findall(r"^  ([a-z]+)  +[A-Z]", shown, re.MULTILINE)
+    assert len(commands) == len(set(commands)) > 7
+    assert [name for name in commands if f"| `mailsender {name}" not in text] == []
+    statuses = {code for rows in STATUSES.values() for code, _ in rows}
+    assert set(re.findall(r"^\| (\d+) \|", text, re.MULTILINE)) == statuses
+
+
+def test_every_command_with_a_document_for_programs_is_explained() -> None:
+    text = README.read_text(encoding="utf-8").partition("## Command line")[2].partition("\n## ")[0]
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    able = {
+        name
+        for name, command in group.commands.items()
+        if any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert set(re.findall(r"`(\w+) --json`", text)) == able
