@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from mailsender.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
@@ -95,25 +97,32 @@ class Report(BaseModel):
 
 def report(letter: Letter, answer: Answer) -> Report:
     """The report of a finished letter to one of its publishers."""
-    key = "" if answer.key is None else answer.key.decode("utf-8", "replace")
-    return Report.model_construct(
-        ID=letter.id,
-        Addresses=list(letter.addresses),
-        Subject=letter.subject,
-        Body=letter.body,
-        Token=answer.token,
-        Status="sent" if letter.status is Status.SENT else "error",
-        KafkaKey=key,
-        Reason=_reason(letter),
-        Recipients=[_recipient(each, each.result) for each in letter.recipients if each.result],
-        Attempts=letter.attempts,
-        Relay=letter.relay,
-        MessageID=letter.message_id,
-        Time=_time(letter.finished_at),
-        Uncertain=any(recipient.uncertain for recipient in letter.recipients),
-        BodyOmitted=False,
-        Omitted=[],
-    )
+    fields = _fields(letter, answer)
+    fields["Reason"] = Reason.model_construct(**fields["Reason"])
+    fields["Recipients"] = [RecipientReport.model_construct(**each) for each in fields["Recipients"]]
+    return Report.model_construct(**fields)
+
+
+def _fields(letter: Letter, answer: Answer) -> dict[str, Any]:
+    """The fields of `Report`, in its order."""
+    return {
+        "ID": letter.id,
+        "Addresses": list(letter.addresses),
+        "Subject": letter.subject,
+        "Body": letter.body,
+        "Token": answer.token,
+        "Status": "sent" if letter.status is Status.SENT else "error",
+        "KafkaKey": "" if answer.key is None else answer.key.decode("utf-8", "replace"),
+        "Reason": _reason(letter),
+        "Recipients": [_recipient(each, each.result) for each in letter.recipients if each.result],
+        "Attempts": letter.attempts,
+        "Relay": letter.relay,
+        "MessageID": letter.message_id,
+        "Time": _time(letter.finished_at),
+        "Uncertain": any(recipient.uncertain for recipient in letter.recipients),
+        "BodyOmitted": False,
+        "Omitted": [],
+    }
 
 
 def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int) -> bytes:
@@ -126,6 +135,8 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
     Raises:
         ReportTooLarge: what is left, the ID, the status and the names of the fields, is larger than `limit`.
     """
+    if with_body and (raw := _plain(letter, answer)) is not None and len(raw) <= limit:
+        return raw
     full = report(letter, answer)
     if not with_body:
         full = _without_body(full)
@@ -134,6 +145,19 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
         if len(raw) <= limit:
             return raw
     raise ReportTooLarge(f"the report of letter {letter.id} does not fit into {limit} bytes")
+
+
+def _plain(letter: Letter, answer: Answer) -> bytes | None:
+    """The bytes of `report`, None where the short way would not make the very same.
+
+    Numbers in tokens are left to the model: there is more than one way to write them.
+    """
+    if type(answer.token) is not str:
+        return None
+    try:
+        return _escaped(orjson.dumps(_fields(letter, answer)))
+    except TypeError:  # a lone surrogate: the model says what becomes of it
+        return None
 
 
 def _without_body(full: Report) -> Report:
@@ -181,7 +205,10 @@ _LONG_FORMS = {b"b": b"\\u0008", b"f": b"\\u000c"}
 
 
 def _encode(full: Report) -> bytes:
-    raw = full.model_dump_json().encode()
+    return _escaped(full.model_dump_json().encode())
+
+
+def _escaped(raw: bytes) -> bytes:
     for plain, escaped in _ESCAPED:
         if plain in raw:
             raw = raw.replace(plain, escaped)
@@ -190,20 +217,20 @@ def _encode(full: Report) -> bytes:
     return raw
 
 
-def _reason(letter: Letter) -> Reason:
-    if letter.reason:
-        decided = _decisive(letter)
-        phase = decided.phase if decided else Phase.INTAKE
-        return Reason.model_construct(Code=None, EnhancedCode="", Text=letter.reason, Phase=phase.value)
+def _reason(letter: Letter) -> dict[str, Any]:
+    """The fields of `Reason`."""
     decided = _decisive(letter)
+    if letter.reason:
+        phase = decided.phase if decided else Phase.INTAKE
+        return {"Code": None, "EnhancedCode": "", "Text": letter.reason, "Phase": phase.value}
     if decided is None:
-        return Reason.model_construct(Code=None, EnhancedCode="", Text="", Phase="")
-    return Reason.model_construct(
-        Code=decided.code,
-        EnhancedCode=decided.enhanced or "",
-        Text=decided.text,
-        Phase=decided.phase.value,
-    )
+        return {"Code": None, "EnhancedCode": "", "Text": "", "Phase": ""}
+    return {
+        "Code": decided.code,
+        "EnhancedCode": decided.enhanced or "",
+        "Text": decided.text,
+        "Phase": decided.phase.value,
+    }
 
 
 def _decisive(letter: Letter) -> Result | None:
@@ -217,18 +244,20 @@ def _decisive(letter: Letter) -> Result | None:
     return results[0] if results else None
 
 
-def _recipient(recipient: Recipient, result: Result) -> RecipientReport:
-    return RecipientReport.model_construct(
-        Address=recipient.address,
-        Status=result.verdict.value,
-        Code=result.code,
-        EnhancedCode=result.enhanced or "",
-        Text=result.text,
-        Phase=result.phase.value,
-        Uncertain=recipient.uncertain,
-    )
+def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
+    """The fields of `RecipientReport`."""
+    return {
+        "Address": recipient.address,
+        "Status": result.verdict.value,
+        "Code": result.code,
+        "EnhancedCode": result.enhanced or "",
+        "Text": result.text,
+        "Phase": result.phase.value,
+        "Uncertain": recipient.uncertain,
+    }
 
 
+@lru_cache(maxsize=16)  # letters that were written down together were finished together
 def _time(when: datetime | None) -> str:
     if when is None:
         return ""

@@ -18,9 +18,11 @@ from mailsender.wire import (
     decode,
     faults,
     letter_id,
+    read_batch,
     read_letter,
     report,
     report_bytes,
+    reports,
     with_id,
 )
 
@@ -250,6 +252,70 @@ class TestBadLetters:
         assert written["Token"] == letter.answers[0].token
 
 
+class TestBatches:
+    """The short way for plain letters makes what the long way makes."""
+
+    texts = st.text(st.characters(codec=None), max_size=6) | st.sampled_from(["Тема", "a\u2028b", "\ud800"])
+    values: st.SearchStrategy[Any] = st.none() | texts | st.integers() | st.lists(st.integers(), max_size=2)
+    addresses = st.lists(
+        st.sampled_from(["a@b.test", "A@B.test", "иван@пример.рф", "x", "", "a@b.test\r\n"]) | texts,
+        max_size=3,
+    )
+    elements = st.fixed_dictionaries(
+        {},
+        optional={
+            "Addresses": addresses | values,
+            "Subject": texts | values,
+            "Body": texts | values,
+            "Token": texts | values,
+            "ID": st.sampled_from(["", "0" * 24, "6B03F03E1C3FE5165A363FCE", "6b03", "x" * 24]) | values,
+            "body": texts,
+            "Other": values,
+        },
+    )
+    plain = st.fixed_dictionaries({"Addresses": addresses, "Subject": texts, "Body": texts, "Token": texts})
+
+    @given(st.lists(elements, max_size=3) | st.lists(plain, max_size=3), st.booleans())
+    def test_both_ways_make_the_same(self, batch: list[dict[str, Any]], escaped: bool) -> None:
+        limits = Limits(body=12, addresses=2)
+        try:
+            value = json.dumps(batch, ensure_ascii=escaped).encode()
+        except UnicodeEncodeError:
+            return
+        where = [
+            Origin(topic="in", partition=2, offset=40, index=index, timestamp=5)
+            for index in range(len(batch))
+        ]
+        short = list(read_batch(value, b"k", limits, origin=where.__getitem__, now=NOW))
+        long = [
+            read_letter(element, origin, b"k", limits, now=NOW)
+            for element, origin in zip(decode(value), where, strict=True)
+        ]
+        assert short == long
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            b'[{"Addresses":["a@b.test"],"Token":"a","Token":"b"}]',
+            b'[{"Addresses":["a@b.test"],"Body":"a","body":"b"}]',
+            b'[{"Addresses":["a@b.test"],"Subject":"\\ud83d\\ude00 \\ud800"}]',
+            b'[{"Addresses":["a@b.test"],"Token":"' + b"x" * 5000 + b'"}]',
+            b'[{"Addresses":["a@b.test"],"Token":"' + b"x" * 700 + b'"}]',
+            b'[{"Addresses":[]}]',
+            b"[{}]",
+            b" [ ] ",
+        ],
+    )
+    def test_odd_ones(self, value: bytes) -> None:
+        short = list(read_batch(value, None, Limits(), origin=lambda _: ORIGIN, now=NOW))
+        assert short == [read_letter(each, ORIGIN, None, Limits(), now=NOW) for each in decode(value)]
+
+    @pytest.mark.parametrize("value", [None, b"", b"{}", b"[1]", b"\xff", b'[{"Token":NaN}]', b"[[["])
+    def test_what_is_no_batch_is_told_at_once(self, value: bytes | None) -> None:
+        with pytest.raises(NotABatch):
+            read_batch(value, None, Limits(), origin=lambda _: ORIGIN, now=NOW)
+
+
 def test_faults_name_index_and_field() -> None:
     found = faults([GOOD, {"Subject": 1, "Addresses": ["x"]}, {"Addresses": ["x", "a@b.test", "y"]}])
     assert [(f.index, f.field) for f in found] == [(1, "Subject"), (2, "Addresses[0]"), (2, "Addresses[2]")]
@@ -395,3 +461,27 @@ class TestReports:
     def test_the_words_are_the_same_at_every_publishing(self) -> None:
         letter = finished()
         assert written(letter) == written(letter.evolve())
+
+    @given(
+        st.text(st.characters(codec=None)),
+        st.text(st.characters(codec=None)) | st.integers() | st.floats() | st.lists(st.floats()),
+        st.binary() | st.none(),
+        st.sampled_from(
+            [REFUSED, ACCEPTED, Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT, text="<\u2028>")]
+        ),
+    )
+    def test_the_short_way_writes_what_the_model_writes(
+        self, text: str, token: Any, key: bytes | None, result: Result
+    ) -> None:
+        letter = finished().evolve(
+            subject=text,
+            body=text,
+            reason=text[:3],
+            recipients=(Recipient(address=text, result=result), Recipient(address="b@c.test")),
+        )
+        answer = Answer(token=token, key=key)
+        short = reports._plain(letter, answer)
+        if short is not None:
+            assert short == reports._encode(report(letter, answer))
+        else:
+            assert not (isinstance(token, str) and storable(token) and storable(text))
