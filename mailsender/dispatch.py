@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import secrets
 from collections import deque
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import structlog
 
 from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Letter
+from mailsender.letter import FreshClaim, Lease, Letter
 from mailsender.ports import Clock, Queue, Relay, Unavailable
 from mailsender.sessions import RelayState
 from mailsender.settle import Settler
@@ -21,7 +22,18 @@ from mailsender.worker import Compose, SendPolicy, Worker
 log = structlog.get_logger()
 
 CLAIM = 500
-"""Letters in one claim at most: recipes' measure of where a larger batch stops paying."""
+"""Letters in one claim at most: as measured, a larger batch does not pay."""
+
+FRESH = 2000
+"""Letters that come claimed from intake up to which the basket is filled: what is being sent, and a few
+inserts that are under way meanwhile. With a rate it is what the rate lets out."""
+
+PATIENCE = 0.5
+"""Seconds that intake may wait for room in the basket, once: a letter that it has to store unclaimed costs
+three times as much, and so do all behind it until the queue is empty again."""
+
+LOOK = 1.0
+"""Seconds between two looks for letters that wait in the queue while fresh ones keep the basket full."""
 
 HAND_BYTES = 32 * 1024 * 1024
 """Bytes of letters in hand above which nothing more is claimed."""
@@ -39,7 +51,7 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 class LetterBasket:
     """Claimed letters that wait for a worker; bounded by what dispatch claims.
 
-    `low` is set when a letter is taken and no more than `mark` are left.
+    `low` is set when a letter is taken and no more than `mark` are left, `ebb` likewise for `ebb_mark`.
     """
 
     def __init__(self) -> None:
@@ -48,6 +60,8 @@ class LetterBasket:
         self._closed = False
         self.low = asyncio.Event()
         self.mark = 0
+        self.ebb = asyncio.Event()
+        self.ebb_mark = 0
 
     def __len__(self) -> int:
         return len(self._letters)
@@ -62,9 +76,13 @@ class LetterBasket:
         """The next letter, None when there is none."""
         if not self._letters:
             return None
-        if len(self._letters) <= self.mark + 1:
+        letter = self._letters.popleft()
+        left = len(self._letters)
+        if left <= self.mark:
             self.low.set()
-        return self._letters.popleft()
+        if left <= self.ebb_mark:
+            self.ebb.set()
+        return letter
 
     async def wait(self, timeout: float | None) -> bool:
         """Wait for a letter; False when `timeout` seconds are over or no more will come."""
@@ -153,6 +171,8 @@ class Dispatch:
         self._senders = senders
         self._pace = Pace()
         self._claimed = 0
+        self._dry = False  # the last look into the queue found no more than was taken
+        self._looked_at = clock.monotonic()
         self._nudged = asyncio.Event()
         self._stopping = asyncio.Event()
         self.relay = RelayState(name=relay.name)
@@ -176,8 +196,42 @@ class Dispatch:
         self._claiming: asyncio.Task[None] | None = None
 
     def nudge(self) -> None:
-        """Letters were stored: look into the queue now."""
+        """Letters were stored that nobody owns: look into the queue now."""
+        self._dry = False
         self._nudged.set()
+
+    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
+        """A claim for up to `wanted` letters about to be stored; None where they have to wait their turn.
+
+        Only while the queue holds nothing older, and only as many as can soon be sent. A basket that is just
+        full is waited for, but not for long and not twice.
+        """
+        room = self._fresh_room()
+        if 0 <= room < wanted and self._gate.allowance.unlimited:
+            self._basket.ebb_mark = FRESH - wanted
+            self._basket.ebb.clear()
+            await self._wait(self._basket.ebb, PATIENCE)
+            room = self._fresh_room()
+        if room <= 0:
+            return None
+        return FreshClaim(
+            token=secrets.token_hex(16),
+            limit=min(room, wanted),
+            lease=self._policy.lease,
+            since=self._clock.monotonic(),
+        )
+
+    def take_fresh(self, lease: Lease) -> None:
+        """Letters that came in under such a claim."""
+        self._take(lease)
+
+    def _fresh_room(self) -> int:
+        """How many letters fit into the basket; -1 when none may come that way."""
+        idle = self.relay.away or self._gate.exhausted_until is not None or self._gate.trouble
+        if idle or not self._dry or self._stopping.is_set() or self._crowded():
+            return -1
+        full = FRESH if self._gate.allowance.unlimited else self._target()
+        return max(0, full - len(self._basket))
 
     async def run(self) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
@@ -237,6 +291,7 @@ class Dispatch:
             try:
                 got = await self._claim(room)
             except Unavailable as error:
+                self._dry = False
                 self.trouble = str(error)
                 self._keeper.health.failed()
                 await self._wait(self._stopping, backoff)
@@ -244,35 +299,52 @@ class Dispatch:
                 continue
             self.trouble = ""
             backoff = FIRST_BACKOFF
+            self._dry = got < room
             if not got:
                 await self._wait(self._nudged, POLL)
 
     async def _claim(self, room: int) -> int:
+        self._looked_at = self._clock.monotonic()
         lease = await self._queue.claim(room, self._policy.lease)
+        self._take(lease)
+        return len(lease.letters)
+
+    def _take(self, lease: Lease) -> None:
         self._hand.take(lease)
         if self._stopping.is_set():
             self._release(lease.letters)
         else:
             self._claimed += len(lease.letters)
             self._basket.put(lease.letters)
-        return len(lease.letters)
 
     def _room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
         if self.relay.away or self._gate.exhausted_until is not None or self._gate.trouble:
             self._release(self._basket.drain())
             return 0
-        if self._hand.bytes + self._settler.unreported_bytes >= HAND_BYTES:
+        if self._crowded():
             return 0
         self._pace.note(self._claimed, self._clock.monotonic())
         self._claimed = 0
+        full = min(CLAIM, self._target())
+        # A claim for a letter or two while the basket is nearly full would be a round trip a letter.
+        self._basket.mark = full // 2
+        if len(self._basket) <= self._basket.mark:
+            return full - len(self._basket)
+        # Fresh letters may keep the basket full for ever, and what waits in the queue must not starve behind
+        # them.
+        return full if self._dry and self._clock.monotonic() - self._looked_at >= LOOK else 0
+
+    def _target(self) -> int:
+        """How many letters can be sent within `AHEAD`."""
         target = max(2 * self._senders, self._pace.rate * AHEAD)
         if self._gate.allowance.letters:
             target = min(target, self._gate.allowance.rate * AHEAD + self._gate.allowance.burst)
-        full = min(CLAIM, math.ceil(target))
-        # A claim for a letter or two while the basket is nearly full would be a round trip a letter.
-        self._basket.mark = full // 2
-        return full - len(self._basket) if len(self._basket) <= self._basket.mark else 0
+        return math.ceil(target)
+
+    def _crowded(self) -> bool:
+        """Whether the letters in hand take all the memory that they may."""
+        return self._hand.bytes + self._settler.unreported_bytes >= HAND_BYTES
 
     def _release(self, letters: Sequence[Letter]) -> None:
         by_token: dict[str, list[str]] = {}

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from mailsender.dead_letters import DeadLetters, DeadRecord
-from mailsender.letter import Letter, Origin, Status, content_digest, now_ms
+from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest, now_ms
 from mailsender.ports import (
     Clock,
     Inserted,
@@ -42,8 +42,24 @@ SURELY_STORED = 1024 * 1024
 AT_ONCE = 16
 """Letters of an insert that are read back when their publisher came second; a flood is left to the sweep."""
 
-BREATH = 200
-"""Letters decoded before the workers' sessions get a turn: a few milliseconds of CPU time."""
+BREATH = 64
+"""Letters decoded before the workers' sessions get a turn: about a millisecond of CPU time."""
+
+
+class Owner(Protocol):
+    """Who may have letters as soon as they are stored: see `mailsender.dispatch.Dispatch`."""
+
+    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
+        """A claim for up to `wanted` letters about to be stored, None where they have to wait their turn."""
+        ...
+
+    def take_fresh(self, lease: Lease) -> None:
+        """Letters that were stored under such a claim; takes them whatever happened meanwhile."""
+        ...
+
+    def nudge(self) -> None:
+        """Letters were stored that nobody owns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +75,7 @@ class IntakeConfig:
     dead_letter_topic: str
     retention: float
     limits: Limits = field(default_factory=Limits)
-    batch: int = 1000
+    batch: int = 500
     batch_bytes: int = 4 * 1024 * 1024
     first_wait: float = 1.0
     longest_wait: float = 15.0
@@ -114,8 +130,10 @@ class Intake:
     """One member's way from the in-topic into the queue.
 
     It opens the source when it runs and closes it when it ends; queue and sink are opened and closed by the
-    owner. `waiting` is called when letters were stored that can be sent; `final` takes those that are errors
-    from the start, once they are durable, for their report.
+    composition root. `owner` gets letters that can be sent; `final` takes those that are errors from the
+    start, once they are durable, for their report.
+
+    While one batch is being stored the next one is decoded; its storing begins when the first is durable.
     """
 
     def __init__(
@@ -126,17 +144,19 @@ class Intake:
         *,
         config: IntakeConfig,
         clock: Clock,
-        waiting: Callable[[], None] = lambda: None,
+        owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
         self._config = config
         self._clock = clock
-        self._waiting = waiting
+        self._owner = owner
         self._final = final
         self._state = IntakeState()
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
+        self._storing: asyncio.Task[None] | None = None
+        self._decoded = 0
         self._committing: asyncio.Task[bool] | None = None
         self._under_way: dict[tuple[str, int], int] = {}
         self._to_commit: dict[tuple[str, int], int] = {}
@@ -165,7 +185,7 @@ class Intake:
                 )
         finally:
             await _ended(work, stopping)
-            await _ended(self._committing)
+            await _ended(self._storing, self._committing)
             await self._source.close()
             self._now(status="stopped")
         if not work.cancelled():
@@ -175,11 +195,14 @@ class Intake:
         self._now(status="running")
         with suppress(_Stopped):
             while not stop.is_set():
+                # Before the source is asked again: a store that has to wait asks it, too.
+                await self._stored()
                 records = await self._source.fetch(self._config.poll)
                 if records:
                     await self._take(records, stop)
                 elif self._to_commit:
                     await self._commit()
+            await self._stored()
         await self._commit()
         await self._end_commit()
 
@@ -187,22 +210,26 @@ class Intake:
         """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
         batch = _Batch()
         for record in records:
-            for number, letter in enumerate(self._letters(record, batch), 1):
+            for letter in self._letters(record, batch):
                 if self._full(batch):
                     batch = await self._store(batch, stop)
                     if stop.is_set():
                         return
                 batch.add(letter)
-                if number % BREATH == 0:
-                    await asyncio.sleep(0)
+                await self._breathe()
             batch.passed(record)
             self._count(records=1)
             if self._full(batch):
                 batch = await self._store(batch, stop)
                 if stop.is_set():
                     return
-            await asyncio.sleep(0)
+            await self._breathe()
         await self._store(batch, stop)
+
+    async def _breathe(self) -> None:
+        self._decoded += 1
+        if self._decoded % BREATH == 0:
+            await asyncio.sleep(0)
 
     def _full(self, batch: _Batch) -> bool:
         return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes
@@ -235,7 +262,21 @@ class Intake:
         yield from letters
 
     async def _store(self, batch: _Batch, stop: asyncio.Event) -> _Batch:
-        """Make a batch durable, then begin to commit its offsets; returns an empty one."""
+        """Begin to store a batch once the one before it is durable, but not after a stop; returns a new one."""
+        await self._stored()
+        if not stop.is_set():
+            self._storing = asyncio.create_task(self._keep(batch, stop))
+        return _Batch()
+
+    async def _stored(self) -> None:
+        """Wait for the batch that is being stored. Raises what its storing raised."""
+        task = self._storing
+        if task is not None:
+            await task
+            self._storing = None
+
+    async def _keep(self, batch: _Batch, stop: asyncio.Event) -> None:
+        """Make a batch durable, then begin to commit its offsets."""
         if batch.letters:
             await self._insert(batch.letters, stop)
         if batch.dead:
@@ -246,12 +287,11 @@ class Intake:
         if batch.offsets:
             self._to_commit.update(batch.offsets)
             await self._commit()
-        return _Batch()
 
     # --- letters ---------------------------------------------------------------------------------
 
     async def _insert(self, letters: Sequence[Letter], stop: asyncio.Event) -> None:
-        found = await self._insist("MongoDB", lambda: self._queue.insert(letters), stop)
+        found = await self._insert_owned(letters, stop)
         clashing = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLASH]
         self._count(
             letters=len(letters),
@@ -260,8 +300,6 @@ class Intake:
             joined=found.count(Inserted.JOINED),
             clashes=len(clashing),
         )
-        if any(what is Inserted.NEW for what in found):
-            self._waiting()
         await self._answer(letters, found)
         if not clashing:
             return
@@ -271,6 +309,26 @@ class Intake:
             if what is Inserted.CLASH:  # two hashes of 64 bits in the same second: one in 2**64, so say it
                 log.error("letter_id_collision", id=letter.id, origin=str(letter.answers[0].origin))
         await self._answer(answers, again)
+
+    async def _insert_owned(self, letters: Sequence[Letter], stop: asyncio.Event) -> list[Inserted]:
+        """Store letters, as claimed by their owner where it can take them."""
+        owner = self._owner
+        claim = await owner.claim_fresh(len(letters)) if owner is not None else None
+        owned = 0
+        if owner is None or claim is None:
+            found = await self._insist("MongoDB", partial(self._queue.insert, letters), stop)
+        else:
+            store = partial(self._queue.insert_claimed, letters, claim)
+            found, lease = await self._insist("MongoDB", store, stop)
+            owner.take_fresh(lease)
+            owned = len(lease.letters)
+        sendable = sum(
+            what is Inserted.NEW and not letter.status.final
+            for letter, what in zip(letters, found, strict=True)
+        )
+        if owner is not None and sendable > owned:
+            owner.nudge()
+        return found
 
     async def _answer(self, letters: Sequence[Letter], found: Sequence[Inserted]) -> None:
         """Hand on what is final already: bad letters, and those whose second publisher came too late.

@@ -222,6 +222,20 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FreshClaim:
+    """A wish to own letters from the moment of their insertion: up to `limit` of them, for `lease` seconds.
+
+    `since` is the caller's monotonic clock before the first try. A call that is repeated brings the same
+    claim: what an earlier try stored under `token` is known by it, although its reply was lost.
+    """
+
+    token: str
+    limit: int
+    lease: float
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What is to be written back for one letter under its lease.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from mailsender.letter import Answer, Envelope, Lease, Letter, Origin, Outcome, Result, Settlement
+from mailsender.letter import Answer, Envelope, FreshClaim, Lease, Letter, Origin, Outcome, Result, Settlement
 from mailsender.limiter import SlotGrant, SlotRequest
 
 
@@ -95,6 +95,17 @@ class Queue(Protocol):
         can never hold raises nothing: it is stored as an `error` with the reason and without its body.
         The same letter twice in one call is treated as if it came in two.
         `letters[i].answers[0].origin` is set for all of them.
+        """
+        ...
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """`insert`, with the first `claim.limit` letters that can be sent stored as claimed already.
+
+        They are `processing` under `claim.token` from the start, which saves their claim and the reading of
+        their bodies. The lease holds those that are in the queue under this token, and no others: a letter
+        that was there before belongs to whoever has it. The rest is stored `awaiting`.
         """
         ...
 

@@ -87,7 +87,7 @@ class Replica:
             parts.sink,
             config=_intake_config(settings, self.limits),
             clock=clock,
-            waiting=self.dispatch.nudge,
+            owner=self.dispatch,
             final=self.reporter.offer,
         )
         self.summary = Summary(self.settler.tally, self.keeper, clock)

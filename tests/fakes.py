@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mailsender.adapters.memory import MemoryQueue
-from mailsender.letter import Letter
+from mailsender.letter import FreshClaim, Lease, Letter
 from mailsender.ports import Inserted, Landed, Outgoing, Record, TooLarge, Unavailable
 from tests.clocks import ManualClock
 
@@ -53,6 +53,30 @@ class FakeSource:
 
     async def close(self) -> None:
         self.calls.append("close")
+
+
+class FakeOwner:
+    """Takes `room` letters from their insertion on; notes what it got, and how often others were
+    announced."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.nudges = 0
+        self.leases: list[Lease] = []
+
+    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
+        if not self.room:
+            return None
+        return FreshClaim(
+            token=f"claim {len(self.leases)}", limit=min(wanted, self.room), lease=60.0, since=0.0
+        )
+
+    def take_fresh(self, lease: Lease) -> None:
+        self.leases.append(lease)
+        self.room -= len(lease.letters)
+
+    def nudge(self) -> None:
+        self.nudges += 1
 
 
 class FakeSink:

@@ -1,14 +1,20 @@
-"""The topics that mailsender writes: an idempotent producer behind `ports.RecordSink`."""
+"""The topics that mailsender writes: an idempotent producer behind `ports.RecordSink`.
+
+Batches are made here, not by the producer: one acknowledgement serves all of a batch's records, where `send`
+makes a future for each and hashes each key anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import KafkaError, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from mailsender.adapters.kafka import (
@@ -28,8 +34,8 @@ log = structlog.get_logger()
 BATCH_BYTES = 256 * 1024
 """Bytes of records that go to a partition in one request; far below what brokers take by default."""
 
-LINGER_MS = 5
-"""Wait for companions of a record; they come from one `publish`, so a few milliseconds collect them."""
+OVERHEAD = 80
+"""Bytes that the client counts for a record beside its key and value, rounded up."""
 
 ROUNDS = 3
 """Producers that one `publish` may use up: a refused batch leaves its producer out of sequence."""
@@ -65,7 +71,8 @@ class KafkaSink:
         """See `ports.RecordSink`."""
         if not records:
             return []
-        call = _Publishing(records, asyncio.get_running_loop().time() + self._config.timeout)
+        deadline = asyncio.get_running_loop().time() + self._config.timeout
+        call = _Publishing(records, deadline, self._config.max_request_size)
         for _ in range(ROUNDS):
             producer = await self._keeper.get(call.left())
             if producer is None:
@@ -88,7 +95,6 @@ class KafkaSink:
             compression_type=self._config.compression,
             max_request_size=self._config.max_request_size,
             max_batch_size=min(BATCH_BYTES, self._config.max_request_size),
-            linger_ms=LINGER_MS,
         )
 
     def _begun(self, _: AIOKafkaProducer) -> None:
@@ -118,8 +124,9 @@ class KafkaSink:
 class _Publishing:
     """One call of `publish`: what each record came to so far, and until when it is tried."""
 
-    def __init__(self, records: Sequence[Outgoing], deadline: float) -> None:
+    def __init__(self, records: Sequence[Outgoing], deadline: float, largest: int) -> None:
         self._records = records
+        self._largest = largest
         self._deadline = deadline
         self._found: dict[int, Landed | TooLarge] = {}
         self._failed: dict[int, Exception] = {}
@@ -142,86 +149,138 @@ class _Publishing:
     async def attempt(self, producer: AIOKafkaProducer) -> BaseException | None:
         """Send what has no answer yet; returns why the producer is of no more use, or None."""
         todo = [i for i in range(len(self._records)) if i not in self._found]
-        together = [i for i in todo if i not in self._doubted and not _empty(self._records[i])]
-        trouble = await self._send_together(producer, together)
-        for i in todo:
+        doubted = [i for i in todo if i in self._doubted]
+        trouble = await self._send_together(producer, [i for i in todo if i not in self._doubted])
+        for i in doubted:
             if trouble is not None:
                 break
-            if i not in together:
-                trouble = await self._send_alone(producer, i)
+            trouble = await self._send_alone(producer, i)
         return trouble
 
     async def _send_together(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> BaseException | None:
-        futures: dict[int, asyncio.Future[RecordMetadata]] = {}
+        """Send batches of our own making: one acknowledgement serves all records of a batch."""
         trouble: BaseException | None = None
+        batches: dict[tuple[str, int], list[_Batch]] = {}
         try:
             async with asyncio.timeout_at(self._deadline):
-                for i in todo:
-                    record = self._records[i]
-                    try:
-                        futures[i] = await producer.send(
-                            record.topic, record.value, key=record.key, headers=list(record.headers)
-                        )
-                    except MessageSizeTooLargeError as error:  # by the client's own limit; nothing was sent
-                        self._found[i] = _too_large(error)
+                batches = await self._pack(producer, todo)
+                sent = await asyncio.gather(
+                    *(self._send_in_order(producer, each) for each in batches.values()),
+                    return_exceptions=True,
+                )
         except (KafkaError, TimeoutError) as error:
-            trouble = error
-        if futures:
-            await asyncio.wait(futures.values(), timeout=self.left())
-        for i, future in futures.items():
-            trouble = self._take(i, future) or trouble
+            self._failed.update(dict.fromkeys(todo, translated(error)))
+            for batch in (batch for each in batches.values() for batch in each if batch.future is not None):
+                self._take(batch)
+            return error
+        for found in sent:
+            if isinstance(found, BaseException):
+                if not isinstance(found, KafkaError):
+                    raise found
+                trouble = found
+        waiting = [batch for each in batches.values() for batch in each if batch.future is not None]
+        if waiting:
+            await asyncio.wait([batch.future for batch in waiting if batch.future], timeout=self.left())
+        for batch in waiting:
+            trouble = self._take(batch) or trouble
         return trouble
 
-    async def _send_alone(self, producer: AIOKafkaProducer, i: int) -> BaseException | None:
-        """Send one record in a batch of its own: a refusal of that batch is about this record.
+    async def _pack(
+        self, producer: AIOKafkaProducer, todo: Sequence[int]
+    ) -> dict[tuple[str, int], list[_Batch]]:
+        """Batches by topic and partition; records without a key go where there is room."""
+        packed: dict[tuple[str, int], list[_Batch]] = {}
+        places: dict[tuple[str, bytes | None], int] = {}
+        for i in todo:
+            record = self._records[i]
+            size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
+            if size > self._largest:
+                self._found[i] = TooLarge(f"{size} bytes with their envelope; {self._largest} are allowed")
+                continue
+            where = record.topic, record.key
+            if where not in places:
+                places[where] = await _partition(producer, *where)
+            batches = packed.setdefault((record.topic, places[where]), [])
+            if batches and batches[-1].add(i, record):
+                continue
+            if batches and record.key is None:
+                places[where] = await _partition(producer, *where)
+                batches = packed.setdefault((record.topic, places[where]), [])
+            batch = _Batch(record.topic, places[where], producer.create_batch())
+            batch.add(i, record)
+            batches.append(batch)
+        return packed
 
-        It is also the way for a record with neither key nor value, which `send` does not take.
-        """
+    async def _send_in_order(self, producer: AIOKafkaProducer, batches: Sequence[_Batch]) -> None:
+        for batch in batches:
+            batch.builder.close()
+            batch.future = await producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
+
+    async def _send_alone(self, producer: AIOKafkaProducer, i: int) -> BaseException | None:
+        """Send one record in a batch of its own: a refusal of that batch is about this record."""
         record = self._records[i]
-        batch = producer.create_batch()
-        batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
-        batch.close()
         try:
             async with asyncio.timeout_at(self._deadline):
-                partitions = sorted(await producer.partitions_for(record.topic))
-                partition = _PARTITIONER(record.key, partitions, partitions)
-                future = await producer.send_batch(batch, record.topic, partition=partition)
-                await asyncio.wait({future})
+                partition = await _partition(producer, record.topic, record.key)
+                batch = _Batch(record.topic, partition, producer.create_batch())
+                batch.add(i, record)
+                await self._send_in_order(producer, [batch])
+                if batch.future is not None:
+                    await asyncio.wait({batch.future})
         except (KafkaError, TimeoutError) as error:
             self._failed[i] = translated(error)
             return error
-        return self._take(i, future, alone=True)
+        return self._take(batch, alone=True)
 
-    def _take(
-        self, i: int, future: asyncio.Future[RecordMetadata], *, alone: bool = False
-    ) -> BaseException | None:
-        """Note what became of a record; returns the error that spoils its producer, if any."""
+    def _take(self, batch: _Batch, *, alone: bool = False) -> BaseException | None:
+        """Note what became of a batch's records; returns the error that spoils their producer, if any."""
+        future = batch.future
+        if future is None:
+            return None
         if not future.done():
             future.add_done_callback(_retrieve)
             return TimeoutError("no acknowledgement in time")
         error = future.exception()
         if error is None:
-            landed = future.result()
-            self._found[i] = Landed(topic=landed.topic, partition=landed.partition, offset=landed.offset)
+            first = future.result().offset
+            for place, i in enumerate(batch.members):
+                self._found[i] = Landed(topic=batch.topic, partition=batch.partition, offset=first + place)
             return None
         ours = translated(error)
         if isinstance(ours, TooLarge) and alone:
-            self._found[i] = ours
+            self._found[batch.members[0]] = ours
         elif isinstance(ours, TooLarge):
-            self._doubted.add(i)  # its batch was refused; each of it is tried alone
+            self._doubted.update(batch.members)  # the batch was refused; each of it is tried alone
         else:
-            self._failed[i] = ours
+            self._failed.update(dict.fromkeys(batch.members, ours))
         return error
 
 
-def _empty(record: Outgoing) -> bool:
-    return record.key is None and record.value is None
+@dataclass(slots=True)
+class _Batch:
+    """Records on their way to one partition; `members` are their places in the call."""
+
+    topic: str
+    partition: int
+    builder: BatchBuilder
+    members: list[int] = field(default_factory=list)
+    future: asyncio.Future[RecordMetadata] | None = None
+
+    def add(self, i: int, record: Outgoing) -> bool:
+        """Put a record in; False when it is full. The first one always finds room."""
+        added = self.builder.append(
+            timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
+        )
+        if added is None:
+            return False
+        self.members.append(i)
+        return True
 
 
-def _too_large(error: Exception) -> TooLarge:
-    ours = TooLarge(described(error))
-    ours.__cause__ = error
-    return ours
+async def _partition(producer: AIOKafkaProducer, topic: str, key: bytes | None) -> int:
+    """Where a record goes: by its key as all clients of Kafka have it, else anywhere."""
+    partitions = sorted(await producer.partitions_for(topic))
+    return int(_PARTITIONER(key, partitions, partitions))
 
 
 def _retrieve(future: asyncio.Future[RecordMetadata]) -> None:

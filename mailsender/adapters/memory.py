@@ -16,6 +16,7 @@ from itertools import count, islice
 from mailsender import limiter
 from mailsender.letter import (
     Answer,
+    FreshClaim,
     Lease,
     Letter,
     Recipient,
@@ -73,6 +74,26 @@ class MemoryQueue:
         """See `Queue.insert`. Memory holds whatever a letter holds."""
         self._forget()
         return [self._insert(letter) for letter in letters]
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        self._forget()
+        found, owned, left = [], [], claim.limit
+        for letter in letters:
+            wanted = left > 0 and letter.status is Status.AWAITING
+            left -= wanted
+            known = self._held(letter.id.lower(), claim.token)
+            verdict = self._insert(letter)
+            found.append(verdict)
+            if wanted and verdict is Inserted.NEW:
+                owned.append(self._own(letter.id.lower(), claim))
+            elif wanted and known is not None and verdict is Inserted.REPLAY:
+                found[-1] = Inserted.NEW
+                owned.append(known.letter)
+        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=tuple(owned))
+        return found, lease
 
     async def claim(self, limit: int, lease: float) -> Lease:
         """See `Queue.claim`."""
@@ -221,6 +242,16 @@ class MemoryQueue:
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._leased.get(letter_id)
         return entry if entry is not None and entry.lease == token else None
+
+    def _own(self, letter_id: str, claim: FreshClaim) -> Letter:
+        """Put a letter that has just come in under a claim."""
+        entry = self._entries[letter_id]
+        self._waiting.remove((entry.due, entry.order, letter_id))
+        heapq.heapify(self._waiting)
+        entry.lease, entry.until = claim.token, self._clock.monotonic() + claim.lease
+        self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
+        self._leased[letter_id] = entry
+        return entry.letter
 
     def _unlease(self, entry: _Entry) -> None:
         del self._leased[entry.letter.id]

@@ -53,6 +53,9 @@ CLOCK_AGE = 10.0
 CLOCK_DRIFT = 0.001
 """How much faster than the server's our clock may run; far above what quartz does."""
 
+MILLISECOND = 0.001
+"""What a stored date may lack of the time that it was."""
+
 # Given to every collection: a client's own options do not take this error handler.
 _CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=True,
@@ -182,9 +185,10 @@ def _summary(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """What the server's clock showed, in epoch seconds, at or before `answered` on our monotonic one."""
+    """What the server's clock showed, in epoch seconds, between two moments on our monotonic one."""
 
     server: float
+    asked: float
     answered: float
 
     def age(self, monotonic: float) -> float:
@@ -194,6 +198,10 @@ class ClockReading:
     def low_end(self, monotonic: float) -> float:
         """The earliest that the server's clock can show now."""
         return self.server + self.age(monotonic) * (1 - CLOCK_DRIFT)
+
+    def high_end(self, monotonic: float) -> float:
+        """The latest that the server's clock can show now."""
+        return self.server + (monotonic - self.asked) * (1 + CLOCK_DRIFT)
 
 
 class ServerClock:
@@ -219,10 +227,18 @@ class ServerClock:
             self._reading = reading
         return now_ms(reading.low_end(self._clock.monotonic()))
 
+    def latest(self) -> datetime:
+        """The server's time, at its high end, after `now` was asked."""
+        if self._reading is None:
+            raise RuntimeError("the server's clock was not read yet")
+        return now_ms(self._reading.high_end(self._clock.monotonic()) + MILLISECOND)
+
     def forget(self) -> None:
         """Ask again before the next use: another member, with another clock, may have taken over."""
         self._reading = None
 
     async def _read(self) -> ClockReading:
+        asked = self._clock.monotonic()
         hello = await self._admin.command("hello", codec_options=_CODEC)
-        return ClockReading(server=hello["localTime"].timestamp(), answered=self._clock.monotonic())
+        answered = self._clock.monotonic()
+        return ClockReading(server=hello["localTime"].timestamp(), asked=asked, answered=answered)

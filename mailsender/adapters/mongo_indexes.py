@@ -28,11 +28,6 @@ INDEXES = (
         partialFilterExpression={"status": "processing"},
     ),
     IndexModel(
-        [("lease", ASCENDING)],
-        name="mailsender_lease",
-        partialFilterExpression={"status": "processing"},
-    ),
-    IndexModel(
         [("reported", ASCENDING), ("at", ASCENDING)],
         name="mailsender_unreported",
         partialFilterExpression={"reported": False},
@@ -42,7 +37,13 @@ INDEXES = (
         name="mailsender_error",
         partialFilterExpression={"status": "error"},
     ),
-    IndexModel([("expire_at", ASCENDING)], name="mailsender_expire", expireAfterSeconds=0),
+    IndexModel(
+        [("expire_at", ASCENDING)],
+        name="mailsender_expire",
+        # Without it every letter would have an entry that says it has none yet.
+        partialFilterExpression={"expire_at": {"$exists": True}},
+        expireAfterSeconds=0,
+    ),
 )
 
 _log = structlog.get_logger()

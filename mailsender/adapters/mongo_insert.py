@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -29,7 +30,7 @@ from mailsender.adapters.mongo_documents import (
     remains_of,
 )
 from mailsender.adapters.mongo_reading import letter_of
-from mailsender.letter import Letter, Origin, Status
+from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status
 from mailsender.ports import Inserted, Rejected, Unavailable
 
 CHUNK_LETTERS = 1000
@@ -47,7 +48,8 @@ _log = structlog.get_logger()
 class _Incoming:
     """A letter on its way in: its document, and what became of it once that is known.
 
-    `remains` says that the document is only what can be stored of the letter.
+    `remains` says that the document is only what can be stored of the letter. `token` is that of the claim
+    under which it shall come in, and `owned` whether it did.
     """
 
     letter: Letter
@@ -56,6 +58,8 @@ class _Incoming:
     size: int = 0
     remains: bool = False
     verdict: Inserted | None = None
+    token: str = ""
+    owned: bool = False
 
     @property
     def id(self) -> str:
@@ -80,6 +84,12 @@ class _Incoming:
         )
         self.document, self.size = document_of(remains_of(self.letter, reason), self.now)
         self.remains = True
+        self.token = ""
+
+    def claim(self, token: str, until: datetime) -> None:
+        """Let it come in as claimed."""
+        self.token = token
+        self.document |= {"status": Status.PROCESSING.value, "lease": token, "until": until}
 
 
 @dataclass(slots=True)
@@ -89,6 +99,7 @@ class _Stored:
     digest: bytes
     own_digest: bool
     origins: set[Origin] = field(default_factory=set)
+    lease: str = ""
 
 
 class Inserter:
@@ -104,9 +115,30 @@ class Inserter:
         async with calling(self._timeout):
             now = await self._server_clock.now()
         incoming = [_incoming(letter, now) for letter in letters]
+        await self._insert_all(incoming)
+        return [each.verdict or Inserted.NEW for each in incoming]
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+        incoming = [_incoming(letter, now) for letter in letters]
+        # Written by us, for an insert cannot compute: at its high end, so that it is not before what we count
+        # on.
+        until = self._server_clock.latest() + timedelta(seconds=claim.lease)
+        sendable = (each for each in incoming if each.letter.status is Status.AWAITING and not each.remains)
+        for each in islice(sendable, claim.limit):
+            each.claim(claim.token, until)
+        await self._insert_all(incoming)
+        owned = tuple(each.letter.evolve(status=Status.PROCESSING) for each in incoming if each.owned)
+        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=owned)
+        return [each.verdict or Inserted.NEW for each in incoming], lease
+
+    async def _insert_all(self, incoming: list[_Incoming]) -> None:
         for chunk in _chunks(incoming):
             await self._insert_chunk(chunk)
-        return [each.verdict or Inserted.NEW for each in incoming]
 
     async def _insert_chunk(self, chunk: list[_Incoming]) -> None:
         """Insert first, then look at those whose ID was taken, until each has its verdict."""
@@ -166,6 +198,7 @@ class Inserter:
             code = refused.get(index)
             if code is None:
                 each.verdict = Inserted.NEW
+                each.owned = bool(each.token)
             elif code != DUPLICATE_KEY:
                 if each.remains:
                     raise Rejected(f"MongoDB refuses even what is left of a letter: error {code}")
@@ -184,6 +217,10 @@ class Inserter:
                 vanished.append(each)
             elif each.origin in found.origins:
                 each.verdict = Inserted.REPLAY
+                if each.token and each.token == found.lease:
+                    # An earlier try of ours, whose reply was lost.
+                    each.verdict, each.owned = Inserted.NEW, True
+                    found.lease = ""
             elif found.digest != each.document["digest"]:
                 each.verdict = Inserted.CLASH
             else:
@@ -206,7 +243,7 @@ class Inserter:
             name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
             for name in ("addresses", "subject", "body")
         }
-        shown = {"origin": 1, "digest": 1, "also.origin": 1, **content}
+        shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "lease": 1, **content}
         async with calling(self._timeout):
             found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
         return dict(map(_read_stored, found))
@@ -239,7 +276,8 @@ def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
 def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
     origins = {answer.origin for answer in letter.answers if answer.origin}
-    return letter.id, _Stored(letter.digest, "digest" in document, origins)
+    lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
+    return letter.id, _Stored(letter.digest, "digest" in document, origins, lease)
 
 
 def _join(each: _Incoming, found: _Stored) -> UpdateOne:

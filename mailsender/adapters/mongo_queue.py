@@ -33,7 +33,7 @@ from mailsender.adapters.mongo_indexes import ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
-from mailsender.letter import Lease, Letter, Settlement, Status, now_ms
+from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
 
 CLAIM_BYTES = 32 * 1024 * 1024
@@ -98,17 +98,25 @@ class MongoQueue:
         """See `Queue.insert`."""
         return await self._inserter.insert(letters)
 
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        return await self._inserter.insert_claimed(letters, claim)
+
     async def claim(self, limit: int, lease: float) -> Lease:
         """See `Queue.claim`."""
         token = secrets.token_hex(16)
         # Before the first try: a write whose reply was lost may give us letters only at a later one.
         since = self._clock.monotonic()
+        tried: list[Any] = []
         for _ in range(BUSY_TRIES):
             ids = await self._due_ids(limit)
             if not ids:
                 break
+            tried += ids
             if await self._take(ids, token, lease):
-                letters = await self._under(token, ids)
+                letters = await self._under(token, tried)
                 if letters:
                     return Lease(token=token, until=since + lease, letters=letters)
         return Lease(token=token, until=since + lease)
@@ -130,8 +138,9 @@ class MongoQueue:
             result = await self._letters.bulk_write(updates, ordered=False)
             if result.matched_count == sum(map(len, held.values())):
                 return frozenset()
-            query = {"lease": {"$in": list(held)}, "status": "processing"}
-            found = await self._letters.find(query, {"lease": 1}).to_list(None)
+            every = [each for ids in held.values() for each in ids.values()]
+            query = {"_id": {"$in": every}, "lease": {"$in": list(held)}, "status": "processing"}
+            found = await self._letters.find(query, {"lease": 1}, hint=_BY_ID).to_list(None)
         ours = {(document["lease"], letter_id(document["_id"])) for document in found}
         return frozenset(each for token, ids in held.items() for each in ids if (token, each) not in ours)
 
@@ -264,8 +273,8 @@ class MongoQueue:
 
     async def _under(self, token: str, ids: list[Any]) -> tuple[Letter, ...]:
         async with calling(self._timeout):
-            query = {"lease": token, "status": "processing"}
-            return tuple(_in_order(await self._committed.find(query).to_list(None), ids))
+            query = {"_id": {"$in": ids}, "lease": token, "status": "processing"}
+            return tuple(_in_order(await self._committed.find(query, hint=_BY_ID).to_list(None), ids))
 
     def _marking(self, answers: int) -> list[Document]:
         complete = {"$lte": [{"$size": {"$ifNull": ["$also", []]}}, answers - 1]}

@@ -13,7 +13,7 @@ from mailsender.letter import Letter, Origin, Status
 from mailsender.ports import Inserted, Outgoing, Record, Unavailable
 from mailsender.wire import Limits, report_bytes
 from tests.clocks import ManualClock
-from tests.fakes import FakeSink, FakeSource, FlakyQueue, record
+from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,19 +35,16 @@ class Stage:
         self.stop = asyncio.Event()
         self.source.on_empty = self.stop.set
         self.offered: list[Letter] = []
-        self.nudges = 0
+        self.owner = FakeOwner()
         self.intake = Intake(
             self.source,
             self.queue,
             self.sink,
             config=IntakeConfig(dead_letter_topic="dead", retention=RETENTION, **config),
             clock=self.clock,
-            waiting=self._nudge,
+            owner=self.owner,
             final=self._offer,
         )
-
-    def _nudge(self) -> None:
-        self.nudges += 1
 
     async def _offer(self, letters: Sequence[Letter]) -> None:
         self.offered += letters
@@ -106,7 +103,7 @@ async def test_inserts_are_bounded_and_no_offset_is_ahead_of_its_letters() -> No
     stage.queue.insert = insert  # type: ignore[method-assign]
     await stage.run()
     assert [size for size, _ in seen] == [3, 3, 1]
-    assert all(commits == [] for _, commits in seen[:2])
+    assert all(set(commits) <= {1} for _, commits in seen)
     assert stage.source.commits[-1] == {("in", 0): 2}
 
 
@@ -114,7 +111,7 @@ async def test_a_record_read_twice_is_a_replay() -> None:
     stage = Stage([record(letters("a", "b"))], [record(letters("a", "b"))])
     await stage.run()
     assert stage.intake.state.replays == 2
-    assert stage.nudges == 1
+    assert stage.owner.nudges == 1
     assert (await stage.queue.stats()).awaiting == 2
 
 
