@@ -262,7 +262,10 @@ class Intake:
         yield from letters
 
     async def _store(self, batch: _Batch, stop: asyncio.Event) -> _Batch:
-        """Begin to store a batch once the one before it is durable, but not after a stop; returns a new one."""
+        """Begin to store a batch once the one before it is durable, unless it is time to stop.
+
+        Returns an empty one.
+        """
         await self._stored()
         if not stop.is_set():
             self._storing = asyncio.create_task(self._keep(batch, stop))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -184,9 +185,9 @@ class Letter:
     @property
     def pending(self) -> tuple[str, ...]:
         """The addresses that the next attempt has to reach, in order, each once."""
-        return tuple(dict.fromkeys(r.address for r in self.recipients if r.open))
+        return tuple(dict.fromkeys([r.address for r in self.recipients if r.open]))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Roughly the bytes it takes in memory; for bounds, not for accounts."""
         return len(self.body) + len(self.subject) + 64 * (len(self.addresses) + 8)
@@ -200,12 +201,19 @@ class Letter:
         Raises:
             TypeError: a letter has no such field.
         """
-        if not changes.keys() <= self.__dict__.keys():
-            raise TypeError(f"a letter has no {', '.join(changes.keys() - self.__dict__.keys())}")
+        if not changes.keys() <= _FIELDS:
+            raise TypeError(f"a letter has no {', '.join(changes.keys() - _FIELDS)}")
         copy = object.__new__(Letter)
-        copy.__dict__.update(self.__dict__)
-        copy.__dict__.update(changes)
+        values = copy.__dict__
+        values.update(self.__dict__)
+        if not _SIZED.isdisjoint(changes):
+            values.pop("size", None)
+        values.update(changes)
         return copy
+
+
+_FIELDS = frozenset(each.name for each in fields(Letter))
+_SIZED = frozenset({"body", "subject", "addresses"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -363,6 +363,11 @@ class Session(Protocol):
         """
         ...
 
+    @property
+    def warm(self) -> bool:
+        """Whether it is certain to be `ready` without asking: it is alive and was used just now."""
+        ...
+
     async def ready(self) -> bool:
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
         ...

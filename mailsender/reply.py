@@ -44,6 +44,9 @@ class Kind(IntEnum):
     PERMANENT = 5  # no; it is of no use to repeat the command
 
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One reply.
@@ -59,7 +62,7 @@ class Reply:
     @property
     def kind(self) -> Kind:
         """The reply's class."""
-        return Kind(self.code // 100)
+        return _KINDS[self.code // 100]
 
     @classmethod
     def of(cls, code: int, lines: list[str]) -> Self:

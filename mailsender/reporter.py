@@ -205,10 +205,9 @@ class Reporter:
             found = result
             if isinstance(found, TooLarge):
                 found = await self._publish_smaller(letter, answer)
-            if isinstance(found, Landed):
-                self._count(published=1)
-            else:
+            if not isinstance(found, Landed):
                 failed.append((letter, found))
+        self._count(published=len(asked) - len(failed))
         return failed
 
     async def _publish_smaller(self, letter: Letter, answer: Answer) -> Landed | Exception:

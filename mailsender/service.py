@@ -6,6 +6,7 @@ Beside it only the embedded stack and `check`, which tries the parts one by one,
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -131,6 +132,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def _spare_the_collector() -> None:
+    """Let the garbage collector leave alone what stays, and come less often.
+
+    Letters hold no cycles: reference counts free them. With the defaults a tenth of the service's CPU time
+    went into looking for some among the thousands in hand.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 async def _main(settings: Settings) -> int:
     clock = SystemClock()
     try:
@@ -142,6 +154,7 @@ async def _main(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, replica.on_signal, number.name)
+    _spare_the_collector()
     log.info("starting", version=__version__, loop=type(loop).__module__)
     try:
         return await replica.run()

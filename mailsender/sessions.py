@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -69,6 +67,12 @@ class OwnSession:
         self.deep = asyncio.Event()
 
     @property
+    def warm(self) -> Session | None:
+        """The session, when it needs no second look."""
+        session = self._session
+        return session if session is not None and not self._worn and session.warm else None
+
+    @property
     def open(self) -> bool:
         """Whether there is one."""
         return self._session is not None
@@ -108,21 +112,20 @@ class OwnSession:
                     self.deep.set()
             return self._session
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """While a transaction is under way."""
+    def enter(self) -> None:
+        """A transaction begins."""
         self._carried += 1
         self._worn = self._worn or bool(self._share and self._carried >= self._share)
         self._under_way += 1
         self._state.busy += self._under_way == 1
         self._quiet.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._state.busy -= 1
-                self._quiet.set()
+
+    def leave(self) -> None:
+        """It has ended."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._state.busy -= 1
+            self._quiet.set()
 
     def retire(self) -> None:
         """Carry nothing more over it; what is under way may end."""

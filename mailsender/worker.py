@@ -178,7 +178,7 @@ class Worker:
         if not self._state.away and not await self._basket.wait(idle):
             await self._line.close_if_idle()
             return
-        if not await self._line.have():
+        if not (self._line.warm or await self._line.have()):
             return
         letter = self._basket.take()
         if letter is None:
@@ -246,7 +246,7 @@ class Worker:
         while True:
             try:
                 slot = await self._gate.acquire()
-                session = await self._line.fit()
+                session = self._line.warm or await self._line.fit()
             except NoSlots:
                 return None
             except RelayAway as error:
@@ -259,13 +259,15 @@ class Worker:
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
             go = _Go(self._clock, self._hand, self._policy, letter.id, slot, self._is_cut)
+            self._line.enter()
             try:
-                with self._line.used():
-                    outcome = await session.transact(envelope, message, go)
+                outcome = await session.transact(envelope, message, go)
             except NotBegun:
                 if go.lease_lost or self._cut:
                     return None
                 continue  # the slot lapsed while we got ready, or the session had ended: try again
+            finally:
+                self._line.leave()
             if not outcome.session_usable:
                 await self._line.close(session)
             return dict(outcome.results)

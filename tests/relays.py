@@ -24,6 +24,9 @@ class FakeRelay:
     depth: int = 1
     sent: list[Envelope] = field(default_factory=list)
     connects: int = 0
+    under_way: int = 0
+    most_under_way: int = 0
+    cut_short: int = 0
     sessions: list[FakeSession] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -43,12 +46,23 @@ class FakeSession:
         self.relay = relay
         self.closed = False
         self.alive = True
+        self.under_way = 0
         self.aborted = asyncio.Event()
 
     async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
         if not go.begin():
             raise NotBegun
         self.relay.started.set()
+        self.relay.under_way += 1
+        self.relay.most_under_way = max(self.relay.most_under_way, self.relay.under_way)
+        self.under_way += 1
+        try:
+            return await self._carry(envelope, go)
+        finally:
+            self.relay.under_way -= 1
+            self.under_way -= 1
+
+    async def _carry(self, envelope: Envelope, go: Go) -> Outcome:
         if self.relay.hold is not None:
             held = asyncio.ensure_future(self.relay.hold.wait())
             cut = asyncio.ensure_future(self.aborted.wait())
@@ -70,6 +84,10 @@ class FakeSession:
     def depth(self) -> int:
         return self.relay.depth
 
+    @property
+    def warm(self) -> bool:
+        return False
+
     async def ready(self) -> bool:
         return self.alive
 
@@ -78,6 +96,7 @@ class FakeSession:
         self.aborted.set()
 
     async def close(self) -> None:
+        self.relay.cut_short += self.under_way
         self.closed = True
 
     def accepts_8bit(self) -> bool:

@@ -80,20 +80,24 @@ class MemoryQueue:
     ) -> tuple[list[Inserted], Lease]:
         """See `Queue.insert_claimed`."""
         self._forget()
-        found, owned, left = [], [], claim.limit
+        found: list[Inserted] = []
+        owned: dict[str, Letter] = {}
+        left = claim.limit
         for letter in letters:
             wanted = left > 0 and letter.status is Status.AWAITING
             left -= wanted
-            known = self._held(letter.id.lower(), claim.token)
+            letter_id = letter.id.lower()
+            tried_before = letter_id not in owned and self._held(letter_id, claim.token) is not None
             verdict = self._insert(letter)
-            found.append(verdict)
             if wanted and verdict is Inserted.NEW:
-                owned.append(self._own(letter.id.lower(), claim))
-            elif wanted and known is not None and verdict is Inserted.REPLAY:
-                found[-1] = Inserted.NEW
-                owned.append(known.letter)
-        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=tuple(owned))
-        return found, lease
+                self._own(letter_id, claim)
+            if wanted and verdict is Inserted.REPLAY and tried_before:
+                verdict = Inserted.NEW
+            if wanted and verdict is Inserted.NEW:
+                owned[letter_id] = letter
+            found.append(verdict)
+        letters = tuple(owned.values())
+        return found, Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
 
     async def claim(self, limit: int, lease: float) -> Lease:
         """See `Queue.claim`."""
@@ -243,7 +247,7 @@ class MemoryQueue:
         entry = self._leased.get(letter_id)
         return entry if entry is not None and entry.lease == token else None
 
-    def _own(self, letter_id: str, claim: FreshClaim) -> Letter:
+    def _own(self, letter_id: str, claim: FreshClaim) -> None:
         """Put a letter that has just come in under a claim."""
         entry = self._entries[letter_id]
         self._waiting.remove((entry.due, entry.order, letter_id))
@@ -251,7 +255,6 @@ class MemoryQueue:
         entry.lease, entry.until = claim.token, self._clock.monotonic() + claim.lease
         self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
         self._leased[letter_id] = entry
-        return entry.letter
 
     def _unlease(self, entry: _Entry) -> None:
         del self._leased[entry.letter.id]

@@ -6,7 +6,8 @@ Ours stand beside them:
 - `key`: the record's key, byte for byte; absent where it had none. `kafkakey` is the same as text.
 - `tokenjson`: true where `token` holds JSON text, because the token was not a plain string.
 - `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
-- `digest`: hash of the content. `seq`: order of insertion, filled by the server. `due`: when to send.
+- `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
+- `seq`: order of insertion, filled by the server. `due`: when to send.
 - `lease`, `until`: the token under which a letter is `processing`, and how long.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ.
@@ -22,6 +23,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from bson import ObjectId, Timestamp, json_util
@@ -85,6 +87,11 @@ def stored_id(letter_id: str) -> Any:
             return json_util.loads(letter_id[1:], json_options=json_util.CANONICAL_JSON_OPTIONS)
         except (TypeError, KeyError, RecursionError, OverflowError) as error:
             raise ValueError(f"not an ID: {error}") from error
+    return _object_id(letter_id)
+
+
+@lru_cache(maxsize=16_384)  # about 4 MB: an ID is wanted when its letter comes in, is settled and is reported
+def _object_id(letter_id: str) -> ObjectId:
     if not _HEX_ID.fullmatch(letter_id):
         raise ValueError("an ID has 24 hex digits")
     return ObjectId(letter_id)
@@ -121,10 +128,11 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         "body": letter.body,
         "status": letter.status.value,
         "kafkakey": (letter.answers[0].key or b"").decode("utf-8", "replace"),
-        "digest": letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
         "seq": Timestamp(0, 0),
         **answer,
     }
+    if letter.digest:
+        document["digest"] = letter.digest
     if not _fresh(letter):
         document |= {name: value for name, value in state_of(letter).items() if value}
     if letter.status.final:

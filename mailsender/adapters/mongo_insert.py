@@ -30,7 +30,7 @@ from mailsender.adapters.mongo_documents import (
     remains_of,
 )
 from mailsender.adapters.mongo_reading import letter_of
-from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status
+from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest
 from mailsender.ports import Inserted, Rejected, Unavailable
 
 CHUNK_LETTERS = 1000
@@ -73,6 +73,12 @@ class _Incoming:
         if origin is None:
             raise ValueError(f"letter {self.letter.id} has no origin")
         return origin
+
+    @property
+    def digest(self) -> bytes:
+        """The hash of its content, which few are ever asked for."""
+        letter = self.letter
+        return letter.digest or content_digest(letter.addresses, letter.subject, letter.body)
 
     def reduce(self, reason: str) -> None:
         """Put what is left of the letter in its place."""
@@ -119,12 +125,12 @@ class Inserter:
         return [each.verdict or Inserted.NEW for each in incoming]
 
     async def insert_claimed(
-        self, letters: Sequence[Letter], claim: FreshClaim
+        self, wanted: Sequence[Letter], claim: FreshClaim
     ) -> tuple[list[Inserted], Lease]:
         """See `Queue.insert_claimed`."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-        incoming = [_incoming(letter, now) for letter in letters]
+        incoming = [_incoming(letter, now) for letter in wanted]
         # Written by us, for an insert cannot compute: at its high end, so that it is not before what we count
         # on.
         until = self._server_clock.latest() + timedelta(seconds=claim.lease)
@@ -132,8 +138,12 @@ class Inserter:
         for each in islice(sendable, claim.limit):
             each.claim(claim.token, until)
         await self._insert_all(incoming)
-        owned = tuple(each.letter.evolve(status=Status.PROCESSING) for each in incoming if each.owned)
-        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=owned)
+        owned: dict[str, Letter] = {}
+        for each in incoming:
+            if each.owned and owned.setdefault(each.id, each.letter) is not each.letter:
+                each.verdict = Inserted.REPLAY  # the same letter twice in this call
+        letters = tuple(owned.values())
+        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
         return [each.verdict or Inserted.NEW for each in incoming], lease
 
     async def _insert_all(self, incoming: list[_Incoming]) -> None:
@@ -221,7 +231,7 @@ class Inserter:
                     # An earlier try of ours, whose reply was lost.
                     each.verdict, each.owned = Inserted.NEW, True
                     found.lease = ""
-            elif found.digest != each.document["digest"]:
+            elif found.digest != each.digest:
                 each.verdict = Inserted.CLASH
             else:
                 found.origins.add(each.origin)

@@ -45,8 +45,8 @@ class Listener(Protocol):
         """One reply; nothing is to be written yet, for more may have come with it."""
         ...
 
-    def proceed(self) -> None:
-        """All that has come is taken: write what may be written now."""
+    def heard(self) -> None:
+        """All that has come is taken: what may be written now is to be written soon."""
         ...
 
     def lost(self, lost: Lost) -> None:
@@ -205,7 +205,7 @@ class Channel(asyncio.Protocol):
         if self._parser.midway and not listener.waiting:
             self.fail("the relay spoke out of turn")
             return
-        listener.proceed()
+        listener.heard()
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""

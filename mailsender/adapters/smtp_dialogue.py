@@ -8,8 +8,9 @@ RCPT … and DATA, which has to be the last of its group (§3.1). So a letter co
 letter is after its dot, and at most one more has been spoken of, at any time. Without the extension one
 command is said at a time; what a reply means is the same.
 
-Everything happens in turns: a packet's replies are taken (`SmtpSession.take`), then what may be said is
-written (`SmtpSession.proceed`).
+Everything happens in turns: a packet's replies are taken (`SmtpSession.take`), those who waited for them go
+on and ask for more, then what may be said is written (`SmtpSession._proceed`). So the next letter is there
+when the message before it goes out, and the relay finds what all sessions have to say at one waking.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class SmtpSession:
     """See `mailsender.ports.Session`."""
 
     def __init__(self, channel: Channel, offers: Offers, timeouts: Timeouts, clock: Clock) -> None:
+        self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._offers = offers
         self._timeouts = timeouts
@@ -90,6 +92,7 @@ class SmtpSession:
         self._live: list[Transaction] = []  # begun and not finished, the earliest first
         self._front: Transaction | None = None  # the last one begun, while it is before its dot
         self._streaming = False  # its message is on its way, in blocks
+        self._proceeding = False  # in this turn, after those who wait
         self._unsaid: deque[_Step] = deque()
         self._owed: deque[_Step] = deque()
         self._watched: _Step | None = None  # the step that the deadline is for
@@ -114,10 +117,10 @@ class SmtpSession:
         said = plan(envelope, message, self._offers)
         if not said.rcpts:
             return Outcome(results=said.results, session_usable=self._channel.alive)
-        done = asyncio.get_running_loop().create_future()
+        done = self._loop.create_future()
         transaction = Transaction(said=said, message=message, go=go, done=done)
         self._queue.append(transaction)
-        self.proceed()
+        self.heard()
         try:
             await done
         except asyncio.CancelledError:
@@ -142,8 +145,15 @@ class SmtpSession:
         """See `Listener`."""
         return bool(self._owed)
 
-    def proceed(self) -> None:
-        """See `Listener`. All that may be said goes out in one write."""
+    def heard(self) -> None:
+        """See `Listener`."""
+        if not self._proceeding:
+            self._proceeding = True
+            self._loop.call_soon(self._proceed)
+
+    def _proceed(self) -> None:
+        """Write all that may be said, in one go."""
+        self._proceeding = False
         if not self._channel.alive:
             self._dismiss()
             return
@@ -374,9 +384,16 @@ class SmtpSession:
 
     # --- between transactions --------------------------------------------------------------------
 
+    @property
+    def warm(self) -> bool:
+        """See `Session`."""
+        return self._channel.alive and (
+            bool(self._live) or self._clock.monotonic() - self._used <= PROBE_AFTER
+        )
+
     async def ready(self) -> bool:
         """See `Session`."""
-        if self._channel.alive and not self._live and self._clock.monotonic() - self._used > PROBE_AFTER:
+        if self._channel.alive and not self.warm:
             try:
                 await self._ask_shortly(b"NOOP\r\n")
             except Lost:
@@ -422,7 +439,7 @@ class SmtpSession:
         """
         if not self._channel.alive:
             raise self._channel.fault
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = self._loop.create_future()
         self._owed.append(_Step(Phase.RSET, command, answer=answer, seconds=seconds))
         self._channel.write(command)
         self._watch()

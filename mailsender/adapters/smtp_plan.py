@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from mailsender.address import Address, BadAddress, parse_address
 from mailsender.letter import Envelope, Phase, Result, Verdict
-
-_sender = lru_cache(maxsize=16)(parse_address)  # a service has one reverse-path, or a few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +53,11 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
             end of the message, where we see none.
     """
-    if not message.count(b"\r\n") == message.count(b"\r") == message.count(b"\n"):
+    rest = message.replace(b"\r\n", b"")
+    if b"\r" in rest or b"\n" in rest:
         raise ValueError("the message holds a bare CR or LF")
     try:
-        sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
+        sender = parse_address(envelope.reverse_path) if envelope.reverse_path else None
     except BadAddress as error:
         return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
     if sender and sender.needs_smtputf8 and not offers.smtputf8:

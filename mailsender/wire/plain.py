@@ -77,5 +77,5 @@ def plain_letter(element: dict[str, Any], origin: Origin, key: bytes | None, lim
         body=body,
         answers=(Answer(token=element.get("Token", ""), key=key, origin=origin),),
         recipients=tuple(recipients.values()),
-        digest=content_digest(addresses, subject, body),
+        digest=content_digest(addresses, subject, body) if own_id else b"",
     )

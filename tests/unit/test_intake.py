@@ -339,3 +339,72 @@ async def test_what_is_no_state_of_the_world_ends_it_loudly() -> None:
         await stage.run()
     assert stage.source.commits == []
     assert stage.source.calls[-1] == "close"
+
+
+# --- letters that are owned as soon as they are stored ------------------------------------------
+
+
+async def test_the_owner_gets_as_many_as_it_wants_and_hears_of_the_rest() -> None:
+    stage = Stage([record(letters(*"abcde"))])
+    stage.owner.room = 2
+    await stage.run()
+    assert [[each.subject for each in lease.letters] for lease in stage.owner.leases] == [["a", "b"]]
+    assert stage.owner.nudges == 1
+    stats = await stage.queue.stats()
+    assert (stats.processing, stats.awaiting) == (2, 3)
+    assert stage.source.commits == [{("in", 0): 1}]
+
+
+async def test_nobody_is_told_of_letters_that_are_owned_or_were_there_or_are_errors() -> None:
+    stage = Stage([record(letters("a")), record(letters("b"), offset=1)])
+    stage.owner.room = 100
+    await stage.run()
+    assert stage.owner.nudges == 0
+    again = Stage([record(letters("a")), record(b'[{"Subject":"no address"}]', offset=1)])
+    again.queue = again.intake._queue = stage.queue
+    await again.run()
+    assert again.owner.nudges == 0
+
+
+async def test_after_a_lost_reply_the_same_claim_is_made_again() -> None:
+    """Else what the first try stored would lie under a token that nobody knows until its lease ran out."""
+    stage = Stage([record(letters("a", "b"))])
+    stage.owner.room = 100
+    original = stage.queue.insert_claimed
+    tokens: list[str] = []
+
+    async def insert_claimed(some: Any, claim: Any) -> Any:
+        tokens.append(claim.token)
+        stored = await original(some, claim)
+        if len(tokens) == 1:
+            raise Unavailable("the reply was lost")
+        return stored
+
+    stage.queue.insert_claimed = insert_claimed  # type: ignore[method-assign]
+    await stage.run()
+    assert len(tokens) == 2
+    assert len(set(tokens)) == 1
+    (lease,) = stage.owner.leases
+    assert [each.subject for each in lease.letters] == ["a", "b"]
+    assert stage.source.commits == [{("in", 0): 1}]
+
+
+async def test_the_next_batch_is_decoded_while_one_is_stored_and_no_two_are_stored_at_once() -> None:
+    stage = Stage([record(letters(*"ab"), offset=n) for n in range(6)], batch=2)
+    original = stage.queue.insert
+    under_way, decoded = 0, []
+
+    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+        nonlocal under_way
+        under_way += 1
+        assert under_way == 1
+        for _ in range(20):
+            await asyncio.sleep(0)
+        decoded.append(stage.intake.state.records)
+        under_way -= 1
+        return await original(some)
+
+    stage.queue.insert = insert  # type: ignore[method-assign]
+    await stage.run()
+    assert decoded[0] == 2
+    assert stage.source.commits[-1] == {("in", 0): 6}

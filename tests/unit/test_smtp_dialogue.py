@@ -54,6 +54,12 @@ class Yes:
         return True
 
 
+async def turns() -> None:
+    """Until those who waited have gone on, and what they asked for is written."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 async def at_data(wire: Wire, message: bytes) -> tuple[Channel, asyncio.Task[Outcome], Yes]:
     """A transaction that waits for the answer to DATA."""
     channel, go = Channel(wire), Yes()
@@ -61,9 +67,9 @@ async def at_data(wire: Wire, message: bytes) -> tuple[Channel, asyncio.Task[Out
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
     sending = asyncio.create_task(session.transact(envelope, message, go))
     for _ in range(2):
-        await asyncio.sleep(0)
+        await turns()
         channel.data_received(b"250 Ok\r\n")
-    await asyncio.sleep(0)
+    await turns()
     assert wire.written.endswith(b"DATA\r\n")
     return channel, sending, go
 
@@ -93,12 +99,31 @@ async def test_a_connection_that_breaks_before_the_turn_of_354_was_lost_before_t
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("event", ["eof", "lost", "421"])
+async def test_a_connection_lost_in_the_turn_of_354_was_lost_before_the_dot(event: str) -> None:
+    wire = Wire()
+    channel, sending, go = await at_data(wire, b"x\r\n")
+    channel.data_received(b"354 Go on\r\n")
+    if event == "eof":
+        channel.eof_received()
+    elif event == "lost":
+        channel.connection_lost(ConnectionResetError("reset"))
+    else:
+        channel.data_received(b"421 4.3.2 Bye\r\n")
+    [result] = (await sending).results.values()
+    assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
+    assert not go.asked_for_dot
+    assert wire.written.endswith(b"DATA\r\n")
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("event", ["eof", "lost"])
 async def test_a_connection_lost_behind_the_dot_is_uncertain(event: str) -> None:
     wire = Wire()
     channel, sending, _ = await at_data(wire, b"x\r\n")
     channel.data_received(b"354 Go on\r\n")
-    assert wire.written.endswith(b"x\r\n.\r\n")  # within the turn of the reply
+    await turns()
+    assert wire.written.endswith(b"x\r\n.\r\n")
     if event == "eof":
         channel.eof_received()
     else:
@@ -122,7 +147,7 @@ async def test_a_transport_that_breaks_in_the_middle_of_the_message_gets_no_dot(
 async def test_a_reply_to_the_dot_counts_although_the_connection_went_at_once() -> None:
     channel, sending, _ = await at_data(Wire(), b"x\r\n")
     channel.data_received(b"354 Go on\r\n")
-    await asyncio.sleep(0)
+    await turns()
     channel.data_received(b"250 2.0.0 Queued\r\n")
     channel.connection_lost(None)
     outcome = await sending

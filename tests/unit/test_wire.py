@@ -103,7 +103,8 @@ class TestGoodLetters:
         assert letter.recipients == (Recipient(address="a1@example.test"),)
         assert letter.answers == (Answer(token="Иван", key=b"k", origin=ORIGIN),)
         assert letter.id == ORIGIN.letter_id()
-        assert letter.digest
+        assert not letter.digest
+        assert read({**GOOD, "ID": "6b03f03e1c3fe5165a363fce"}).digest
 
     def test_keys_match_without_regard_to_case_and_the_last_wins(self) -> None:
         letter = read({"subject": "first", "SUBJECT": "last", "aDDresses": ["a@b.test"]})
