@@ -7,6 +7,7 @@ docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -72,7 +73,10 @@ def main() -> None:
     options = _parse()
     install_missing({"smtp-sink": "postfix"} | ({} if options.quick else {"redis-server": "redis-server"}))
     here = machine()
-    text = _page(here, _run(options))
+    try:
+        text = _page(here, _run(options))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; every part was stopped.")
     print(text)
     if options.write:
         PAGE.write_text(put_between(PAGE.read_text("utf-8"), text), "utf-8")

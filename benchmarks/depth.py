@@ -55,9 +55,7 @@ def measure(stage: Stage, waiting: int = DEEP) -> Section:
         "Depth of the queue",
         ["queue", "claim µs/letter", "settle µs/letter", "both", "mongod CPU µs/letter"],
         [*rows, ["difference", *change]],
-        [
-            f"Medians of {CYCLES} claims and settlements of {BATCH} letters, in turn; the CPU in them is a mean."
-        ],
+        [f"Medians of {CYCLES} claims and settlements of {BATCH} letters, in turn; their CPU is a mean."],
     )
 
 

@@ -21,7 +21,7 @@ from benchmarks.stamping_sink import stamping_sink
 from benchmarks.table import Section
 from tests.acceptance.test_replicas import most_in_a_window
 
-LETTERS, BATCH, ROUNDS = 20_000, 100, 3
+LETTERS, BATCH, ROUNDS = 12_000, 100, 3
 RATE, PERIOD, BURST, LIMITED = 50, 1.0, 3, 500
 
 

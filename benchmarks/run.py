@@ -19,7 +19,8 @@ from benchmarks.table import Section
 @contextlib.contextmanager
 def staged() -> Iterator[Stage]:
     """A stage in a temporary directory. A SIGTERM ends it as a Ctrl-C does, and both end every part."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell's background jobs begin deaf to it
+        signal.signal(number, _interrupt)
     with (
         tempfile.TemporaryDirectory(prefix="mailsender-bench-", ignore_cleanup_errors=True) as name,
         Stage(Path(name)) as stage,

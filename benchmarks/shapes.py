@@ -80,7 +80,9 @@ def _allow_large(bootstrap: str, topics: list[str]) -> None:
     resources = [
         ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry]) for topic in topics
     ]
-    admin = AdminClient({"bootstrap.servers": bootstrap})  # named, or it would be gone before its answers
+    admin = AdminClient(
+        {"bootstrap.servers": bootstrap, "log_level": 0}
+    )  # named, or it would be gone before its answers
     for done in admin.incremental_alter_configs(resources).values():
         done.result(20)
 

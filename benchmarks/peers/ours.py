@@ -73,7 +73,7 @@ def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
         with contextlib.suppress(Exception):
             stage.mongod.client().drop_database(name)
         topics = [made.topics.letters, made.topics.reports, made.topics.dead]
-        admin = AdminClient({"bootstrap.servers": made.bootstrap})
+        admin = AdminClient({"bootstrap.servers": made.bootstrap, "log_level": 0})
         for gone in admin.delete_topics(topics).values():
             with contextlib.suppress(Exception):
                 gone.result(10)
