@@ -8,6 +8,8 @@ from typing import Any
 BODY_BYTES = 1536
 """Octets of the body in UTF-8."""
 
+RECIPIENTS = 2
+
 SENDER = "sender@example.test"
 
 _LINE = "<p>Мир и труд, и письмо из нескольких строк для всех читателей сразу.</p>\n"
@@ -22,7 +24,7 @@ def body_of(size: int) -> str:
 BODY = body_of(BODY_BYTES)
 
 
-def letter(number: int, *, recipients: int = 2, body: str = BODY) -> dict[str, Any]:
+def letter(number: int, *, recipients: int = RECIPIENTS, body: str = BODY) -> dict[str, Any]:
     """One letter, as a producer puts it into a batch or a task."""
     return {
         "Subject": f"Letter number {number:08d}",

@@ -28,7 +28,7 @@ class Bare:
             said = child.log.read_text()
         if status != 0 or stage.sink.received() - sunk != letters:
             raise RuntimeError(f"{self.name} ended with {status}: {said[-2000:]}")
-        return Round(**json.loads(said.splitlines()[-1]))
+        return Round(**json.loads(said.splitlines()[-1])["round"])
 
 
 def loop() -> Bare:
@@ -39,3 +39,14 @@ def loop() -> Bare:
 def limit() -> Bare:
     """The pipelined client."""
     return Bare("bare pipelined client", "pipelined_client", 100_000)
+
+
+def inject(stage: Stage, port: int, letters: int) -> float:
+    """Put letters into another server by the pipelined client; says when it began, in seconds since 1970."""
+    words = ("-m", "benchmarks.peers.pipelined_client", port, letters, SESSIONS)
+    with python("inject", stage.room("inject"), *words) as child:
+        status = child.wait(300)
+        said = child.log.read_text()
+    if status != 0:
+        raise RuntimeError(f"the injecting client ended with {status}: {said[-2000:]}")
+    return float(json.loads(said.splitlines()[-1])["began"])

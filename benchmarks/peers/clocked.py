@@ -12,10 +12,13 @@ class Clock:
     """Wall-clock and CPU of this process from the moment it is made."""
 
     def __init__(self) -> None:
-        self._cpu, self._began = _cpu(), time.monotonic()
+        self._cpu, self._began, self._since_1970 = _cpu(), time.monotonic(), time.time()
 
     def report(self, letters: int) -> None:
-        """Print a round as JSON, with the kernel's high-water mark of this process's memory in MB."""
+        """Print, as JSON, when the round began (seconds since 1970) and what it came to.
+
+        Memory is the kernel's high-water mark of this process, in MB.
+        """
         seconds, cpu = time.monotonic() - self._began, _cpu() - self._cpu
         status = Path("/proc/self/status").read_text().splitlines()
         # Not ru_maxrss: it starts with the size of the process that started this one.
@@ -27,7 +30,7 @@ class Clock:
             "stores_cpu": 0.0,
             "rss_mb": peak,
         }
-        print(json.dumps(numbers))
+        print(json.dumps({"began": self._since_1970, "round": numbers}))
 
 
 def _cpu() -> float:

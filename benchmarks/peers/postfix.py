@@ -18,8 +18,8 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.measure import Meter, Round, poll
-from benchmarks.parts import POSTFIX_PATH, Stage, a_port, python
-from benchmarks.peers import SESSIONS
+from benchmarks.parts import POSTFIX_PATH, Stage, a_port
+from benchmarks.peers.bare import inject
 from mailsender.dev.process import Child, PartMissing, listens
 
 MAIN = """\
@@ -118,20 +118,10 @@ class Postfix:
 
 def _measure(stage: Stage, master: Child, port: int, letters: int) -> Round:
     wanted = stage.sink.received() + letters
-    client = ("-m", "benchmarks.peers.pipelined_client", port, letters, SESSIONS)
-    with python("inject", stage.room("inject"), *client) as child:
-        # The client's interpreter starts off the clock: its first session is what begins the round.
-        child.until(lambda: _sessions(port) > 0, 20)
-        meter = Meter([master.pid])
-        poll(lambda: stage.sink.received() >= wanted, "last letter", timeout=300)
-        return meter.round(letters)
-
-
-def _sessions(port: int) -> int:
-    """Established connections to a local port."""
-    wanted = f"0100007F:{port:04X}"
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return sum(line.split()[1] == wanted and line.split()[3] == "01" for line in lines)
+    meter = Meter([master.pid])
+    began = inject(stage, port, letters)  # idle processes cost nothing until then
+    poll(lambda: stage.sink.received() >= wanted, "last letter", timeout=300)
+    return meter.round(letters, began=began)
 
 
 def _daemons() -> Path:
