@@ -37,18 +37,20 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="ours beside the bare aiosmtplib loop, nothing else"
     )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="rounds of each peer, at least 3 for a table (3)"
-    )
+    parser.add_argument("--rounds", type=int, help="rounds of each peer (5, with --quick 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the usual number of letters (1)")
     parser.add_argument("--only", nargs="*", choices=[*SECTIONS, "peers"], help="these parts of the full run")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.write and (options.quick or options.only):
+        parser.error("--write is for the full run: it replaces all tables")
+    return options
 
 
 def _peers(stage: Stage, options: argparse.Namespace) -> Section:
     peers = quick_peers() if options.quick else all_peers()
-    rounds, skipped = compare(stage, peers, options.rounds, options.scale)
+    count = options.rounds or (3 if options.quick else 5)
+    rounds, skipped = compare(stage, peers, count, options.scale)
     JSON.parent.mkdir(exist_ok=True)
     JSON.write_text(to_json(summaries(rounds)))
     return comparison(rounds, skipped, [OURS, SMALL_BATCHES])
@@ -66,7 +68,7 @@ def _run(options: argparse.Namespace) -> list[Section]:
 
 
 def _page(here: str, sections: Sequence[Section]) -> str:
-    return "\n".join([f"Measured on {here}.\n", *map(str, sections)])
+    return "\n".join([f"Measured {here}.\n", *map(str, sections)])
 
 
 def main() -> None:

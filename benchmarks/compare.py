@@ -22,7 +22,7 @@ Rounds = dict[str, list[Round]]
 
 def all_peers() -> list[Peer]:
     """Every sender, ours first."""
-    ours: list[Peer] = [Mailsender(OURS, 100, 20_000), Mailsender(SMALL_BATCHES, 6, 20_000)]
+    ours: list[Peer] = [Mailsender(OURS, 100, 30_000), Mailsender(SMALL_BATCHES, 6, 30_000)]
     return [*ours, Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
 
 

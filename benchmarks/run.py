@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -39,10 +40,11 @@ def alone(measure: Callable[[Stage], Section]) -> None:
 
 
 def machine() -> str:
-    """What this run is made on, and how busy that was before it, in one line."""
+    """When and on what this run is made, and how busy that was before it, in one line."""
     model = _field("/proc/cpuinfo", "model name") or platform.processor() or "unknown processor"
     memory = int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) / 2**20
     parts = (
+        f"{datetime.now(UTC):%Y-%m-%d}",
         f"{os.cpu_count()} cores ({model})",
         f"{memory:.0f} GiB",
         f"{platform.system()} {platform.release()}",

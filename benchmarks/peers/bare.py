@@ -33,12 +33,12 @@ class Bare:
 
 def loop() -> Bare:
     """The aiosmtplib loop."""
-    return Bare("bare aiosmtplib loop", "bare_client", 15_000)
+    return Bare("bare aiosmtplib loop", "bare_client", 25_000)
 
 
 def limit() -> Bare:
     """The pipelined client."""
-    return Bare("bare pipelined client", "pipelined_client", 100_000)
+    return Bare("bare pipelined client", "pipelined_client", 150_000)
 
 
 def inject(stage: Stage, port: int, letters: int) -> float:
