@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test ship lint format lock clean
+.PHONY: help dev test ship lint format bench bench-quick lock clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -37,7 +37,7 @@ touch $@
 endef
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
 	@exec .venv/dev/bin/mailsender dev
@@ -47,6 +47,12 @@ test: .venv/test/.made ## All tests, on the real parts that this machine has, wi
 
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	deploy/engine/ship $(ARGS)
+
+bench: .venv/bench/.made ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/performance.md
+	.venv/bench/bin/python -m benchmarks $(ARGS)
+
+bench-quick: .venv/bench/.made ## The same beside a bare aiosmtplib loop only, under a minute
+	.venv/bench/bin/python -m benchmarks --quick $(ARGS)
 
 lint: .venv/test/.made ## Style, types, import contracts
 	.venv/test/bin/ruff check .
@@ -64,6 +70,9 @@ format: .venv/test/.made ## Put the code in form
 .venv/test/.made: requirements/test.txt
 	$(call environment,test)
 
+.venv/bench/.made: requirements/bench.txt
+	$(call environment,bench)
+
 COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
@@ -78,6 +87,7 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	$(COMPILE) pyproject.toml -o requirements/run.txt; \
 	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
 	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
+	$(COMPILE) --extra dev --group bench --group build pyproject.toml -o requirements/bench.txt; \
 	$(COMPILE) --group build -o requirements/build.txt
 
 clean: ## Remove environments, caches and the state of `make dev`

@@ -93,7 +93,7 @@ class World:
     # --- Kafka, by librdkafka's clients ----------------------------------------------------------
 
     def create_topics(self, partitions: int = 4) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         names = (self.topics.letters, self.topics.reports, self.topics.dead)
         made = admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         for future in made.values():

@@ -1,0 +1,60 @@
+"""Letters per second of mailsender and its peers: in one run, in turn, on one machine, into one sink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.measure import Round
+from benchmarks.parts import Stage
+from benchmarks.peers import Peer, bare
+from benchmarks.peers.celery_redis import Celery
+from benchmarks.peers.ours import Mailsender
+from benchmarks.peers.postfix import Postfix
+from benchmarks.peers.taskiq_redis import Taskiq
+from benchmarks.run import say
+from mailsender.dev.process import ChildError, PartMissing
+
+OURS = "mailsender"
+SMALL_BATCHES = "mailsender, batches of 6"
+
+Rounds = dict[str, list[Round]]
+
+
+def all_peers() -> list[Peer]:
+    """Every sender, ours first."""
+    ours: list[Peer] = [Mailsender(OURS, 100, 30_000), Mailsender(SMALL_BATCHES, 6, 30_000)]
+    return [*ours, Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
+
+
+def quick_peers() -> list[Peer]:
+    """Ours beside the bare aiosmtplib loop."""
+    return [Mailsender(OURS, 100, 8_000), bare.loop()]
+
+
+def compare(
+    stage: Stage, peers: Sequence[Peer], rounds: int, scale: float = 1.0
+) -> tuple[Rounds, dict[str, str]]:
+    """Run the peers in turn, `rounds` times over; says also who was left out, and why.
+
+    A peer that fails is left out from then on. Ours may not fail.
+    """
+    results: Rounds = {peer.name: [] for peer in peers}
+    skipped: dict[str, str] = {}
+    for number in range(rounds):
+        for peer in peers:
+            if peer.name in skipped:
+                continue
+            try:
+                made = peer.run(stage, max(1000, int(peer.letters * scale)))
+            except (PartMissing, ChildError, TimeoutError, RuntimeError) as error:
+                if peer.name.startswith(OURS):
+                    raise
+                skipped[peer.name] = str(error).splitlines()[0]
+                say(f"{peer.name}: {error}")
+                continue
+            results[peer.name].append(made)
+            say(
+                f"round {number + 1}: {peer.name}: {made.letters_per_s:,.0f} letters/s,"
+                f" {made.cpu_s_per_1000:.3f} CPU s/1000"
+            )
+    return results, skipped

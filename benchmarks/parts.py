@@ -1,0 +1,132 @@
+"""The real parts that a run shares: broker, mongod, sink, Redis; each started when it is first asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from mailsender.dev.kafka import KafkaBroker
+from mailsender.dev.mongod import Mongod
+from mailsender.dev.process import LOOPBACK, Child, Part, PartMissing, free_port, listens
+from tests.parts import SmtpSink, running
+
+ROOT = Path(__file__).resolve().parent.parent
+POSTFIX_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
+
+MONGOD_CACHE_GB = 1.0
+"""WiredTiger's cache: more than the tests' mongod gets, far less than it would take by itself."""
+
+_COUNT = re.compile(rb"mesg=(\d+)")
+
+
+class Sink(SmtpSink):
+    """smtp-sink with its counter, which it writes at every final dot; it offers PIPELINING to everybody."""
+
+    def received(self) -> int:
+        """How many messages it took since it was started."""
+        with self.child.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 256))
+            found = _COUNT.findall(log.read())
+        return int(found[-1]) if found else 0
+
+
+class Redis(Part):
+    """A redis-server with its append-only file on, synced every second: the durable setting that most use."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("redis", directory)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server")
+        if binary is None:
+            raise PartMissing("there is no redis-server (on Debian: apt-get install redis-server)")
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        options = {"port": str(self.port), "bind": LOOPBACK, "dir": str(data), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec"}
+        self.child.start([binary, *(word for key, value in options.items() for word in (f"--{key}", value))])
+        self.child.until(lambda: listens(self.port), 10)
+
+
+class Stage:
+    """What the peers of one run share. Leaving it ends every part."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._running = contextlib.ExitStack()
+        self._rooms = 0
+        directory.chmod(0o755)  # Postfix and its sink give up root's rights, and still have to come in
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    @cached_property
+    def broker(self) -> KafkaBroker:
+        return self._running.enter_context(running(KafkaBroker(self.directory / "kafka")))
+
+    @cached_property
+    def mongod(self) -> Mongod:
+        made = Mongod(self.directory / "mongod", cache_gb=MONGOD_CACHE_GB)
+        return self._running.enter_context(running(made))
+
+    @cached_property
+    def sink(self) -> Sink:
+        return self._running.enter_context(running(Sink(self.directory / "sink")))
+
+    @cached_property
+    def redis(self) -> Redis:
+        return self._running.enter_context(running(Redis(self.directory / "redis")))
+
+    def room(self, name: str) -> Path:
+        """A fresh directory for one round."""
+        self._rooms += 1
+        made = self.directory / f"{name}-{self._rooms}"
+        made.mkdir()
+        return made
+
+
+@contextlib.contextmanager
+def python(name: str, directory: Path, *words: object, **variables: str) -> Iterator[Child]:
+    """A Python process that knows these packages; ended at once when its block is left."""
+    child = Child(name, directory)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    child.start([sys.executable, *map(str, words)], env=environment, cwd=ROOT)
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+def a_port() -> int:
+    """A free port of the loopback interface."""
+    return free_port()
+
+
+def install_missing(wanted: dict[str, str]) -> None:
+    """Install Debian packages, each by the program it brings, where this is root on Debian."""
+    packages = [
+        package for program, package in wanted.items() if not shutil.which(program, path=POSTFIX_PATH)
+    ]
+    apt = shutil.which("apt-get")
+    if not packages or apt is None or os.geteuid() != 0:
+        return
+    print(f"Installing {', '.join(packages)}", file=sys.stderr)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run(
+            [apt, "-q", *words], env=environment, check=False, stdout=subprocess.DEVNULL, timeout=300
+        )

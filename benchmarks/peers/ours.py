@@ -1,0 +1,172 @@
+"""mailsender: from the first fetch of a preloaded topic until the last report is acknowledged and marked.
+
+Nothing is switched off: all validation, majority and journaled writes, leases, reports with bodies, the log
+at its default level. The settings are the defaults, but for the rate (none) and the number of sessions.
+
+The clock starts with the service's own event `partitions_assigned`, which the first fetch follows at once. It
+stops at the server time of the last mark, read from the documents afterwards (`expire_at` is that time plus
+the retention). In between the harness asks the broker for the profile topic's end five times a second, and
+once all reports lie there, MongoDB for three counts of partial indexes. Afterwards, off the clock, it checks
+that the sink took each letter once, and that each is `sent`, reported and marked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from benchmarks.letters import SENDER, batches
+from benchmarks.measure import Meter, Round, poll
+from benchmarks.parts import Stage
+from benchmarks.peers import SESSIONS
+from mailsender.dev.process import ChildError
+from tests.acceptance.harness import Replica, World
+from tests.parts import Topics
+
+SETTINGS = {
+    "SMTP_MAX_SENDERS": str(SESSIONS),
+    "SMTP_FROM": f"Sender <{SENDER}>",
+    # The tests' world has short times, to see failures soon; here the service's defaults stand again.
+    "KAFKA_SESSION_TIMEOUT": "10s",
+    "KAFKA_TIMEOUT": "10s",
+    "MONGODB_LEASE": "60s",
+    "MONGODB_TIMEOUT": "10s",
+    "REPORT_SWEEP_AFTER": "30s",
+}
+RETENTION = 30 * 86_400
+"""Seconds: the default of `MONGODB_RETENTION`."""
+
+TIMEOUT = 300.0
+
+
+class Mailsender:
+    """The service itself, with batches of one size."""
+
+    def __init__(self, name: str, batch: int, letters: int) -> None:
+        self.name, self.batch, self.letters = name, batch, letters
+
+    def run(self, stage: Stage, letters: int) -> Round:
+        with world(stage) as here:
+            here.publish(batches(letters, self.batch))
+            return measured(stage, here, letters)
+
+
+@contextlib.contextmanager
+def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
+    """Fresh topics and a fresh database for one round; both are thrown away after it."""
+    port = smtp_port or stage.sink.port
+    name = f"bench{uuid4().hex[:8]}"
+    made = World(stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), port)
+    made.settings = {**SETTINGS, **settings}
+    made.create_topics()
+    try:
+        yield made
+    finally:
+        made.close()
+        with contextlib.suppress(Exception):
+            stage.mongod.client().drop_database(name)
+        topics = [made.topics.letters, made.topics.reports, made.topics.dead]
+        admin = AdminClient({"bootstrap.servers": made.bootstrap, "log_level": 0})
+        for gone in admin.delete_topics(topics).values():
+            with contextlib.suppress(Exception):
+                gone.result(10)
+
+
+def measured(stage: Stage, here: World, letters: int, timeout: float = TIMEOUT) -> Round:
+    """Start the service on what lies in its topic, and measure until all is done."""
+    sunk = stage.sink.received()
+    service = here.replica()
+    service.start()
+    first_fetch(service)
+    meter = Meter([service.child.pid], [stage.broker.child.pid, stage.mongod.child.pid])
+    began = assigned_at(service)
+    await_answers(here, letters, timeout)
+    result = meter.round(letters, began=began, ended=last_mark(here))
+    end(service)
+    check(here, letters, stage.sink.received() - sunk)
+    return result
+
+
+def first_fetch(service: Replica, timeout: float = 60.0) -> None:
+    """Return some milliseconds after the service was given its partitions."""
+
+    def seen() -> bool:
+        if not service.child.running:
+            raise ChildError(f"the service ended with {service.child.returncode}, see {service.child.log}")
+        return b'"partitions_assigned"' in service.child.log.read_bytes()
+
+    poll(seen, "partitions", timeout=timeout, pause=0.005)
+
+
+def assigned_at(service: Replica) -> float:
+    """When the service was given its partitions first, in seconds since 1970."""
+    return datetime.fromisoformat(service.events("partitions_assigned")[0]["time"]).timestamp()
+
+
+def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
+    """Until every letter's report was published and marked."""
+    consumer = Consumer({"bootstrap.servers": here.bootstrap, "group.id": "bench-end"})
+    topic = here.topics.reports
+    partitions = list(consumer.list_topics(topic, timeout=20).topics[topic].partitions)
+
+    def published() -> bool:
+        ends = (
+            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=20)[1]
+            for number in partitions
+        )
+        return sum(ends) >= letters
+
+    try:
+        poll(published, f"{letters} reports", timeout=timeout, pause=0.2)
+    finally:
+        consumer.close()
+    with here.letters() as collection:
+        poll(lambda: _all_marked(collection), "marks", timeout=60, pause=0.05)
+
+
+def _all_marked(collection: Any) -> bool:
+    return not any(
+        collection.count_documents(query, limit=1)
+        for query in ({"reported": False}, {"status": "awaiting"}, {"status": "processing"})
+    )
+
+
+def last_mark(here: World) -> float:
+    """When the last report was marked, by MongoDB's clock, in seconds since 1970."""
+    with here.letters() as collection:
+        last = collection.find_one({}, {"expire_at": 1}, sort=[("expire_at", -1)])
+    at: datetime = last["expire_at"]
+    return at.replace(tzinfo=UTC).timestamp() - RETENTION
+
+
+def end(service: Replica) -> None:
+    """Stop it politely; it has nothing left to do."""
+    service.terminate()
+    status = service.wait_exit()
+    if status != 0:
+        raise ChildError(f"the service ended with {status}, see {service.child.log}")
+
+
+def check(here: World, letters: int, sunk: int) -> None:
+    """No letter lost, none sent twice, each answered: a fast sender that cheats is not fast."""
+    with here.letters() as collection:
+        good = collection.count_documents({"status": "sent", "reported": True})
+    if (good, sunk) != (letters, letters):
+        raise ChildError(f"of {letters} letters {good} were sent and reported, and {sunk} reached the sink")
+
+
+def ready(here: World, timeout: float = 60.0, **settings: str) -> Replica:
+    """A replica that has its partitions and waits."""
+    made = here.replica(**settings)
+    made.start()
+    first_fetch(made, timeout)
+    made.wait_ready()
+    time.sleep(0.5)
+    return made

@@ -1,0 +1,132 @@
+"""The harness of `make bench`, without what it measures: letters, tables, JSON, and reading /proc."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from benchmarks import letters, table
+from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, tree
+from mailsender.address import parse_address
+from mailsender.letter import Letter
+from mailsender.mime import Composer
+
+ROUNDS = {
+    "mailsender": [Round(1000, 0.1, 0.05, 0.2, 100), Round(1000, 0.2, 0.06, 0.1, 110)],
+    "mailsender, batches of 6": [Round(1000, 0.25, 0.05, 0.2, 90)],
+    "other": [Round(500, 0.5, 0.5, 0.0, 30), Round(500, 1.0, 0.25, 0.0, 20), Round(500, 0.25, 1.0, 0.0, 10)],
+    "absent": [],
+}
+
+
+def test_body_has_the_size_that_is_asked_for() -> None:
+    for size in (letters.BODY_BYTES, 1, 2, 1024, 100 * 1024):
+        assert len(letters.body_of(size).encode()) == size
+
+
+def test_letters_and_messages_are_of_one_size_whatever_their_number() -> None:
+    made = [letters.letter(number) for number in (0, 7, 123_456, 99_999_999)]
+    assert len({len(json.dumps(each)) for each in made}) == 1
+    assert len({len(letters.message(each)) for each in made}) == 1
+    assert all(len(each["Addresses"]) == 2 for each in made)
+
+
+def test_peers_send_as_many_bytes_as_mailsender_does() -> None:
+    each = letters.letter(5)
+    ours = Composer("Sender", letters.SENDER).compose(
+        Letter(id="0" * 24, addresses=tuple(each["Addresses"]), subject=each["Subject"], body=each["Body"]),
+        eight_bit=True,
+        date=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    theirs = letters.message(each)
+    assert len(theirs) == len(ours)
+    assert theirs.partition(b"\r\n\r\n")[2] == ours.partition(b"\r\n\r\n")[2]
+
+
+def test_messages_need_no_dot_stuffing_and_end_their_last_line() -> None:
+    for size in (letters.BODY_BYTES, 1000, 1001, 102_400):
+        text = letters.message(letters.letter(1, body=letters.body_of(size)))
+        assert b"\r\n." not in text
+        assert text.endswith(b"\r\n")
+        assert max(map(len, text.split(b"\r\n"))) <= 998
+
+
+def test_batches_hold_every_letter_once() -> None:
+    made = list(letters.batches(20, 6, recipients=3))
+    assert [len(batch) for batch in made] == [6, 6, 6, 2]
+    assert [each["Token"] for batch in made for each in batch] == [f"{number:08d}" for number in range(20)]
+    assert all(parse_address(to) for batch in made for each in batch for to in each["Addresses"])
+
+
+def test_summary_is_of_medians() -> None:
+    assert table.summary("other", ROUNDS["other"]) == {
+        "name": "other",
+        "letters_per_s": 1000.0,
+        "cpu_s_per_1000": 1.0,
+        "stores_cpu_s_per_1000": 0.0,
+        "rss_mb": 20,
+    }
+
+
+def test_json_has_ours_first_and_nobody_who_was_not_measured() -> None:
+    rows = json.loads(table.to_json(table.summaries(ROUNDS)))
+    assert [row["name"] for row in rows] == ["mailsender", "mailsender, batches of 6", "other"]
+    assert set(rows[0]) == {"name", "letters_per_s", "cpu_s_per_1000", "stores_cpu_s_per_1000", "rss_mb"}
+
+
+def test_ratio_says_how_many_times_as_fast_ours_is() -> None:
+    assert table.ratio(3000, 1000) == "3.00"
+    assert table.ratio(3000, 0) == "-"
+
+
+def test_comparison_shows_median_least_most_and_ratios() -> None:
+    skipped = {"absent": "there is no such thing"}
+    section = table.comparison(ROUNDS, skipped, ["mailsender", "mailsender, batches of 6"])
+    assert section.rows[2] == ["other", "1,000", "500", "2,000", "1.000", "0.000", "20", "7.50", "4.00"]
+    assert section.rows[0][-2:] == ["1.00", "0.53"]
+    assert "absent is left out: there is no such thing" in section.notes
+    lines = [line for line in str(section).splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1, "the table is aligned"
+
+
+def test_table_replaces_only_what_stands_between_the_markers() -> None:
+    page = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    once = table.put_between(page, "| new |")
+    assert once == f"before\n{table.BEGIN}\n\n| new |\n\n{table.END}\nafter\n"
+    assert table.put_between(once, "| new |") == once
+    with pytest.raises(ValueError, match="bench:begin"):
+        table.put_between("no markers", "| new |")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_cpu_and_memory_of_a_process_and_its_children_are_read() -> None:
+    work = "sum(range(3_000_000))"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{work}']); {work}"
+    hold = f"{child}; print('done', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        meter = Meter([process.pid])
+        assert process.stdout.readline() == b"done\n"
+        made = meter.round(10)
+        assert tree(process.pid) == [process.pid]
+        assert made.sender_cpu > 0.02, "of the child, too, which has ended"
+        assert 2 < peak_mb(process.pid) < 200
+        assert tree(os.getpid())[0] == os.getpid()
+        assert process.pid in tree(os.getpid())
+        assert cpu_seconds([os.getpid()]) > 0
+    finally:
+        process.communicate()
+
+
+def test_polling_ends_with_the_condition_or_the_time() -> None:
+    asked = iter([False, False, True])
+    poll(lambda: next(asked), "third answer", timeout=5, pause=0)
+    with pytest.raises(TimeoutError, match="no answer"):
+        poll(lambda: False, "answer", timeout=0.01, pause=0)
