@@ -31,7 +31,7 @@ if ! "$$python" -m venv .venv/$(1); then \
 	exit 1; \
 fi; \
 set -e; \
-.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
+.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/$(1).txt; \
 .venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 touch $@
 endef
