@@ -14,8 +14,7 @@ or an address into a command. So only the plain form is taken:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 from unicodedata import category, normalize
 
 import idna
@@ -25,10 +24,6 @@ MAX_LOCAL = 64
 
 MAX_ADDRESS = 254
 """Octets of the longest address: a path of 256 less its angle brackets (RFC 5321 §4.5.3.1.3)."""
-
-KNOWN = 8192
-"""Addresses whose reading is remembered, about 3 MB: a letter's are read when it comes and when it is
-sent."""
 
 _ATEXT = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?")
@@ -58,8 +53,7 @@ class BadAddress(ValueError):  # noqa: N818  reads better where it is caught
     """The text is no address that this program sends to; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """One address. `text` is as it was written, `domain` in A-labels and lower case."""
 
     text: str
@@ -77,7 +71,6 @@ class Address:
         return not self.local.isascii()
 
 
-@lru_cache(maxsize=KNOWN)
 def parse_address(text: str) -> Address:
     """The address that `text` is, whole and alone.
 
@@ -88,7 +81,7 @@ def parse_address(text: str) -> Address:
     if plain:
         local, domain = plain.groups()
         if len(local) <= MAX_LOCAL:
-            return Address(text=text, local=local, domain=domain.lower())
+            return Address(text, local, domain.lower())
     else:
         local, domain = _split(text)
         _check_local(local)

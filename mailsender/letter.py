@@ -30,7 +30,7 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """Whether nothing more will be done for the letter."""
-        return self in {Status.SENT, Status.ERROR}
+        return self is Status.SENT or self is Status.ERROR
 
 
 class Verdict(StrEnum):
@@ -88,7 +88,10 @@ class Recipient:
     @property
     def open(self) -> bool:
         """Whether the next transaction has to address it."""
-        return self.result is None or self.result.verdict in {Verdict.DEFERRED, Verdict.UNCERTAIN}
+        if self.result is None:
+            return True
+        verdict = self.result.verdict
+        return verdict is Verdict.DEFERRED or verdict is Verdict.UNCERTAIN
 
     @property
     def accepted(self) -> bool:

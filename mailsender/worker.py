@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Protocol
 
 import structlog
@@ -36,7 +37,7 @@ class Compose(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SendPolicy:
     """What the operator chose about sending. Times in seconds."""
 
@@ -48,12 +49,12 @@ class SendPolicy:
     retry: RetryPolicy
     lease: float
 
-    @property
+    @cached_property
     def begin_margin(self) -> float:
         """What a lease must still hold for a transaction to begin: its envelope takes a while."""
         return min(10.0, self.lease / 4)
 
-    @property
+    @cached_property
     def dot_margin(self) -> float:
         """What a lease must still hold for the dot: from then on renewal goes on until the reply."""
         return min(5.0, self.lease / 8)
