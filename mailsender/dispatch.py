@@ -35,7 +35,7 @@ three times as much, and so do all behind it until the queue is empty again."""
 LOOK = 1.0
 """Seconds between two looks for letters that wait in the queue while fresh ones keep the basket full."""
 
-HAND_BYTES = 32 * 1024 * 1024
+HAND_BYTES = 16 * 1024 * 1024
 """Bytes of letters in hand above which nothing more is claimed."""
 
 AHEAD = 2.0

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
+from sys import getsizeof
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -193,7 +194,7 @@ class Letter:
     @cached_property
     def size(self) -> int:
         """Roughly the bytes it takes in memory; for bounds, not for accounts."""
-        return len(self.body) + len(self.subject) + 64 * (len(self.addresses) + 8)
+        return getsizeof(self.body) + getsizeof(self.subject) + 256 * (len(self.addresses) + 8)
 
     def evolve(self, **changes: Any) -> Letter:
         """A copy with `changes`.

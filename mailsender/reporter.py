@@ -33,7 +33,8 @@ SMALLEST = 2048
 class ReporterConfig:
     """How reports are published; times in seconds, sizes in bytes.
 
-    `max_bytes` bounds the letters that wait for their report in memory, `batch` the reports of one round.
+    `max_bytes` bounds the letters that wait for their report in memory, `batch` and `batch_bytes` the reports
+    of one round.
     Every `sweep_every` the queue is asked for letters that have been unmarked for more than `sweep_age`: long
     enough for every replica to have reported its own. The wait after a failure grows from `first_wait` to
     `longest_wait`. A stop flushes for at most `stop_timeout`.
@@ -42,8 +43,9 @@ class ReporterConfig:
     topic: str
     with_body: bool = True
     max_request_size: int = 1_000_000
-    max_bytes: int = 16 * 1024 * 1024
+    max_bytes: int = 8 * 1024 * 1024
     batch: int = 500
+    batch_bytes: int = 4 * 1024 * 1024
     sweep_every: float = 5.0
     sweep_age: float = 30.0
     first_wait: float = 1.0
@@ -182,7 +184,7 @@ class Reporter:
 
     async def _publish(self) -> None:
         """Publish a batch of reports, all before waiting for one; mark the letters acknowledged."""
-        batch = [self._waiting.popleft() for _ in range(min(self._config.batch, len(self._waiting)))]
+        batch = self._next_batch()
         try:
             failed = await self._publish_batch(batch)
         except BaseException:
@@ -195,6 +197,14 @@ class Reporter:
             await self._mark()
         if failed:
             raise failed[0][1]
+
+    def _next_batch(self) -> list[Letter]:
+        batch: list[Letter] = []
+        room = self._config.batch_bytes
+        while self._waiting and len(batch) < self._config.batch and (room > 0 or not batch):
+            batch.append(self._waiting.popleft())
+            room -= batch[-1].size
+        return batch
 
     async def _publish_batch(self, batch: Sequence[Letter]) -> list[tuple[Letter, Exception]]:
         """The letters whose reports were not all acknowledged, with the error of each."""

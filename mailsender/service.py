@@ -6,6 +6,7 @@ Beside it only the embedded stack and `check`, which tries the parts one by one,
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import signal
 import socket
@@ -30,6 +31,12 @@ from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 
 log = structlog.get_logger()
+
+LARGE = 1024 * 1024
+"""Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
+faster from the heap."""
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def build(settings: Settings, clock: Clock) -> Parts:
@@ -143,6 +150,19 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def _give_memory_back() -> None:
+    """Have the C library return large buffers to the system when they are freed, instead of keeping them.
+
+    By default it learns from each large buffer that such sizes are common, keeps them, and does so in an
+    arena for each thread: with letters of megabytes a process of 80 MB grows by hundreds. Without glibc
+    nothing is done.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
+
+
 async def _main(settings: Settings) -> int:
     clock = SystemClock()
     try:
@@ -155,6 +175,7 @@ async def _main(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, replica.on_signal, number.name)
     _spare_the_collector()
+    _give_memory_back()
     log.info("starting", version=__version__, loop=type(loop).__module__)
     try:
         return await replica.run()

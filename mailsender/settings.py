@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         1_000_000, "Bytes of the largest record to publish; at most what the broker takes.", ge=10_000
     )
     intake_max_bytes: int = _field(
-        32 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024
+        16 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024
     )
     letter_max_bytes: int = _field(
         10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024

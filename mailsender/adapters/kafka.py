@@ -58,7 +58,7 @@ class KafkaConfig:
     session_timeout: float = 10.0
     max_poll_interval: float = 300.0
     metadata_max_age: float = 5.0
-    max_bytes: int = 32 * 1024 * 1024
+    max_bytes: int = 16 * 1024 * 1024
     max_request_size: int = 1_000_000
     compression: str | None = None
     stall: float = 60.0

@@ -36,7 +36,7 @@ from mailsender.adapters.mongo_records import documents_of
 from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
 
-CLAIM_BYTES = 32 * 1024 * 1024
+CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
 
 BUSY_TRIES = 5
