@@ -221,11 +221,17 @@ class _Judge:
                 yield Fault(promise="P3", kind="twice without a break", what=f"{mark} at {times}")
 
     def _explained(self, acceptance: Acceptance) -> bool:
-        """Whether something kept the service from knowing of it, or from writing it down."""
+        """Whether something kept the service from knowing of it, or from writing it down.
+
+        A relay may well accept a moment after its client was killed, so the whole transaction counts.
+        """
         if not acceptance.told:
             return True
         window = self.allowed.window
-        return any(each.start - window <= acceptance.at <= each.end for each in self.history.breaks)
+        return any(
+            each.start - window <= acceptance.at and acceptance.mail_at <= each.end
+            for each in self.history.breaks
+        )
 
     def _strangers(self) -> Iterator[Fault]:
         """Nothing arrived, and nothing was told, that nobody asked for."""

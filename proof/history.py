@@ -94,7 +94,8 @@ class Allowed:
 
     `duplicates` is the most letters that may be accepted twice (None: any number). Each must have been
     accepted the first time at most `window` seconds before something broke, or while it was broken, or
-    without the client being told. `unfinished` allows letters that wait still, for runs that end before the work does.
+    without the client being told. `unfinished` allows letters that wait still, for runs that end before the
+    work does.
     """
 
     duplicates: int | None = 0

@@ -275,6 +275,10 @@ def test_a_duplicate_is_explained_by_a_break_soon_after_the_acceptance() -> None
     assert judged(doubled(breaks=(Break(what="outage", start=100.0, end=103.0),))).good
 
 
+def test_a_duplicate_is_explained_by_a_kill_between_mail_and_acceptance() -> None:
+    assert judged(doubled(breaks=(Break(what="kill", start=101.05, end=101.05),)), window=0.0).good
+
+
 def test_a_duplicate_is_not_explained_by_a_break_at_another_time() -> None:
     long_after = Break(what="kill", start=104.0, end=104.0)
     before = Break(what="kill", start=100.0, end=101.0)

@@ -1,0 +1,79 @@
+"""The parts of the proof by their names on the command line, and how often each does its worst."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proof.experiments.drains import drains
+from proof.experiments.frozen import frozen
+from proof.experiments.kills import kills
+from proof.experiments.outages import COMBINATIONS, WAYS, outage
+from proof.experiments.poison import poison
+from proof.experiments.rate import rate
+from proof.experiments.rebalances import rebalances
+from proof.stage import Stage
+from proof.table import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says. `runs` of None: as many as the part finds right."""
+
+    seed: int
+    runs: int | None = None
+    short: bool = False
+
+    def count(self, full: int, short: int) -> int:
+        """How many blows or inputs."""
+        return self.runs or (short if self.short else full)
+
+
+Part = Callable[[Stage, Options], list[Row]]
+
+
+def _kills(stage: Stage, options: Options) -> list[Row]:
+    return [kills(stage, options.seed, runs=options.count(1000, 50))]
+
+
+def _drains(stage: Stage, options: Options) -> list[Row]:
+    return [drains(stage, options.seed, runs=options.count(200, 8))]
+
+
+def _outages(stage: Stage, options: Options) -> list[Row]:
+    seconds = 10.0 if options.short else 60.0
+    if options.short:
+        wanted = [(("mongodb", "relay"), "killed"), (("broker",), "frozen")]
+    else:
+        wanted = [(parts, way) for parts in COMBINATIONS for way in WAYS]
+    return [outage(stage, options.seed, parts=parts, way=way, seconds=seconds) for parts, way in wanted]
+
+
+def _rate(stage: Stage, options: Options) -> list[Row]:
+    if options.short:
+        return [rate(stage, options.seed, replicas=2, seconds=8, failover=False)]
+    counts = [(1, False), (2, False), (3, False), (4, False), (2, True), (4, True)]
+    return [rate(stage, options.seed, replicas=n, seconds=60, failover=over) for n, over in counts]
+
+
+def _frozen(stage: Stage, options: Options) -> list[Row]:
+    return [frozen(stage, options.seed, runs=options.count(40, 3))]
+
+
+def _rebalances(stage: Stage, options: Options) -> list[Row]:
+    return [rebalances(stage, options.seed, runs=options.count(120, 8))]
+
+
+def _poison(stage: Stage, options: Options) -> list[Row]:
+    return [poison(stage, options.seed)]
+
+
+PARTS: dict[str, Part] = {
+    "kills": _kills,
+    "frozen": _frozen,
+    "rebalances": _rebalances,
+    "outages": _outages,
+    "rate": _rate,
+    "drains": _drains,
+    "poison": _poison,
+}
