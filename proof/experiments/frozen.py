@@ -18,14 +18,15 @@ SESSIONS = 5
 def frozen(stage: Stage, seed: int, *, runs: int) -> Row:
     """`runs` times one of two replicas is frozen for a part or a multiple of its lease."""
     began = time.monotonic()
-    with run(stage, "frozen", seed) as world:
+    # A slow dot, so that some are always in flight when the freeze comes.
+    with run(stage, "frozen", seed, plan={"delay": {"DOT": 0.05}}) as world:
         replicas = [world.world.started(), world.world.started()]
         filler = Filler(world.publisher, world.relay.accepted, 400)
         longest = 0.0
         for _ in range(runs):
             rest(world.chance.uniform(0.2, 1.0))
             victim = world.chance.choice(replicas)
-            length = LEASE * world.chance.uniform(0.5, 2.5)
+            length = LEASE * world.chance.uniform(0.8, 2.5)
             longest = max(longest, length)
             with world.broken("frozen"):
                 victim.child.freeze()

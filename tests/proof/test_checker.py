@@ -281,7 +281,7 @@ def test_a_duplicate_is_explained_by_a_kill_between_mail_and_acceptance() -> Non
 
 def test_a_duplicate_is_not_explained_by_a_break_at_another_time() -> None:
     long_after = Break(what="kill", start=104.0, end=104.0)
-    before = Break(what="kill", start=100.0, end=101.0)
+    before = Break(what="kill", start=100.0, end=100.9)
     assert not judged(doubled(breaks=(long_after, before))).good
 
 
