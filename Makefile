@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test ship lint format lock clean
+.PHONY: help dev test proof ship lint format lock clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -45,6 +45,9 @@ dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this m
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
+proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
+	.venv/test/bin/python -m proof $(ARGS)
+
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	deploy/engine/ship $(ARGS)
 
@@ -83,4 +86,4 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache build dist
-	find mailsender tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mailsender tests benchmarks proof -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proof.experiments.drains import drains
+from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
 from proof.experiments.kills import kills
+from proof.experiments.misbehaving import misbehaving
 from proof.experiments.outages import COMBINATIONS, WAYS, outage
 from proof.experiments.poison import poison
 from proof.experiments.rate import rate
@@ -37,13 +39,13 @@ def _kills(stage: Stage, options: Options) -> list[Row]:
 
 
 def _drains(stage: Stage, options: Options) -> list[Row]:
-    return [drains(stage, options.seed, runs=options.count(200, 8))]
+    return [drains(stage, options.seed, runs=options.count(200, 6))]
 
 
 def _outages(stage: Stage, options: Options) -> list[Row]:
     seconds = 10.0 if options.short else 60.0
     if options.short:
-        wanted = [(("mongodb", "relay"), "killed"), (("broker",), "frozen")]
+        wanted = [(("mongodb", "relay"), "killed")]
     else:
         wanted = [(parts, way) for parts in COMBINATIONS for way in WAYS]
     return [outage(stage, options.seed, parts=parts, way=way, seconds=seconds) for parts, way in wanted]
@@ -51,17 +53,27 @@ def _outages(stage: Stage, options: Options) -> list[Row]:
 
 def _rate(stage: Stage, options: Options) -> list[Row]:
     if options.short:
-        return [rate(stage, options.seed, replicas=2, seconds=8, failover=False)]
+        return [rate(stage, options.seed, replicas=2, seconds=5, failover=False)]
     counts = [(1, False), (2, False), (3, False), (4, False), (2, True), (4, True)]
     return [rate(stage, options.seed, replicas=n, seconds=60, failover=over) for n, over in counts]
 
 
 def _frozen(stage: Stage, options: Options) -> list[Row]:
-    return [frozen(stage, options.seed, runs=options.count(40, 3))]
+    return [frozen(stage, options.seed, runs=options.count(40, 2))]
 
 
 def _rebalances(stage: Stage, options: Options) -> list[Row]:
-    return [rebalances(stage, options.seed, runs=options.count(120, 8))]
+    return [rebalances(stage, options.seed, runs=options.count(120, 6))]
+
+
+def _failovers(stage: Stage, options: Options) -> list[Row]:
+    return [failovers(stage, options.seed, runs=options.count(40, 2))]
+
+
+def _misbehaving(stage: Stage, options: Options) -> list[Row]:
+    letters = options.count(10_000, 500)
+    ways = (True,) if options.short else (True, False)
+    return [misbehaving(stage, options.seed, letters=letters, pipelining=each) for each in ways]
 
 
 def _poison(stage: Stage, options: Options) -> list[Row]:
@@ -73,6 +85,8 @@ PARTS: dict[str, Part] = {
     "frozen": _frozen,
     "rebalances": _rebalances,
     "outages": _outages,
+    "failovers": _failovers,
+    "misbehaving": _misbehaving,
     "rate": _rate,
     "drains": _drains,
     "poison": _poison,

@@ -61,7 +61,7 @@ class Run:
             self.relay.port,
             settings={**FAST, **(settings or {})},
         )
-        self.world.create_topics()
+        stage.broker.ensure_topics([self.topics.letters, self.topics.reports, self.topics.dead])
         self.publisher_name = f"{name}.{seed}"
         self.publisher = Publisher(
             stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
