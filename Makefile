@@ -46,6 +46,8 @@ test: .venv/test/.made ## All tests, on the real parts that this machine has, wi
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
+	@.venv/test/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r requirements/fuzz.txt || echo 'atheris does not install here: no inputs guided by coverage' >&2
 	.venv/test/bin/python -m proof $(ARGS)
 
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
@@ -81,7 +83,8 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	$(COMPILE) pyproject.toml -o requirements/run.txt; \
 	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
 	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
-	$(COMPILE) --group build -o requirements/build.txt
+	$(COMPILE) --group build -o requirements/build.txt; \
+	$(COMPILE) --group fuzz -o requirements/fuzz.txt
 
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \

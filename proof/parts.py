@@ -14,6 +14,9 @@ from proof.experiments.outages import COMBINATIONS, WAYS, outage
 from proof.experiments.poison import poison
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.fuzz.guided import TARGETS as GUIDED
+from proof.fuzz.guided import guided
+from proof.fuzz.volume import TARGETS, volume
 from proof.stage import Stage
 from proof.table import Row
 
@@ -80,6 +83,22 @@ def _poison(stage: Stage, options: Options) -> list[Row]:
     return [poison(stage, options.seed)]
 
 
+def _inputs(stage: Stage, options: Options) -> list[Row]:
+    del stage
+    count = options.count(1_000_000, 4000)
+    # Settings take a millisecond each to read, a hundred times as long as a reply.
+    counts = {name: count // 8 if options.short and name == "settings" else count for name in TARGETS}
+    return [volume(name, options.seed, count=count) for name, count in counts.items()]
+
+
+def _guided(stage: Stage, options: Options) -> list[Row]:
+    if options.short:
+        return []
+    seconds = options.runs or 120
+    where = stage.directory / "guided"
+    return [guided(name, options.seed, seconds=seconds, directory=where) for name in GUIDED]
+
+
 PARTS: dict[str, Part] = {
     "kills": _kills,
     "frozen": _frozen,
@@ -90,4 +109,6 @@ PARTS: dict[str, Part] = {
     "rate": _rate,
     "drains": _drains,
     "poison": _poison,
+    "inputs": _inputs,
+    "guided": _guided,
 }

@@ -191,7 +191,7 @@ def replies(chance: Random) -> bytes:
         code = chance.choice(("220", "250", "354", "421", "451", "550", "999", "25", "2x0", "100"))
         separator = chance.choice((" ", " ", "-", "", "\t"))
         enhanced = chance.choice(("", "2.1.0 ", "5.1.1 ", "9.9.9 ", "5.1.1"))
-        end = chance.choice(("\r\n", "\r\n", "\r\n", "\n", "\r", ""))
+        end = "\r\n" if chance.random() < 0.9 else chance.choice(("\n", "\r", ""))
         lines.append(f"{code}{separator}{enhanced}{text(chance, 3)}{end}")
     raw = "".join(lines).encode("utf-8", "surrogatepass")
     return mutated(chance, raw) if chance.random() < 0.3 else raw
