@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from proof.experiments.drains import drains
 from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
+from proof.experiments.http_abuse import http_abuse
 from proof.experiments.kills import kills
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.outages import COMBINATIONS, WAYS, outage
 from proof.experiments.poison import poison
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.secrets import canary
+from proof.experiments.smuggling import through_aiosmtpd, through_postfix
 from proof.fuzz.guided import TARGETS as GUIDED
 from proof.fuzz.guided import guided
 from proof.fuzz.volume import TARGETS, volume
@@ -83,6 +86,18 @@ def _poison(stage: Stage, options: Options) -> list[Row]:
     return [poison(stage, options.seed)]
 
 
+def _smuggling(stage: Stage, options: Options) -> list[Row]:
+    return [through_postfix(stage, options.seed), through_aiosmtpd(stage, options.seed)]
+
+
+def _secrets(stage: Stage, options: Options) -> list[Row]:
+    return [canary(stage, options.seed)]
+
+
+def _http(stage: Stage, options: Options) -> list[Row]:
+    return [http_abuse(stage, options.seed, callers=options.count(100, 10))]
+
+
 def _inputs(stage: Stage, options: Options) -> list[Row]:
     del stage
     count = options.count(1_000_000, 4000)
@@ -109,6 +124,9 @@ PARTS: dict[str, Part] = {
     "rate": _rate,
     "drains": _drains,
     "poison": _poison,
+    "smuggling": _smuggling,
+    "secrets": _secrets,
+    "http": _http,
     "inputs": _inputs,
     "guided": _guided,
 }
