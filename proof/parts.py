@@ -11,6 +11,7 @@ from proof.experiments.frozen import frozen
 from proof.experiments.http_abuse import http_abuse
 from proof.experiments.kills import kills
 from proof.experiments.misbehaving import misbehaving
+from proof.experiments.network import network
 from proof.experiments.outages import COMBINATIONS, WAYS, outage
 from proof.experiments.poison import poison
 from proof.experiments.rate import rate
@@ -76,6 +77,10 @@ def _failovers(stage: Stage, options: Options) -> list[Row]:
     return [failovers(stage, options.seed, runs=options.count(40, 2))]
 
 
+def _network(stage: Stage, options: Options) -> list[Row]:
+    return [network(stage, options.seed, runs=options.count(60, 3))]
+
+
 def _misbehaving(stage: Stage, options: Options) -> list[Row]:
     letters = options.count(10_000, 500)
     ways = (True,) if options.short else (True, False)
@@ -120,6 +125,7 @@ PARTS: dict[str, Part] = {
     "rebalances": _rebalances,
     "outages": _outages,
     "failovers": _failovers,
+    "network": _network,
     "misbehaving": _misbehaving,
     "rate": _rate,
     "drains": _drains,

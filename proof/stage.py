@@ -12,8 +12,28 @@ from typing import TypeVar
 
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
+from mailsender.dev.process import LOOPBACK, free_port
+from proof.proxy import Proxy
 
-Some = TypeVar("Some", KafkaBroker, Mongod, ReplicaSet)
+Some = TypeVar("Some", "TwoFaced", Mongod, ReplicaSet)
+
+
+class TwoFaced(KafkaBroker):
+    """A broker with a second listener, which tells its clients to come through a proxy."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._second = free_port()
+        self.proxy = Proxy(self._second)
+
+    def _write_configuration(self) -> Path:
+        properties = super()._write_configuration()
+        text = properties.read_text("utf-8")
+        for name, port in (("listeners", self._second), ("advertised.listeners", self.proxy.port)):
+            text = text.replace(f"\n{name}=", f"\n{name}=PROXIED://{LOOPBACK}:{port},")
+        protocols = "listener.security.protocol.map="
+        properties.write_text(text.replace(protocols, f"{protocols}PROXIED:PLAINTEXT,"), "utf-8")
+        return properties
 
 
 @dataclass(eq=False)
@@ -24,9 +44,16 @@ class Stage:
     parts: contextlib.ExitStack
 
     @cached_property
-    def broker(self) -> KafkaBroker:
+    def broker(self) -> TwoFaced:
         """Apache Kafka, one node."""
-        return self._started(KafkaBroker(self.directory / "kafka"))
+        broker = TwoFaced(self.directory / "kafka")
+        self.parts.callback(broker.proxy.close)
+        return self._started(broker)
+
+    @property
+    def broker_proxy(self) -> Proxy:
+        """The way to the broker that can be cut."""
+        return self.broker.proxy
 
     @cached_property
     def mongod(self) -> Mongod:
