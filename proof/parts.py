@@ -42,7 +42,8 @@ Part = Callable[[Stage, Options], list[Row]]
 
 
 def _kills(stage: Stage, options: Options) -> list[Row]:
-    return [kills(stage, options.seed, runs=options.count(1000, 50))]
+    latest = 0.9 if options.short else 1.8
+    return [kills(stage, options.seed, runs=options.count(1000, 50), latest=latest)]
 
 
 def _drains(stage: Stage, options: Options) -> list[Row]:
@@ -60,13 +61,13 @@ def _outages(stage: Stage, options: Options) -> list[Row]:
 
 def _rate(stage: Stage, options: Options) -> list[Row]:
     if options.short:
-        return [rate(stage, options.seed, replicas=2, seconds=5, failover=False)]
+        return [rate(stage, options.seed, replicas=2, seconds=4, failover=False)]
     counts = [(1, False), (2, False), (3, False), (4, False), (2, True), (4, True)]
     return [rate(stage, options.seed, replicas=n, seconds=60, failover=over) for n, over in counts]
 
 
 def _frozen(stage: Stage, options: Options) -> list[Row]:
-    return [frozen(stage, options.seed, runs=options.count(40, 2))]
+    return [frozen(stage, options.seed, runs=options.count(40, 1))]
 
 
 def _rebalances(stage: Stage, options: Options) -> list[Row]:
@@ -74,11 +75,11 @@ def _rebalances(stage: Stage, options: Options) -> list[Row]:
 
 
 def _failovers(stage: Stage, options: Options) -> list[Row]:
-    return [failovers(stage, options.seed, runs=options.count(40, 2))]
+    return [failovers(stage, options.seed, runs=options.count(40, 1))]
 
 
 def _network(stage: Stage, options: Options) -> list[Row]:
-    return [network(stage, options.seed, runs=options.count(60, 3))]
+    return [network(stage, options.seed, runs=options.count(60, 2))]
 
 
 def _misbehaving(stage: Stage, options: Options) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import time
 from collections import Counter
@@ -85,7 +86,7 @@ async def _abuse(world: Run, port: int, callers: int) -> Counter[int]:
             lambda _: ask({401}, "GET", "/status", headers={"X-API-KEY": "wrong"}),
             lambda _: ask({401}, "POST", "/post", data=b"[]", headers={"X-API-KEY": KEY + "x"}),
             lambda _: ask({401}, "POST", "/halt"),
-            lambda _: ask({413}, "POST", "/post", data=b"x" * 3_000_000, headers=GOOD_KEY),
+            lambda _: ask({413}, "POST", "/post", data=io.BytesIO(b"x" * 3_000_000), headers=GOOD_KEY),
             lambda _: ask({400}, "POST", "/post", data=DEEP, headers=GOOD_KEY),
             lambda _: ask({400}, "POST", "/post", data=b'[{"Subject":5,"Addresses":{}}]', headers=GOOD_KEY),
             lambda _: ask({404}, "GET", "/nothing", headers=GOOD_KEY),

@@ -15,10 +15,6 @@ from proof.stage import Stage
 from proof.table import Row, row
 from tests.acceptance.harness import Replica
 
-LATEST = 1.8
-"""Seconds after its start up to which a process is killed by the clock: it sends after half of one, and
-reclaims what its forerunner left after another one."""
-
 MOST_LETTERS = 120
 """Letters up to which a process may come before it is killed at an acceptance."""
 
@@ -35,11 +31,11 @@ class Blow:
     letters: int = 0
 
 
-def blow(chance: random.Random) -> Blow:
+def blow(chance: random.Random, latest: float) -> Blow:
     """One of the three sorts; dense around the dot, where the only window for a duplicate is."""
     when = chance.choice(["clock", "before", "after"])
     if when == "clock":
-        return Blow(when=when, seconds=chance.uniform(0.0, LATEST))
+        return Blow(when=when, seconds=chance.uniform(0.0, latest))
     return Blow(when=when, letters=chance.randint(1, MOST_LETTERS), seconds=chance.choice([0, 0, 0.003]))
 
 
@@ -60,8 +56,12 @@ def strike(world: Run, service: Replica, hit: Blow) -> None:
     world.note_break("kill")
 
 
-def kills(stage: Stage, seed: int, *, runs: int, backlog: int = 400) -> Row:
-    """`runs` lives, each ended by SIGKILL, then one to the end."""
+def kills(stage: Stage, seed: int, *, runs: int, latest: float, backlog: int = 400) -> Row:
+    """`runs` lives, each ended by SIGKILL, then one to the end.
+
+    Up to `latest` seconds after its start a process is killed by the clock: it sends after half a second, and
+    reclaims what its forerunner left after one and a half.
+    """
     began = time.monotonic()
     settings = {"KAFKA_GROUP_INSTANCE_ID": "replica-0"}
     with run(stage, "kills", seed, settings=settings) as world:
@@ -69,7 +69,7 @@ def kills(stage: Stage, seed: int, *, runs: int, backlog: int = 400) -> Row:
         filler = Filler(world.publisher, world.relay.accepted, backlog)
         for _ in range(runs):
             service.start()
-            strike(world, service, blow(world.chance))
+            strike(world, service, blow(world.chance, latest))
             world.read_reports(0.001)
         filler.stop()
         service.start()

@@ -52,8 +52,8 @@ def outage(stage: Stage, seed: int, *, parts: tuple[str, ...], way: str, seconds
     name = f"outage-{'-'.join(parts)}-{way}"
     with run(stage, name, seed, settings=settings, replica_set=True) as world:
         service = world.world.started()
-        world.publisher.publish(300)
-        filler = Filler(world.publisher, _accepted_until_now(world), 300) if "broker" not in parts else None
+        world.publisher.publish(200)
+        filler = Filler(world.publisher, _accepted_until_now(world), 150) if "broker" not in parts else None
         world.relay.wait_for(world.chance.randint(20, 120))
         seen = _outage(world, service, parts, way, seconds)
         if filler:

@@ -77,6 +77,7 @@ def _settings(world: Run) -> dict[str, str]:
     uri = world.world.mongo_uri.replace("mongodb://", f"mongodb://proof:{password}@") + "&authSource=admin"
     return {
         "LOG_LEVEL": "debug",
+        "MONGODB_TIMEOUT": "1s",
         "SMTP_USER": "user@example.test",
         "SMTP_PASSWORD": CANARIES["smtp"],
         "SMTP_AUTH_CLEARTEXT": "true",
