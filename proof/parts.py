@@ -21,6 +21,7 @@ from proof.experiments.smuggling import through_aiosmtpd, through_postfix
 from proof.fuzz.guided import TARGETS as GUIDED
 from proof.fuzz.guided import guided
 from proof.fuzz.volume import TARGETS, volume
+from proof.mutants import MUTANTS, hunt
 from proof.stage import Stage
 from proof.table import Row
 
@@ -120,6 +121,10 @@ def _guided(stage: Stage, options: Options) -> list[Row]:
     return [guided(name, options.seed, seconds=seconds, directory=where) for name in GUIDED]
 
 
+def _mutants(stage: Stage, options: Options) -> list[Row]:
+    return [] if options.short else [hunt(stage, each, options.seed) for each in MUTANTS]
+
+
 PARTS: dict[str, Part] = {
     "kills": _kills,
     "frozen": _frozen,
@@ -136,4 +141,5 @@ PARTS: dict[str, Part] = {
     "http": _http,
     "inputs": _inputs,
     "guided": _guided,
+    "mutants": _mutants,
 }

@@ -59,7 +59,7 @@ class Run:
             f"proof_{self.topics.group[-12:]}",
             self.topics,
             self.relay.port,
-            settings={**FAST, **(settings or {})},
+            settings={**FAST, **(settings or {}), **stage.environment},
         )
         stage.broker.ensure_topics([self.topics.letters, self.topics.reports, self.topics.dead])
         self.publisher_name = f"{name}.{seed}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +42,8 @@ class Stage:
 
     directory: Path
     parts: contextlib.ExitStack
+    environment: dict[str, str] = field(default_factory=dict)
+    """What every replica gets on top of its settings."""
 
     @cached_property
     def broker(self) -> TwoFaced:
