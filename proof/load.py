@@ -73,7 +73,8 @@ class Publisher:
 
     def _letter(self) -> dict[str, object]:
         number, sort = len(self.published), self._chance.random()
-        mark, addresses = f"{self._name}.{number}", (f"one{number}@{DOMAIN}",)
+        mark = f"{self._name}.{number}"
+        addresses: tuple[str, ...] = (f"one{number}@{DOMAIN}",)
         if sort < 0.02:
             mark = f"{mark}.unwanted"
         elif sort < 0.04:

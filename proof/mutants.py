@@ -97,9 +97,7 @@ MUTANTS = (
         name="recipients stand in a header",
         file="mime.py",
         old="            self.message_id(letter.id).encode(),\n",
-        new=(
-            '            (self.message_id(letter.id) + "\\r\\nX-To: " + ",".join(letter.addresses)).encode(),\n'
-        ),
+        new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=20, pipelining=True),
         finding="a blind copy was seen",
     ),

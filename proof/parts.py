@@ -53,6 +53,7 @@ def _drains(stage: Stage, options: Options) -> list[Row]:
 
 def _outages(stage: Stage, options: Options) -> list[Row]:
     seconds = 10.0 if options.short else 60.0
+    wanted: list[tuple[tuple[str, ...], str]]
     if options.short:
         wanted = [(("mongodb", "relay"), "killed")]
     else:

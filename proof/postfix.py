@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,6 +73,8 @@ class Postfix(Part):
         self._config = self.directory / "config"
 
     def start(self) -> None:
+        if os.geteuid() != 0:
+            raise PartMissing("Postfix starts as root only")
         self._config.mkdir(parents=True, exist_ok=True)
         for name in ("queue", "data-of-postfix"):
             (self.directory / name).mkdir(exist_ok=True)

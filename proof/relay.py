@@ -36,7 +36,7 @@ class LedgerRelay(Part):
 
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             "-m",
             "proof.smtp_server",

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsender.dev.mongod import Mongod
 from mailsender.dev.process import Part
 from proof.checker import check
 from proof.history import Allowed
@@ -21,7 +20,7 @@ from tests.acceptance.harness import Replica
 
 PARTS = ("broker", "mongodb", "relay")
 WAYS = ("killed", "frozen")
-COMBINATIONS = [(one,) for one in PARTS] + list(itertools.combinations(PARTS, 2))
+COMBINATIONS: list[tuple[str, ...]] = [(one,) for one in PARTS] + [*itertools.combinations(PARTS, 2)]
 
 NOTICE, RECOVERY = 15.0, 60.0
 """Seconds in which readiness has to notice that a part is away, and that all are back."""
@@ -125,11 +124,11 @@ def _outage(world: Run, service: Replica, parts: tuple[str, ...], way: str, seco
 
 def _take(world: Run, name: str, way: str) -> list[Callable[[], None]]:
     """Take a part away; what brings it back."""
-    members: list[Part | Mongod] = {
-        "broker": [world.stage.broker],
-        "mongodb": list(world.stage.replica_set.members),
-        "relay": [world.relay],
-    }[name]
+    members: list[Part] = [world.relay]
+    if name == "broker":
+        members = [world.stage.broker]
+    elif name == "mongodb":
+        members = list(world.stage.replica_set.members)
     for each in members:
         each.freeze() if way == "frozen" else each.kill()
     if way == "frozen":

@@ -10,6 +10,7 @@ from proof.load import Filler
 from proof.run import rest, run
 from proof.stage import Stage
 from proof.table import Row, row
+from tests.acceptance.harness import Replica
 
 REPLICAS = 3
 
@@ -21,7 +22,7 @@ def rebalances(stage: Stage, seed: int, *, runs: int) -> Row:
         world.world.started()
         others = [world.world.replica() for _ in range(REPLICAS - 1)]
         filler = Filler(world.publisher, world.relay.accepted, 300)
-        leaving = []
+        leaving: list[Replica] = []
         for _ in range(runs):
             moved = world.chance.choice(others)
             if moved in leaving:

@@ -88,13 +88,15 @@ def _settings(world: Run) -> dict[str, str]:
 
 def _publish(world: Run) -> None:
     """Good letters, bad ones, and records that are none, all with the canary in them."""
-    body, batch = CANARIES["body"], []
+    body = CANARIES["body"]
+    batch: list[dict[str, object]] = []
+    wrongs: list[dict[str, object]] = [{"Body": [body]}, {"Body": body + "\ud800"}, {"Addresses": [5]}]
     for number in range(60):
         mark = f"{world.publisher_name}.{len(world.publisher.published)}"
         addresses = (f"one{number}@{DOMAIN}", f"nobody{number}@{DOMAIN}")[number % 2 :]
         world.publisher.published.append(Published(mark=mark, addresses=addresses))
         batch.append({"Subject": f"[{mark}]", "Body": body, "Addresses": list(addresses), "Token": mark})
-    for wrong in ({"Body": [body]}, {"Body": body + "\ud800"}, {"Addresses": [5]}):
+    for wrong in wrongs:
         mark = f"{world.publisher_name}.{len(world.publisher.published)}"
         world.publisher.published.append(Published(mark=mark, addresses=()))
         batch.append({"Subject": "x", "Body": body, "Addresses": ["a@b.c"], **wrong, "Token": mark})

@@ -113,7 +113,8 @@ def judge_replies(pieces: list[bytes]) -> str:
 
 
 def _replies(pieces: list[bytes]) -> tuple[list[tuple[int, str | None, str]], bool]:
-    parser, found = ReplyParser(), []
+    parser = ReplyParser()
+    found: list[tuple[int, str | None, str]] = []
     try:
         for piece in pieces:
             found.extend((reply.code, reply.enhanced, reply.text) for reply in parser.feed(piece))
