@@ -1,6 +1,6 @@
 """`make proof`: runs experiments, prints the table, writes `docs/proof.md`.
 
-    python -m proof [PART …] [--runs N] [--seed S] [--short] [--no-page]
+    python -m proof [PART …] [--runs N] [--seed S] [--rate R] [--short] [--no-page]
 
 Without a part all are run. Exits with 1 when a promise was broken.
 """
@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without one")
     parser.add_argument("--runs", type=int, help="blows, or inputs, of each part")
     parser.add_argument("--seed", type=int, help="printed when it is chosen at random")
+    parser.add_argument("--rate", type=int, default=0, help="letters a second; for `kills` alone")
     parser.add_argument("--short", action="store_true", help="a few of each, as in `make test`")
     parser.add_argument("--no-page", action="store_true", help="leave docs/proof.md as it is")
     parser.add_argument("--directory", type=Path, help="where logs stay; a temporary one without it")
@@ -40,11 +41,12 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     directory = given.directory or Path(tempfile.mkdtemp(prefix="proof-"))
     print(f"seed {seed}, logs in {directory}", flush=True)
+    options = Options(seed=seed, runs=given.runs, short=given.short, rate=given.rate)
     rows: list[table.Row] = []
     with open_stage(directory) as stage:
         for name in given.parts or PARTS:
             print(f"… {name}", flush=True)
-            made = PARTS[name](stage, Options(seed=seed, runs=given.runs, short=given.short))
+            made = PARTS[name](stage, options)
             for each in made:
                 print(f"  {each.experiment}: {each.verdict} ({each.notes}; {each.seconds:.0f} s)", flush=True)
                 print("".join(f"    {line}\n" for line in each.details), end="", flush=True)

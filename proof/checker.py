@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proof.history import Allowed, History, Published, Report
@@ -29,16 +29,23 @@ class Verdict:
     """What was counted and what was found.
 
     `accepted` counts pairs of letter and recipient by how often they were accepted (2 stands for more, too),
-    `reports` letters by how many reports they have. `most_in_a_period` is the fullest window of the rate.
+    `reports` letters by how many reports they have. `twice` gives the letters of which some recipient was
+    accepted more than once, with the moments on the monotonic clock. `most_in_a_period` is the fullest window
+    of the rate.
     """
 
     letters: int
     accepted: Counter[int] = field(default_factory=Counter)
     reports: Counter[int] = field(default_factory=Counter)
-    duplicates: int = 0
+    twice: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     uncertain: int = 0
     most_in_a_period: int | None = None
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def duplicates(self) -> int:
+        """How many letters some recipient has more than once."""
+        return len(self.twice)
 
     @property
     def good(self) -> bool:
@@ -68,16 +75,16 @@ class Verdict:
 def check(history: History, allowed: Allowed | None = None) -> Verdict:
     """Judge one run."""
     judge = _Judge(history, allowed or Allowed())
-    found = tuple(judge.faults())
+    faults = tuple(judge.faults())
     counted = Counter(min(2, count) for count in judge.times_accepted().values())
     return Verdict(
         letters=len(history.published),
         accepted=counted,
         reports=Counter(min(2, len(judge.reports[each.mark])) for each in history.published),
-        duplicates=len(judge.doubled()),
+        twice={mark: tuple(each.at for each in found) for mark, found in judge.doubled().items()},
         uncertain=sum(1 for each in history.published if judge.is_uncertain(each.mark)),
         most_in_a_period=_fullest(history.mails, history.rate.period) if history.rate else None,
-        faults=found,
+        faults=faults,
     )
 
 

@@ -28,23 +28,36 @@ from proof.table import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says. `runs` of None: as many as the part finds right."""
+    """What the command line says. `runs` of None: as many as the part finds right.
+
+    `rate` is in letters a second; with one the kills are at that rate only.
+    """
 
     seed: int
     runs: int | None = None
     short: bool = False
+    rate: int = 0
 
     def count(self, full: int, short: int) -> int:
         """How many blows or inputs."""
         return self.runs or (short if self.short else full)
 
 
+SLOW = 50
+"""Letters a second at which kills ought to cost next to nothing."""
+
 Part = Callable[[Stage, Options], list[Row]]
 
 
 def _kills(stage: Stage, options: Options) -> list[Row]:
     latest = 0.9 if options.short else 1.8
-    return [kills(stage, options.seed, runs=options.count(1000, 50), latest=latest)]
+    rows = []
+    if not options.rate:
+        rows.append(kills(stage, options.seed, runs=options.count(1000, 50), latest=latest))
+    if options.rate or not options.short:
+        runs, rate = options.count(200, 10), options.rate or SLOW
+        rows.append(kills(stage, options.seed, runs=runs, latest=3.0, rate=rate))
+    return rows
 
 
 def _drains(stage: Stage, options: Options) -> list[Row]:
