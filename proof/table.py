@@ -15,7 +15,11 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one experiment came to. `runs` is how often something was broken or done, `seconds` its length."""
+    """What one experiment came to.
+
+    `runs` is how often something was broken or done, `seconds` its length. `known` names a fault of the
+    service that has a test of its own already, when that is all that was found.
+    """
 
     experiment: str
     seed: int
@@ -29,6 +33,7 @@ class Row:
     seconds: float = 0.0
     repeat: str = ""
     details: tuple[str, ...] = field(default=())
+    known: str = ""
 
     @property
     def good(self) -> bool:

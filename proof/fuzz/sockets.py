@@ -146,6 +146,15 @@ def _local(address: str) -> str:
     return address.rpartition("@")[0]
 
 
+KNOWN = "500, known"
+"""How inputs came that only show a fault which is known, see `tests/proof/test_findings.py`."""
+
+
+def half_a_pair(body: bytes) -> bool:
+    """Whether some text in it holds half of a surrogate pair: in a key that is ignored it is not noticed."""
+    return re.search("[\\ud800-\\udfff]", json.dumps(json.loads(body), ensure_ascii=False)) is not None
+
+
 # --- HTTP --------------------------------------------------------------------------------------------
 
 
@@ -204,6 +213,8 @@ class _HttpBench:
         async with self.client.post(url, data=body) as answer:
             said = json.loads(await answer.read())
             status = answer.status
+        if status == 500 and half_a_pair(body):
+            return KNOWN
         if status == 200:
             (value,) = self.sink.values
             elements = json.loads(value)

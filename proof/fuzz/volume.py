@@ -18,7 +18,7 @@ import structlog
 
 from proof.fuzz import chance as nasty
 from proof.fuzz import targets
-from proof.fuzz.sockets import http_judge, make_submission, wire_judge
+from proof.fuzz.sockets import KNOWN, http_judge, make_submission, wire_judge
 from proof.fuzz.targets import Judge
 from proof.table import Row
 
@@ -63,7 +63,7 @@ TARGETS = {
 
 def one_slice(name: str, seed: int, count: int) -> tuple[list[str], Counter[str]]:
     """What was found in one slice, a few at most, and how far the inputs came."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     target, chance = TARGETS[name], Random(f"{name}/{seed}")
     found: list[str] = []
     came = Counter[str]()
@@ -94,13 +94,17 @@ def volume(name: str, seed: int, *, count: int, workers: int | None = None) -> R
             slices = list(pool.map(one_slice, [name] * len(sizes), seeds, sizes))
     found = [each for part, _ in slices for each in part]
     came = sum((counted for _, counted in slices), Counter[str]())
+    known = came[KNOWN]
     return Row(
         experiment=f"inputs: {TARGETS[name].title}",
         seed=seed,
         runs=count,
-        verdict="kept" if not found else f"BROKEN: {len(found)} findings",
+        verdict="kept" if not found and not known else f"BROKEN: {len(found)} findings, {known} known",
         notes=", ".join(f"{number:,} {how}" for how, number in came.most_common()),
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="inputs --runs {count} --seed {seed}"',
         details=tuple(found[:20]),
+        known=f"{known} answers of 500 to half a surrogate pair in an ignored key"
+        if known and not found
+        else "",
     )

@@ -12,9 +12,15 @@ from tests.parts import missing
 
 @pytest.mark.parametrize("part", PARTS)
 def test_promises_are_kept(stage: Stage, short: Options, part: str) -> None:
-    for row in PARTS[part](stage, short):
+    rows = PARTS[part](stage, short)
+    for row in rows:
         print(row.experiment, row.seed, row.runs, row.letters, row.accepted, row.reports, row.notes)
+        found = "\n  ".join([row.verdict, *row.details])
+        again = f"PROOF_SEED={row.seed}, or {row.repeat}"
+        expected = row.good or row.known
+        assert expected, f"{row.experiment}: {found}\n  to repeat: {again}"
+    for row in rows:
         if row.verdict.startswith(NOT_RUN):
             missing(row.verdict)
-        found = "\n  ".join([row.verdict, *row.details])
-        assert row.good, f"{row.experiment}: {found}\n  to repeat: PROOF_SEED={row.seed}, or {row.repeat}"
+        if row.known:
+            pytest.xfail(row.known)
