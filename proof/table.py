@@ -113,7 +113,8 @@ collection, and the committed offsets; of the service it knows nothing else.
   against it.
 - *reports* counts letters by how many reports they have; two are allowed, in the same words.
 - *twice* is the number of letters that some recipient has more than once.
-- *runs* is the number of blows, or of inputs.
+- *runs* is the number of blows, or of inputs, in the last run of that part. Without arguments `make proof`
+  does more of each than a part that was run by itself for a quick look; `proof/parts.py` has the counts.
 - *verdict* is `kept`, or the promises that were broken and how often.
 """
 

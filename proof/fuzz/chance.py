@@ -161,6 +161,19 @@ def record(chance: Random) -> bytes:
     return mutated(chance, plain.encode("utf-8", "surrogatepass")) if chance.random() < 0.4 else _utf8(plain)
 
 
+def body(chance: Random) -> bytes:
+    """What is posted: every other time a batch of good letters, with keys that are not known."""
+    if chance.random() < 0.5:
+        return record(chance)
+    batch = []
+    for _ in range(chance.randint(1, 3)):
+        good: dict[str, Any] = {"Subject": "".join(chance.choices(HARMLESS, k=3)), "Body": line(chance)}
+        good |= {"Addresses": [f"user{chance.randrange(1000)}@example.test"], "Token": line(chance)}
+        good |= {f"x-{text(chance, 2)}": value(chance, 2) for _ in range(chance.randint(0, 2))}
+        batch.append(good)
+    return json.dumps(batch, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
+
+
 def _utf8(plain: str) -> bytes:
     return plain.encode("utf-8", "surrogatepass")
 
@@ -184,14 +197,23 @@ def mutated(chance: Random, raw: bytes) -> bytes:
     return bytes(made)
 
 
+CODES = ("220", "250", "250", "250", "354", "421", "451", "550", "550", "599", "999", "25", "2x0", "100")
+
+
 def replies(chance: Random) -> bytes:
     """What a relay might say: replies of one line and of many, often damaged."""
+    if chance.random() < 0.5:
+        code, lines = chance.choice(CODES[:10]), [line(chance) for _ in range(chance.randint(1, 4))]
+        made = [f"{code}-{said}\r\n" for said in lines[:-1]] + [f"{code} {lines[-1]}\r\n"]
+        raw = "".join(made).encode("utf-8", "surrogatepass") * chance.randint(1, 3)
+        return mutated(chance, raw) if chance.random() < 0.3 else raw
     lines = []
     for _ in range(chance.randint(1, 6)):
-        code = chance.choice(("220", "250", "354", "421", "451", "550", "999", "25", "2x0", "100"))
+        code = chance.choice(CODES)
         separator = chance.choice((" ", " ", "-", "", "\t"))
         enhanced = chance.choice(("", "2.1.0 ", "5.1.1 ", "9.9.9 ", "5.1.1"))
         end = "\r\n" if chance.random() < 0.9 else chance.choice(("\n", "\r", ""))
-        lines.append(f"{code}{separator}{enhanced}{text(chance, 3)}{end}")
+        said = line(chance) if chance.random() < 0.9 else text(chance, 3)
+        lines.append(f"{code}{separator}{enhanced}{said}{end}")
     raw = "".join(lines).encode("utf-8", "surrogatepass")
     return mutated(chance, raw) if chance.random() < 0.3 else raw

@@ -52,7 +52,7 @@ TARGETS = {
         make=targets.make_pieces,
         judging=lambda: targets.plain(targets.judge_replies),
     ),
-    "http": Target(title="HTTP bodies", make=nasty.record, judging=http_judge),
+    "http": Target(title="HTTP bodies", make=nasty.body, judging=http_judge),
     "settings": Target(
         title="environments",
         make=targets.make_environment,
