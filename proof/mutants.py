@@ -90,7 +90,7 @@ MUTANTS = (
         file="adapters/smtp_dialogue.py",
         old="verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED",
         new="verdict=Verdict.ACCEPTED if self.phase is Phase.DOT else Verdict.DEFERRED",
-        attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500, pipelining=True),
+        attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500),
         finding="told sent, not accepted",
     ),
     Mutant(
@@ -98,7 +98,7 @@ MUTANTS = (
         file="mime.py",
         old="            self.message_id(letter.id).encode(),\n",
         new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
-        attempt=lambda stage, seed: misbehaving(stage, seed, letters=20, pipelining=True),
+        attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
         finding="a blind copy was seen",
     ),
 )

@@ -10,6 +10,7 @@ from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
 from proof.experiments.http_abuse import http_abuse
 from proof.experiments.kills import kills
+from proof.experiments.misbehaving import WAYS as MISBEHAVIOURS
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.network import network
 from proof.experiments.outages import COMBINATIONS, WAYS, outage
@@ -99,8 +100,8 @@ def _network(stage: Stage, options: Options) -> list[Row]:
 
 def _misbehaving(stage: Stage, options: Options) -> list[Row]:
     letters = options.count(10_000, 500)
-    ways = (True,) if options.short else (True, False)
-    return [misbehaving(stage, options.seed, letters=letters, pipelining=each) for each in ways]
+    ways = ("pipelining", "TLS and AUTH") if options.short else MISBEHAVIOURS
+    return [misbehaving(stage, options.seed, letters=letters, way=each) for each in ways]
 
 
 def _poison(stage: Stage, options: Options) -> list[Row]:

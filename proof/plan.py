@@ -101,8 +101,9 @@ def trouble(seed: int, p: float) -> dict[str, Any]:
     replies = [("MAIL", "451 4.3.0 Later"), ("RCPT", "450 4.2.1 Busy"), ("DATA", "451 4.3.0 Later")]
     replies += [("DOT", "452 4.3.1 Full"), ("MAIL", "421 4.3.2 Going down"), ("DOT", "421 4.3.2 Going down")]
     replies += [("GREETING", "421 4.7.0 Too many"), ("EHLO", "421 4.3.2 Going down")]
+    replies += [("STARTTLS", "454 4.7.0 Not now"), ("AUTH", "454 4.7.0 Not now")]
     chance = [{"phase": phase, "p": p, "do": "reply", "text": text} for phase, text in replies]
-    for phase in ("GREETING", "EHLO", "MAIL", "RCPT", "DATA", "DOT"):
+    for phase in PHASES:
         chance += [
             {"phase": phase, "p": p / 4, "do": deed, "seconds": 0.3}
             for deed in ("stall", "drip", "reset", "close", "garbage", "long", "many", "half", "late")

@@ -6,6 +6,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pymongo.errors import PyMongoError
@@ -16,7 +17,7 @@ from proof.load import RULES, Publisher
 from proof.relay import LedgerRelay
 from proof.stage import Stage
 from tests.acceptance.harness import World
-from tests.parts import Topics
+from tests.parts import Certificates, Topics
 
 FAST = {
     "MONGODB_LEASE": "2s",
@@ -41,6 +42,7 @@ class Run:
         settings: Mapping[str, str] | None = None,
         plan: Mapping[str, Any] | None = None,
         replica_set: bool = False,
+        certificates: Certificates | None = None,
     ) -> None:
         self.stage = stage
         self.name = name
@@ -49,7 +51,10 @@ class Run:
         self.directory = stage.directory / f"{name}-{seed}-{time.monotonic_ns()}"
         plan = {"seed": seed, "delay": {"DOT": 0.01}, **(plan or {})}
         plan["script"] = [*RULES, *plan.get("script", ())]
-        self.relay = LedgerRelay(self.directory / "relay", plan)
+        files: dict[str, Path] = {}
+        if certificates:
+            files = {"cert": certificates.cert, "key": certificates.key}
+        self.relay = LedgerRelay(self.directory / "relay", plan, **files)
         self.topics = Topics.unique()
         mongo = stage.replica_set if replica_set else stage.mongod
         self.world = World(

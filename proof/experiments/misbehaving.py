@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 from proof.checker import check
 from proof.history import Allowed
@@ -10,15 +12,27 @@ from proof.plan import trouble
 from proof.run import run
 from proof.stage import Stage
 from proof.table import Row, row
+from tests.parts import make_certificates
 
 SHORT = {f"SMTP_TIMEOUT_{name}": "2s" for name in ("CONNECT", "GREETING", "COMMAND", "DATA", "BLOCK", "DOT")}
 
 
-def misbehaving(stage: Stage, seed: int, *, letters: int, pipelining: bool) -> Row:
+WAYS = ("pipelining", "one by one", "TLS and AUTH")
+
+
+def misbehaving(stage: Stage, seed: int, *, letters: int, way: str = "pipelining") -> Row:
     """So many letters through it."""
     began = time.monotonic()
-    plan = {**trouble(seed, 0.004), "delay": {}, "offers": {"pipelining": pipelining}}
-    with run(stage, "misbehaving", seed, settings=SHORT, plan=plan) as world:
+    offers: dict[str, Any] = {"pipelining": way != "one by one"}
+    settings, certificates = dict(SHORT), None
+    if way == "TLS and AUTH":
+        offers |= {"tls": "starttls", "auth": True}
+        certificates = make_certificates(_fresh(stage.directory / "certificates"))
+        settings |= {"SMTP_TLS": "starttls", "SMTP_TLS_CA_FILE": str(certificates.ca)}
+        settings |= {"SMTP_USER": "user", "SMTP_PASSWORD": "password"}
+    plan = {**trouble(seed, 0.004), "delay": {}, "offers": offers}
+    options = {"settings": settings, "plan": plan, "certificates": certificates}
+    with run(stage, "misbehaving", seed, **options) as world:
         world.world.started()
         world.publisher.publish(letters)
         world.wait_done(60 + letters / 20)
@@ -27,7 +41,7 @@ def misbehaving(stage: Stage, seed: int, *, letters: int, pipelining: bool) -> R
         # What was accepted without an answer may come again; everything else may not.
         verdict = check(world.history(), Allowed(duplicates=None))
     return row(
-        "a relay that misbehaves" + ("" if pipelining else ", no PIPELINING"),
+        f"a relay that misbehaves, {way}",
         seed,
         deeds,
         verdict,
@@ -35,3 +49,8 @@ def misbehaving(stage: Stage, seed: int, *, letters: int, pipelining: bool) -> R
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="misbehaving --runs {letters} --seed {seed}"',
     )
+
+
+def _fresh(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    return directory
