@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proof.experiments.drains import drains
+from proof.experiments.drains import drains, drains_without
 from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
 from proof.experiments.http_abuse import http_abuse
@@ -62,7 +62,11 @@ def _kills(stage: Stage, options: Options) -> list[Row]:
 
 
 def _drains(stage: Stage, options: Options) -> list[Row]:
-    return [drains(stage, options.seed, runs=options.count(200, 6))]
+    rows = [drains(stage, options.seed, runs=options.count(200, 6))]
+    if not options.short:
+        runs = min(20, options.count(20, 0))
+        rows += [drains_without(stage, options.seed, part=part, runs=runs) for part in ("mongodb", "broker")]
+    return rows
 
 
 def _outages(stage: Stage, options: Options) -> list[Row]:

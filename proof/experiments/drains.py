@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from proof.checker import check
@@ -17,6 +18,10 @@ from tests.acceptance.harness import Replica
 
 DRAIN, SLACK = 4.0, 6.0
 """Seconds: the drain's deadline, and what closing the clients may take on a busy machine on top of it."""
+
+PER_DRAIN = 60
+"""Letters that may be sent again when a drain could not write what became of them: as many as a kill may cost,
+what the workers hold and what waits for one bulk write."""
 
 STATES = ("starting", "loaded", "loaded", "idle", "stalled", "halting")
 
@@ -83,6 +88,53 @@ def _one(world: Run, service: Replica, chance: random.Random, seen: Seen, backlo
     elif status != 0:
         world.fault(f"a drain while {state} ended with {status}")
     _look(world, state, asked, exited)
+
+
+def drains_without(stage: Stage, seed: int, *, part: str, runs: int) -> Row:
+    """`runs` lives, each asked to stop while a part does not answer; it comes back, and the next goes on.
+
+    Without MongoDB a drain cannot be clean and has to say so; without the broker it may be, when all is told.
+    """
+    began = time.monotonic()
+    settings = {"DRAIN_TIMEOUT": f"{DRAIN:g}s", "KAFKA_GROUP_INSTANCE_ID": "replica-0"}
+    settings |= {"MONGODB_TIMEOUT": "2s", "KAFKA_TIMEOUT": "2s"}
+    slowest = 0.0
+    statuses: Counter[int] = Counter()
+    with run(stage, f"drains-without-{part}", seed, settings=settings) as world:
+        away = stage.mongod if part == "mongodb" else stage.broker
+        service = world.world.replica()
+        for _ in range(runs):
+            world.publisher.publish(400)
+            service.start()
+            service.wait_ready()
+            rest(world.chance.uniform(0.0, 0.5))
+            with world.broken(f"{part} away"):
+                away.freeze()
+                try:
+                    rest(world.chance.uniform(0.0, 1.0))
+                    asked, exited, status = _drain(service, by_http=False)
+                finally:
+                    away.thaw()
+            statuses[status] += 1
+            slowest = max(slowest, exited - asked)
+            if exited - asked > DRAIN + SLACK:
+                world.fault(f"a drain without {part} took {exited - asked:.1f} s")
+            if status < 0 or (status == 0 and part == "mongodb"):
+                world.fault(f"a drain without {part} ended with {status}")
+        service.start()
+        world.wait_done(120)
+        world.stop_services()
+        verdict = check(world.history(), Allowed(duplicates=PER_DRAIN * runs if part == "mongodb" else 0))
+    shown = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
+    return row(
+        f"drain while {part} is frozen",
+        seed,
+        runs,
+        verdict,
+        notes=f"slowest {slowest:.1f} s of {DRAIN:g} s + {SLACK:g} s; exit statuses {shown}",
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="drains --seed {seed}"',
+    )
 
 
 def _drain(service: Replica, *, by_http: bool) -> tuple[float, float, int]:
