@@ -133,16 +133,17 @@ def _inputs(stage: Stage, options: Options) -> list[Row]:
 
 
 def _guided(stage: Stage, options: Options) -> list[Row]:
-    if options.short:
-        return []
-    seconds = options.runs or 120
+    seconds = options.count(120, 10)
     where = stage.directory / "guided"
     return [guided(name, options.seed, seconds=seconds, directory=where) for name in GUIDED]
 
 
 def _mutants(stage: Stage, options: Options) -> list[Row]:
-    return [] if options.short else [hunt(stage, each, options.seed) for each in MUTANTS]
+    return [hunt(stage, each, options.seed) for each in MUTANTS]
 
+
+LONG = {"guided", "mutants"}
+"""Parts without a short form in `make test`."""
 
 PARTS: dict[str, Part] = {
     "kills": _kills,

@@ -20,8 +20,8 @@ DRAIN, SLACK = 4.0, 6.0
 """Seconds: the drain's deadline, and what closing the clients may take on a busy machine on top of it."""
 
 PER_DRAIN = 60
-"""Letters that may be sent again when a drain could not write what became of them: as many as a kill may cost,
-what the workers hold and what waits for one bulk write."""
+"""Letters that may be sent again when a drain could not write what became of them: as many as a kill may
+cost, what the workers hold and what waits for one bulk write."""
 
 STATES = ("starting", "loaded", "loaded", "idle", "stalled", "halting")
 
