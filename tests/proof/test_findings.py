@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from proof.fuzz.sockets import KNOWN, http_judge
+from proof.fuzz.sockets import http_judge
+from proof.fuzz.targets import KNOWN, REQUIRED, judge_settings
 
 
 @pytest.mark.parametrize(
@@ -23,4 +24,9 @@ from proof.fuzz.sockets import KNOWN, http_judge
 )
 def test_half_a_surrogate_pair_in_an_ignored_key(body: bytes) -> None:
     with http_judge() as judge:
-        assert judge(body) != KNOWN
+        assert not judge(body).startswith(KNOWN)
+
+
+@pytest.mark.xfail(strict=True, reason="a complaint about HTTP_HOST repeats its line breaks")
+def test_a_complaint_about_settings_is_one_line() -> None:
+    assert not judge_settings({**REQUIRED, "HTTP_HOST": "a\nb"}).startswith(KNOWN)
