@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test ship lint format bench bench-quick lock clean
+.PHONY: help dev test proof ship lint format bench bench-quick lock clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -44,6 +44,11 @@ dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this m
 
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
+	@.venv/test/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r requirements/fuzz.txt || echo 'atheris does not install here: no inputs guided by coverage' >&2
+	.venv/test/bin/python -m proof $(ARGS)
 
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	deploy/engine/ship $(ARGS)
@@ -88,9 +93,10 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
 	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
 	$(COMPILE) --extra dev --group bench --group build pyproject.toml -o requirements/bench.txt; \
-	$(COMPILE) --group build -o requirements/build.txt
+	$(COMPILE) --group build -o requirements/build.txt; \
+	$(COMPILE) --group fuzz -o requirements/fuzz.txt
 
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache build dist
-	find mailsender tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mailsender tests benchmarks proof -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,159 @@
+"""Stopped politely at random instants in every state: exit 0 in time, nothing in hand, nothing sent after."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from proof.checker import check
+from proof.history import Allowed
+from proof.load import Filler
+from proof.run import Run, rest, run
+from proof.stage import Stage
+from proof.table import Row, row
+from tests.acceptance.harness import Replica
+
+DRAIN, SLACK = 4.0, 6.0
+"""Seconds: the drain's deadline, and what closing the clients may take on a busy machine on top of it."""
+
+PER_DRAIN = 60
+"""Letters that may be sent again when a drain could not write what became of them: as many as a kill may
+cost, what the workers hold and what waits for one bulk write."""
+
+STATES = ("starting", "loaded", "loaded", "idle", "stalled", "halting")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the drains came to. `slowest` in seconds."""
+
+    slowest: float = 0.0
+    too_early: int = 0
+
+
+def drains(stage: Stage, seed: int, *, runs: int, backlog: int = 300) -> Row:
+    """`runs` lives, each ended politely, then one that finishes the work."""
+    began = time.monotonic()
+    settings = {"DRAIN_TIMEOUT": f"{DRAIN:g}s", "KAFKA_GROUP_INSTANCE_ID": "replica-0"}
+    seen = Seen()
+    with run(stage, "drains", seed, settings=settings) as world:
+        service = world.world.replica()
+        world.publisher.publish(backlog)
+        for _ in range(runs):
+            _one(world, service, world.chance, seen, backlog)
+        service.start()
+        world.wait_done(120)
+        world.stop_services()
+        # Without a stall nothing may come twice; a letter whose dot was cut off may.
+        verdict = check(world.history(), Allowed(duplicates=5 * runs, window=0.0))
+    early = f"; {seen.too_early} before it could hear a signal" if seen.too_early else ""
+    return row(
+        "drain at random instants",
+        seed,
+        runs,
+        verdict,
+        notes=f"slowest {seen.slowest:.1f} s of {DRAIN:g} s + {SLACK:g} s{early}",
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="drains --runs {runs} --seed {seed}"',
+    )
+
+
+def _one(world: Run, service: Replica, chance: random.Random, seen: Seen, backlog: int) -> None:
+    state = chance.choice(STATES)
+    plan = world.relay.plan
+    if state == "stalled":
+        stalls = [{"phase": p, "p": 0.02, "do": "stall", "seconds": 60} for p in ("MAIL", "DATA", "DOT")]
+        world.relay.follow({**plan, "chance": stalls})
+    lines = len(service.log) if service.child.log.exists() else 0
+    filler = None if state == "idle" else Filler(world.publisher, world.relay.accepted, backlog)
+    service.start()
+    if state == "idle":
+        world.wait_told(len(world.publisher.published), 60)
+    elif state != "starting":
+        service.wait_ready()
+    rest(chance.uniform(0.0, 1.0))
+    asked, exited, status = _drain(service, by_http=state == "halting")
+    if filler:
+        filler.stop()
+    seen.slowest = max(seen.slowest, exited - asked)
+    if state == "stalled":
+        # A stalled session was cut after its dot, so its letter may come again, and is told as uncertain.
+        world.note_break("a stalled relay", asked - 1.0)
+        world.relay.follow(plan)
+    if status == -signal.SIGTERM and len(service.log) == lines:
+        seen.too_early += 1  # the interpreter was still starting
+    elif status != 0:
+        world.fault(f"a drain while {state} ended with {status}")
+    _look(world, state, asked, exited)
+
+
+def drains_without(stage: Stage, seed: int, *, part: str, runs: int) -> Row:
+    """`runs` lives, each asked to stop while a part does not answer; it comes back, and the next goes on.
+
+    Without MongoDB a drain cannot be clean and has to say so; without the broker it may be, when all is told.
+    """
+    began = time.monotonic()
+    settings = {"DRAIN_TIMEOUT": f"{DRAIN:g}s", "KAFKA_GROUP_INSTANCE_ID": "replica-0"}
+    settings |= {"MONGODB_TIMEOUT": "2s", "KAFKA_TIMEOUT": "2s"}
+    slowest = 0.0
+    statuses: Counter[int] = Counter()
+    with run(stage, f"drains-without-{part}", seed, settings=settings) as world:
+        away = stage.mongod if part == "mongodb" else stage.broker
+        service = world.world.replica()
+        for _ in range(runs):
+            world.publisher.publish(400)
+            service.start()
+            service.wait_ready()
+            rest(world.chance.uniform(0.0, 0.5))
+            with world.broken(f"{part} away"):
+                away.freeze()
+                try:
+                    rest(world.chance.uniform(0.0, 1.0))
+                    asked, exited, status = _drain(service, by_http=False)
+                finally:
+                    away.thaw()
+            statuses[status] += 1
+            slowest = max(slowest, exited - asked)
+            if exited - asked > DRAIN + SLACK:
+                world.fault(f"a drain without {part} took {exited - asked:.1f} s")
+            if status < 0 or (status == 0 and part == "mongodb"):
+                world.fault(f"a drain without {part} ended with {status}")
+        service.start()
+        world.wait_done(120)
+        world.stop_services()
+        verdict = check(world.history(), Allowed(duplicates=PER_DRAIN * runs if part == "mongodb" else 0))
+    shown = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
+    return row(
+        f"drain while {part} is frozen",
+        seed,
+        runs,
+        verdict,
+        notes=f"slowest {slowest:.1f} s of {DRAIN:g} s + {SLACK:g} s; exit statuses {shown}",
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="drains --seed {seed}"',
+    )
+
+
+def _drain(service: Replica, *, by_http: bool) -> tuple[float, float, int]:
+    """When it was asked to stop, when it had ended, and with which status."""
+    asked = time.monotonic()
+    if not by_http or service.halt().status != 200:
+        service.terminate()
+    status = service.wait_exit(60)
+    return asked, time.monotonic(), status
+
+
+def _look(world: Run, state: str, asked: float, exited: float) -> None:
+    """Whether the drain kept what it promises."""
+    if exited - asked > DRAIN + SLACK:
+        world.fault(f"a drain while {state} took {exited - asked:.1f} s")
+    left = world.world.by_status()["processing"]
+    if left:
+        world.fault(f"a drain while {state} left {left} letters processing")
+    after = [mail for mail in world.relay.read().mails if mail > exited]
+    if after:
+        world.fault(f"after a drain while {state} {len(after)} transactions were begun")
+    world.read_reports(0.001)

@@ -1,0 +1,100 @@
+"""What came out, read by clients that are not the service's: librdkafka, and PyMongo's own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+from pymongo.collection import Collection
+
+from proof.history import Report, Stored, Told
+
+
+class TopicReader:
+    """Reads a topic from its beginning, on and on; a plain consumer that commits nothing."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": f"judge-{time.monotonic_ns()}",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "log_level": 0,
+            }
+        )
+        # Assigned, not subscribed: a group of its own would first have to be balanced.
+        partitions = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+
+    def more(self, seconds: float) -> list[bytes]:
+        """The values that came within so many seconds; comes back as soon as some are there."""
+        found = self._consumer.consume(1000, timeout=seconds)
+        return [message.value() or b"" for message in found if message.error() is None]
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def report_of(raw: bytes) -> Report:
+    """The judge's view of a report."""
+    value = json.loads(raw)
+    told = {
+        each["Address"]: Told(status=each["Status"], uncertain=each["Uncertain"])
+        for each in value["Recipients"]
+    }
+    return Report(
+        letter=value["ID"],
+        mark=value["Token"] if isinstance(value["Token"], str) else json.dumps(value["Token"]),
+        status=value["Status"],
+        message_id=value["MessageID"],
+        recipients=told,
+        uncertain=value["Uncertain"],
+        words=blake2b(raw, digest_size=12).hexdigest(),
+    )
+
+
+def stored_in(collection: Collection[dict[str, Any]]) -> tuple[Stored, ...]:
+    """All letters of the collection: the original service's fields, and whether the report is marked."""
+    wanted = {"status": 1, "reported": 1, "subject": 1, "token": 1}
+    return tuple(
+        Stored(
+            letter=str(document["_id"]),
+            mark=_mark_of(document),
+            status=document["status"],
+            reported=document.get("reported") is True,
+        )
+        for document in collection.find({}, wanted)
+    )
+
+
+def _mark_of(document: Mapping[str, Any]) -> str:
+    """The token of a letter is its mark; where that was not kept its subject may tell."""
+    token = document.get("token")
+    if isinstance(token, str) and token:
+        return token
+    return str(document.get("subject", "")).partition("[")[2].partition("]")[0]
+
+
+def offsets(bootstrap: str, group: str, topic: str) -> dict[int, tuple[int, int]]:
+    """For each partition that holds something: what the group committed, 0 for nothing, and its end."""
+    ends = {}
+    reader = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": f"judge-{time.monotonic_ns()}", "log_level": 0}
+    )
+    try:
+        for partition in reader.list_topics(topic, timeout=20).topics[topic].partitions:
+            _, end = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
+            if end:
+                ends[partition] = end
+    finally:
+        reader.close()
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(20)
+    committed = {place.partition: max(0, place.offset) for place in found.topic_partitions}
+    return {partition: (committed.get(partition, 0), end) for partition, end in ends.items()}

@@ -1,0 +1,103 @@
+"""What is known of one run, as plain data: what went in, and what came out at each end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proof.ledger import Acceptance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A letter that was put on the in-topic. `mark` stands in its subject and is its token."""
+
+    mark: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a report says of one recipient: its status, and whether an attempt was lost after its dot."""
+
+    status: str
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A record of the profile topic. `words` is the whole of it, to see whether two are the same."""
+
+    letter: str
+    mark: str
+    status: str
+    message_id: str = ""
+    recipients: Mapping[str, Told] = field(default_factory=dict)
+    uncertain: bool = False
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A document of the collection."""
+
+    letter: str
+    mark: str
+    status: str
+    reported: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Break:
+    """Something was broken from `start` to `end`, in seconds of the monotonic clock."""
+
+    what: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """No window of `period` seconds may hold more than `letters` + `burst` transactions."""
+
+    letters: int
+    period: float
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """One run.
+
+    `offsets` gives for each partition what the group committed and where the topic ends. `poison` are values
+    of records that are no batches, `dead` those found on the dead-letter topic. `faults` is what an
+    experiment saw itself, such as an exit status that is not 0; it goes into the verdict as it stands.
+    """
+
+    published: tuple[Published, ...] = ()
+    acceptances: tuple[Acceptance, ...] = ()
+    mails: tuple[float, ...] = ()
+    violations: tuple[str, ...] = ()
+    reports: tuple[Report, ...] = ()
+    stored: tuple[Stored, ...] = ()
+    offsets: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    breaks: tuple[Break, ...] = ()
+    rate: Rate | None = None
+    poison: tuple[bytes, ...] = ()
+    dead: tuple[bytes, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What is no broken promise in a run.
+
+    `duplicates` is the most letters that may be accepted twice (None: any number). Each must have been
+    accepted the first time at most `window` seconds before something broke, or while it was broken, or
+    without the client being told. `unfinished` allows letters that wait still, for runs that end before the
+    work does.
+    """
+
+    duplicates: int | None = 0
+    window: float = 2.0
+    unfinished: bool = False

@@ -1,0 +1,126 @@
+"""Letters to publish, and a thread that keeps the in-topic filled."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, Producer
+
+from proof.history import Published
+
+DOMAIN = "to.example.test"
+BATCHES = (1, 2, 5, 10, 20)
+BODY = "<p>Text of the letter. " + "Слово и дело. " * 20 + "</p>"
+
+NOBODY = {"phase": "RCPT", "match": "nobody", "do": "reply", "text": "550 5.1.1 No such user"}
+UNWANTED = {"phase": "DOT", "match": "unwanted", "do": "reply", "text": "554 5.6.0 Not this one"}
+RULES = [NOBODY, UNWANTED]
+"""What the relay refuses for good in every experiment, so that errors are among what is told."""
+
+
+def letter(mark: str, addresses: tuple[str, ...]) -> dict[str, object]:
+    """One element of a batch."""
+    return {"Subject": f"Letter [{mark}]", "Body": BODY, "Addresses": list(addresses), "Token": mark}
+
+
+def _json(batch: list[dict[str, object]]) -> bytes:
+    try:
+        return json.dumps(batch, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which is legal JSON only as an escape
+        return json.dumps(batch).encode()
+
+
+class Publisher:
+    """Publishes letters of every sort, and remembers each before it is published."""
+
+    def __init__(self, bootstrap: str, topic: str, name: str, chance: random.Random) -> None:
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "log_level": 0}
+        )
+        self._topic = topic
+        self._name = name
+        self._chance = chance
+        self._failed: list[KafkaError] = []
+        self.published: list[Published] = []
+
+    def publish(self, count: int) -> None:
+        """So many letters in batches of all sizes; comes back when the broker has them."""
+        left = count
+        while left:
+            size = min(left, self._chance.choice(BATCHES))
+            self.send([self._letter() for _ in range(size)])
+            left -= size
+        self.flush()
+
+    def send(self, batch: list[dict[str, object]]) -> None:
+        """One batch, without a wait."""
+        self.raw(_json(batch))
+
+    def raw(self, value: bytes) -> None:
+        """One record, whatever it holds."""
+        key = b"key %d" % self._chance.randrange(1000)
+        self._producer.produce(self._topic, value=value, key=key, on_delivery=self._note)
+        self._producer.poll(0)
+
+    def flush(self, timeout: float = 120.0) -> None:
+        """Wait for the broker."""
+        left = self._producer.flush(timeout)
+        if left or self._failed:
+            raise RuntimeError(f"{left} records were not published, {len(self._failed)} failed")
+
+    def _letter(self) -> dict[str, object]:
+        number, sort = len(self.published), self._chance.random()
+        mark = f"{self._name}.{number}"
+        addresses: tuple[str, ...] = (f"one{number}@{DOMAIN}",)
+        if sort < 0.02:
+            mark = f"{mark}.unwanted"
+        elif sort < 0.04:
+            addresses = (f"nobody{number}@{DOMAIN}",)
+        elif sort < 0.10:
+            addresses = (f"one{number}@{DOMAIN}", f"nobody{number}@{DOMAIN}", f"two{number}@{DOMAIN}")
+        elif sort < 0.30:
+            addresses = (f"one{number}@{DOMAIN}", f"two{number}@{DOMAIN}")
+        self.published.append(Published(mark=mark, addresses=addresses))
+        return letter(mark, addresses)
+
+    def _note(self, error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+
+class Filler:
+    """A thread that publishes on, so that `backlog` letters wait at any time."""
+
+    def __init__(self, publisher: Publisher, done: Callable[[], int], backlog: int) -> None:
+        self._publisher = publisher
+        self._done = done
+        self._backlog = backlog
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="filler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish no more.
+
+        Raises:
+            RuntimeError: It had failed before.
+        """
+        self._over.set()
+        self._thread.join(150)
+        if self._error is not None:
+            raise RuntimeError("the filler failed") from self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                missing = self._done() + self._backlog - len(self._publisher.published)
+                if missing > 0:
+                    self._publisher.publish(missing)
+                # A steady trickle, so that there is intake at every instant of a life.
+                self._over.wait(0.02)
+        except Exception as error:  # noqa: BLE001  told by `stop`
+            self._error = error

@@ -1,0 +1,132 @@
+"""The proof of the proof: the service is broken on purpose, one promise at a time, and has to be found out.
+
+A copy of the package with one change is put before the real one on the replicas' path. A change that no
+longer fits the source is told as not run, so that it gets renewed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from proof.experiments.drains import drains
+from proof.experiments.kills import kills
+from proof.experiments.misbehaving import misbehaving
+from proof.experiments.rate import rate
+from proof.experiments.rebalances import rebalances
+from proof.stage import Stage
+from proof.table import NOT_RUN, Row
+
+PACKAGE = Path(__file__).parents[1] / "mailsender"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One change, the experiment that has to notice it, and how its finding is called."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    attempt: Callable[[Stage, int], Row]
+    finding: str
+
+
+def _kills(stage: Stage, seed: int) -> Row:
+    return kills(stage, seed, runs=10, latest=1.8)
+
+
+MUTANTS = (
+    Mutant(
+        name="offsets are committed before the insert",
+        file="intake.py",
+        old="        if batch.letters:\n            await self._insert(batch.letters, stop)\n",
+        new=(
+            "        self._to_commit.update(batch.offsets)\n"
+            "        await self._commit()\n"
+            "        await asyncio.sleep(0.3)\n"
+            "        if batch.letters:\n            await self._insert(batch.letters, stop)\n"
+        ),
+        attempt=_kills,
+        finding="lost",
+    ),
+    Mutant(
+        name="some reports are marked without being published",
+        file="reporter.py",
+        old="for letter in batch for answer in letter.answers[letter.answered :]]",
+        new="for letter in batch for answer in letter.answers[letter.answered :] if letter.id[-2:] != '77']",
+        attempt=_kills,
+        finding="unreported",
+    ),
+    Mutant(
+        name="leases are reclaimed before they end",
+        file="adapters/mongo_queue.py",
+        old='_RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}',
+        new='_RUN_OUT = {"status": "processing"}',
+        attempt=lambda stage, seed: rebalances(stage, seed, runs=4),
+        finding="twice without a break",
+    ),
+    Mutant(
+        name="slots lie closer together than they may",
+        file="limiter.py",
+        old="crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)",
+        new="return (self.period + self.life + AGREEMENT) / (self.letters + self.burst) / 1.4",
+        attempt=lambda stage, seed: rate(stage, seed, replicas=2, seconds=8, failover=False),
+        finding="too fast",
+    ),
+    Mutant(
+        name="the drain gives nothing back",
+        file="dispatch.py",
+        old="        by_token: dict[str, list[str]] = {}\n        for letter in letters:\n",
+        new="        by_token: dict[str, list[str]] = {}\n        for letter in ():\n",
+        attempt=lambda stage, seed: drains(stage, seed, runs=6),
+        finding="seen",
+    ),
+    Mutant(
+        name="a connection lost after the dot counts as accepted",
+        file="adapters/smtp_dialogue.py",
+        old="verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED",
+        new="verdict=Verdict.ACCEPTED if self.phase is Phase.DOT else Verdict.DEFERRED",
+        attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500),
+        finding="told sent, not accepted",
+    ),
+    Mutant(
+        name="recipients stand in a header",
+        file="mime.py",
+        old="            self.message_id(letter.id).encode(),\n",
+        new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
+        attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
+        finding="a blind copy was seen",
+    ),
+)
+
+
+def hunt(stage: Stage, mutant: Mutant, seed: int) -> Row:
+    """Run one experiment on a mutant; its row is good when the mutant was found out."""
+    began, title = time.monotonic(), f"mutant: {mutant.name}"
+    tree = stage.directory / f"mutant-{mutant.file.replace('/', '-')}"
+    shutil.rmtree(tree, ignore_errors=True)
+    shutil.copytree(PACKAGE, tree / "mailsender", ignore=shutil.ignore_patterns("__pycache__"))
+    source = tree / "mailsender" / mutant.file
+    text = source.read_text("utf-8")
+    if text.count(mutant.old) != 1:
+        return Row(experiment=title, seed=seed, runs=0, verdict=f"{NOT_RUN}: it no longer fits the source")
+    source.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    stage.environment["PYTHONPATH"] = str(tree)
+    try:
+        found = mutant.attempt(stage, seed)
+    finally:
+        del stage.environment["PYTHONPATH"]
+    seen = mutant.finding in found.verdict
+    return replace(
+        found,
+        experiment=title,
+        verdict="kept" if seen else "BROKEN: the mutant was not found out",
+        notes=f"found by {found.experiment}: {found.verdict}",
+        details=() if seen else found.details,
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="mutants --seed {seed}"',
+    )

@@ -1,0 +1,202 @@
+"""One experiment's world: own topics, own database, own relay; and the history of what happened in it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from proof import gather
+from proof.history import Break, History, Rate, Report
+from proof.load import RULES, Publisher
+from proof.relay import LedgerRelay
+from proof.stage import Stage
+from tests.acceptance.harness import World
+from tests.parts import Certificates, Topics
+
+FAST = {
+    "MONGODB_LEASE": "2s",
+    "REPORT_SWEEP_AFTER": "2s",
+    "SMTP_RETRY_DELAY": "200ms",
+    "SMTP_MAX_ATTEMPTS": "1000",
+    "KAFKA_MAX_REQUEST_SIZE": "900000",
+}
+"""Short times, so that many crashes fit into an hour. No attempt is the last one: what a relay defers by
+chance must not end as an error."""
+
+
+class Run:
+    """One experiment."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        name: str,
+        seed: int,
+        *,
+        settings: Mapping[str, str] | None = None,
+        plan: Mapping[str, Any] | None = None,
+        replica_set: bool = False,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self.stage = stage
+        self.name = name
+        self.seed = seed
+        self.chance = random.Random(f"{name}/{seed}")
+        self.directory = stage.directory / f"{name}-{seed}-{time.monotonic_ns()}"
+        plan = {"seed": seed, "delay": {"DOT": 0.01}, **(plan or {})}
+        plan["script"] = [*RULES, *plan.get("script", ())]
+        files: dict[str, Path] = {}
+        if certificates:
+            files = {"cert": certificates.cert, "key": certificates.key}
+        self.relay = LedgerRelay(self.directory / "relay", plan, **files)
+        self.topics = Topics.unique()
+        mongo = stage.replica_set if replica_set else stage.mongod
+        self.world = World(
+            self.directory,
+            stage.broker.bootstrap,
+            mongo.uri,
+            f"proof_{self.topics.group[-12:]}",
+            self.topics,
+            self.relay.port,
+            settings={**FAST, **(settings or {}), **stage.environment},
+        )
+        stage.broker.ensure_topics([self.topics.letters, self.topics.reports, self.topics.dead])
+        self.publisher_name = f"{name}.{seed}"
+        self.publisher = Publisher(
+            stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
+        )
+        self.breaks: list[Break] = []
+        self.faults: list[str] = []
+        self._reader = gather.TopicReader(stage.broker.bootstrap, self.topics.reports)
+        self._reports: list[Report] = []
+        self._told: set[str] = set()
+
+    # --- breaking --------------------------------------------------------------------------------
+
+    def note_break(self, what: str, start: float | None = None) -> None:
+        """Something was broken, from `start` to now."""
+        now = time.monotonic()
+        self.breaks.append(Break(what=what, start=now if start is None else start, end=now))
+
+    @contextlib.contextmanager
+    def broken(self, what: str) -> Iterator[None]:
+        """For as long as the block takes, something is broken."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.note_break(what, began)
+
+    def fault(self, text: str) -> None:
+        """Something that an experiment saw itself."""
+        self.faults.append(text)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def read_reports(self, seconds: float) -> None:
+        """Read what comes within so many seconds, at least what is there."""
+        for raw in self._reader.more(seconds):
+            report = gather.report_of(raw)
+            self._reports.append(report)
+            self._told.add(report.mark)
+
+    def accepted_marks(self) -> int:
+        """How many different letters the relay has taken over all its lives."""
+        return len({each.mark for each in self.relay.read().acceptances})
+
+    def told(self) -> int:
+        """How many different letters are reported, as far as the topic was read."""
+        return len(self._told)
+
+    def wait_told(self, count: int, timeout: float) -> bool:
+        """Wait until so many letters are reported; whether they are."""
+        deadline = time.monotonic() + timeout
+        while len(self._told) < count and time.monotonic() < deadline:
+            self.read_reports(0.2)
+        return len(self._told) >= count
+
+    def wait_done(self, timeout: float) -> bool:
+        """Wait until every letter is reported, marked so, and every offset committed; whether that is so."""
+        deadline = time.monotonic() + timeout
+        if not self.wait_told(len(self.publisher.published), timeout):
+            return False
+        while time.monotonic() < deadline:
+            if self._settled():
+                self.read_reports(0.2)
+                return True
+            self.read_reports(0.2)
+        return False
+
+    def _settled(self) -> bool:
+        with contextlib.suppress(PyMongoError):
+            places = gather.offsets(self.stage.broker.bootstrap, self.topics.group, self.topics.letters)
+            committed = all(done == end for done, end in places.values())
+            return committed and self.world.unreported() == 0
+        return False
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def stop_services(self, *, within: float = 40.0) -> None:
+        """End all replicas politely; one that does not end with 0 is a fault."""
+        alive = [each for each in self.world.replicas if each.child.running]
+        for replica in alive:
+            replica.terminate()
+        for replica in alive:
+            status = replica.wait_exit(within)
+            if status != 0:
+                self.fault(f"{replica.child.name} ended with {status} on SIGTERM")
+
+    def history(self, *, rate: Rate | None = None, poison: tuple[bytes, ...] = ()) -> History:
+        """All that is known now."""
+        while (before := len(self._reports)) is not None:
+            self.read_reports(0.5)
+            if len(self._reports) == before:
+                break
+        book = self.relay.read()
+        with self.world.letters() as letters:
+            stored = gather.stored_in(letters)
+        bootstrap = self.stage.broker.bootstrap
+        return History(
+            published=tuple(self.publisher.published),
+            acceptances=book.acceptances,
+            mails=book.mails,
+            violations=book.violations,
+            reports=tuple(self._reports),
+            stored=stored,
+            offsets=gather.offsets(bootstrap, self.topics.group, self.topics.letters),
+            breaks=tuple(self.breaks),
+            rate=rate,
+            poison=poison,
+            dead=self._dead(),
+            faults=tuple(self.faults),
+        )
+
+    def _dead(self) -> tuple[bytes, ...]:
+        return tuple(record.value() or b"" for record in self.world.records(self.topics.dead))
+
+    def close(self) -> None:
+        self.world.close()
+        self.relay.kill()
+        self._reader.close()
+
+
+@contextlib.contextmanager
+def run(stage: Stage, name: str, seed: int, **options: Any) -> Iterator[Run]:
+    """An experiment's world, with its relay up; all its processes end with the block."""
+    made = Run(stage, name, seed, **options)
+    try:
+        made.relay.start()
+        yield made
+    finally:
+        made.close()
+
+
+def rest(seconds: float) -> None:
+    """Let the service work for a while: the moment of a blow is a length of time, not an event."""
+    time.sleep(seconds)

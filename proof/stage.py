@@ -1,0 +1,86 @@
+"""The stage: a real broker and a real MongoDB that several experiments use one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from mailsender.dev.kafka import KafkaBroker
+from mailsender.dev.mongod import Mongod, ReplicaSet
+from mailsender.dev.process import LOOPBACK, free_port
+from proof.proxy import Proxy
+
+Some = TypeVar("Some", "TwoFaced", Mongod, ReplicaSet)
+
+
+class TwoFaced(KafkaBroker):
+    """A broker with a second listener, which tells its clients to come through a proxy."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._second = free_port()
+        self.proxy = Proxy(self._second)
+
+    def _write_configuration(self) -> Path:
+        properties = super()._write_configuration()
+        text = properties.read_text("utf-8")
+        for name, port in (("listeners", self._second), ("advertised.listeners", self.proxy.port)):
+            text = text.replace(f"\n{name}=", f"\n{name}=PROXIED://{LOOPBACK}:{port},")
+        protocols = "listener.security.protocol.map="
+        properties.write_text(text.replace(protocols, f"{protocols}PROXIED:PLAINTEXT,"), "utf-8")
+        return properties
+
+
+@dataclass(eq=False)
+class Stage:
+    """Parts come up when they are first asked for, and go with the stage."""
+
+    directory: Path
+    parts: contextlib.ExitStack
+    environment: dict[str, str] = field(default_factory=dict)
+    """What every replica gets on top of its settings."""
+
+    @cached_property
+    def broker(self) -> TwoFaced:
+        """Apache Kafka, one node."""
+        broker = TwoFaced(self.directory / "kafka")
+        self.parts.callback(broker.proxy.close)
+        return self._started(broker)
+
+    @property
+    def broker_proxy(self) -> Proxy:
+        """The way to the broker that can be cut."""
+        return self.broker.proxy
+
+    @cached_property
+    def mongod(self) -> Mongod:
+        """A mongod that is a replica set by itself: enough where MongoDB is not what is broken."""
+        return self._started(Mongod(self.directory / "mongod"))
+
+    @cached_property
+    def replica_set(self) -> ReplicaSet:
+        """Three members, of which the primary can be killed."""
+        return self._started(ReplicaSet(self.directory / "replica-set"))
+
+    def _started(self, part: Some) -> Some:
+        self.parts.callback(part.kill)
+        part.start()
+        return part
+
+
+@contextlib.contextmanager
+def open_stage(directory: Path) -> Iterator[Stage]:
+    """A stage in `directory`, whose data are thrown away at the end; logs stay."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as parts:
+        try:
+            yield Stage(directory, parts)
+        finally:
+            parts.close()
+            for data in directory.rglob("data"):
+                shutil.rmtree(data, ignore_errors=True)

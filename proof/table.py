@@ -1,0 +1,167 @@
+"""The table: a row for each experiment, on the terminal and in `docs/proof.md`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proof.checker import Verdict
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one experiment came to.
+
+    `runs` is how often something was broken or done, `seconds` its length. `known` names a fault of the
+    service that has a test of its own already, when that is all that was found.
+    """
+
+    experiment: str
+    seed: int
+    runs: int
+    letters: int = 0
+    accepted: tuple[int, int, int] = (0, 0, 0)
+    reports: tuple[int, int, int] = (0, 0, 0)
+    duplicates: int = 0
+    verdict: str = "kept"
+    notes: str = ""
+    seconds: float = 0.0
+    repeat: str = ""
+    details: tuple[str, ...] = field(default=())
+    known: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether no promise was broken; what was not run broke none, and says so."""
+        return self.verdict == "kept" or self.verdict.startswith(NOT_RUN)
+
+
+def row(experiment: str, seed: int, runs: int, verdict: Verdict, **more: Any) -> Row:
+    """The row of a judged run."""
+    return Row(
+        experiment=experiment,
+        seed=seed,
+        runs=runs,
+        letters=verdict.letters,
+        accepted=(verdict.accepted[0], verdict.accepted[1], verdict.accepted[2]),
+        reports=(verdict.reports[0], verdict.reports[1], verdict.reports[2]),
+        duplicates=verdict.duplicates,
+        verdict=str(verdict),
+        details=tuple(verdict.details()),
+        **more,
+    )
+
+
+_HEAD = (
+    "experiment",
+    "seed",
+    "runs",
+    "letters",
+    "accepted 0 / 1 / 2+",
+    "reports 0 / 1 / 2+",
+    "twice",
+    "verdict",
+    "seconds",
+    "seen",
+)
+
+
+def _cells(each: Row) -> tuple[str, ...]:
+    sendings = each.letters > 0
+    return (
+        each.experiment,
+        str(each.seed),
+        f"{each.runs:,}",
+        f"{each.letters:,}" if sendings else "",
+        " / ".join(f"{n:,}" for n in each.accepted) if sendings else "",
+        " / ".join(f"{n:,}" for n in each.reports) if sendings else "",
+        f"{each.duplicates:,}" if sendings else "",
+        each.verdict,
+        f"{each.seconds:.0f}",
+        each.notes,
+    )
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The table in Markdown, its columns aligned so that it reads well on a terminal, too."""
+    lines = [_HEAD, *(_cells(each) for each in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    shown = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    ruler = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([shown[0], ruler, *shown[1:]])
+
+
+_INTRODUCTION = """\
+# Proof
+
+What tried to break mailsender's promises (see [architecture.md](architecture.md)), and what came of it.
+`make proof` runs all of it and writes this page; it is not edited by hand.
+
+The relay is the experiments' own: a strict SMTP server that writes each acceptance into a ledger before it
+answers. The judge compares what was published with that ledger, the reports on the profile topic, the
+collection, and the committed offsets; of the service it knows nothing else.
+
+- *accepted* counts pairs of letter and recipient by how often the relay took responsibility for them. Some
+  recipients and letters are refused by plan, and so are accepted 0 times; the judge holds what was told
+  against it.
+- *reports* counts letters by how many reports they have; two are allowed, in the same words.
+- *twice* is the number of letters that some recipient has more than once.
+- *runs* is the number of blows, or of inputs, in the last run of that part. Without arguments `make proof`
+  does more of each than a part that was run by itself for a quick look; `proof/parts.py` has the counts.
+- *verdict* is `kept`, or the promises that were broken and how often.
+"""
+
+
+def as_page(rows: Sequence[Row], machine: str) -> str:
+    """`docs/proof.md`."""
+    broken = [
+        f"### {each.experiment}, seed {each.seed}\n\n{_listed(each.details)}"
+        for each in rows
+        if not each.good
+    ]
+    parts = [_INTRODUCTION, f"Measured on {machine}.", as_text(rows)]
+    if broken:
+        parts += ["## What was found", *broken]
+    repeats = [f"- {each.experiment}: `{each.repeat}`" for each in rows if each.repeat]
+    parts += [
+        "## To repeat one",
+        "The seed fixes the plan and the blows; the machine's timing it cannot fix.",
+    ]
+    parts += ["\n".join(repeats)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _listed(details: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in details)
+
+
+def keep(rows: Sequence[Row], path: Path) -> None:
+    """Store rows, one JSON object a line, so that parts can be run one by one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in rows), "utf-8")
+
+
+def kept(path: Path) -> list[Row]:
+    """The rows that were stored."""
+    if not path.exists():
+        return []
+    return [_row(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
+def _row(value: dict[str, Any]) -> Row:
+    lists = {name: tuple(value[name]) for name in ("accepted", "reports", "details")}
+    return Row(**{**value, **lists})
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Rows of experiments that ran again take the place of their older ones."""
+    fresh = {each.experiment: each for each in new}
+    stay = [fresh.pop(each.experiment, each) for each in old]
+    return [*stay, *fresh.values()]

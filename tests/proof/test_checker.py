@@ -1,0 +1,347 @@
+"""The judge is judged: a clean history passes, and each planted fault is found, by its own name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proof.checker import Verdict, check
+from proof.history import Allowed, Break, History, Published, Rate, Report, Stored, Told
+from proof.ledger import Acceptance
+
+LETTERS = 5
+
+
+def addresses(number: int) -> tuple[str, ...]:
+    return f"one{number}@to.example.test", f"two{number}@to.example.test"
+
+
+def accepted(number: int, at: float = 0.0, **more: Any) -> Acceptance:
+    values = {
+        "mark": f"m{number}",
+        "message_id": f"<{number}@x>",
+        "recipients": addresses(number),
+        "mail_at": 100.0 + number + at,
+        "at": 100.1 + number + at,
+        "epoch": 0.0,
+        "session": "1.1",
+        "digest": "d",
+        "size": 1,
+    }
+    return Acceptance(**{**values, **more})
+
+
+def report(number: int, **more: Any) -> Report:
+    values = {
+        "letter": f"id{number}",
+        "mark": f"m{number}",
+        "status": "sent",
+        "message_id": f"<{number}@x>",
+        "recipients": {address: Told(status="accepted") for address in addresses(number)},
+        "words": f"words {number}",
+    }
+    return Report(**{**values, **more})
+
+
+def stored(number: int, **more: Any) -> Stored:
+    return Stored(**{"letter": f"id{number}", "mark": f"m{number}", "status": "sent", **more})
+
+
+def clean() -> History:
+    numbers = range(LETTERS)
+    return History(
+        published=tuple(Published(mark=f"m{n}", addresses=addresses(n)) for n in numbers),
+        acceptances=tuple(accepted(n) for n in numbers),
+        mails=tuple(accepted(n).mail_at for n in numbers),
+        reports=tuple(report(n) for n in numbers),
+        stored=tuple(stored(n) for n in numbers),
+        offsets={0: (3, 3), 1: (2, 2)},
+        rate=Rate(letters=2, period=2.0),
+        poison=(b"{",),
+        dead=(b"{", b"{"),
+    )
+
+
+def but(old: tuple[Any, ...], number: int, *new: Any) -> tuple[Any, ...]:
+    return (*old[:number], *new, *old[number + 1 :])
+
+
+def refused(number: int, **more: Any) -> Report:
+    told = {address: Told(status="refused") for address in addresses(number)}
+    return report(number, status="error", message_id="", recipients=told, **more)
+
+
+def test_a_clean_history_passes() -> None:
+    found = check(clean())
+    assert found.faults == ()
+    assert found.good
+    assert str(found) == "kept"
+    assert (found.letters, found.accepted, found.reports) == (5, {1: 10}, {1: 5})
+    assert found.most_in_a_period == 2
+
+
+def test_a_truthful_error_passes() -> None:
+    base = clean()
+    found = check(
+        replace(
+            base,
+            acceptances=but(base.acceptances, 2),
+            reports=but(base.reports, 2, refused(2), refused(2)),
+            stored=but(base.stored, 2, stored(2, status="error")),
+        )
+    )
+    assert found.faults == ()
+    assert (found.accepted, found.reports) == ({0: 2, 1: 8}, {1: 4, 2: 1})
+
+
+def test_a_part_refused_passes() -> None:
+    base, (one, two) = clean(), addresses(1)
+    told = {one: Told(status="accepted"), two: Told(status="refused")}
+    found = check(
+        replace(
+            base,
+            acceptances=but(base.acceptances, 1, accepted(1, recipients=(one,))),
+            reports=but(base.reports, 1, report(1, recipients=told)),
+        )
+    )
+    assert found.faults == ()
+
+
+def planted() -> dict[str, tuple[History, str]]:
+    """One fault each, with the promise that it breaks."""
+    base = clean()
+    one, _two = addresses(1)
+    twice = (*base.acceptances, accepted(1, at=5.0))
+    mistold = {one: Told(status="accepted"), addresses(1)[1]: Told(status="deferred")}
+    return {
+        "lost": (
+            replace(
+                base,
+                acceptances=but(base.acceptances, 1),
+                reports=but(base.reports, 1),
+            ),
+            "P1",
+        ),
+        "unreported": (replace(base, reports=but(base.reports, 1)), "P4"),
+        "other words": (replace(base, reports=(*base.reports, report(1, words="else"))), "P4"),
+        "two IDs": (replace(base, reports=(*base.reports, report(1, letter="else"))), "P2"),
+        "told sent, not accepted": (
+            replace(
+                base,
+                acceptances=but(base.acceptances, 1),
+                reports=but(base.reports, 1, report(1, recipients={})),
+            ),
+            "P4",
+        ),
+        "told error, accepted": (
+            replace(
+                base,
+                reports=but(base.reports, 1, report(1, status="error", recipients={})),
+                stored=but(base.stored, 1, stored(1, status="error")),
+            ),
+            "P4",
+        ),
+        "told neither": (
+            replace(
+                base,
+                reports=but(base.reports, 1, report(1, status="gone")),
+                stored=but(base.stored, 1, stored(1, status="gone")),
+            ),
+            "P4",
+        ),
+        "recipient not told": (
+            replace(base, reports=but(base.reports, 1, report(1, recipients={one: Told(status="accepted")}))),
+            "P4",
+        ),
+        "told accepted, was not": (
+            replace(base, acceptances=but(base.acceptances, 1, accepted(1, recipients=(one,)))),
+            "P4",
+        ),
+        "told not accepted, was": (
+            replace(base, reports=but(base.reports, 1, report(1, recipients=mistold))),
+            "P4",
+        ),
+        "other Message-ID": (
+            replace(base, reports=but(base.reports, 1, report(1, message_id="<else@x>"))),
+            "P4",
+        ),
+        "not in the collection": (replace(base, stored=but(base.stored, 1)), "P1"),
+        "left processing": (
+            replace(
+                base,
+                published=(*base.published, Published(mark="m9", addresses=addresses(9))),
+                stored=(*base.stored, stored(9, status="processing")),
+            ),
+            "P6",
+        ),
+        "left awaiting": (
+            replace(
+                base,
+                published=(*base.published, Published(mark="m9", addresses=addresses(9))),
+                stored=(*base.stored, stored(9, status="awaiting")),
+            ),
+            "P6",
+        ),
+        "not marked reported": (
+            replace(base, stored=but(base.stored, 1, stored(1, reported=False))),
+            "P4",
+        ),
+        "stored otherwise": (
+            replace(base, stored=but(base.stored, 1, stored(1, status="error"))),
+            "P4",
+        ),
+        "twice without a break": (replace(base, acceptances=twice), "P3"),
+        "too many twice": (
+            replace(base, acceptances=twice, breaks=(Break(what="kill", start=101.5, end=102.0),)),
+            "P3",
+        ),
+        "a letter nobody wrote": (
+            replace(base, acceptances=(*base.acceptances, accepted(1, mark="smuggled"))),
+            "P8",
+        ),
+        "a recipient nobody named": (
+            replace(
+                base,
+                acceptances=but(
+                    base.acceptances, 1, accepted(1, recipients=(*addresses(1), "else@example.test"))
+                ),
+            ),
+            "P8",
+        ),
+        "a report nobody waits for": (
+            replace(base, reports=(*base.reports, report(9))),
+            "P4",
+        ),
+        "a blind copy was seen": (
+            replace(base, acceptances=but(base.acceptances, 1, accepted(1, leaked=("a@b.c",)))),
+            "P7",
+        ),
+        "not committed to the end": (replace(base, offsets={0: (2, 3)}), "P1"),
+        "committed beyond the end": (replace(base, offsets={0: (4, 3)}), "P1"),
+        "too fast": (replace(base, mails=(*base.mails, 101.5, 101.6)), "P5"),
+        "swallowed": (replace(base, dead=()), "P9"),
+        "dead without need": (replace(base, dead=(b"{", b"[]")), "P9"),
+        "broke SMTP": (replace(base, violations=("1.1: a bare CR",)), "P8"),
+        "seen": (replace(base, faults=("exit status 1",)), "-"),
+    }
+
+
+BESIDE = {
+    # Such a letter has no report either, and no other way to plant it is there.
+    "left processing": {"lost"},
+    "left awaiting": {"lost"},
+    "twice without a break": {"too many twice"},
+}
+
+
+@pytest.mark.parametrize("kind", planted())
+def test_each_planted_fault_is_found(kind: str) -> None:
+    history, promise = planted()[kind]
+    found = check(history)
+    assert not found.good
+    kinds = {fault.kind for fault in found.faults}
+    assert kinds - BESIDE.get(kind, set()) == {kind}
+    assert {fault.promise for fault in found.faults if fault.kind == kind} == {promise}
+    assert kind in str(found)
+    assert any(kind in line for line in found.details())
+
+
+def test_every_kind_of_fault_that_the_judge_knows_is_planted() -> None:
+    import re
+    from pathlib import Path
+
+    import proof.checker
+
+    source = Path(proof.checker.__file__).read_text()
+    known = set(re.findall(r'kind="([^"]+)"', source)) | {"lost", "unreported"}
+    known -= {"accepted, waits still"}  # only where letters may wait, see below
+    known |= {"left processing", "left awaiting"}
+    assert known == planted().keys()
+
+
+def doubled(**more: Any) -> History:
+    base = clean()
+    return replace(base, acceptances=(*base.acceptances, accepted(1, at=5.0)), **more)
+
+
+def judged(history: History, **allowed: Any) -> Verdict:
+    return check(history, Allowed(duplicates=1, **allowed))
+
+
+def test_a_duplicate_is_explained_by_a_break_soon_after_the_acceptance() -> None:
+    assert judged(doubled(breaks=(Break(what="kill", start=102.0, end=102.0),))).good
+    assert judged(doubled(breaks=(Break(what="outage", start=100.0, end=103.0),))).good
+
+
+def test_a_duplicate_is_explained_by_a_kill_between_mail_and_acceptance() -> None:
+    assert judged(doubled(breaks=(Break(what="kill", start=101.05, end=101.05),)), window=0.0).good
+
+
+def test_a_duplicate_is_not_explained_by_a_break_at_another_time() -> None:
+    long_after = Break(what="kill", start=104.0, end=104.0)
+    before = Break(what="kill", start=100.0, end=100.9)
+    assert not judged(doubled(breaks=(long_after, before))).good
+
+
+def test_a_duplicate_is_explained_where_the_relay_did_not_answer() -> None:
+    base = clean()
+    silent = but(base.acceptances, 1, accepted(1, told=False), accepted(1, at=5.0))
+    assert judged(replace(base, acceptances=silent)).good
+
+
+def test_different_recipients_in_two_transactions_are_no_duplicate() -> None:
+    base, (one, two) = clean(), addresses(1)
+    parts = (accepted(1, recipients=(one,)), accepted(1, recipients=(two,), at=3.0))
+    found = check(replace(base, acceptances=but(base.acceptances, 1, *parts)))
+    assert found.faults == ()
+    assert found.duplicates == 0
+
+
+def test_an_error_that_is_told_as_uncertain_is_the_truth() -> None:
+    base = clean()
+    told = {address: Told(status="uncertain", uncertain=True) for address in addresses(1)}
+    uncertain = report(1, status="error", recipients=told, uncertain=True)
+    found = check(
+        replace(
+            base,
+            reports=but(base.reports, 1, uncertain),
+            stored=but(base.stored, 1, stored(1, status="error")),
+        )
+    )
+    assert found.faults == ()
+    assert found.uncertain == 1
+
+
+def test_letters_may_wait_where_that_is_allowed() -> None:
+    base = clean()
+    waits = replace(
+        base,
+        published=(
+            *base.published,
+            Published(mark="m8", addresses=("a@b.c",)),
+            Published(mark="m9", addresses=("c@b.c",)),
+        ),
+        stored=(*base.stored, stored(9, status="awaiting")),
+        offsets={0: (2, 3)},
+    )
+    assert check(waits, Allowed(unfinished=True)).faults == ()
+    in_hand = replace(waits, stored=(*base.stored, stored(9, status="processing")))
+    assert check(in_hand, Allowed(unfinished=True)).kinds()["left processing"] == 1
+
+
+def test_a_letter_that_was_accepted_may_not_wait() -> None:
+    base = clean()
+    forgotten = replace(
+        base, reports=but(base.reports, 1), stored=but(base.stored, 1, stored(1, status="awaiting"))
+    )
+    assert check(forgotten, Allowed(unfinished=True)).kinds() == {"accepted, waits still": 1}
+
+
+def test_a_rate_is_judged_by_its_fullest_window() -> None:
+    base = replace(clean(), mails=(0.0, 0.5, 1.0, 2.5, 4.6), rate=Rate(letters=2, period=2.0))
+    found = check(base)
+    assert found.most_in_a_period == 3
+    assert found.good
+    assert check(replace(base, mails=(*base.mails, 1.9))).kinds() == {"too fast": 1}
