@@ -40,6 +40,10 @@ secrets. The environment goes before it."""
 class SettingsError(Exception):
     """Some settings are missing or wrong; the text is one line that names each of them."""
 
+    def __init__(self, text: str) -> None:
+        """Note what is wrong; what cannot be printed, as a value may hold it, becomes a space."""
+        super().__init__(" ".join("".join(char if char.isprintable() else " " for char in text).split()))
+
 
 def parse_duration(value: object) -> object:
     """Seconds of ``1m30s``; anything else is left for pydantic to refuse."""

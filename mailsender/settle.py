@@ -21,6 +21,13 @@ T = TypeVar("T")
 BATCH = 500
 """Outcomes in one write: enough to share the round trip, few enough to keep the write short."""
 
+UNSETTLED = 1000
+"""Outcomes that may wait to be written before no more letters are begun: each of them would be sent again if
+the process died now. Two writes' worth, so that one can be gathered while the other is under way."""
+
+SLOW = 0.5
+"""Seconds that a write may take before no more letters are begun: it may be the first of an outage."""
+
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 """Seconds between tries while MongoDB is away."""
 
@@ -40,7 +47,8 @@ class Settler:
     """Writes settlements and releases in the order they come; one write is under way at a time.
 
     A write is repeated until it succeeds: a settlement holds although its lease has run out, as long
-    as nobody else took the letter.
+    as nobody else took the letter. `open` is set while letters may be begun; it is not while outcomes cannot
+    be written, or too many wait for it.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class Settler:
         self._reporting = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.open = asyncio.Event()
+        self.open.set()
         self.tally = Tally()
         self.trouble = ""
         self.unreported_bytes = 0
@@ -69,6 +79,8 @@ class Settler:
     def put(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon."""
         self._settlements.append(settlement)
+        if len(self._settlements) >= UNSETTLED:
+            self.open.clear()
         self._idle.clear()
         self._wake.set()
 
@@ -109,6 +121,7 @@ class Settler:
             return
         late = await self._settle(batch)
         del self._settlements[: len(batch)]
+        self._let_in()
         self._hand.drop(s.letter.id for s in batch)
         if late:
             self.tally.late += len(late)
@@ -163,19 +176,29 @@ class Settler:
     async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:
         backoff = FIRST_BACKOFF
         while True:
+            slow = asyncio.get_running_loop().call_later(SLOW, self.open.clear)
             try:
                 result = await write()
             except Unavailable as error:
                 if not self.trouble:
                     log.warning("settling_waits", error=str(error), action="repeated until MongoDB is back")
                 self.trouble = str(error)
+                self.open.clear()
                 await asyncio.sleep(backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
             else:
                 if self.trouble:
                     log.info("settling_goes_on")
                 self.trouble = ""
+                self._let_in()
                 return result
+            finally:
+                slow.cancel()
+
+    def _let_in(self) -> None:
+        """Letters may be begun again, when what is unsettled is little and can be written."""
+        if not self.trouble and len(self._settlements) < UNSETTLED:
+            self.open.set()
 
     async def _hand_on(self) -> None:
         while True:

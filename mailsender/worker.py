@@ -181,6 +181,8 @@ class Worker:
             return
         if not (self._line.warm or await self._line.have()):
             return
+        if not self._settler.open.is_set() and not await self._may_begin():
+            return
         letter = self._basket.take()
         if letter is None:
             return
@@ -189,6 +191,16 @@ class Worker:
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
             self._raised(letter, error)
             self._line.retire()
+
+    async def _may_begin(self) -> bool:
+        """Wait until outcomes can be written again; False when it is time to stop."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._settler.open, self._stopping)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not self._stopping.is_set()
 
     # --- one letter ------------------------------------------------------------------------------
 

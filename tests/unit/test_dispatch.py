@@ -19,7 +19,7 @@ from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, 
 from mailsender.limiter import Allowance
 from mailsender.ports import Rejected, SystemClock, Unavailable
 from mailsender.retry import RetryPolicy
-from mailsender.settle import Settler
+from mailsender.settle import UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -409,6 +409,50 @@ async def test_settling_is_repeated_until_mongodb_is_back() -> None:
         scene.dispatch.nudge()
         await scene.settled(1)
     assert queue.away == 0
+
+
+@pytest.mark.asyncio
+async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
+    """Each would be sent again if the process died then."""
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, senders=2) as scene:
+        await queue.insert([letter(n) for n in range(100)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        begun = len(relay.sent)
+        await asyncio.sleep(0.3)  # nothing is to happen, and nothing tells
+        assert len(relay.sent) - begun <= 2
+        queue.away = 0
+        await scene.settled(100)
+    assert len(relay.sent) == 100
+
+
+class HangingQueue(MemoryQueue):
+    """Settles only when told to."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.answer = asyncio.Event()
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        await self.answer.wait()
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_only_so_many_outcomes_wait_for_a_store_that_hangs() -> None:
+    queue = HangingQueue(SystemClock())
+    relay = FakeRelay()
+    async with running(relay, queue=queue, senders=2) as scene:
+        await queue.insert([letter(n) for n in range(UNSETTLED + 500)])
+        scene.dispatch.nudge()
+        await until(lambda: not scene.settler.open.is_set())
+        await asyncio.sleep(0.1)  # as above
+        assert len(relay.sent) <= UNSETTLED + 2
+        queue.answer.set()
+        await scene.settled(UNSETTLED + 500)
 
 
 class FussyQueue(MemoryQueue):
