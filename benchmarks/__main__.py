@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks import depth, idle, latency, replicas, shapes
+from benchmarks import depth, idle, latency, replicas, shapes, where
 from benchmarks.compare import OURS, SMALL_BATCHES, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[Stage], Section]] = {
     "replicas": replicas.measure,
     "idle": idle.measure,
     "latency": latency.measure,
+    "where": where.measure,
 }
 """The further measurements, each runnable alone as `python -m benchmarks.<name>`."""
 

@@ -21,6 +21,10 @@ T = TypeVar("T")
 BATCH = 500
 """Outcomes in one write: enough to share the round trip, few enough to keep the write short."""
 
+GATHER = 0.05
+"""Seconds from one write to the next, so that under load a write is shared by more than a few: each costs
+both sides about as much as twenty letters. What comes after a pause is written at once."""
+
 UNSETTLED = 1000
 """Outcomes that may wait to be written before no more letters are begun: each of them would be sent again if
 the process died now. Two writes' worth, so that one can be gathered while the other is under way."""
@@ -72,6 +76,7 @@ class Settler:
         self._idle.set()
         self.open = asyncio.Event()
         self.open.set()
+        self._written_at = float("-inf")
         self.tally = Tally()
         self.trouble = ""
         self.unreported_bytes = 0
@@ -111,9 +116,17 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             while self._settlements or self._releases:
+                await self._gather()
                 await self._write_releases()
                 await self._write_settlements()
             self._note_idle()
+
+    async def _gather(self) -> None:
+        """Wait for more outcomes if the last write has only just been."""
+        left = self._written_at + GATHER - self._clock.monotonic()
+        if left > 0 and len(self._settlements) < BATCH:
+            await asyncio.sleep(left)
+        self._written_at = self._clock.monotonic()
 
     async def _write_settlements(self) -> None:
         batch = self._dated(self._settlements[:BATCH])

@@ -173,6 +173,7 @@ def test_ctrl_c_while_it_waits_is_130(tmp_path: Path) -> None:
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
             connection, _ = mute.accept()
             with connection:
+                assert connection.recv(1)  # it has asked, and waits
                 process.send_signal(signal.SIGINT)
                 _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "")
