@@ -198,8 +198,9 @@ class MongoQueue:
             # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
             alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
             if alone:
-                now = await self._server_clock.now()
-                fields = {"answered": 1, "reported": True, "expire_at": now + self._retention}
+                await self._server_clock.now()
+                forget = self._server_clock.latest() + self._retention
+                fields = {"answered": 1, "reported": True, "expire_at": forget}
                 query = {"_id": {"$in": alone}, "reported": False, "also": {"$exists": False}}
                 result = await self._letters.update_many(query, {"$set": fields}, hint=_BY_ID)
                 if result.matched_count == len(letters):

@@ -377,7 +377,7 @@ async def test_a_claim_whose_reply_is_lost_is_read_back(queue: Queue) -> None:
 
 @only(*MONGO)
 async def test_a_claim_is_bounded_in_bytes(queue: Queue) -> None:
-    await queue.insert([letter(number, body="x" * 9_000_000) for number in range(5)])
+    await queue.insert([letter(number, body="x" * 2_500_000) for number in range(5)])
     assert len((await queue.claim(10, 60)).letters) == 3
     assert len((await queue.claim(10, 60)).letters) == 2
 
