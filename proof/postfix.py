@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from mailsender.dev.process import LOOPBACK, Part, PartMissing, listens
@@ -70,24 +71,29 @@ class Postfix(Part):
     def __init__(self, directory: Path, next_port: int) -> None:
         super().__init__("postfix", directory)
         self._next_port = next_port
-        self._config = self.directory / "config"
+        # Its processes run as another user, who cannot enter the directories of tests: pytest closes them to
+        # others at the start of each of its runs, those of its neighbours, too.
+        self._home = Path(tempfile.mkdtemp(prefix="postfix-"))
+        self._config = self._home / "config"
 
     def start(self) -> None:
         if os.geteuid() != 0:
             raise PartMissing("Postfix starts as root only")
         self._config.mkdir(parents=True, exist_ok=True)
+        self._home.chmod(0o755)
         for name in ("queue", "data-of-postfix"):
-            (self.directory / name).mkdir(exist_ok=True)
-        shutil.chown(self.directory / "data-of-postfix", "postfix")
-        # Its processes run as another user, who has to get in.
-        for parent in (self.directory, *self.directory.parents):
-            if parent != Path("/") and parent.stat().st_uid == 0:
-                parent.chmod(parent.stat().st_mode | 0o011)
-        values = {"directory": self.directory, "next_port": self._next_port, "port": self.port}
+            (self._home / name).mkdir(exist_ok=True)
+        shutil.chown(self._home / "data-of-postfix", "postfix")
+        values = {"directory": self._home, "next_port": self._next_port, "port": self.port}
         (self._config / "main.cf").write_text(_MAIN.format(**values))
         (self._config / "master.cf").write_text(_MASTER.format(**values))
         self.child.start([postfix_binary(), "-c", self._config, "start-fg"])
         self.child.until(lambda: listens(self.port), 20)
+
+    def stop(self) -> None:
+        """End it; nothing of it stays but its log."""
+        super().stop()
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def queue_is_empty(self) -> bool:
         """Whether it has handed on all that it took."""

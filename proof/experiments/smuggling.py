@@ -175,9 +175,6 @@ def through_postfix(stage: Stage, seed: int) -> Row:
         postfix = Postfix(world.directory / "postfix", world.relay.port)
         try:
             postfix.start()
-        except PartMissing as error:
-            return Row(experiment=title, seed=seed, runs=0, verdict=f"{NOT_RUN}: {error}")
-        try:
             naive(postfix.port)
             count = _publish(world)
             world.world.started(SMTP_PORT=str(postfix.port))
@@ -185,6 +182,8 @@ def through_postfix(stage: Stage, seed: int) -> Row:
             _wait_empty(world, postfix)
             world.stop_services()
             version = postfix.version
+        except PartMissing as error:
+            return Row(experiment=title, seed=seed, runs=0, verdict=f"{NOT_RUN}: {error}")
         finally:
             postfix.stop()
         history, controls = without_control(world.history())
