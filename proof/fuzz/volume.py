@@ -6,9 +6,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from random import Random
@@ -63,8 +63,23 @@ TARGETS = {
 
 def one_slice(name: str, seed: int, count: int) -> tuple[list[str], Counter[str]]:
     """What was found in one slice, a few at most, and how far the inputs came."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     target, chance = TARGETS[name], Random(f"{name}/{seed}")
+    with _quiet():
+        return _inputs(target, chance, seed, count)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Thousands of bad inputs are not worth a line each; afterwards the log is as it was."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _inputs(target: Target, chance: Random, seed: int, count: int) -> tuple[list[str], Counter[str]]:
     found: list[str] = []
     came = Counter[str]()
     with target.judging() as judge:
