@@ -48,7 +48,7 @@ def key(letter_id: str, token: str) -> bytes | None:
         return None
 
 
-def encode(  # noqa: PLR0913  the fields of a note; called for every letter
+def encode(  # noqa: PLR0917  the fields of a note; called for every letter
     kind: int, run: bytes, place: bytes, key: bytes, start: int = 0, count: int = 0, result: int = 0
 ) -> bytes:
     """One note. `run` and `place` are 8 octets, `key` is from `key`, `result` from `packed`."""
