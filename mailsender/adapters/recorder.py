@@ -1,0 +1,119 @@
+"""Files of notes: written with a bare `os.write`, held by their living writer's lock, one run after another.
+
+Never buffered, so that they survive the process; never fsynced, so not the power.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import structlog
+
+from mailsender import notes
+from mailsender.letter import Result
+
+log = structlog.get_logger()
+
+SEGMENT = 4 * 1024 * 1024
+"""Octets after which a new file is begun."""
+
+
+class FileRecorder:
+    """Notes of one process in `directory`, in files of about `segment` octets.
+
+    A file is deleted when all letters that it names are done and another one is being written.
+    """
+
+    def __init__(self, directory: Path, place: bytes, *, segment: int = SEGMENT) -> None:
+        self._directory = directory
+        self._place = place
+        self._segment = segment
+        self._run = secrets.token_bytes(8)
+        self._number = 0
+        self._files: dict[int, tuple[Path, set[bytes]]] = {}  # by descriptor, the oldest first
+        self._current = -1
+        self._size = 0
+        self._failing = False
+
+    def claimed(self, token: str, ids: Iterable[str]) -> bool:
+        """Note a claim; False when it could not be written."""
+        keys = [found for each in ids if (found := notes.key(each, token))]
+        return self._write([notes.encode(notes.CLAIMED, self._run, self._place, key) for key in keys], keys)
+
+    def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
+        """Note that the dot of a slice is next; False: it must not be written."""
+        key = notes.key(letter_id, token)
+        if key is None:
+            return True
+        return self._write([notes.encode(notes.DOT, self._run, self._place, key, start, count)], [key])
+
+    def replied(self, token: str, letter_id: str, start: int, results: Sequence[Result]) -> bool:
+        """Note what the relay said of the recipients from index `start` on."""
+        key = notes.key(letter_id, token)
+        if key is None:
+            return True
+        return self._write([notes.encode_replies(self._run, self._place, key, start, results)], [key])
+
+    def done(self, token: str, ids: Iterable[str]) -> None:
+        """Note that letters are durably settled or given back; delete files that name no others."""
+        keys = [found for each in ids if (found := notes.key(each, token))]
+        self._write([notes.encode(notes.DONE, self._run, self._place, key) for key in keys], [])
+        for descriptor, (path, names) in list(self._files.items()):
+            names.difference_update(keys)
+            if not names and descriptor != self._current:
+                self._delete(descriptor, path)
+
+    def close(self) -> None:
+        """Delete what names nobody any more; leave the rest to the next start."""
+        for descriptor, (path, names) in list(self._files.items()):
+            if names:
+                os.close(descriptor)
+                del self._files[descriptor]
+            else:
+                self._delete(descriptor, path)
+        self._current = -1
+
+    def _write(self, made: Sequence[bytes], keys: Iterable[bytes]) -> bool:
+        if not made:
+            return True
+        raw = b"".join(made)
+        try:
+            if self._current < 0 or self._size >= self._segment:
+                self._begin()
+            self._files[self._current][1].update(keys)
+            written = os.write(self._current, raw)
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return False
+        self._size += written
+        if written != len(raw):
+            self._current = -1  # its end is torn: nothing may follow there
+            self._fail("only a part was written")
+            return False
+        self._failing = False
+        return True
+
+    def _begin(self) -> None:
+        name = f"{self._run.hex()}-{self._number:06}"
+        path, hidden = self._directory / f"{name}.notes", self._directory / f".{name}"
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        # It gets its name when it is locked: nobody can take it for a dead process's.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hidden.rename(path)
+        self._number += 1
+        self._files[descriptor] = (path, set())
+        self._current, self._size = descriptor, 0
+
+    def _delete(self, descriptor: int, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        del self._files[descriptor]
+
+    def _fail(self, reason: str) -> None:
+        if not self._failing:
+            log.error("notes_not_written", error=reason, action="no message is ended until they can be")
+        self._failing = True

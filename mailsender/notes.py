@@ -1,0 +1,181 @@
+"""What a process notes about letters while it sends them, and what the notes of a dead one say. Pure.
+
+A note is 64 octets with a checksum: kind, run, place (which host and collection), letter, lease token, and a
+range of recipients by their index in `Letter.pending`. So a slice is the range that it covers, and no address
+is ever written down.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from mailsender.letter import Phase, Result, Verdict
+
+SIZE = 64
+"""Octets of a note."""
+
+MAGIC = b"MSN1"
+"""Begins every note; its last character is the format's version."""
+
+CLAIMED, DOT, REPLIED, DONE = b"CDRS"
+"""Claimed; the final dot is about to be written; it was answered; durably settled or given back."""
+
+_KINDS = frozenset((CLAIMED, DOT, REPLIED, DONE))
+_BODY = struct.Struct("<4sBxH8s8s12s16sII")
+_SUM = struct.Struct("<I")
+_VERDICTS = tuple(Verdict)
+_PHASES = tuple(Phase)
+_VERDICT_OF = {verdict: number << 14 for number, verdict in enumerate(_VERDICTS)}
+_PHASE_OF = {phase: number << 10 for number, phase in enumerate(_PHASES)}
+_CODES = 1 << 10
+
+
+class Unreadable(Exception):  # noqa: N818  an answer, not a mistake
+    """A file is not what this version writes; the text says why."""
+
+
+def key(letter_id: str, token: str) -> bytes | None:
+    """Letter and token as notes hold them; None for an ID or a token of another form, which has no notes."""
+    if len(letter_id) != 24 or len(token) != 32:
+        return None
+    try:
+        return bytes.fromhex(letter_id) + bytes.fromhex(token)
+    except ValueError:
+        return None
+
+
+def encode(  # noqa: PLR0917  the fields of a note; called for every letter
+    kind: int, run: bytes, place: bytes, key: bytes, start: int = 0, count: int = 0, result: int = 0
+) -> bytes:
+    """One note. `run` and `place` are 8 octets, `key` is from `key`, `result` from `packed`."""
+    body = _BODY.pack(MAGIC, kind, result, run, place, key[:12], key[12:], start, count)
+    return body + _SUM.pack(zlib.crc32(body))
+
+
+def encode_replies(run: bytes, place: bytes, key: bytes, start: int, results: Sequence[Result]) -> bytes:
+    """The notes of a reply: one for each run of recipients that ended alike, from index `start` on."""
+    notes, begun = [], 0
+    codes = [packed(result) for result in results]
+    for index in range(1, len(codes) + 1):
+        if index == len(codes) or codes[index] != codes[begun]:
+            notes.append(encode(REPLIED, run, place, key, start + begun, index - begun, codes[begun]))
+            begun = index
+    return b"".join(notes)
+
+
+def packed(result: Result) -> int:
+    """Verdict, phase and code in 16 bits; the text is left out."""
+    code = result.code or 0
+    return _VERDICT_OF[result.verdict] | _PHASE_OF[result.phase] | (code if 0 <= code < _CODES else 0)
+
+
+def unpacked(number: int) -> Result:
+    """The result behind `packed`, with a text of our own.
+
+    Raises:
+        Unreadable: no result is packed like that.
+    """
+    phase = (number >> 10) & 15
+    if phase >= len(_PHASES):
+        raise Unreadable("a result that this version does not know")
+    return Result(
+        verdict=_VERDICTS[number >> 14],
+        phase=_PHASES[phase],
+        code=number % _CODES or None,
+        text="known from the notes of a process that died before it could write it down",
+    )
+
+
+@dataclass(slots=True)
+class Story:
+    """What notes say about one letter under one token.
+
+    `dots` are the ranges of recipients (start, end) whose dot was about to be written, `results`
+    what is known of single ones by index.
+    """
+
+    letter_id: str
+    token: str
+    dots: list[tuple[int, int]] = field(default_factory=list)
+    results: dict[int, Result] = field(default_factory=dict)
+    done: bool = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a relay may have got it."""
+        return bool(self.dots)
+
+    def outcome(self, pending: Sequence[str]) -> dict[str, Result]:
+        """Results by address, `pending` being the letter's as it was claimed.
+
+        Who is behind a dot without a reply is uncertain. Indices beyond `pending` mean nothing.
+        """
+        found = {}
+        for start, end in self.dots:
+            for index in range(start, min(end, len(pending))):
+                found[pending[index]] = self.results.get(index, UNCERTAIN)
+        return found
+
+
+UNCERTAIN = Result(
+    verdict=Verdict.UNCERTAIN,
+    phase=Phase.DOT,
+    text="the process died between the end of the message and the relay's reply: it may have been sent",
+)
+
+
+class Stories:
+    """What all files of one place say together: a letter's notes may lie in several of one run."""
+
+    def __init__(self, place: bytes) -> None:
+        self._place = place
+        self._found: dict[bytes, Story] = {}
+
+    def add(self, raw: bytes) -> None:
+        """Read one file's octets. A torn last note is ignored. Nothing is kept of a file that raises.
+
+        Raises:
+            Unreadable: a note is damaged, of another version, or of another place.
+        """
+        notes = [self._note(raw, at) for at in range(0, len(raw) - SIZE + 1, SIZE)]
+        for kind, number, key_, start, count in notes:
+            self._tell(kind, number, key_, start, count)
+
+    def _note(self, raw: bytes, at: int) -> tuple[int, int, bytes, int, int]:
+        body = raw[at : at + SIZE - 4]
+        magic, kind, number, _, place, letter, token, start, count = _BODY.unpack(body)
+        if magic != MAGIC:
+            raise Unreadable("it is of another version, or no file of notes")
+        if zlib.crc32(body) != _SUM.unpack_from(raw, at + SIZE - 4)[0]:
+            raise Unreadable(f"the note at {at} is damaged")
+        if kind not in _KINDS:
+            raise Unreadable("it holds notes that this version does not know")
+        if place != self._place:
+            raise Unreadable("it is of another host, database or collection")
+        if kind == REPLIED:
+            unpacked(number)
+        return kind, number, letter + token, start, count
+
+    def _tell(self, kind: int, number: int, key_: bytes, start: int, count: int) -> None:
+        story = self._found.get(key_)
+        if story is None:
+            story = self._found[key_] = Story(key_[:12].hex(), key_[12:].hex())
+        if kind == DONE:
+            story.done = True
+        elif kind == DOT:
+            story.dots.append((start, start + count))
+        elif kind == REPLIED:
+            story.results.update(dict.fromkeys(range(start, start + count), unpacked(number)))
+
+    def open(self) -> list[Story]:
+        """Those that did not come to their end, in the order of their first note."""
+        return [story for story in self._found.values() if not story.done]
+
+
+def place(parts: Iterable[str]) -> bytes:
+    """Eight octets that stand for where a process keeps its letters; `parts` in a fixed order."""
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()

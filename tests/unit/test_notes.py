@@ -1,0 +1,87 @@
+"""What notes say: every kind, torn, damaged, of another version or place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailsender import notes
+from mailsender.letter import Phase, Result, Verdict
+
+RUN, PLACE = b"r" * 8, notes.place(["host", "database", "letters"])
+LETTER, TOKEN = "6b03f03e1c3fe5165a363fce", "0" * 31 + "1"
+KEY = bytes.fromhex(LETTER + TOKEN)
+TAKEN = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
+NOBODY = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)
+
+
+def note(kind: int, *numbers: int, place: bytes = PLACE) -> bytes:
+    return notes.encode(kind, RUN, place, KEY, *numbers)
+
+
+def told(*files: bytes) -> notes.Stories:
+    stories = notes.Stories(PLACE)
+    for each in files:
+        stories.add(each)
+    return stories
+
+
+def test_a_letter_that_was_only_claimed() -> None:
+    [story] = told(note(notes.CLAIMED)).open()
+    assert (story.letter_id, story.token, story.begun) == (LETTER, TOKEN, False)
+
+
+def test_a_reply_is_known_by_recipient_over_two_files() -> None:
+    replies = notes.encode_replies(RUN, PLACE, KEY, 0, [TAKEN, NOBODY, TAKEN])
+    [story] = told(note(notes.CLAIMED), note(notes.DOT, 0, 3) + replies).open()
+    found = story.outcome(["a", "b", "c"])
+    assert [(r.verdict, r.phase, r.code) for r in found.values()] == [
+        (r.verdict, r.phase, r.code) for r in (TAKEN, NOBODY, TAKEN)
+    ]
+
+
+def test_behind_a_dot_without_a_reply_all_are_uncertain_and_other_slices_are_not_named() -> None:
+    replies = notes.encode_replies(RUN, PLACE, KEY, 0, [TAKEN])
+    [story] = told(note(notes.DOT, 0, 1) + replies + note(notes.DOT, 1, 1)).open()
+    found = story.outcome(["a", "b", "c"])
+    assert {address: result.verdict for address, result in found.items()} == {
+        "a": Verdict.ACCEPTED,
+        "b": Verdict.UNCERTAIN,
+    }
+
+
+def test_what_is_done_is_not_told() -> None:
+    assert told(note(notes.CLAIMED) + note(notes.DOT, 0, 1), note(notes.DONE)).open() == []
+
+
+@pytest.mark.parametrize("left", range(1, notes.SIZE))
+def test_a_torn_last_note_is_ignored(left: int) -> None:
+    [story] = told(note(notes.CLAIMED) + note(notes.DOT, 0, 1)[:left]).open()
+    assert not story.begun
+
+
+@given(st.integers(0, notes.SIZE - 1), st.integers(1, 255))
+def test_any_damaged_octet_is_noticed_and_nothing_of_the_file_is_kept(at: int, change: int) -> None:
+    raw = bytearray(note(notes.CLAIMED) + note(notes.DOT, 0, 1))
+    raw[notes.SIZE + at] ^= change
+    stories = notes.Stories(PLACE)
+    with pytest.raises(notes.Unreadable):
+        stories.add(bytes(raw))
+    assert stories.open() == []
+
+
+def test_another_place_is_told_apart() -> None:
+    with pytest.raises(notes.Unreadable, match="another host"):
+        told(note(notes.CLAIMED, place=notes.place(["host", "database", "other"])))
+
+
+@given(st.sampled_from(Verdict), st.sampled_from(Phase), st.none() | st.integers(200, 599))
+def test_a_result_survives_in_sixteen_bits(verdict: Verdict, phase: Phase, code: int | None) -> None:
+    found = notes.unpacked(notes.packed(Result(verdict=verdict, phase=phase, code=code)))
+    assert (found.verdict, found.phase, found.code) == (verdict, phase, code)
+
+
+@pytest.mark.parametrize("letter_id", ["", "~[1]", "g" * 24, LETTER + "00"])
+def test_ids_of_another_form_have_no_notes(letter_id: str) -> None:
+    assert notes.key(letter_id, TOKEN) is None
