@@ -173,6 +173,10 @@ class SmtpSession:
         """The message and its dot; False when it has to be streamed first, or may not be ended."""
         if front.void or not front.waiting:
             # 354 without a recipient: RFC 2920 §3.1 wants the lone dot, whose reply counts for nobody.
+            if front.void and front.some_taken:
+                # It took recipients without our MAIL: the lone dot would send them an empty message.
+                self._channel.fail("the relay takes recipients of a transaction that it refused")
+                return False
             front.void = True
             self._dot(front, _DOT, out)
             return True
@@ -279,11 +283,10 @@ class SmtpSession:
         self._skip_when_void(transaction)
 
     def _rcpt(self, transaction: Transaction, recipient: str, reply: Reply) -> None:
-        if not transaction.void:
-            if reply.kind is Kind.COMPLETED:
-                transaction.some_taken = True
-            else:
-                transaction.settle(recipient, reply)
+        if reply.kind is Kind.COMPLETED:
+            transaction.some_taken = True
+        elif not transaction.void:
+            transaction.settle(recipient, reply)
         following = self._owed[0] if self._owed else self._unsaid[0] if self._unsaid else None
         if following is not None and following.phase is Phase.DATA and not transaction.void:
             if transaction.waiting:

@@ -113,6 +113,20 @@ async def test_a_refused_mail_in_mid_pipeline_is_for_its_letter_alone(reply: str
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("first_dot", ["250 2.0.0 Ok", "554 5.7.1 Spam"])
+@pytest.mark.parametrize("mail", ["550 5.7.1 No", "503 5.5.1 Nested MAIL"])
+async def test_a_relay_that_takes_recipients_without_a_mail_gets_no_dot(first_dot: str, mail: str) -> None:
+    """The dot would send an empty message to them, and to those of the letter before that it holds on to."""
+    async with pipelined({"MAIL": ["250 2.1.0 Ok", mail], DOT: [first_dot]}) as (relay, session):
+        first, second = await both(session)
+        assert not await session.ready()
+    assert verdict_of(first) is (ACCEPTED if first_dot.startswith("250") else REFUSED)
+    held_on = first_dot.startswith("554") and mail.startswith("503")
+    assert verdict_of(second) is (NotBegun if held_on else REFUSED)
+    assert relay.messages == [MESSAGE]
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("lone", ["250 2.0.0 Ok: queued", "554 5.5.1 No valid recipients", "503 5.5.1 What?"])
 async def test_what_a_lone_dot_comes_to_is_nobodys_answer(lone: str) -> None:
     async with pipelined({f"RCPT TO:<{A}>": "550 5.1.1 No", DOT: [lone]}) as (relay, session):
