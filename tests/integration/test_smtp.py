@@ -290,9 +290,11 @@ async def test_without_a_recipient_there_is_no_message_but_a_reset(pipelined: bo
 @pytest.mark.parametrize(("code", "verdict"), [("451 4.3.0", DEFERRED), ("554 5.7.1", REFUSED)])
 @pytest.mark.parametrize(("moment", "phase"), [("MAIL", Phase.MAIL), ("DATA", Phase.DATA), (DOT, Phase.DOT)])
 async def test_a_refusal_of_the_letter_is_for_all_and_the_session_is_reset(
-    moment: str, phase: Phase, code: str, verdict: Verdict
+    moment: str, phase: Phase, code: str, verdict: Verdict, pipelined: bool
 ) -> None:
-    script: Script = {moment: [f"{code} No"], f"RCPT TO:<{B}>": ["550 5.1.1 No such user"]}
+    script: dict[str, list[Answer]] = {moment: [f"{code} No"], f"RCPT TO:<{B}>": ["550 5.1.1 No such user"]}
+    if pipelined and phase is Phase.MAIL:  # what was said with the refused MAIL
+        script |= {f"RCPT TO:<{A}>": ["503 5.5.1 Need MAIL"], "DATA": ["503 5.5.1 Need RCPT"]}
     async with ScriptedRelay(script) as relay, opened(relay) as session:
         outcome = await send(session, A, B)
         assert verdicts(await send(session, C)) == [ACCEPTED]
