@@ -87,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a connection lost after the dot counts as accepted",
-        file="adapters/smtp_dialogue.py",
+        file="adapters/smtp_transaction.py",
         old="verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED",
         new="verdict=Verdict.ACCEPTED if self.phase is Phase.DOT else Verdict.DEFERRED",
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500),

@@ -5,10 +5,14 @@ What is not mended yet is marked so, strictly (`xfail`): the test fails as soon 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import mailsender
 from proof.fuzz.sockets import http_judge
 from proof.fuzz.targets import REQUIRED, judge_settings
+from proof.mutants import MUTANTS, Mutant
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,10 @@ def test_half_a_surrogate_pair_in_an_ignored_key(body: bytes) -> None:
 
 def test_a_complaint_about_settings_is_one_line() -> None:
     assert judge_settings({**REQUIRED, "HTTP_HOST": "a\nb\x1b[2J\u2028"}) == "refused"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_still_fits_the_service(mutant: Mutant) -> None:
+    """One that does not would be left out, and prove nothing."""
+    source = Path(mailsender.__file__).parent / mutant.file
+    assert source.read_text("utf-8").count(mutant.old) == 1
