@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -159,29 +160,21 @@ class _Publishing:
 
     async def _send_together(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> BaseException | None:
         """Send batches of our own making: one acknowledgement serves all records of a batch."""
+        batches: list[_Batch] = []
         trouble: BaseException | None = None
-        batches: dict[tuple[str, int], list[_Batch]] = {}
         try:
             async with asyncio.timeout_at(self._deadline):
-                batches = await self._pack(producer, todo)
-                sent = await asyncio.gather(
-                    *(self._send_in_order(producer, each) for each in batches.values()),
-                    return_exceptions=True,
-                )
+                packed = await self._pack(producer, todo)
+                batches = [batch for of_one in packed.values() for batch in of_one]
+                sent = await asyncio.gather(*(self._send_in_order(producer, one) for one in packed.values()))
+            trouble = next((error for error in sent if error is not None), None)
         except (KafkaError, TimeoutError) as error:
             self._failed.update(dict.fromkeys(todo, translated(error)))
-            for batch in (batch for each in batches.values() for batch in each if batch.future is not None):
-                self._take(batch)
-            return error
-        for found in sent:
-            if isinstance(found, BaseException):
-                if not isinstance(found, KafkaError):
-                    raise found
-                trouble = found
-        waiting = [batch for each in batches.values() for batch in each if batch.future is not None]
-        if waiting:
-            await asyncio.wait([batch.future for batch in waiting if batch.future], timeout=self.left())
-        for batch in waiting:
+            trouble = error
+        futures = [batch.future for batch in batches if batch.future is not None]
+        if futures:
+            await asyncio.wait(futures, timeout=self.left())
+        for batch in batches:
             trouble = self._take(batch) or trouble
         return trouble
 
@@ -211,10 +204,21 @@ class _Publishing:
             batches.append(batch)
         return packed
 
-    async def _send_in_order(self, producer: AIOKafkaProducer, batches: Sequence[_Batch]) -> None:
-        for batch in batches:
+    async def _send_in_order(
+        self, producer: AIOKafkaProducer, batches: Sequence[_Batch]
+    ) -> BaseException | None:
+        """Send one partition's batches; the error that kept the rest from being sent, if any."""
+        for place, batch in enumerate(batches):
             batch.builder.close()
-            batch.future = await producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
+            try:
+                batch.future = await producer.send_batch(
+                    batch.builder, batch.topic, partition=batch.partition
+                )
+            except KafkaError as error:
+                unsent = [i for each in batches[place:] for i in each.members]
+                self._failed.update(dict.fromkeys(unsent, translated(error)))
+                return cast("BaseException", error)  # aiokafka has no types
+        return None
 
     async def _send_alone(self, producer: AIOKafkaProducer, i: int) -> BaseException | None:
         """Send one record in a batch of its own: a refusal of that batch is about this record."""
@@ -224,12 +228,13 @@ class _Publishing:
                 partition = await _partition(producer, record.topic, record.key)
                 batch = _Batch(record.topic, partition, producer.create_batch())
                 batch.add(i, record)
-                await self._send_in_order(producer, [batch])
-                if batch.future is not None:
-                    await asyncio.wait({batch.future})
-        except (KafkaError, TimeoutError) as error:
-            self._failed[i] = translated(error)
-            return error
+                error = await self._send_in_order(producer, [batch])
+                if batch.future is None:
+                    return error
+                await asyncio.wait({batch.future})
+        except (KafkaError, TimeoutError) as failure:
+            self._failed[i] = translated(failure)
+            return failure
         return self._take(batch, alone=True)
 
     def _take(self, batch: _Batch, *, alone: bool = False) -> BaseException | None:
