@@ -25,6 +25,10 @@ from mailsender.settle import Settler
 log = structlog.get_logger()
 
 
+TIMER_TICK = 0.001
+"""Seconds to which an event loop's timers are exact; uvloop counts whole milliseconds."""
+
+
 class Compose(Protocol):
     """Makes the bytes of a message; see `mailsender.mime`."""
 
@@ -265,9 +269,9 @@ class Worker:
             except RelayAway as error:
                 self._line.note_away(error)
                 return None
-            early = slot.earliest - self._clock.monotonic()
-            if early > 0:
-                await pause(self._stopping, early)
+            while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
+                # Timers may end a millisecond early, and a slot that has not come yet would be given up.
+                await pause(self._stopping, early + TIMER_TICK)
             if self._stopping.is_set():
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())

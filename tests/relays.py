@@ -27,6 +27,7 @@ class FakeRelay:
     under_way: int = 0
     most_under_way: int = 0
     cut_short: int = 0
+    not_begun: int = 0
     sessions: list[FakeSession] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -51,6 +52,7 @@ class FakeSession:
 
     async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
         if not go.begin():
+            self.relay.not_begun += 1
             raise NotBegun
         self.relay.started.set()
         self.relay.under_way += 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import pytest
+import uvloop
 
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.dispatch import FRESH, PATIENCE, Dispatch, LetterBasket, Pace
@@ -490,6 +491,24 @@ async def test_the_rate_holds_and_a_stop_does_not_wait_for_slots() -> None:
         assert asyncio.get_running_loop().time() - began < 2
         stats = await scene.queue.stats()
     assert (stats.sent, stats.awaiting, stats.processing) == (1, 9, 0)
+
+
+@pytest.mark.parametrize(
+    "loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_no_slot_is_lost_to_a_timer_that_ends_early(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def scenario() -> None:
+        relay = FakeRelay()
+        async with running(relay, allowance=Allowance(letters=50, period=1.0)) as scene:
+            await scene.queue.insert([letter(n) for n in range(40)])
+            scene.dispatch.nudge()
+            await scene.settled(40)
+        assert relay.not_begun == 0
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(scenario())
 
 
 @pytest.mark.asyncio
