@@ -149,11 +149,19 @@ class SmtpSession:
         """See `Listener`."""
         if not self._proceeding:
             self._proceeding = True
-            self._loop.call_soon(self._proceed)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """`_proceed`; a fault of our own ends the session, or those who wait would wait for ever."""
+        self._proceeding = False
+        try:
+            self._proceed()
+        except Exception as error:
+            self._channel.fail(f"internal error in the dialogue ({type(error).__name__})")
+            raise
 
     def _proceed(self) -> None:
         """Write all that may be said, in one go."""
-        self._proceeding = False
         if not self._channel.alive:
             self._dismiss()
             return

@@ -153,3 +153,29 @@ async def test_a_reply_to_the_dot_counts_although_the_connection_went_at_once() 
     outcome = await sending
     assert outcome.results["d@e.f"].verdict is Verdict.ACCEPTED
     assert not outcome.session_usable
+
+
+class Raises(Yes):
+    """Permission that cannot be asked for."""
+
+    def dot(self) -> bool:
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_our_own_leaves_nobody_waiting() -> None:
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
+    wire = Wire()
+    channel = Channel(wire)
+    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
+    sending = asyncio.create_task(session.transact(envelope, b"x\r\n", Raises()))
+    for reply in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
+        await turns()
+        channel.data_received(reply)
+    outcome = await asyncio.wait_for(sending, 2)
+    assert outcome.results["d@e.f"].verdict is Verdict.DEFERRED
+    assert "RuntimeError" in outcome.results["d@e.f"].text
+    assert not outcome.session_usable
+    assert len(complaints) == 1
