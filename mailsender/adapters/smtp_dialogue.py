@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from mailsender.adapters.smtp_channel import Channel, Lost
@@ -152,10 +154,13 @@ class SmtpSession:
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """`_proceed`; a fault of our own ends the session, or those who wait would wait for ever."""
         self._proceeding = False
+        self._safely(self._proceed)
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        """A fault of our own ends the session, or those who wait would wait for ever."""
         try:
-            self._proceed()
+            step()
         except Exception as error:
             self._channel.fail(f"internal error in the dialogue ({type(error).__name__})")
             raise
@@ -192,7 +197,7 @@ class SmtpSession:
         if len(body) <= ONE_WRITE:
             return self._ask_and_dot(front, body + _DOT, out)
         self._streaming = True
-        self._channel.stream(body, self._timeouts.block, self._streamed)
+        self._channel.stream(body, self._timeouts.block, partial(self._safely, self._streamed))
         return False
 
     def _streamed(self) -> None:

@@ -163,14 +163,15 @@ class Raises(Yes):
 
 
 @pytest.mark.asyncio
-async def test_a_fault_of_our_own_leaves_nobody_waiting() -> None:
+@pytest.mark.parametrize("message", [b"x\r\n", b"line\r\n" * 100_000], ids=["one write", "streamed"])
+async def test_a_fault_of_our_own_leaves_nobody_waiting(message: bytes) -> None:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
     wire = Wire()
     channel = Channel(wire)
     session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
-    sending = asyncio.create_task(session.transact(envelope, b"x\r\n", Raises()))
+    sending = asyncio.create_task(session.transact(envelope, message, Raises()))
     for reply in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
         await turns()
         channel.data_received(reply)
