@@ -205,17 +205,18 @@ class Letter:
         Raises:
             TypeError: a letter has no such field.
         """
-        if not changes.keys() <= _FIELDS:
-            raise TypeError(f"a letter has no {', '.join(changes.keys() - _FIELDS)}")
-        copy = object.__new__(Letter)
+        copy = _new(Letter)
         values = copy.__dict__
         values.update(self.__dict__)
-        if not _SIZED.isdisjoint(changes):
-            values.pop("size", None)
         values.update(changes)
+        if "size" in values and not _SIZED.isdisjoint(changes):
+            del values["size"]
+        if len(values) - ("size" in values) != len(_FIELDS):
+            raise TypeError(f"a letter has no {', '.join(changes.keys() - _FIELDS)}")
         return copy
 
 
+_new = object.__new__
 _FIELDS = frozenset(each.name for each in fields(Letter))
 _SIZED = frozenset({"body", "subject", "addresses"})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
 
@@ -51,18 +51,18 @@ _KINDS = {kind.value: kind for kind in Kind}
 class Reply:
     """One reply.
 
-    `enhanced` is the enhanced status code (RFC 3463), None where there is none or where it contradicts
+    `kind` is its class, `enhanced` the enhanced status code (RFC 3463), None where there is none or where it contradicts
     the reply's code; `text` one line without it, free of control characters, at most `MAX_TEXT` long.
     """
 
     code: int
     enhanced: str | None
     text: str
+    kind: Kind = field(init=False, compare=False, repr=False)
 
-    @property
-    def kind(self) -> Kind:
-        """The reply's class."""
-        return _KINDS[self.code // 100]
+    def __post_init__(self) -> None:
+        """The reply's class is looked at several times."""
+        object.__setattr__(self, "kind", _KINDS[self.code // 100])
 
     @classmethod
     def of(cls, code: int, lines: list[str]) -> Self:

@@ -136,6 +136,7 @@ class Worker:
         self._chance = chance
         self._stopping = asyncio.Event()
         self._cut = False
+        self._second, self._date = 0, now_ms(0)
         self._line = OwnSession(
             relay,
             state,
@@ -320,7 +321,7 @@ class Worker:
             self._settle(token, as_error(letter, reason))
 
     def _log_failures(self, letter: Letter, delay: float) -> None:
-        bad = [r.result for r in letter.recipients if r.result and r.result.verdict is not Verdict.ACCEPTED]
+        bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             log.debug("letter_sent", letter=letter.id)
             return
@@ -340,7 +341,11 @@ class Worker:
         )
 
     def _now(self) -> datetime:
-        return now_ms(self._clock.epoch())
+        """The second that it is: a message's date has no more, and letters share it."""
+        second = int(self._clock.epoch())
+        if second != self._second:
+            self._second, self._date = second, now_ms(second)
+        return self._date
 
 
 def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:

@@ -21,7 +21,7 @@ from aiosmtplib import (
     SMTPResponseException,
 )
 
-from mailsender.adapters.smtp_channel import Channel
+from mailsender.adapters.smtp_channel import Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
 from mailsender.adapters.smtp_plan import Offers
@@ -66,6 +66,7 @@ class SmtpRelay:
         self._config = config
         self._clock = clock
         self._context: ssl.SSLContext | None = None
+        self._outbox: Outbox | None = None
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -93,7 +94,8 @@ class SmtpRelay:
                 phase=Phase.AUTH,
                 permanent=True,
             )
-        opening = _Opening(config, await self._tls_context())
+        self._outbox = self._outbox or Outbox()
+        opening = _Opening(config, await self._tls_context(), self._outbox)
         try:
             return await opening.session(self._clock)
         except (SMTPException, OSError, ValueError) as error:
@@ -132,8 +134,9 @@ def tls_context(config: SmtpConfig) -> ssl.SSLContext:
 class _Opening:
     """One way from nothing to a session; `phase` is how far it has come."""
 
-    def __init__(self, config: SmtpConfig, context: ssl.SSLContext | None) -> None:
+    def __init__(self, config: SmtpConfig, context: ssl.SSLContext | None, outbox: Outbox) -> None:
         self._config = config
+        self._outbox = outbox
         self.phase = Phase.CONNECT
         self._client = SMTP(
             hostname=config.host,
@@ -238,7 +241,7 @@ class _Opening:
         if protocol._buffer:  # noqa: SLF001  no public way to see that a reply too many lies there
             raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
         offers = Offers.of(client.esmtp_extensions)
-        channel = Channel(cast("asyncio.Transport", transport))
+        channel = Channel(cast("asyncio.Transport", transport), self._outbox)
         log.debug("relay_session_opened", relay=client.hostname, port=client.port, offers=offers)
         return SmtpSession(channel, offers, self._config.timeouts, clock)
 

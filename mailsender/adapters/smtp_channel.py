@@ -54,11 +54,38 @@ class Listener(Protocol):
         ...
 
 
-class Channel(asyncio.Protocol):
-    """Writes to whoever is at the other end of `transport`, and tells its listener what comes back."""
+class Outbox:
+    """What several channels have to write in one turn of the loop, written in one go at the turn's end.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    A relay that is woken by the first write is still awake for the others. Waking it for each costs both sides
+    about as much as the write itself.
+    """
+
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._parcels: list[tuple[Channel, bytes]] = []
+
+    def put(self, channel: Channel, data: bytes) -> None:
+        """Write `data` to `channel` soon, behind what was put before."""
+        if not self._parcels:
+            self._loop.call_soon(self._empty)
+        self._parcels.append((channel, data))
+
+    def _empty(self) -> None:
+        parcels, self._parcels = self._parcels, []
+        for channel, data in parcels:
+            channel.hand_over(data)
+
+
+class Channel(asyncio.Protocol):
+    """Writes to whoever is at the other end of `transport`, and tells its listener what comes back.
+
+    `outbox` is shared by channels that write together.
+    """
+
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outbox = outbox or Outbox()
         self._parser = ReplyParser()
         self._listener: Listener | None = None
         self._paused = False
@@ -101,8 +128,16 @@ class Channel(asyncio.Protocol):
         return Lost(str(self._fault or ""), self._fault.reply if self._fault else None)
 
     def write(self, data: bytes) -> None:
-        """Hand `data` to the transport; for what fits into a socket's buffer."""
-        self._transport.write(data)
+        """Write `data` at the end of this turn; for what fits into a socket's buffer.
+
+        It may not be written after all when the channel fails before: who writes a dot counts it as written.
+        """
+        self._outbox.put(self, data)
+
+    def hand_over(self, data: bytes) -> None:
+        """Write `data` now, for the outbox."""
+        if self._fault is None:
+            self._transport.write(data)
 
     def stream(self, data: bytes, timeout: float, taken: Callable[[], None]) -> None:
         """Send `data` block by block; `taken` is called when the relay's side has taken all of it.

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from mailsender.adapters.smtp_channel import Channel, Lost
 from mailsender.adapters.smtp_plan import Offers, plan, stuffed
@@ -58,18 +58,16 @@ class Timeouts:
     dot: float = 600.0
 
 
-class _Step(NamedTuple):
-    """A command, and what its reply is about: a step of `transaction`, or whoever waits for `answer`."""
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A command beside all transactions; whoever asked waits for `answer`, for at most `seconds`."""
 
-    phase: Phase
-    command: bytes
-    transaction: Transaction | None = None
-    recipient: str = ""
-    answer: asyncio.Future[Reply] | None = None
-    seconds: float = 0.0
+    answer: asyncio.Future[Reply]
+    seconds: float
 
 
-_WANTED = {Phase.DATA: Kind.INTERMEDIATE}
+_Step = tuple[Phase, bytes, Transaction | _Question, str]
+"""A command, what its reply is about, and for which recipient. A plain tuple, for a letter takes five."""
 
 
 class SmtpSession:
@@ -226,7 +224,7 @@ class SmtpSession:
     def _dot(self, front: Transaction, last: bytes, out: list[bytes]) -> None:
         self._front = None
         front.at_message = False
-        self._owed.append(_Step(Phase.DOT, last, front))
+        self._owed.append((Phase.DOT, last, front, ""))
         out.append(last)
 
     def _begin_next(self) -> None:
@@ -240,24 +238,31 @@ class SmtpSession:
             self._live.append(transaction)
             self._front = transaction
             said, unsaid = transaction.said, self._unsaid
-            unsaid.append(_Step(Phase.MAIL, said.mail, transaction))
+            unsaid.append((Phase.MAIL, said.mail, transaction, ""))
             for recipient, command in said.rcpts.items():
-                unsaid.append(_Step(Phase.RCPT, command, transaction, recipient))
-            unsaid.append(_Step(Phase.DATA, _DATA, transaction))
+                unsaid.append((Phase.RCPT, command, transaction, recipient))
+            unsaid.append((Phase.DATA, _DATA, transaction, ""))
 
     def _say(self, out: list[bytes]) -> None:
         unsaid, owed = self._unsaid, self._owed
-        while unsaid and (self._offers.pipelining or not owed):
-            step = unsaid.popleft()
-            owed.append(step)
-            out.append(step.command)
+        if self._offers.pipelining:
+            owed.extend(unsaid)
+            out.extend([step[1] for step in unsaid])
+            unsaid.clear()
+        elif unsaid and not owed:
+            owed.append(unsaid.popleft())
+            out.append(owed[0][1])
 
     def _watch(self) -> None:
         """Set the deadline of the reply that is due next, once for each."""
         step = self._owed[0] if self._owed else None
         if step is not self._watched:
             self._watched = step
-            self._channel.due(None if step is None else step.seconds or self._patience[step.phase])
+            self._channel.due(None if step is None else self._seconds_for(step))
+
+    def _seconds_for(self, step: _Step) -> float:
+        phase, _, about, _ = step
+        return about.seconds if isinstance(about, _Question) else self._patience[phase]
 
     # --- what is heard ---------------------------------------------------------------------------
 
@@ -266,22 +271,22 @@ class SmtpSession:
         if not self._owed:
             self._channel.fail(f"the relay said, unasked: {reply}", reply)
             return
-        step = self._owed[0]
-        if step.answer is not None:
+        phase, _, about, recipient = self._owed[0]
+        if isinstance(about, _Question):
             self._owed.popleft()
-            if not step.answer.done():
-                step.answer.set_result(reply)
+            if not about.answer.done():
+                about.answer.set_result(reply)
             return
-        phase, transaction = step.phase, step.transaction
-        if reply.kind < Kind.TRANSIENT and reply.kind is not _WANTED.get(phase, Kind.COMPLETED):
-            self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
-            return
-        if reply.code == _CLOSING and phase is not Phase.DOT:
-            self._channel.fail(f"the relay ends the session: {reply}", reply)
-            return
+        wanted = Kind.INTERMEDIATE if phase is Phase.DATA else Kind.COMPLETED
+        if reply.kind is not wanted:
+            if reply.kind < Kind.TRANSIENT:
+                self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
+                return
+            if reply.code == _CLOSING and phase is not Phase.DOT:
+                self._channel.fail(f"the relay ends the session: {reply}", reply)
+                return
         self._owed.popleft()
-        if transaction is not None:
-            _TAKE[phase](self, transaction, step.recipient, reply)
+        _TAKE[phase](self, about, recipient, reply)
 
     def _mail(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if reply.kind is Kind.COMPLETED:
@@ -300,8 +305,8 @@ class SmtpSession:
             transaction.some_taken = True
         elif not transaction.void:
             transaction.settle(recipient, reply)
-        following = self._owed[0] if self._owed else self._unsaid[0] if self._unsaid else None
-        if following is not None and following.phase is Phase.DATA and not transaction.void:
+        following = self._owed or self._unsaid
+        if following and following[0][0] is Phase.DATA and not transaction.void:
             if transaction.waiting:
                 transaction.phase = Phase.DATA
             else:
@@ -310,7 +315,7 @@ class SmtpSession:
     def _skip_when_void(self, transaction: Transaction) -> None:
         """Say no more of a transaction that is over; what was said already is still answered."""
         over = transaction.void or not transaction.waiting
-        if over and self._unsaid and self._unsaid[0].transaction is transaction:
+        if over and self._unsaid and self._unsaid[0][2] is transaction:
             self._unsaid.clear()
             transaction.void = True
             self._front = None
@@ -341,7 +346,7 @@ class SmtpSession:
 
     def _reset(self, transaction: Transaction) -> None:
         """Clear what a refused transaction left behind, so that it cannot poison the next one."""
-        self._unsaid.append(_Step(Phase.RSET, _RSET, transaction))
+        self._unsaid.append((Phase.RSET, _RSET, transaction, ""))
 
     def _was_reset(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if reply.kind is not Kind.COMPLETED:
@@ -370,9 +375,9 @@ class SmtpSession:
         self._unsaid.clear()
         self._live.clear()
         self._front, self._streaming = None, False
-        for step in owed:
-            if step.answer is not None and not step.answer.done():
-                step.answer.set_exception(lost)
+        for _, _, about, _ in owed:
+            if isinstance(about, _Question) and not about.answer.done():
+                about.answer.set_exception(lost)
         for transaction in live:
             if not transaction.judged:
                 self._refuse(transaction)
@@ -456,7 +461,7 @@ class SmtpSession:
         if not self._channel.alive:
             raise self._channel.fault
         answer: asyncio.Future[Reply] = self._loop.create_future()
-        self._owed.append(_Step(Phase.RSET, command, answer=answer, seconds=seconds))
+        self._owed.append((Phase.RSET, command, _Question(answer, seconds), ""))
         self._channel.write(command)
         self._watch()
         try:

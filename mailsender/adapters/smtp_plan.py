@@ -53,8 +53,7 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
             end of the message, where we see none.
     """
-    rest = message.replace(b"\r\n", b"")
-    if b"\r" in rest or b"\n" in rest:
+    if not message.count(b"\r\n") == message.count(b"\r") == message.count(b"\n"):
         raise ValueError("the message holds a bare CR or LF")
     try:
         sender = parse_address(envelope.reverse_path) if envelope.reverse_path else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mailsender.adapters.smtp_channel import Lost
 from mailsender.adapters.smtp_plan import Plan
@@ -83,6 +84,9 @@ class Transaction:
         if reply.code == 530:
             # "Authentication required" (RFC 4954 §6): our settings, not the letter.
             verdict = Verdict.DEFERRED
-        return Result(
-            verdict=verdict, phase=self.phase, code=reply.code, enhanced=reply.enhanced, text=reply.text
-        )
+        return _result(verdict, self.phase, reply)
+
+
+@lru_cache(maxsize=256)  # most letters of a relay end with the same few words, and then alike
+def _result(verdict: Verdict, phase: Phase, reply: Reply) -> Result:
+    return Result(verdict=verdict, phase=phase, code=reply.code, enhanced=reply.enhanced, text=reply.text)
