@@ -51,8 +51,9 @@ _KINDS = {kind.value: kind for kind in Kind}
 class Reply:
     """One reply.
 
-    `kind` is its class, `enhanced` the enhanced status code (RFC 3463), None where there is none or where it contradicts
-    the reply's code; `text` one line without it, free of control characters, at most `MAX_TEXT` long.
+    `kind` is its class, `enhanced` the enhanced status code (RFC 3463), None where there is none or where it
+    contradicts the reply's code; `text` one line without it, free of control characters, at most `MAX_TEXT`
+    long.
     """
 
     code: int

@@ -57,8 +57,8 @@ class Listener(Protocol):
 class Outbox:
     """What several channels have to write in one turn of the loop, written in one go at the turn's end.
 
-    A relay that is woken by the first write is still awake for the others. Waking it for each costs both sides
-    about as much as the write itself.
+    A relay that is woken by the first write is still awake for the others. Waking it for each costs both
+    sides about as much as the write itself.
     """
 
     def __init__(self) -> None:
