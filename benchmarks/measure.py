@@ -45,7 +45,7 @@ def tree(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         for task in (_PROC / str(each) / "task").glob("*/children"):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it may have ended meanwhile
                 found += map(int, task.read_text().split())
     return found
 
@@ -54,7 +54,7 @@ def cpu_seconds(roots: Iterable[int]) -> float:
     """CPU of these processes and their descendants, those included that ended and were waited for."""
     total = 0
     for pid in (each for root in roots for each in tree(root)):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
             fields = (_PROC / str(pid) / "stat").read_text().rsplit(") ", 1)[1].split()
             total += sum(map(int, fields[11:15]))  # utime, stime, and both of the children waited for
     return total / _TICK
@@ -71,7 +71,7 @@ def peak_mb(root: int) -> float:
         return _kilobytes(root, "status", "VmHWM") / 1024
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, LookupError):
+        with contextlib.suppress(OSError, LookupError):  # likewise; an ending one has no sizes
             above = _kilobytes(pid, "status", "VmHWM") - _kilobytes(pid, "status", "VmRSS")
             total += _kilobytes(pid, "smaps_rollup", "Pss") + above
     return total / 1024
