@@ -14,7 +14,6 @@ or an address into a command. So only the plain form is taken:
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import category, normalize
 
@@ -72,7 +71,6 @@ class Address(NamedTuple):
         return not self.local.isascii()
 
 
-@lru_cache(maxsize=8192)  # about 4 MB: an address is read when its letter comes in and when it is sent
 def parse_address(text: str) -> Address:
     """The address that `text` is, whole and alone.
 

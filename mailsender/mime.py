@@ -170,12 +170,15 @@ def _encode_body(text: str, *, eight_bit: bool) -> tuple[bytes, bytes]:
         raw = text.encode()
     except UnicodeEncodeError:
         raise BadBody("the body holds a lone surrogate, which is no Unicode text") from None
-    # Counting in C takes a tenth of a regular expression's time.
-    if not raw.count(b"\r\n") == raw.count(b"\n") == raw.count(b"\r"):
+    lines = raw.split(b"\r\n")
+    # Searches in C that mostly find nothing: a tenth of a regular expression's time.
+    within = b"".join(lines)
+    if b"\n" in within or b"\r" in within:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    if raw and not raw.endswith(b"\r\n"):
+        lines = raw.split(b"\r\n")
+    if lines[-1]:
         raw += b"\r\n"
-    if b"\0" not in raw and (len(raw) <= MAX_LINE or max(map(len, raw.split(b"\r\n"))) <= MAX_LINE):
+    if b"\0" not in raw and max(map(len, lines)) <= MAX_LINE:
         if raw.isascii():
             return b"7bit", raw
         if eight_bit:

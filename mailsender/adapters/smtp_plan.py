@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mailsender.address import Address, BadAddress, parse_address
 from mailsender.letter import Envelope, Phase, Result, Verdict
@@ -53,10 +54,11 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
             end of the message, where we see none.
     """
-    if not message.count(b"\r\n") == message.count(b"\r") == message.count(b"\n"):
+    rest = message.replace(b"\r\n", b"")
+    if b"\r" in rest or b"\n" in rest:
         raise ValueError("the message holds a bare CR or LF")
     try:
-        sender = parse_address(envelope.reverse_path) if envelope.reverse_path else None
+        sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
     except BadAddress as error:
         return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
     if sender and sender.needs_smtputf8 and not offers.smtputf8:
@@ -81,6 +83,11 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         else:
             results[recipient] = _refused(Phase.RCPT, "5.6.7", "it needs SMTPUTF8, which the relay lacks")
     return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+
+
+@lru_cache(maxsize=16)  # all letters of a service have the same few
+def _sender(reverse_path: str) -> Address:
+    return parse_address(reverse_path)
 
 
 def _mail(sender: Address | None, message: bytes, offers: Offers, *, utf8: bool) -> bytes:
