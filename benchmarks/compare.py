@@ -22,13 +22,13 @@ Rounds = dict[str, list[Round]]
 
 def all_peers() -> list[Peer]:
     """Every sender, ours first."""
-    ours: list[Peer] = [Mailsender(OURS, 100, 30_000), Mailsender(SMALL_BATCHES, 6, 30_000)]
+    ours: list[Peer] = [Mailsender(OURS, 100, 60_000), Mailsender(SMALL_BATCHES, 6, 60_000)]
     return [*ours, Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
 
 
 def quick_peers() -> list[Peer]:
     """Ours beside the bare aiosmtplib loop."""
-    return [Mailsender(OURS, 100, 8_000), bare.loop()]
+    return [Mailsender(OURS, 100, 8_000), bare.loop(25_000)]
 
 
 def compare(

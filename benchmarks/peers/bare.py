@@ -31,9 +31,9 @@ class Bare:
         return Round(**json.loads(said.splitlines()[-1])["round"])
 
 
-def loop() -> Bare:
+def loop(letters: int = 60_000) -> Bare:
     """The aiosmtplib loop."""
-    return Bare("bare aiosmtplib loop", "bare_client", 25_000)
+    return Bare("bare aiosmtplib loop", "bare_client", letters)
 
 
 def limit() -> Bare:

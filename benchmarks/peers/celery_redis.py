@@ -25,7 +25,7 @@ class Celery:
     """Celery, as a peer."""
 
     name = "Celery on Redis"
-    letters = 6_000
+    letters = 12_000
 
     def run(self, stage: Stage, letters: int) -> Round:
         try:

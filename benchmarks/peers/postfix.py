@@ -100,7 +100,7 @@ class Postfix:
     """One instance a round, started and ended off the clock."""
 
     name = "Postfix end to end"
-    letters = 8_000
+    letters = 10_000
 
     def run(self, stage: Stage, letters: int) -> Round:
         room = stage.room("postfix")

@@ -26,7 +26,7 @@ class Taskiq:
     """taskiq, as a peer."""
 
     name = "taskiq on Redis streams"
-    letters = 20_000
+    letters = 36_000
 
     def run(self, stage: Stage, letters: int) -> Round:
         try:
