@@ -17,6 +17,9 @@ from mailsender.reply import Reply, ReplyError, ReplyParser
 BLOCK = 256 * 1024
 """Octets handed to the transport at a time; the block time-out is for each (RFC 5321 §4.5.3.2.5)."""
 
+TOGETHER = 4
+"""Writes that go out in one go at most: while a relay takes them, the next ones are made."""
+
 LAST_WORDS = 2.0
 """Seconds for the relay to close its end after QUIT."""
 
@@ -70,6 +73,8 @@ class Outbox:
         if not self._parcels:
             self._loop.call_soon(self._empty)
         self._parcels.append((channel, data))
+        if len(self._parcels) >= TOGETHER:
+            self._empty()
 
     def _empty(self) -> None:
         parcels, self._parcels = self._parcels, []
