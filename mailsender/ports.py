@@ -141,6 +141,13 @@ class Queue(Protocol):
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
         ...
 
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """Letters that are still `processing` under their tokens, as they were claimed, by token.
+
+        `leases` maps a token to IDs, as for `renew`; a lease that has run out still counts.
+        """
+        ...
+
     async def reclaim(self, limit: int) -> int:
         """Turn up to `limit` letters whose lease ran out back to `awaiting`; returns how many.
 
@@ -311,7 +318,14 @@ class Go(Protocol):
         ...
 
     def dot(self) -> bool:
-        """Asked just before the final dot is written: the lease still holds and nobody cut us off."""
+        """Asked just before the final dot is written: the lease still holds and nobody cut us off.
+
+        After a yes nothing may come between but the write: it is noted that a relay may have the letter.
+        """
+        ...
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        """Told what the reply to the dot came to for all recipients, before anybody waits for anything."""
         ...
 
 

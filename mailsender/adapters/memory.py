@@ -153,6 +153,14 @@ class MemoryQueue:
             if entry is not None:
                 self._put_back(entry, entry.letter)
 
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        found = {
+            token: [entry.letter for each in ids if (entry := self._held(each, token))]
+            for token, ids in leases.items()
+        }
+        return {token: letters for token, letters in found.items() if letters}
+
     async def reclaim(self, limit: int) -> int:
         """See `Queue.reclaim`."""
         now = self._clock.monotonic()

@@ -169,6 +169,19 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
 
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        ids = [stored_id(each) for each_token in leases.values() for each in each_token]
+        query = {"_id": {"$in": ids}, "status": "processing", "lease": {"$in": list(leases)}}
+        async with calling(self._timeout):
+            found = await self._committed.find(query, hint=_BY_ID).to_list(None)
+        held: defaultdict[str, list[Letter]] = defaultdict(list)
+        for document in found:
+            letter = letter_of(document)
+            if letter.id in leases[document["lease"]]:
+                held[document["lease"]].append(letter)
+        return dict(held)
+
     async def reclaim(self, limit: int) -> int:
         """See `Queue.reclaim`."""
         async with calling(self._timeout):

@@ -39,9 +39,9 @@ def test_a_file_is_deleted_only_when_all_that_it_names_is_done(tmp_path: Path) -
     recorder = FileRecorder(tmp_path, PLACE, segment=notes.SIZE)
     recorder.claimed(TOKEN, [ONE, TWO])
     first = files(tmp_path)
-    recorder.done(TOKEN, [ONE])
+    recorder.done({TOKEN: [ONE]})
     assert first[0].exists()
-    recorder.done(TOKEN, [TWO])
+    recorder.done({TOKEN: [TWO]})
     assert not first[0].exists()
     recorder.close()
     assert files(tmp_path) == []

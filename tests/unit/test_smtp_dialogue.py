@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
 from mailsender.adapters.smtp_channel import Channel
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_plan import Offers
-from mailsender.letter import Envelope, Outcome, Phase, Verdict
+from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
 from tests.clocks import ManualClock
 
 
@@ -45,6 +46,7 @@ class Yes:
     """Permission for everything."""
 
     asked_for_dot = False
+    told: Mapping[str, Result] | None = None
 
     def begin(self) -> bool:
         return True
@@ -52,6 +54,9 @@ class Yes:
     def dot(self) -> bool:
         self.asked_for_dot = True
         return True
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        self.told = dict(results)
 
 
 async def turns() -> None:
