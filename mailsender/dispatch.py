@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import secrets
 from collections import deque
 from collections.abc import Sequence
 
@@ -215,7 +214,7 @@ class Dispatch:
         if room <= 0:
             return None
         return FreshClaim(
-            token=secrets.token_hex(16),
+            token=self._hand.new_token(),
             limit=min(room, wanted),
             lease=self._policy.lease,
             since=self._clock.monotonic(),
@@ -305,7 +304,7 @@ class Dispatch:
 
     async def _claim(self, room: int) -> int:
         self._looked_at = self._clock.monotonic()
-        lease = await self._queue.claim(room, self._policy.lease)
+        lease = await self._queue.claim(room, self._policy.lease, self._hand.new_token())
         self._take(lease)
         return len(lease.letters)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -23,7 +24,7 @@ RECLAIM_BATCH = 1000
 class Hand:
     """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    What comes and goes is noted in `notes`.
+    What ends is noted in `notes`.
     """
 
     def __init__(self, notes: Notes | None = None) -> None:
@@ -37,13 +38,17 @@ class Hand:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def new_token(self) -> str:
+        """A token for a claim, by which a successor knows that it was ours; 32 hex digits."""
+        run = self.notes.run
+        return run + secrets.token_hex(16 - len(run) // 2)
+
     def take(self, lease: Lease) -> None:
         """Note a claim's letters."""
         if not lease.letters:
             return
         # Its lease had run out unnoticed, and the letter came back: the old claim is over.
         self.drop([letter.id for letter in lease.letters if letter.id in self._tokens])
-        self.notes.claimed(lease.token, [letter.id for letter in lease.letters])
         self._until[lease.token] = lease.until
         self._members[lease.token] = {letter.id for letter in lease.letters}
         for letter in lease.letters:

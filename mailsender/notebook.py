@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mailsender.letter import Result
-from mailsender.notes import Story
+from mailsender.notes import LeftBehind
 
 
 class Notes(Protocol):
@@ -17,12 +17,13 @@ class Notes(Protocol):
     """
 
     @property
-    def trouble(self) -> str:
-        """Why notes cannot be written, for readiness and status; empty when all is well."""
+    def run(self) -> str:
+        """With what the tokens of our claims begin: up to 16 hex digits, none where nobody asks."""
         ...
 
-    def claimed(self, token: str, ids: Iterable[str]) -> bool:
-        """Letters are in hand under `token`. False: it could not be noted."""
+    @property
+    def trouble(self) -> str:
+        """Why notes cannot be written, for readiness and status; empty when all is well."""
         ...
 
     def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
@@ -44,11 +45,8 @@ class Notes(Protocol):
         """Whether notes can be written; tries it anew when the last one could not be."""
         ...
 
-    def left_behind(self) -> list[Story]:
-        """What dead processes of this place noted about letters that did not come to their end.
-
-        Their notes are kept, and nobody else takes them, until `forget`.
-        """
+    def left_behind(self) -> LeftBehind:
+        """What dead processes of this place left. It is kept, and nobody else takes it, until `forget`."""
         ...
 
     def forget(self) -> None:
@@ -63,11 +61,8 @@ class Notes(Protocol):
 class NoNotes:
     """`Notes` where none are kept."""
 
+    run = ""
     trouble = ""
-
-    def claimed(self, *_: object, **__: object) -> bool:
-        """See `Notes`."""
-        return True
 
     def dot(self, *_: object, **__: object) -> bool:
         """See `Notes`."""
@@ -84,9 +79,9 @@ class NoNotes:
         """See `Notes`."""
         return True
 
-    def left_behind(self) -> list[Story]:
+    def left_behind(self) -> LeftBehind:
         """See `Notes`."""
-        return []
+        return LeftBehind()
 
     def forget(self) -> None:
         """See `Notes`."""

@@ -21,10 +21,12 @@ SIZE = 64
 MAGIC = b"MSN1"
 """Begins every note; its last character is the format's version."""
 
-CLAIMED, DOT, REPLIED, DONE = b"CDRS"
-"""Claimed; the final dot is about to be written; it was answered; durably settled or given back."""
+DOT, REPLIED, DONE = b"DRS"
+"""The final dot is about to be written; it was answered; durably settled or given back.
 
-_KINDS = frozenset((CLAIMED, DOT, REPLIED, DONE))
+A claim needs no note: its token begins with the run, so what is under it can be found in the queue."""
+
+_KINDS = frozenset((DOT, REPLIED, DONE))
 _BODY = struct.Struct("<4sBxH8s8s12s16sII")
 _TAIL = struct.Struct("<II")
 _SUM = struct.Struct("<I")
@@ -129,11 +131,6 @@ class Story:
     results: dict[int, Result] = field(default_factory=dict)
     done: bool = False
 
-    @property
-    def begun(self) -> bool:
-        """Whether a relay may have got it."""
-        return bool(self.dots)
-
     def outcome(self, pending: Sequence[str]) -> dict[str, Result]:
         """Results by address, `pending` being the letter's as it was claimed.
 
@@ -151,6 +148,17 @@ UNCERTAIN = Result(
     phase=Phase.DOT,
     text="the process died between the end of the message and the relay's reply: it may have been sent",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """What dead processes left: stories that did not come to their end, and the runs, as tokens begin.
+
+    All that a run's tokens hold and no story names was never sent.
+    """
+
+    stories: Sequence[Story] = ()
+    runs: Sequence[str] = ()
 
 
 class Stories:

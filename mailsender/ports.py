@@ -109,11 +109,12 @@ class Queue(Protocol):
         """
         ...
 
-    async def claim(self, limit: int, lease: float) -> Lease:
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
         """Take up to `limit` due letters for `lease` seconds, the longest waiting first.
 
         One claim is bounded in bytes, too, though one letter is taken whatever its size.
-        Letters become `processing` under a new token. A letter is never under two live tokens.
+        Letters become `processing` under `token`, which is new, or one that is made. A letter is never under
+        two live tokens.
         With one replica the order is that of (due, insertion). Returns an empty lease where none
         is due. If the reply of a write is lost the letters are read back by token, or not
         returned at all and left to `reclaim`.
@@ -146,6 +147,10 @@ class Queue(Protocol):
 
         `leases` maps a token to IDs, as for `renew`; a lease that has run out still counts.
         """
+        ...
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """IDs of the letters that are `processing` under tokens that begin with `run`, by token."""
         ...
 
     async def reclaim(self, limit: int) -> int:

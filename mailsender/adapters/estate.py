@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import structlog
@@ -25,20 +26,26 @@ class Estate:
         self._place = place
         self._taken: list[tuple[int, Path]] = []
 
-    def take(self) -> list[notes.Story]:
+    def take(self) -> notes.LeftBehind:
         """Hold what dead processes left, and tell what is open in it.
 
-        A file that cannot be read is set aside with a warning: its letters are left to their leases.
+        A file that cannot be read is set aside with a warning: its letters, and all others of its run that
+        no readable note names, are left to their leases.
         """
         self.release()
         stories = notes.Stories(self._place)
+        untold = set()
         for path in sorted(self._directory.glob("*.notes")):
             try:
-                self._take(path, stories)
+                whole = self._take(path, stories)
             except OSError as error:
                 log.warning("notes_left", file=path.name, error=error.strerror or str(error), action=_LEASES)
+                whole = False
+            if not whole:
+                untold.add(_run(path))
         self._sweep()
-        return stories.open()
+        runs = {_run(path) for _, path in self._taken} - untold
+        return notes.LeftBehind(stories=stories.open(), runs=sorted(filter(_RUN.fullmatch, runs)))
 
     def forget(self) -> None:
         """Delete what was taken."""
@@ -52,10 +59,11 @@ class Estate:
             os.close(descriptor)
         self._taken.clear()
 
-    def _take(self, path: Path, stories: notes.Stories) -> None:
+    def _take(self, path: Path, stories: notes.Stories) -> bool:
+        """Whether all that it says is told; False, too, when somebody living holds it."""
         descriptor = _locked(path)
         if descriptor is None:
-            return
+            return False
         try:
             stories.add(path.read_bytes())
         except notes.Foreign as error:
@@ -71,6 +79,8 @@ class Estate:
             raise
         else:
             self._taken.append((descriptor, path))
+            return True
+        return False
 
     def _sweep(self) -> None:
         """Delete files that were begun and never got their name: nothing was written into them."""
@@ -81,7 +91,14 @@ class Estate:
                 os.close(descriptor)
 
 
+_RUN = re.compile("[0-9a-f]{16}")
+
 _LEASES = "the leases of its letters give them back"
+
+
+def _run(path: Path) -> str:
+    """The run whose file it is, as tokens begin."""
+    return path.name.partition("-")[0]
 
 
 def _locked(path: Path) -> int | None:

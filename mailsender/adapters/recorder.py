@@ -38,6 +38,7 @@ class FileRecorder:
         self._place = place
         self._segment = segment
         self._run = secrets.token_bytes(8)
+        self.run = self._run.hex()
         self._pen = notes.Pen(self._run, place)
         self._estate = Estate(directory, place)
         self._number = 0
@@ -47,25 +48,17 @@ class FileRecorder:
         self.trouble = ""
 
     def prepare(self) -> None:
-        """Make the directory if it is not there, and try to write into it.
+        """Make the directory if it is not there, and begin a file, by which a successor knows of this run.
 
         Raises:
             Rejected: notes cannot be kept there; the text says why.
         """
-        trial = self._directory / f".{self._run.hex()}-trial"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            trial.touch(mode=0o600)
-            trial.unlink()
+            self._begin()
         except OSError as error:
             reason = error.strerror or str(error)
             raise Rejected(f"{self._directory} cannot be written: {reason}") from error
-
-    def claimed(self, token: str, ids: Iterable[str]) -> bool:
-        """Note a claim; False when it could not be written."""
-        keys = [found for each in ids if (found := notes.key(each, token))]
-        note = self._pen.note
-        return self._write([note(notes.CLAIMED, key) for key in keys], keys)
 
     def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
         """Note that the dot of a slice is next; False: it must not be written."""
@@ -83,11 +76,12 @@ class FileRecorder:
 
     def done(self, ended: Mapping[str, Iterable[str]]) -> None:
         """Note that letters, by token, are settled, given back or lost; delete files that name no others."""
-        keys = [found for token, ids in ended.items() for each in ids if (found := notes.key(each, token))]
+        keys = {found for token, ids in ended.items() for each in ids if (found := notes.key(each, token))}
+        told: set[bytes] = set().union(*[names & keys for _, names in self._files.values()])
         note = self._pen.note
-        self._write([note(notes.DONE, key) for key in keys], [])
+        self._write([note(notes.DONE, key) for key in told], [])
         for descriptor, (path, names) in list(self._files.items()):
-            names.difference_update(keys)
+            names.difference_update(told)
             if not names and descriptor != self._current:
                 self._delete(descriptor, path)
 
@@ -95,7 +89,7 @@ class FileRecorder:
         """Whether notes can be written; tries it with a note about nothing when the last one could not be."""
         return not self.trouble or self._write([self._pen.note(notes.DONE, _NOTHING)], [])
 
-    def left_behind(self) -> list[notes.Story]:
+    def left_behind(self) -> notes.LeftBehind:
         """See `mailsender.notebook.Notes`."""
         return self._estate.take()
 
@@ -137,7 +131,7 @@ class FileRecorder:
         return True
 
     def _begin(self) -> None:
-        name = f"{self._run.hex()}-{self._number:06}"
+        name = f"{self.run}-{self._number:06}"
         path, hidden = self._directory / f"{name}.notes", self._directory / f".{name}"
         self._number += 1
         descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)

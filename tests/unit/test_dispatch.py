@@ -366,8 +366,8 @@ class SlowQueue(MemoryQueue):
         self.answer = asyncio.Event()
         self.claims = 0
 
-    async def claim(self, limit, lease):  # type: ignore[no-untyped-def]
-        found = await super().claim(limit, lease)
+    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
+        found = await super().claim(limit, lease, token)
         self.claims += 1
         await self.answer.wait()
         return found
@@ -545,8 +545,8 @@ class CountingQueue(MemoryQueue):
 
     found = 0
 
-    async def claim(self, limit, lease):  # type: ignore[no-untyped-def]
-        claimed = await super().claim(limit, lease)
+    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
+        claimed = await super().claim(limit, lease, token)
         self.found += bool(claimed.letters)
         return claimed
 
