@@ -185,3 +185,18 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting(message: bytes) -> None:
     assert "RuntimeError" in outcome.results["d@e.f"].text
     assert not outcome.session_usable
     assert len(complaints) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_reply_to_the_dot_is_told_before_anybody_waits() -> None:
+    wire = Wire()
+    channel, sending, go = await at_data(wire, b"x\r\n")
+    channel.data_received(b"354 go\r\n")
+    await turns()
+    assert go.asked_for_dot
+    assert go.told is None
+    channel.data_received(b"250 taken\r\n")
+    # Not a turn later: the process may die in between.
+    assert go.told is not None
+    assert [(r.verdict, r.code) for r in go.told.values()] == [(Verdict.ACCEPTED, 250)]
+    await sending
