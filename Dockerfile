@@ -44,12 +44,14 @@ LABEL org.opencontainers.image.title="mailsender" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.description="A Kafka-native mail dispatcher: batches in, letters queued in MongoDB, sent over SMTP within a rate, each answered once"
 
-# The root file system may be read-only; nothing is written but to /tmp, if at all.
+# The root file system may be read-only; nothing is written but to /tmp and MAILSENDER_STATE_DIR, if at all.
 ENV PATH=/opt/mailsender/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /tmp
+# Where MAILSENDER_STATE_DIR may point to; a volume that is mounted there for the first time gets its owner.
+RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/mailsender
 # A number: Kubernetes' runAsNonRoot cannot judge a name.
 USER 10001:10001
 EXPOSE 8000

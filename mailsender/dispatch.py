@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import secrets
 from collections import deque
 from collections.abc import Sequence
 
@@ -215,7 +214,7 @@ class Dispatch:
         if room <= 0:
             return None
         return FreshClaim(
-            token=secrets.token_hex(16),
+            token=self._hand.new_token(),
             limit=min(room, wanted),
             lease=self._policy.lease,
             since=self._clock.monotonic(),
@@ -227,7 +226,7 @@ class Dispatch:
 
     def _fresh_room(self) -> int:
         """How many letters fit into the basket; -1 when none may come that way."""
-        idle = self.relay.away or self._gate.exhausted_until is not None or self._gate.trouble
+        idle = self._nothing_goes() or self._hand.notes.trouble
         if idle or not self._dry or self._stopping.is_set() or self._crowded():
             return -1
         full = FRESH if self._gate.allowance.unlimited else self._target()
@@ -270,7 +269,7 @@ class Dispatch:
         log.warning(
             "sessions_cut",
             sessions=len(late),
-            action="letters before their dot go back, those after it are uncertain and sent again",
+            action="letters before their dot go back; what becomes of those after it says SMTP_UNCERTAIN",
         )
         for worker in self._workers:
             worker.cut()
@@ -305,7 +304,7 @@ class Dispatch:
 
     async def _claim(self, room: int) -> int:
         self._looked_at = self._clock.monotonic()
-        lease = await self._queue.claim(room, self._policy.lease)
+        lease = await self._queue.claim(room, self._policy.lease, self._hand.new_token())
         self._take(lease)
         return len(lease.letters)
 
@@ -319,7 +318,7 @@ class Dispatch:
 
     def _room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
-        if self.relay.away or self._gate.exhausted_until is not None or self._gate.trouble:
+        if self._nothing_goes() or not self._hand.notes.writable():
             self._release(self._basket.drain())
             return 0
         if self._crowded():
@@ -334,6 +333,11 @@ class Dispatch:
         # Fresh letters may keep the basket full for ever, and what waits in the queue must not starve behind
         # them.
         return full if self._dry and self._clock.monotonic() - self._looked_at >= LOOK else 0
+
+    def _nothing_goes(self) -> bool:
+        """Whether letters would only wait here."""
+        gate = self._gate
+        return self.relay.away or gate.exhausted_until is not None or bool(gate.trouble)
 
     def _target(self) -> int:
         """How many letters can be sent within `AHEAD`."""

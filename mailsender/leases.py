@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable, Mapping
 
 import structlog
 
 from mailsender.letter import Lease
+from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Clock, Queue, QueueStats, Unavailable
 
 log = structlog.get_logger()
@@ -20,9 +22,13 @@ RECLAIM_BATCH = 1000
 
 
 class Hand:
-    """Which letters are in hand, under which token, and until when by the monotonic clock."""
+    """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    def __init__(self) -> None:
+    What ends is noted in `notes`.
+    """
+
+    def __init__(self, notes: Notes | None = None) -> None:
+        self.notes = notes or NoNotes()
         self._tokens: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
         self._until: dict[str, float] = {}
@@ -32,10 +38,17 @@ class Hand:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def new_token(self) -> str:
+        """A token for a claim, by which a successor knows that it was ours; 32 hex digits."""
+        run = self.notes.run
+        return run + secrets.token_hex(16 - len(run) // 2)
+
     def take(self, lease: Lease) -> None:
         """Note a claim's letters."""
         if not lease.letters:
             return
+        # Its lease had run out unnoticed, and the letter came back: the old claim is over.
+        self.drop([letter.id for letter in lease.letters if letter.id in self._tokens])
         self._until[lease.token] = lease.until
         self._members[lease.token] = {letter.id for letter in lease.letters}
         for letter in lease.letters:
@@ -45,15 +58,19 @@ class Hand:
 
     def drop(self, ids: Iterable[str]) -> None:
         """Forget letters that were settled, released or lost; repeating it does no harm."""
+        ended: dict[str, list[str]] = {}
         for letter_id in ids:
             token = self._tokens.pop(letter_id, None)
             if token is None:
                 continue
+            ended.setdefault(token, []).append(letter_id)
             self.bytes -= self._sizes.pop(letter_id)
             members = self._members[token]
             members.discard(letter_id)
             if not members:
                 del self._members[token], self._until[token]
+        if ended:
+            self.notes.done(ended)
 
     def token(self, letter_id: str) -> str | None:
         """The token under which a letter is in hand, None when it is not."""

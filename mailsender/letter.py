@@ -79,16 +79,20 @@ class Recipient:
     """One address of a letter with its own state: None until something happened to it.
 
     `uncertain` stays set once an attempt was lost after its dot: the recipient may have got the
-    letter from that attempt, whatever a later one came to.
+    letter from that attempt, whatever a later one came to. `closed` ends it although its result alone would
+    not: an uncertain one that the operator does not want to address again.
     """
 
     address: str
     result: Result | None = None
     uncertain: bool = False
+    closed: bool = False
 
     @property
     def open(self) -> bool:
         """Whether the next transaction has to address it."""
+        if self.closed:
+            return False
         if self.result is None:
             return True
         verdict = self.result.verdict

@@ -8,10 +8,10 @@ is ever written down.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from zlib import crc32
 
 from mailsender.letter import Phase, Result, Verdict
 
@@ -21,12 +21,16 @@ SIZE = 64
 MAGIC = b"MSN1"
 """Begins every note; its last character is the format's version."""
 
-CLAIMED, DOT, REPLIED, DONE = b"CDRS"
-"""Claimed; the final dot is about to be written; it was answered; durably settled or given back."""
+DOT, REPLIED, DONE = b"DRS"
+"""The final dot is about to be written; it was answered; durably settled or given back.
 
-_KINDS = frozenset((CLAIMED, DOT, REPLIED, DONE))
+A claim needs no note: its token begins with the run, so what is under it can be found in the queue."""
+
+_KINDS = frozenset((DOT, REPLIED, DONE))
 _BODY = struct.Struct("<4sBxH8s8s12s16sII")
+_TAIL = struct.Struct("<II")
 _SUM = struct.Struct("<I")
+_HEAD, _KEY = 24, 28
 _VERDICTS = tuple(Verdict)
 _PHASES = tuple(Phase)
 _VERDICT_OF = {verdict: number << 14 for number, verdict in enumerate(_VERDICTS)}
@@ -38,14 +42,37 @@ class Unreadable(Exception):  # noqa: N818  an answer, not a mistake
     """A file is not what this version writes; the text says why."""
 
 
+class Foreign(Unreadable):
+    """A file is of another host, database or collection: somebody there may still want it."""
+
+
 def key(letter_id: str, token: str) -> bytes | None:
     """Letter and token as notes hold them; None for an ID or a token of another form, which has no notes."""
     if len(letter_id) != 24 or len(token) != 32:
         return None
     try:
-        return bytes.fromhex(letter_id) + bytes.fromhex(token)
+        found = bytes.fromhex(letter_id + token)
     except ValueError:
         return None
+    return found if len(found) == _KEY else None  # spaces are let pass between digits
+
+
+class Pen:
+    """Writes notes of one run at one place: what they have in common is made once."""
+
+    def __init__(self, run: bytes, place: bytes) -> None:
+        self._run, self._place = run, place
+        nothing = bytes(_KEY)
+        self._heads = {kind: encode(kind, run, place, nothing)[:_HEAD] for kind in _KINDS}
+
+    def note(self, kind: int, key: bytes, start: int = 0, count: int = 0) -> bytes:
+        """One note without a result, the same as `encode` makes."""
+        body = self._heads[kind] + key + _TAIL.pack(start, count)
+        return body + _SUM.pack(crc32(body))
+
+    def replies(self, key: bytes, start: int, results: Sequence[Result]) -> bytes:
+        """See `encode_replies`."""
+        return encode_replies(self._run, self._place, key, start, results)
 
 
 def encode(  # noqa: PLR0917  the fields of a note; called for every letter
@@ -53,7 +80,7 @@ def encode(  # noqa: PLR0917  the fields of a note; called for every letter
 ) -> bytes:
     """One note. `run` and `place` are 8 octets, `key` is from `key`, `result` from `packed`."""
     body = _BODY.pack(MAGIC, kind, result, run, place, key[:12], key[12:], start, count)
-    return body + _SUM.pack(zlib.crc32(body))
+    return body + _SUM.pack(crc32(body))
 
 
 def encode_replies(run: bytes, place: bytes, key: bytes, start: int, results: Sequence[Result]) -> bytes:
@@ -104,11 +131,6 @@ class Story:
     results: dict[int, Result] = field(default_factory=dict)
     done: bool = False
 
-    @property
-    def begun(self) -> bool:
-        """Whether a relay may have got it."""
-        return bool(self.dots)
-
     def outcome(self, pending: Sequence[str]) -> dict[str, Result]:
         """Results by address, `pending` being the letter's as it was claimed.
 
@@ -128,6 +150,17 @@ UNCERTAIN = Result(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """What dead processes left: stories that did not come to their end, and the runs, as tokens begin.
+
+    All that a run's tokens hold and no story names was never sent.
+    """
+
+    stories: Sequence[Story] = ()
+    runs: Sequence[str] = ()
+
+
 class Stories:
     """What all files of one place say together: a letter's notes may lie in several of one run."""
 
@@ -139,7 +172,8 @@ class Stories:
         """Read one file's octets. A torn last note is ignored. Nothing is kept of a file that raises.
 
         Raises:
-            Unreadable: a note is damaged, of another version, or of another place.
+            Unreadable: a note is damaged, or of another version.
+            `Foreign`: of another place.
         """
         notes = [self._note(raw, at) for at in range(0, len(raw) - SIZE + 1, SIZE)]
         for kind, number, key_, start, count in notes:
@@ -150,12 +184,12 @@ class Stories:
         magic, kind, number, _, place, letter, token, start, count = _BODY.unpack(body)
         if magic != MAGIC:
             raise Unreadable("it is of another version, or no file of notes")
-        if zlib.crc32(body) != _SUM.unpack_from(raw, at + SIZE - 4)[0]:
+        if crc32(body) != _SUM.unpack_from(raw, at + SIZE - 4)[0]:
             raise Unreadable(f"the note at {at} is damaged")
         if kind not in _KINDS:
             raise Unreadable("it holds notes that this version does not know")
         if place != self._place:
-            raise Unreadable("it is of another host, database or collection")
+            raise Foreign("it is of another host, database or collection")
         if kind == REPLIED:
             unpacked(number)
         return kind, number, letter + token, start, count

@@ -89,6 +89,7 @@ class ReplicaOperations:
             "kafka": replica.parts.source.trouble or replica.parts.sink.trouble,
             "relay": replica.dispatch.relay.trouble if replica.dispatch.relay.away else "",
             "slots": replica.gate.trouble,
+            "notes": replica.parts.notes.trouble,
         }
         if not replica.keeper.health.good and replica.state == "running":
             troubles["mongodb"] = troubles["mongodb"] or "does not answer"
@@ -143,6 +144,8 @@ class ReplicaOperations:
             "error": tally.error,
             "deferred": tally.deferred,
             "released": tally.released,
+            "uncertain": tally.uncertain,
+            "recovered": tally.recovered,
             "late_settlements": tally.late,
             "leases_lost": keeper.lost,
             "leases_reclaimed": keeper.reclaimed,

@@ -109,11 +109,12 @@ class Queue(Protocol):
         """
         ...
 
-    async def claim(self, limit: int, lease: float) -> Lease:
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
         """Take up to `limit` due letters for `lease` seconds, the longest waiting first.
 
         One claim is bounded in bytes, too, though one letter is taken whatever its size.
-        Letters become `processing` under a new token. A letter is never under two live tokens.
+        Letters become `processing` under `token`, which is new, or one that is made. A letter is never under
+        two live tokens.
         With one replica the order is that of (due, insertion). Returns an empty lease where none
         is due. If the reply of a write is lost the letters are read back by token, or not
         returned at all and left to `reclaim`.
@@ -139,6 +140,17 @@ class Queue(Protocol):
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
+        ...
+
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """Letters that are still `processing` under their tokens, as they were claimed, by token.
+
+        `leases` maps a token to IDs, as for `renew`; a lease that has run out still counts.
+        """
+        ...
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """IDs of the letters that are `processing` under tokens that begin with `run`, by token."""
         ...
 
     async def reclaim(self, limit: int) -> int:
@@ -311,7 +323,14 @@ class Go(Protocol):
         ...
 
     def dot(self) -> bool:
-        """Asked just before the final dot is written: the lease still holds and nobody cut us off."""
+        """Asked just before the final dot is written: the lease still holds and nobody cut us off.
+
+        After a yes nothing may come between but the write: it is noted that a relay may have the letter.
+        """
+        ...
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        """Told what the reply to the dot came to for all recipients, before anybody waits for anything."""
         ...
 
 

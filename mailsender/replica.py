@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,8 +18,10 @@ from mailsender.gate import SlotGate
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.leases import Hand, LeaseKeeper
 from mailsender.mime import Composer
+from mailsender.notebook import NoNotes, Notes
 from mailsender.operations import ReplicaOperations
 from mailsender.ports import Clock, Queue, RecordSink, RecordSource, Relay, SlotStore, Unavailable
+from mailsender.recovery import Recovery
 from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
 from mailsender.settings import Settings
@@ -47,6 +49,7 @@ class Parts:
     source: RecordSource
     sink: RecordSink
     relay: Relay
+    notes: Notes = field(default_factory=NoNotes)
 
 
 class Replica:
@@ -61,25 +64,36 @@ class Replica:
         self.started = clock.monotonic()
         self.queue_trouble = "not opened yet"
         self.limits = Limits(body=settings.letter_max_bytes)
-        self.hand = Hand()
+        self.hand = Hand(parts.notes)
         self.basket = LetterBasket()
         self.keeper = LeaseKeeper(parts.queue, self.hand, clock, lease=settings.mongodb_lease)
         self.gate = SlotGate(parts.slots, settings.allowance, clock, backlog=self.basket.__len__)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.hand, clock, report=self.reporter.offer)
+        composer, policy = Composer(*settings.sender), _send_policy(settings)
+        chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        self.recovery = Recovery(
+            queue=parts.queue,
+            notes=parts.notes,
+            settler=self.settler,
+            composer=composer,
+            policy=policy,
+            relay=parts.relay.name,
+            chance=chance,
+        )
         self.dispatch = Dispatch(
             queue=parts.queue,
             relay=parts.relay,
-            composer=Composer(*settings.sender),
+            composer=composer,
             gate=self.gate,
             hand=self.hand,
             keeper=self.keeper,
             settler=self.settler,
-            policy=_send_policy(settings),
+            policy=policy,
             senders=settings.smtp_max_senders,
             clock=clock,
             basket=self.basket,
-            chance=random.Random(),  # noqa: S311  jitter and the course's refusals, no secrets
+            chance=chance,
         )
         self.intake = Intake(
             parts.source,
@@ -151,7 +165,7 @@ class Replica:
         return 1 if self.progress.unclean else 0
 
     async def _open_run_drain(self) -> None:
-        if not await self._open_queue():
+        if not await self._open_queue() or not await self._recover():
             return
         await self.parts.sink.open()
         if not self._stop.is_set():
@@ -206,6 +220,19 @@ class Replica:
                 self.queue_trouble = ""
                 return True
         return False
+
+    async def _recover(self) -> bool:
+        """Settle what dead processes left, before anything is claimed; False when a stop came first."""
+        work = asyncio.ensure_future(self.recovery.run())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+            return False
+        work.result()
+        return True
 
     # --- the drain: see `mailsender.drain` for the order and its reasons ------------------------
 
@@ -268,6 +295,7 @@ class Replica:
         limit = self.settings.kafka_timeout
         await self._within(self.parts.sink.close(), limit, "producer")
         await self._within(self.parts.queue.close(), limit, "mongodb")
+        self.parts.notes.close()
 
 
 def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
@@ -296,6 +324,10 @@ def _send_policy(settings: Settings) -> SendPolicy:
         max_letters_per_session=settings.smtp_max_letters_per_session,
         session_idle=settings.smtp_session_idle,
         refuse_probability=settings.smtp_refuse_probability,
-        retry=RetryPolicy(max_attempts=settings.smtp_max_attempts, delay=settings.smtp_retry_delay),
+        retry=RetryPolicy(
+            max_attempts=settings.smtp_max_attempts,
+            delay=settings.smtp_retry_delay,
+            resend_uncertain=settings.smtp_uncertain == "resend",
+        ),
         lease=settings.mongodb_lease,
     )

@@ -16,10 +16,15 @@ JITTER = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how soon deferred recipients are tried again; `delay` in seconds."""
+    """How often and how soon deferred recipients are tried again; `delay` in seconds.
+
+    `resend_uncertain` says that recipients who may have got the letter already are tried again, too; else
+    they end there.
+    """
 
     max_attempts: int
     delay: float
+    resend_uncertain: bool = True
 
     def wait(self, attempts: int, jitter: float) -> float | None:
         """Seconds until the next attempt after `attempts` of them, None when there is none.
@@ -56,7 +61,8 @@ def after_attempt(
     When it was finished is for whoever writes it down.
     """
     results = attempt.results
-    recipients = tuple([_next_recipient(r, results.get(r.address)) for r in letter.recipients])
+    resend = policy.resend_uncertain
+    recipients = tuple([_next_recipient(r, results.get(r.address), resend) for r in letter.recipients])
     failed = False
     for result in results.values():
         if result.verdict is Verdict.UNCERTAIN or (result.verdict is Verdict.DEFERRED and not attempt.cut):
@@ -91,11 +97,16 @@ def _final_status(recipients: Sequence[Recipient]) -> Status:
     return Status.SENT if any(r.accepted for r in recipients) else Status.ERROR
 
 
-def _next_recipient(recipient: Recipient, result: Result | None) -> Recipient:
+def _next_recipient(recipient: Recipient, result: Result | None, resend: bool) -> Recipient:
     if result is None or not recipient.open:
         return recipient
-    uncertain = recipient.uncertain or result.verdict is Verdict.UNCERTAIN
-    return Recipient(address=recipient.address, result=result, uncertain=uncertain)
+    unknown = result.verdict is Verdict.UNCERTAIN
+    return Recipient(
+        address=recipient.address,
+        result=result,
+        uncertain=recipient.uncertain or unknown,
+        closed=unknown and not resend,
+    )
 
 
 def _given_up(recipient: Recipient) -> Recipient:

@@ -12,10 +12,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
-from mailsender import __version__
+from mailsender import __version__, notes
 from mailsender.adapters.kafka import KafkaConfig
 from mailsender.adapters.kafka_sink import KafkaSink
 from mailsender.adapters.kafka_source import KafkaSource
@@ -26,6 +27,7 @@ from mailsender.adapters.mongo_slots import MongoSlotStore
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.adapters.smtp_dialogue import Timeouts
 from mailsender.log import configure, secret_values
+from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Clock, Queue, Rejected, SlotStore, SystemClock
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
@@ -43,7 +45,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     """The real parts, not yet opened.
 
     Raises:
-        Rejected: a connection string cannot be read.
+        Rejected: a connection string cannot be read, or notes cannot be kept where they are wanted.
     """
     queue, slots = build_store(settings, clock)
     kafka = kafka_config(settings)
@@ -53,7 +55,38 @@ def build(settings: Settings, clock: Clock) -> Parts:
         source=KafkaSource(kafka, settings.kafka_topic_mailsender),
         sink=KafkaSink(kafka),
         relay=SmtpRelay(smtp_config(settings), clock),
+        notes=build_notes(settings),
     )
+
+
+def build_notes(settings: Settings) -> Notes:
+    """Where notes for the next start are kept, if anywhere; those of a queue in memory would be of no use.
+
+    Raises:
+        Rejected: one line that names the setting.
+    """
+    if not settings.mailsender_state_dir or settings.in_memory:
+        return NoNotes()
+    try:
+        from mailsender.adapters.recorder import FileRecorder  # noqa: PLC0415  Windows has no such locks
+    except ImportError:
+        raise Rejected("MAILSENDER_STATE_DIR: this system lacks the locks that notes need") from None
+    # A pod's name and a machine's stay over a restart. With the host's name in them, notes on a disk that
+    # hosts share are never taken from a living process whose lock cannot be seen from here.
+    place = notes.place(
+        [
+            socket.gethostname(),
+            *settings.mongo_hosts,
+            settings.mongodb_base_name,
+            settings.mongodb_collection,
+        ]
+    )
+    recorder = FileRecorder(Path(settings.mailsender_state_dir), place)
+    try:
+        recorder.prepare()
+    except Rejected as error:
+        raise Rejected(f"MAILSENDER_STATE_DIR: {error}") from error
+    return recorder
 
 
 def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:

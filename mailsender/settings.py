@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     smtp_session_idle: Duration = _field(30.0, "Time after which an idle session is closed.", shown="30s")
     smtp_max_recipients: int = _field(100, "Recipients in one transaction.", ge=1, le=10000)
     smtp_max_attempts: int = _field(5, "Attempts before a deferred recipient is given up.", ge=1, le=1000)
+    smtp_uncertain: Literal["resend", "error"] = _field(
+        "resend",
+        "What becomes of a recipient after a connection lost between the message's end and the reply, who may"
+        " have got the letter: `resend` may send it twice, `error` may leave it unsent and reports it.",
+    )
     smtp_retry_delay: Duration = _field(
         60.0, "Wait before the second attempt; doubled for each further one, at most 1h.", shown="1m"
     )
@@ -209,6 +214,12 @@ class Settings(BaseSettings):
     mailsender_secrets_dir: str = _field(
         "", "Directory with a file for each setting that shall not stand in the environment.", shown="none"
     )
+    mailsender_state_dir: str = _field(
+        "",
+        "Directory for notes from which a restarted process knows what the one before it had sent; a local"
+        " disk that outlives the process.",
+        shown="none",
+    )
     drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, shown="30s")
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "Least level logged.")
     log_format: Literal["auto", "json", "console"] = _field(
@@ -285,6 +296,12 @@ class Settings(BaseSettings):
         return (
             f"mongodb://{user}{self.mongo_nodeport_svc_service_host}:{self.mongo_nodeport_svc_service_port}/"
         )
+
+    @property
+    def mongo_hosts(self) -> list[str]:
+        """The hosts of the connection string, without user and options, in one order."""
+        hosts = self.mongo_uri.partition("://")[2].partition("/")[0].partition("?")[0]
+        return sorted(host.lower() for host in hosts.rpartition("@")[2].split(","))
 
     @property
     def in_memory(self) -> bool:

@@ -38,13 +38,19 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 
 @dataclass(slots=True)
 class Tally:
-    """What was settled since the start, by how it ended."""
+    """What was settled since the start, by how it ended.
+
+    `uncertain` counts the letters' attempts that ended after the dot without a reply, `recovered` the letters
+    that were settled from the notes of a process that died.
+    """
 
     sent: int = 0
     error: int = 0
     deferred: int = 0
     released: int = 0
     late: int = 0
+    uncertain: int = 0
+    recovered: int = 0
 
 
 class Settler:
@@ -111,6 +117,23 @@ class Settler:
             return False
         return True
 
+    async def settle_now(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """Write outcomes that were never in hand, however long it takes; returns the late ones' IDs.
+
+        What is final is handed on once `run` runs.
+        """
+        batch = self._dated(settlements)
+        late = await self._settle(batch)
+        self._idle.clear()
+        self._written(batch, late)
+        self._note_idle()
+        return late
+
+    async def release_now(self, token: str, ids: Sequence[str]) -> None:
+        """Give back letters that were never in hand, however long it takes."""
+        await self._until_written(partial(self._queue.release, token, ids))
+        self.tally.released += len(ids)
+
     async def _write_all(self) -> None:
         while True:
             await self._wake.wait()
@@ -136,6 +159,9 @@ class Settler:
         del self._settlements[: len(batch)]
         self._let_in()
         self._hand.drop(s.letter.id for s in batch)
+        self._written(batch, late)
+
+    def _written(self, batch: Sequence[Settlement], late: frozenset[str]) -> None:
         if late:
             self.tally.late += len(late)
             log.warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -71,11 +71,15 @@ class _Go:
     clock: Clock
     hand: Hand
     policy: SendPolicy
+    token: str
     letter_id: str
+    start: int  # the first of `recipients` in the letter's `pending`
+    recipients: tuple[str, ...]
     slot: Slot
     cut: Callable[[], bool]
     begun: bool = field(default=False)
     lease_lost: bool = field(default=False)
+    unnoted: bool = field(default=False)
 
     def begin(self) -> bool:
         now = self.clock.monotonic()
@@ -85,7 +89,16 @@ class _Go:
 
     def dot(self) -> bool:
         self.lease_lost = self.hand.until(self.letter_id) - self.clock.monotonic() < self.policy.dot_margin
-        return not self.lease_lost and not self.cut()
+        if self.lease_lost or self.cut():
+            return False
+        # The last question: a note of a dot says that it was written.
+        count = len(self.recipients)
+        self.unnoted = not self.hand.notes.dot(self.token, self.letter_id, self.start, count)
+        return not self.unnoted
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        found = [results[each] for each in self.recipients]
+        self.hand.notes.replied(self.token, self.letter_id, self.start, found)
 
 
 class Basket(Protocol):
@@ -239,7 +252,7 @@ class Worker:
                 reverse_path=self._policy.reverse_path, recipients=pending[start : start + size]
             )
             try:
-                outcome = await self._transact(letter, envelope)
+                outcome = await self._transact(token, letter, start, envelope)
             except Exception as error:
                 if not results:
                     raise
@@ -256,11 +269,13 @@ class Worker:
         if not results:
             self._settler.release(token, [letter.id])
             return
-        cut = self._cut or (not whole and self._stopping.is_set())
+        cut = self._cut or (not whole and (self._stopping.is_set() or bool(self._hand.notes.trouble)))
         self._finish(token, letter, results, cut=cut)
 
-    async def _transact(self, letter: Letter, envelope: Envelope) -> dict[str, Result] | None:
-        """One transaction; None when it could not begin."""
+    async def _transact(
+        self, token: str, letter: Letter, start: int, envelope: Envelope
+    ) -> dict[str, Result] | None:
+        """One transaction; None when it could not begin, or its end could not be noted."""
         while True:
             try:
                 slot = await self._gate.acquire()
@@ -276,7 +291,17 @@ class Worker:
             if self._stopping.is_set():
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
-            go = _Go(self._clock, self._hand, self._policy, letter.id, slot, self._is_cut)
+            go = _Go(
+                self._clock,
+                self._hand,
+                self._policy,
+                token,
+                letter.id,
+                start,
+                envelope.recipients,
+                slot,
+                self._is_cut,
+            )
             self._line.enter()
             try:
                 outcome = await session.transact(envelope, message, go)
@@ -288,7 +313,7 @@ class Worker:
                 self._line.leave()
             if not outcome.session_usable:
                 await self._line.close(session)
-            return dict(outcome.results)
+            return None if go.unnoted else dict(outcome.results)
 
     def _is_cut(self) -> bool:
         return self._cut
@@ -302,7 +327,7 @@ class Worker:
         )
         moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
         self._settle(token, moved, delay)
-        self._log_failures(moved, delay)
+        self._log_failures(moved, delay, results)
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))
@@ -320,11 +345,13 @@ class Worker:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(token, as_error(letter, reason))
 
-    def _log_failures(self, letter: Letter, delay: float) -> None:
+    def _log_failures(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> None:
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             log.debug("letter_sent", letter=letter.id)
             return
+        if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
+            self._settler.tally.uncertain += 1
         first = bad[0]
         event = "letter_deferred" if letter.status is Status.AWAITING else "letter_failed"
         log.warning(

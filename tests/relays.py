@@ -80,6 +80,8 @@ class FakeSession:
             return _alike(envelope, lost)
         self.relay.sent.append(envelope)
         results = {address: self.relay.answer(address) for address in envelope.recipients}
+        if any(result.verdict is not Verdict.UNCERTAIN for result in results.values()):
+            go.replied(results)
         return Outcome(results=results, session_usable=True)
 
     @property

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
-from mailsender.letter import Envelope, Outcome, Verdict
+from mailsender.letter import Envelope, Outcome, Result, Verdict
 from mailsender.ports import Clock, SystemClock
 from tests.parts import Certificates
 from tests.scripted import ScriptedRelay
@@ -39,6 +39,7 @@ class Permit:
     may_end: bool = True
     heard_at_begin: list[str] = field(default_factory=list)
     asked_for_dot: int = 0
+    told: list[dict[str, Result]] = field(default_factory=list)
 
     def begin(self) -> bool:
         self.heard_at_begin += self.relay.commands if self.relay else []
@@ -47,6 +48,9 @@ class Permit:
     def dot(self) -> bool:
         self.asked_for_dot += 1
         return self.may_end
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        self.told.append(dict(results))
 
 
 def server_tls(certificates: Certificates) -> ssl.SSLContext:

@@ -99,10 +99,10 @@ class MemoryQueue:
         letters = tuple(owned.values())
         return found, Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
 
-    async def claim(self, limit: int, lease: float) -> Lease:
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
         """See `Queue.claim`."""
         now = self._clock.monotonic()
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
         entries = list(islice(self._due(now), limit))
         for entry in entries:
             entry.lease, entry.until = token, now + lease
@@ -152,6 +152,22 @@ class MemoryQueue:
             entry = self._held(each, token)
             if entry is not None:
                 self._put_back(entry, entry.letter)
+
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        found = {
+            token: [entry.letter for each in ids if (entry := self._held(each, token))]
+            for token, ids in leases.items()
+        }
+        return {token: letters for token, letters in found.items() if letters}
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """See `Queue.claims_of`."""
+        claims: dict[str, list[str]] = {}
+        for entry in self._leased.values():
+            if entry.lease.startswith(run):
+                claims.setdefault(entry.lease, []).append(entry.letter.id)
+        return claims
 
     async def reclaim(self, limit: int) -> int:
         """See `Queue.reclaim`."""

@@ -33,7 +33,6 @@ from mailsender.letter import (
     Letter,
     Origin,
     Recipient,
-    Result,
     Status,
     content_digest,
 )
@@ -212,7 +211,7 @@ def state_of(letter: Letter) -> Document:
         "message_id": letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID),
         "reason": letter.reason,
         "finished_at": letter.finished_at,
-        "outcome": _result(shared.result, uncertain=shared.uncertain) if shared else None,
+        "outcome": _outcome(shared) if shared else None,
         "recipients": one_by_one,
     }
 
@@ -223,10 +222,10 @@ def shared_state(letter: Letter) -> Recipient | None:
     if len(recipients) != len(letter.addresses) or not recipients or _untouched(letter):
         return None
     first = recipients[0]
-    result, uncertain = first.result, first.uncertain
+    result, uncertain, closed = first.result, first.uncertain, first.closed
     for each, address in zip(recipients, letter.addresses, strict=True):
         alike = each.result is result or each.result == result
-        if not alike or each.uncertain != uncertain or each.address != address:
+        if not alike or each.uncertain != uncertain or each.closed != closed or each.address != address:
             return None
     return first
 
@@ -234,7 +233,7 @@ def shared_state(letter: Letter) -> Recipient | None:
 def likeness(letter: Letter) -> tuple[Any, ...]:
     """Equal for letters whose `state_of` is equal, without the cost of making it."""
     shared = shared_state(letter)
-    recipients = (shared.result, shared.uncertain) if shared else letter.recipients
+    recipients = (shared.result, shared.uncertain, shared.closed) if shared else letter.recipients
     message_id = letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID)
     return (
         letter.status,
@@ -264,10 +263,11 @@ def _untouched(letter: Letter) -> bool:
 
 
 def _recipient(recipient: Recipient) -> Document:
-    return {"address": recipient.address, **_result(recipient.result, uncertain=recipient.uncertain)}
+    return {"address": recipient.address, **_outcome(recipient)}
 
 
-def _result(result: Result | None, *, uncertain: bool) -> Document:
+def _outcome(recipient: Recipient) -> Document:
+    result = recipient.result
     document: Document = {}
     if result is not None:
         document |= {"verdict": result.verdict.value, "phase": result.phase.value, "text": clean(result.text)}
@@ -275,8 +275,10 @@ def _result(result: Result | None, *, uncertain: bool) -> Document:
             document["code"] = result.code
         if result.enhanced is not None:
             document["enhanced"] = clean(result.enhanced)
-    if uncertain:
+    if recipient.uncertain:
         document["uncertain"] = True
+    if recipient.closed:
+        document["closed"] = True
     return document
 
 

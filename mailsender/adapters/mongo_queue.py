@@ -46,6 +46,7 @@ LANES = 5
 """Over how many heads of the queue replicas spread out when they get in each other's way."""
 
 _BY_ID = "_id_"
+_LEASED = "mailsender_until"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
 _RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}
 _FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
@@ -104,9 +105,9 @@ class MongoQueue:
         """See `Queue.insert_claimed`."""
         return await self._inserter.insert_claimed(letters, claim)
 
-    async def claim(self, limit: int, lease: float) -> Lease:
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
         """See `Queue.claim`."""
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
         # Before the first try: a write whose reply was lost may give us letters only at a later one.
         since = self._clock.monotonic()
         tried: list[Any] = []
@@ -169,6 +170,29 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
 
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        ids = [stored_id(each) for each_token in leases.values() for each in each_token]
+        query = {"_id": {"$in": ids}, "status": "processing", "lease": {"$in": list(leases)}}
+        async with calling(self._timeout):
+            found = await self._committed.find(query, hint=_BY_ID).to_list(None)
+        held: defaultdict[str, list[Letter]] = defaultdict(list)
+        for document in found:
+            letter = letter_of(document)
+            if letter.id in leases[document["lease"]]:
+                held[document["lease"]].append(letter)
+        return dict(held)
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
+        query = {"status": "processing", "lease": {"$gte": run, "$lt": f"{run}g"}}
+        async with calling(self._timeout):
+            found = await self._committed.find(query, {"lease": 1}, hint=_LEASED).to_list(None)
+        claims: defaultdict[str, list[str]] = defaultdict(list)
+        for document in found:
+            claims[document["lease"]].append(letter_id(document["_id"]))
+        return dict(claims)
+
     async def reclaim(self, limit: int) -> int:
         """See `Queue.reclaim`."""
         async with calling(self._timeout):
@@ -230,7 +254,7 @@ class MongoQueue:
         async with calling(self._timeout):
             now = await self._server_clock.now()
             awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
-            processing = await self._count({"status": "processing"}, "mailsender_until")
+            processing = await self._count({"status": "processing"}, _LEASED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported = await self._count({"reported": False}, "mailsender_unreported")
             total = await self._letters.estimated_document_count()

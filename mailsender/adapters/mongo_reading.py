@@ -142,8 +142,8 @@ def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tupl
     untouched = tuple(Recipient(address=each) for each in addresses)
     try:
         if "outcome" in document:
-            result, uncertain = _read_result(document["outcome"])
-            return tuple(Recipient(address=each, result=result, uncertain=uncertain) for each in addresses)
+            outcome = document["outcome"]
+            return tuple([_read_outcome(each, outcome) for each in addresses])
         if "recipients" in document:
             return tuple(map(_read_recipient, document["recipients"]))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -153,19 +153,23 @@ def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tupl
 
 
 def _read_recipient(value: Mapping[str, Any]) -> Recipient:
-    result, uncertain = _read_result(value)
-    return Recipient(address=clean(value["address"]), result=result, uncertain=uncertain)
+    return _read_outcome(clean(value["address"]), value)
 
 
-def _read_result(value: Mapping[str, Any]) -> tuple[Result | None, bool]:
-    uncertain = value.get("uncertain") is True
-    if "verdict" not in value:
-        return None, uncertain
-    result = Result(
+def _read_outcome(address: str, value: Mapping[str, Any]) -> Recipient:
+    return Recipient(
+        address=address,
+        result=_read_result(value) if "verdict" in value else None,
+        uncertain=value.get("uncertain") is True,
+        closed=value.get("closed") is True,
+    )
+
+
+def _read_result(value: Mapping[str, Any]) -> Result:
+    return Result(
         verdict=Verdict(value["verdict"]),
         phase=Phase(value["phase"]),
         code=value.get("code"),
         enhanced=value.get("enhanced"),
         text=clean(value.get("text", "")),
     )
-    return result, uncertain

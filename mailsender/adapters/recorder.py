@@ -1,6 +1,7 @@
 """Files of notes: written with a bare `os.write`, held by their living writer's lock, one run after another.
 
-Never buffered, so that they survive the process; never fsynced, so not the power.
+Never buffered, so that they survive the process; never fsynced, so not the power. Those of dead processes are
+taken over in `mailsender.adapters.estate`.
 """
 
 from __future__ import annotations
@@ -8,22 +9,26 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
 from mailsender import notes
+from mailsender.adapters.estate import Estate
 from mailsender.letter import Result
+from mailsender.ports import Rejected
 
 log = structlog.get_logger()
+
+_NOTHING = bytes(28)
 
 SEGMENT = 4 * 1024 * 1024
 """Octets after which a new file is begun."""
 
 
 class FileRecorder:
-    """Notes of one process in `directory`, in files of about `segment` octets.
+    """`mailsender.notebook.Notes` of one process in `directory`, in files of about `segment` octets.
 
     A file is deleted when all letters that it names are done and another one is being written.
     """
@@ -33,39 +38,64 @@ class FileRecorder:
         self._place = place
         self._segment = segment
         self._run = secrets.token_bytes(8)
+        self.run = self._run.hex()
+        self._pen = notes.Pen(self._run, place)
+        self._estate = Estate(directory, place)
         self._number = 0
         self._files: dict[int, tuple[Path, set[bytes]]] = {}  # by descriptor, the oldest first
         self._current = -1
         self._size = 0
-        self._failing = False
+        self.trouble = ""
 
-    def claimed(self, token: str, ids: Iterable[str]) -> bool:
-        """Note a claim; False when it could not be written."""
-        keys = [found for each in ids if (found := notes.key(each, token))]
-        return self._write([notes.encode(notes.CLAIMED, self._run, self._place, key) for key in keys], keys)
+    def prepare(self) -> None:
+        """Make the directory if it is not there, and begin a file, by which a successor knows of this run.
+
+        Raises:
+            Rejected: notes cannot be kept there; the text says why.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._begin()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Rejected(f"{self._directory} cannot be written: {reason}") from error
 
     def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
         """Note that the dot of a slice is next; False: it must not be written."""
         key = notes.key(letter_id, token)
         if key is None:
             return True
-        return self._write([notes.encode(notes.DOT, self._run, self._place, key, start, count)], [key])
+        return self._write([self._pen.note(notes.DOT, key, start, count)], [key])
 
     def replied(self, token: str, letter_id: str, start: int, results: Sequence[Result]) -> bool:
         """Note what the relay said of the recipients from index `start` on."""
         key = notes.key(letter_id, token)
         if key is None:
             return True
-        return self._write([notes.encode_replies(self._run, self._place, key, start, results)], [key])
+        return self._write([self._pen.replies(key, start, results)], [key])
 
-    def done(self, token: str, ids: Iterable[str]) -> None:
-        """Note that letters are durably settled or given back; delete files that name no others."""
-        keys = [found for each in ids if (found := notes.key(each, token))]
-        self._write([notes.encode(notes.DONE, self._run, self._place, key) for key in keys], [])
+    def done(self, ended: Mapping[str, Iterable[str]]) -> None:
+        """Note that letters, by token, are settled, given back or lost; delete files that name no others."""
+        keys = {found for token, ids in ended.items() for each in ids if (found := notes.key(each, token))}
+        told: set[bytes] = set().union(*[names & keys for _, names in self._files.values()])
+        note = self._pen.note
+        self._write([note(notes.DONE, key) for key in told], [])
         for descriptor, (path, names) in list(self._files.items()):
-            names.difference_update(keys)
+            names.difference_update(told)
             if not names and descriptor != self._current:
                 self._delete(descriptor, path)
+
+    def writable(self) -> bool:
+        """Whether notes can be written; tries it with a note about nothing when the last one could not be."""
+        return not self.trouble or self._write([self._pen.note(notes.DONE, _NOTHING)], [])
+
+    def left_behind(self) -> notes.LeftBehind:
+        """See `mailsender.notebook.Notes`."""
+        return self._estate.take()
+
+    def forget(self) -> None:
+        """See `mailsender.notebook.Notes`."""
+        self._estate.forget()
 
     def close(self) -> None:
         """Delete what names nobody any more; leave the rest to the next start."""
@@ -76,6 +106,7 @@ class FileRecorder:
             else:
                 self._delete(descriptor, path)
         self._current = -1
+        self._estate.release()
 
     def _write(self, made: Sequence[bytes], keys: Iterable[bytes]) -> bool:
         if not made:
@@ -94,17 +125,23 @@ class FileRecorder:
             self._current = -1  # its end is torn: nothing may follow there
             self._fail("only a part was written")
             return False
-        self._failing = False
+        if self.trouble:
+            log.info("notes_written_again")
+            self.trouble = ""
         return True
 
     def _begin(self) -> None:
-        name = f"{self._run.hex()}-{self._number:06}"
+        name = f"{self.run}-{self._number:06}"
         path, hidden = self._directory / f"{name}.notes", self._directory / f".{name}"
-        descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        # It gets its name when it is locked: nobody can take it for a dead process's.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        hidden.rename(path)
         self._number += 1
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            # It gets its name when it is locked: nobody can take it for a dead process's.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hidden.rename(path)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._files[descriptor] = (path, set())
         self._current, self._size = descriptor, 0
 
@@ -114,6 +151,8 @@ class FileRecorder:
         del self._files[descriptor]
 
     def _fail(self, reason: str) -> None:
-        if not self._failing:
-            log.error("notes_not_written", error=reason, action="no message is ended until they can be")
-        self._failing = True
+        if not self.trouble:
+            log.error(
+                "notes_not_written", error=reason, action="no letter is sent until they can be; none is lost"
+            )
+        self.trouble = reason

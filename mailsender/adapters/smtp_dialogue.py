@@ -333,6 +333,7 @@ class SmtpSession:
     def _dotted(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if not transaction.void:
             transaction.settle_all(reply)
+            transaction.go.replied(transaction.results)
         if reply.code == _CLOSING:
             self._channel.fail(f"the relay ends the session: {reply}", reply)
         elif reply.kind is Kind.COMPLETED and not transaction.void:

@@ -122,6 +122,8 @@ class CountersView(BaseModel):
     error: Count
     deferred: Count
     released: Count = Field(description="Letters given back untried.")
+    uncertain: Count = Field(description="Letters that a relay may have taken without our hearing its reply.")
+    recovered: Count = Field(description="Letters settled from the notes of a process that died.")
     late_settlements: Count = Field(description="Outcomes that came after another replica had taken over.")
     leases_lost: Count
     leases_reclaimed: Count

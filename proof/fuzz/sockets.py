@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -17,7 +17,7 @@ import aiohttp
 
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.adapters.smtp_dialogue import Timeouts
-from mailsender.letter import Envelope, Letter, Verdict
+from mailsender.letter import Envelope, Letter, Result, Verdict
 from mailsender.mime import BadBody, BadHeader
 from mailsender.operations import ReplicaOperations
 from mailsender.ports import Landed, Outgoing, SystemClock
@@ -53,6 +53,9 @@ class Permit:
 
     def dot(self) -> bool:
         return True
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)

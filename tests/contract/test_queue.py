@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from mailsender.letter import Answer, Origin, Recipient, Settlement, Status
+from mailsender.letter import Answer, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Inserted, Queue, Record, Unavailable
 from tests.contract.conftest import (
     ACCEPTED,
@@ -421,6 +421,38 @@ async def test_renewal_names_what_is_not_ours_any_more(queue: Queue, world: Worl
     )
     assert lost == {gone.id, other.letters[0].id}
     assert await queue.renew({}, 60) == frozenset()
+
+
+async def test_what_is_held_is_told_by_token(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(4)])
+    lease = await queue.claim(2, 60, "a" * 32)
+    other = await queue.claim(1, 60, "ab" * 16)
+    gone, kept = lease.letters
+    await queue.settle([Settlement(token=lease.token, letter=ended(gone))])
+    await world.pass_time(100)
+    asked = {lease.token: [gone.id, kept.id, other.letters[0].id], other.token: [], "nobody": [kept.id]}
+    held = await queue.held(asked)
+    assert {token: [each.id for each in letters] for token, letters in held.items()} == {
+        lease.token: [kept.id]
+    }
+    assert held[lease.token][0].pending == kept.pending
+    assert await queue.held({}) == {}
+    assert await queue.claims_of("aa") == {lease.token: [kept.id]}
+    assert await queue.claims_of("ab") == {other.token: [other.letters[0].id]}
+    assert await queue.claims_of("b") == {}
+
+
+async def test_a_recipient_that_is_closed_stays_so(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    unknown = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT)
+    first, second = claimed.recipients
+    closed = Recipient(address=first.address, result=unknown, uncertain=True, closed=True)
+    moved = claimed.evolve(status=Status.AWAITING, recipients=(closed, second))
+    await queue.settle([Settlement(token=token, letter=moved)])
+    _, again = await claim_one(queue)
+    assert again.recipients == (closed, second)
+    assert again.pending == (second.address,)
 
 
 # --- settle ----------------------------------------------------------------------------------------

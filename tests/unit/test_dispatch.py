@@ -18,6 +18,7 @@ from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
 from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.limiter import Allowance
+from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
 from mailsender.retry import RetryPolicy
 from mailsender.settle import UNSETTLED, Settler
@@ -91,6 +92,7 @@ async def running(
     allowance: Allowance = UNLIMITED,
     senders: int = 3,
     queue: MemoryQueue | None = None,
+    notes: Notes | None = None,
     max_recipients: int = 100,
     max_attempts: int = 2,
     delay: float = 0.02,
@@ -99,7 +101,7 @@ async def running(
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
     queue = queue or MemoryQueue(clock)
-    hand = Hand()
+    hand = Hand(notes)
     keeper = LeaseKeeper(queue, hand, clock, lease=lease)
     basket = LetterBasket()
     gate = SlotGate(MemorySlotStore(clock), allowance, clock, backlog=basket.__len__)
@@ -366,8 +368,8 @@ class SlowQueue(MemoryQueue):
         self.answer = asyncio.Event()
         self.claims = 0
 
-    async def claim(self, limit, lease):  # type: ignore[no-untyped-def]
-        found = await super().claim(limit, lease)
+    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
+        found = await super().claim(limit, lease, token)
         self.claims += 1
         await self.answer.wait()
         return found
@@ -545,8 +547,8 @@ class CountingQueue(MemoryQueue):
 
     found = 0
 
-    async def claim(self, limit, lease):  # type: ignore[no-untyped-def]
-        claimed = await super().claim(limit, lease)
+    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
+        claimed = await super().claim(limit, lease, token)
         self.found += bool(claimed.letters)
         return claimed
 
@@ -686,3 +688,39 @@ class TestPace:
         for second in range(60, 80):
             pace.note(0, float(second))
         assert pace.rate < 1
+
+
+class FullDisk(NoNotes):
+    """Notes that cannot be written until `room` is set; keeps the order of what was noted."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.refused = asyncio.Event()
+        self.noted: list[tuple[str, int, int]] = []
+        self.trouble = ""
+
+    def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:  # type: ignore[override]
+        self.trouble = "" if self.room.is_set() else "full"
+        if self.trouble:
+            self.refused.set()
+        else:
+            self.noted.append((letter_id, start, count))
+        return not self.trouble
+
+    def writable(self) -> bool:
+        self.trouble = "" if self.room.is_set() else self.trouble
+        return not self.trouble
+
+
+@pytest.mark.asyncio
+async def test_without_a_note_no_dot_and_no_attempt_is_lost() -> None:
+    queue, disk, relay = MemoryQueue(SystemClock()), FullDisk(), FakeRelay()
+    await queue.insert([letter(1, "a@example.test", "b@example.test", "c@example.test")])
+    async with running(relay, queue=queue, notes=disk, max_recipients=2) as scene:
+        await disk.refused.wait()
+        await scene.stats_are(awaiting=1)
+        assert relay.sent == []
+        disk.room.set()
+        [sent] = await scene.settled(1)
+    assert sent.attempts == 1
+    assert disk.noted == [(sent.id, 0, 2), (sent.id, 2, 1)]

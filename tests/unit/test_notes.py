@@ -27,14 +27,9 @@ def told(*files: bytes) -> notes.Stories:
     return stories
 
 
-def test_a_letter_that_was_only_claimed() -> None:
-    [story] = told(note(notes.CLAIMED)).open()
-    assert (story.letter_id, story.token, story.begun) == (LETTER, TOKEN, False)
-
-
 def test_a_reply_is_known_by_recipient_over_two_files() -> None:
     replies = notes.encode_replies(RUN, PLACE, KEY, 0, [TAKEN, NOBODY, TAKEN])
-    [story] = told(note(notes.CLAIMED), note(notes.DOT, 0, 3) + replies).open()
+    [story] = told(note(notes.DOT, 0, 3), replies).open()
     found = story.outcome(["a", "b", "c"])
     assert [(r.verdict, r.phase, r.code) for r in found.values()] == [
         (r.verdict, r.phase, r.code) for r in (TAKEN, NOBODY, TAKEN)
@@ -52,18 +47,18 @@ def test_behind_a_dot_without_a_reply_all_are_uncertain_and_other_slices_are_not
 
 
 def test_what_is_done_is_not_told() -> None:
-    assert told(note(notes.CLAIMED) + note(notes.DOT, 0, 1), note(notes.DONE)).open() == []
+    assert told(note(notes.DOT, 0, 1), note(notes.DONE)).open() == []
 
 
 @pytest.mark.parametrize("left", range(1, notes.SIZE))
 def test_a_torn_last_note_is_ignored(left: int) -> None:
-    [story] = told(note(notes.CLAIMED) + note(notes.DOT, 0, 1)[:left]).open()
-    assert not story.begun
+    [story] = told(note(notes.DOT, 0, 1) + note(notes.DOT, 1, 1)[:left]).open()
+    assert story.dots == [(0, 1)]
 
 
 @given(st.integers(0, notes.SIZE - 1), st.integers(1, 255))
 def test_any_damaged_octet_is_noticed_and_nothing_of_the_file_is_kept(at: int, change: int) -> None:
-    raw = bytearray(note(notes.CLAIMED) + note(notes.DOT, 0, 1))
+    raw = bytearray(note(notes.DOT, 0, 1) + note(notes.DOT, 1, 1))
     raw[notes.SIZE + at] ^= change
     stories = notes.Stories(PLACE)
     with pytest.raises(notes.Unreadable):
@@ -73,7 +68,7 @@ def test_any_damaged_octet_is_noticed_and_nothing_of_the_file_is_kept(at: int, c
 
 def test_another_place_is_told_apart() -> None:
     with pytest.raises(notes.Unreadable, match="another host"):
-        told(note(notes.CLAIMED, place=notes.place(["host", "database", "other"])))
+        told(note(notes.DOT, place=notes.place(["host", "database", "other"])))
 
 
 @given(st.sampled_from(Verdict), st.sampled_from(Phase), st.none() | st.integers(200, 599))
@@ -85,3 +80,10 @@ def test_a_result_survives_in_sixteen_bits(verdict: Verdict, phase: Phase, code:
 @pytest.mark.parametrize("letter_id", ["", "~[1]", "g" * 24, LETTER + "00"])
 def test_ids_of_another_form_have_no_notes(letter_id: str) -> None:
     assert notes.key(letter_id, TOKEN) is None
+
+
+@given(st.sampled_from([notes.DOT, notes.REPLIED, notes.DONE]), st.integers(0, 9), st.integers(0, 9))
+def test_a_pen_writes_the_same(kind: int, start: int, count: int) -> None:
+    pen = notes.Pen(RUN, PLACE)
+    assert pen.note(kind, KEY, start, count) == note(kind, start, count)
+    assert pen.replies(KEY, start, [TAKEN]) == notes.encode_replies(RUN, PLACE, KEY, start, [TAKEN])

@@ -8,9 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailsender import notes
 from mailsender.adapters.recorder import FileRecorder
+from mailsender.letter import Phase, Result, Verdict
+from mailsender.ports import Rejected
 
 PLACE = notes.place(["host"])
 ONE, TWO, TOKEN = "1" * 24, "2" * 24, "a" * 32
@@ -22,12 +25,12 @@ def files(directory: Path) -> list[Path]:
 
 def test_what_was_noted_can_be_read_and_a_living_ones_file_is_locked(tmp_path: Path) -> None:
     recorder = FileRecorder(tmp_path, PLACE)
-    assert recorder.claimed(TOKEN, [ONE, TWO])
     assert recorder.dot(TOKEN, ONE, 0, 1)
+    assert recorder.dot(TOKEN, TWO, 0, 2)
     [path] = files(tmp_path)
     stories = notes.Stories(PLACE)
     stories.add(path.read_bytes())
-    assert [(s.letter_id, s.begun) for s in stories.open()] == [(ONE, True), (TWO, False)]
+    assert [(s.letter_id, s.dots) for s in stories.open()] == [(ONE, [(0, 1)]), (TWO, [(0, 2)])]
     with path.open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     recorder.close()
@@ -36,12 +39,13 @@ def test_what_was_noted_can_be_read_and_a_living_ones_file_is_locked(tmp_path: P
 
 
 def test_a_file_is_deleted_only_when_all_that_it_names_is_done(tmp_path: Path) -> None:
-    recorder = FileRecorder(tmp_path, PLACE, segment=notes.SIZE)
-    recorder.claimed(TOKEN, [ONE, TWO])
+    recorder = FileRecorder(tmp_path, PLACE, segment=2 * notes.SIZE)
+    recorder.dot(TOKEN, ONE, 0, 1)
+    recorder.dot(TOKEN, TWO, 0, 1)
     first = files(tmp_path)
-    recorder.done(TOKEN, [ONE])
+    recorder.done({TOKEN: [ONE]})
     assert first[0].exists()
-    recorder.done(TOKEN, [TWO])
+    recorder.done({TOKEN: [TWO]})
     assert not first[0].exists()
     recorder.close()
     assert files(tmp_path) == []
@@ -56,5 +60,102 @@ def test_no_dot_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         assert not recorder.dot(TOKEN, ONE, 0, 1)
+        assert not recorder.writable()
+        assert recorder.trouble == "No space left on device"
+    assert recorder.writable()
+    assert recorder.trouble == ""
     assert recorder.dot(TOKEN, ONE, 0, 1)
     recorder.close()
+
+
+def dead(directory: Path, place: bytes = PLACE) -> str:
+    """A process that died after the dots of two letters, one of which was answered; its run."""
+    recorder = FileRecorder(directory, place)
+    recorder.prepare()
+    recorder.dot(TOKEN, ONE, 0, 1)
+    recorder.dot(TOKEN, TWO, 0, 1)
+    recorder.replied(TOKEN, TWO, 0, [Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)])
+    recorder.close()
+    return recorder.run
+
+
+def test_what_the_dead_left_is_told_and_deleted_when_it_is_dealt_with(tmp_path: Path) -> None:
+    run = dead(tmp_path)
+    heir = FileRecorder(tmp_path, PLACE)
+    heir.prepare()
+    left = heir.left_behind()
+    assert left.runs == [run]
+    assert [(s.letter_id, s.outcome(["a"])["a"].verdict) for s in left.stories] == [
+        (ONE, Verdict.UNCERTAIN),
+        (TWO, Verdict.ACCEPTED),
+    ]
+    assert FileRecorder(tmp_path, PLACE).left_behind() == notes.LeftBehind(stories=[], runs=[])
+    heir.forget()
+    heir.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_not_dealt_with_is_told_again(tmp_path: Path) -> None:
+    run = dead(tmp_path)
+    heir = FileRecorder(tmp_path, PLACE)
+    heir.left_behind()
+    heir.close()
+    assert FileRecorder(tmp_path, PLACE).left_behind().runs == [run]
+
+
+def test_the_living_are_left_alone(tmp_path: Path) -> None:
+    living = FileRecorder(tmp_path, PLACE)
+    living.prepare()
+    living.dot(TOKEN, ONE, 0, 1)
+    heir = FileRecorder(tmp_path, PLACE)
+    assert heir.left_behind() == notes.LeftBehind(stories=[], runs=[])
+    heir.forget()
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_damaged_file_is_set_aside_with_its_run(tmp_path: Path) -> None:
+    run = dead(tmp_path)
+    [path] = files(tmp_path)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with capture_logs() as events:
+        assert FileRecorder(tmp_path, PLACE).left_behind() == notes.LeftBehind(stories=[], runs=[])
+    assert [event["event"] for event in events] == ["notes_set_aside"]
+    assert [each.name for each in tmp_path.iterdir()] == [f"{run}-000000.unreadable"]
+
+
+def test_another_places_file_stays_where_it_is(tmp_path: Path) -> None:
+    dead(tmp_path, notes.place(["another host"]))
+    heir = FileRecorder(tmp_path, PLACE)
+    with capture_logs() as events:
+        assert heir.left_behind().runs == []
+    heir.forget()
+    assert [event["event"] for event in events] == ["notes_left"]
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_file_deleted_in_the_meantime_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead(tmp_path)
+    [path] = files(tmp_path)
+    locking = fcntl.flock
+
+    def lock(descriptor: int, how: int) -> None:
+        locking(descriptor, how)
+        path.unlink()
+        path.write_bytes(b"another's")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", lock)
+        assert FileRecorder(tmp_path, PLACE).left_behind().stories == []
+    assert path.read_bytes() == b"another's"
+
+
+def test_a_file_that_never_got_its_name_is_swept(tmp_path: Path) -> None:
+    (tmp_path / f".{'0' * 16}-000000").touch()
+    FileRecorder(tmp_path, PLACE).left_behind()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Rejected, match="file/state cannot be written"):
+        FileRecorder(tmp_path / "file" / "state", PLACE).prepare()

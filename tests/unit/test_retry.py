@@ -127,3 +127,18 @@ def test_final_means_that_nothing_is_open_or_no_attempt_is_left(
     else:
         assert moved.pending
     assert moved.attempts - attempts in {0, 1}
+
+
+def test_an_uncertain_recipient_is_tried_again_or_ends_there_as_the_operator_wants() -> None:
+    lost = tried(a=ACCEPTED, b=UNCERTAIN, c=DEFERRED)
+    moved, _ = step(letter("a", "b", "c"), lost)
+    assert moved.pending == ("b", "c")
+    once = RetryPolicy(max_attempts=3, delay=60, resend_uncertain=False)
+    moved, delay = after_attempt(letter("a", "b", "c"), lost, once, jitter=0.5)
+    assert (moved.status, moved.pending, delay) == (Status.AWAITING, ("c",), 60.0)
+    moved, _ = after_attempt(moved, tried(c=REFUSED), once, jitter=0.5)
+    assert moved.status is Status.SENT
+    assert moved.recipients[1].result == UNCERTAIN
+    alone, _ = after_attempt(letter("b"), tried(b=UNCERTAIN), once, jitter=0.5)
+    assert alone.status is Status.ERROR
+    assert alone.recipients[0].uncertain

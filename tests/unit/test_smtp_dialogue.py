@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
 from mailsender.adapters.smtp_channel import Channel
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_plan import Offers
-from mailsender.letter import Envelope, Outcome, Phase, Verdict
+from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
 from tests.clocks import ManualClock
 
 
@@ -45,6 +46,7 @@ class Yes:
     """Permission for everything."""
 
     asked_for_dot = False
+    told: Mapping[str, Result] | None = None
 
     def begin(self) -> bool:
         return True
@@ -52,6 +54,9 @@ class Yes:
     def dot(self) -> bool:
         self.asked_for_dot = True
         return True
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        self.told = dict(results)
 
 
 async def turns() -> None:
@@ -180,3 +185,18 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting(message: bytes) -> None:
     assert "RuntimeError" in outcome.results["d@e.f"].text
     assert not outcome.session_usable
     assert len(complaints) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_reply_to_the_dot_is_told_before_anybody_waits() -> None:
+    wire = Wire()
+    channel, sending, go = await at_data(wire, b"x\r\n")
+    channel.data_received(b"354 go\r\n")
+    await turns()
+    assert go.asked_for_dot
+    assert go.told is None
+    channel.data_received(b"250 taken\r\n")
+    # Not a turn later: the process may die in between.
+    assert go.told is not None
+    assert [(r.verdict, r.code) for r in go.told.values()] == [(Verdict.ACCEPTED, 250)]
+    await sending
