@@ -18,6 +18,7 @@ from pathlib import Path
 from mailsender.dev.kafka import KAFKA_VERSION
 from mailsender.dev.mongod import mongod_version
 from proof import table
+from proof.experiments.kills import FORMS
 from proof.parts import PARTS, Options
 from proof.stage import open_stage
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="blows, or inputs, of each part")
     parser.add_argument("--seed", type=int, help="printed when it is chosen at random")
     parser.add_argument("--rate", type=int, default=0, help="letters a second; for `kills` alone")
+    parser.add_argument("--form", default="without", choices=tuple(FORMS), help="of `kills` alone")
     parser.add_argument("--short", action="store_true", help="a few of each, as in `make test`")
     parser.add_argument("--no-page", action="store_true", help="leave docs/proof.md as it is")
     parser.add_argument("--directory", type=Path, help="where logs stay; a temporary one without it")
@@ -41,7 +43,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     directory = given.directory or Path(tempfile.mkdtemp(prefix="proof-"))
     print(f"seed {seed}, logs in {directory}", flush=True)
-    options = Options(seed=seed, runs=given.runs, short=given.short, rate=given.rate)
+    options = Options(seed=seed, runs=given.runs, short=given.short, rate=given.rate, form=given.form)
     rows: list[table.Row] = []
     with open_stage(directory) as stage:
         for name in given.parts or PARTS:

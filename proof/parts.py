@@ -38,6 +38,7 @@ class Options:
     runs: int | None = None
     short: bool = False
     rate: int = 0
+    form: str = "without"
 
     def count(self, full: int, short: int) -> int:
         """How many blows or inputs."""
@@ -52,13 +53,16 @@ Part = Callable[[Stage, Options], list[Row]]
 
 def _kills(stage: Stage, options: Options) -> list[Row]:
     latest = 0.9 if options.short else 1.8
-    rows = []
-    if not options.rate:
-        rows.append(kills(stage, options.seed, runs=options.count(1000, 50), latest=latest))
-    if options.rate or not options.short:
-        runs, rate = options.count(200, 10), options.rate or SLOW
-        rows.append(kills(stage, options.seed, runs=runs, latest=3.0, rate=rate))
-    return rows
+    return [
+        kills(
+            stage,
+            options.seed,
+            runs=options.count(20, 20),
+            latest=3.0 if options.rate else latest,
+            rate=options.rate,
+            form=options.form,
+        )
+    ]
 
 
 def _drains(stage: Stage, options: Options) -> list[Row]:

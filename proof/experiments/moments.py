@@ -27,7 +27,6 @@ SORTS = {
     "report": "after a report",
     "mark": "after a mark",
 }
-
 SEEN = {"insert", "commit", "claim", "settle", "report", "mark"}
 """Moments that only the world shows: it shows them a few milliseconds late, which is where the next begins."""
 
