@@ -246,8 +246,15 @@ class _Judge:
         if self.allowed.once:
             for mark in self.doubled():
                 yield Fault(promise="P11", kind="twice instead of an error", what=mark)
-        if not self.allowed.named:
-            return
+        if self.allowed.named:
+            yield from self._named()
+        most = self.allowed.a_break
+        for place, marks in sorted(self._by_break().items()):
+            if most is not None and len(marks) > most:
+                what = f"{len(marks)} at break {place} ({self.history.breaks[place].what}), {most} sessions"
+                yield Fault(promise="P11", kind="more twice than sessions", what=what)
+
+    def _named(self) -> Iterator[Fault]:
         for (mark, address), count in sorted(self.times_accepted().items()):
             if count > 1 and not self._names(mark, address):
                 yield Fault(promise="P11", kind="twice, not named uncertain", what=f"{mark} {address}")
@@ -256,11 +263,6 @@ class _Judge:
                 if told.status == "uncertain" and not (told.uncertain and told.phase == "dot"):
                     what = f"{mark} {address}: {told.phase}"
                     yield Fault(promise="P11", kind="uncertain, but not at the dot", what=what)
-        most = self.allowed.a_break
-        for place, marks in sorted(self._by_break().items()) if most is not None else ():
-            if most is not None and len(marks) > most:
-                what = f"{len(marks)} at break {place} ({self.history.breaks[place].what}), {most} sessions"
-                yield Fault(promise="P11", kind="more twice than sessions", what=what)
 
     def _names(self, mark: str, address: str) -> bool:
         """Whether a report says of this recipient that it may have the letter already."""

@@ -18,8 +18,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a report says of one recipient: its status, whether an attempt was lost after its dot, and the
-    step at which it was decided."""
+    """What a report says of one recipient: its status, and whether an attempt was lost after its dot.
+
+    `phase` is the step at which it was decided.
+    """
 
     status: str
     uncertain: bool = False

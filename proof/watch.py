@@ -71,15 +71,17 @@ class Watch:
             self._changed.notify_all()
 
     def _letters(self, uri: str, database: str) -> None:
-        with MongoClient[dict[str, Any]](uri, appname="watch") as client:
-            with client[database]["letters"].watch(_PIPELINE, max_await_time_ms=200) as stream:
-                self._ready.release()
-                while not self._over.is_set():
-                    # MongoDB may be away for a while; the stream resumes by itself.
-                    with contextlib.suppress(PyMongoError):
-                        change = stream.try_next()
-                        if change is not None and (what := kind_of(change)):
-                            self._happened(what)
+        with (
+            MongoClient[dict[str, Any]](uri, appname="watch") as client,
+            client[database]["letters"].watch(_PIPELINE, max_await_time_ms=200) as stream,
+        ):
+            self._ready.release()
+            while not self._over.is_set():
+                # MongoDB may be away for a while; the stream resumes by itself.
+                with contextlib.suppress(PyMongoError):
+                    change = stream.try_next()
+                    if change is not None and (what := kind_of(change)):
+                        self._happened(what)
 
     def _records(self, bootstrap: str, reports: str) -> None:
         consumer = Consumer(

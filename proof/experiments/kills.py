@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from proof.checker import Verdict, check
 from proof.experiments.moments import blow, by_clock, strike
@@ -93,12 +94,12 @@ def kills(
     title = f"kill -9 {f'at {rate} letters a second' if rate else 'under full load'}, {chosen.title}"
     lacking = [name for name in chosen.needs if not stage.knows(name)]
     if lacking:
-        verdict = f"{NOT_RUN}: the service knows no {' and no '.join(lacking)}"
-        return Row(experiment=title, seed=seed, runs=0, verdict=verdict)
+        why = f"{NOT_RUN}: the service knows no {' and no '.join(lacking)}"
+        return Row(experiment=title, seed=seed, runs=0, verdict=why)
     settings = {"KAFKA_GROUP_INSTANCE_ID": "replica-0", "SMTP_MAX_SENDERS": str(SESSIONS)}
     settings |= {"SMTP_RATE_LIMIT_MAX_LETTERS": str(rate), "SMTP_RATE_LIMIT_PERIOD": "1s"}
     # At a slow rate a relay that thinks for long would make the duplicates that are to be counted.
-    plan = {"delay": {}} if rate else None
+    plan: dict[str, Any] | None = {"delay": {}} if rate else None
     with run(stage, f"kills-{form}-{rate}", seed, settings=settings, plan=plan) as world:
         world.world.settings |= chosen.settings(world)
         watch = world.watch()

@@ -28,7 +28,7 @@ SORTS = {
     "mark": "after a mark",
 }
 SEEN = {"insert", "commit", "claim", "settle", "report", "mark"}
-"""Moments that only the world shows: it shows them a few milliseconds late, which is where the next begins."""
+"""Moments that only the world shows, a few milliseconds late: then what comes next has just begun."""
 
 SOON = 0.03
 """Seconds within which an outcome is written, reported and marked on an idle machine, with some to spare."""
