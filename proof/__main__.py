@@ -1,8 +1,9 @@
 """`make proof`: runs experiments, prints the table, writes `docs/proof.md`.
 
-    python -m proof [PART …] [--runs N] [--seed S] [--rate R] [--short] [--no-page]
+    python -m proof [PART …] [--missing] [--runs N] [--seed S] [--rate R] [--form F] [--short] [--no-page]
 
-Without a part all are run. Exits with 1 when a promise was broken.
+Without a part all are run. A row is kept as soon as it is there; `--missing` runs what no row is kept of for
+these very sources, and so goes on where a run was interrupted. Exits with 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 from mailsender.dev.kafka import KAFKA_VERSION
 from mailsender.dev.mongod import mongod_version
 from proof import table
-from proof.parts import PARTS, Options
-from proof.stage import open_stage
+from proof.experiments.kills import FORMS
+from proof.parts import PARTS, steps_of
+from proof.stage import Stage, open_stage
+from proof.steps import Options, Step, left, minutes
 
 ROOT = Path(__file__).parents[1]
 ROWS, PAGE = ROOT / ".cache" / "proof.jsonl", ROOT / "docs" / "proof.md"
@@ -30,32 +33,49 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without one")
     parser.add_argument("--runs", type=int, help="blows, or inputs, of each part")
     parser.add_argument("--seed", type=int, help="printed when it is chosen at random")
-    parser.add_argument("--rate", type=int, default=0, help="letters a second; for `kills` alone")
+    parser.add_argument("--rate", type=int, help="letters a second, 0 for full load; for `kills` alone")
+    parser.add_argument("--form", default="", choices=("", *FORMS), help="of `kills` alone")
     parser.add_argument("--short", action="store_true", help="a few of each, as in `make test`")
-    parser.add_argument("--no-page", action="store_true", help="leave docs/proof.md as it is")
+    parser.add_argument("--missing", action="store_true", help="only what is not kept of these sources yet")
+    parser.add_argument("--plan", action="store_true", help="say what would be run and how long it takes")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="try the package that lies there")
+    parser.add_argument("--no-page", action="store_true", help="leave docs/proof.md and the rows as they are")
     parser.add_argument("--directory", type=Path, help="where logs stay; a temporary one without it")
     given = parser.parse_args()
     unknown = set(given.parts) - PARTS.keys()
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    options = Options(seed=seed, runs=given.runs, short=given.short, rate=given.rate, form=given.form)
+    steps = steps_of(given.parts, options)
+    if given.missing:
+        steps = left(steps, table.kept(ROWS), given.tree)
+    if given.plan:
+        print("".join(f"{step.seconds:6.0f} s  {step.name}\n" for step in steps), end="")
+    print(f"{len(steps)} steps, about {minutes(steps):.0f} minutes", flush=True)
+    if given.plan:
+        return 0
     directory = given.directory or Path(tempfile.mkdtemp(prefix="proof-"))
     print(f"seed {seed}, logs in {directory}", flush=True)
-    options = Options(seed=seed, runs=given.runs, short=given.short, rate=given.rate)
-    rows: list[table.Row] = []
     with open_stage(directory) as stage:
-        for name in given.parts or PARTS:
-            print(f"… {name}", flush=True)
-            made = PARTS[name](stage, options)
-            for each in made:
-                print(f"  {each.experiment}: {each.verdict} ({each.notes}; {each.seconds:.0f} s)", flush=True)
-                print("".join(f"    {line}\n" for line in each.details), end="", flush=True)
-            rows += made
+        if given.tree != ROOT:
+            stage.tree = given.tree.absolute()
+            stage.environment["PYTHONPATH"] = str(stage.tree)
+        rows = [_run(step, stage, options, page=not given.no_page) for step in steps]
     print(table.as_text(rows))
-    if not given.no_page:
-        table.keep(table.merged(table.kept(ROWS), rows), ROWS)
-        PAGE.write_text(table.as_page(table.kept(ROWS), _machine()), "utf-8")
     return 0 if all(each.good for each in rows) else 1
+
+
+def _run(step: Step, stage: Stage, options: Options, *, page: bool) -> table.Row:
+    """Run one, say what came of it, and keep it."""
+    print(f"… {step.name}, about {step.seconds:.0f} s", flush=True)
+    made = step.row(stage, options)
+    print(f"  {made.experiment}: {made.verdict} ({made.notes}; {made.seconds:.0f} s)", flush=True)
+    print("".join(f"    {line}\n" for line in made.details), end="", flush=True)
+    if page:
+        table.keep(table.merged(table.kept(ROWS), [made]), ROWS)
+        PAGE.write_text(table.as_page(table.kept(ROWS), _machine()), "utf-8")
+    return made
 
 
 def _machine() -> str:

@@ -109,6 +109,7 @@ class _Judge:
             yield from self._truthful(letter)
             yield from self._kept(letter)
         yield from self._duplicates()
+        yield from self._remembered()
         yield from self._strangers()
         yield from self._blind()
         yield from self._offsets()
@@ -239,6 +240,49 @@ class _Judge:
             each.start - window <= acceptance.at and acceptance.mail_at <= each.end
             for each in self.history.breaks
         )
+
+    def _remembered(self) -> Iterator[Fault]:
+        """P11: of what was known nothing is forgotten, and what was not known is named."""
+        if self.allowed.once:
+            for mark in self.doubled():
+                yield Fault(promise="P11", kind="twice instead of an error", what=mark)
+        if self.allowed.named:
+            yield from self._named()
+        most = self.allowed.a_break
+        for place, marks in sorted(self._by_break().items()):
+            if most is not None and len(marks) > most:
+                what = f"{len(marks)} at break {place} ({self.history.breaks[place].what}), {most} sessions"
+                yield Fault(promise="P11", kind="more twice than sessions", what=what)
+
+    def _named(self) -> Iterator[Fault]:
+        for (mark, address), count in sorted(self.times_accepted().items()):
+            if count > 1 and not self._names(mark, address):
+                yield Fault(promise="P11", kind="twice, not named uncertain", what=f"{mark} {address}")
+        for mark, reports in self.reports.items():
+            for address, told in reports[0].recipients.items():
+                if told.status == "uncertain" and not (told.uncertain and told.phase == "dot"):
+                    what = f"{mark} {address}: {told.phase}"
+                    yield Fault(promise="P11", kind="uncertain, but not at the dot", what=what)
+
+    def _names(self, mark: str, address: str) -> bool:
+        """Whether a report says of this recipient that it may have the letter already."""
+        told = [each for report in self.reports[mark] for each in report.recipients.items()]
+        return any(to.lower() == address and each.uncertain for to, each in told)
+
+    def _by_break(self) -> dict[int, set[str]]:
+        """The letters that came twice, by the break that cost their sender what it knew.
+
+        That is the first one to end after the MAIL of an acceptance that was not the last: its client lived
+        at the MAIL, while the relay may accept when it is dead.
+        """
+        ends = [each.end for each in self.history.breaks]
+        found: dict[int, set[str]] = defaultdict(set)
+        for mark, acceptances in self.doubled().items():
+            for each in acceptances[:-1]:
+                following = [place for place, end in enumerate(ends) if end >= each.mail_at]
+                if following:
+                    found[min(following, key=ends.__getitem__)].add(mark)
+        return found
 
     def _strangers(self) -> Iterator[Fault]:
         """Nothing arrived, and nothing was told, that nobody asked for."""

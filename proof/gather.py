@@ -45,7 +45,7 @@ def report_of(raw: bytes) -> Report:
     """The judge's view of a report."""
     value = json.loads(raw)
     told = {
-        each["Address"]: Told(status=each["Status"], uncertain=each["Uncertain"])
+        each["Address"]: Told(status=each["Status"], uncertain=each["Uncertain"], phase=each["Phase"])
         for each in value["Recipients"]
     }
     return Report(

@@ -18,10 +18,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a report says of one recipient: its status, and whether an attempt was lost after its dot."""
+    """What a report says of one recipient: its status, and whether an attempt was lost after its dot.
+
+    `phase` is the step at which it was decided.
+    """
 
     status: str
     uncertain: bool = False
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +100,15 @@ class Allowed:
     accepted the first time at most `window` seconds before something broke, or while it was broken, or
     without the client being told. `unfinished` allows letters that wait still, for runs that end before the
     work does.
+
+    `named`: the service keeps notes, so whatever it sends twice its reports name as uncertain. `a_break` is
+    the most letters of one break that may come twice, as many as there are sessions. `once`: it was told to
+    end uncertain letters, so none may come twice.
     """
 
     duplicates: int | None = 0
     window: float = 2.0
     unfinished: bool = False
+    named: bool = False
+    a_break: int | None = None
+    once: bool = False

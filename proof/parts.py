@@ -1,15 +1,18 @@
-"""The parts of the proof by their names on the command line, and how often each does its worst."""
+"""The parts of the proof by their names on the command line, how often each does its worst, and how long.
+
+The seconds were measured on two cores, and are to be measured anew when a count or an experiment changes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from proof.experiments.drains import drains, drains_without
 from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
 from proof.experiments.http_abuse import http_abuse
-from proof.experiments.kills import kills
+from proof.experiments.kills import FORMS, kills
 from proof.experiments.misbehaving import WAYS as MISBEHAVIOURS
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.network import network
@@ -24,122 +27,166 @@ from proof.fuzz.guided import guided
 from proof.fuzz.volume import TARGETS, volume
 from proof.mutants import MUTANTS, hunt
 from proof.stage import Stage
+from proof.steps import Options, Step
 from proof.table import Row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line says. `runs` of None: as many as the part finds right.
-
-    `rate` is in letters a second; with one the kills are at that rate only.
-    """
-
-    seed: int
-    runs: int | None = None
-    short: bool = False
-    rate: int = 0
-
-    def count(self, full: int, short: int) -> int:
-        """How many blows or inputs."""
-        return self.runs or (short if self.short else full)
-
 
 SLOW = 50
 """Letters a second at which kills ought to cost next to nothing."""
 
-Part = Callable[[Stage, Options], list[Row]]
+Part = Callable[[Options], list[Step]]
+
+KILLS = {
+    ("notes", 0): 700,
+    ("notes", SLOW): 100,
+    ("error", 0): 60,
+    ("error", SLOW): 40,
+    ("without", 0): 60,
+    ("without", SLOW): 40,
+}
+"""A thousand, most of them in the form in which the service is run."""
 
 
-def _kills(stage: Stage, options: Options) -> list[Row]:
-    latest = 0.9 if options.short else 1.8
-    rows = []
-    if not options.rate:
-        rows.append(kills(stage, options.seed, runs=options.count(1000, 50), latest=latest))
-    if options.rate or not options.short:
-        runs, rate = options.count(200, 10), options.rate or SLOW
-        rows.append(kills(stage, options.seed, runs=runs, latest=3.0, rate=rate))
-    return rows
+def _step(name: str, takes: float, make: Callable[..., Row], *arguments: Any, **more: Any) -> Step:
+    """A step whose function takes the stage first."""
+    return Step(name=name, seconds=takes, make=lambda stage: make(stage, *arguments, **more))
 
 
-def _drains(stage: Stage, options: Options) -> list[Row]:
-    rows = [drains(stage, options.seed, runs=options.count(200, 6))]
-    if not options.short:
-        runs = min(20, options.count(20, 0))
-        rows += [drains_without(stage, options.seed, part=part, runs=runs) for part in ("mongodb", "broker")]
-    return rows
-
-
-def _outages(stage: Stage, options: Options) -> list[Row]:
-    seconds = 10.0 if options.short else 60.0
-    wanted: list[tuple[tuple[str, ...], str]]
+def _kills(options: Options) -> list[Step]:
+    wanted = {
+        (form, speed): runs
+        for (form, speed), runs in KILLS.items()
+        if options.form in {"", form} and options.rate in {None, speed}
+    }
     if options.short:
-        wanted = [(("mongodb", "relay"), "killed")]
+        wanted = {(form, 0): runs for form, runs in SHORT_KILLS.items()}
+    if not wanted:  # another rate than those of the proof
+        wanted = {(form, options.rate or 0): 100 for form in FORMS if options.form in {"", form}}
+    steps = []
+    for (form, speed), full in wanted.items():
+        runs = options.runs or full
+        latest = 3.0 if speed else 0.9 if options.short else 1.8
+        name = f"kills {form} {speed or 'full'}"
+        counts = {"runs": runs, "latest": latest, "rate": speed, "form": form}
+        steps.append(_step(name, 6 + (1.9 if speed else 1.3) * runs, kills, options.seed, **counts))
+    return steps
+
+
+SHORT_KILLS = {"without": 22, "notes": 22, "error": 11}
+
+
+def _drains(options: Options) -> list[Step]:
+    runs, frozen = options.count(200, 6), min(20, options.count(15, 0))
+    steps = [_step("drains", 5 + 2 * runs, drains, options.seed, runs=runs)]
+    for part, seconds in (("mongodb", 7.7), ("broker", 4.6)) if not options.short else ():
+        more = {"part": part, "runs": frozen}
+        steps.append(_step(f"drains without {part}", seconds * frozen, drains_without, options.seed, **more))
+    return steps
+
+
+def _outages(options: Options) -> list[Step]:
+    if options.short:
+        wanted: list[tuple[tuple[str, ...], str, float]] = [(("mongodb", "relay"), "killed", 10.0)]
     else:
-        wanted = [(parts, way) for parts in COMBINATIONS for way in WAYS]
-    return [outage(stage, options.seed, parts=parts, way=way, seconds=seconds) for parts, way in wanted]
+        # A part that is gone is refused at once, a frozen one runs into every time-out within 20 s.
+        wanted = [(parts, way, OUTAGE[way]) for parts in COMBINATIONS for way in WAYS]
+    return [
+        _step(
+            f"outage {' '.join(parts)} {way}",
+            seconds + 30,
+            outage,
+            options.seed,
+            parts=parts,
+            way=way,
+            seconds=seconds,
+        )
+        for parts, way, seconds in wanted
+    ]
 
 
-def _rate(stage: Stage, options: Options) -> list[Row]:
-    if options.short:
-        return [rate(stage, options.seed, replicas=2, seconds=4, failover=False)]
+OUTAGE = {"killed": 60.0, "frozen": 20.0}
+"""Seconds."""
+
+
+def _rate(options: Options) -> list[Step]:
     counts = [(1, False), (2, False), (3, False), (4, False), (2, True), (4, True)]
-    return [rate(stage, options.seed, replicas=n, seconds=60, failover=over) for n, over in counts]
+    seconds = 4.0 if options.short else 60.0
+    return [
+        _step(
+            f"rate {n} {'failovers' if over else ''}",
+            seconds * 1.2 + 5,
+            rate,
+            options.seed,
+            replicas=n,
+            seconds=seconds,
+            failover=over,
+        )
+        for n, over in ([(2, False)] if options.short else counts)
+    ]
 
 
-def _frozen(stage: Stage, options: Options) -> list[Row]:
-    return [frozen(stage, options.seed, runs=options.count(40, 1))]
+def _repeated(
+    name: str, full: int, short: int, make: Callable[..., Row], *, each: float, options: Options
+) -> list[Step]:
+    """A part of one step, of which each run takes so many seconds."""
+    runs = options.count(full, short)
+    return [_step(name, 5 + each * runs, make, options.seed, runs=runs)]
 
 
-def _rebalances(stage: Stage, options: Options) -> list[Row]:
-    return [rebalances(stage, options.seed, runs=options.count(120, 6))]
-
-
-def _failovers(stage: Stage, options: Options) -> list[Row]:
-    return [failovers(stage, options.seed, runs=options.count(40, 1))]
-
-
-def _network(stage: Stage, options: Options) -> list[Row]:
-    return [network(stage, options.seed, runs=options.count(60, 2))]
-
-
-def _misbehaving(stage: Stage, options: Options) -> list[Row]:
+def _misbehaving(options: Options) -> list[Step]:
     letters = options.count(10_000, 500)
     ways = ("pipelining", "TLS and AUTH") if options.short else MISBEHAVIOURS
-    return [misbehaving(stage, options.seed, letters=letters, way=each) for each in ways]
+    return [
+        _step(f"misbehaving {way}", 4 + letters / 450, misbehaving, options.seed, letters=letters, way=way)
+        for way in ways
+    ]
 
 
-def _poison(stage: Stage, options: Options) -> list[Row]:
-    return [poison(stage, options.seed)]
+def _smuggling(options: Options) -> list[Step]:
+    return [
+        _step("smuggling postfix", 6, through_postfix, options.seed),
+        _step("smuggling aiosmtpd", 3, through_aiosmtpd, options.seed),
+    ]
 
 
-def _smuggling(stage: Stage, options: Options) -> list[Row]:
-    return [through_postfix(stage, options.seed), through_aiosmtpd(stage, options.seed)]
+def _http(options: Options) -> list[Step]:
+    return [_step("http", 15, http_abuse, options.seed, callers=options.count(100, 10))]
 
 
-def _secrets(stage: Stage, options: Options) -> list[Row]:
-    return [canary(stage, options.seed)]
+INPUTS = {"records": 100, "messages": 530, "wire": 100, "replies": 50, "http": 200, "settings": 630}
+"""Seconds for a million each, in two processes."""
 
 
-def _http(stage: Stage, options: Options) -> list[Row]:
-    return [http_abuse(stage, options.seed, callers=options.count(100, 10))]
-
-
-def _inputs(stage: Stage, options: Options) -> list[Row]:
-    del stage
+def _inputs(options: Options) -> list[Step]:
     count = options.count(1_000_000, 4000)
     # Settings take a millisecond each to read, a hundred times as long as a reply.
     counts = {name: count // 8 if options.short and name == "settings" else count for name in TARGETS}
-    return [volume(name, options.seed, count=count) for name, count in counts.items()]
+    return [
+        _step(f"inputs {name}", INPUTS[name] * count / 1_000_000, _volume, name, options.seed, count=count)
+        for name, count in counts.items()
+    ]
 
 
-def _guided(stage: Stage, options: Options) -> list[Row]:
-    seconds = options.count(120, 10)
-    where = stage.directory / "guided"
-    return [guided(name, options.seed, seconds=seconds, directory=where) for name in GUIDED]
+def _volume(stage: Stage, name: str, seed: int, *, count: int) -> Row:
+    del stage  # they need no parts
+    return volume(name, seed, count=count)
 
 
-def _mutants(stage: Stage, options: Options) -> list[Row]:
-    return [hunt(stage, each, options.seed) for each in MUTANTS]
+def _guided_one(stage: Stage, name: str, seed: int, seconds: int) -> Row:
+    return guided(name, seed, seconds=seconds, directory=stage.directory / "guided")
+
+
+def _guided(options: Options) -> list[Step]:
+    seconds = options.count(60, 10)
+    return [_step(f"guided {name}", seconds + 1, _guided_one, name, options.seed, seconds) for name in GUIDED]
+
+
+def _mutants(options: Options) -> list[Step]:
+    return [_step(f"mutant {each.name}", 20, hunt, each, options.seed) for each in MUTANTS]
+
+
+def _once(name: str, seconds: float, make: Callable[..., Row], options: Options) -> list[Step]:
+    """A part of one step that does all it can each time."""
+    return [_step(name, seconds, make, options.seed)]
 
 
 LONG = {"guided", "mutants"}
@@ -147,19 +194,24 @@ LONG = {"guided", "mutants"}
 
 PARTS: dict[str, Part] = {
     "kills": _kills,
-    "frozen": _frozen,
-    "rebalances": _rebalances,
+    "frozen": lambda options: _repeated("frozen", 40, 1, frozen, each=5.4, options=options),
+    "rebalances": lambda options: _repeated("rebalances", 120, 6, rebalances, each=1.4, options=options),
     "outages": _outages,
-    "failovers": _failovers,
-    "network": _network,
+    "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=6.0, options=options),
+    "network": lambda options: _repeated("network", 40, 2, network, each=4.1, options=options),
     "misbehaving": _misbehaving,
     "rate": _rate,
     "drains": _drains,
-    "poison": _poison,
+    "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
-    "secrets": _secrets,
+    "secrets": lambda options: _once("secrets", 9, canary, options),
     "http": _http,
     "inputs": _inputs,
     "guided": _guided,
     "mutants": _mutants,
 }
+
+
+def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
+    """The steps of some parts, in their order; without any, of all."""
+    return [step for name in parts or PARTS for step in PARTS[name](options)]

@@ -16,6 +16,7 @@ from proof.history import Break, History, Rate, Report
 from proof.load import RULES, Publisher
 from proof.relay import LedgerRelay
 from proof.stage import Stage
+from proof.watch import Watch
 from tests.acceptance.harness import World
 from tests.parts import Certificates, Topics
 
@@ -96,6 +97,16 @@ class Run:
     def fault(self, text: str) -> None:
         """Something that an experiment saw itself."""
         self.faults.append(text)
+
+    def watch(self) -> Watch:
+        """What happens in this world from now on, as it happens; to be closed."""
+        return Watch(
+            self.world.mongo_uri,
+            self.world.database,
+            self.stage.broker.bootstrap,
+            self.topics.reports,
+            self.topics.group,
+        )
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ The control socket (Unix) takes one JSON object a line and answers with one:
     {"do": "plan", "plan": {...}}                    follow another plan, see `proof.plan`
     {"do": "count"}                                  what was counted so far
     {"do": "wait", "what": "accepted", "count": 9}   answers once so many were accepted (mails, sessions …)
-    {"do": "kill", "pid": 1, "in": 9, "when": "before" | "after"}
+    {"do": "kill", "pid": 1, "in": 9, "when": "dot" | "before" | "after"}
         SIGKILL to the process group at the ninth acceptance from now, which stands in the ledger by then,
-        before or after its 250 is handed to the kernel
+        before or after its 250 is handed to the kernel; with "dot" before it is decided on
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Relay:
     def kill_if_due(self, when: str) -> None:
         """Kill whom we were told to kill, if this is the moment."""
         due = self.killing
-        if due and due.when == when and self.counts["accepted"] >= due.at:
+        decided = self.counts["accepted"] + (when == "dot")
+        if due and due.when == when and decided >= due.at:
             self.killing = None
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(due.pid, signal.SIGKILL)
@@ -256,6 +257,7 @@ class Session:
         for fault in message_faults(raw, eight_bit=taken.eight_bit):
             self._violation(fault, b"")
         seen = look_at(unstuffed(raw), taken.recipients, BLIND_DOMAIN)
+        self._relay.kill_if_due("dot")
         deed = self._relay.plan.at("DOT", seen.mark)
         delay = self._relay.plan.delay("DOT")
         if delay and deed is None:

@@ -44,6 +44,12 @@ class Stage:
     parts: contextlib.ExitStack
     environment: dict[str, str] = field(default_factory=dict)
     """What every replica gets on top of its settings."""
+    tree: Path = Path(__file__).parents[1]
+    """Where the package lies that is tried."""
+
+    def knows(self, setting: str) -> bool:
+        """Whether the service that is tried has such a setting: not every one has every one yet."""
+        return setting.lower() in (self.tree / "mailsender" / "settings.py").read_text("utf-8").lower()
 
     @cached_property
     def broker(self) -> TwoFaced:

@@ -18,7 +18,8 @@ class Row:
     """What one experiment came to.
 
     `runs` is how often something was broken or done, `seconds` its length. `known` names a fault of the
-    service that has a test of its own already, when that is all that was found.
+    service that has a test of its own already, when that is all that was found. `step` and `tree` say which
+    step of the full proof it is, and of which state of the sources; of a quick look there is no `tree`.
     """
 
     experiment: str
@@ -34,6 +35,8 @@ class Row:
     repeat: str = ""
     details: tuple[str, ...] = field(default=())
     known: str = ""
+    step: str = ""
+    tree: str = ""
 
     @property
     def good(self) -> bool:

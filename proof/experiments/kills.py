@@ -2,127 +2,145 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import signal
+import math
 import statistics
 import time
 from bisect import bisect
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from proof.checker import Verdict, check
+from proof.experiments.moments import blow, by_clock, strike
 from proof.history import Allowed, History
 from proof.load import Filler
-from proof.run import Run, rest, run
+from proof.run import Run, run
 from proof.stage import Stage
-from proof.table import Row, row
-from tests.acceptance.harness import Replica
-
-MOST_LETTERS = 120
-"""Letters up to which a process may come before it is killed at an acceptance."""
+from proof.table import NOT_RUN, Row, row
+from proof.watch import Watch
 
 PER_KILL = 60
-"""Duplicates that one kill may cost: what the workers hold, and what waits for one bulk write."""
+"""Duplicates that one kill may cost a service without notes: what the workers hold, and what waits for one
+bulk write."""
 
+SESSIONS = 5
+"""`SMTP_MAX_SENDERS`: with notes a kill may cost one letter of each session."""
 
-SORTS = {
-    "clock": "by the clock",
-    "before": "before the 250",
-    "after": "after the 250",
-    "soon": "soon after",
-}
+RARELY = 100
+"""With notes and at a slow rate: so many kills for each letter that comes twice."""
 
-SOON = 0.03
-"""Seconds within which an outcome is written, reported and marked on an idle machine, with some to spare."""
+FIRST_MAIL, FIRST_LETTER = 2.0, 5.0
+"""Seconds after a start within which the first transaction begins, and the first new letter is stored."""
+
+STATE, UNCERTAIN = "MAILSENDER_STATE_DIR", "SMTP_UNCERTAIN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blow:
-    """When a process is killed: so many seconds after its start, or at its so manieth acceptance.
+class Form:
+    """What the service is told to remember over a kill. `uncertain` of nothing: it keeps no notes."""
 
-    `when` is `clock`; `before` or `after` the relay answered the dot; or `soon`, so many seconds after that,
-    when the outcome is being written, reported and marked.
-    """
+    title: str
+    uncertain: str = ""
 
-    when: str
-    seconds: float = 0.0
-    letters: int = 0
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The settings without which there is no such form."""
+        return (STATE, UNCERTAIN) if self.uncertain else ()
 
+    def settings(self, world: Run) -> dict[str, str]:
+        """All lives of a run have the same directory, and no two runs."""
+        if not self.uncertain:
+            return {STATE: ""}
+        notes = world.directory / "notes"
+        notes.mkdir()
+        return {STATE: str(notes), UNCERTAIN: self.uncertain}
 
-def blow(chance: random.Random, latest: float) -> Blow:
-    """One of the four sorts; dense around the dot, where the only window for a duplicate is."""
-    when = chance.choice(list(SORTS))
-    if when == "clock":
-        return by_clock(chance, latest)
-    return Blow(when=when, letters=chance.randint(1, MOST_LETTERS), seconds=chance.uniform(0.0, SOON))
-
-
-def by_clock(chance: random.Random, latest: float) -> Blow:
-    """At any instant of a life."""
-    return Blow(when="clock", seconds=chance.uniform(0.0, latest))
-
-
-def strike(world: Run, service: Replica, hit: Blow) -> None:
-    """Wait for the moment, kill, and note when it was."""
-    child = service.child
-    # Told before the process can send its first letter; a life that sends nothing is ended all the same.
-    with contextlib.suppress(TimeoutError):
-        if hit.when == "clock":
-            rest(hit.seconds)
-        elif hit.when == "soon":
-            world.relay.wait_for(world.relay.accepted() + hit.letters, timeout=20)
-            rest(hit.seconds)
-        else:
-            before = world.relay.tell("count").get("killed", 0)
-            world.relay.tell("kill", pid=child.pid, when=hit.when, **{"in": hit.letters})
-            world.relay.wait_for(before + 1, "killed", timeout=20)
-    world.relay.tell("spare")
-    child.signal(signal.SIGKILL)
-    child.wait(10)
-    world.note_break(SORTS[hit.when])
+    def allowed(self, runs: int, rate: int) -> Allowed:
+        """How many letters may come twice."""
+        if not self.uncertain:
+            return Allowed(duplicates=PER_KILL * runs)
+        if self.uncertain == "error":
+            return Allowed(duplicates=0, named=True, once=True)
+        most = math.ceil(runs / RARELY) if rate else SESSIONS * runs
+        return Allowed(duplicates=most, named=True, a_break=SESSIONS)
 
 
-def kills(stage: Stage, seed: int, *, runs: int, latest: float, rate: int = 0, backlog: int = 400) -> Row:
+FORMS = {
+    "without": Form(title="without notes"),
+    "notes": Form(title="with notes", uncertain="resend"),
+    "error": Form(title="with notes, uncertain ends", uncertain="error"),
+}
+
+
+def kills(
+    stage: Stage,
+    seed: int,
+    *,
+    runs: int,
+    latest: float,
+    rate: int = 0,
+    form: str = "without",
+    backlog: int = 400,
+) -> Row:
     """`runs` lives, each ended by SIGKILL, then one to the end.
 
     Up to `latest` seconds after its start a process is killed by the clock: it sends after half a second, and
     reclaims what its forerunner left after one and a half. With a `rate`, in letters a second, all kills are
     by the clock, for kills at the dot would make the few duplicates that are to be counted.
     """
-    began = time.monotonic()
-    settings = {"KAFKA_GROUP_INSTANCE_ID": "replica-0"}
+    began, chosen = time.monotonic(), FORMS[form]
+    title = f"kill -9 {f'at {rate} letters a second' if rate else 'under full load'}, {chosen.title}"
+    lacking = [name for name in chosen.needs if not stage.knows(name)]
+    if lacking:
+        why = f"{NOT_RUN}: the service knows no {' and no '.join(lacking)}"
+        return Row(experiment=title, seed=seed, runs=0, verdict=why)
+    settings = {"KAFKA_GROUP_INSTANCE_ID": "replica-0", "SMTP_MAX_SENDERS": str(SESSIONS)}
     settings |= {"SMTP_RATE_LIMIT_MAX_LETTERS": str(rate), "SMTP_RATE_LIMIT_PERIOD": "1s"}
-    name = f"kills-{rate}" if rate else "kills"
-    with run(stage, name, seed, settings=settings) as world:
-        service = world.world.replica()
-        filler = Filler(world.publisher, world.relay.accepted, min(backlog, rate * 2 or backlog))
-        starts = []
-        for _ in range(runs):
-            starts.append(time.monotonic())
-            service.start()
-            hit = by_clock(world.chance, latest) if rate else blow(world.chance, latest)
-            strike(
-                world, service, Blow(when="clock", seconds=world.chance.uniform(0, latest)) if rate else hit
-            )
-            world.read_reports(0.001)
-        filler.stop()
-        starts.append(time.monotonic())
-        service.start()
-        world.wait_done(120)
-        world.stop_services()
+    # At a slow rate a relay that thinks for long would make the duplicates that are to be counted.
+    plan: dict[str, Any] | None = {"delay": {}} if rate else None
+    with run(stage, f"kills-{form}-{rate}", seed, settings=settings, plan=plan) as world:
+        world.world.settings |= chosen.settings(world)
+        watch = world.watch()
+        starts = _lives(world, watch, runs=runs, latest=latest, rate=rate, backlog=backlog)
         history = world.history()
-        verdict = check(history, Allowed(duplicates=PER_KILL * runs))
-    full = "" if rate == 0 else f" --rate {rate}"
+        waits = Waits.of(starts, history, watch)
+        watch.close()
+        for fault in waits.faults:
+            world.fault(fault)
+        verdict = check(world.history(), chosen.allowed(runs, rate))
+    again = f"kills --runs {runs} --seed {seed} --form {form}{f' --rate {rate}' if rate else ''}"
     return row(
-        f"kill -9 at {rate} letters a second" if rate else "kill -9 under full load",
+        title,
         seed,
         runs,
         verdict,
-        notes=f"{_by_sort(verdict, history)}; {_first_mail(starts, history)}",
+        notes=f"{_by_sort(verdict, history)}; {waits}; {verdict.uncertain} told as uncertain",
         seconds=time.monotonic() - began,
-        repeat=f'make proof ARGS="kills --runs {runs} --seed {seed}{full}"',
+        repeat=f'make proof ARGS="{again}"',
     )
+
+
+def _lives(world: Run, watch: Watch, *, runs: int, latest: float, rate: int, backlog: int) -> list[float]:
+    """The moments of all starts."""
+    service = world.world.replica()
+    filler = Filler(world.publisher, world.relay.accepted, min(backlog, rate * 2 or backlog))
+    starts = []
+    for _ in range(runs):
+        starts.append(time.monotonic())
+        service.start()
+        hit = by_clock(world.chance, latest) if rate else blow(world.chance, latest)
+        strike(world, watch, service, hit)
+        world.read_reports(0.001)
+    filler.stop()
+    # The last one, too, has something new to read.
+    world.publisher.publish(20)
+    starts.append(time.monotonic())
+    service.start()
+    world.wait_done(120)
+    world.stop_services()
+    return starts
 
 
 def _by_sort(verdict: Verdict, history: History) -> str:
@@ -137,14 +155,45 @@ def _by_sort(verdict: Verdict, history: History) -> str:
     return "letters twice a kill: " + ", ".join(shown)
 
 
-def _first_mail(starts: list[float], history: History) -> str:
-    """How long after its start a process sent its first letter, over all lives that got so far."""
-    mails = sorted(history.mails)
-    waits = []
-    for start, following in zip(starts, [*starts[1:], float("inf")], strict=True):
-        at = bisect(mails, start)
-        if at < len(mails) and mails[at] < following:
-            waits.append(mails[at] - start)
-    if not waits:
-        return "nothing was ever sent"
-    return f"first MAIL {statistics.median(waits):.2f} s after a start, at most {max(waits):.2f} s"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """How long after its start a process began its first transaction, and stored its first new letter.
+
+    Only of lives that got so far.
+    """
+
+    mails: tuple[float, ...]
+    letters: tuple[float, ...]
+    faults: tuple[str, ...] = ()
+    """The starts that were too slow."""
+
+    @classmethod
+    def of(cls, starts: list[float], history: History, watch: Watch) -> Waits:
+        """Of all lives; the last one's end is open."""
+        mails = sorted(history.mails)
+
+        def first_mail(start: float, end: float) -> float | None:
+            at = bisect(mails, start)
+            return mails[at] if at < len(mails) and mails[at] < end else None
+
+        lives = list(pairwise([*starts, float("inf")]))
+        late = []
+        found: list[list[float]] = []
+        looks: list[tuple[str, float, Callable[[float, float], float | None]]] = [
+            ("began no transaction", FIRST_MAIL, first_mail),
+            ("stored no new letter", FIRST_LETTER, watch.first_insert),
+        ]
+        for what, limit, first in looks:
+            waits = [(life, first(*life)) for life in lives]
+            found.append([at - life[0] for life, at in waits if at is not None])
+            for (start, end), at in waits:
+                if (end if at is None else at) - start > limit:
+                    late.append(f"a start {what} for {(end if at is None else at) - start:.2f} s")
+        return cls(mails=tuple(found[0]), letters=tuple(found[1]), faults=tuple(late))
+
+    def __str__(self) -> str:
+        return f"first MAIL {_spread(self.mails)}, first letter stored {_spread(self.letters)} after a start"
+
+
+def _spread(waits: tuple[float, ...]) -> str:
+    return f"{statistics.median(waits):.2f} s, at most {max(waits):.2f} s" if waits else "never"

@@ -8,8 +8,8 @@ import pytest
 
 from mailsender.dev.kafka import require_apache_kafka
 from mailsender.dev.mongod import mongod_binary
-from proof.parts import Options
 from proof.stage import Stage, open_stage
+from proof.steps import Options
 from tests.parts import or_missing
 
 

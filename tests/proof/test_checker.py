@@ -228,6 +228,80 @@ def planted() -> dict[str, tuple[History, str]]:
     }
 
 
+def planted_with_notes() -> dict[str, tuple[History, Allowed]]:
+    """The same for a service that keeps notes, in one of whose lives letters were cut at the dot."""
+    base = clean()
+    killed = Break(what="kill", start=104.5, end=104.5)
+    doubles = replace(
+        base,
+        acceptances=(*base.acceptances, *(accepted(n, at=9.0) for n in range(2))),
+        breaks=(Break(what="another", start=99.0, end=99.0), killed),
+    )
+    # The second recipient is not named, though the first and the letter as a whole are.
+    half = {address: Told(status="accepted", uncertain=not n) for n, address in enumerate(addresses(1))}
+    halves = (report(0, recipients=named(0), uncertain=True), report(1, recipients=half, uncertain=True))
+    told = tuple(report(n, recipients=named(n), uncertain=True) for n in range(2))
+    early = {address: Told(status="uncertain", uncertain=True, phase="data") for address in addresses(2)}
+    ended = report(2, status="error", recipients=early, uncertain=True)
+    notes = Allowed(duplicates=9, window=9.0, named=True, a_break=2)
+    return {
+        "twice, not named uncertain": (replace(doubles, reports=(*halves, *base.reports[2:])), notes),
+        "more twice than sessions": (
+            replace(doubles, reports=(*told, *base.reports[2:])),
+            replace(notes, a_break=1),
+        ),
+        "twice instead of an error": (
+            replace(doubles, reports=(*told, *base.reports[2:])),
+            replace(notes, once=True),
+        ),
+        "uncertain, but not at the dot": (
+            replace(
+                base,
+                reports=but(base.reports, 2, ended),
+                stored=but(base.stored, 2, stored(2, status="error")),
+            ),
+            notes,
+        ),
+    }
+
+
+def named(number: int) -> dict[str, Told]:
+    return {address: Told(status="accepted", uncertain=True) for address in addresses(number)}
+
+
+@pytest.mark.parametrize("kind", planted_with_notes())
+def test_each_fault_of_the_notes_is_found(kind: str) -> None:
+    history, allowed = planted_with_notes()[kind]
+    found = check(history, allowed)
+    assert {(fault.promise, fault.kind) for fault in found.faults} == {("P11", kind)}
+
+
+def test_a_letter_twice_that_is_named_is_what_the_notes_allow() -> None:
+    history, allowed = planted_with_notes()["more twice than sessions"]
+    found = check(history, replace(allowed, a_break=2))
+    assert found.faults == ()
+    assert found.duplicates == 2
+
+
+def test_an_earlier_report_may_name_it() -> None:
+    history, allowed = planted_with_notes()["more twice than sessions"]
+    later = (*history.reports, report(0), report(1))
+    assert check(replace(history, reports=later), replace(allowed, a_break=2)).faults == ()
+
+
+def test_where_uncertain_letters_end_an_error_must_be_named_to_be_the_truth() -> None:
+    base, strict = clean(), Allowed(named=True, once=True)
+    for uncertain in (True, False):
+        told = {a: Told(status="uncertain", uncertain=uncertain, phase="dot") for a in addresses(1)}
+        ended = report(1, status="error", recipients=told, uncertain=uncertain)
+        history = replace(
+            base, reports=but(base.reports, 1, ended), stored=but(base.stored, 1, stored(1, status="error"))
+        )
+        found = check(history, strict)
+        assert found.good is uncertain
+        assert ("told error, accepted" in found.kinds()) is not uncertain
+
+
 BESIDE = {
     # Such a letter has no report either, and no other way to plant it is there.
     "left processing": {"lost"},
@@ -258,7 +332,7 @@ def test_every_kind_of_fault_that_the_judge_knows_is_planted() -> None:
     known = set(re.findall(r'kind="([^"]+)"', source)) | {"lost", "unreported"}
     known -= {"accepted, waits still"}  # only where letters may wait, see below
     known |= {"left processing", "left awaiting"}
-    assert known == planted().keys()
+    assert known == planted().keys() | planted_with_notes().keys()
 
 
 def doubled(**more: Any) -> History:

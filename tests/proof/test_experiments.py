@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from proof.parts import LONG, PARTS, Options
+from proof.parts import LONG, PARTS
 from proof.stage import Stage
+from proof.steps import Options
 from proof.table import NOT_RUN
 from tests.parts import missing
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in LONG])
 def test_promises_are_kept(stage: Stage, short: Options, part: str) -> None:
-    rows = PARTS[part](stage, short)
+    rows = [step.row(stage, short) for step in PARTS[part](short)]
     for row in rows:
         print(row.experiment, row.seed, row.runs, row.letters, row.accepted, row.reports, row.notes)
         found = "\n  ".join([row.verdict, *row.details])
