@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from proof.checker import check
+from proof.experiments.kills import SESSIONS, STATE
 from proof.history import Allowed
 from proof.load import Filler
 from proof.run import Run, rest, run
@@ -18,10 +19,6 @@ from tests.acceptance.harness import Replica
 
 DRAIN, SLACK = 4.0, 6.0
 """Seconds: the drain's deadline, and what closing the clients may take on a busy machine on top of it."""
-
-PER_DRAIN = 60
-"""Letters that may be sent again when a drain could not write what became of them: as many as a kill may
-cost, what the workers hold and what waits for one bulk write."""
 
 STATES = ("starting", "loaded", "loaded", "idle", "stalled", "halting")
 
@@ -94,6 +91,7 @@ def drains_without(stage: Stage, seed: int, *, part: str, runs: int) -> Row:
     """`runs` lives, each asked to stop while a part does not answer; it comes back, and the next goes on.
 
     Without MongoDB a drain cannot be clean and has to say so; without the broker it may be, when all is told.
+    What it could not write the next one knows from the notes.
     """
     began = time.monotonic()
     settings = {"DRAIN_TIMEOUT": f"{DRAIN:g}s", "KAFKA_GROUP_INSTANCE_ID": "replica-0"}
@@ -101,6 +99,7 @@ def drains_without(stage: Stage, seed: int, *, part: str, runs: int) -> Row:
     slowest = 0.0
     statuses: Counter[int] = Counter()
     with run(stage, f"drains-without-{part}", seed, settings=settings) as world:
+        world.world.settings[STATE] = str(world.directory / "notes")
         away = stage.mongod if part == "mongodb" else stage.broker
         service = world.world.replica()
         for _ in range(runs):
@@ -124,7 +123,8 @@ def drains_without(stage: Stage, seed: int, *, part: str, runs: int) -> Row:
         service.start()
         world.wait_done(120)
         world.stop_services()
-        verdict = check(world.history(), Allowed(duplicates=PER_DRAIN * runs if part == "mongodb" else 0))
+        cut_off = SESSIONS * runs if part == "mongodb" else 0
+        verdict = check(world.history(), Allowed(duplicates=cut_off, named=True))
     shown = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
     return row(
         f"drain while {part} is frozen",
