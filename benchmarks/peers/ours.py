@@ -64,7 +64,7 @@ def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
     port = smtp_port or stage.sink.port
     name = f"bench{uuid4().hex[:8]}"
     made = World(stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), port)
-    made.settings = {**SETTINGS, **settings}
+    made.settings = {**SETTINGS, "MAILSENDER_STATE_DIR": str(stage.room("notes") / name), **settings}
     made.create_topics()
     try:
         yield made

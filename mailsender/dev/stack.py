@@ -162,6 +162,8 @@ class _Stack:
             "SMTP_USER": "",
             "SMTP_PASSWORD": "",
             "SMTP_FROM": "mailsender <mailsender@example.test>",
+            "MAILSENDER_STATE_DIR": os.environ.get("MAILSENDER_STATE_DIR")
+            or str((self._directory / "notes").absolute()),
             "HTTP_HOST": LOOPBACK,
             "HTTP_PORT": str(port),
         }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from mailsender.adapters.smtp_channel import Channel
+from mailsender.adapters.smtp_channel import TOGETHER, Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_plan import Offers
 from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
@@ -200,3 +200,70 @@ async def test_a_reply_to_the_dot_is_told_before_anybody_waits() -> None:
     assert go.told is not None
     assert [(r.verdict, r.code) for r in go.told.values()] == [(Verdict.ACCEPTED, 250)]
     await sending
+
+
+class Notes(Yes):
+    """Remembers what was on the wire when a dot was allowed, and whether anybody knew when it was answered."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.on_the_wire = b""
+        self.sending: asyncio.Task[Outcome] | None = None
+        self.known_before = True
+
+    def dot(self) -> bool:
+        self.on_the_wire = self.wire.written
+        return True
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        super().replied(results)
+        assert self.sending is not None
+        self.known_before = self.sending.done()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", [1, 100_000], ids=["one write", "streamed"])
+async def test_a_dot_is_noted_before_it_is_written_and_its_reply_before_anybody_goes_on(size: int) -> None:
+    wire = Wire()
+    channel, go = Channel(wire), Notes(wire)
+    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
+    go.sending = asyncio.create_task(session.transact(envelope, b"line\r\n" * size, go))
+    for reply in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
+        await turns()
+        channel.data_received(reply)
+    await turns()
+    assert wire.written.endswith(b"line\r\n.\r\n")
+    assert go.on_the_wire
+    assert not go.on_the_wire.endswith(b"\r\n.\r\n")
+    channel.data_received(b"250 Taken\r\n")
+    assert go.told is not None
+    assert go.told["d@e.f"].verdict is Verdict.ACCEPTED
+    assert not go.known_before
+    assert (await go.sending).results == go.told
+
+
+@pytest.mark.asyncio
+async def test_what_several_sessions_have_to_say_goes_out_together_and_in_order() -> None:
+    outbox, wires = Outbox(), [Wire() for _ in range(TOGETHER)]
+    channels = [Channel(wire, outbox) for wire in wires]
+    for channel in channels[:-1]:
+        channel.write(b"first ")
+    assert not any(wire.written for wire in wires)
+    channels[-1].write(b"first ")
+    assert {wire.written for wire in wires} == {b"first "}
+    channels[0].write(b"second ")
+    channels[0].write(b"third")
+    await turns()
+    assert wires[0].written == b"first second third"
+
+
+@pytest.mark.asyncio
+async def test_a_channel_that_failed_in_this_turn_writes_nothing_more() -> None:
+    outbox, wires = Outbox(), [Wire(), Wire()]
+    failing, other = (Channel(wire, outbox) for wire in wires)
+    failing.write(b"x")
+    other.write(b"x")
+    failing.fail("it was cut")
+    await turns()
+    assert [wire.written for wire in wires] == [b"", b"x"]
