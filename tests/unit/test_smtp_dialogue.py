@@ -203,7 +203,7 @@ async def test_a_reply_to_the_dot_is_told_before_anybody_waits() -> None:
 
 
 class Notes(Yes):
-    """Remembers what was on the wire when a dot was allowed, and whether anybody knew when it was answered."""
+    """Remembers what was on the wire when a dot was allowed, and whether its reply was known to anybody."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
