@@ -85,6 +85,8 @@ def encode(  # noqa: PLR0917  the fields of a note; called for every letter
 
 def encode_replies(run: bytes, place: bytes, key: bytes, start: int, results: Sequence[Result]) -> bytes:
     """The notes of a reply: one for each run of recipients that ended alike, from index `start` on."""
+    if results and results.count(results[0]) == len(results):  # nearly always
+        return encode(REPLIED, run, place, key, start, len(results), packed(results[0]))
     notes, begun = [], 0
     codes = [packed(result) for result in results]
     for index in range(1, len(codes) + 1):

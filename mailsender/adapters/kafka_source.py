@@ -38,6 +38,10 @@ log = structlog.get_logger()
 OVERHEAD = 200
 """Bytes that a record takes beside its key and value."""
 
+PER_PARTITION = 256 * 1024
+"""Bytes of one partition in one fetch, more only for a single batch that is larger. Small enough for buffers
+that are used again: those of megabytes are made and given back each time, at twice the cost of the fetch."""
+
 GRACE = 0.5
 """Seconds that a poll may take beyond its time before it is left to go on in the background."""
 
@@ -319,7 +323,7 @@ class KafkaSource:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             fetch_max_bytes=ahead,
-            max_partition_fetch_bytes=min(ahead, 4 * 1024 * 1024),
+            max_partition_fetch_bytes=min(ahead, PER_PARTITION),
             session_timeout_ms=int(config.session_timeout * 1000),
             heartbeat_interval_ms=int(min(3.0, config.session_timeout / 3) * 1000),
             max_poll_interval_ms=int(config.max_poll_interval * 1000),
