@@ -206,7 +206,7 @@ PARTS: dict[str, Part] = {
     "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
     "secrets": lambda options: _once("secrets", 9, canary, options),
-    "tls": lambda options: _once("tls", 20, tls, options),
+    "tls": lambda options: _once("tls", 31, tls, options),
     "http": _http,
     "inputs": _inputs,
     "guided": _guided,
