@@ -22,6 +22,7 @@ from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.secrets import canary
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
+from proof.experiments.tls import tls
 from proof.fuzz.guided import TARGETS as GUIDED
 from proof.fuzz.guided import guided
 from proof.fuzz.volume import TARGETS, volume
@@ -205,6 +206,7 @@ PARTS: dict[str, Part] = {
     "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
     "secrets": lambda options: _once("secrets", 9, canary, options),
+    "tls": lambda options: _once("tls", 31, tls, options),
     "http": _http,
     "inputs": _inputs,
     "guided": _guided,

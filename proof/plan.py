@@ -11,6 +11,7 @@ A plan is JSON, so that it can be handed to the relay's process:
 
 `nth` counts a phase's occurrences from 1 over all sessions; without it a rule always holds. `seconds` is the
 length of a stall. `accept` (DOT only) says whether responsibility is taken although no good reply is given.
+`"old": true` among the offers ends TLS with version 1.1.
 """
 
 from __future__ import annotations

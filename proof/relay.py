@@ -34,6 +34,10 @@ class LedgerRelay(Part):
         self._control = Path(tempfile.mkdtemp(prefix="relay-")) / "control"
         self._tls = (cert, key)
 
+    def wear(self, cert: Path | None, key: Path | None) -> None:
+        """From the next start on show this certificate; without one offer no TLS."""
+        self._tls = (cert, key)
+
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         command: list[str | Path] = [

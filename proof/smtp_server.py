@@ -22,6 +22,7 @@ import os
 import signal
 import ssl
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -361,13 +362,23 @@ async def serve_one(relay: Relay, wire: Wire, *, encrypted: bool) -> None:
         wire.close()
 
 
+def _context(arguments: argparse.Namespace, *, old: bool) -> ssl.SSLContext:
+    """TLS as it is offered; the `old` one ends with 1.1."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(arguments.cert, arguments.key)
+    if old:
+        tls.set_ciphers("ALL:@SECLEVEL=0")  # without which OpenSSL 3 would not even try
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it is old on purpose
+            tls.minimum_version = ssl.TLSVersion.TLSv1
+            tls.maximum_version = ssl.TLSVersion.TLSv1_1
+    return tls
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until the process is ended."""
-    tls = None
-    if arguments.cert:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(arguments.cert, arguments.key)
     plan = Plan(json.loads(arguments.plan))
+    tls = _context(arguments, old=plan.offer("old", default=False)) if arguments.cert else None
     relay = Relay(LedgerFile(arguments.ledger), plan, tls)
     implicit = tls is not None and plan.offer("tls", "starttls") == "implicit"
     loop = asyncio.get_running_loop()

@@ -46,7 +46,11 @@ def _network(error: BaseException, phase: Phase, host: str) -> str:
         return f"no address was found for SMTP_HOST={host} ({error.strerror})"
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there: see SMTP_HOST and SMTP_PORT (connection refused)"
-    return f"the connection failed ({phase}): {clean(str(error))}"
+    why = clean(str(error)) or "the relay ended it"
+    if isinstance(error, ConnectionError) and phase in {Phase.CONNECT, Phase.STARTTLS}:
+        # A relay of old need not send an alert before it goes.
+        why += "; if that was in the handshake of TLS: it has to speak TLS 1.2 or later"
+    return f"the connection failed ({phase}): {why}"
 
 
 def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) -> RelayAway:

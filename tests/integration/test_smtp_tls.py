@@ -197,14 +197,16 @@ async def test_a_port_without_tls_is_recognised() -> None:
 
 
 @pytest.mark.asyncio
-async def test_old_tls_is_refused(certificates: Certificates) -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_old_tls_is_refused(certificates: Certificates, mode: str) -> None:
     assert tls_context(SmtpConfig(host="h", port=1, tls="implicit")).minimum_version is ssl.TLSVersion.TLSv1_2
     context = serving(certificates.cert, certificates.key)
     context.set_ciphers("ALL:@SECLEVEL=0")  # without which OpenSSL 3 would not even try
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-    error = await refused(secured("implicit", context), tls="implicit", ca_file=str(certificates.ca))
-    assert error.phase == "connect"
+    error = await refused(secured(mode, context), tls=mode, ca_file=str(certificates.ca))
+    assert error.phase == ("connect" if mode == "implicit" else "starttls")
+    assert "TLS 1.2 or later" in str(error)
 
 
 @pytest.mark.asyncio
