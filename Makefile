@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test proof ship lint format bench bench-quick lock clean
+.PHONY: help dev test proof ship lint format bench bench-quick lock audit clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -78,6 +78,9 @@ format: .venv/test/.made ## Put the code in form
 .venv/bench/.made: requirements/bench.txt
 	$(call environment,bench)
 
+.venv/audit/.made: requirements/audit.txt
+	$(call environment,audit)
+
 COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
@@ -94,7 +97,13 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
 	$(COMPILE) --extra dev --group bench --group build pyproject.toml -o requirements/bench.txt; \
 	$(COMPILE) --group build -o requirements/build.txt; \
-	$(COMPILE) --group fuzz -o requirements/fuzz.txt
+	$(COMPILE) --group fuzz -o requirements/fuzz.txt; \
+	$(COMPILE) --group audit --group build -o requirements/audit.txt
+
+# Not a part of `make test`: what it finds depends on the day and needs the network.
+audit: .venv/audit/.made ## Ask the package index whether what is locked has known vulnerabilities
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements/run.txt -r requirements/dev.txt -r requirements/test.txt
 
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
