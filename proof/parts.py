@@ -11,6 +11,7 @@ from typing import Any
 from proof.experiments.drains import drains, drains_without
 from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
+from proof.experiments.full_disk import full_disk
 from proof.experiments.http_abuse import http_abuse
 from proof.experiments.kills import FORMS, kills
 from proof.experiments.misbehaving import WAYS as MISBEHAVIOURS
@@ -207,6 +208,7 @@ PARTS: dict[str, Part] = {
     "smuggling": _smuggling,
     "secrets": lambda options: _once("secrets", 9, canary, options),
     "tls": lambda options: _once("tls", 31, tls, options),
+    "disk": lambda options: _repeated("disk", 20, 1, full_disk, each=4.0, options=options),
     "http": _http,
     "inputs": _inputs,
     "guided": _guided,
