@@ -45,7 +45,7 @@ def full_disk(stage: Stage, seed: int, *, runs: int) -> Row:
     with run(stage, "full-disk", seed) as world:
         disk = world.directory / "small"
         disk.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "mailsender", disk]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "mailsender", str(disk)]
         if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
             return Row(
                 experiment=TITLE, seed=seed, runs=0, verdict=f"{NOT_RUN}: a small disk cannot be mounted"
