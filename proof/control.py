@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,19 @@ class Control:
         return dict(relay.counts)
 
 
+def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
+    """A socket of this family does not wait when the other side's queue of callers is full."""
+    while True:
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the relay takes no orders") from None
+            time.sleep(0.01)  # there is no event for it
+        else:
+            return
+
+
 def tell(path: Path, order: Mapping[str, Any], timeout: float) -> dict[str, int]:
     """Give one order; what the relay has counted.
 
@@ -58,7 +72,7 @@ def tell(path: Path, order: Mapping[str, Any], timeout: float) -> dict[str, int]
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
-        connection.connect(str(path))
+        _connect(connection, path, time.monotonic() + timeout)
         connection.sendall(json.dumps(order).encode() + b"\n")
         answer = b""
         while not answer.endswith(b"\n"):

@@ -111,8 +111,16 @@ class Filler:
         """
         self._over.set()
         self._thread.join(150)
+        self.check()
+
+    def check(self) -> None:
+        """See that it still works: without new letters an experiment goes on and shows nothing.
+
+        Raises:
+            RuntimeError: It does not.
+        """
         if self._error is not None:
-            raise RuntimeError("the filler failed") from self._error
+            raise RuntimeError(f"the filler failed: {self._error!r}") from self._error
 
     def _run(self) -> None:
         try:

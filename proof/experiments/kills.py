@@ -128,6 +128,7 @@ def _lives(world: Run, watch: Watch, *, runs: int, latest: float, rate: int, bac
     filler = Filler(world.publisher, world.relay.accepted, min(backlog, rate * 2 or backlog))
     starts = []
     for _ in range(runs):
+        filler.check()
         starts.append(time.monotonic())
         service.start()
         hit = by_clock(world.chance, latest) if rate else blow(world.chance, latest)
