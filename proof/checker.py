@@ -223,7 +223,12 @@ class _Judge:
             what = f"{len(doubled)} letters, {most} allowed, such as {', '.join(list(doubled)[:3])}"
             yield Fault(promise="P3", kind="too many twice", what=what)
         for mark, acceptances in doubled.items():
-            unexplained = [each for each in acceptances[:-1] if not self._explained(each)]
+            again: set[str] = set()
+            unexplained = False
+            for each in reversed(acceptances):
+                taken = {address.lower() for address in each.recipients}
+                unexplained = unexplained or (not again.isdisjoint(taken) and not self._explained(each))
+                again |= taken
             if unexplained:
                 times = ", ".join(f"{each.at:.3f}" for each in acceptances)
                 yield Fault(promise="P3", kind="twice without a break", what=f"{mark} at {times}")

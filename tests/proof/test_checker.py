@@ -373,6 +373,20 @@ def test_different_recipients_in_two_transactions_are_no_duplicate() -> None:
     assert found.duplicates == 0
 
 
+def test_what_was_taken_for_others_needs_no_explanation() -> None:
+    one, two = addresses(1)
+    acceptances = [
+        accepted(1, told=False),
+        accepted(1, at=3.0, recipients=(two,)),
+        accepted(1, at=6.0, recipients=(one,)),
+    ]
+    history = replace(clean(), acceptances=but(clean().acceptances, 1, *acceptances))
+    assert not check(history, Allowed(duplicates=None)).faults
+    again = (*acceptances, accepted(1, at=9.0, recipients=(two,)))
+    history = replace(clean(), acceptances=but(clean().acceptances, 1, *again))
+    assert [fault.kind for fault in check(history, Allowed(duplicates=None)).faults] == ["twice without a break"]
+
+
 def test_an_error_that_is_told_as_uncertain_is_the_truth() -> None:
     base = clean()
     told = {address: Told(status="uncertain", uncertain=True) for address in addresses(1)}
