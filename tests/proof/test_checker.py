@@ -384,7 +384,8 @@ def test_what_was_taken_for_others_needs_no_explanation() -> None:
     assert not check(history, Allowed(duplicates=None)).faults
     again = (*acceptances, accepted(1, at=9.0, recipients=(two,)))
     history = replace(clean(), acceptances=but(clean().acceptances, 1, *again))
-    assert [fault.kind for fault in check(history, Allowed(duplicates=None)).faults] == ["twice without a break"]
+    kinds = [fault.kind for fault in check(history, Allowed(duplicates=None)).faults]
+    assert kinds == ["twice without a break"]
 
 
 def test_an_error_that_is_told_as_uncertain_is_the_truth() -> None:
