@@ -45,6 +45,7 @@ class Publisher:
         self._chance = chance
         self._failed: list[KafkaError] = []
         self.published: list[Published] = []
+        self.unwanted = 0  # of these, letters that the relay refuses for good
 
     def publish(self, count: int) -> None:
         """So many letters in batches of all sizes; comes back when the broker has them."""
@@ -75,6 +76,7 @@ class Publisher:
         number, sort = len(self.published), self._chance.random()
         mark = f"{self._name}.{number}"
         addresses: tuple[str, ...] = (f"one{number}@{DOMAIN}",)
+        self.unwanted += sort < 0.04
         if sort < 0.02:
             mark = f"{mark}.unwanted"
         elif sort < 0.04:
@@ -92,7 +94,10 @@ class Publisher:
 
 
 class Filler:
-    """A thread that publishes on, so that `backlog` letters wait at any time."""
+    """A thread that publishes on, so that `backlog` letters wait at any time.
+
+    `done` counts what the relay has taken over.
+    """
 
     def __init__(self, publisher: Publisher, done: Callable[[], int], backlog: int) -> None:
         self._publisher = publisher
@@ -125,7 +130,9 @@ class Filler:
     def _run(self) -> None:
         try:
             while not self._over.is_set():
-                missing = self._done() + self._backlog - len(self._publisher.published)
+                # What is refused is never among what is done, and would seem to wait for ever.
+                wanted = len(self._publisher.published) - self._publisher.unwanted
+                missing = self._done() + self._backlog - wanted
                 if missing > 0:
                     self._publisher.publish(missing)
                 # A steady trickle, so that there is intake at every instant of a life.
