@@ -7,6 +7,7 @@ is ever written down.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ _PHASE_OF = {phase: number << 10 for number, phase in enumerate(_PHASES)}
 _CODES = 1 << 10
 
 
+_ID = re.compile("[0-9a-fA-F]{24}")
+
+
 class Unreadable(Exception):  # noqa: N818  an answer, not a mistake
     """A file is not what this version writes; the text says why."""
 
@@ -47,14 +51,24 @@ class Foreign(Unreadable):
 
 
 def key(letter_id: str, token: str) -> bytes | None:
-    """Letter and token as notes hold them; None for an ID or a token of another form, which has no notes."""
-    if len(letter_id) != 24 or len(token) != 32:
-        return None
+    """Letter and token as notes hold them; None for a token of another form, which has no notes."""
+    found = _octets(letter_id + token) if len(letter_id) == 24 else None
+    return found or _octets(noted_id(letter_id) + token)
+
+
+def _octets(digits: str) -> bytes | None:
     try:
-        found = bytes.fromhex(letter_id + token)
+        found = bytes.fromhex(digits)
     except ValueError:
         return None
     return found if len(found) == _KEY else None  # spaces are let pass between digits
+
+
+def noted_id(letter_id: str) -> str:
+    """A letter's ID as notes hold it, 24 hex digits: itself, or a hash of what another program made up."""
+    if _ID.fullmatch(letter_id):
+        return letter_id
+    return blake2b(letter_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Pen:
@@ -121,7 +135,7 @@ def unpacked(number: int) -> Result:
 
 @dataclass(slots=True)
 class Story:
-    """What notes say about one letter under one token.
+    """What notes say about one letter under one token; `letter_id` is what `noted_id` makes of its ID.
 
     `dots` are the ranges of recipients (start, end) whose dot was about to be written, `results`
     what is known of single ones by index.

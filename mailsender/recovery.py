@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import structlog
 
 from mailsender.letter import Letter, Result, Settlement, Verdict
 from mailsender.notebook import Notes
-from mailsender.notes import Story
+from mailsender.notes import Story, noted_id
 from mailsender.ports import Queue, Unavailable
 from mailsender.retry import Attempt, after_attempt
 from mailsender.settle import Settler
@@ -60,13 +61,16 @@ class Recovery:
     async def run(self) -> None:
         """Deal with all that was left behind; waits for MongoDB. Cancelled, it is safe to repeat."""
         left = self._notes.left_behind()
-        for start in range(0, len(left.stories), BATCH):
-            await self._deal(left.stories[start : start + BATCH])
-        for run in left.runs:
-            # Only now: what is still under the run's tokens is in no story.
-            for token, ids in (await self._answer(partial(self._queue.claims_of, run))).items():
-                await self._settler.release_now(token, ids)
-                self.released += len(ids)
+        names = {noted_id(each): each for _, ids in await self._claims(left.runs) for each in ids}
+        stories = [
+            replace(each, letter_id=names.get(each.letter_id, each.letter_id)) for each in left.stories
+        ]
+        for start in range(0, len(stories), BATCH):
+            await self._deal(stories[start : start + BATCH])
+        # Only now: what is still under the runs' tokens is in no story.
+        for token, ids in await self._claims(left.runs):
+            await self._settler.release_now(token, ids)
+            self.released += len(ids)
         self._notes.forget()
         if left.runs or left.stories:
             log.warning(
@@ -76,6 +80,13 @@ class Recovery:
                 released=self.released,
                 gone=self.gone,
             )
+
+    async def _claims(self, runs: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+        """What is claimed by these runs still: tokens with their letters' IDs."""
+        found: list[tuple[str, Sequence[str]]] = []
+        for run in runs:
+            found += (await self._answer(partial(self._queue.claims_of, run))).items()
+        return found
 
     async def _deal(self, stories: Sequence[Story]) -> None:
         letters = await self._letters(stories)

@@ -77,9 +77,17 @@ def test_a_result_survives_in_sixteen_bits(verdict: Verdict, phase: Phase, code:
     assert (found.verdict, found.phase, found.code) == (verdict, phase, code)
 
 
-@pytest.mark.parametrize("letter_id", ["", "~[1]", "g" * 24, LETTER + "00"])
-def test_ids_of_another_form_have_no_notes(letter_id: str) -> None:
-    assert notes.key(letter_id, TOKEN) is None
+@pytest.mark.parametrize("letter_id", ["", "~[1]", "g" * 24, " " * 24, "\ud800", LETTER + "00"])
+def test_ids_of_another_form_are_noted_by_their_hash(letter_id: str) -> None:
+    named = notes.noted_id(letter_id)
+    assert named not in {letter_id, notes.noted_id(letter_id + "x")}
+    assert notes.key(letter_id, TOKEN) == notes.key(named, TOKEN) == bytes.fromhex(named + TOKEN)
+
+
+@pytest.mark.parametrize("token", ["", "g" * 32, TOKEN + "00", " " * 32])
+def test_a_token_of_another_form_has_no_notes(token: str) -> None:
+    assert notes.key(LETTER, token) is None
+    assert notes.key("~[1]", token) is None
 
 
 @given(st.sampled_from([notes.DOT, notes.REPLIED, notes.DONE]), st.integers(0, 9), st.integers(0, 9))

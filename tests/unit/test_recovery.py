@@ -12,7 +12,7 @@ from mailsender.adapters.memory import MemoryQueue
 from mailsender.leases import Hand
 from mailsender.letter import Lease, Letter, Phase, Result, Settlement, Status, Verdict
 from mailsender.notebook import NoNotes
-from mailsender.notes import LeftBehind, Story
+from mailsender.notes import LeftBehind, Story, noted_id
 from mailsender.ports import Unavailable
 from mailsender.recovery import Recovery
 from mailsender.retry import RetryPolicy
@@ -27,6 +27,9 @@ TAKEN = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
 LATER = Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=451)
 
 pytestmark = pytest.mark.asyncio
+
+
+MADE_UP = '~{"_id": "made up elsewhere"}'
 
 
 class Left(NoNotes):
@@ -94,6 +97,16 @@ class Scene:
 def story(number: int, *dots: tuple[int, int], token: str = TOKEN, **results: Result) -> Story:
     known = {int(index[1:]): result for index, result in results.items()}
     return Story(letter(number).id, token, list(dots), known)
+
+
+async def test_an_id_of_another_program_is_known_by_its_hash() -> None:
+    scene = Scene()
+    await scene.claimed(letter(0).evolve(id=MADE_UP), letter(1))
+    done = await scene.recover(Story(noted_id(MADE_UP), TOKEN, [(0, 1)], {0: TAKEN}))
+    assert (done.settled, done.released, done.gone) == (1, 1, 0)
+    found = await scene.queue.get(MADE_UP)
+    assert found is not None
+    assert found.status is Status.SENT
 
 
 async def test_answered_is_settled_uncertain_is_named_and_unsent_is_given_back() -> None:
