@@ -1,0 +1,120 @@
+"""The harness decides, too: what is left to run, what a change means, who still publishes."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proof.load import Filler, Publisher
+from proof.stage import Stage
+from proof.steps import Options, Step, digest, left, minutes
+from proof.table import Row
+from proof.watch import is_commit, kind_of
+
+
+def step(name: str, seconds: float = 30.0) -> Step:
+    def make(_: Stage) -> Row:
+        return Row(experiment=name, seed=1, runs=1)
+
+    return Step(name=name, seconds=seconds, make=make)
+
+
+def tree(directory: Path, text: str) -> Path:
+    (directory / "mailsender").mkdir(exist_ok=True)
+    (directory / "mailsender" / "one.py").write_text(text)
+    return directory
+
+
+def test_what_was_run_of_other_sources_is_run_again(tmp_path: Path) -> None:
+    here = tree(tmp_path, "a = 1\n")
+    row = Row(experiment="x", seed=1, runs=1, step="one", tree=digest(here))
+    assert [each.name for each in left([step("one"), step("two")], [row], here)] == ["two"]
+    tree(tmp_path, "a = 2\n")
+    assert [each.name for each in left([step("one"), step("two")], [row], here)] == ["one", "two"]
+
+
+def test_minutes_are_those_of_all_steps() -> None:
+    assert minutes([step("one"), step("two", 90.0)]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("more", "full"),
+    [
+        ({}, True),
+        ({"runs": 5}, False),
+        ({"short": True}, False),
+        ({"rate": 0}, False),
+        ({"form": "x"}, False),
+    ],
+)
+def test_only_a_run_without_cuts_counts_for_the_full_proof(more: dict[str, Any], full: bool) -> None:
+    assert Options(seed=1, **more).full is full
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"operationType": "insert"}, "insert"),
+        ({"operationType": "update", "status": "processing"}, "claim"),
+        ({"operationType": "update", "status": "sent", "reported": False}, "settle"),
+        ({"operationType": "update", "status": "error"}, "settle"),
+        ({"operationType": "update", "reported": True}, "mark"),
+        ({"operationType": "update", "status": "awaiting"}, ""),
+        ({"operationType": "update"}, ""),
+    ],
+)
+def test_a_change_of_the_collection_is_told_by_what_it_sets(change: dict[str, Any], kind: str) -> None:
+    assert kind_of(change) == kind
+
+
+def test_a_commit_is_known_by_its_group() -> None:
+    # Kafka's key of an offset: version 0 or 1, then the group and the topic, each with its length.
+    key = b"\0\1\0\5group\0\1t\0\0\0\0"
+    assert is_commit(key, b"group")
+    assert not is_commit(key, b"grou")
+    assert not is_commit(b"\0\2\0\5group", b"group"), "that is the group's membership"
+
+
+class Silent(Publisher):
+    """Remembers what it would have published."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self._name, self._chance = "x", random.Random(1)
+        self._broken = broken
+        self.published, self.unwanted = [], 0
+
+    def raw(self, value: bytes) -> None:
+        if self._broken:
+            raise RuntimeError("no broker")
+
+    def flush(self, timeout: float = 120.0) -> None:
+        pass
+
+
+def test_refused_letters_are_not_waited_for() -> None:
+    publisher = Silent()
+    publisher.publish(2000)
+    assert 40 < publisher.unwanted < 120
+    taken = len(publisher.published) - publisher.unwanted  # all that the relay takes at all
+    done = threading.Event()
+
+    def count() -> int:
+        done.set()
+        return taken
+
+    filler = Filler(publisher, count, 30)
+    assert done.wait(10)
+    filler.stop()
+    left = len(publisher.published) - publisher.unwanted - taken
+    assert 25 <= left <= 30
+
+
+def test_one_who_cannot_publish_is_found_out() -> None:
+    filler = Filler(Silent(broken=True), lambda: 0, 10)
+    filler._thread.join(10)
+    with pytest.raises(RuntimeError, match="no broker"):
+        filler.check()
