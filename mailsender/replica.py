@@ -231,7 +231,15 @@ class Replica:
             work.cancel()
             await asyncio.wait({work})
             return False
-        work.result()
+        error = work.exception()
+        if error is not None:
+            # Notes are advice; without them it is slower, but right.
+            log.error(
+                "recovery_failed",
+                error=type(error).__name__,
+                exc_info=error,
+                action="goes on without the notes; the leases of their letters give them back",
+            )
         return True
 
     # --- the drain: see `mailsender.drain` for the order and its reasons ------------------------

@@ -10,7 +10,9 @@ from structlog.testing import capture_logs
 
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.letter import Letter, Recipient
-from mailsender.ports import Record, SystemClock
+from mailsender.notebook import NoNotes, Notes
+from mailsender.notes import LeftBehind
+from mailsender.ports import Record, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from tests.fakes import FakeSink
@@ -49,7 +51,11 @@ class ForgetfulRelay(FakeRelay):
 
 
 def replica_over(
-    relay: FakeRelay, queue: MemoryQueue, clock: SystemClock, monkeypatch: pytest.MonkeyPatch
+    relay: FakeRelay,
+    queue: MemoryQueue,
+    clock: SystemClock,
+    monkeypatch: pytest.MonkeyPatch,
+    notes: Notes | None = None,
 ) -> Replica:
     for name, value in {
         "SMTP_HOST": "relay.example.test",
@@ -63,7 +69,12 @@ def replica_over(
     }.items():
         monkeypatch.setenv(name, value)
     parts = Parts(
-        queue=queue, slots=MemorySlotStore(clock), source=QuietSource(), sink=FakeSink(), relay=relay
+        queue=queue,
+        slots=MemorySlotStore(clock),
+        source=QuietSource(),
+        sink=FakeSink(),
+        relay=relay,
+        notes=notes or NoNotes(),
     )
     return Replica(Settings(), parts, clock)
 
@@ -116,3 +127,62 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert [event for event in events if event["event"] == "drain_unclean"] == []
     assert len(relay.sent) == 1
     assert (await queue.stats()).sent == 1
+
+
+class Unlucky(NoNotes):
+    """Notes that bring the recovery down, or never let it end."""
+
+    def __init__(self, *, endless: bool = False) -> None:
+        self.endless = endless
+
+    def left_behind(self) -> LeftBehind:
+        if not self.endless:
+            raise RuntimeError("a bug")
+        return LeftBehind(runs=["a" * 16])
+
+
+class Absent(MemoryQueue):
+    """Opens, and answers nothing about claims."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.asked = asyncio.Event()
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        self.asked.set()
+        raise Unavailable("gone again")
+
+
+@pytest.mark.asyncio
+async def test_notes_that_cannot_be_dealt_with_do_not_keep_it_from_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = MemoryQueue(clock)
+    await queue.insert([letter()])
+    replica = replica_over(relay, queue, clock, monkeypatch, notes=Unlucky())
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            begun = asyncio.create_task(relay.started.wait())
+            await asyncio.wait({running, begun}, return_when=asyncio.FIRST_COMPLETED)
+            assert begun.done()
+            replica.drain("test")
+            assert await running == 0
+    assert len(relay.sent) == 1
+    assert [each["error"] for each in events if each["event"] == "recovery_failed"] == ["RuntimeError"]
+
+
+@pytest.mark.asyncio
+async def test_a_stop_ends_a_recovery_that_waits_for_mongodb(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = Absent(clock)
+    replica = replica_over(relay, queue, clock, monkeypatch, notes=Unlucky(endless=True))
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            await queue.asked.wait()
+            replica.drain("test")
+            assert await running == 0
+    assert [each["event"] for each in events].count("recovery_waits") == 1
+    assert not relay.connects
