@@ -154,6 +154,12 @@ def _http(options: Options) -> list[Step]:
     return [_step("http", 15, http_abuse, options.seed, callers=options.count(100, 10))]
 
 
+def _tls(options: Options) -> list[Step]:
+    # Each relay takes three seconds, for it has to be refused twice.
+    modes = ("starttls",) if options.short else ("starttls", "implicit")
+    return [_step("tls", 4 + 14 * len(modes), tls, options.seed, modes=modes)]
+
+
 INPUTS = {"records": 100, "messages": 530, "wire": 100, "replies": 50, "http": 200, "settings": 630}
 """Seconds for a million each, in two processes."""
 
@@ -207,7 +213,7 @@ PARTS: dict[str, Part] = {
     "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
     "secrets": lambda options: _once("secrets", 9, canary, options),
-    "tls": lambda options: _once("tls", 31, tls, options),
+    "tls": _tls,
     "disk": lambda options: _repeated("disk", 20, 1, full_disk, each=4.0, options=options),
     "http": _http,
     "inputs": _inputs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,13 +39,13 @@ class Case:
     mode: str = "starttls"
 
 
-def tls(stage: Stage, seed: int) -> Row:
+def tls(stage: Stage, seed: int, *, modes: Sequence[str] = ("starttls", "implicit")) -> Row:
     """Each relay in turn, then a good one, which gets all the letters that waited."""
     began = time.monotonic()
     directory = stage.directory / "tls"
     directory.mkdir(exist_ok=True)
     good = make_certificates(directory)
-    cases = list(_cases(good, directory))
+    cases = list(_cases(good, directory, modes))
     options = {"certificates": good, "settings": {"SMTP_TLS_CA_FILE": str(good.ca)}}
     reasons = []
     with run(stage, "tls", seed, **options) as world:
@@ -68,11 +68,11 @@ def tls(stage: Stage, seed: int) -> Row:
     )
 
 
-def _cases(good: Certificates, directory: Path) -> Iterator[Case]:
+def _cases(good: Certificates, directory: Path, modes: Sequence[str]) -> Iterator[Case]:
     expired = _expired(good, directory)
     trust = ("certificate is not to be trusted",)
     own_ca = (*trust, "SMTP_TLS_CA_FILE")
-    for mode in ("starttls", "implicit"):
+    for mode in modes:
         suffix = "" if mode == "starttls" else ", TLS from the start"
         yield Case(
             name=f"expired{suffix}", says=(*trust, "renew"), cert=expired[0], key=expired[1], mode=mode
