@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks import depth, idle, latency, replicas, shapes, where
-from benchmarks.compare import OURS, SMALL_BATCHES, all_peers, compare, quick_peers
+from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
 from benchmarks.table import Section, comparison, put_between, summaries, to_json
@@ -54,7 +54,7 @@ def _peers(stage: Stage, options: argparse.Namespace) -> Section:
     rounds, skipped = compare(stage, peers, count, options.scale)
     JSON.parent.mkdir(exist_ok=True)
     JSON.write_text(to_json(summaries(rounds)))
-    return comparison(rounds, skipped, [OURS, SMALL_BATCHES])
+    return comparison(rounds, skipped, [OURS, SMALL_BATCHES, TWO])
 
 
 def _run(options: argparse.Namespace) -> list[Section]:

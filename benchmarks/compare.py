@@ -8,7 +8,7 @@ from benchmarks.measure import Round
 from benchmarks.parts import Stage
 from benchmarks.peers import Peer, bare
 from benchmarks.peers.celery_redis import Celery
-from benchmarks.peers.ours import Mailsender
+from benchmarks.peers.ours import Mailsender, Replicas
 from benchmarks.peers.postfix import Postfix
 from benchmarks.peers.taskiq_redis import Taskiq
 from benchmarks.run import say
@@ -16,6 +16,7 @@ from mailsender.dev.process import ChildError, PartMissing
 
 OURS = "mailsender"
 SMALL_BATCHES = "mailsender, batches of 6"
+TWO = "mailsender, two replicas"
 
 Rounds = dict[str, list[Round]]
 
@@ -23,7 +24,7 @@ Rounds = dict[str, list[Round]]
 def all_peers() -> list[Peer]:
     """Every sender, ours first."""
     ours: list[Peer] = [Mailsender(OURS, 100, 60_000), Mailsender(SMALL_BATCHES, 6, 60_000)]
-    return [*ours, Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
+    return [*ours, Replicas(TWO, 2, 60_000), Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
 
 
 def quick_peers() -> list[Peer]:

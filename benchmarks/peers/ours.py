@@ -8,18 +8,22 @@ stops at the server time of the last mark, read from the documents afterwards (`
 the retention). In between the harness asks the broker for the profile topic's end five times a second, and
 once all reports lie there, MongoDB for three counts of partial indexes. Afterwards, off the clock, it checks
 that the sink took each letter once, and that each is `sent`, reported and marked.
+
+Two replicas share a topic, two partitions each, and the letters lie in it before they may see them: in a
+transaction, which readers of committed records wait for. The clock starts when it is committed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.letters import SENDER, batches
@@ -43,6 +47,8 @@ SETTINGS = {
 RETENTION = 30 * 86_400
 """Seconds: the default of `MONGODB_RETENTION`."""
 
+PARTITIONS = 4
+
 TIMEOUT = 300.0
 
 
@@ -58,6 +64,17 @@ class Mailsender:
             return measured(stage, here, letters)
 
 
+class Replicas:
+    """Several replicas on one topic, with batches of 100."""
+
+    def __init__(self, name: str, count: int, letters: int) -> None:
+        self.name, self.count, self.letters = name, count, letters
+
+    def run(self, stage: Stage, letters: int) -> Round:
+        with world(stage) as here:
+            return together(stage, here, self.count, letters)
+
+
 @contextlib.contextmanager
 def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
     """Fresh topics and a fresh database for one round; both are thrown away after it."""
@@ -65,7 +82,7 @@ def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
     name = f"bench{uuid4().hex[:8]}"
     made = World(stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), port)
     made.settings = {**SETTINGS, "MAILSENDER_STATE_DIR": str(stage.room("notes") / name), **settings}
-    made.create_topics()
+    made.create_topics(PARTITIONS)
     try:
         yield made
     finally:
@@ -92,6 +109,54 @@ def measured(stage: Stage, here: World, letters: int, timeout: float = TIMEOUT) 
     end(service)
     check(here, letters, stage.sink.received() - sunk)
     return result
+
+
+def together(stage: Stage, here: World, replicas: int, letters: int) -> Round:
+    """Start that many replicas, let them see the letters when each has its partitions, and measure."""
+    sunk = stage.sink.received()
+    with held_back(here, batches(letters, 100)) as let_go:
+        running = [here.replica() for _ in range(replicas)]
+        for each in running:
+            each.start()
+        await_shares(running)
+        stores = [stage.broker.child.pid, stage.mongod.child.pid]
+        meter = Meter([each.child.pid for each in running], stores)
+        began = time.time()
+        let_go()
+    await_answers(here, letters)
+    result = meter.round(letters, began=began, ended=last_mark(here))
+    for each in running:
+        end(each)
+    check(here, letters, stage.sink.received() - sunk)
+    return result
+
+
+@contextlib.contextmanager
+def held_back(here: World, values: Iterable[object]) -> Iterator[Callable[[], None]]:
+    """Publish batches, evenly over the partitions, that no consumer sees before what is yielded is called."""
+    options = {"transactional.id": here.topics.group, "transaction.timeout.ms": int(TIMEOUT * 1000)}
+    producer = Producer({"bootstrap.servers": here.bootstrap, **options})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number, value in enumerate(values):
+        raw = json.dumps(value, ensure_ascii=False).encode()
+        producer.produce(here.topics.letters, value=raw, partition=number % PARTITIONS)
+        producer.poll(0)
+    if producer.flush(60):
+        raise TimeoutError("the broker did not take the letters in 60 s")
+    yield lambda: producer.commit_transaction(30)
+
+
+def await_shares(running: list[Replica]) -> None:
+    """Until every replica is ready and the group has given it as many partitions as the others."""
+    for each in running:
+        each.wait_ready()
+
+    def shared() -> bool:
+        latest = [each.events("partitions_assigned")[-1:] for each in running]
+        return all(each and len(each[0]["partitions"]) == PARTITIONS // len(running) for each in latest)
+
+    poll(shared, "balanced group", timeout=60, pause=0.1)
 
 
 def first_fetch(service: Replica, timeout: float = 60.0) -> None:

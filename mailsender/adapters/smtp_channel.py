@@ -140,9 +140,12 @@ class Channel(asyncio.Protocol):
         self._outbox.put(self, data)
 
     def hand_over(self, data: bytes) -> None:
-        """Write `data` now, for the outbox."""
+        """Write `data` now, for the outbox; what goes wrong is this channel's alone."""
         if self._fault is None:
-            self._transport.write(data)
+            try:
+                self._transport.write(data)
+            except Exception as error:  # noqa: BLE001  the others' turn comes all the same
+                self.fail(f"internal error in writing ({type(error).__name__})")
 
     def stream(self, data: bytes, timeout: float, taken: Callable[[], None]) -> None:
         """Send `data` block by block; `taken` is called when the relay's side has taken all of it.

@@ -267,3 +267,20 @@ async def test_a_channel_that_failed_in_this_turn_writes_nothing_more() -> None:
     failing.fail("it was cut")
     await turns()
     assert [wire.written for wire in wires] == [b"", b"x"]
+
+
+@pytest.mark.asyncio
+async def test_a_transport_that_raises_ends_its_own_channel_and_no_other() -> None:
+    class Raising(Wire):
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("no more writing")
+
+    outbox, wires = Outbox(), [Raising(), Wire()]
+    raising, other = (Channel(wire, outbox) for wire in wires)
+    raising.write(b"x")
+    other.write(b"x")
+    await turns()
+    assert wires[1].written == b"x"
+    assert other.alive
+    assert not raising.alive
+    assert str(raising.fault) == "internal error in writing (RuntimeError)"
