@@ -114,6 +114,7 @@ class _Judge:
         yield from self._blind()
         yield from self._offsets()
         yield from self._rate()
+        yield from self._stops()
         yield from self._poison()
         for violation in self.history.violations:
             yield Fault(promise="P8", kind="broke SMTP", what=violation)
@@ -328,6 +329,15 @@ class _Judge:
         if fullest > rate.letters + rate.burst:
             what = f"{fullest} in {rate.period:g} s, {rate.letters} + {rate.burst} allowed"
             yield Fault(promise="P5", kind="too fast", what=what)
+
+    def _stops(self) -> Iterator[Fault]:
+        """P6: after the end nothing is begun; what was written ahead and is read after it does not count."""
+        for stop in self.history.stops:
+            after = [at for at in self.history.live_mails if stop.start < at < stop.end]
+            if after:
+                late = ", ".join(f"{at - stop.start:.3f}" for at in after[:_MOST_SHOWN])
+                what = f"{stop.what}: {len(after)} transactions, {late} s after it"
+                yield Fault(promise="P6", kind="begun after the end", what=what)
 
     def _poison(self) -> Iterator[Fault]:
         dead = set(self.history.dead)
