@@ -226,6 +226,16 @@ async def test_refused_letters_are_503_with_a_time_to_come_again_and_unread() ->
 
 
 @pytest.mark.asyncio
+async def test_what_may_have_been_stored_is_503_with_the_ids_to_repeat_it_with() -> None:
+    unsure = Refused("unconfirmed", "It may have been stored.", retry_after=5, ids=(ID,))
+    async with serving(Played(result=raises(unsure))) as client:
+        answer = await client.ask("POST", "/post", data=b"[]")
+    body = problem(answer)
+    assert (body["status"], body["reason"], body["ids"]) == (503, "unconfirmed", [ID])
+    assert answer[1]["Retry-After"] == "5"
+
+
+@pytest.mark.asyncio
 async def test_an_absent_broker_is_503_with_a_time_to_come_again() -> None:
     async with serving(Played(result=raises(Unavailable("no broker answers")))) as client:
         answer = await client.ask("POST", "/post", data=b"[]")
@@ -465,6 +475,7 @@ async def test_over_its_bound_the_service_is_busy_but_answers_probes_and_halt(
         await arrived.acquire()
         answer = await client.ask("POST", "/post", data=b"[]")
         assert problem(answer)["reason"] == "busy"
+        assert "nothing of this one was done" in problem(answer)["detail"]
         assert "Retry-After" in answer[1]
         assert (await client.ask("GET", "/healthz"))[0] == 200
         assert (await client.ask("POST", "/halt"))[0] == 200
