@@ -14,7 +14,7 @@ from typing import Any
 from pymongo.errors import PyMongoError
 
 from proof import gather
-from proof.history import Break, History, Rate, Report
+from proof.history import Break, History, Published, Rate, Report
 from proof.load import RULES, Publisher
 from proof.relay import LedgerRelay
 from proof.stage import Stage
@@ -74,6 +74,8 @@ class Run:
         self.publisher = Publisher(
             stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
         )
+        self.refused: list[Published] = []
+        self.unsure: list[Published] = []
         self.breaks: list[Break] = []
         self.stops: list[Break] = []
         self.faults: list[str] = []
@@ -193,6 +195,8 @@ class Run:
         bootstrap = self.stage.broker.bootstrap
         return History(
             published=tuple(self.publisher.published),
+            refused=tuple(self.refused),
+            unsure=tuple(self.unsure),
             acceptances=book.acceptances,
             mails=book.mails,
             live_mails=book.live_mails,
