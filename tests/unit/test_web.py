@@ -12,13 +12,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
 from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
-from mailsender.web.app import make_app, serve
+from mailsender.web.app import READ_AHEAD, make_app, serve
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS, pointer
 
@@ -193,6 +195,60 @@ async def test_a_body_over_the_limit_is_413_and_never_reaches_the_service(chunke
     assert "5000 bytes" in body["detail"]
     assert exact[0] == 200
     assert service.bodies == [b"x" * 5000]
+
+
+@pytest.mark.asyncio
+async def test_one_who_waits_for_his_turn_holds_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "MAX_POSTS", 1)
+    arrived, paused, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    pause_reading, feed_data, held = BaseProtocol.pause_reading, StreamReader.feed_data, 0
+
+    def pause(self: BaseProtocol) -> None:
+        pause_reading(self)
+        paused.set()
+
+    def feed(self: StreamReader, data: bytes, *more: Any) -> Any:
+        nonlocal held
+        held += 0 if go.is_set() else len(data)
+        return feed_data(self, data, *more)
+
+    async def wait(_: bytes) -> Posted:
+        arrived.set()
+        await go.wait()
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    monkeypatch.setattr(BaseProtocol, "pause_reading", pause)
+    monkeypatch.setattr(StreamReader, "feed_data", feed)
+    size = 1_000_000
+    service = Played(result=wait)
+    async with serving(service, max_bytes=size) as client, asyncio.TaskGroup() as group:
+        first = group.create_task(client.ask("POST", "/post", data=b"[]"))
+        await arrived.wait()
+        second = group.create_task(client.ask("POST", "/post", data=b"x" * size))
+        await paused.wait()
+        go.set()
+        assert [(await each)[0] for each in (first, second)] == [200, 200]
+    # Its own mark, which is twice what is wanted, and one read of the loop's on top.
+    assert held <= 2 * READ_AHEAD + 256 * 1024
+    assert [len(body) for body in service.bodies] == [2, size]
+
+
+@pytest.mark.asyncio
+async def test_a_body_announced_as_too_large_waits_for_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "MAX_POSTS", 1)
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: bytes) -> Posted:
+        arrived.set()
+        await go.wait()
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    async with serving(Played(result=wait), max_bytes=5000) as client, asyncio.TaskGroup() as group:
+        under_way = group.create_task(client.ask("POST", "/post", data=b"[]"))
+        await arrived.wait()
+        assert problem(await client.ask("POST", "/post", data=b"x" * 5001))["status"] == 413
+        go.set()
+        assert (await under_way)[0] == 200
 
 
 @pytest.mark.asyncio
