@@ -42,7 +42,10 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """An answer, as far as it matters here; `status` is 0 when there was none, `ids` how many it names."""
+    """An answer, as far as it matters here; `ids` is how many it names.
+
+    `status` is 0 when there was none, and `reason` tells what there was instead.
+    """
 
     status: int
     reason: str = ""
@@ -137,8 +140,8 @@ class _Callers:
         try:
             async with self._client.request(method, self._url + path, **options) as answer:
                 heard = _heard(answer.status, answer.headers.get("Retry-After", ""), await answer.read())
-        except aiohttp.ClientError:
-            heard = Heard(status=0)
+        except aiohttp.ClientError as error:
+            heard = Heard(status=0, reason=repr(error))
         self.answers[
             f"{heard.status} {heard.reason}" if heard.status in {503, 504} else str(heard.status)
         ] += 1
