@@ -20,6 +20,10 @@ KEEP_ALIVE: Final = 75.0
 LINGER: Final = 2.0
 """Seconds for which the rest of a refused body is read and dropped, so that the caller sees the answer."""
 
+BACKLOG: Final = 1024
+"""Connections that the system holds until they are taken. When they are more, callers who have begun to send
+are reset; with aiohttp's own 128 a thousand callers at once were enough for that."""
+
 READ_AHEAD: Final = 16 * 1024
 """Bytes of a body at which no more of it is read until its turn; aiohttp stops at twice the number, and one
 read of the event loop, 256 KB at most, comes on top. With aiohttp's own number each of those who wait would
@@ -95,7 +99,7 @@ async def serve(app: web.Application, host: str, port: int) -> Server:
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, backlog=BACKLOG)
         await site.start()
     except OSError:
         await runner.cleanup()

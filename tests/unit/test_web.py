@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,11 +22,13 @@ from mailsender import __version__
 from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
-from mailsender.web.app import READ_AHEAD, make_app, serve
+from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS, pointer
 
 KEY = "correct horse ключ"
+_LIMIT = Path("/proc/sys/net/core/somaxconn")
+SOMAXCONN = int(_LIMIT.read_text()) if _LIMIT.exists() else 0
 ID = "6b03f03e1c3fe5165a363fce"
 
 
@@ -559,6 +563,15 @@ async def test_only_so_many_bodies_are_in_memory_at_once(monkeypatch: pytest.Mon
         answers = await asyncio.gather(*(client.ask("POST", "/post", data=b"[]") for _ in range(12)))
     assert {status for status, _, _ in answers} == {200}
     assert most <= 3
+
+
+@pytest.mark.skipif(SOMAXCONN < BACKLOG, reason="this system does not hold as many")
+@pytest.mark.asyncio
+async def test_callers_who_come_at_once_are_held_until_they_are_taken() -> None:
+    async with serving(Played()) as client, AsyncExitStack() as callers:
+        # No turn of the loop in between: the kernel alone answers. One too many would wait for a second.
+        for _ in range(BACKLOG // 2):
+            callers.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=0.5))
 
 
 @pytest.mark.asyncio
