@@ -62,7 +62,7 @@ def drains(stage: Stage, seed: int, *, runs: int, backlog: int = 300) -> Row:
 
 def _one(world: Run, service: Replica, chance: random.Random, seen: Seen, backlog: int) -> None:
     state = chance.choice(STATES)
-    plan = world.relay.plan
+    plan, stalls_from = world.relay.plan, time.monotonic()
     if state == "stalled":
         stalls = [{"phase": p, "p": 0.02, "do": "stall", "seconds": 60} for p in ("MAIL", "DATA", "DOT")]
         world.relay.follow({**plan, "chance": stalls})
@@ -81,9 +81,10 @@ def _one(world: Run, service: Replica, chance: random.Random, seen: Seen, backlo
         filler.stop()
     seen.slowest = max(seen.slowest, exited - asked)
     if state == "stalled":
-        # A stalled session was cut after its dot, so its letter may come again, and is told as uncertain.
-        world.note_break("a stalled relay", asked - 1.0)
+        # A stalled session was cut after its dot, so its letter may come again, and is told as uncertain. It
+        # may have stalled at any time since the relay was told to, also long before the drain.
         world.relay.follow(plan)
+        world.note_break("a stalled relay", stalls_from)
     if status == -signal.SIGTERM and len(service.log) == lines:
         seen.too_early += 1  # the interpreter was still starting
     elif status != 0:
