@@ -109,6 +109,10 @@ def _complaint(status: int, problem: dict[str, Any]) -> str:
     lines += [f"  letter {error['index']}{_key(error)}: {error['text']}" for error in errors[:FAULTS_SHOWN]]
     if len(errors) > FAULTS_SHOWN:
         lines.append(f"  … and {len(errors) - FAULTS_SHOWN} more")
+    ids = problem.get("ids") or []
+    lines += [f"  letter {index}: ID {each}" for index, each in enumerate(ids[:FAULTS_SHOWN])]
+    if len(ids) > FAULTS_SHOWN:
+        lines.append(f"  … and {len(ids) - FAULTS_SHOWN} more; --json has them all")
     return "\n".join(lines)
 
 

@@ -43,7 +43,8 @@ class ReplicaOperations:
             text = f"This replica is {replica.state} and takes no letters; try another one."
             raise Refused(replica.state, text, retry_after=RETRY_SOON)
         if replica.parts.sink.trouble:
-            raise Refused("no-broker", "Kafka cannot be reached now; try again.", retry_after=RETRY_SOON)
+            text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
+            raise Refused("no-broker", text, retry_after=RETRY_SOON)
         limit, stats = replica.settings.queue_max_letters, replica.keeper.stats
         if limit and stats is not None and stats.awaiting > limit:
             text = f"{stats.awaiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
@@ -68,10 +69,13 @@ class ReplicaOperations:
         (answer,) = await self._replica.parts.sink.publish([record])
         if isinstance(answer, Rejected):
             raise answer
-        if not isinstance(answer, Landed):
-            text = "Kafka did not confirm the batch in time; it may have been stored. Its letters' IDs tell."
-            raise Refused("no-broker", text, retry_after=RETRY_SOON) from answer
         ids = tuple(letter_id(element) for element in elements)
+        if not isinstance(answer, Landed):
+            text = (
+                "Kafka did not confirm the batch in time; it may have been stored. To repeat it safely post"
+                " the same letters with the IDs that `ids` gives them."
+            )
+            raise Refused("unconfirmed", text, retry_after=RETRY_SOON, ids=ids) from answer
         return Posted(topic=answer.topic, partition=answer.partition, offset=answer.offset, ids=ids)
 
     def _new_id(self) -> str:

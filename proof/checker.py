@@ -78,11 +78,11 @@ def check(history: History, allowed: Allowed | None = None) -> Verdict:
     faults = tuple(judge.faults())
     counted = Counter(min(2, count) for count in judge.times_accepted().values())
     return Verdict(
-        letters=len(history.published),
+        letters=len(judge.letters),
         accepted=counted,
-        reports=Counter(min(2, len(judge.reports[each.mark])) for each in history.published),
+        reports=Counter(min(2, len(judge.reports[each.mark])) for each in judge.letters),
         twice={mark: tuple(each.at for each in found) for mark, found in judge.doubled().items()},
-        uncertain=sum(1 for each in history.published if judge.is_uncertain(each.mark)),
+        uncertain=sum(1 for each in judge.letters if judge.is_uncertain(each.mark)),
         most_in_a_period=_fullest(history.mails, history.rate.period) if history.rate else None,
         faults=faults,
     )
@@ -92,7 +92,6 @@ class _Judge:
     def __init__(self, history: History, allowed: Allowed) -> None:
         self.history = history
         self.allowed = allowed
-        self.published = {each.mark: each for each in history.published}
         self.acceptances: dict[str, list[Acceptance]] = defaultdict(list)
         for acceptance in sorted(history.acceptances, key=lambda each: each.at):
             self.acceptances[acceptance.mark].append(acceptance)
@@ -100,20 +99,30 @@ class _Judge:
         for report in history.reports:
             self.reports[report.mark].append(report)
         self.stored = {each.mark: each for each in history.stored}
+        # Once a letter of which nobody knew is anywhere, it is one like all others.
+        self.letters = [*history.published, *(each for each in history.unsure if self._is_anywhere(each))]
+        self.published = {each.mark: each for each in self.letters}
+        self.refused = {each.mark for each in history.refused}
+
+    def _is_anywhere(self, letter: Published) -> bool:
+        mark = letter.mark
+        return bool(self.acceptances.get(mark) or self.reports.get(mark) or mark in self.stored)
 
     def faults(self) -> Iterator[Fault]:
-        if len(self.published) != len(self.history.published):
+        if len(self.published) != len(self.letters):
             raise ValueError("two published letters have the same mark, so nothing can be told")
-        for letter in self.history.published:
+        for letter in self.letters:
             yield from self._answered(letter)
             yield from self._truthful(letter)
             yield from self._kept(letter)
         yield from self._duplicates()
         yield from self._remembered()
+        yield from self._refused()
         yield from self._strangers()
         yield from self._blind()
         yield from self._offsets()
         yield from self._rate()
+        yield from self._stops()
         yield from self._poison()
         for violation in self.history.violations:
             yield Fault(promise="P8", kind="broke SMTP", what=violation)
@@ -198,7 +207,7 @@ class _Judge:
 
     def times_accepted(self) -> Counter[tuple[str, str]]:
         """How often each recipient of each letter was accepted."""
-        counts = Counter({(p.mark, a.lower()): 0 for p in self.history.published for a in p.addresses})
+        counts = Counter({(p.mark, a.lower()): 0 for p in self.letters for a in p.addresses})
         for acceptance in self.history.acceptances:
             for address in acceptance.recipients:
                 counts[acceptance.mark, address.lower()] += 1
@@ -289,10 +298,18 @@ class _Judge:
                     found[min(following, key=ends.__getitem__)].add(mark)
         return found
 
+    def _refused(self) -> Iterator[Fault]:
+        """P2: who is told that nothing was taken will publish it again, and then it would come twice."""
+        for letter in self.history.refused:
+            if self._is_anywhere(letter):
+                yield Fault(promise="P2", kind="refused, yet taken", what=letter.mark)
+
     def _strangers(self) -> Iterator[Fault]:
         """Nothing arrived, and nothing was told, that nobody asked for."""
         for mark, acceptances in self.acceptances.items():
             letter = self.published.get(mark)
+            if mark in self.refused:
+                continue  # see `_refused`
             if letter is None:
                 yield Fault(promise="P8", kind="a letter nobody wrote", what=repr(mark))
                 continue
@@ -302,7 +319,7 @@ class _Judge:
                 if others:
                     what = f"{mark}: {sorted(others)}"
                     yield Fault(promise="P8", kind="a recipient nobody named", what=what)
-        for mark in self.reports.keys() - self.published.keys():
+        for mark in self.reports.keys() - self.published.keys() - self.refused:
             yield Fault(promise="P4", kind="a report nobody waits for", what=repr(mark))
 
     def _blind(self) -> Iterator[Fault]:
@@ -328,6 +345,15 @@ class _Judge:
         if fullest > rate.letters + rate.burst:
             what = f"{fullest} in {rate.period:g} s, {rate.letters} + {rate.burst} allowed"
             yield Fault(promise="P5", kind="too fast", what=what)
+
+    def _stops(self) -> Iterator[Fault]:
+        """P6: after the end nothing is begun; what was written ahead and is read after it does not count."""
+        for stop in self.history.stops:
+            after = [at for at in self.history.live_mails if stop.start < at < stop.end]
+            if after:
+                late = ", ".join(f"{at - stop.start:.3f}" for at in after[:_MOST_SHOWN])
+                what = f"{stop.what}: {len(after)} transactions, {late} s after it"
+                yield Fault(promise="P6", kind="begun after the end", what=what)
 
     def _poison(self) -> Iterator[Fault]:
         dead = set(self.history.dead)

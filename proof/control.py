@@ -45,6 +45,8 @@ class Control:
             relay.killing = Killing(order["pid"], at, order["when"])
         elif do == "spare":
             relay.killing = None
+        elif do == "living":
+            return {"living": await relay.living(order["within"])}
         elif do == "wait":
             while relay.counts[order["what"]] < order["count"]:
                 await relay.changed.wait()

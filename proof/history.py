@@ -73,19 +73,26 @@ class Rate:
 class History:
     """One run.
 
-    `offsets` gives for each partition what the group committed and where the topic ends. `poison` are values
-    of records that are no batches, `dead` those found on the dead-letter topic. `faults` is what an
-    experiment saw itself, such as an exit status that is not 0; it goes into the verdict as it stands.
+    `published` are letters that were taken, `refused` those of which somebody was told that they were not,
+    `unsure` those of which he was told that nobody knows. `mails` and `live_mails` are those of the ledger.
+    `stops` are the times between the end of the last replica and the next start, in which nobody may begin
+    anything. `offsets` gives for each partition what the group committed and where the topic ends. `poison`
+    are values of records that are no batches, `dead` those found on the dead-letter topic. `faults` is what
+    an experiment saw itself, such as an exit status that is not 0; it goes into the verdict as it stands.
     """
 
     published: tuple[Published, ...] = ()
+    refused: tuple[Published, ...] = ()
+    unsure: tuple[Published, ...] = ()
     acceptances: tuple[Acceptance, ...] = ()
     mails: tuple[float, ...] = ()
+    live_mails: tuple[float, ...] = ()
     violations: tuple[str, ...] = ()
     reports: tuple[Report, ...] = ()
     stored: tuple[Stored, ...] = ()
     offsets: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     breaks: tuple[Break, ...] = ()
+    stops: tuple[Break, ...] = ()
     rate: Rate | None = None
     poison: tuple[bytes, ...] = ()
     dead: tuple[bytes, ...] = ()

@@ -41,10 +41,15 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All that stands in a ledger. `mails` are the moments of MAIL FROM, on the monotonic clock."""
+    """All that stands in a ledger. `mails` are the moments of MAIL FROM, on the monotonic clock.
+
+    They are those at which the relay read it. `live_mails` are those of them whose client was still there:
+    what a client wrote ahead and left behind may be read long after its end, when the relay had stalled.
+    """
 
     acceptances: tuple[Acceptance, ...]
     mails: tuple[float, ...]
+    live_mails: tuple[float, ...]
     violations: tuple[str, ...]
     refusals: int
     broken: int
@@ -75,6 +80,7 @@ def read(path: Path) -> Ledger:
     return Ledger(
         acceptances=tuple(_acceptance(entry) for entry in by_kind.get(ACCEPTED, ())),
         mails=tuple(entry["m"] for entry in by_kind.get(MAIL, ())),
+        live_mails=tuple(entry["m"] for entry in by_kind.get(MAIL, ()) if entry["alive"]),
         violations=tuple(f"{e['session']}: {e['what']}" for e in by_kind.get(VIOLATION, ())),
         refusals=len(by_kind.get(REFUSED, ())),
         broken=len(by_kind.get(BROKEN, ())),

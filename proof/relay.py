@@ -68,6 +68,10 @@ class LedgerRelay(Part):
         """How many messages were accepted since the process's start."""
         return self.tell("count").get("accepted", 0)
 
+    def living(self, within: float = 1.0) -> int:
+        """How many sessions have a client that does not end them `within` so many seconds."""
+        return self.tell("living", within=within)["living"]
+
     def wait_for(self, count: int, what: str = "accepted", timeout: float = 60.0) -> None:
         """Wait until so many were counted since the process's start."""
         self.tell("wait", what=what, count=count, timeout=timeout)

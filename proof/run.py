@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pymongo.errors import PyMongoError
 
 from proof import gather
-from proof.history import Break, History, Rate, Report
+from proof.history import Break, History, Published, Rate, Report
 from proof.load import RULES, Publisher
 from proof.relay import LedgerRelay
 from proof.stage import Stage
@@ -72,7 +74,10 @@ class Run:
         self.publisher = Publisher(
             stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
         )
+        self.refused: list[Published] = []
+        self.unsure: list[Published] = []
         self.breaks: list[Break] = []
+        self.stops: list[Break] = []
         self.faults: list[str] = []
         self._reader = gather.TopicReader(stage.broker.bootstrap, self.topics.reports)
         self._reports: list[Report] = []
@@ -84,6 +89,21 @@ class Run:
         """Something was broken, from `start` to now."""
         now = time.monotonic()
         self.breaks.append(Break(what=what, start=now if start is None else start, end=now))
+
+    def stopped(self, what: str, since: float) -> None:
+        """No replica has run since then, and none does until `starts` is called: nobody may begin anything.
+
+        A process that ended has no session; one that somebody holds on to is a fault, too.
+        """
+        self.stops.append(Break(what=what, start=since, end=math.inf))
+        living = self.relay.living()
+        if living:
+            self.fault(f"after {what} {living} sessions were still there")
+
+    def starts(self) -> None:
+        """A replica is about to be started."""
+        if self.stops and self.stops[-1].end == math.inf:
+            self.stops[-1] = replace(self.stops[-1], end=time.monotonic())
 
     @contextlib.contextmanager
     def broken(self, what: str) -> Iterator[None]:
@@ -175,13 +195,17 @@ class Run:
         bootstrap = self.stage.broker.bootstrap
         return History(
             published=tuple(self.publisher.published),
+            refused=tuple(self.refused),
+            unsure=tuple(self.unsure),
             acceptances=book.acceptances,
             mails=book.mails,
+            live_mails=book.live_mails,
             violations=book.violations,
             reports=tuple(self._reports),
             stored=stored,
             offsets=gather.offsets(bootstrap, self.topics.group, self.topics.letters),
             breaks=tuple(self.breaks),
+            stops=tuple(self.stops),
             rate=rate,
             poison=poison,
             dead=self._dead(),

@@ -10,6 +10,8 @@ The control socket (Unix) takes one JSON object a line and answers with one:
     {"do": "kill", "pid": 1, "in": 9, "when": "dot" | "before" | "after"}
         SIGKILL to the process group at the ninth acceptance from now, which stands in the ledger by then,
         before or after its 250 is handed to the kernel; with "dot" before it is decided on
+    {"do": "living", "within": 1.0}
+        answers once no client has a session, or says after so many seconds how many have one
 """
 
 from __future__ import annotations
@@ -73,6 +75,17 @@ class Relay:
     counts: Counter[str] = field(default_factory=Counter)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     killing: Killing | None = None
+    wires: set[Wire] = field(default_factory=set)
+
+    async def living(self, within: float) -> int:
+        """How many of those who are connected now have not ended it `within` so many seconds."""
+        ends = [asyncio.ensure_future(wire.end()) for wire in self.wires]
+        if not ends:
+            return 0
+        _, living = await asyncio.wait(ends, timeout=within)
+        for each in living:
+            each.cancel()
+        return len(living)
 
     def count(self, what: str) -> None:
         """Count, and wake whoever waits for it."""
@@ -190,7 +203,7 @@ class Session:
         self._known = await self._answer("AUTH", "235 2.7.0 Welcome", "AUTH")
 
     async def _mail(self, text: str) -> None:
-        self._relay.book.note(books.MAIL, session=self._name)
+        self._relay.book.note(books.MAIL, session=self._name, alive=self._wire.alive)
         self._relay.count("mails")
         if not self._greeted or self._transaction or (self._offers("auth") and not self._known):
             self._violation("MAIL out of order", text.encode())
@@ -353,12 +366,14 @@ class Session:
 async def serve_one(relay: Relay, wire: Wire, *, encrypted: bool) -> None:
     """One connection, to its end."""
     relay.count("sessions")
+    relay.wires.add(wire)
     session = Session(relay, wire, relay.counts["sessions"], encrypted=encrypted)
     try:
         await session.run()
     except (Gone, OSError, ssl.SSLError):
         session.broken("the connection ended")
     finally:
+        relay.wires.discard(wire)
         wire.close()
 
 

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+_ESTABLISHED = 1  # linux/tcp_states.h: neither side has ended it
+
 
 class Gone(Exception):  # noqa: N818  a state of the world
     """The connection is over."""
@@ -21,7 +23,7 @@ class Wire(asyncio.Protocol):
         self._begin = begin
         self._transport: asyncio.Transport | None = None
         self._fresh = asyncio.Event()
-        self._over = False
+        self._over = asyncio.Event()
         self._out: list[bytes] = []
         self.buffer = bytearray()
 
@@ -36,7 +38,7 @@ class Wire(asyncio.Protocol):
         """The next line without its CRLF, and only CRLF ends one; None at the end of the connection."""
         while (end := self.buffer.find(b"\r\n")) < 0:
             await self.flush()
-            if self._over and not self.buffer:
+            if self._over.is_set() and not self.buffer:
                 return None
             await self.more()
         line = bytes(self.buffer[:end])
@@ -47,7 +49,7 @@ class Wire(asyncio.Protocol):
         """Wait for octets that were not there before."""
         before = len(self.buffer)
         while len(self.buffer) == before:
-            if self._over:
+            if self._over.is_set():
                 raise Gone
             self._fresh.clear()
             await self._fresh.wait()
@@ -70,6 +72,22 @@ class Wire(asyncio.Protocol):
             self._out.clear()
 
     # --- the connection --------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the other side may still say something that it has not said yet.
+
+        The kernel is asked: the end may have come with octets before it that are read only now.
+        """
+        transport = self._there()
+        if self._over.is_set() or transport.is_closing():
+            return False
+        raw = transport.get_extra_info("socket")
+        return bool(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
+
+    async def end(self) -> None:
+        """Wait until the other side has ended it, whatever is still to be read."""
+        await self._over.wait()
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Begin TLS; what came in clear text behind the command is thrown away (RFC 3207 §4.2)."""
@@ -113,10 +131,10 @@ class Wire(asyncio.Protocol):
         self._fresh.set()
 
     def eof_received(self) -> bool:
-        self._over = True
+        self._over.set()
         self._fresh.set()
         return False
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._over = True
+        self._over.set()
         self._fresh.set()

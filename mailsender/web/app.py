@@ -20,6 +20,15 @@ KEEP_ALIVE: Final = 75.0
 LINGER: Final = 2.0
 """Seconds for which the rest of a refused body is read and dropped, so that the caller sees the answer."""
 
+BACKLOG: Final = 1024
+"""Connections that the system holds until they are taken. When they are more, callers who have begun to send
+are reset; with aiohttp's own 128 a thousand callers at once were enough for that."""
+
+READ_AHEAD: Final = 16 * 1024
+"""Bytes of a body at which no more of it is read until its turn; aiohttp stops at twice the number, and one
+read of the event loop, 256 KB at most, comes on top. With aiohttp's own number each of those who wait would
+hold three quarters of a megabyte."""
+
 MAX_HEADERS: Final = 64
 MAX_LINE: Final = 8190
 """Bytes of the request line and of one header."""
@@ -86,10 +95,11 @@ async def serve(app: web.Application, host: str, port: int) -> Server:
         max_field_size=MAX_LINE,
         max_headers=MAX_HEADERS,
         shutdown_timeout=CLOSE_TIMEOUT,
+        read_bufsize=READ_AHEAD,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, backlog=BACKLOG)
         await site.start()
     except OSError:
         await runner.cleanup()

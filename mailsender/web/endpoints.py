@@ -76,8 +76,15 @@ RETRY_AFTER: Final = {"Retry-After": "Seconds after which another attempt makes 
 
 _UNAVAILABLE = problem(
     503,
-    "`reason` says why: `draining` or `starting`, `no-broker`, `queue-full`, `busy`, `unavailable`."
-    " Another replica may take it, or this one later.",
+    "`reason` says why: `busy` or `unavailable`. Another replica may answer, or this one later.",
+    RETRY_AFTER,
+)
+
+_NOT_POSTED = problem(
+    503,
+    "`reason` says why. With `draining` or `starting`, `no-broker`, `queue-full` and `busy` nothing was"
+    " taken; another replica may take it, or this one later. With `unconfirmed` it may have been stored: post"
+    " the same letters with the IDs that `ids` gives them, and none is sent twice.",
     RETRY_AFTER,
 )
 
@@ -172,7 +179,7 @@ SERVICE: Final = (
             problem(400, "No batch, or some of its letters are wrong: `errors` has the place of each fault."),
             problem(408, "The body did not arrive in time. The connection is closed."),
             problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
-            _UNAVAILABLE,
+            _NOT_POSTED,
         ),
         takes_batch=True,
         slow=True,

@@ -82,6 +82,9 @@ class Handlers:
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
         self._operations.accepting()
+        announced = request.content_length or 0
+        if announced > self._max_bytes:  # said before it waits for its turn
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
         async with self._posts:
             posted = await self._operations.post(await self._read(request))
         view = PostedView.model_construct(
@@ -95,9 +98,6 @@ class Handlers:
 
     async def _read(self, request: web.Request) -> bytes:
         """The body; the limit holds while it arrives, whether or not its length was announced."""
-        announced = request.content_length or 0
-        if announced > self._max_bytes:
-            raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
         try:
             async with asyncio.timeout(self._read_timeout) as scope:
                 return await request.read()

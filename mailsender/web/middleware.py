@@ -131,7 +131,8 @@ def bound(timeout: float) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal in_flight
         if in_flight >= MAX_IN_FLIGHT and not is_cheap(request.path):
-            raise away("Too many requests are under way.", reason="busy", retry_after=1)
+            detail = f"{MAX_IN_FLIGHT} requests are under way already; nothing of this one was done."
+            raise away(detail, reason="busy", retry_after=1)
         in_flight += 1
         try:
             async with asyncio.timeout(timeout) as scope:

@@ -38,6 +38,9 @@ class Problem(BaseModel):
     reason: str = Field("", description="A word for programs that stays the same, such as `queue-full`.")
     errors: list[FaultView] = Field([], description="Bad batches: each fault with its place; at most 100.")
     sample: list[dict[str, Any]] = Field([], description="Bad batches: what a right one looks like.")
+    ids: list[LetterId] = Field(
+        [], description="`unconfirmed`: the IDs under which the letters may have been stored, in order."
+    )
     id: str = Field("", description="Unexpected errors: the name under which the log explains it.")
     instance: str = Field("", description="The same as a URI.")
 

@@ -41,14 +41,16 @@ class Refused(Exception):  # noqa: N818  as above
     """The service takes no letters now.
 
     `reason` is a stable word for programs (``draining``, ``queue-full``, ``no-broker`` …), the text is
-    for people, `retry_after` says in how many seconds another attempt makes sense.
+    for people, `retry_after` says in how many seconds another attempt makes sense. Nothing was taken, but
+    with ``unconfirmed``: there nobody knows, and `ids` are those with which the letters may be there.
     """
 
-    def __init__(self, reason: str, text: str, *, retry_after: float) -> None:
+    def __init__(self, reason: str, text: str, *, retry_after: float, ids: Sequence[str] = ()) -> None:
         """Note why, and until when."""
         super().__init__(text)
         self.reason = reason
         self.retry_after = retry_after
+        self.ids = tuple(ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,13 +76,16 @@ class ProblemError(Exception):
 
 def refused(error: Refused) -> ProblemError:
     """503 with the time of the next attempt."""
-    return away(str(error), reason=error.reason, retry_after=error.retry_after)
+    extra = {"ids": list(error.ids)} if error.ids else None
+    return away(str(error), reason=error.reason, retry_after=error.retry_after, extra=extra)
 
 
-def away(detail: str, *, reason: str, retry_after: float) -> ProblemError:
+def away(
+    detail: str, *, reason: str, retry_after: float, extra: Mapping[str, Any] | None = None
+) -> ProblemError:
     """503; `retry_after` in seconds, of which the header holds whole ones (RFC 9110 §10.2.3)."""
     headers = {"Retry-After": str(max(1, math.ceil(retry_after)))}
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, reason=reason, headers=headers)
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, reason=reason, headers=headers, extra=extra)
 
 
 def bad_batch(error: BadBatch) -> ProblemError:

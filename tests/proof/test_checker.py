@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from proof.history import Allowed, Break, History, Published, Rate, Report, Stor
 from proof.ledger import Acceptance
 
 LETTERS = 5
+AT_REST = Break(what="a drain while idle", start=104.5, end=105.0)
 
 
 def addresses(number: int) -> tuple[str, ...]:
@@ -221,6 +223,15 @@ def planted() -> dict[str, tuple[History, str]]:
         "not committed to the end": (replace(base, offsets={0: (2, 3)}), "P1"),
         "committed beyond the end": (replace(base, offsets={0: (4, 3)}), "P1"),
         "too fast": (replace(base, mails=(*base.mails, 101.5, 101.6)), "P5"),
+        "refused, yet taken": (
+            replace(
+                base,
+                refused=(Published(mark="m9", addresses=addresses(9)),),
+                stored=(*base.stored, stored(9)),
+            ),
+            "P2",
+        ),
+        "begun after the end": (replace(base, live_mails=(104.6,), stops=(AT_REST,)), "P6"),
         "swallowed": (replace(base, dead=()), "P9"),
         "dead without need": (replace(base, dead=(b"{", b"[]")), "P9"),
         "broke SMTP": (replace(base, violations=("1.1: a bare CR",)), "P8"),
@@ -426,6 +437,50 @@ def test_a_letter_that_was_accepted_may_not_wait() -> None:
         base, reports=but(base.reports, 1), stored=but(base.stored, 1, stored(1, status="awaiting"))
     )
     assert check(forgotten, Allowed(unfinished=True)).kinds() == {"accepted, waits still": 1}
+
+
+UNSURE = Published(mark="m9", addresses=addresses(9))
+
+
+def test_a_letter_of_which_nobody_knows_may_be_there_or_not() -> None:
+    base = replace(clean(), unsure=(UNSURE,), rate=None)
+    assert check(base).good
+    assert check(base).letters == LETTERS
+    there = replace(
+        base,
+        acceptances=(*base.acceptances, accepted(9)),
+        reports=(*base.reports, report(9)),
+        stored=(*base.stored, stored(9)),
+    )
+    assert check(there).good
+    assert check(there).letters == LETTERS + 1
+    half = replace(there, reports=base.reports)
+    assert check(half).kinds() == {"unreported": 1}, "once it is there it is a letter like any other"
+    twice = replace(there, acceptances=(*there.acceptances, accepted(9, at=5.0)))
+    assert check(twice).kinds() == {"too many twice": 1, "twice without a break": 1}
+
+
+def test_a_letter_that_was_refused_is_nowhere() -> None:
+    base = replace(clean(), refused=(UNSURE,), rate=None)
+    assert check(base).good
+    for more in (
+        {"acceptances": (*base.acceptances, accepted(9))},
+        {"reports": (*base.reports, report(9))},
+        {"stored": (*base.stored, stored(9, status="awaiting"))},
+    ):
+        assert check(replace(base, **more)).kinds() == {"refused, yet taken": 1}
+
+
+def test_what_is_begun_between_a_stop_and_the_next_start_is_found() -> None:
+    # The relay reads on what a client wrote that is gone; only who is still there can begin anything.
+    for at, found in ((104.4, 0), (104.5, 0), (104.6, 1), (104.9, 1), (105.0, 0)):
+        judged = check(replace(clean(), mails=(at,), live_mails=(at,), stops=(AT_REST,), rate=None))
+        assert judged.kinds()["begun after the end"] == found, at
+    assert check(replace(clean(), mails=(104.6,), stops=(AT_REST,), rate=None)).good
+    for_good = replace(AT_REST, end=math.inf)
+    assert check(replace(clean(), live_mails=(999.0,), stops=(for_good,))).kinds() == {
+        "begun after the end": 1
+    }
 
 
 def test_a_rate_is_judged_by_its_fullest_window() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proof.experiments.http_abuse import Heard, fate_of, few_enough
 from proof.load import Filler, Publisher
 from proof.stage import Stage
 from proof.steps import Options, Step, digest, left, minutes
@@ -93,6 +94,39 @@ class Silent(Publisher):
 
     def flush(self, timeout: float = 120.0) -> None:
         pass
+
+
+HONEST = {"reason": "busy", "retry_after": "1"}
+
+
+@pytest.mark.parametrize(
+    ("heard", "fate"),
+    [
+        ({"status": 200}, "taken"),
+        ({"status": 503, **HONEST}, "refused"),
+        ({"status": 503, **HONEST, "reason": "queue-full"}, "refused"),
+        ({"status": 503, **HONEST, "reason": "no-broker"}, "refused"),
+        ({"status": 503, **HONEST, "reason": "unconfirmed", "ids": 1}, "unsure"),
+        ({"status": 504, "reason": "timeout"}, "unsure"),
+        # Without these words the answer says nothing that one can act upon.
+        ({"status": 503, **HONEST, "reason": "unconfirmed"}, "wrong"),
+        ({"status": 503, "reason": "busy"}, "wrong"),
+        ({"status": 503, **HONEST, "retry_after": "0"}, "wrong"),
+        ({"status": 503, **HONEST, "retry_after": "soon"}, "wrong"),
+        ({"status": 503, **HONEST, "reason": ""}, "wrong"),
+        ({"status": 503, **HONEST, "reason": "draining"}, "wrong"),
+        ({"status": 504}, "wrong"),
+        ({"status": 0}, "wrong"),
+        ({"status": 500}, "wrong"),
+    ],
+)
+def test_what_an_answer_to_a_letter_means(heard: dict[str, Any], fate: str) -> None:
+    assert fate_of(Heard(**heard)) == fate
+
+
+@pytest.mark.parametrize(("refused", "callers", "good"), [(0, 1, True), (50, 100, True), (51, 100, False)])
+def test_not_most_good_callers_may_be_refused(refused: int, callers: int, good: bool) -> None:
+    assert few_enough(refused, callers) is good
 
 
 def test_refused_letters_are_not_waited_for() -> None:

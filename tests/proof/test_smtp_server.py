@@ -8,14 +8,19 @@ import signal
 import smtplib
 import socket
 import ssl
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proof.checker import check
+from proof.history import Break, History
 from proof.relay import LedgerRelay
 from tests.parts import Certificates, running
 
@@ -51,6 +56,10 @@ class Raw:
         self.say(b"MAIL FROM:<a@example.test>\r\nRCPT TO:<b@to.example.test>\r\n", 2)
         assert self.say(b"DATA\r\n") == ["354 Go ahead"]
 
+    def end_rudely(self) -> None:
+        """Let the socket's end be a reset."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def __enter__(self) -> Raw:
         return self
 
@@ -84,6 +93,39 @@ def test_commands_in_one_packet(tmp_path: Path) -> None:
         found = server.read()
     assert len(found.acceptances) == 2
     assert found.violations == ()
+
+
+def test_what_is_read_of_a_client_that_is_gone(tmp_path: Path) -> None:
+    group = b"MAIL FROM:<a@example.test>\r\nRCPT TO:<b@to.example.test>\r\nDATA\r\n"
+    stall = {"phase": "DOT", "nth": 1, "do": "stall", "seconds": 0.5}
+    with relay(tmp_path, {"script": [stall]}) as server:
+        with Raw(server.port) as client:
+            client.say(group, 3)
+            client.say(MESSAGE + b".\r\n" + group, 0)
+            server.wait_for(1)
+        gone = time.monotonic()
+        server.wait_for(2, "mails")
+        left = server.read()
+        assert left.mails[1] > gone, "it was written ahead, and is read when the stall is over"
+        assert left.live_mails == left.mails[:1]
+        assert check(History(live_mails=left.live_mails, stops=(Break(what="x", start=gone, end=inf),))).good
+        with Raw(server.port) as another:
+            another.begin()
+            found = server.read()
+    assert found.live_mails == (found.mails[0], found.mails[2])
+    judged = check(History(live_mails=found.live_mails, stops=(Break(what="x", start=gone, end=inf),)))
+    assert judged.kinds() == {"begun after the end": 1}, "that one was begun when nobody should be there"
+
+
+@pytest.mark.parametrize("tidily", [False, True])
+def test_a_process_that_ended_has_no_session(tmp_path: Path, tidily: bool) -> None:
+    with relay(tmp_path) as server:
+        with Raw(server.port) as client:
+            client.begin()
+            assert server.living() == 1
+            if not tidily:
+                client.end_rudely()
+        assert server.living() == 0
 
 
 @pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r"])

@@ -143,6 +143,17 @@ def test_a_service_that_drains_says_so_in_one_line(command: Command, played: tup
     assert (result.exit_code, result.stderr) == (1, "mailsender: This replica is draining. (503)\n")
 
 
+def test_what_may_have_been_stored_is_told_with_its_ids(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.error = Refused("unconfirmed", "It may have been stored.", retry_after=5, ids=[ID] * 12)
+    result = command("post", "-", "--url", url, "--key", KEY, input=b"[]")
+    first, *ids, last = result.stderr.splitlines()
+    assert first == "mailsender: It may have been stored. (503)"
+    assert ids[0] == f"  letter 0: ID {ID}"
+    assert len(ids) == 10
+    assert last == "  … and 2 more; --json has them all"
+
+
 @pytest.mark.parametrize("name", ["status", "halt"])
 def test_a_wrong_key_is_one_line(command: Command, played: tuple[Played, str], name: str) -> None:
     result = command(name, "--url", played[1], "--key", "wrong")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,9 +14,11 @@ from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.letter import Letter, Recipient
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
+from mailsender.operations import ReplicaOperations
 from mailsender.ports import Record, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
+from mailsender.web.operations import Refused
 from tests.fakes import FakeSink
 from tests.relays import FakeRelay, FakeSession
 
@@ -56,6 +60,7 @@ def replica_over(
     clock: SystemClock,
     monkeypatch: pytest.MonkeyPatch,
     notes: Notes | None = None,
+    sink: FakeSink | None = None,
 ) -> Replica:
     for name, value in {
         "SMTP_HOST": "relay.example.test",
@@ -72,7 +77,7 @@ def replica_over(
         queue=queue,
         slots=MemorySlotStore(clock),
         source=QuietSource(),
-        sink=FakeSink(),
+        sink=sink or FakeSink(),
         relay=relay,
         notes=notes or NoNotes(),
     )
@@ -88,6 +93,29 @@ def letter() -> Letter:
         body="b",
         recipients=(Recipient(address=address),),
     )
+
+
+@pytest.mark.asyncio
+async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    named = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"], "ID": letter().id}
+    unnamed = {key: value for key, value in named.items() if key != "ID"}
+    sink.away = True
+    with pytest.raises(Refused, match="may have been stored") as unsure:
+        await operations.post(json.dumps([named, unnamed]).encode())
+    assert unsure.value.reason == "unconfirmed", "a program has to know it from what is safe to repeat"
+    first, second = unsure.value.ids
+    assert first == letter().id
+    assert re.fullmatch("[0-9a-f]{24}", second), "with it the batch can be repeated"
+    sink.trouble = "no broker answers"
+    with pytest.raises(Refused, match="nothing of the batch was taken") as refused:
+        await operations.post(json.dumps([named]).encode())
+    assert (refused.value.reason, refused.value.ids) == ("no-broker", ())
+    assert len(sink.calls) == 1
 
 
 @pytest.mark.asyncio

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
 from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
-from mailsender.web.app import make_app, serve
+from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS, pointer
 
 KEY = "correct horse ключ"
+_LIMIT = Path("/proc/sys/net/core/somaxconn")
+SOMAXCONN = int(_LIMIT.read_text()) if _LIMIT.exists() else 0
 ID = "6b03f03e1c3fe5165a363fce"
 
 
@@ -196,6 +202,60 @@ async def test_a_body_over_the_limit_is_413_and_never_reaches_the_service(chunke
 
 
 @pytest.mark.asyncio
+async def test_one_who_waits_for_his_turn_holds_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "MAX_POSTS", 1)
+    arrived, paused, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    pause_reading, feed_data, held = BaseProtocol.pause_reading, StreamReader.feed_data, 0
+
+    def pause(self: BaseProtocol) -> None:
+        pause_reading(self)
+        paused.set()
+
+    def feed(self: StreamReader, data: bytes, *more: Any) -> Any:
+        nonlocal held
+        held += 0 if go.is_set() else len(data)
+        return feed_data(self, data, *more)
+
+    async def wait(_: bytes) -> Posted:
+        arrived.set()
+        await go.wait()
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    monkeypatch.setattr(BaseProtocol, "pause_reading", pause)
+    monkeypatch.setattr(StreamReader, "feed_data", feed)
+    size = 1_000_000
+    service = Played(result=wait)
+    async with serving(service, max_bytes=size) as client, asyncio.TaskGroup() as group:
+        first = group.create_task(client.ask("POST", "/post", data=b"[]"))
+        await arrived.wait()
+        second = group.create_task(client.ask("POST", "/post", data=b"x" * size))
+        await paused.wait()
+        go.set()
+        assert [(await each)[0] for each in (first, second)] == [200, 200]
+    # Its own mark, which is twice what is wanted, and one read of the loop's on top.
+    assert held <= 2 * READ_AHEAD + 256 * 1024
+    assert [len(body) for body in service.bodies] == [2, size]
+
+
+@pytest.mark.asyncio
+async def test_a_body_announced_as_too_large_waits_for_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "MAX_POSTS", 1)
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: bytes) -> Posted:
+        arrived.set()
+        await go.wait()
+        return Posted(topic="t", partition=0, offset=0, ids=())
+
+    async with serving(Played(result=wait), max_bytes=5000) as client, asyncio.TaskGroup() as group:
+        under_way = group.create_task(client.ask("POST", "/post", data=b"[]"))
+        await arrived.wait()
+        assert problem(await client.ask("POST", "/post", data=b"x" * 5001))["status"] == 413
+        go.set()
+        assert (await under_way)[0] == 200
+
+
+@pytest.mark.asyncio
 async def test_a_compressed_body_is_measured_unpacked() -> None:
     service = Played()
     async with serving(service, max_bytes=5000) as client:
@@ -223,6 +283,16 @@ async def test_refused_letters_are_503_with_a_time_to_come_again_and_unread() ->
     assert body["reason"] == "draining"
     assert answer[1]["Retry-After"] == "1"
     assert service.bodies == []
+
+
+@pytest.mark.asyncio
+async def test_what_may_have_been_stored_is_503_with_the_ids_to_repeat_it_with() -> None:
+    unsure = Refused("unconfirmed", "It may have been stored.", retry_after=5, ids=(ID,))
+    async with serving(Played(result=raises(unsure))) as client:
+        answer = await client.ask("POST", "/post", data=b"[]")
+    body = problem(answer)
+    assert (body["status"], body["reason"], body["ids"]) == (503, "unconfirmed", [ID])
+    assert answer[1]["Retry-After"] == "5"
 
 
 @pytest.mark.asyncio
@@ -465,6 +535,7 @@ async def test_over_its_bound_the_service_is_busy_but_answers_probes_and_halt(
         await arrived.acquire()
         answer = await client.ask("POST", "/post", data=b"[]")
         assert problem(answer)["reason"] == "busy"
+        assert "nothing of this one was done" in problem(answer)["detail"]
         assert "Retry-After" in answer[1]
         assert (await client.ask("GET", "/healthz"))[0] == 200
         assert (await client.ask("POST", "/halt"))[0] == 200
@@ -492,6 +563,15 @@ async def test_only_so_many_bodies_are_in_memory_at_once(monkeypatch: pytest.Mon
         answers = await asyncio.gather(*(client.ask("POST", "/post", data=b"[]") for _ in range(12)))
     assert {status for status, _, _ in answers} == {200}
     assert most <= 3
+
+
+@pytest.mark.skipif(SOMAXCONN < BACKLOG, reason="this system does not hold as many")
+@pytest.mark.asyncio
+async def test_callers_who_come_at_once_are_held_until_they_are_taken() -> None:
+    async with serving(Played()) as client, AsyncExitStack() as callers:
+        # No turn of the loop in between: the kernel alone answers. One too many would wait for a second.
+        for _ in range(BACKLOG // 2):
+            callers.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=0.5))
 
 
 @pytest.mark.asyncio
