@@ -285,11 +285,13 @@ class Worker:
             except RelayAway as error:
                 self._line.note_away(error)
                 return None
-            while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
-                # Timers may end a millisecond early, and a slot that has not come yet would be given up.
-                await pause(self._stopping, early + TIMER_TICK)
-            if self._stopping.is_set():
+            if not await self._come(slot):
                 return None
+            if not self._settler.open.is_set():
+                # The slot was a while ahead, and outcomes cannot be written any more: it lapses instead.
+                if not await self._may_begin():
+                    return None
+                continue
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
             go = _Go(
                 self._clock,
@@ -314,6 +316,13 @@ class Worker:
             if not outcome.session_usable:
                 await self._line.close(session)
             return None if go.unnoted else dict(outcome.results)
+
+    async def _come(self, slot: Slot) -> bool:
+        """Wait for a slot's moment; False when it is time to stop."""
+        while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
+            # Timers may end a millisecond early, and a slot that has not come yet would be given up.
+            await pause(self._stopping, early + TIMER_TICK)
+        return not self._stopping.is_set()
 
     def _is_cut(self) -> bool:
         return self._cut

@@ -432,6 +432,42 @@ async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
     assert len(relay.sent) == 100
 
 
+@pytest.mark.asyncio
+async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
+    """Its worker took it while outcomes could be written still, and slots are leased ahead."""
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
+        await queue.insert([letter(n) for n in range(4)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        begun = len(relay.sent)
+        await asyncio.sleep(0.5)  # the slots of all workers come and go, and nothing is to happen
+        assert len(relay.sent) == begun
+        queue.away = 0
+        await scene.settled(4)
+    assert len(relay.sent) == 4
+
+
+@pytest.mark.asyncio
+async def test_a_stop_does_not_wait_for_outcomes_that_cannot_be_written() -> None:
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
+        await queue.insert([letter(n) for n in range(4)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        await asyncio.sleep(0.3)  # until the workers have had their slots
+        scene.dispatch.stop_claiming()
+        assert await scene.dispatch.finish(5.0)
+        queue.away = 0
+        assert await scene.settler.flush(5.0)
+        stats = await queue.stats()
+    assert (stats.processing, stats.awaiting + len(relay.sent)) == (0, 4)
+
+
 class HangingQueue(MemoryQueue):
     """Settles only when told to."""
 
