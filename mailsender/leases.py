@@ -95,17 +95,18 @@ class Hand:
 class Health:
     """For how long MongoDB has answered without a break. Pure, given `now` in monotonic seconds.
 
-    A gap between two answers longer than two intervals is a break, too: the process was stopped.
+    A gap between two answers longer than `longest_gap`, two intervals, is a break, too: the process was
+    stopped, or the driver waited for the next primary.
     """
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.longest_gap = 2 * interval
         self._since: float | None = None
         self._last = float("-inf")
 
     def answered(self, now: float) -> None:
         """An operation succeeded."""
-        if self._since is None or now - self._last > 2 * self._interval:
+        if self._since is None or now - self._last > self.longest_gap:
             self._since = now
         self._last = now
 
@@ -115,9 +116,9 @@ class Health:
 
     def steady(self, now: float) -> bool:
         """Whether it has been there for two intervals, so that others could renew their leases."""
-        if self._since is None or now - self._last > 2 * self._interval:
+        if self._since is None or now - self._last > self.longest_gap:
             return False
-        return now - self._since >= 2 * self._interval
+        return now - self._since >= self.longest_gap
 
     @property
     def good(self) -> bool:
@@ -193,7 +194,8 @@ class LeaseKeeper:
         if not self.health.steady(self._clock.monotonic()):
             return
         try:
-            count = await self._queue.reclaim(RECLAIM_BATCH)
+            # Steady now, it must not be done after an outage that begins now: owners could not renew in it.
+            count = await self._queue.reclaim(RECLAIM_BATCH, self.health.longest_gap)
         except Unavailable:
             self.health.failed()
             return
