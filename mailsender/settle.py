@@ -89,6 +89,7 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon."""
+        self._hand.decide(settlement.token, [settlement.letter.id])
         self._settlements.append(settlement)
         if len(self._settlements) >= UNSETTLED:
             self.open.clear()
@@ -98,6 +99,7 @@ class Settler:
     def release(self, token: str, ids: Sequence[str]) -> None:
         """Take letters that go back untouched."""
         if ids:
+            self._hand.decide(token, ids)
             self._releases.setdefault(token, []).extend(ids)
             self._idle.clear()
             self._wake.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,11 +16,11 @@ from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.dispatch import FRESH, PATIENCE, Dispatch, LetterBasket, Pace
 from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
-from mailsender.retry import RetryPolicy
+from mailsender.retry import RetryPolicy, as_error
 from mailsender.settle import UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
@@ -360,6 +360,17 @@ async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
         assert relay.sent == []
 
 
+class DoneNotes(NoNotes):
+    """Remembers what was noted as done."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def done(self, ended: Mapping[str, Iterable[str]]) -> None:  # type: ignore[override]
+        for ids in ended.values():
+            self.ended += ids
+
+
 class SlowQueue(MemoryQueue):
     """Answers claims only when told to."""
 
@@ -492,6 +503,56 @@ async def test_only_so_many_outcomes_wait_for_a_store_that_hangs() -> None:
         assert len(relay.sent) <= UNSETTLED + 2
         queue.answer.set()
         await scene.settled(UNSETTLED + 500)
+
+
+class HalfAnsweringQueue(MemoryQueue):
+    """Settles and releases at once, and says so only when told to: a majority does not have it yet."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        late = await super().settle(settlements)
+        self.written.set()
+        await self.answer.wait()
+        return late
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        self.written.set()
+        await self.answer.wait()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.asyncio
+async def test_what_is_being_written_back_is_not_taken_for_lost(sent: bool) -> None:
+    """Noted as done before it is durable, it would be sent again if it was rolled back and we died."""
+    clock, notes = SystemClock(), DoneNotes()
+    queue, hand = HalfAnsweringQueue(clock), Hand(notes)
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    lease = await queue.claim(1, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    if sent:
+        settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+    else:
+        settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        await keeper.renew()
+        assert (keeper.lost, len(hand), notes.ended) == (0, 1, [])
+        queue.answer.set()
+        assert await settler.flush(10)
+    assert (len(hand), notes.ended) == (0, [letter(1).id])
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+async def ignore(letters: Sequence[Letter]) -> None:
+    """A report nobody reads."""
 
 
 class FussyQueue(MemoryQueue):
