@@ -160,7 +160,9 @@ class Settler:
         late = await self._settle(batch)
         del self._settlements[: len(batch)]
         self._let_in()
-        self._hand.drop(s.letter.id for s in batch)
+        # A letter that came back to us meanwhile is in hand under another token.
+        hand = self._hand
+        hand.drop([s.letter.id for s in batch if hand.token(s.letter.id) == s.token])
         self._written(batch, late)
 
     def _written(self, batch: Sequence[Settlement], late: frozenset[str]) -> None:
@@ -211,7 +213,7 @@ class Settler:
             ids = self._releases[token]
             await self._until_written(partial(self._queue.release, token, ids))
             del self._releases[token]
-            self._hand.drop(ids)
+            self._hand.drop([each for each in ids if self._hand.token(each) == token])
             self.tally.released += len(ids)
 
     async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:

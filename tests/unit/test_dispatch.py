@@ -555,6 +555,39 @@ async def ignore(letters: Sequence[Letter]) -> None:
     """A report nobody reads."""
 
 
+class ForgetfulQueue(MemoryQueue):
+    """Gives a letter back and says that it does not know: the reply was lost, as in a failover."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written = asyncio.Event()
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        if not self.written.is_set():
+            self.written.set()
+            raise Unavailable("away")
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_is_repeated_does_not_take_a_newer_claim_out_of_our_hand() -> None:
+    """Nobody would renew it, nor send its letter, until its lease ran out."""
+    clock = SystemClock()
+    queue, hand = ForgetfulQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    hand.take(await queue.claim(1, 60.0, "old"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("old", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        hand.take(await queue.claim(1, 60.0, "new"))
+        assert await settler.flush(10)
+    assert hand.by_token() == {"new": [letter(1).id]}
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
 class FussyQueue(MemoryQueue):
     """Never stores an outcome whose text holds ``unstorable``."""
 
