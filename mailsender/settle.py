@@ -210,9 +210,12 @@ class Settler:
 
     async def _write_releases(self) -> None:
         for token in list(self._releases):
-            ids = self._releases[token]
+            waiting = self._releases[token]
+            ids = waiting[:]  # more of the same claim may come while it is written
             await self._until_written(partial(self._queue.release, token, ids))
-            del self._releases[token]
+            del waiting[: len(ids)]
+            if not waiting:
+                del self._releases[token]
             self._hand.drop([each for each in ids if self._hand.token(each) == token])
             self.tally.released += len(ids)
 

@@ -555,6 +555,26 @@ async def ignore(letters: Sequence[Letter]) -> None:
     """A report nobody reads."""
 
 
+@pytest.mark.asyncio
+async def test_what_goes_back_while_others_of_its_claim_do_is_written_too() -> None:
+    clock = SystemClock()
+    queue, hand = HalfAnsweringQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1), letter(2)])
+    hand.take(await queue.claim(2, 60.0, "t"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        settler.release("t", [letter(2).id])
+        queue.answer.set()
+        assert await settler.flush(10)
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing, len(hand), settler.tally.released) == (2, 0, 0, 2)
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
 class ForgetfulQueue(MemoryQueue):
     """Gives a letter back and says that it does not know: the reply was lost, as in a failover."""
 
