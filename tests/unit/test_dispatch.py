@@ -360,6 +360,28 @@ async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
         assert relay.sent == []
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["begun", "in the basket"])
+@pytest.mark.asyncio
+async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: int) -> None:
+    """Frozen past its lease, a process may claim again what it has in a worker, or in its basket, still."""
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(1), letter(2)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        token = scene.hand.token(letter(number).id)
+        assert token is not None
+        await scene.queue.release(token, [letter(number).id])
+        scene.dispatch.take_fresh(await scene.queue.claim(1, 60.0, "new"))
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(2)
+        await scene.stats_are(sent=2)
+        await until(lambda: not len(scene.hand))
+    assert len(relay.sent) == 2
+    assert len(scene.reported) == 2
+
+
 class DoneNotes(NoNotes):
     """Remembers what was noted as done."""
 
