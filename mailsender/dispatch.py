@@ -48,13 +48,13 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 
 
 class LetterBasket:
-    """Claimed letters that wait for a worker; bounded by what dispatch claims.
+    """Claimed letters that wait for a worker, each with its claim's token; bounded by what dispatch claims.
 
     `low` is set when a letter is taken and no more than `mark` are left, `ebb` likewise for `ebb_mark`.
     """
 
     def __init__(self) -> None:
-        self._letters: deque[Letter] = deque()
+        self._letters: deque[tuple[str, Letter]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
         self.low = asyncio.Event()
@@ -65,23 +65,23 @@ class LetterBasket:
     def __len__(self) -> int:
         return len(self._letters)
 
-    def put(self, letters: Sequence[Letter]) -> None:
-        """Add letters and wake as many workers."""
-        self._letters.extend(letters)
-        for _ in letters:
+    def put(self, lease: Lease) -> None:
+        """Add a claim's letters and wake as many workers."""
+        self._letters.extend((lease.token, letter) for letter in lease.letters)
+        for _ in lease.letters:
             self._wake_one()
 
-    def take(self) -> Letter | None:
-        """The next letter, None when there is none."""
+    def take(self) -> tuple[str, Letter] | None:
+        """The next letter with its token, None when there is none."""
         if not self._letters:
             return None
-        letter = self._letters.popleft()
+        found = self._letters.popleft()
         left = len(self._letters)
         if left <= self.mark:
             self.low.set()
         if left <= self.ebb_mark:
             self.ebb.set()
-        return letter
+        return found
 
     async def wait(self, timeout: float | None) -> bool:
         """Wait for a letter; False when `timeout` seconds are over or no more will come."""
@@ -97,7 +97,7 @@ class LetterBasket:
             return False
         return bool(self._letters)
 
-    def drain(self) -> list[Letter]:
+    def drain(self) -> list[tuple[str, Letter]]:
         """Take everything out."""
         letters = list(self._letters)
         self._letters.clear()
@@ -311,10 +311,10 @@ class Dispatch:
     def _take(self, lease: Lease) -> None:
         self._hand.take(lease)
         if self._stopping.is_set():
-            self._release(lease.letters)
+            self._release([(lease.token, letter) for letter in lease.letters])
         else:
             self._claimed += len(lease.letters)
-            self._basket.put(lease.letters)
+            self._basket.put(lease)
 
     def _room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
@@ -350,11 +350,10 @@ class Dispatch:
         """Whether the letters in hand take all the memory that they may."""
         return self._hand.bytes + self._settler.unreported_bytes >= HAND_BYTES
 
-    def _release(self, letters: Sequence[Letter]) -> None:
+    def _release(self, letters: Sequence[tuple[str, Letter]]) -> None:
         by_token: dict[str, list[str]] = {}
-        for letter in letters:
-            token = self._hand.token(letter.id)
-            if token is not None:
+        for token, letter in letters:
+            if self._hand.token(letter.id) == token:
                 by_token.setdefault(token, []).append(letter.id)
         for token, ids in by_token.items():
             self._settler.release(token, ids)

@@ -33,6 +33,7 @@ class Hand:
         self._members: dict[str, set[str]] = {}
         self._until: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
+        self._decided: set[str] = set()
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -65,12 +66,21 @@ class Hand:
                 continue
             ended.setdefault(token, []).append(letter_id)
             self.bytes -= self._sizes.pop(letter_id)
+            self._decided.discard(letter_id)
             members = self._members[token]
             members.discard(letter_id)
             if not members:
                 del self._members[token], self._until[token]
         if ended:
             self.notes.done(ended)
+
+    def decide(self, token: str, ids: Iterable[str]) -> None:
+        """Note that what becomes of letters only waits to be written; whoever writes it drops them."""
+        self._decided.update(letter_id for letter_id in ids if self._tokens.get(letter_id) == token)
+
+    def decided(self, letter_id: str) -> bool:
+        """Whether its outcome, or its return, waits to be written or is being written."""
+        return letter_id in self._decided
 
     def token(self, letter_id: str) -> str | None:
         """The token under which a letter is in hand, None when it is not."""
@@ -95,17 +105,18 @@ class Hand:
 class Health:
     """For how long MongoDB has answered without a break. Pure, given `now` in monotonic seconds.
 
-    A gap between two answers longer than two intervals is a break, too: the process was stopped.
+    A gap between two answers longer than `longest_gap`, two intervals, is a break, too: the process was
+    stopped, or the driver waited for the next primary.
     """
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.longest_gap = 2 * interval
         self._since: float | None = None
         self._last = float("-inf")
 
     def answered(self, now: float) -> None:
         """An operation succeeded."""
-        if self._since is None or now - self._last > 2 * self._interval:
+        if self._since is None or now - self._last > self.longest_gap:
             self._since = now
         self._last = now
 
@@ -115,9 +126,9 @@ class Health:
 
     def steady(self, now: float) -> bool:
         """Whether it has been there for two intervals, so that others could renew their leases."""
-        if self._since is None or now - self._last > 2 * self._interval:
+        if self._since is None or now - self._last > self.longest_gap:
             return False
-        return now - self._since >= 2 * self._interval
+        return now - self._since >= self.longest_gap
 
     @property
     def good(self) -> bool:
@@ -165,11 +176,14 @@ class LeaseKeeper:
         asked = self._clock.monotonic()
         lost = await self._queue.renew(held, self.lease)
         self._hand.extend(held, asked + self.lease)
-        mine = [letter_id for letter_id in lost if self._hand.token(letter_id) in held]
+        # What is being written back is no longer ours either, but a majority need not have it yet: it is
+        # done when its own write is answered, which tells the late ones as well.
+        hand = self._hand
+        mine = [each for each in lost if hand.token(each) in held and not hand.decided(each)]
         if mine:
             self.lost += len(mine)
             log.warning("leases_lost", letters=len(mine), action="they are left to whoever has them now")
-            self._hand.drop(mine)
+            hand.drop(mine)
 
     async def _beat(self) -> None:
         was_good = self.health.good
@@ -193,7 +207,8 @@ class LeaseKeeper:
         if not self.health.steady(self._clock.monotonic()):
             return
         try:
-            count = await self._queue.reclaim(RECLAIM_BATCH)
+            # Steady now, it must not be done after an outage that begins now: owners could not renew in it.
+            count = await self._queue.reclaim(RECLAIM_BATCH, self.health.longest_gap)
         except Unavailable:
             self.health.failed()
             return

@@ -6,6 +6,7 @@ translated at its adapter into the two families below, with the original as ``__
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,11 +154,15 @@ class Queue(Protocol):
         """IDs of the letters that are `processing` under tokens that begin with `run`, by token."""
         ...
 
-    async def reclaim(self, limit: int) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf) -> int:
         """Turn up to `limit` letters whose lease ran out back to `awaiting`; returns how many.
 
         Their due time stays, so they are first in line. A `processing` document without a lease
-        (left by another program) counts as run out.
+        (left by another program) counts as run out. What cannot be done within so many seconds is not done
+        later either: after an outage their owners come first.
+
+        Raises:
+            Unavailable: the queue is away, or was for a part of that time.
         """
         ...
 

@@ -89,6 +89,7 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon."""
+        self._hand.decide(settlement.token, [settlement.letter.id])
         self._settlements.append(settlement)
         if len(self._settlements) >= UNSETTLED:
             self.open.clear()
@@ -98,6 +99,7 @@ class Settler:
     def release(self, token: str, ids: Sequence[str]) -> None:
         """Take letters that go back untouched."""
         if ids:
+            self._hand.decide(token, ids)
             self._releases.setdefault(token, []).extend(ids)
             self._idle.clear()
             self._wake.set()
@@ -158,7 +160,9 @@ class Settler:
         late = await self._settle(batch)
         del self._settlements[: len(batch)]
         self._let_in()
-        self._hand.drop(s.letter.id for s in batch)
+        # A letter that came back to us meanwhile is in hand under another token.
+        hand = self._hand
+        hand.drop([s.letter.id for s in batch if hand.token(s.letter.id) == s.token])
         self._written(batch, late)
 
     def _written(self, batch: Sequence[Settlement], late: frozenset[str]) -> None:
@@ -206,10 +210,13 @@ class Settler:
 
     async def _write_releases(self) -> None:
         for token in list(self._releases):
-            ids = self._releases[token]
+            waiting = self._releases[token]
+            ids = waiting[:]  # more of the same claim may come while it is written
             await self._until_written(partial(self._queue.release, token, ids))
-            del self._releases[token]
-            self._hand.drop(ids)
+            del waiting[: len(ids)]
+            if not waiting:
+                del self._releases[token]
+            self._hand.drop([each for each in ids if self._hand.token(each) == token])
             self.tally.released += len(ids)
 
     async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:

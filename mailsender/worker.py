@@ -83,18 +83,23 @@ class _Go:
 
     def begin(self) -> bool:
         now = self.clock.monotonic()
-        self.lease_lost = self.hand.until(self.letter_id) - now < self.policy.begin_margin
+        self.lease_lost = self._until() - now < self.policy.begin_margin
         self.begun = not self.lease_lost and not self.cut() and self.slot.good(now)
         return self.begun
 
     def dot(self) -> bool:
-        self.lease_lost = self.hand.until(self.letter_id) - self.clock.monotonic() < self.policy.dot_margin
+        self.lease_lost = self._until() - self.clock.monotonic() < self.policy.dot_margin
         if self.lease_lost or self.cut():
             return False
         # The last question: a note of a dot says that it was written.
         count = len(self.recipients)
         self.unnoted = not self.hand.notes.dot(self.token, self.letter_id, self.start, count)
         return not self.unnoted
+
+    def _until(self) -> float:
+        """When this claim ends: one that was lost does not last as long as a newer one of the same letter."""
+        held = self.hand.token(self.letter_id) == self.token
+        return self.hand.until(self.letter_id) if held else float("-inf")
 
     def replied(self, results: Mapping[str, Result]) -> None:
         found = [results[each] for each in self.recipients]
@@ -104,8 +109,8 @@ class _Go:
 class Basket(Protocol):
     """Where claimed letters wait for a worker."""
 
-    def take(self) -> Letter | None:
-        """The next letter, None when there is none."""
+    def take(self) -> tuple[str, Letter] | None:
+        """The next letter with its claim's token, None when there is none."""
         ...
 
     async def wait(self, timeout: float | None) -> bool:
@@ -201,13 +206,13 @@ class Worker:
             return
         if not self._settler.open.is_set() and not await self._may_begin():
             return
-        letter = self._basket.take()
-        if letter is None:
+        found = self._basket.take()
+        if found is None:
             return
         try:
-            await self._handle(letter)
+            await self._handle(*found)
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
-            self._raised(letter, error)
+            self._raised(*found, error)
             self._line.retire()
 
     async def _may_begin(self) -> bool:
@@ -222,10 +227,9 @@ class Worker:
 
     # --- one letter ------------------------------------------------------------------------------
 
-    async def _handle(self, letter: Letter) -> None:
-        token = self._hand.token(letter.id)
-        if token is None:
-            return  # its lease was lost while it waited
+    async def _handle(self, token: str, letter: Letter) -> None:
+        if self._hand.token(letter.id) != token:
+            return  # its lease was lost while it waited; under a newer one it comes again
         fault = letter.reason or _address_fault(letter)
         if fault:
             self._settle(token, as_error(letter, fault))
@@ -285,11 +289,13 @@ class Worker:
             except RelayAway as error:
                 self._line.note_away(error)
                 return None
-            while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
-                # Timers may end a millisecond early, and a slot that has not come yet would be given up.
-                await pause(self._stopping, early + TIMER_TICK)
-            if self._stopping.is_set():
+            if not await self._come(slot):
                 return None
+            if not self._settler.open.is_set():
+                # The slot was a while ahead, and outcomes cannot be written any more: it lapses instead.
+                if not await self._may_begin():
+                    return None
+                continue
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
             go = _Go(
                 self._clock,
@@ -315,6 +321,13 @@ class Worker:
                 await self._line.close(session)
             return None if go.unnoted else dict(outcome.results)
 
+    async def _come(self, slot: Slot) -> bool:
+        """Wait for a slot's moment; False when it is time to stop."""
+        while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
+            # Timers may end a millisecond early, and a slot that has not come yet would be given up.
+            await pause(self._stopping, early + TIMER_TICK)
+        return not self._stopping.is_set()
+
     def _is_cut(self) -> bool:
         return self._cut
 
@@ -332,7 +345,7 @@ class Worker:
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))
 
-    def _raised(self, letter: Letter, error: Exception) -> None:
+    def _raised(self, token: str, letter: Letter, error: Exception) -> None:
         log.error(
             "letter_raised",
             letter=letter.id,
@@ -340,8 +353,7 @@ class Worker:
             exc_info=error,
             action="reported as error; the worker goes on with a new session",
         )
-        token = self._hand.token(letter.id)
-        if token is not None:
+        if self._hand.token(letter.id) == token:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(token, as_error(letter, reason))
 

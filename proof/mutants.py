@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         name="the drain gives nothing back",
         file="dispatch.py",
-        old="        by_token: dict[str, list[str]] = {}\n        for letter in letters:\n",
-        new="        by_token: dict[str, list[str]] = {}\n        for letter in ():\n",
+        old="        by_token: dict[str, list[str]] = {}\n        for token, letter in letters:\n",
+        new="        by_token: dict[str, list[str]] = {}\n        for token, letter in ():\n",
         attempt=lambda stage, seed: drains(stage, seed, runs=6),
         finding="seen",
     ),

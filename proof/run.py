@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 from proof import gather
 from proof.history import Break, History, Published, Rate, Report
 from proof.load import RULES, Publisher
+from proof.outage import Outages
 from proof.relay import LedgerRelay
 from proof.stage import Stage
 from proof.watch import Watch
@@ -79,6 +80,7 @@ class Run:
         self.breaks: list[Break] = []
         self.stops: list[Break] = []
         self.faults: list[str] = []
+        self._outages = Outages(mongo.uri, self.breaks.append, self.fault)
         self._reader = gather.TopicReader(stage.broker.bootstrap, self.topics.reports)
         self._reports: list[Report] = []
         self._told: set[str] = set()
@@ -113,6 +115,15 @@ class Run:
             yield
         finally:
             self.note_break(what, began)
+
+    @contextlib.contextmanager
+    def mongodb_away(self, what: str) -> Iterator[None]:
+        """The block strikes MongoDB: it is away from now until a write is answered. Nobody waits for that."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._outages.since(what, began)
 
     def fault(self, text: str) -> None:
         """Something that an experiment saw itself."""
@@ -185,6 +196,7 @@ class Run:
 
     def history(self, *, rate: Rate | None = None, poison: tuple[bytes, ...] = ()) -> History:
         """All that is known now."""
+        self._outages.wait()
         while (before := len(self._reports)) is not None:
             self.read_reports(0.5)
             if len(self._reports) == before:

@@ -7,6 +7,7 @@ in MongoDB.
 from __future__ import annotations
 
 import heapq
+import math
 import secrets
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,8 +170,9 @@ class MemoryQueue:
                 claims.setdefault(entry.lease, []).append(entry.letter.id)
         return claims
 
-    async def reclaim(self, limit: int) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf) -> int:
         """See `Queue.reclaim`."""
+        del within  # it is done at once
         now = self._clock.monotonic()
         run_out = sorted(
             (entry for entry in self._leased.values() if entry.until <= now), key=lambda each: each.until

@@ -7,6 +7,7 @@ condition: another replica may have come first. No query scans the collection.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -193,9 +194,9 @@ class MongoQueue:
             claims[document["lease"]].append(letter_id(document["_id"]))
         return dict(claims)
 
-    async def reclaim(self, limit: int) -> int:
-        """See `Queue.reclaim`."""
-        async with calling(self._timeout):
+    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+        """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
+        async with calling(min(self._timeout, within)):
             cursor = self._letters.find(_RUN_OUT, {"_id": 1}).sort([("until", ASCENDING)]).limit(limit)
             ids = _addressable(await cursor.to_list(limit))
             if not ids:

@@ -53,7 +53,7 @@ def _strike(world: Run, way: str) -> None:
     if primary is None:
         world.fault("no primary within 30 s")
         return
-    with world.broken(f"the primary {way}"):
+    with world.mongodb_away(f"the primary {way}"):
         if way == "steps down":
             with contextlib.suppress(PyMongoError), primary.client() as client:
                 client.admin.command("replSetStepDown", 5, force=True)

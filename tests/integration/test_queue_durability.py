@@ -70,6 +70,23 @@ async def test_an_insert_without_a_majority_is_never_called_durable(
     await queue.close()
 
 
+async def test_a_reclaim_does_not_outwait_an_outage(own_mongod: Mongod) -> None:
+    """What it would do as soon as the server is back came before the owners could renew."""
+    queue = queue_at(own_mongod.uri, 5.0)
+    await queue.open()
+    await queue.insert([letter(1)])
+    assert (await queue.claim(1, 0.001)).letters
+    own_mongod.freeze()
+    try:
+        with pytest.raises(Unavailable):
+            await queue.reclaim(10, within=0.3)
+    finally:
+        own_mongod.thaw()
+    assert (await queue.stats()).processing == 1
+    assert await queue.reclaim(10, within=5.0) == 1
+    await queue.close()
+
+
 async def test_a_frozen_server_is_unavailable_within_the_deadline(own_mongod: Mongod) -> None:
     queue = queue_at(own_mongod.uri, 1.0)
     await queue.open()

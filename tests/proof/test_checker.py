@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proof.checker import Verdict, check
+from proof.experiments.rate import WRITTEN
 from proof.history import Allowed, Break, History, Published, Rate, Report, Stored, Told
 from proof.ledger import Acceptance
 
@@ -368,6 +369,21 @@ def test_a_duplicate_is_not_explained_by_a_break_at_another_time() -> None:
     long_after = Break(what="kill", start=104.0, end=104.0)
     before = Break(what="kill", start=100.0, end=100.9)
     assert not judged(doubled(breaks=(long_after, before))).good
+
+
+@pytest.mark.parametrize(
+    ("at", "good"), [(98.0, False), (100.0, True), (103.0, True), (104.85, True), (105.5, False)]
+)
+def test_a_failover_explains_what_was_accepted_until_mongodb_could_be_written_to(
+    at: float, good: bool
+) -> None:
+    """As `rate` notes it: a replica is killed, the primary steps down, and a write is answered at last."""
+    breaks = (Break(what="kill", start=101.0, end=101.0), Break(what="failover", start=101.1, end=104.9))
+    twice = (accepted(1, at=at - 101.1), accepted(1, at=20.0))
+    history = replace(clean(), acceptances=but(clean().acceptances, 1, *twice), breaks=breaks)
+    found = judged(history, window=WRITTEN)
+    assert found.good is good
+    assert ("twice without a break" in found.kinds()) is not good
 
 
 def test_a_duplicate_is_explained_where_the_relay_did_not_answer() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,11 +16,11 @@ from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.dispatch import FRESH, PATIENCE, Dispatch, LetterBasket, Pace
 from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
-from mailsender.retry import RetryPolicy
+from mailsender.retry import RetryPolicy, as_error
 from mailsender.settle import UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
@@ -360,6 +360,39 @@ async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
         assert relay.sent == []
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["begun", "in the basket"])
+@pytest.mark.asyncio
+async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: int) -> None:
+    """Frozen past its lease, a process may claim again what it has in a worker, or in its basket, still."""
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(1), letter(2)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        token = scene.hand.token(letter(number).id)
+        assert token is not None
+        await scene.queue.release(token, [letter(number).id])
+        scene.dispatch.take_fresh(await scene.queue.claim(1, 60.0, "new"))
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(2)
+        await scene.stats_are(sent=2)
+        await until(lambda: not len(scene.hand))
+    assert len(relay.sent) == 2
+    assert len(scene.reported) == 2
+
+
+class DoneNotes(NoNotes):
+    """Remembers what was noted as done."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def done(self, ended: Mapping[str, Iterable[str]]) -> None:  # type: ignore[override]
+        for ids in ended.values():
+            self.ended += ids
+
+
 class SlowQueue(MemoryQueue):
     """Answers claims only when told to."""
 
@@ -432,6 +465,42 @@ async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
     assert len(relay.sent) == 100
 
 
+@pytest.mark.asyncio
+async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
+    """Its worker took it while outcomes could be written still, and slots are leased ahead."""
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
+        await queue.insert([letter(n) for n in range(4)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        begun = len(relay.sent)
+        await asyncio.sleep(0.5)  # the slots of all workers come and go, and nothing is to happen
+        assert len(relay.sent) == begun
+        queue.away = 0
+        await scene.settled(4)
+    assert len(relay.sent) == 4
+
+
+@pytest.mark.asyncio
+async def test_a_stop_does_not_wait_for_outcomes_that_cannot_be_written() -> None:
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
+        await queue.insert([letter(n) for n in range(4)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        await asyncio.sleep(0.3)  # until the workers have had their slots
+        scene.dispatch.stop_claiming()
+        assert await scene.dispatch.finish(5.0)
+        queue.away = 0
+        assert await scene.settler.flush(5.0)
+        stats = await queue.stats()
+    assert (stats.processing, stats.awaiting + len(relay.sent)) == (0, 4)
+
+
 class HangingQueue(MemoryQueue):
     """Settles only when told to."""
 
@@ -456,6 +525,109 @@ async def test_only_so_many_outcomes_wait_for_a_store_that_hangs() -> None:
         assert len(relay.sent) <= UNSETTLED + 2
         queue.answer.set()
         await scene.settled(UNSETTLED + 500)
+
+
+class HalfAnsweringQueue(MemoryQueue):
+    """Settles and releases at once, and says so only when told to: a majority does not have it yet."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        late = await super().settle(settlements)
+        self.written.set()
+        await self.answer.wait()
+        return late
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        self.written.set()
+        await self.answer.wait()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.asyncio
+async def test_what_is_being_written_back_is_not_taken_for_lost(sent: bool) -> None:
+    """Noted as done before it is durable, it would be sent again if it was rolled back and we died."""
+    clock, notes = SystemClock(), DoneNotes()
+    queue, hand = HalfAnsweringQueue(clock), Hand(notes)
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    lease = await queue.claim(1, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    if sent:
+        settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+    else:
+        settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        await keeper.renew()
+        assert (keeper.lost, len(hand), notes.ended) == (0, 1, [])
+        queue.answer.set()
+        assert await settler.flush(10)
+    assert (len(hand), notes.ended) == (0, [letter(1).id])
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+async def ignore(letters: Sequence[Letter]) -> None:
+    """A report nobody reads."""
+
+
+@pytest.mark.asyncio
+async def test_what_goes_back_while_others_of_its_claim_do_is_written_too() -> None:
+    clock = SystemClock()
+    queue, hand = HalfAnsweringQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1), letter(2)])
+    hand.take(await queue.claim(2, 60.0, "t"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        settler.release("t", [letter(2).id])
+        queue.answer.set()
+        assert await settler.flush(10)
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing, len(hand), settler.tally.released) == (2, 0, 0, 2)
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+class ForgetfulQueue(MemoryQueue):
+    """Gives a letter back and says that it does not know: the reply was lost, as in a failover."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written = asyncio.Event()
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        if not self.written.is_set():
+            self.written.set()
+            raise Unavailable("away")
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_is_repeated_does_not_take_a_newer_claim_out_of_our_hand() -> None:
+    """Nobody would renew it, nor send its letter, until its lease ran out."""
+    clock = SystemClock()
+    queue, hand = ForgetfulQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    hand.take(await queue.claim(1, 60.0, "old"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("old", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        hand.take(await queue.claim(1, 60.0, "new"))
+        assert await settler.flush(10)
+    assert hand.by_token() == {"new": [letter(1).id]}
+    writing.cancel()
+    await asyncio.wait({writing})
 
 
 class FussyQueue(MemoryQueue):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -81,6 +82,7 @@ class RenewingQueue:
         self.lost: frozenset[str] = frozenset()
         self.away = False
         self.reclaims = 0
+        self.outage = 0.0
         self.renewals: list[Mapping[str, Sequence[str]]] = []
 
     async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
@@ -94,7 +96,9 @@ class RenewingQueue:
             raise Unavailable("away")
         return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
 
-    async def reclaim(self, limit: int) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+        if self.outage > within:
+            raise Unavailable("away")
         self.reclaims += 1
         return 0
 
@@ -152,6 +156,23 @@ async def test_after_an_outage_the_wait_begins_again() -> None:
     queue.away = True
     await keeper.run(SteppingEvent(clock, 10.0, 3))
     queue.away = False
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    assert queue.reclaims == before
+    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    assert queue.reclaims == before + 1
+
+
+@pytest.mark.asyncio
+async def test_a_reclaim_that_had_to_wait_for_mongodb_is_given_up() -> None:
+    """A driver waits for the next primary by itself, and owners could not renew while it did."""
+    clock, queue = ManualClock(), RenewingQueue()
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    before = queue.reclaims
+    assert before
+    queue.outage = 20.5
+    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    queue.outage = 0.0
     await keeper.run(SteppingEvent(clock, 10.0, 2))
     assert queue.reclaims == before
     await keeper.run(SteppingEvent(clock, 10.0, 1))
