@@ -58,9 +58,7 @@ def main() -> int:
     directory = given.directory or Path(tempfile.mkdtemp(prefix="proof-"))
     print(f"seed {seed}, logs in {directory}", flush=True)
     with open_stage(directory) as stage:
-        if given.tree != ROOT:
-            stage.tree = given.tree.absolute()
-            stage.environment["PYTHONPATH"] = str(stage.tree)
+        stage.tree = given.tree.absolute()
         rows = [_run(step, stage, options, page=not given.no_page) for step in steps]
     print(table.as_text(rows))
     return 0 if all(each.good for each in rows) else 1

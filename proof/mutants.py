@@ -115,11 +115,11 @@ def hunt(stage: Stage, mutant: Mutant, seed: int) -> Row:
     if text.count(mutant.old) != 1:
         return Row(experiment=title, seed=seed, runs=0, verdict=f"{NOT_RUN}: it no longer fits the source")
     source.write_text(text.replace(mutant.old, mutant.new), "utf-8")
-    stage.environment["PYTHONPATH"] = str(tree)
+    whole, stage.tree = stage.tree, tree
     try:
         found = mutant.attempt(stage, seed)
     finally:
-        del stage.environment["PYTHONPATH"]
+        stage.tree = whole
     seen = mutant.finding in found.verdict
     return replace(
         found,

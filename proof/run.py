@@ -68,7 +68,7 @@ class Run:
             f"proof_{self.topics.group[-12:]}",
             self.topics,
             self.relay.port,
-            settings={**FAST, **(settings or {}), **stage.environment},
+            settings={**FAST, **(settings or {}), "PYTHONPATH": str(stage.tree)},
         )
         stage.broker.ensure_topics([self.topics.letters, self.topics.reports, self.topics.dead])
         self.publisher_name = f"{name}.{seed}"

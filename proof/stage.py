@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -42,10 +42,8 @@ class Stage:
 
     directory: Path
     parts: contextlib.ExitStack
-    environment: dict[str, str] = field(default_factory=dict)
-    """What every replica gets on top of its settings."""
     tree: Path = Path(__file__).parents[1]
-    """Where the package lies that is tried."""
+    """Where the package lies that is tried, whatever may be installed."""
 
     def knows(self, setting: str) -> bool:
         """Whether the service that is tried has such a setting: not every one has every one yet."""
