@@ -69,7 +69,7 @@ def _kills(options: Options) -> list[Step]:
         latest = 3.0 if speed else 0.9 if options.short else 1.8
         name = f"kills {form} {speed or 'full'}"
         counts = {"runs": runs, "latest": latest, "rate": speed, "form": form}
-        steps.append(_step(name, 6 + (1.9 if speed else 1.3) * runs, kills, options.seed, **counts))
+        steps.append(_step(name, 6 + (1.7 if speed else 1.6) * runs, kills, options.seed, **counts))
     return steps
 
 
@@ -94,7 +94,7 @@ def _outages(options: Options) -> list[Step]:
     return [
         _step(
             f"outage {' '.join(parts)} {way}",
-            seconds + 30,
+            seconds + (20 if way == "killed" else 8),
             outage,
             options.seed,
             parts=parts,
@@ -189,7 +189,7 @@ def _guided(options: Options) -> list[Step]:
 
 
 def _mutants(options: Options) -> list[Step]:
-    return [_step(f"mutant {each.name}", 20, hunt, each, options.seed) for each in MUTANTS]
+    return [_step(f"mutant {each.name}", each.seconds, hunt, each, options.seed) for each in MUTANTS]
 
 
 def _once(name: str, seconds: float, make: Callable[..., Row], options: Options) -> list[Step]:
@@ -198,11 +198,11 @@ def _once(name: str, seconds: float, make: Callable[..., Row], options: Options)
 
 
 LONG = {"guided", "mutants"}
-"""Parts without a short form in `make test`."""
+"""Parts without a short form."""
 
 PARTS: dict[str, Part] = {
     "kills": _kills,
-    "frozen": lambda options: _repeated("frozen", 40, 1, frozen, each=5.4, options=options),
+    "frozen": lambda options: _repeated("frozen", 40, 1, frozen, each=4.0, options=options),
     "rebalances": lambda options: _repeated("rebalances", 120, 6, rebalances, each=1.4, options=options),
     "outages": _outages,
     "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=6.0, options=options),
@@ -223,5 +223,6 @@ PARTS: dict[str, Part] = {
 
 
 def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
-    """The steps of some parts, in their order; without any, of all."""
-    return [step for name in parts or PARTS for step in PARTS[name](options)]
+    """The steps of some parts, in their order; without any, of all, or of those that have a short form."""
+    names = parts or [name for name in PARTS if not options.short or name not in LONG]
+    return [step for name in names for step in PARTS[name](options)]

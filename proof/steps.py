@@ -12,8 +12,6 @@ from proof.stage import Stage
 from proof.table import Row
 
 HARNESS = Path(__file__).parent
-LONGEST = 110
-"""Minutes that all of it may take: a proof that takes longer is not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

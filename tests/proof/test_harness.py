@@ -11,6 +11,7 @@ import pytest
 
 from proof.experiments.http_abuse import Heard, fate_of, few_enough
 from proof.load import Filler, Publisher
+from proof.parts import steps_of
 from proof.stage import Stage
 from proof.steps import Options, Step, digest, left, minutes
 from proof.table import Row
@@ -40,6 +41,11 @@ def test_what_was_run_of_other_sources_is_run_again(tmp_path: Path) -> None:
 
 def test_minutes_are_those_of_all_steps() -> None:
     assert minutes([step("one"), step("two", 90.0)]) == 2.0
+
+
+def test_the_whole_proof_fits_into_two_hours_and_its_short_form_into_five_minutes() -> None:
+    assert minutes(steps_of([], Options(seed=1))) < 120
+    assert minutes(steps_of([], Options(seed=1, short=True))) < 5
 
 
 @pytest.mark.parametrize(
