@@ -305,7 +305,7 @@ async def close_connections(client: Any, timeout: float = 1.0) -> None:
     """
     closing = asyncio.create_task(_close_all(client))
     await asyncio.wait({closing}, timeout=timeout)
-    await end_tasks([closing, client._sync_task])  # noqa: SLF001
+    await end_tasks([closing, client._sync_task])  # noqa: SLF001  there is no public way
 
 
 async def _close_all(client: Any) -> None:

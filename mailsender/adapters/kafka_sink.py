@@ -299,6 +299,6 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
 
     The library has no public way; its parts are ended in the order in which they wait for each other.
     """
-    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001  there is no public way
     await close_connections(producer.client)
-    await end_tasks([producer._sender.sender_task])  # noqa: SLF001
+    await end_tasks([producer._sender.sender_task])  # noqa: SLF001  there is no public way

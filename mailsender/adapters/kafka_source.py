@@ -390,15 +390,15 @@ def _size(record: Record) -> int:
 
 async def _abandon(consumer: AIOKafkaConsumer) -> None:
     """Free a consumer whose broker hangs; the library has no public way to do it without waiting for it."""
-    client, fetcher, coordinator = consumer._client, consumer._fetcher, consumer._coordinator  # noqa: SLF001
+    client, fetcher, coordinator = consumer._client, consumer._fetcher, consumer._coordinator  # noqa: SLF001  there is no public way
     if coordinator is not None:
         await end_tasks(
             [
-                coordinator._coordination_task,  # noqa: SLF001
-                coordinator._heartbeat_task,  # noqa: SLF001
-                coordinator._commit_refresh_task,  # noqa: SLF001
+                coordinator._coordination_task,  # noqa: SLF001  there is no public way
+                coordinator._heartbeat_task,  # noqa: SLF001  there is no public way
+                coordinator._commit_refresh_task,  # noqa: SLF001  there is no public way
             ]
         )
     if fetcher is not None:
-        await end_tasks([fetcher._fetch_task, *fetcher._pending_tasks])  # noqa: SLF001
+        await end_tasks([fetcher._fetch_task, *fetcher._pending_tasks])  # noqa: SLF001  there is no public way
     await close_connections(client)

@@ -145,6 +145,7 @@ class Channel(asyncio.Protocol):
             try:
                 self._transport.write(data)
             except Exception as error:  # noqa: BLE001  the others' turn comes all the same
+                self._loop.call_exception_handler({"message": "a transport raised", "exception": error})
                 self.fail(f"internal error in writing ({type(error).__name__})")
 
     def stream(self, data: bytes, timeout: float, taken: Callable[[], None]) -> None:

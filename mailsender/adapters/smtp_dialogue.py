@@ -485,8 +485,8 @@ class SmtpSession:
 
 _TAKE: dict[Phase, Any] = {
     Phase.MAIL: SmtpSession._mail,  # noqa: SLF001  a table of the class's own methods
-    Phase.RCPT: SmtpSession._rcpt,  # noqa: SLF001
-    Phase.DATA: SmtpSession._data,  # noqa: SLF001
-    Phase.DOT: SmtpSession._dotted,  # noqa: SLF001
-    Phase.RSET: SmtpSession._was_reset,  # noqa: SLF001
+    Phase.RCPT: SmtpSession._rcpt,  # noqa: SLF001  as above
+    Phase.DATA: SmtpSession._data,  # noqa: SLF001  as above
+    Phase.DOT: SmtpSession._dotted,  # noqa: SLF001  as above
+    Phase.RSET: SmtpSession._was_reset,  # noqa: SLF001  as above
 }

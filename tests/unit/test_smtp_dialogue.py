@@ -275,6 +275,8 @@ async def test_a_transport_that_raises_ends_its_own_channel_and_no_other() -> No
         def write(self, data: bytes) -> None:
             raise RuntimeError("no more writing")
 
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
     outbox, wires = Outbox(), [Raising(), Wire()]
     raising, other = (Channel(wire, outbox) for wire in wires)
     raising.write(b"x")
@@ -284,3 +286,4 @@ async def test_a_transport_that_raises_ends_its_own_channel_and_no_other() -> No
     assert other.alive
     assert not raising.alive
     assert str(raising.fault) == "internal error in writing (RuntimeError)"
+    assert [str(each) for each in told] == ["no more writing"]
