@@ -465,16 +465,23 @@ async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
     assert len(relay.sent) == 100
 
 
-@pytest.mark.asyncio
-async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
-    """Its worker took it while outcomes could be written still, and slots are leased ahead."""
+@asynccontextmanager
+async def in_an_outage(relay: FakeRelay) -> AsyncIterator[tuple[FlakyQueue, Scene]]:
+    """Four letters with slots to come, and an outcome that cannot be written."""
     queue = FlakyQueue(SystemClock())
     queue.away = 1_000_000
-    relay = FakeRelay()
     async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
         await queue.insert([letter(n) for n in range(4)])
         scene.dispatch.nudge()
         await until(lambda: scene.settler.trouble)
+        yield queue, scene
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
+    """Its worker took it while outcomes could be written still, and slots are leased ahead."""
+    relay = FakeRelay()
+    async with in_an_outage(relay) as (queue, scene):
         begun = len(relay.sent)
         await asyncio.sleep(0.5)  # the slots of all workers come and go, and nothing is to happen
         assert len(relay.sent) == begun
@@ -485,13 +492,8 @@ async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
 
 @pytest.mark.asyncio
 async def test_a_stop_does_not_wait_for_outcomes_that_cannot_be_written() -> None:
-    queue = FlakyQueue(SystemClock())
-    queue.away = 1_000_000
     relay = FakeRelay()
-    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
-        await queue.insert([letter(n) for n in range(4)])
-        scene.dispatch.nudge()
-        await until(lambda: scene.settler.trouble)
+    async with in_an_outage(relay) as (queue, scene):
         await asyncio.sleep(0.3)  # until the workers have had their slots
         scene.dispatch.stop_claiming()
         assert await scene.dispatch.finish(5.0)
