@@ -47,6 +47,7 @@ class SlotGate:
     ) -> None:
         self._store = store
         self.allowance = allowance
+        self._unlimited = allowance.unlimited
         self._clock = clock
         self._backlog = backlog
         self._waiters: deque[asyncio.Future[Slot]] = deque()
@@ -58,6 +59,11 @@ class SlotGate:
         self.lapsed = 0
         self._shut = False
 
+    def at_once(self) -> Slot | None:
+        """A slot that nobody has to wait for; there is one where no rate is kept."""
+        free = self._unlimited and not self._shut and self.exhausted_until is None
+        return UNLIMITED if free else None
+
     async def acquire(self) -> Slot:
         """The next slot; it may lie a little ahead, so that its holder can get ready for it.
 
@@ -66,7 +72,7 @@ class SlotGate:
         """
         if self._shut or self.exhausted_until is not None:
             raise NoSlots
-        if self.allowance.unlimited:
+        if self._unlimited:
             return UNLIMITED
         if not self._waiters and (slot := self._take()) is not None:
             return slot
@@ -77,7 +83,7 @@ class SlotGate:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lease slots while somebody waits, until `stop`."""
-        if self.allowance.unlimited:
+        if self._unlimited:
             await stop.wait()
             return
         while not stop.is_set():

@@ -14,6 +14,8 @@ from mailsender.ports import Clock, Queue, QueueStats, Unavailable
 
 log = structlog.get_logger()
 
+_LONG_AGO = float("-inf")
+
 RECLAIM_EVERY = 2.0
 """Seconds between two looks for leases that ran out: an index says at once that there are none."""
 
@@ -74,9 +76,10 @@ class Hand:
         if ended:
             self.notes.done(ended)
 
-    def decide(self, token: str, ids: Iterable[str]) -> None:
-        """Note that what becomes of letters only waits to be written; whoever writes it drops them."""
-        self._decided.update(letter_id for letter_id in ids if self._tokens.get(letter_id) == token)
+    def decide(self, token: str, letter_id: str) -> None:
+        """Note that what becomes of a letter only waits to be written; whoever writes it drops it."""
+        if self._tokens.get(letter_id) == token:
+            self._decided.add(letter_id)
 
     def decided(self, letter_id: str) -> bool:
         """Whether its outcome, or its return, waits to be written or is being written."""
@@ -86,10 +89,9 @@ class Hand:
         """The token under which a letter is in hand, None when it is not."""
         return self._tokens.get(letter_id)
 
-    def until(self, letter_id: str) -> float:
-        """When the letter's lease ends, -inf when it is not in hand."""
-        token = self._tokens.get(letter_id)
-        return float("-inf") if token is None else self._until[token]
+    def lasts(self, token: str, letter_id: str) -> float:
+        """When the letter's lease under `token` ends; -inf once it was lost, though it came in again."""
+        return self._until[token] if self._tokens.get(letter_id) == token else _LONG_AGO
 
     def by_token(self) -> dict[str, list[str]]:
         """IDs in hand by token, as `Queue.renew` takes them."""

@@ -211,8 +211,7 @@ class Letter:
         """
         copy = _new(Letter)
         values = copy.__dict__
-        values.update(self.__dict__)
-        values.update(changes)
+        values.update(self.__dict__, **changes)
         if "size" in values and not _SIZED.isdisjoint(changes):
             del values["size"]
         if len(values) - ("size" in values) != len(_FIELDS):

@@ -40,13 +40,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
-    def monotonic(self) -> float:
-        """See `Clock`."""
-        return time.monotonic()
-
-    def epoch(self) -> float:
-        """See `Clock`."""
-        return time.time()
+    monotonic = staticmethod(time.monotonic)
+    epoch = staticmethod(time.time)
 
 
 # --- the queue ---------------------------------------------------------------------------------

@@ -63,15 +63,13 @@ def after_attempt(
     results = attempt.results
     resend = policy.resend_uncertain
     recipients = tuple([_next_recipient(r, results.get(r.address), resend) for r in letter.recipients])
-    failed = False
-    for result in results.values():
-        if result.verdict is Verdict.UNCERTAIN or (result.verdict is Verdict.DEFERRED and not attempt.cut):
-            failed = True
-    attempts = letter.attempts + 1 if failed or not attempt.cut else letter.attempts
+    # Of a drain only what is uncertain counts: the rest was not tried in earnest.
+    failed = not attempt.cut or any(each.verdict is Verdict.UNCERTAIN for each in results.values())
+    attempts = letter.attempts + 1 if failed else letter.attempts
     status, delay = Status.AWAITING, 0.0
     if not any(r.open for r in recipients):
         status = _final_status(recipients)
-    elif failed or not attempt.cut:
+    elif failed:
         again = policy.wait(attempts, jitter)
         if again is None:
             recipients = tuple([_given_up(r) for r in recipients])

@@ -89,7 +89,7 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon."""
-        self._hand.decide(settlement.token, [settlement.letter.id])
+        self._hand.decide(settlement.token, settlement.letter.id)
         self._settlements.append(settlement)
         if len(self._settlements) >= UNSETTLED:
             self.open.clear()
@@ -99,7 +99,8 @@ class Settler:
     def release(self, token: str, ids: Sequence[str]) -> None:
         """Take letters that go back untouched."""
         if ids:
-            self._hand.decide(token, ids)
+            for each in ids:
+                self._hand.decide(token, each)
             self._releases.setdefault(token, []).extend(ids)
             self._idle.clear()
             self._wake.set()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Protocol
@@ -16,7 +16,7 @@ from mailsender.address import BadAddress, parse_address
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
 from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
-from mailsender.limiter import Slot
+from mailsender.limiter import UNLIMITED, Slot
 from mailsender.ports import Clock, NotBegun, Relay, RelayAway
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
 from mailsender.sessions import OwnSession, RelayState, pause
@@ -65,45 +65,48 @@ class SendPolicy:
 
 
 @dataclass(slots=True)
-class _Go:
-    """Permission for one transaction: the slot for its beginning, the lease for both moments."""
+class _Means:
+    """What all transactions of a worker need to be permitted; `cut` ends those that are before their dot."""
 
     clock: Clock
     hand: Hand
     policy: SendPolicy
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class _Go:
+    """Permission for one transaction: the slot for its beginning, the lease for both moments."""
+
+    means: _Means
     token: str
     letter_id: str
     start: int  # the first of `recipients` in the letter's `pending`
     recipients: tuple[str, ...]
     slot: Slot
-    cut: Callable[[], bool]
-    begun: bool = field(default=False)
-    lease_lost: bool = field(default=False)
-    unnoted: bool = field(default=False)
+    lease_lost: bool = False
+    unnoted: bool = False
 
     def begin(self) -> bool:
-        now = self.clock.monotonic()
-        self.lease_lost = self._until() - now < self.policy.begin_margin
-        self.begun = not self.lease_lost and not self.cut() and self.slot.good(now)
-        return self.begun
+        means = self.means
+        now = means.clock.monotonic()
+        self.lease_lost = means.hand.lasts(self.token, self.letter_id) - now < means.policy.begin_margin
+        return not self.lease_lost and not means.cut and self.slot.good(now)
 
     def dot(self) -> bool:
-        self.lease_lost = self._until() - self.clock.monotonic() < self.policy.dot_margin
-        if self.lease_lost or self.cut():
+        means = self.means
+        left = means.hand.lasts(self.token, self.letter_id) - means.clock.monotonic()
+        self.lease_lost = left < means.policy.dot_margin
+        if self.lease_lost or means.cut:
             return False
         # The last question: a note of a dot says that it was written.
         count = len(self.recipients)
-        self.unnoted = not self.hand.notes.dot(self.token, self.letter_id, self.start, count)
+        self.unnoted = not means.hand.notes.dot(self.token, self.letter_id, self.start, count)
         return not self.unnoted
-
-    def _until(self) -> float:
-        """When this claim ends: one that was lost does not last as long as a newer one of the same letter."""
-        held = self.hand.token(self.letter_id) == self.token
-        return self.hand.until(self.letter_id) if held else float("-inf")
 
     def replied(self, results: Mapping[str, Result]) -> None:
         found = [results[each] for each in self.recipients]
-        self.hand.notes.replied(self.token, self.letter_id, self.start, found)
+        self.means.hand.notes.replied(self.token, self.letter_id, self.start, found)
 
 
 class Basket(Protocol):
@@ -152,8 +155,8 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._chance = chance
+        self._means = _Means(clock, hand, policy)
         self._stopping = asyncio.Event()
-        self._cut = False
         self._second, self._date = 0, now_ms(0)
         self._line = OwnSession(
             relay,
@@ -181,7 +184,7 @@ class Worker:
 
     def cut(self) -> None:
         """End now: before the dot the letter is deferred, after it uncertain."""
-        self._cut = True
+        self._means.cut = True
         self.stop()
         self._line.abort()
 
@@ -197,16 +200,7 @@ class Worker:
             await self._next()
 
     async def _next(self) -> None:
-        idle = self._policy.session_idle if self._line.open else None
-        # A relay that was away is asked on although no letter waits, so that readiness tells the truth.
-        if not self._state.away and not await self._basket.wait(idle):
-            await self._line.close_if_idle()
-            return
-        if not (self._line.warm or await self._line.have()):
-            return
-        if not self._settler.open.is_set() and not await self._may_begin():
-            return
-        found = self._basket.take()
+        found = self._at_once() or await self._waited_for()
         if found is None:
             return
         try:
@@ -214,6 +208,25 @@ class Worker:
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
             self._raised(*found, error)
             self._line.retire()
+
+    def _at_once(self) -> tuple[str, Letter] | None:
+        """A letter, where nothing has to be waited for."""
+        if self._line.warm is None or not self._settler.open.is_set():
+            return None
+        return self._basket.take()
+
+    async def _waited_for(self) -> tuple[str, Letter] | None:
+        """A letter, once there is one and what it needs; None: look again."""
+        idle = self._policy.session_idle if self._line.open else None
+        # A relay that was away is asked on although no letter waits, so that readiness tells the truth.
+        if not self._state.away and not await self._basket.wait(idle):
+            await self._line.close_if_idle()
+            return None
+        if not (self._line.warm or await self._line.have()):
+            return None
+        if not self._settler.open.is_set() and not await self._may_begin():
+            return None
+        return self._basket.take()
 
     async def _may_begin(self) -> bool:
         """Wait until outcomes can be written again; False when it is time to stop."""
@@ -230,11 +243,13 @@ class Worker:
     async def _handle(self, token: str, letter: Letter) -> None:
         if self._hand.token(letter.id) != token:
             return  # its lease was lost while it waited; under a newer one it comes again
-        fault = letter.reason or _address_fault(letter)
+        # What came over the topic was checked at intake.
+        fault = letter.reason or (_address_fault(letter) if letter.adopted else "")
         if fault:
             self._settle(token, as_error(letter, fault))
             return
-        if self._chance.random() < self._policy.refuse_probability:
+        odds = self._policy.refuse_probability
+        if odds and self._chance.random() < odds:
             refused = Result(
                 verdict=Verdict.REFUSED, phase=Phase.MAIL, text="refused at random (SMTP_REFUSE_PROBABILITY)"
             )
@@ -247,91 +262,75 @@ class Worker:
 
     async def _send(self, token: str, letter: Letter) -> None:
         """Carry the letter's open recipients, slice by slice."""
-        results: dict[str, Result] = {}
+        results: Mapping[str, Result] = {}
         pending = letter.pending
         size = self._policy.max_recipients
         whole = True
         for start in range(0, len(pending), size):
-            envelope = Envelope(
-                reverse_path=self._policy.reverse_path, recipients=pending[start : start + size]
-            )
             try:
-                outcome = await self._transact(token, letter, start, envelope)
+                outcome = await self._transact(token, letter, start, pending[start : start + size])
             except Exception as error:
                 if not results:
                     raise
                 # What earlier slices came to stays true; the others end here, with the reason.
                 log.error("slice_raised", letter=letter.id, exc_info=error, action="the others are refused")
-                results.update(_refused(pending[start:], error))
+                results = {**results, **_refused(pending[start:], error)}
                 break
             if outcome is None:
                 whole = False
                 break
-            results.update(outcome)
+            results = {**results, **outcome} if results else outcome
         if self._hand.token(letter.id) != token and not results:
             return  # lost meanwhile, and nothing was sent
         if not results:
             self._settler.release(token, [letter.id])
             return
-        cut = self._cut or (not whole and (self._stopping.is_set() or bool(self._hand.notes.trouble)))
+        cut = self._means.cut or (not whole and (self._stopping.is_set() or bool(self._hand.notes.trouble)))
         self._finish(token, letter, results, cut=cut)
 
     async def _transact(
-        self, token: str, letter: Letter, start: int, envelope: Envelope
-    ) -> dict[str, Result] | None:
+        self, token: str, letter: Letter, start: int, recipients: tuple[str, ...]
+    ) -> Mapping[str, Result] | None:
         """One transaction; None when it could not begin, or its end could not be noted."""
+        envelope = Envelope(reverse_path=self._policy.reverse_path, recipients=recipients)
         while True:
             try:
-                slot = await self._gate.acquire()
+                slot = self._gate.at_once() or await self._gate.acquire()
                 session = self._line.warm or await self._line.fit()
             except NoSlots:
                 return None
             except RelayAway as error:
                 self._line.note_away(error)
                 return None
-            if not await self._come(slot):
-                return None
-            if not self._settler.open.is_set():
-                # The slot was a while ahead, and outcomes cannot be written any more: it lapses instead.
-                if not await self._may_begin():
-                    return None
+            if slot is not UNLIMITED:
+                await self._come(slot)
+            # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
+            if not self._settler.open.is_set() and await self._may_begin():
                 continue
+            if self._stopping.is_set():
+                return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
-            go = _Go(
-                self._clock,
-                self._hand,
-                self._policy,
-                token,
-                letter.id,
-                start,
-                envelope.recipients,
-                slot,
-                self._is_cut,
-            )
+            go = _Go(self._means, token, letter.id, start, recipients, slot)
             self._line.enter()
             try:
                 outcome = await session.transact(envelope, message, go)
             except NotBegun:
-                if go.lease_lost or self._cut:
+                if go.lease_lost or self._means.cut:
                     return None
                 continue  # the slot lapsed while we got ready, or the session had ended: try again
             finally:
                 self._line.leave()
             if not outcome.session_usable:
                 await self._line.close(session)
-            return None if go.unnoted else dict(outcome.results)
+            return None if go.unnoted else outcome.results
 
-    async def _come(self, slot: Slot) -> bool:
-        """Wait for a slot's moment; False when it is time to stop."""
+    async def _come(self, slot: Slot) -> None:
+        """Wait for a slot's moment, or until it is time to stop."""
         while (early := slot.earliest - self._clock.monotonic()) > 0 and not self._stopping.is_set():
             # Timers may end a millisecond early, and a slot that has not come yet would be given up.
             await pause(self._stopping, early + TIMER_TICK)
-        return not self._stopping.is_set()
 
-    def _is_cut(self) -> bool:
-        return self._cut
-
-    def _finish(self, token: str, letter: Letter, results: dict[str, Result], *, cut: bool) -> None:
+    def _finish(self, token: str, letter: Letter, results: Mapping[str, Result], *, cut: bool) -> None:
         attempt = Attempt(
             results=results,
             relay=self._relay.name,
@@ -340,7 +339,7 @@ class Worker:
         )
         moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
         self._settle(token, moved, delay)
-        self._log_failures(moved, delay, results)
+        self._log(moved, delay, results)
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))
@@ -357,7 +356,7 @@ class Worker:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(token, as_error(letter, reason))
 
-    def _log_failures(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> None:
+    def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> None:
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             log.debug("letter_sent", letter=letter.id)
@@ -393,9 +392,7 @@ def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:
 
 
 def _address_fault(letter: Letter) -> str:
-    """Why an adopted document cannot be sent; letters of the topic were checked at intake."""
-    if not letter.adopted:
-        return ""
+    """Why an adopted document cannot be sent."""
     if not letter.addresses:
         return "addresses: at least one is needed"
     for index, address in enumerate(letter.addresses):

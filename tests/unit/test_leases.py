@@ -25,12 +25,12 @@ class TestHand:
         hand = Hand()
         hand.take(lease("t", 50.0, "a", "b"))
         assert len(hand) == 2
-        assert hand.until("a") == 50.0
+        assert hand.lasts("t", "a") == 50.0
         assert hand.token("b") == "t"
         assert {token: sorted(ids) for token, ids in hand.by_token().items()} == {"t": ["a", "b"]}
 
     def test_a_letter_not_in_hand_has_no_time_left(self) -> None:
-        assert Hand().until("a") == float("-inf")
+        assert Hand().lasts("t", "a") == float("-inf")
 
     def test_dropping_the_last_letter_forgets_the_token_and_the_bytes(self) -> None:
         hand = Hand()
@@ -124,7 +124,7 @@ async def test_renewal_counts_from_before_it_was_sent() -> None:
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     hand.take(lease("t", 1010.0, "a"))
     await keeper.renew()
-    assert hand.until("a") == 1060.0
+    assert hand.lasts("t", "a") == 1060.0
 
 
 @pytest.mark.asyncio
@@ -134,7 +134,7 @@ async def test_a_lost_letter_leaves_the_hand() -> None:
     hand.take(lease("t", 1010.0, "a", "b"))
     queue.lost = frozenset({"a"})
     await keeper.renew()
-    assert (hand.until("a"), hand.until("b"), keeper.lost) == (float("-inf"), 1060.0, 1)
+    assert (hand.lasts("t", "a"), hand.lasts("t", "b"), keeper.lost) == (float("-inf"), 1060.0, 1)
 
 
 @pytest.mark.asyncio
