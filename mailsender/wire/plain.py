@@ -7,11 +7,12 @@ it, and whatever it does not take goes the long way, which knows how to say what
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-from mailsender.address import BadAddress, parse_address
+from mailsender.address import BadAddress, all_as_written, parse_address
 from mailsender.letter import Answer, Letter, Origin, Recipient, content_digest
 from mailsender.text import header_fault
 from mailsender.wire.schema import MAX_TOKEN, NO_ID, Limits, is_id
@@ -64,10 +65,8 @@ def plain_letter(element: dict[str, Any], origin: Origin, key: bytes | None, lim
     # No character takes more than four bytes; what may be longer is measured the long way.
     if len(addresses) > limits.addresses or len(body) * 4 > limits.body or header_fault(subject):
         return None
-    recipients: dict[str, Recipient] = {}
     try:
-        for text in addresses:
-            recipients.setdefault(parse_address(text).wire, Recipient(address=text))
+        mailboxes = _mailboxes(addresses)
     except BadAddress:
         return None
     return _BLANK.evolve(
@@ -76,6 +75,16 @@ def plain_letter(element: dict[str, Any], origin: Origin, key: bytes | None, lim
         subject=subject,
         body=body,
         answers=(Answer(token=element.get("Token", ""), key=key, origin=origin),),
-        recipients=tuple(recipients.values()),
+        recipients=tuple([Recipient(address=text) for text in mailboxes]),
         digest=content_digest(addresses, subject, body) if own_id else b"",
     )
+
+
+def _mailboxes(addresses: Sequence[str]) -> Collection[str]:
+    """Each mailbox once, in the order and spelling of its first address."""
+    if all_as_written(addresses):
+        return dict.fromkeys(addresses)
+    spellings: dict[str, str] = {}
+    for text in addresses:
+        spellings.setdefault(parse_address(text).wire, text)
+    return spellings.values()
