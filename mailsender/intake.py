@@ -154,6 +154,7 @@ class Intake:
         self._owner = owner
         self._final = final
         self._state = IntakeState()
+        self._records = 0
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._storing: asyncio.Task[None] | None = None
         self._decoded = 0
@@ -164,7 +165,7 @@ class Intake:
     @property
     def state(self) -> IntakeState:
         """How it is; for readiness and status."""
-        return self._state
+        return replace(self._state, records=self._records)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take records in until `stop` is set; then end the insert under way, commit and leave the group.
@@ -218,7 +219,7 @@ class Intake:
                 batch.add(letter)
                 await self._breathe()
             batch.passed(record)
-            self._count(records=1)
+            self._records += 1  # not by `_count`: a record may hold a single letter
             if self._full(batch):
                 batch = await self._store(batch, stop)
                 if stop.is_set():

@@ -51,12 +51,13 @@ class Composer:
         BadAddress: `address` is none.
     """
 
-    __slots__ = ("_after_date", "_date", "_domain", "_second")
+    __slots__ = ("_after_date", "_date", "_domain", "_latest", "_second")
 
     def __init__(self, display: str, address: str) -> None:
         sender = parse_address(address)
         self._domain = sender.domain
-        self._second, self._date = datetime.fromtimestamp(0, UTC), b""
+        self._latest = self._second = datetime.fromtimestamp(0, UTC)
+        self._date = b""
         mailbox = _mailbox(display, sender.wire)
         self._after_date = b"\r\nFrom: %b\r\nTo: undisclosed-recipients:;\r\nSubject:" % mailbox
 
@@ -84,9 +85,11 @@ class Composer:
 
     def _written(self, date: datetime) -> bytes:
         """`date` as a header has it; letters of the same second share the work."""
-        second = date.replace(microsecond=0)
-        if second != self._second:
-            self._second, self._date = second, format_datetime(second).encode()
+        if date is not self._latest:
+            second = date.replace(microsecond=0)
+            if second != self._second:
+                self._second, self._date = second, format_datetime(second).encode()
+            self._latest = date
         return self._date
 
     def message_id(self, letter_id: str) -> str:

@@ -18,6 +18,8 @@ def header_fault(text: str) -> str | None:
     Control characters end a header line or are cut by relays (RFC 5322 §2.2), U+2028 and U+2029 are line
     ends to some libraries, and half of a surrogate pair is no text at all.
     """
+    if text.isprintable():  # as nearly all are; nothing of what follows is
+        return None
     found = _HEADER_BREAKERS.search(text)
     if found is None:
         return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mailsender.address import Address, BadAddress, parse_address
+from mailsender.address import Address, BadAddress, all_as_written, parse_address
 from mailsender.letter import Envelope, Phase, Result, Verdict
 
 
@@ -66,23 +67,31 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
     if offers.size and len(message) > offers.size:
         text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
         return _refused_whole(envelope, "5.3.4", text)
+    rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
+    if sender and sender.needs_smtputf8:
+        utf8 = True
+    return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+
+
+def _rcpts(recipients: Sequence[str], offers: Offers) -> tuple[dict[str, bytes], dict[str, Result], bool]:
+    """The command for each recipient, the results of those who get none, and whether one needs SMTPUTF8."""
+    if all_as_written(recipients):
+        return {each: f"RCPT TO:<{each}>\r\n".encode() for each in recipients}, {}, False
     rcpts: dict[str, bytes] = {}
     results: dict[str, Result] = {}
-    utf8 = bool(sender and sender.needs_smtputf8)
-    for recipient in dict.fromkeys(envelope.recipients):
+    utf8 = False
+    for recipient in dict.fromkeys(recipients):
         try:
             address = parse_address(recipient)
         except BadAddress as error:
             results[recipient] = _refused(Phase.RCPT, "5.1.3", f"not an address: {error}")
             continue
-        if not address.needs_smtputf8:
-            rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
-        elif offers.smtputf8:
-            utf8 = True
-            rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
-        else:
+        if address.needs_smtputf8 and not offers.smtputf8:
             results[recipient] = _refused(Phase.RCPT, "5.6.7", "it needs SMTPUTF8, which the relay lacks")
-    return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+            continue
+        rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
+        utf8 = utf8 or address.needs_smtputf8
+    return rcpts, results, utf8
 
 
 @lru_cache(maxsize=16)  # all letters of a service have the same few

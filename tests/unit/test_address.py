@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.address import BadAddress, parse_address
+from mailsender.address import BadAddress, all_as_written, parse_address
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,39 @@ def test_whatever_is_taken_cannot_break_a_command(text: str) -> None:
     assert len(address.wire.encode()) <= 254
     assert address.domain.isascii()
     assert parse_address(address.wire).wire == address.wire
+
+
+@given(
+    st.from_regex(r"[a-zA-Z.!+\-]{1,4}@[a-zA-Z0-9.\-]{1,8}", fullmatch=True)
+    | st.from_regex(r"[a-z]{1,66}@[a-z0-9-]{1,66}", fullmatch=True)
+    | st.from_regex(r"[a-zя.]{1,3}@(xn-|я|.)?[a-z.\-\n]{1,5}", fullmatch=True)
+    | st.text(max_size=8)
+)
+def test_what_is_taken_at_a_glance_goes_onto_the_wire_as_it_is_written(text: str) -> None:
+    if all_as_written([text]):
+        address = parse_address(text)
+        assert address.wire == text
+        assert not address.needs_smtputf8
+
+
+@pytest.mark.parametrize(
+    ("texts", "taken"),
+    [
+        ([], True),
+        (["ann@example.org", "o'brien+tag@mail-1.example.org", "root@localhost", "a.b@1.c"], True),
+        (["x" * 61 + "@b.c"], True),
+        (["x" * 62 + "@b.c"], False),
+        (["a@" + "b" * 63], True),
+        (["a@" + "b" * 64], False),
+        (["ann@example.org", "ann@Example.org"], False),
+        (["a@xn--e1afmkfd.xn--p1ai"], False),
+        (["a@b.c\nd@e.f"], False),
+        (["a@b.c\n"], False),
+        (["я@b.c"], False),
+        (["a@b.c", ""], False),
+        (["a.@b.c"], False),
+        (["a@b.c-"], False),
+    ],
+)
+def test_a_glance_is_enough_for_short_plain_addresses(texts: list[str], taken: bool) -> None:
+    assert all_as_written(texts) is taken

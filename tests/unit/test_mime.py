@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, encodebytes
 from binascii import b2a_qp
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -215,6 +215,20 @@ def test_a_bad_sender_is_refused_at_once() -> None:
 
 def test_the_date_is_the_one_given() -> None:
     assert parsedate_to_datetime(parse(compose())["Date"]) == DATE.replace(microsecond=0)
+
+
+def test_each_letter_has_its_own_date() -> None:
+    dates = [
+        DATE,
+        DATE,
+        DATE + timedelta(seconds=0.1),
+        DATE + timedelta(seconds=1),
+        DATE,
+        DATE - timedelta(days=1),
+    ]
+    for date in dates:
+        message = COMPOSER.compose(letter(), eight_bit=True, date=date)
+        assert parsedate_to_datetime(parse(message)["Date"]) == date.replace(microsecond=0)
 
 
 def test_message_ids_are_made_of_the_letters_id_alone() -> None:

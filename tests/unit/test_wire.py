@@ -25,6 +25,7 @@ from mailsender.wire import (
     reports,
     with_id,
 )
+from mailsender.wire.plain import plain_elements
 
 NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
 ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)
@@ -302,6 +303,8 @@ class TestBatches:
             b'[{"Addresses":["a@b.test"],"Subject":"\\ud83d\\ude00 \\ud800"}]',
             b'[{"Addresses":["a@b.test"],"Token":"' + b"x" * 5000 + b'"}]',
             b'[{"Addresses":["a@b.test"],"Token":"' + b"x" * 700 + b'"}]',
+            b'[{"Addresses":["a@b.test"],"Token":1,"Token":"b"}]',
+            b'[{"Addresses":["a@b.test"],"Token":123456789012345678901234567890}]',
             b'[{"Addresses":[]}]',
             b"[{}]",
             b" [ ] ",
@@ -310,6 +313,31 @@ class TestBatches:
     def test_odd_ones(self, value: bytes) -> None:
         short = list(read_batch(value, None, Limits(), origin=lambda _: ORIGIN, now=NOW))
         assert short == [read_letter(each, ORIGIN, None, Limits(), now=NOW) for each in decode(value)]
+
+    @given(st.data())
+    def test_both_ways_read_the_same_json(self, data: st.DataObject) -> None:
+        value = (
+            b'[{"Addresses":["a@b.test"],"Subject":"\xd0\xa2\\n\\ud83d\\ude00","ID":""}, {"Addresses":["c"]}]'
+        )
+        start = data.draw(st.integers(0, len(value)))
+        end = data.draw(st.integers(start, min(len(value), start + 3)))
+        bits = [
+            b'"',
+            b"\\",
+            b",",
+            b"{",
+            b"]",
+            b"\x00",
+            b"\x1f",
+            b"\n",
+            b"\xff",
+            b"\xed\xa0\x80",
+            b"\xef\xbb\xbf",
+        ]
+        value = value[:start] + data.draw(st.binary(max_size=3) | st.sampled_from(bits)) + value[end:]
+        elements = plain_elements(value)
+        if elements is not None:
+            assert elements == decode(value)
 
     @pytest.mark.parametrize("value", [None, b"", b"{}", b"[1]", b"\xff", b'[{"Token":NaN}]', b"[[["])
     def test_what_is_no_batch_is_told_at_once(self, value: bytes | None) -> None:
