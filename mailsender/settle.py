@@ -25,6 +25,10 @@ GATHER = 0.05
 """Seconds from one write to the next, so that under load a write is shared by more than a few: each costs
 both sides about as much as twenty letters. What comes after a pause is written at once."""
 
+GATHER_NOTED = 0.1
+"""The same where notes are kept: a successor knows from them what was sent, so that no letter comes twice
+although its outcome waited longer."""
+
 UNSETTLED = 1000
 """Outcomes that may wait to be written before no more letters are begun: each of them would be sent again if
 the process died now. Two writes' worth, so that one can be gathered while the other is under way."""
@@ -83,6 +87,7 @@ class Settler:
         self.open = asyncio.Event()
         self.open.set()
         self._written_at = float("-inf")
+        self._pause = GATHER_NOTED if hand.notes.run else GATHER
         self.tally = Tally()
         self.trouble = ""
         self.unreported_bytes = 0
@@ -149,7 +154,7 @@ class Settler:
 
     async def _gather(self) -> None:
         """Wait for more outcomes if the last write has only just been."""
-        left = self._written_at + GATHER - self._clock.monotonic()
+        left = self._written_at + self._pause - self._clock.monotonic()
         if left > 0 and len(self._settlements) < BATCH:
             await asyncio.sleep(left)
         self._written_at = self._clock.monotonic()

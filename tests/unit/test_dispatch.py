@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
 from mailsender.retry import RetryPolicy, as_error
-from mailsender.settle import UNSETTLED, Settler
+from mailsender.settle import GATHER, GATHER_NOTED, UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -628,6 +629,40 @@ async def test_a_write_that_is_repeated_does_not_take_a_newer_claim_out_of_our_h
         hand.take(await queue.claim(1, 60.0, "new"))
         assert await settler.flush(10)
     assert hand.by_token() == {"new": [letter(1).id]}
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+class TimedQueue(MemoryQueue):
+    """Remembers when outcomes were written."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.times: list[float] = []
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]  as the port has it
+        self.times.append(time.monotonic())
+        return await super().settle(settlements)
+
+
+@pytest.mark.parametrize(("run", "gather"), [("", GATHER), ("ab" * 8, GATHER_NOTED)])
+@pytest.mark.asyncio
+async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather: float) -> None:
+    clock, notes = SystemClock(), NoNotes()
+    notes.run = run
+    queue, hand = TimedQueue(clock), Hand(notes)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1), letter(2), letter(3)])
+    lease = await queue.claim(3, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    for one in lease.letters:
+        settler.put(Settlement(token="t", letter=as_error(one, "no address")))
+        await until(lambda: queue.times)
+    async with asyncio.timeout(10):
+        assert await settler.flush(10)
+    first, second = queue.times
+    assert second - first >= 0.9 * gather  # timers and the way to the queue take and give a little
     writing.cancel()
     await asyncio.wait({writing})
 
