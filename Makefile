@@ -94,9 +94,9 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	set -x; \
 	$(COMPILE) pyproject.toml -o requirements/run.txt; \
 	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
-	$(COMPILE) --extra dev --group test --group build pyproject.toml -o requirements/test.txt; \
-	$(COMPILE) --extra dev --group bench --group build pyproject.toml -o requirements/bench.txt; \
-	$(COMPILE) --group build -o requirements/build.txt; \
+	$(COMPILE) --extra dev --group test --group build --group compile pyproject.toml -o requirements/test.txt; \
+	$(COMPILE) --extra dev --group bench --group build --group compile pyproject.toml -o requirements/bench.txt; \
+	$(COMPILE) --group build --group compile -o requirements/build.txt; \
 	$(COMPILE) --group fuzz -o requirements/fuzz.txt; \
 	$(COMPILE) --group audit --group build -o requirements/audit.txt
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from unicodedata import name
 
-_HEADER_BREAKERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_HEADER_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 REPLACEMENT = "\ufffd"
 """What stands for a character that cannot be kept (U+FFFD)."""
@@ -26,7 +26,7 @@ def header_fault(text: str) -> str | None:
     char = found.group()
     if char in "\r\n":
         return "holds a line break"
-    if "\ud800" <= char <= "\udfff":
+    if 0xD800 <= ord(char) <= 0xDFFF:
         return "holds half of a surrogate pair"
     if char in "\u2028\u2029":
         return f"holds a {name(char).lower()} (U+{ord(char):04X})"

@@ -312,14 +312,16 @@ class Worker:
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
             go = _Go(self._means, token, letter.id, start, recipients, slot)
             self._line.enter()
+            outcome = None
             try:
                 outcome = await session.transact(envelope, message, go)
             except NotBegun:
                 if go.lease_lost or self._means.cut:
                     return None
-                continue  # the slot lapsed while we got ready, or the session had ended: try again
             finally:
                 self._line.leave()
+            if outcome is None:
+                continue  # the slot lapsed while we got ready, or the session had ended: try again
             if not outcome.session_usable:
                 await self._line.close(session)
             return None if go.unnoted else outcome.results

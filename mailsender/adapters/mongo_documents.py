@@ -56,7 +56,7 @@ ID_IN_MESSAGE_ID = "(id)"
 It cannot be part of a Message-ID: RFC 5322 §3.6.4 allows no parentheses."""
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{24}")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 class Unstorable(ValueError):  # noqa: N818  a finding about a letter, not a mistake

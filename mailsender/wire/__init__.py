@@ -15,7 +15,8 @@ from mailsender.wire.letters import (
     read_letter,
     with_id,
 )
-from mailsender.wire.reports import Report, ReportTooLarge, report, report_bytes
+from mailsender.wire.report_model import Report
+from mailsender.wire.reports import ReportTooLarge, report, report_bytes
 from mailsender.wire.schema import LetterIn, Limits
 
 __all__ = [
