@@ -5,7 +5,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test proof ship lint format bench bench-quick lock audit clean
+.PHONY: help dev test test-compiled proof ship lint format bench bench-quick compiled lock audit clean
 
 # $(call find_python): a shell list that leaves the first fitting candidate in $$python, or says what is missing.
 define find_python
@@ -45,6 +45,11 @@ dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this m
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
+# What depends on exact sources (coverage, replaced attributes) is for `make test`.
+test-compiled: .venv/test/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
+	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled MAILSENDER_TEST_COMPILED=1 \
+		$(CURDIR)/.venv/test/bin/python -m pytest $(or $(ARGS),tests/compiled tests/unit tests/contract tests/integration/test_smtp*.py)
+
 proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
 	@.venv/test/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
 		-r requirements/fuzz.txt || echo 'atheris does not install here: no inputs guided by coverage' >&2
@@ -53,10 +58,10 @@ proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; A
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	deploy/engine/ship $(ARGS)
 
-bench: .venv/bench/.made ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/performance.md
+bench: .venv/bench/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/performance.md
 	.venv/bench/bin/python -m benchmarks $(ARGS)
 
-bench-quick: .venv/bench/.made ## The same beside a bare aiosmtplib loop only, under a minute
+bench-quick: .venv/bench/.made compiled ## The same beside a bare aiosmtplib loop only, under a minute
 	.venv/bench/bin/python -m benchmarks --quick $(ARGS)
 
 lint: .venv/test/.made ## Style, types, import contracts
@@ -68,6 +73,24 @@ lint: .venv/test/.made ## Style, types, import contracts
 format: .venv/test/.made ## Put the code in form
 	.venv/test/bin/ruff check --fix-only --quiet .
 	.venv/test/bin/ruff format .
+
+# The compiled form is measured where it can be made; plain Python where not.
+compiled: .venv/bench/.made
+	@if command -v cc >/dev/null && .venv/bench/bin/python -c \
+		'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null; \
+	then $(MAKE) --no-print-directory build/compiled/.made; \
+	else rm -rf build/compiled; echo 'No C compiler, or no headers of Python (on Debian: apt-get install gcc' \
+		'python3-dev): mailsender is measured as plain Python only' >&2; fi
+
+# A wheel of this tree, unpacked, and beside it what tests need to run there.
+build/compiled/.made: .venv/bench/.made pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
+	@echo 'Compiling the hot path (about two minutes)'
+	@rm -rf build/compiled build/wheel
+	@MAILSENDER_COMPILE=1 .venv/bench/bin/python -m pip wheel -q --disable-pip-version-check \
+		--no-deps --no-build-isolation --wheel-dir build/wheel .
+	@.venv/bench/bin/python -m zipfile -e build/wheel/*.whl build/compiled
+	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs build/compiled/
+	@touch $@
 
 .venv/dev/.made: requirements/dev.txt
 	$(call environment,dev)

@@ -235,7 +235,7 @@ class Dispatch:
     async def run(self) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
         async with asyncio.TaskGroup() as group:
-            self._running = {group.create_task(worker.run()) for worker in self._workers}
+            self._running = {group.create_task(_work(worker)) for worker in self._workers}
             self._claiming = group.create_task(self._claim_all())
 
     def stop_claiming(self) -> None:
@@ -364,3 +364,10 @@ class Dispatch:
                 await event.wait()
         except TimeoutError:
             return
+
+
+async def _work(worker: Worker) -> None:
+    try:
+        await worker.run()
+    finally:
+        await worker.close()

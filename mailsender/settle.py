@@ -232,12 +232,7 @@ class Settler:
             try:
                 result = await write()
             except Unavailable as error:
-                if not self.trouble:
-                    log.warning("settling_waits", error=str(error), action="repeated until MongoDB is back")
-                self.trouble = str(error)
-                self.open.clear()
-                await asyncio.sleep(backoff)
-                backoff = min(LAST_BACKOFF, backoff * 2)
+                self._note_trouble(str(error))
             else:
                 if self.trouble:
                     log.info("settling_goes_on")
@@ -246,6 +241,14 @@ class Settler:
                 return result
             finally:
                 slow.cancel()
+            await asyncio.sleep(backoff)
+            backoff = min(LAST_BACKOFF, backoff * 2)
+
+    def _note_trouble(self, trouble: str) -> None:
+        if not self.trouble:
+            log.warning("settling_waits", error=trouble, action="repeated until MongoDB is back")
+        self.trouble = trouble
+        self.open.clear()
 
     def _let_in(self) -> None:
         """Letters may be begun again, when what is unsettled is little and can be written."""

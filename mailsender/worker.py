@@ -168,14 +168,15 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Work until `stop`; ends with the session closed."""
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                lanes.create_task(self._lane())
-                if self._gate.allowance.unlimited:
-                    lanes.create_task(self._second_lane())
-        finally:
-            await self._line.close()
+        """Work until `stop`; `close` is to follow, however it ends."""
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(self._lane())
+            if self._gate.allowance.unlimited:
+                lanes.create_task(self._second_lane())
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._line.close()
 
     def stop(self) -> None:
         """Take no more letters; a transaction that has begun goes on to its end."""
