@@ -1,11 +1,14 @@
 # mailsender as an image; docs/containers.md tells how to build and run it.
 
-# Any image with a Python 3.11 or later and its venv module will do; all stages share it.
+# Any image with a Python 3.11 or later and its venv module will do.
 ARG BASE=python:3.11.14-slim-bookworm
+# The same Python with its headers and a C compiler, for the stages that build. With COMPILE=0 the hot path stays
+# plain Python, and BASE will do here, too.
+ARG COMPILER=python:3.11.14-bookworm
 
 
 # What the service depends on, as locked. Rebuilt only when the lock changes.
-FROM ${BASE} AS dependencies
+FROM ${COMPILER} AS dependencies
 
 # Where packages are reached only through a pip configuration or a private CA, the build gets them as secrets:
 # they are there while pip runs and in no layer.
@@ -30,10 +33,11 @@ COPY requirements/build.txt /build/requirements/
 RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/build/cache \
     /build/tools/bin/pip install --quiet \
         --require-hashes --only-binary :all: --requirement /build/requirements/build.txt
+ARG COMPILE=1
 WORKDIR /build/source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml build_hook.py README.md LICENSE ./
 COPY mailsender mailsender
-RUN /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \
+RUN MAILSENDER_COMPILE="${COMPILE}" /build/tools/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \
     && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
         --no-index --no-deps --no-warn-script-location --root /build/root /build/wheel/*.whl
 

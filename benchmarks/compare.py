@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.measure import Round
-from benchmarks.parts import Stage
+from benchmarks.parts import Stage, is_compiled
 from benchmarks.peers import Peer, bare
 from benchmarks.peers.celery_redis import Celery
 from benchmarks.peers.ours import Mailsender, Replicas
@@ -17,6 +17,7 @@ from mailsender.dev.process import ChildError, PartMissing
 OURS = "mailsender"
 SMALL_BATCHES = "mailsender, batches of 6"
 TWO = "mailsender, two replicas"
+PLAIN = "mailsender, plain Python"
 
 Rounds = dict[str, list[Round]]
 
@@ -24,7 +25,10 @@ Rounds = dict[str, list[Round]]
 def all_peers() -> list[Peer]:
     """Every sender, ours first."""
     ours: list[Peer] = [Mailsender(OURS, 100, 60_000), Mailsender(SMALL_BATCHES, 6, 60_000)]
-    return [*ours, Replicas(TWO, 2, 60_000), Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
+    ours.append(Replicas(TWO, 2, 60_000))
+    if is_compiled():
+        ours.append(Mailsender(PLAIN, 100, 60_000, plain=True))
+    return [*ours, Postfix(), Taskiq(), Celery(), bare.loop(), bare.limit()]
 
 
 def quick_peers() -> list[Peer]:

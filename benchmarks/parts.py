@@ -18,12 +18,19 @@ from mailsender.dev.process import LOOPBACK, Child, Part, PartMissing, free_port
 from tests.parts import SmtpSink, running
 
 ROOT = Path(__file__).resolve().parent.parent
+COMPILED = ROOT / "build" / "compiled"
+"""Where `make compiled` leaves the compiled form of this tree."""
 POSTFIX_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 
 MONGOD_CACHE_GB = 1.0
 """WiredTiger's cache: more than the tests' mongod gets, far less than it would take by itself."""
 
 _COUNT = re.compile(rb"mesg=(\d+)")
+
+
+def is_compiled() -> bool:
+    """Whether there is a compiled form: there is none without a compiler."""
+    return (COMPILED / ".made").is_file()
 
 
 class Sink(SmtpSink):

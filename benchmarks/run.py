@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.parts import Stage
+from benchmarks.parts import Stage, is_compiled
 from benchmarks.table import Section
 
 
@@ -50,6 +50,7 @@ def machine() -> str:
         f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
         f"load before the run {os.getloadavg()[0]:.1f}",
+        "mailsender's hot path compiled" if is_compiled() else "mailsender as plain Python",
     )
     return ", ".join(parts)
 

@@ -1,7 +1,8 @@
 """Where the time of one round goes: a profile of the service by py-spy, and its commands to MongoDB.
 
 The profile samples the threads that hold Python's lock, a hundred times a second; the commands are counted by
-mongod itself, those of its own upkeep left out.
+mongod itself, those of its own upkeep left out. The service runs as plain Python, for py-spy sees nothing of
+compiled functions.
 
     python -m benchmarks.where
 """
@@ -45,7 +46,7 @@ COMMANDS = ("insert", "update", "find", "getMore", "count", "aggregate", "findAn
 
 def measure(stage: Stage) -> Section:
     """Shares of the profile, largest first; the commands are in the notes."""
-    with world(stage) as here, MongoClient[dict[str, Any]](stage.mongod.uri) as client:
+    with world(stage, plain=True) as here, MongoClient[dict[str, Any]](stage.mongod.uri) as client:
         here.publish(batches(LETTERS, BATCH))
         before, sunk = _commands(client), stage.sink.received()
         service = here.replica()

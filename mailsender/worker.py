@@ -15,9 +15,9 @@ import structlog
 from mailsender.address import BadAddress, parse_address
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
-from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
+from mailsender.letter import Envelope, Letter, Outcome, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.limiter import UNLIMITED, Slot
-from mailsender.ports import Clock, NotBegun, Relay, RelayAway
+from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway, Session
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
 from mailsender.sessions import OwnSession, RelayState, pause
 from mailsender.settle import Settler
@@ -312,20 +312,25 @@ class Worker:
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
             go = _Go(self._means, token, letter.id, start, recipients, slot)
-            self._line.enter()
-            outcome = None
-            try:
-                outcome = await session.transact(envelope, message, go)
-            except NotBegun:
-                if go.lease_lost or self._means.cut:
-                    return None
-            finally:
-                self._line.leave()
-            if outcome is None:
-                continue  # the slot lapsed while we got ready, or the session had ended: try again
-            if not outcome.session_usable:
-                await self._line.close(session)
-            return None if go.unnoted else outcome.results
+            outcome = await self._carry(session, envelope, message, go)
+            if outcome is not None:
+                return None if go.unnoted else outcome.results
+            if go.lease_lost or self._means.cut:
+                return None
+            # Else the slot lapsed while we got ready, or the session had ended: try again.
+
+    async def _carry(self, session: Session, envelope: Envelope, message: bytes, go: Go) -> Outcome | None:
+        """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
+        self._line.enter()
+        try:
+            outcome = await session.transact(envelope, message, go)
+        except NotBegun:
+            return None
+        finally:
+            self._line.leave()
+        if not outcome.session_usable:
+            await self._line.close(session)
+        return outcome
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""

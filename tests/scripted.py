@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -178,7 +179,8 @@ class ScriptedRelay:
         self._server.close()
         for peer in self.peers:
             peer.over.set()
-            peer.writer.transport.abort()
+            with suppress(AttributeError):  # as Python 3.11.2 says under TLS of one that is closed already
+                peer.writer.transport.abort()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.letters import SENDER, batches
 from benchmarks.measure import Meter, Round, poll
-from benchmarks.parts import Stage
+from benchmarks.parts import COMPILED, ROOT, Stage, is_compiled
 from benchmarks.peers import SESSIONS
 from mailsender.dev.process import ChildError
 from tests.acceptance.harness import Replica, World
@@ -53,13 +53,13 @@ TIMEOUT = 300.0
 
 
 class Mailsender:
-    """The service itself, with batches of one size."""
+    """The service itself, with batches of one size; in `plain` Python although its hot path is compiled."""
 
-    def __init__(self, name: str, batch: int, letters: int) -> None:
-        self.name, self.batch, self.letters = name, batch, letters
+    def __init__(self, name: str, batch: int, letters: int, *, plain: bool = False) -> None:
+        self.name, self.batch, self.letters, self.plain = name, batch, letters, plain
 
     def run(self, stage: Stage, letters: int) -> Round:
-        with world(stage) as here:
+        with world(stage, plain=self.plain) as here:
             here.publish(batches(letters, self.batch))
             return measured(stage, here, letters)
 
@@ -76,12 +76,20 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def world(stage: Stage, smtp_port: int = 0, **settings: str) -> Iterator[World]:
-    """Fresh topics and a fresh database for one round; both are thrown away after it."""
+def world(stage: Stage, smtp_port: int = 0, *, plain: bool = False, **settings: str) -> Iterator[World]:
+    """Fresh topics and a fresh database for one round; both are thrown away after it.
+
+    The service has its compiled form, as the image has it, where there is one and `plain` does not say else.
+    """
     port = smtp_port or stage.sink.port
     name = f"bench{uuid4().hex[:8]}"
     made = World(stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), port)
-    made.settings = {**SETTINGS, "MAILSENDER_STATE_DIR": str(stage.room("notes") / name), **settings}
+    made.settings = {
+        **SETTINGS,
+        "MAILSENDER_STATE_DIR": str(stage.room("notes") / name),
+        "PYTHONPATH": str(COMPILED if is_compiled() and not plain else ROOT),
+        **settings,
+    }
     made.create_topics(PARTITIONS)
     try:
         yield made
@@ -212,7 +220,9 @@ def last_mark(here: World) -> float:
 
 
 def end(service: Replica) -> None:
-    """Stop it politely; it has nothing left to do."""
+    """Stop it politely; it has nothing left to do. Which form it had is not for us to believe."""
+    if bool(service.compiled()) != (service.settings["PYTHONPATH"] == str(COMPILED)):
+        raise ChildError("the service has not the form that was to be measured")
     service.terminate()
     status = service.wait_exit()
     if status != 0:

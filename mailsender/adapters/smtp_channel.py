@@ -185,7 +185,8 @@ class Channel(asyncio.Protocol):
         try:
             await asyncio.wait([self._gone], timeout=LAST_WORDS)
         finally:
-            self._transport.abort()
+            if not self._gone.done():
+                self._transport.abort()
 
     # --- deadlines -------------------------------------------------------------------------------
 

@@ -95,7 +95,8 @@ class SmtpSession:
         self._proceeding = False  # in this turn, after those who wait
         self._unsaid: deque[_Step] = deque()
         self._owed: deque[_Step] = deque()
-        self._watched: _Step | None = None  # the step that the deadline is for
+        self._answered = 0  # how many steps were answered: the number of the one that is owed next
+        self._watched: int | None = None  # the number of the step that the deadline is for
         channel.listen(self)
 
     def accepts_8bit(self) -> bool:
@@ -255,10 +256,10 @@ class SmtpSession:
 
     def _watch(self) -> None:
         """Set the deadline of the reply that is due next, once for each."""
-        step = self._owed[0] if self._owed else None
-        if step is not self._watched:
-            self._watched = step
-            self._channel.due(None if step is None else self._seconds_for(step))
+        due = self._answered if self._owed else None
+        if due != self._watched:
+            self._watched = due
+            self._channel.due(None if due is None else self._seconds_for(self._owed[0]))
 
     def _seconds_for(self, step: _Step) -> float:
         phase, _, about, _ = step
@@ -274,6 +275,7 @@ class SmtpSession:
         phase, _, about, recipient = self._owed[0]
         if isinstance(about, _Question):
             self._owed.popleft()
+            self._answered += 1
             if not about.answer.done():
                 about.answer.set_result(reply)
             return
@@ -286,6 +288,7 @@ class SmtpSession:
                 self._channel.fail(f"the relay ends the session: {reply}", reply)
                 return
         self._owed.popleft()
+        self._answered += 1
         _TAKE[phase](self, about, recipient, reply)
 
     def _mail(self, transaction: Transaction, _: str, reply: Reply) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from pymongo import MongoClient
 
+import mailsender
 from mailsender.dev.process import Child, free_port
 from tests.parts import Topics, wait_until
 
@@ -231,7 +233,14 @@ class Replica:
 
     def start(self) -> None:
         environment = {k: v for k, v in os.environ.items() if k in {"PATH", "HOME", "LANG", "TMPDIR"}}
+        # The form of the service that this process knows itself: plain, or compiled.
+        environment["PYTHONPATH"] = str(Path(mailsender.__file__).parent.parent)
         self.child.start([sys.executable, "-m", "mailsender", "run"], env={**environment, **self.settings})
+
+    def compiled(self) -> int:
+        """How many compiled modules of ours the running process has mapped, by the kernel's word."""
+        maps = Path(f"/proc/{self.child.pid}/maps").read_text()
+        return len(set(re.findall(r"\S+/mailsender/\S+\.so$", maps, re.MULTILINE)))
 
     def wait_ready(self, timeout: float = 40.0) -> None:
         self.child.until(lambda: self.get("/readyz").status == 200, timeout)

@@ -114,7 +114,7 @@ def test_how_much_it_adds_to_its_base(engine: Engine, image: str) -> None:
 def test_a_change_of_the_code_makes_only_the_last_layer_anew(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
-    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "build_hook.py", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tmp_path)
     for name in ("requirements", "mailsender"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

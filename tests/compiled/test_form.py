@@ -1,0 +1,71 @@
+"""What is compiled, and that `make test-compiled` really has it before it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
+UNDER_TEST = bool(os.environ.get("MAILSENDER_TEST_COMPILED"))
+
+NEVER_SUSPENDS = {"asyncio.timeout", "calling", "self._fitting"}
+"""Whose end comes in the same turn of the loop: an exception on its way through it meets no other task."""
+
+
+def source(name: str) -> ast.Module:
+    return ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_listed_module_is_in_the_form_under_test(name: str) -> None:
+    file = import_module(name).__file__
+    assert file is not None
+    assert file.endswith(".so" if UNDER_TEST else ".py")
+
+
+def test_the_list_is_in_order_and_names_what_is_there() -> None:
+    assert sorted(MODULES) == MODULES
+    assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in MODULES)
+
+
+def waits(body: Iterable[ast.stmt]) -> Iterator[int]:
+    """The lines on which code lets others run, those of functions within it left out."""
+    todo: list[ast.AST] = list(body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Await | ast.Yield | ast.YieldFrom | ast.AsyncFor | ast.AsyncWith):
+            yield node.lineno
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_compiled_code_waits_while_it_handles_an_exception(name: str) -> None:
+    """Seen with mypyc 2.4: the exception stays the thread's, and other tasks raise it once more."""
+    for node in ast.walk(source(name)):
+        if isinstance(node, ast.Try):
+            lines = [*waits(node.finalbody), *(line for each in node.handlers for line in waits(each.body))]
+            assert not lines, f"{name}: {lines}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_compiled_code_enters_only_what_is_left_without_a_wait(name: str) -> None:
+    """The end of `async with` handles the exception that comes through it."""
+    for node in ast.walk(source(name)):
+        if isinstance(node, ast.AsyncWith):
+            entered = {ast.unparse(item.context_expr).partition("(")[0] for item in node.items}
+            groups = {"asyncio.TaskGroup"} if all(map(_only_begins_tasks, node.body)) else set()
+            assert entered <= NEVER_SUSPENDS | groups, f"{name}: {node.lineno}"
+
+
+def _only_begins_tasks(statement: ast.stmt) -> bool:
+    """A group whose body does nothing else has no exception on its way through its end."""
+    return not list(waits([statement])) and "create_task" in ast.unparse(statement)
