@@ -48,7 +48,7 @@ test: .venv/test/.made ## All tests, on the real parts that this machine has, wi
 # What depends on exact sources (coverage, replaced attributes) is for `make test`.
 test-compiled: .venv/test/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
 	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled MAILSENDER_TEST_COMPILED=1 \
-		$(CURDIR)/.venv/test/bin/python -m pytest -q \
+		$(CURDIR)/.venv/test/bin/python -m pytest \
 		$(or $(ARGS),tests/compiled tests/unit tests/contract tests/integration/test_smtp*.py --ignore=tests/unit/test_supply.py)
 
 proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
@@ -87,11 +87,13 @@ compiled: .venv/bench/.made
 build/compiled/.made: .venv/bench/.made pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
 	@echo 'Compiling the hot path (about two minutes)'
 	@rm -rf build/compiled build/wheel
+	@mkdir -p build/wheel
+	@touch build/wheel/.begun
 	@MAILSENDER_COMPILE=1 .venv/bench/bin/python -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
 	@.venv/bench/bin/python -m zipfile -e build/wheel/*.whl build/compiled
 	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs build/compiled/
-	@touch $@
+	@touch -r build/wheel/.begun $@
 
 .venv/dev/.made: requirements/dev.txt
 	$(call environment,dev)
