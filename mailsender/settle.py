@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -25,7 +26,7 @@ GATHER = 0.05
 """Seconds from one write to the next, so that under load a write is shared by more than a few: each costs
 both sides about as much as twenty letters. What comes after a pause is written at once."""
 
-GATHER_NOTED = 0.1
+GATHER_NOTED = 0.15
 """The same where notes are kept: a successor knows from them what was sent, so that no letter comes twice
 although its outcome waited longer."""
 
@@ -81,6 +82,7 @@ class Settler:
         self._releases: dict[str, list[str]] = {}
         self._finals: list[Letter] = []
         self._wake = asyncio.Event()
+        self._full = asyncio.Event()
         self._reporting = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,6 +98,8 @@ class Settler:
         """Take an outcome; it is written soon."""
         self._hand.decide(settlement.token, settlement.letter.id)
         self._settlements.append(settlement)
+        if len(self._settlements) >= BATCH:
+            self._full.set()
         if len(self._settlements) >= UNSETTLED:
             self.open.clear()
         self._idle.clear()
@@ -153,10 +157,13 @@ class Settler:
             self._note_idle()
 
     async def _gather(self) -> None:
-        """Wait for more outcomes if the last write has only just been."""
+        """Wait until a write is full, if the last one has only just been."""
+        self._full.clear()
         left = self._written_at + self._pause - self._clock.monotonic()
         if left > 0 and len(self._settlements) < BATCH:
-            await asyncio.sleep(left)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._full.wait()
         self._written_at = self._clock.monotonic()
 
     async def _write_settlements(self) -> None:

@@ -22,7 +22,7 @@ from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
 from mailsender.retry import RetryPolicy, as_error
-from mailsender.settle import GATHER, GATHER_NOTED, UNSETTLED, Settler
+from mailsender.settle import BATCH, GATHER, GATHER_NOTED, UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -663,6 +663,28 @@ async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather
         assert await settler.flush(10)
     first, second = queue.times
     assert second - first >= 0.9 * gather  # timers and the way to the queue take and give a little
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+@pytest.mark.asyncio
+async def test_a_full_write_waits_for_no_more() -> None:
+    clock, notes = SystemClock(), NoNotes()
+    notes.run = "ab" * 8
+    queue, hand = TimedQueue(clock), Hand(notes)
+    settler = Settler(queue, hand, clock, report=ignore)
+    settler._pause = 3600.0
+    await queue.insert([letter(n) for n in range(BATCH + 1)])
+    lease = await queue.claim(BATCH + 1, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+    await until(lambda: queue.times)
+    for one in lease.letters[1:]:
+        settler.put(Settlement(token="t", letter=as_error(one, "no address")))
+    async with asyncio.timeout(10):
+        assert await settler.flush(10)
+    assert len(queue.times) == 2
     writing.cancel()
     await asyncio.wait({writing})
 
