@@ -30,6 +30,10 @@ GATHER_NOTED = 0.15
 """The same where notes are kept: a successor knows from them what was sent, so that no letter comes twice
 although its outcome waited longer."""
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""Bytes of letters whose outcomes wait, from which a write is due as well: they count as in hand, and a few
+large ones must not keep others out while they wait for company."""
+
 UNSETTLED = 1000
 """Outcomes that may wait to be written before no more letters are begun: each of them would be sent again if
 the process died now. Two writes' worth, so that one can be gathered while the other is under way."""
@@ -79,6 +83,7 @@ class Settler:
         self._clock = clock
         self._report = report
         self._settlements: list[Settlement] = []
+        self._waiting_bytes = 0
         self._releases: dict[str, list[str]] = {}
         self._finals: list[Letter] = []
         self._wake = asyncio.Event()
@@ -98,7 +103,8 @@ class Settler:
         """Take an outcome; it is written soon."""
         self._hand.decide(settlement.token, settlement.letter.id)
         self._settlements.append(settlement)
-        if len(self._settlements) >= BATCH:
+        self._waiting_bytes += settlement.letter.size
+        if self._due:
             self._full.set()
         if len(self._settlements) >= UNSETTLED:
             self.open.clear()
@@ -156,11 +162,16 @@ class Settler:
                 await self._write_settlements()
             self._note_idle()
 
+    @property
+    def _due(self) -> bool:
+        """Whether as much waits as one write should hold."""
+        return len(self._settlements) >= BATCH or self._waiting_bytes >= BATCH_BYTES
+
     async def _gather(self) -> None:
         """Wait until a write is full, if the last one has only just been."""
         self._full.clear()
         left = self._written_at + self._pause - self._clock.monotonic()
-        if left > 0 and len(self._settlements) < BATCH:
+        if left > 0 and not self._due:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._full.wait()
@@ -172,6 +183,7 @@ class Settler:
             return
         late = await self._settle(batch)
         del self._settlements[: len(batch)]
+        self._waiting_bytes -= sum(each.letter.size for each in batch)
         self._let_in()
         # A letter that came back to us meanwhile is in hand under another token.
         hand = self._hand

@@ -22,7 +22,7 @@ from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Rejected, SystemClock, Unavailable
 from mailsender.retry import RetryPolicy, as_error
-from mailsender.settle import BATCH, GATHER, GATHER_NOTED, UNSETTLED, Settler
+from mailsender.settle import BATCH, BATCH_BYTES, GATHER, GATHER_NOTED, UNSETTLED, Settler
 from mailsender.worker import SendPolicy
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -667,15 +667,17 @@ async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather
     await asyncio.wait({writing})
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.asyncio
-async def test_a_full_write_waits_for_no_more() -> None:
+async def test_a_full_write_waits_for_no_more(large: bool) -> None:
     clock, notes = SystemClock(), NoNotes()
+    count, body = (3, "x" * (BATCH_BYTES // 2)) if large else (BATCH + 1, "")
     notes.run = "ab" * 8
     queue, hand = TimedQueue(clock), Hand(notes)
     settler = Settler(queue, hand, clock, report=ignore)
     settler._pause = 3600.0
-    await queue.insert([letter(n) for n in range(BATCH + 1)])
-    lease = await queue.claim(BATCH + 1, 60.0, "t")
+    await queue.insert([letter(n).evolve(body=body) for n in range(count)])
+    lease = await queue.claim(count, 60.0, "t")
     hand.take(lease)
     writing = asyncio.create_task(settler.run())
     settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
