@@ -187,4 +187,8 @@ def test_the_public_base_is_pinned() -> None:
     text = (ROOT / "Dockerfile").read_text("utf-8")
     (base,) = [line for line in text.splitlines() if line.startswith("ARG BASE=")]
     assert base.partition(":")[2].count(".") == 2, "a tag with the patch version"
-    assert text.count("FROM ${BASE}") == 2
+    assert text.count("FROM ${BASE}") == 1
+    assert text.count("FROM ${COMPILER}") == 1
+    # Compiled modules are for one Python on one C library.
+    (compiler,) = [line.partition("=")[2] for line in text.splitlines() if line.startswith("ARG COMPILER=")]
+    assert compiler == base.partition("=")[2].replace("-slim-", "-")
