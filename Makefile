@@ -37,7 +37,7 @@ touch $@
 endef
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
 	@exec .venv/dev/bin/mailsender dev
@@ -45,7 +45,7 @@ dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this m
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
 	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-# What depends on exact sources (coverage, replaced attributes) is for `make test`.
+# All but what looks at the checkout, which is not here; coverage sees nothing of compiled code.
 test-compiled: .venv/test/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
 	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled MAILSENDER_TEST_COMPILED=1 \
 		$(CURDIR)/.venv/test/bin/python -m pytest \
@@ -76,7 +76,7 @@ format: .venv/test/.made ## Put the code in form
 	.venv/test/bin/ruff format .
 
 # The compiled form is measured where it can be made; plain Python where not.
-compiled: .venv/bench/.made
+compiled: .venv/bench/.made ## The hot path compiled by mypyc, in build/compiled, where there is a C compiler
 	@if command -v cc >/dev/null && .venv/bench/bin/python -c \
 		'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null; \
 	then $(MAKE) --no-print-directory build/compiled/.made; \
@@ -85,7 +85,7 @@ compiled: .venv/bench/.made
 
 # A wheel of this tree, unpacked, and beside it what tests need to run there.
 build/compiled/.made: .venv/bench/.made pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
-	@echo 'Compiling the hot path (about two minutes)'
+	@echo 'Compiling the hot path (about a minute)'
 	@rm -rf build/compiled build/wheel
 	@mkdir -p build/wheel
 	@touch build/wheel/.begun

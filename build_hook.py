@@ -23,7 +23,7 @@ def wanted() -> bool:
     return os.environ.get("MAILSENDER_COMPILE", "") not in {"", "0"}
 
 
-class MypycHook(BuildHookInterface):  # type: ignore[type-arg]
+class MypycHook(BuildHookInterface):
     """Adds a platform's extension modules to the wheel."""
 
     _scratch: tempfile.TemporaryDirectory[str] | None = None
@@ -42,7 +42,7 @@ class MypycHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002  hatchling's signature
         """Leave nothing behind."""
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -51,7 +51,7 @@ class MypycHook(BuildHookInterface):  # type: ignore[type-arg]
 def compiled(root: Path, modules: list[str], scratch: Path) -> list[Path]:
     """The extension modules, below `lib` in `scratch`; the source tree stays as it is."""
     from mypyc.build import mypycify  # noqa: PLC0415  needed in this one case only
-    from setuptools import Distribution  # noqa: PLC0415
+    from setuptools import Distribution  # noqa: PLC0415  as above
 
     before = Path.cwd()
     os.chdir(root)  # mypyc names modules by their paths from where it runs

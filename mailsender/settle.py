@@ -28,7 +28,7 @@ both sides about as much as twenty letters. What comes after a pause is written 
 
 GATHER_NOTED = 0.15
 """The same where notes are kept: a successor knows from them what was sent, so that no letter comes twice
-although its outcome waited longer."""
+although its outcome waited longer. Only whoever loses the machine loses the notes, too."""
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Bytes of letters whose outcomes wait, from which a write is due as well: they count as in hand, and a few

@@ -221,7 +221,7 @@ def last_mark(here: World) -> float:
 
 def end(service: Replica) -> None:
     """Stop it politely; it has nothing left to do. Which form it had is not for us to believe."""
-    if bool(service.compiled()) != (service.settings["PYTHONPATH"] == str(COMPILED)):
+    if service.compiled() != (service.settings["PYTHONPATH"] == str(COMPILED)):
         raise ChildError("the service has not the form that was to be measured")
     service.terminate()
     status = service.wait_exit()
