@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from mailsender.afterwards import afterwards
 from mailsender.gate import SlotGate
 from mailsender.leases import Hand, LeaseKeeper
 from mailsender.letter import FreshClaim, Lease, Letter
@@ -235,7 +236,9 @@ class Dispatch:
     async def run(self) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
         async with asyncio.TaskGroup() as group:
-            self._running = {group.create_task(_work(worker)) for worker in self._workers}
+            self._running = {
+                group.create_task(afterwards(worker.run(), worker.close)) for worker in self._workers
+            }
             self._claiming = group.create_task(self._claim_all())
 
     def stop_claiming(self) -> None:
@@ -287,24 +290,27 @@ class Dispatch:
             if room <= 0:
                 await self._wait(self._basket.low, POLL)
                 continue
-            try:
-                got = await self._claim(room)
-            except Unavailable as error:
-                self._dry = False
-                self.trouble = str(error)
-                self._keeper.health.failed()
+            got = await self._claim(room)
+            if self.trouble:
                 await self._wait(self._stopping, backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 continue
-            self.trouble = ""
             backoff = FIRST_BACKOFF
             self._dry = got < room
             if not got:
                 await self._wait(self._nudged, POLL)
 
     async def _claim(self, room: int) -> int:
+        """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
         self._looked_at = self._clock.monotonic()
-        lease = await self._queue.claim(room, self._policy.lease, self._hand.new_token())
+        try:
+            lease = await self._queue.claim(room, self._policy.lease, self._hand.new_token())
+        except Unavailable as error:
+            self._dry = False
+            self.trouble = str(error) or type(error).__name__
+            self._keeper.health.failed()
+            return 0
+        self.trouble = ""
         self._take(lease)
         return len(lease.letters)
 
@@ -364,10 +370,3 @@ class Dispatch:
                 await event.wait()
         except TimeoutError:
             return
-
-
-async def _work(worker: Worker) -> None:
-    try:
-        await worker.run()
-    finally:
-        await worker.close()

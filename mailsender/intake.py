@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from mailsender.afterwards import afterwards
 from mailsender.dead_letters import DeadLetters, DeadRecord
 from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest, now_ms
 from mailsender.ports import (
@@ -174,23 +175,26 @@ class Intake:
         """
         work = asyncio.create_task(self._work(stop))
         stopping = asyncio.create_task(stop.wait())
-        try:
-            await self._source.open()
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({work}, timeout=self._config.stop_timeout)
-            if not work.done():
-                log.warning(
-                    "intake_cut_short",
-                    after_seconds=self._config.stop_timeout,
-                    doing="what was being taken in is not committed and will be read again",
-                )
-        finally:
-            await _ended(work, stopping)
-            await _ended(self._storing, self._committing)
-            await self._source.close()
-            self._now(status="stopped")
+        await afterwards(self._until(work, stopping), partial(self._close, work, stopping))
         if not work.cancelled():
             work.result()
+
+    async def _until(self, work: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
+        await self._source.open()
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work}, timeout=self._config.stop_timeout)
+        if not work.done():
+            log.warning(
+                "intake_cut_short",
+                after_seconds=self._config.stop_timeout,
+                doing="what was being taken in is not committed and will be read again",
+            )
+
+    async def _close(self, work: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
+        await _ended(work, stopping)
+        await _ended(self._storing, self._committing)
+        await self._source.close()
+        self._now(status="stopped")
 
     async def _work(self, stop: asyncio.Event) -> None:
         self._now(status="running")
@@ -242,19 +246,18 @@ class Intake:
             days = (epoch - record.timestamp / 1000) / 86400
             batch.bury(record, TOO_OLD, f"the record is {days:.1f} days old and may have been sent already")
             return
-        where = partial(
-            Origin,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            timestamp=record.timestamp,
-        )
         try:
             letters = read_batch(
                 record.value,
                 record.key,
                 self._config.limits,
-                origin=lambda index: where(index=index),
+                origin=lambda index: Origin(
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    index=index,
+                    timestamp=record.timestamp,
+                ),
                 now=now_ms(epoch),
             )
         except NotABatch as error:
@@ -398,25 +401,26 @@ class Intake:
             try:
                 result = await call()
             except Unavailable as error:
-                if not waited:
-                    waited = True
-                    self._now(status=f"waiting: {what}: {error}")
-                    log.warning(
-                        "intake_waits",
-                        for_=what,
-                        reason=str(error),
-                        doing="no records are taken until it is back; nothing is lost",
-                    )
-                await self._idle(wait, stop)
-                wait = min(self._config.longest_wait, wait * 2)
-                if stop.is_set():
-                    raise _Stopped from error
+                away = error
             else:
                 if waited:
                     self._now(status="running")
                     seconds = round(self._clock.monotonic() - began, 1)
                     log.info("intake_goes_on", for_=what, seconds=seconds)
                 return result
+            if not waited:
+                waited = True
+                self._now(status=f"waiting: {what}: {away}")
+                log.warning(
+                    "intake_waits",
+                    for_=what,
+                    reason=str(away),
+                    doing="no records are taken until it is back; nothing is lost",
+                )
+            await self._idle(wait, stop)
+            wait = min(self._config.longest_wait, wait * 2)
+            if stop.is_set():
+                raise _Stopped from away
 
     async def _idle(self, seconds: float, stop: asyncio.Event) -> None:
         ends = self._clock.monotonic() + seconds

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailsender.letter import Answer, Envelope, FreshClaim, Lease, Letter, Origin, Outcome, Result, Settlement
 from mailsender.limiter import SlotGrant, SlotRequest
@@ -224,23 +224,43 @@ class Record:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Outgoing:
     """A record to be published."""
 
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    topic: Final[str]
+    key: Final[bytes | None]
+    value: Final[bytes | None]
+    headers: Final[tuple[tuple[str, bytes], ...]]
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> None:
+        """Take its fields."""
+        self.topic = topic
+        self.key = key
+        self.value = value
+        self.headers = headers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Landed:
     """Where a published record lies."""
 
-    topic: str
-    partition: int
-    offset: int
+    topic: Final[str]
+    partition: Final[int]
+    offset: Final[int]
+
+    def __init__(self, *, topic: str, partition: int, offset: int) -> None:
+        """Take its fields."""
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
 
 
 class TooLarge(Rejected):

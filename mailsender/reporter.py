@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
 
+from mailsender.afterwards import afterwards
 from mailsender.letter import Answer, Letter
 from mailsender.ports import Clock, Landed, Outgoing, Queue, RecordSink, TooLarge, Unavailable
 from mailsender.wire import report_bytes
@@ -122,18 +124,21 @@ class Reporter:
         """
         stopping = asyncio.create_task(stop.wait())
         self._running = True
-        try:
-            while not stop.is_set():
-                if not await self._round():
-                    await self._rest(stopping)
-            await self._flush()
-        finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-            self._running, self._ended = False, True
-            self._room.set()
-            self._now(status="stopped")
+        await afterwards(self._until(stop, stopping), partial(self._end, stopping))
         return len(self._waiting) + len(self._unmarked)
+
+    async def _until(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
+        while not stop.is_set():
+            if not await self._round():
+                await self._rest(stopping)
+        await self._flush()
+
+    async def _end(self, stopping: asyncio.Task[bool]) -> None:
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        self._running, self._ended = False, True
+        self._room.set()
+        self._now(status="stopped")
 
     async def _round(self) -> bool:
         """One batch, or a sweep; whether there may be more to do at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mailsender.letter import Letter, Phase, Recipient, Result, Status, Verdict
 
@@ -37,7 +38,7 @@ class RetryPolicy:
         return float(plain * (1 + JITTER * (2 * jitter - 1)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Attempt:
     """What one claim of a letter came to.
 
@@ -45,10 +46,19 @@ class Attempt:
     ended it early: what was not sent goes back at once and no attempt is counted for it.
     """
 
-    results: Mapping[str, Result]
-    relay: str
-    message_id: str
-    cut: bool = False
+    results: Final[Mapping[str, Result]]
+    relay: Final[str]
+    message_id: Final[str]
+    cut: Final[bool]
+
+    def __init__(
+        self, *, results: Mapping[str, Result], relay: str, message_id: str, cut: bool = False
+    ) -> None:
+        """Take its fields."""
+        self.results = results
+        self.relay = relay
+        self.message_id = message_id
+        self.cut = cut
 
 
 def after_attempt(

@@ -74,18 +74,32 @@ class _Means:
     cut: bool = False
 
 
-@dataclass(slots=True)
 class _Go:
-    """Permission for one transaction: the slot for its beginning, the lease for both moments."""
+    """Permission for one transaction: the slot for its beginning, the lease for both moments.
 
-    means: _Means
-    token: str
-    letter_id: str
-    start: int  # the first of `recipients` in the letter's `pending`
-    recipients: tuple[str, ...]
-    slot: Slot
-    lease_lost: bool = False
-    unnoted: bool = False
+    `start` is the first of `recipients` in the letter's `pending`.
+    """
+
+    __slots__ = ("lease_lost", "letter_id", "means", "recipients", "slot", "start", "token", "unnoted")
+
+    def __init__(
+        self,
+        means: _Means,
+        *,
+        token: str,
+        letter_id: str,
+        start: int,
+        recipients: tuple[str, ...],
+        slot: Slot,
+    ) -> None:
+        self.means = means
+        self.token = token
+        self.letter_id = letter_id
+        self.start = start
+        self.recipients = recipients
+        self.slot = slot
+        self.lease_lost = False
+        self.unnoted = False
 
     def begin(self) -> bool:
         means = self.means
@@ -311,7 +325,14 @@ class Worker:
             if self._stopping.is_set():
                 return None
             message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
-            go = _Go(self._means, token, letter.id, start, recipients, slot)
+            go = _Go(
+                self._means,
+                token=token,
+                letter_id=letter.id,
+                start=start,
+                recipients=recipients,
+                slot=slot,
+            )
             outcome = await self._carry(session, envelope, message, go)
             if outcome is not None:
                 return None if go.unnoted else outcome.results

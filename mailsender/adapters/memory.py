@@ -137,13 +137,14 @@ class MemoryQueue:
                 continue
             entry.settled_by = each.token
             # Publishers may have joined since the claim: answers are the queue's own.
-            answers = {"answers": entry.letter.answers, "answered": entry.letter.answered}
+            held = entry.letter
+            letter = each.letter.evolve(answers=held.answers, answered=held.answered)
             if each.letter.status is Status.AWAITING:
                 entry.due = now + each.delay
-                self._put_back(entry, each.letter.evolve(**answers))
+                self._put_back(entry, letter)
             else:
                 self._unlease(entry)
-                self._change(entry, each.letter.evolve(**answers))
+                self._change(entry, letter)
                 self._report(entry)
         return frozenset(late)
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import structlog
+from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -25,7 +26,6 @@ from mailsender.adapters.mongo_documents import (
     Unstorable,
     answer_document,
     document_of,
-    letter_id,
     origin_document,
     remains_of,
 )
@@ -44,7 +44,6 @@ _FINAL = [Status.SENT.value, Status.ERROR.value]
 _log = structlog.get_logger()
 
 
-@dataclass(slots=True, kw_only=True)
 class _Incoming:
     """A letter on its way in: its document, and what became of it once that is known.
 
@@ -52,19 +51,23 @@ class _Incoming:
     under which it shall come in, and `owned` whether it did.
     """
 
-    letter: Letter
-    now: datetime
-    document: Document = field(default_factory=dict)
-    size: int = 0
-    remains: bool = False
-    verdict: Inserted | None = None
-    token: str = ""
-    owned: bool = False
+    __slots__ = ("document", "id", "letter", "now", "owned", "remains", "size", "token", "verdict")
 
-    @property
-    def id(self) -> str:
-        """The letter's ID as the queue writes it: hex digits may come in either case."""
-        return letter_id(self.document["_id"])
+    def __init__(self, letter: Letter, now: datetime) -> None:
+        self.letter = letter
+        self.now = now
+        self.remains = False
+        self.verdict: Inserted | None = None
+        self.token = ""
+        self.owned = False
+        self.document: Document = {}
+        self.size = 0
+        try:
+            self.document, self.size = document_of(letter, now)
+        except Unstorable as error:
+            self.reduce(str(error))
+        # As the queue writes it: hex digits may come in either case.
+        self.id = letter.id.lower() if isinstance(self.document["_id"], ObjectId) else letter.id
 
     @property
     def origin(self) -> Origin:
@@ -120,7 +123,7 @@ class Inserter:
         """See `Queue.insert`."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-        incoming = [_incoming(letter, now) for letter in letters]
+        incoming = [_Incoming(letter, now) for letter in letters]
         await self._insert_all(incoming)
         return [each.verdict or Inserted.NEW for each in incoming]
 
@@ -130,7 +133,7 @@ class Inserter:
         """See `Queue.insert_claimed`."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-        incoming = [_incoming(letter, now) for letter in wanted]
+        incoming = [_Incoming(letter, now) for letter in wanted]
         # Written by us, for an insert cannot compute: at its high end, so that it is not before what we count
         # on.
         until = self._server_clock.latest() + timedelta(seconds=claim.lease)
@@ -257,16 +260,6 @@ class Inserter:
         async with calling(self._timeout):
             found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
         return dict(map(_read_stored, found))
-
-
-def _incoming(letter: Letter, now: datetime) -> _Incoming:
-    try:
-        document, size = document_of(letter, now)
-    except Unstorable as error:
-        incoming = _Incoming(letter=letter, now=now)
-        incoming.reduce(str(error))
-        return incoming
-    return _Incoming(letter=letter, now=now, document=document, size=size)
 
 
 def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from mailsender.address import Address, BadAddress, all_as_written, parse_address
 from mailsender.letter import Envelope, Phase, Result, Verdict
@@ -36,16 +37,22 @@ class Offers:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Plan:
     """What will be said in a transaction: the MAIL command, and one RCPT for each recipient.
 
     `results` holds those who are refused without a word to the relay.
     """
 
-    mail: bytes
-    rcpts: dict[str, bytes]
-    results: dict[str, Result]
+    mail: Final[bytes]
+    rcpts: Final[dict[str, bytes]]
+    results: Final[dict[str, Result]]
+
+    def __init__(self, *, mail: bytes, rcpts: dict[str, bytes], results: dict[str, Result]) -> None:
+        """Take its fields."""
+        self.mail = mail
+        self.rcpts = rcpts
+        self.results = results
 
 
 def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 from mailsender.adapters.smtp_channel import Lost
 from mailsender.adapters.smtp_plan import Plan
@@ -19,7 +17,6 @@ VERDICTS = {
 }
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class Transaction:
     """What was asked for, how far it is, and what is settled.
 
@@ -29,25 +26,39 @@ class Transaction:
     tells that the relay took its MAIL for a part of the refused transaction before it.
     """
 
-    said: Plan
-    message: bytes
-    go: Go
-    done: asyncio.Future[None]
-    follows: bool = False
-    heard: bool = False
-    void: bool = False
-    at_message: bool = False
-    some_taken: bool = False
-    behind_refused: bool = False
-    out_of_step: bool = False
-    phase: Phase = Phase.MAIL
-    waiting: dict[str, None] = field(init=False)
-    results: dict[str, Result] = field(init=False)
+    __slots__ = (
+        "at_message",
+        "behind_refused",
+        "done",
+        "follows",
+        "go",
+        "heard",
+        "message",
+        "out_of_step",
+        "phase",
+        "results",
+        "said",
+        "some_taken",
+        "void",
+        "waiting",
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(self, *, said: Plan, message: bytes, go: Go, done: asyncio.Future[None]) -> None:
         """Nobody is settled yet but those who are refused without a word."""
-        self.waiting = dict.fromkeys(self.said.rcpts)
-        self.results = dict(self.said.results)
+        self.said = said
+        self.message = message
+        self.go = go
+        self.done = done
+        self.follows = False
+        self.heard = False
+        self.void = False
+        self.at_message = False
+        self.some_taken = False
+        self.behind_refused = False
+        self.out_of_step = False
+        self.phase = Phase.MAIL
+        self.waiting: dict[str, None] = dict.fromkeys(said.rcpts)
+        self.results: dict[str, Result] = dict(said.results)
 
     @property
     def judged(self) -> bool:
@@ -84,9 +95,6 @@ class Transaction:
         if reply.code == 530:
             # "Authentication required" (RFC 4954 §6): our settings, not the letter.
             verdict = Verdict.DEFERRED
-        return _result(verdict, self.phase, reply)
-
-
-@lru_cache(maxsize=256)  # most letters of a relay end with the same few words, and then alike
-def _result(verdict: Verdict, phase: Phase, reply: Reply) -> Result:
-    return Result(verdict=verdict, phase=phase, code=reply.code, enhanced=reply.enhanced, text=reply.text)
+        return Result(
+            verdict=verdict, phase=self.phase, code=reply.code, enhanced=reply.enhanced, text=reply.text
+        )

@@ -6,17 +6,35 @@ import ast
 import os
 import tomllib
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from mailsender.adapters.smtp_plan import Plan
+from mailsender.letter import (
+    Answer,
+    Envelope,
+    Letter,
+    Origin,
+    Outcome,
+    Phase,
+    Recipient,
+    Result,
+    Settlement,
+    Verdict,
+)
+from mailsender.ports import Landed, Outgoing
+from mailsender.retry import Attempt
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
 UNDER_TEST = bool(os.environ.get("MAILSENDER_TEST_COMPILED"))
 
-NEVER_SUSPENDS = {"asyncio.timeout", "calling", "self._fitting"}
+NEVER_SUSPENDS = {"asyncio.timeout", "asyncio.timeout_at", "calling", "self._fitting"}
 """Whose end comes in the same turn of the loop: an exception on its way through it meets no other task."""
 
 
@@ -69,3 +87,29 @@ def test_compiled_code_enters_only_what_is_left_without_a_wait(name: str) -> Non
 def _only_begins_tasks(statement: ast.stmt) -> bool:
     """A group whose body does nothing else has no exception on its way through its end."""
     return not list(waits([statement])) and "create_task" in ast.unparse(statement)
+
+
+LETTER = Letter(id="", addresses=(), subject="", body="")
+VALUES = [
+    Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT),
+    Recipient(address=""),
+    Envelope(reverse_path="", recipients=()),
+    Outcome(results={}, session_usable=True),
+    Origin(topic="t", partition=0, offset=0, index=0, timestamp=0),
+    Answer(),
+    LETTER,
+    Settlement(token="", letter=LETTER),
+    Attempt(results={}, relay="", message_id=""),
+    Plan(mail=b"", rcpts={}, results={}),
+    Outgoing(topic="", key=None, value=None),
+    Landed(topic="", partition=0, offset=0),
+]
+
+
+@pytest.mark.skipif(not UNDER_TEST, reason="as plain Python it is mypy that keeps them as they are")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_compiled_values_cannot_be_changed(value: Any) -> None:
+    for each in fields(value):
+        if not each.name.startswith("_"):
+            with pytest.raises(AttributeError):
+                setattr(value, each.name, getattr(value, each.name))
