@@ -170,6 +170,7 @@ class Worker:
         self._clock = clock
         self._chance = chance
         self._means = _Means(clock, hand, policy)
+        self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._stopping = asyncio.Event()
         self._second, self._date = 0, now_ms(0)
         self._line = OwnSession(
@@ -388,7 +389,7 @@ class Worker:
     def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> None:
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
-            log.debug("letter_sent", letter=letter.id)
+            self._quiet.debug("letter_sent", letter=letter.id)
             return
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1

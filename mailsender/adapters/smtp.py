@@ -65,6 +65,8 @@ class SmtpRelay:
     def __init__(self, config: SmtpConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self._name = f"{host}:{config.port}"
         self._context: ssl.SSLContext | None = None
         self._outbox: Outbox | None = None
         if config.tls != "none" and not config.verify:
@@ -78,8 +80,7 @@ class SmtpRelay:
     @property
     def name(self) -> str:
         """See `Relay`."""
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        return f"{host}:{self._config.port}"
+        return self._name
 
     async def connect(self) -> SmtpSession:
         """See `Relay`.

@@ -122,7 +122,6 @@ def _leave_out(full: Report, name: str, **changes: object) -> Report:
 # The original's encoder (Go's encoding/json) writes these so; clients that compare text must not notice.
 _ESCAPED = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
 _LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
-_SHORT_FORM = re.compile(rb"\\[bf]")
 _BACKSLASHED = re.compile(rb"\\(.)")
 _LONG_FORMS = {b"b": b"\\u0008", b"f": b"\\u000c"}
 
@@ -137,7 +136,7 @@ def _escaped(raw: bytes) -> bytes:
     if b"\xe2" in raw:  # the first octet of both, and much faster to look for
         for plain, escaped in _LINE_ENDS:
             raw = raw.replace(plain, escaped)
-    if _SHORT_FORM.search(raw):
+    if b"\\b" in raw or b"\\f" in raw:
         raw = _BACKSLASHED.sub(lambda found: _LONG_FORMS.get(found.group(1), found.group()), raw)
     return raw
 

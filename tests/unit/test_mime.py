@@ -152,6 +152,12 @@ def test_the_encoding_fits_the_body_and_the_relay(body: str, eight_bit: bool, en
     assert body_of(message) == as_sent(body)
 
 
+@given(st.lists(st.sampled_from([0, 1, 2, 499, 500, 997, 998, 999]), min_size=1, max_size=6))
+def test_lines_of_any_lengths_are_armoured_only_where_one_is_too_long(lengths: list[int]) -> None:
+    message = compose(body="\n".join("x" * length for length in lengths))
+    assert (parse(message)["Content-Transfer-Encoding"] == "7bit") == (max(lengths) <= 998)
+
+
 @given(st.text(st.sampled_from("aЖ= \n\0"), min_size=1, max_size=400))
 def test_of_two_encodings_the_shorter_is_taken(body: str) -> None:
     message = compose(body=body, eight_bit=False)
