@@ -41,10 +41,6 @@ _AS_WRITTEN = re.compile(
 )
 # So short that neither the part before the @ nor a label can be too long.
 _SHORT = MAX_LOCAL + 1
-# What was found so, for a letter is looked at when it comes in, and soon after when it goes out.
-_found_so: set[str] = set()
-_REMEMBERED = 10_000
-"""Addresses, about 1.5 MB: those of some thousand letters, more than are in hand at a time."""
 # Controls, invisible formatting (it can make one address look like another), lone surrogates.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
@@ -109,14 +105,7 @@ def all_as_written(texts: Collection[str]) -> bool:
 
     A short look for the many, where what `parse_address` makes of each is not needed. False says nothing.
     """
-    if _found_so.issuperset(texts):
-        return True
-    if max(map(len, texts), default=0) > _SHORT or not all(map(_AS_WRITTEN.fullmatch, texts)):
-        return False
-    if len(_found_so) > _REMEMBERED:
-        _found_so.clear()
-    _found_so.update(texts)
-    return True
+    return max(map(len, texts), default=0) <= _SHORT and all(map(_AS_WRITTEN.fullmatch, texts))
 
 
 def _split(text: str) -> tuple[str, str]:
