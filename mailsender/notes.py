@@ -191,7 +191,8 @@ class Stories:
             Unreadable: a note is damaged, or of another version.
             `Foreign`: of another place.
         """
-        notes = [self._note(raw, at) for at in range(0, len(raw) - SIZE + 1, SIZE)]
+        whole = _written(raw)
+        notes = [self._note(whole, at) for at in range(0, len(whole) - SIZE + 1, SIZE)]
         for kind, number, key_, start, count in notes:
             self._tell(kind, number, key_, start, count)
 
@@ -224,6 +225,25 @@ class Stories:
     def open(self) -> list[Story]:
         """Those that did not come to their end, in the order of their first note."""
         return [story for story in self._found.values() if not story.done]
+
+
+def _written(raw: bytes) -> bytes:
+    """The notes of a file that is zero from some octet on.
+
+    A note's first octet was written last, when all of the others were there.
+
+    Raises:
+        Unreadable: more stands behind a note that was not written to its end.
+    """
+    end = 0
+    while end < len(raw) and raw[end]:
+        end += SIZE
+    if raw[end + SIZE :].strip(b"\0"):
+        raise Unreadable(f"the note at {end} is damaged")
+    last = MAGIC[:1] + raw[end + 1 : end + SIZE]
+    if len(last) == SIZE and crc32(last[:-4]) == _SUM.unpack_from(last, SIZE - 4)[0]:
+        return raw[:end] + last  # killed between its last two octets: to take it as written is the safe side
+    return raw[:end]
 
 
 def place(parts: Iterable[str]) -> bytes:

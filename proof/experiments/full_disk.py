@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from mailsender.adapters.note_file import STEP
+from mailsender.notes import SIZE as SIZE_OF_A_NOTE
 from proof.checker import Verdict, check
 from proof.experiments.kills import STATE
 from proof.load import Filler
@@ -27,9 +29,8 @@ FULL = 1.5
 SETTLED = 0.3
 """Seconds after which what was on its way to the relay has been answered."""
 
-LAST = 64
-"""Letters that may be accepted on a full disk: their notes find room in the last page, of 4096 octets, of a
-file that is there."""
+LAST = STEP // SIZE_OF_A_NOTE
+"""Letters that may be accepted on a full disk: their notes find room in what was taken of it in time."""
 
 NOTICE = 10.0
 """Seconds in which readiness has to say so."""

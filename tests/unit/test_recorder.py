@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender import notes
+from mailsender.adapters.note_file import STEP
 from mailsender.adapters.recorder import FileRecorder
 from mailsender.letter import Phase, Result, Verdict
 from mailsender.ports import Rejected
@@ -54,17 +55,52 @@ def test_a_file_is_deleted_only_when_all_that_it_names_is_done(tmp_path: Path) -
 def test_no_dot_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = FileRecorder(tmp_path, PLACE)
 
-    def full(descriptor: int, raw: bytes) -> int:
+    def full(descriptor: int, start: int, count: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", full)
+        patched.setattr(os, "posix_fallocate", full)
         assert not recorder.dot(TOKEN, ONE, 0, 1)
         assert not recorder.writable()
         assert recorder.trouble == "No space left on device"
     assert recorder.writable()
     assert recorder.trouble == ""
     assert recorder.dot(TOKEN, ONE, 0, 1)
+    recorder.close()
+
+
+def test_on_a_disk_that_fills_up_no_dot_is_without_room_for_its_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = FileRecorder(tmp_path, PLACE)
+    room = os.posix_fallocate
+    left = 2
+
+    def filling(descriptor: int, start: int, count: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room(descriptor, start, count)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", filling)
+        noted = [recorder.dot(TOKEN, ONE, index, 1) for index in range(3 * STEP // notes.SIZE)]
+    assert noted == [True] * (2 * STEP // notes.SIZE) + [False] * (STEP // notes.SIZE)
+    assert recorder.dot(TOKEN, ONE, len(noted), 1)
+    [path] = files(tmp_path)
+    stories = notes.Stories(PLACE)
+    stories.add(path.read_bytes())
+    [story] = stories.open()
+    assert [start for start, _ in story.dots] == [*range(2 * STEP // notes.SIZE), len(noted)]
+    recorder.close()
+
+
+def test_a_file_of_the_living_is_not_larger_on_the_disk_than_its_notes_and_a_step(tmp_path: Path) -> None:
+    recorder = FileRecorder(tmp_path, PLACE)
+    recorder.prepare()
+    [path] = files(tmp_path)
+    assert path.stat().st_blocks * 512 <= STEP
     recorder.close()
 
 
