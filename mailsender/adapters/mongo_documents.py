@@ -55,7 +55,7 @@ ID_IN_MESSAGE_ID = "(id)"
 """Stands for the letter's ID in a stored Message-ID, so that letters that end alike are written alike.
 It cannot be part of a Message-ID: RFC 5322 §3.6.4 allows no parentheses."""
 
-_HEX_ID = re.compile(r"[0-9a-fA-F]{24}")
+_ID_DIGITS = 24
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -91,9 +91,13 @@ def stored_id(letter_id: str) -> Any:
 
 @lru_cache(maxsize=16_384)  # about 4 MB: an ID is wanted when its letter comes in, is settled and is reported
 def _object_id(letter_id: str) -> ObjectId:
-    if not _HEX_ID.fullmatch(letter_id):
+    try:
+        octets = bytes.fromhex(letter_id) if len(letter_id) == _ID_DIGITS else b""
+    except ValueError:
+        octets = b""
+    if len(octets) * 2 != _ID_DIGITS:  # spaces are let pass between digits
         raise ValueError("an ID has 24 hex digits")
-    return ObjectId(letter_id)
+    return ObjectId(octets)
 
 
 def letter_id(stored: Any) -> str:
@@ -125,7 +129,7 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         "addresses": list(letter.addresses),
         "subject": letter.subject,
         "body": letter.body,
-        "status": letter.status.value,
+        "status": str(letter.status),
         "kafkakey": (letter.answers[0].key or b"").decode("utf-8", "replace"),
         "seq": Timestamp(0, 0),
         **answer,

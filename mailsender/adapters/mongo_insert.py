@@ -39,6 +39,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 _ROUNDS = 5
 """How often a letter that vanishes (is forgotten) just when it is joined is tried again."""
 
+_PROCESSING = Status.PROCESSING.value
 _FINAL = [Status.SENT.value, Status.ERROR.value]
 
 _log = structlog.get_logger()
@@ -98,7 +99,7 @@ class _Incoming:
     def claim(self, token: str, until: datetime) -> None:
         """Let it come in as claimed."""
         self.token = token
-        self.document |= {"status": Status.PROCESSING.value, "lease": token, "until": until}
+        self.document |= {"status": _PROCESSING, "lease": token, "until": until}
 
 
 @dataclass(slots=True)

@@ -146,14 +146,14 @@ def _reason(letter: Letter) -> dict[str, Any]:
     decided = _decisive(letter)
     if letter.reason:
         phase = decided.phase if decided else Phase.INTAKE
-        return {"Code": None, "EnhancedCode": "", "Text": letter.reason, "Phase": phase.value}
+        return {"Code": None, "EnhancedCode": "", "Text": letter.reason, "Phase": str(phase)}
     if decided is None:
         return {"Code": None, "EnhancedCode": "", "Text": "", "Phase": ""}
     return {
         "Code": decided.code,
         "EnhancedCode": decided.enhanced or "",
         "Text": decided.text,
-        "Phase": decided.phase.value,
+        "Phase": str(decided.phase),
     }
 
 
@@ -172,11 +172,11 @@ def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
     """The fields of `RecipientReport`."""
     return {
         "Address": recipient.address,
-        "Status": result.verdict.value,
+        "Status": str(result.verdict),
         "Code": result.code,
         "EnhancedCode": result.enhanced or "",
         "Text": result.text,
-        "Phase": result.phase.value,
+        "Phase": str(result.phase),
         "Uncertain": recipient.uncertain,
     }
 
