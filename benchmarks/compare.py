@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from benchmarks.measure import Round
+from benchmarks.measure import Round, round_size
 from benchmarks.parts import Stage, is_compiled
 from benchmarks.peers import Peer, bare
 from benchmarks.peers.celery_redis import Celery
@@ -36,6 +37,10 @@ def quick_peers() -> list[Peer]:
     return [Mailsender(OURS, 100, 8_000), bare.loop(25_000)]
 
 
+FEWEST, TIME = 3, 420.0
+"""Rounds that there are always, and seconds after which no further one begins."""
+
+
 def compare(
     stage: Stage, peers: Sequence[Peer], rounds: int, scale: float = 1.0
 ) -> tuple[Rounds, dict[str, str]]:
@@ -45,12 +50,16 @@ def compare(
     """
     results: Rounds = {peer.name: [] for peer in peers}
     skipped: dict[str, str] = {}
+    began = time.monotonic()
     for number in range(rounds):
+        if number >= FEWEST and time.monotonic() - began > TIME:
+            break
         for peer in peers:
             if peer.name in skipped:
                 continue
+            letters = round_size(peer.letters, results[peer.name])
             try:
-                made = peer.run(stage, max(1000, int(peer.letters * scale)))
+                made = peer.run(stage, max(1000, int(letters * scale)))
             except (PartMissing, ChildError, TimeoutError, RuntimeError) as error:
                 if peer.name.startswith(OURS):
                     raise

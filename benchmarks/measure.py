@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,17 @@ class Round:
     @property
     def stores_cpu_s_per_1000(self) -> float:
         return self.stores_cpu / self.letters * 1000
+
+
+LONG_ENOUGH = 8.0
+"""Seconds of a round, in which its ends weigh little: a slow machine needs no longer one."""
+
+
+def round_size(usual: int, before: Sequence[Round]) -> int:
+    """Letters of a peer's next round: as many as usual, fewer where `before` says that they take too long."""
+    if not before:
+        return usual
+    return min(usual, -(-int(before[0].letters_per_s * LONG_ENOUGH) // 1000) * 1000)
 
 
 def tree(pid: int) -> list[int]:

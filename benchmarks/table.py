@@ -87,10 +87,15 @@ def comparison(
             f"{row['rss_mb']:.0f}",
         ]
         body.append(cells + [ratio(speed[name], row["letters_per_s"]) for name in measured])
-    counts = "; ".join(f"{name} {len(each)} × {each[0].letters:,}" for name, each in rounds.items() if each)
+    counts = "; ".join(f"{name} {len(each)} × {_sizes(each)}" for name, each in rounds.items() if each)
     notes = [f"Rounds × letters: {counts}."]
     notes += [f"{name} is left out: {why}" for name, why in skipped.items()]
     return Section("Letters per second", [*head, *(f"{name} ÷ this" for name in measured)], body, notes)
+
+
+def _sizes(rounds: Sequence[Round]) -> str:
+    sizes = [each.letters for each in rounds]
+    return f"{max(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
 
 
 def put_between(text: str, table: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import letters, table
-from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, tree
+from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
 from mailsender.address import parse_address
 from mailsender.letter import Letter
 from mailsender.mime import Composer
@@ -55,6 +55,14 @@ def test_messages_need_no_dot_stuffing_and_end_their_last_line() -> None:
         assert b"\r\n." not in text
         assert text.endswith(b"\r\n")
         assert max(map(len, text.split(b"\r\n"))) <= 998
+
+
+@pytest.mark.parametrize(
+    ("before", "letters"),
+    [([], 60_000), ([Round(60_000, 30.0, 1, 1, 1)], 16_000), ([Round(60_000, 6.0, 1, 1, 1)], 60_000)],
+)
+def test_a_round_is_no_longer_than_it_has_to_be(before: list[Round], letters: int) -> None:
+    assert round_size(60_000, before) == letters
 
 
 def test_batches_hold_every_letter_once() -> None:
