@@ -64,8 +64,8 @@ class NoteFile:
 
     def _grow(self) -> None:
         more = min(STEP, self._size - self._room)
-        os.posix_fallocate(self._descriptor, self._room, more)
-        self._room += more
+        # Of a disk that is nearly full it takes what there is, and raises the next time.
+        self._room += os.pwrite(self._descriptor, bytes(more), self._room)
 
     def seal(self) -> None:
         """Write nothing more into it; it stays locked."""

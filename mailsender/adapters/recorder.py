@@ -22,7 +22,7 @@ log = structlog.get_logger()
 _NOTHING = bytes(28)
 
 SEGMENT = 4 * 1024 * 1024
-"""Octets of a file, after which a new one is begun; more than the notes of any one transaction."""
+"""Octets of a file, after which a new one is begun."""
 
 
 class FileRecorder:
@@ -110,7 +110,7 @@ class FileRecorder:
         try:
             file = self._current
             if file is None or not file.has_room(len(made)):
-                file = self._begin()
+                file = self._begin(len(made))
             if key is not None:
                 file.names.add(key)
             file.put(made)
@@ -122,8 +122,9 @@ class FileRecorder:
             self.trouble = ""
         return True
 
-    def _begin(self) -> NoteFile:
-        file = NoteFile(self._directory / f"{self.run}-{self._number:06}.notes", self._segment)
+    def _begin(self, room: int = 0) -> NoteFile:
+        path = self._directory / f"{self.run}-{self._number:06}.notes"
+        file = NoteFile(path, max(room, self._segment))
         self._number += 1
         if self._current is not None:
             self._current.seal()

@@ -52,14 +52,28 @@ def test_a_file_is_deleted_only_when_all_that_it_names_is_done(tmp_path: Path) -
     assert files(tmp_path) == []
 
 
+def test_a_reply_of_more_notes_than_a_file_holds_gets_a_file_of_its_size(tmp_path: Path) -> None:
+    recorder = FileRecorder(tmp_path, PLACE, segment=2 * notes.SIZE)
+    verdicts = [Verdict.ACCEPTED, Verdict.REFUSED] * 3
+    recorder.dot(TOKEN, ONE, 0, len(verdicts))
+    results = [Result(verdict=each, phase=Phase.DOT, code=250) for each in verdicts]
+    assert recorder.replied(TOKEN, ONE, 0, results)
+    stories = notes.Stories(PLACE)
+    for path in files(tmp_path):
+        stories.add(path.read_bytes())
+    [story] = stories.open()
+    assert [story.results[index].verdict for index in range(len(verdicts))] == verdicts
+    recorder.close()
+
+
 def test_no_dot_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = FileRecorder(tmp_path, PLACE)
 
-    def full(descriptor: int, start: int, count: int) -> None:
+    def full(descriptor: int, octets: bytes, at: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "posix_fallocate", full)
+        patched.setattr(os, "pwrite", full)
         assert not recorder.dot(TOKEN, ONE, 0, 1)
         assert not recorder.writable()
         assert recorder.trouble == "No space left on device"
@@ -73,18 +87,19 @@ def test_on_a_disk_that_fills_up_no_dot_is_without_room_for_its_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = FileRecorder(tmp_path, PLACE)
-    room = os.posix_fallocate
-    left = 2
+    write = os.pwrite
+    left = STEP * 2
 
-    def filling(descriptor: int, start: int, count: int) -> None:
+    def filling(descriptor: int, octets: bytes, at: int) -> int:
         nonlocal left
-        left -= 1
-        if left < 0:
+        if not left:
             raise OSError(errno.ENOSPC, "No space left on device")
-        room(descriptor, start, count)
+        written = write(descriptor, octets[: min(left, STEP * 3 // 4)], at)
+        left -= written
+        return written
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "posix_fallocate", filling)
+        patched.setattr(os, "pwrite", filling)
         noted = [recorder.dot(TOKEN, ONE, index, 1) for index in range(3 * STEP // notes.SIZE)]
     assert noted == [True] * (2 * STEP // notes.SIZE) + [False] * (STEP // notes.SIZE)
     assert recorder.dot(TOKEN, ONE, len(noted), 1)
