@@ -149,8 +149,7 @@ class Envelope:
 class Outcome:
     """What one transaction came to: a result for every recipient of its envelope, in order.
 
-    `session_usable` says whether the session may carry the next transaction; `text` sums up the
-    reply that decided, for logs.
+    `session_usable` says whether the session may carry the next transaction.
     """
 
     results: Final[Mapping[str, Result]]
