@@ -11,9 +11,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def afterwards(work: Awaitable[T], then: Callable[[], Awaitable[None]]) -> T:
-    """The result of `work`; `then` runs to its end first, even when `work` raises or is cancelled."""
+async def afterwards(work: Callable[[], Awaitable[T]], then: Callable[[], Awaitable[None]]) -> T:
+    """The result of `work`; `then` runs to its end first, even when `work` raises or is cancelled.
+
+    Cancelled before `work` has begun, it does neither.
+    """
     try:
-        return await work
+        return await work()
     finally:
         await then()

@@ -237,7 +237,7 @@ class Dispatch:
         """Claim and send until `stop_claiming` and `finish`."""
         async with asyncio.TaskGroup() as group:
             self._running = {
-                group.create_task(afterwards(worker.run(), worker.close)) for worker in self._workers
+                group.create_task(afterwards(worker.run, worker.close)) for worker in self._workers
             }
             self._claiming = group.create_task(self._claim_all())
 

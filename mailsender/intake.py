@@ -175,7 +175,7 @@ class Intake:
         """
         work = asyncio.create_task(self._work(stop))
         stopping = asyncio.create_task(stop.wait())
-        await afterwards(self._until(work, stopping), partial(self._close, work, stopping))
+        await afterwards(partial(self._until, work, stopping), partial(self._close, work, stopping))
         if not work.cancelled():
             work.result()
 

@@ -124,7 +124,7 @@ class Reporter:
         """
         stopping = asyncio.create_task(stop.wait())
         self._running = True
-        await afterwards(self._until(stop, stopping), partial(self._end, stopping))
+        await afterwards(partial(self._until, stop, stopping), partial(self._end, stopping))
         return len(self._waiting) + len(self._unmarked)
 
     async def _until(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:

@@ -19,7 +19,7 @@ from mailsender.retry import RetryPolicy
 from mailsender.settle import Settler
 from mailsender.worker import SendPolicy
 from tests.clocks import ManualClock
-from tests.unit.test_dispatch import PlainComposer, letter
+from tests.dispatching import PlainComposer, letter
 
 RUN, OTHER = "a" * 16, "b" * 16
 TOKEN = RUN + "0" * 16

@@ -1,0 +1,146 @@
+"""Dispatch with all its parts, over the in-memory queue and a scripted relay; letters to send."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
+from mailsender.dispatch import Dispatch, LetterBasket
+from mailsender.gate import SlotGate
+from mailsender.leases import Hand, LeaseKeeper
+from mailsender.letter import Answer, Letter, Origin, Recipient
+from mailsender.limiter import Allowance
+from mailsender.notebook import Notes
+from mailsender.ports import SystemClock
+from mailsender.retry import RetryPolicy
+from mailsender.settle import Settler
+from mailsender.worker import SendPolicy
+from tests.relays import FakeRelay
+
+UNLIMITED = Allowance(letters=0, period=1.0)
+
+
+def letter(number: int, *addresses: str, **more: object) -> Letter:
+    origin = Origin(topic="t", partition=0, offset=number, index=0, timestamp=1_700_000_000_000)
+    wanted = addresses or (f"r{number}@example.test",)
+    return Letter(
+        id=origin.letter_id(),
+        addresses=wanted,
+        subject=f"letter {number}",
+        body="b",
+        answers=(Answer(origin=origin),),
+        recipients=tuple(Recipient(address=address) for address in wanted),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Let the loops run until `check` holds; what is asked for has no event of its own."""
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class PlainComposer:
+    def compose(self, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
+        if letter.subject == "raises":
+            raise RuntimeError("a bug")
+        if letter.subject == "bad header":
+            raise ValueError("Subject: holds a control character")
+        return letter.body.encode()
+
+    def message_id(self, letter_id: str) -> str:
+        return f"<{letter_id}@example.test>"
+
+
+@dataclass
+class Scene:
+    queue: MemoryQueue
+    relay: FakeRelay
+    dispatch: Dispatch
+    settler: Settler
+    hand: Hand
+    keeper: LeaseKeeper
+    gate: SlotGate
+    reported: list[Letter] = field(default_factory=list)
+
+    async def settled(self, count: int) -> list[Letter]:
+        await until(lambda: len(self.reported) >= count)
+        return self.reported
+
+    async def stats_are(self, **wanted: int) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                stats = await self.queue.stats()
+                if all(getattr(stats, name) == value for name, value in wanted.items()):
+                    return
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(
+    relay: FakeRelay,
+    *,
+    allowance: Allowance = UNLIMITED,
+    senders: int = 3,
+    queue: MemoryQueue | None = None,
+    notes: Notes | None = None,
+    max_recipients: int = 100,
+    max_attempts: int = 2,
+    delay: float = 0.02,
+    lease: float = 60.0,
+    **policy: float,
+) -> AsyncIterator[Scene]:
+    clock = SystemClock()
+    queue = queue or MemoryQueue(clock)
+    hand = Hand(notes)
+    keeper = LeaseKeeper(queue, hand, clock, lease=lease)
+    basket = LetterBasket()
+    gate = SlotGate(MemorySlotStore(clock), allowance, clock, backlog=basket.__len__)
+    reported: list[Letter] = []
+
+    async def report(letters: Sequence[Letter]) -> None:
+        reported.extend(letters)
+
+    settler = Settler(queue, hand, clock, report=report)
+    dispatch = Dispatch(
+        queue=queue,
+        relay=relay,
+        composer=PlainComposer(),
+        gate=gate,
+        hand=hand,
+        keeper=keeper,
+        settler=settler,
+        policy=SendPolicy(
+            reverse_path="s@example.test",
+            max_recipients=max_recipients,
+            max_letters_per_session=int(policy.get("max_letters_per_session", 0)),
+            session_idle=policy.get("session_idle", 30.0),
+            refuse_probability=policy.get("refuse_probability", 0.0),
+            retry=RetryPolicy(max_attempts=max_attempts, delay=delay),
+            lease=lease,
+        ),
+        senders=senders,
+        clock=clock,
+        basket=basket,
+        chance=random.Random(1),
+    )
+    scene = Scene(queue, relay, dispatch, settler, hand, keeper, gate, reported)
+    stop = asyncio.Event()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        settling = group.create_task(settler.run())
+        group.create_task(dispatch.run())
+        group.create_task(gate.run(stop))
+        try:
+            yield scene
+        finally:
+            dispatch.stop_claiming()
+            await dispatch.finish(1.0)
+            await settler.flush(5.0)
+            stop.set()
+            settling.cancel()

@@ -1,0 +1,138 @@
+"""Fresh letters go from their insert straight to the workers, where nothing older waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from mailsender.adapters.memory import MemoryQueue
+from mailsender.dispatch import FRESH, PATIENCE
+from mailsender.letter import Letter, Status
+from mailsender.limiter import Allowance
+from mailsender.ports import SystemClock
+from tests.dispatching import Scene, letter, running, until
+from tests.relays import FakeRelay
+
+
+async def hand_over(scene: Scene, letters: Sequence[Letter]) -> int:
+    """As intake does it; returns how many were owned from the start."""
+    claim = await scene.dispatch.claim_fresh(len(letters))
+    if claim is None:
+        await scene.queue.insert(letters)
+        scene.dispatch.nudge()
+        return 0
+    _, lease = await scene.queue.insert_claimed(letters, claim)
+    scene.dispatch.take_fresh(lease)
+    if len(lease.letters) < len(letters):
+        scene.dispatch.nudge()
+    return len(lease.letters)
+
+
+class CountingQueue(MemoryQueue):
+    """Counts the claims that found letters."""
+
+    found = 0
+
+    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
+        claimed = await super().claim(limit, lease, token)
+        self.found += bool(claimed.letters)
+        return claimed
+
+
+@pytest.mark.asyncio
+async def test_fresh_letters_are_sent_without_a_claim() -> None:
+    queue = CountingQueue(SystemClock())
+    async with running(FakeRelay(), queue=queue) as scene:
+        await until(lambda: scene.dispatch._dry)
+        assert await hand_over(scene, [letter(n) for n in range(50)]) == 50
+        done = await scene.settled(50)
+    assert {found.status for found in done} == {Status.SENT}
+    assert queue.found == 0
+    assert len(scene.hand) == 0
+
+
+@pytest.mark.asyncio
+async def test_fresh_letters_wait_their_turn_behind_older_ones() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(n) for n in range(1000)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        assert await hand_over(scene, [letter(2000)]) == 0
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(1001)
+        await until(lambda: scene.dispatch._dry)
+        assert await hand_over(scene, [letter(2001)]) == 1
+
+
+@pytest.mark.asyncio
+async def test_with_a_rate_only_so_many_come_fresh_as_it_lets_out_soon() -> None:
+    relay = FakeRelay()
+    async with running(relay, allowance=Allowance(letters=1, period=1.0)) as scene:
+        await until(lambda: scene.dispatch._dry)
+        began = asyncio.get_running_loop().time()
+        owned = await hand_over(scene, [letter(n) for n in range(100)])
+        assert asyncio.get_running_loop().time() - began < 0.3  # nothing is waited for
+        assert 1 <= owned <= 4
+        assert await hand_over(scene, [letter(200)]) == 0
+
+
+@pytest.mark.asyncio
+async def test_what_waits_in_the_queue_does_not_starve_behind_fresh_letters() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await until(lambda: scene.dispatch._dry)
+        await hand_over(scene, [letter(n) for n in range(1000)])
+        await relay.started.wait()
+        await scene.queue.insert([letter(5000)])  # a retry that became due, say: nobody is told
+        waiting = letter(5000).id
+        await until(lambda: scene.hand.token(waiting))
+
+
+@pytest.mark.asyncio
+async def test_a_full_basket_is_waited_for_but_not_for_long() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await until(lambda: scene.dispatch._dry)
+        assert await hand_over(scene, [letter(n) for n in range(FRESH)]) == FRESH
+        await relay.started.wait()
+        began = asyncio.get_running_loop().time()
+        assert await hand_over(scene, [letter(n) for n in range(5000, 5100)]) <= 1
+        assert asyncio.get_running_loop().time() - began < 2 * PATIENCE
+        began = asyncio.get_running_loop().time()
+        assert await hand_over(scene, [letter(n) for n in range(6000, 6100)]) == 0
+        assert asyncio.get_running_loop().time() - began < PATIENCE / 2  # and not twice
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(FRESH + 200)
+
+
+@pytest.mark.parametrize("why", ["away", "stopping"])
+@pytest.mark.asyncio
+async def test_no_fresh_letters_while_nothing_can_be_sent(why: str) -> None:
+    relay = FakeRelay()
+    async with running(relay) as scene:
+        await until(lambda: scene.dispatch._dry)
+        if why == "away":
+            scene.dispatch.relay.trouble = "connection refused"
+        else:
+            scene.dispatch.stop_claiming()
+        assert await scene.dispatch.claim_fresh(1) is None
+
+
+@pytest.mark.asyncio
+async def test_fresh_letters_that_come_after_the_stop_go_back() -> None:
+    async with running(FakeRelay()) as scene:
+        await until(lambda: scene.dispatch._dry)
+        claim = await scene.dispatch.claim_fresh(5)
+        assert claim is not None
+        _, lease = await scene.queue.insert_claimed([letter(n) for n in range(5)], claim)
+        scene.dispatch.stop_claiming()
+        scene.dispatch.take_fresh(lease)
+        await scene.dispatch.finish(1.0)
+        assert await scene.settler.flush(5.0)
+        stats = await scene.queue.stats()
+    assert (stats.awaiting, stats.processing) == (5, 0)

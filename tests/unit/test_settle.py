@@ -1,0 +1,319 @@
+"""Outcomes are gathered, written until they are durable, and handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from mailsender.adapters.memory import MemoryQueue
+from mailsender.leases import Hand, LeaseKeeper
+from mailsender.letter import Letter, Phase, Result, Settlement, Verdict
+from mailsender.limiter import Allowance
+from mailsender.notebook import NoNotes
+from mailsender.ports import Rejected, SystemClock, Unavailable
+from mailsender.retry import as_error
+from mailsender.settle import BATCH, BATCH_BYTES, GATHER, GATHER_NOTED, UNSETTLED, Settler
+from tests.dispatching import Scene, letter, running, until
+from tests.relays import ACCEPTED, FakeRelay
+
+
+class DoneNotes(NoNotes):
+    """Remembers what was noted as done."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def done(self, ended: Mapping[str, Iterable[str]]) -> None:  # type: ignore[override]
+        for ids in ended.values():
+            self.ended += ids
+
+
+class FlakyQueue(MemoryQueue):
+    """Away for the next `away` calls of settle and claim."""
+
+    away = 0
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_settling_is_repeated_until_mongodb_is_back() -> None:
+    queue = FlakyQueue(SystemClock())
+    queue.away = 3
+    async with running(FakeRelay(), queue=queue) as scene:
+        await queue.insert([letter(1)])
+        scene.dispatch.nudge()
+        await scene.settled(1)
+    assert queue.away == 0
+
+
+@pytest.mark.asyncio
+async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
+    """Each would be sent again if the process died then."""
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    relay = FakeRelay()
+    async with running(relay, queue=queue, senders=2) as scene:
+        await queue.insert([letter(n) for n in range(100)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        begun = len(relay.sent)
+        await asyncio.sleep(0.3)  # nothing is to happen, and nothing tells
+        assert len(relay.sent) - begun <= 2
+        queue.away = 0
+        await scene.settled(100)
+    assert len(relay.sent) == 100
+
+
+@asynccontextmanager
+async def in_an_outage(relay: FakeRelay) -> AsyncIterator[tuple[FlakyQueue, Scene]]:
+    """Four letters with slots to come, and an outcome that cannot be written."""
+    queue = FlakyQueue(SystemClock())
+    queue.away = 1_000_000
+    async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
+        await queue.insert([letter(n) for n in range(4)])
+        scene.dispatch.nudge()
+        await until(lambda: scene.settler.trouble)
+        yield queue, scene
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_waited_for_its_slot_is_not_begun_either() -> None:
+    """Its worker took it while outcomes could be written still, and slots are leased ahead."""
+    relay = FakeRelay()
+    async with in_an_outage(relay) as (queue, scene):
+        begun = len(relay.sent)
+        await asyncio.sleep(0.5)  # the slots of all workers come and go, and nothing is to happen
+        assert len(relay.sent) == begun
+        queue.away = 0
+        await scene.settled(4)
+    assert len(relay.sent) == 4
+
+
+@pytest.mark.asyncio
+async def test_a_stop_does_not_wait_for_outcomes_that_cannot_be_written() -> None:
+    relay = FakeRelay()
+    async with in_an_outage(relay) as (queue, scene):
+        await asyncio.sleep(0.3)  # until the workers have had their slots
+        scene.dispatch.stop_claiming()
+        assert await scene.dispatch.finish(5.0)
+        queue.away = 0
+        assert await scene.settler.flush(5.0)
+        stats = await queue.stats()
+    assert (stats.processing, stats.awaiting + len(relay.sent)) == (0, 4)
+
+
+class HangingQueue(MemoryQueue):
+    """Settles only when told to."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.answer = asyncio.Event()
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        await self.answer.wait()
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_only_so_many_outcomes_wait_for_a_store_that_hangs() -> None:
+    queue = HangingQueue(SystemClock())
+    relay = FakeRelay()
+    async with running(relay, queue=queue, senders=2) as scene:
+        await queue.insert([letter(n) for n in range(UNSETTLED + 500)])
+        scene.dispatch.nudge()
+        await until(lambda: not scene.settler.open.is_set())
+        await asyncio.sleep(0.1)  # as above
+        assert len(relay.sent) <= UNSETTLED + 2
+        queue.answer.set()
+        await scene.settled(UNSETTLED + 500)
+
+
+class HalfAnsweringQueue(MemoryQueue):
+    """Settles and releases at once, and says so only when told to: a majority does not have it yet."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        late = await super().settle(settlements)
+        self.written.set()
+        await self.answer.wait()
+        return late
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        self.written.set()
+        await self.answer.wait()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.asyncio
+async def test_what_is_being_written_back_is_not_taken_for_lost(sent: bool) -> None:
+    """Noted as done before it is durable, it would be sent again if it was rolled back and we died."""
+    clock, notes = SystemClock(), DoneNotes()
+    queue, hand = HalfAnsweringQueue(clock), Hand(notes)
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    lease = await queue.claim(1, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    if sent:
+        settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+    else:
+        settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        await keeper.renew()
+        assert (keeper.lost, len(hand), notes.ended) == (0, 1, [])
+        queue.answer.set()
+        assert await settler.flush(10)
+    assert (len(hand), notes.ended) == (0, [letter(1).id])
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+async def ignore(letters: Sequence[Letter]) -> None:
+    """A report nobody reads."""
+
+
+@pytest.mark.asyncio
+async def test_what_goes_back_while_others_of_its_claim_do_is_written_too() -> None:
+    clock = SystemClock()
+    queue, hand = HalfAnsweringQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1), letter(2)])
+    hand.take(await queue.claim(2, 60.0, "t"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("t", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        settler.release("t", [letter(2).id])
+        queue.answer.set()
+        assert await settler.flush(10)
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing, len(hand), settler.tally.released) == (2, 0, 0, 2)
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+class ForgetfulQueue(MemoryQueue):
+    """Gives a letter back and says that it does not know: the reply was lost, as in a failover."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.written = asyncio.Event()
+
+    async def release(self, token, ids):  # type: ignore[no-untyped-def]
+        await super().release(token, ids)
+        if not self.written.is_set():
+            self.written.set()
+            raise Unavailable("away")
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_is_repeated_does_not_take_a_newer_claim_out_of_our_hand() -> None:
+    """Nobody would renew it, nor send its letter, until its lease ran out."""
+    clock = SystemClock()
+    queue, hand = ForgetfulQueue(clock), Hand()
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1)])
+    hand.take(await queue.claim(1, 60.0, "old"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("old", [letter(1).id])
+    async with asyncio.timeout(10):
+        await queue.written.wait()
+        hand.take(await queue.claim(1, 60.0, "new"))
+        assert await settler.flush(10)
+    assert hand.by_token() == {"new": [letter(1).id]}
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+class TimedQueue(MemoryQueue):
+    """Remembers when outcomes were written."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.times: list[float] = []
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]  as the port has it
+        self.times.append(time.monotonic())
+        return await super().settle(settlements)
+
+
+@pytest.mark.parametrize(("run", "gather"), [("", GATHER), ("ab" * 8, GATHER_NOTED)])
+@pytest.mark.asyncio
+async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather: float) -> None:
+    clock, notes = SystemClock(), NoNotes()
+    notes.run = run
+    queue, hand = TimedQueue(clock), Hand(notes)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(1), letter(2), letter(3)])
+    lease = await queue.claim(3, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    for one in lease.letters:
+        settler.put(Settlement(token="t", letter=as_error(one, "no address")))
+        await until(lambda: queue.times)
+    async with asyncio.timeout(10):
+        assert await settler.flush(10)
+    first, second = queue.times
+    assert second - first >= 0.9 * gather  # timers and the way to the queue take and give a little
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.asyncio
+async def test_a_full_write_waits_for_no_more(large: bool) -> None:
+    clock, notes = SystemClock(), NoNotes()
+    count, body = (3, "x" * (BATCH_BYTES // 2)) if large else (BATCH + 1, "")
+    notes.run = "ab" * 8
+    queue, hand = TimedQueue(clock), Hand(notes)
+    settler = Settler(queue, hand, clock, report=ignore)
+    settler._pause = 3600.0
+    await queue.insert([letter(n).evolve(body=body) for n in range(count)])
+    lease = await queue.claim(count, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+    await until(lambda: queue.times)
+    for one in lease.letters[1:]:
+        settler.put(Settlement(token="t", letter=as_error(one, "no address")))
+    async with asyncio.timeout(10):
+        assert await settler.flush(10)
+    assert len(queue.times) == 2
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+class FussyQueue(MemoryQueue):
+    """Never stores an outcome whose text holds ``unstorable``."""
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        if "unstorable" in repr(settlements):
+            raise Rejected("cannot be stored")
+        return await super().settle(settlements)
+
+
+@pytest.mark.asyncio
+async def test_an_outcome_that_cannot_be_stored_harms_no_other_and_is_kept_in_plainer_words() -> None:
+    bad = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, text="unstorable")
+    relay = FakeRelay(answer=lambda address: bad if address.startswith("r3@") else ACCEPTED)
+    async with running(relay, queue=FussyQueue(SystemClock())) as scene:
+        await scene.queue.insert([letter(n) for n in range(8)])
+        scene.dispatch.nudge()
+        await scene.settled(8)
+        stats = await scene.queue.stats()
+    assert (stats.sent, stats.error, stats.processing) == (7, 1, 0)
