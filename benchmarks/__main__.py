@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks import depth, idle, latency, replicas, shapes, where
+from benchmarks import depth, goals, idle, latency, replicas, shapes, where
 from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
@@ -48,13 +48,14 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _peers(stage: Stage, options: argparse.Namespace) -> Section:
+def _peers(stage: Stage, options: argparse.Namespace) -> list[Section]:
     peers = quick_peers() if options.quick else all_peers()
     count = options.rounds or (3 if options.quick else 5)
     rounds, skipped = compare(stage, peers, count, options.scale)
     JSON.parent.mkdir(exist_ok=True)
-    JSON.write_text(to_json(summaries(rounds)))
-    return comparison(rounds, skipped, [OURS, SMALL_BATCHES, TWO])
+    rows = summaries(rounds)
+    JSON.write_text(to_json(rows))
+    return [comparison(rounds, skipped, [OURS, SMALL_BATCHES, TWO]), goals.beside(rows)]
 
 
 def _run(options: argparse.Namespace) -> list[Section]:
@@ -63,7 +64,7 @@ def _run(options: argparse.Namespace) -> list[Section]:
     with staged() as stage:
         for name in wanted:
             began = time.monotonic()
-            sections.append(_peers(stage, options) if name == "peers" else SECTIONS[name](stage))
+            sections += _peers(stage, options) if name == "peers" else [SECTIONS[name](stage)]
             say(f"{name}: {time.monotonic() - began:.0f} s")
     return sections
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import letters, table
+from benchmarks import goals, letters, table
 from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
 from mailsender.address import parse_address
 from mailsender.letter import Letter
@@ -101,6 +101,20 @@ def test_comparison_shows_median_least_most_and_ratios() -> None:
     assert "absent is left out: there is no such thing" in section.notes
     lines = [line for line in str(section).splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1, "the table is aligned"
+
+
+def test_goals_are_ratios_and_cpu_is_that_of_the_reference() -> None:
+    ours = {"name": "mailsender", "letters_per_s": 3000.0, "cpu_s_per_1000": 0.2}
+    others = [
+        {"name": name, "letters_per_s": 1000.0, "cpu_s_per_1000": factor * goals.REFERENCE[name]}
+        for name, factor in zip(goals.REFERENCE, (1.5, 3.0, 2.0, 4.0), strict=True)
+    ]
+    rows = {row[0]: row[1:] for row in goals.beside([ours, *others]).rows}
+    assert rows["letters/s, times those of Postfix end to end"] == ["8, at least 5", "3.00"]
+    assert rows["CPU of others, times the reference's"] == ["", "2.50 (1.50 to 4.00)"]
+    assert rows["CPU s/1000, as the reference would take"] == ["0.10", "0.080"]
+    alone = goals.beside([ours])
+    assert [row[0] for row in alone.rows] == ["CPU s/1000 here"]
 
 
 def test_table_replaces_only_what_stands_between_the_markers() -> None:

@@ -1,0 +1,49 @@
+"""What was asked for beside what came out. Pure.
+
+Speeds are ratios of one run, so that the machine does not matter much. CPU seconds are a machine's own. The goal
+is for one on which others were measured, too: how much more of it they take here says what is to be made of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.compare import OURS
+from benchmarks.table import Section, ratio
+
+SPEEDS = {"Postfix end to end": (8, 5), "taskiq on Redis streams": (3.5, 2)}
+"""How many times as fast, and at the least."""
+
+CPU = 0.10
+"""CPU seconds of the service for 1000 letters, on a machine where others take what is in `REFERENCE`."""
+
+REFERENCE = {
+    "Postfix end to end": 1.459,
+    "taskiq on Redis streams": 0.383,
+    "Celery on Redis": 0.773,
+    "bare aiosmtplib loop": 0.151,
+}
+"""Measured on 2026-11-24, 2 cores (AMD EPYC), Linux 6.18.44, Python 3.11.2; mailsender took 0.113 then."""
+
+
+def beside(rows: Sequence[Mapping[str, Any]]) -> Section:
+    """Every goal that the senders which were measured say something about."""
+    found = {row["name"]: row for row in rows}
+    ours = found[OURS]
+    body = []
+    for name, (goal, least) in SPEEDS.items():
+        if name in found:
+            times = ratio(ours["letters_per_s"], found[name]["letters_per_s"])
+            body.append([f"letters/s, times those of {name}", f"{goal:g}, at least {least:g}", times])
+    factors = sorted(
+        found[name]["cpu_s_per_1000"] / there for name, there in REFERENCE.items() if name in found
+    )
+    if factors:
+        spread = [f"{each:.2f}" for each in (median(factors), factors[0], factors[-1])]
+        body.append(["CPU of others, times the reference's", "", f"{spread[0]} ({spread[1]} to {spread[2]})"])
+        taken = ours["cpu_s_per_1000"] / median(factors)
+        body.append(["CPU s/1000, as the reference would take", f"{CPU:.2f}", f"{taken:.3f}"])
+    body.append(["CPU s/1000 here", "", f"{ours['cpu_s_per_1000']:.3f}"])
+    return Section("Goals", ["what", "goal", OURS], body)
