@@ -1,7 +1,8 @@
 """What was asked for beside what came out. Pure.
 
-Speeds are ratios of one run, so that the machine does not matter much. CPU seconds are a machine's own. The goal
-is for one on which others were measured, too: how much more of it they take here says what is to be made of ours.
+Speeds are ratios of one run, so that the machine does not matter much. CPU seconds are a machine's own. The
+goal is for one on which others were measured, too: how much more of it they take here says what is to be made
+of ours.
 """
 
 from __future__ import annotations
