@@ -73,7 +73,7 @@ def _kills(options: Options) -> list[Step]:
     return steps
 
 
-SHORT_KILLS = {"without": 11, "notes": 22, "error": 11}
+SHORT_KILLS = {"without": 8, "notes": 15, "error": 8}
 
 
 def _drains(options: Options) -> list[Step]:
