@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 UNCOVERED = ("acceptance", "proof")
-"""Here the service is a process of its own; to count the harness's lines takes time and tells nothing."""
+"""Here the service is a process of its own, or gets its inputs by the thousand. To count lines takes long,
+and other tests go through them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
