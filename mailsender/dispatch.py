@@ -41,8 +41,9 @@ HAND_BYTES = 16 * 1024 * 1024
 AHEAD = 2.0
 """Seconds of work to hold: enough to hide a claim's round trip, little enough to age no lease."""
 
-POLL = 0.5
-"""Seconds between two looks into an empty queue; a letter of this replica's own intake nudges."""
+POLL = 1.0
+"""Seconds between two looks into an empty queue; a letter of this replica's own intake nudges. A look is the
+dearest thing that an idle service does."""
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""

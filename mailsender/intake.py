@@ -8,7 +8,7 @@ step safe to repeat, and so nothing is ever skipped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -70,7 +70,8 @@ class IntakeConfig:
     A record older than `retention` goes to `dead_letter_topic`: the queue may have forgotten that its letters
     were sent. Up to `batch` letters, or `batch_bytes` of them, are inserted at once. While the queue or
     the dead-letter topic is away the wait grows from `first_wait` to `longest_wait`. After `stop_timeout` a
-    stop no longer waits for the insert under way. `poll` is how long one fetch waits for records.
+    stop no longer waits for the insert under way. `poll` is how long one fetch waits for records: one that
+    comes ends it, and so does a stop, so that it says only how often an idle service wakes.
     """
 
     dead_letter_topic: str
@@ -81,7 +82,7 @@ class IntakeConfig:
     first_wait: float = 1.0
     longest_wait: float = 15.0
     stop_timeout: float = 10.0
-    poll: float = 0.5
+    poll: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,7 @@ class Intake:
         self._state = IntakeState()
         self._records = 0
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
+        self._stopping: asyncio.Task[Any]  # from the start of `run`
         self._storing: asyncio.Task[None] | None = None
         self._decoded = 0
         self._committing: asyncio.Task[bool] | None = None
@@ -173,15 +175,15 @@ class Intake:
 
         Waits out a queue, a broker or a dead-letter topic that is away.
         """
+        self._stopping = asyncio.create_task(stop.wait())
         work = asyncio.create_task(self._work(stop))
-        stopping = asyncio.create_task(stop.wait())
-        await afterwards(partial(self._until, work, stopping), partial(self._close, work, stopping))
+        await afterwards(partial(self._until, work), partial(self._close, work))
         if not work.cancelled():
             work.result()
 
-    async def _until(self, work: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
+    async def _until(self, work: asyncio.Task[None]) -> None:
         await self._source.open()
-        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({work}, timeout=self._config.stop_timeout)
         if not work.done():
             log.warning(
@@ -190,8 +192,8 @@ class Intake:
                 doing="what was being taken in is not committed and will be read again",
             )
 
-    async def _close(self, work: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
-        await _ended(work, stopping)
+    async def _close(self, work: asyncio.Task[None]) -> None:
+        await _ended(work, self._stopping)
         await _ended(self._storing, self._committing)
         await self._source.close()
         self._now(status="stopped")
@@ -202,7 +204,7 @@ class Intake:
             while not stop.is_set():
                 # Before the source is asked again: a store that has to wait asks it, too.
                 await self._stored()
-                records = await self._source.fetch(self._config.poll)
+                records = await self._unless_stopped(self._source.fetch(self._config.poll))
                 if records:
                     await self._take(records, stop)
                 elif self._to_commit:
@@ -425,7 +427,14 @@ class Intake:
     async def _idle(self, seconds: float, stop: asyncio.Event) -> None:
         ends = self._clock.monotonic() + seconds
         while (left := ends - self._clock.monotonic()) > 0 and not stop.is_set():
-            await self._source.idle(min(left, self._config.poll))
+            await self._unless_stopped(self._source.idle(min(left, self._config.poll)))
+
+    async def _unless_stopped(self, asking: Coroutine[Any, Any, T]) -> T | None:
+        """What the source says; None when it is time to stop and it says nothing yet."""
+        asked = asyncio.create_task(asking)
+        first = partial(asyncio.wait, {asked, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await afterwards(first, partial(_ended, asked))
+        return None if asked.cancelled() else asked.result()
 
     def _now(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)

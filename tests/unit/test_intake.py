@@ -299,6 +299,28 @@ async def test_an_insert_that_hangs_does_not_hold_up_the_stop() -> None:
     assert stage.source.calls == ["open", "close"]
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["fetch", "idle"])
+async def test_a_stop_waits_for_nothing_that_the_source_might_still_say(away: bool) -> None:
+    stage = Stage([record(letters("a"))] if away else [])
+    stage.queue.failures["insert"] = 1_000_000 if away else 0
+
+    async def silence(_: float) -> list[Record]:
+        asyncio.get_running_loop().call_soon(stage.stop.set)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    if away:
+        stage.source.idle = silence  # type: ignore[assignment,method-assign]
+    else:
+        stage.source.fetches.clear()
+        stage.source.fetch = silence  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        await stage.run()
+    assert not [log for log in logs if log["event"] == "intake_cut_short"]
+    assert stage.source.calls == ["open", "close"]
+    assert stage.source.commits == []
+
+
 async def test_a_commit_that_was_not_confirmed_is_made_again() -> None:
     stage = Stage([record(letters("a"))], [record(letters("b"), partition=1)], [])
     stage.source.confirms.extend([False, False])
