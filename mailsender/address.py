@@ -35,9 +35,11 @@ _PLAIN = re.compile(
     r"(?:\.(?!xn--)[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?)*)",
     re.IGNORECASE | re.ASCII,
 )
-# Of those again nearly every one: its domain is in lower case already, and has no hyphen beside another.
+# Of those again nearly every one: its domain is in lower case already, and has no hyphen beside another. Any
+# number of them, a line each.
 _AS_WRITTEN = re.compile(
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+)*@[a-z0-9]+(?:[.\-][a-z0-9]+)*"
+    r"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]++)*+"
+    r"@[a-z0-9]++(?:[.\-][a-z0-9]++)*+\n)*+"
 )
 # So short that neither the part before the @ nor a label can be too long.
 _SHORT = MAX_LOCAL + 1
@@ -105,7 +107,10 @@ def all_as_written(texts: Collection[str]) -> bool:
 
     A short look for the many, where what `parse_address` makes of each is not needed. False says nothing.
     """
-    return max(map(len, texts), default=0) <= _SHORT and all(map(_AS_WRITTEN.fullmatch, texts))
+    if max(map(len, texts), default=0) > _SHORT:
+        return False
+    lines = "\n".join([*texts, ""])
+    return lines.count("\n") == len(texts) and _AS_WRITTEN.fullmatch(lines) is not None
 
 
 def _split(text: str) -> tuple[str, str]:

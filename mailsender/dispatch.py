@@ -17,6 +17,7 @@ from mailsender.letter import FreshClaim, Lease, Letter
 from mailsender.ports import Clock, Queue, Relay, Unavailable
 from mailsender.sessions import RelayState
 from mailsender.settle import Settler
+from mailsender.waiting import first_of, pause
 from mailsender.worker import Compose, SendPolicy, Worker
 
 log = structlog.get_logger()
@@ -35,7 +36,7 @@ three times as much, and so do all behind it until the queue is empty again."""
 LOOK = 1.0
 """Seconds between two looks for letters that wait in the queue while fresh ones keep the basket full."""
 
-HAND_BYTES = 16 * 1024 * 1024
+HAND_BYTES = 24 * 1024 * 1024
 """Bytes of letters in hand above which nothing more is claimed."""
 
 AHEAD = 2.0
@@ -204,15 +205,12 @@ class Dispatch:
     async def claim_fresh(self, wanted: int) -> FreshClaim | None:
         """A claim for up to `wanted` letters about to be stored; None where they have to wait their turn.
 
-        Only while the queue holds nothing older, and only as many as can soon be sent. A basket that is just
-        full is waited for, but not for long and not twice.
+        Only while the queue holds nothing older, and only as many as can soon be sent. What is just full is
+        waited for, but not for long and not twice.
         """
         room = self._fresh_room()
         if 0 <= room < wanted and self._gate.allowance.unlimited:
-            self._basket.ebb_mark = FRESH - wanted
-            self._basket.ebb.clear()
-            await self._wait(self._basket.ebb, PATIENCE)
-            room = self._fresh_room()
+            room = await self._more_fresh_room(wanted)
         if room <= 0:
             return None
         return FreshClaim(
@@ -226,11 +224,26 @@ class Dispatch:
         """Letters that came in under such a claim."""
         self._take(lease)
 
+    async def _more_fresh_room(self, wanted: int) -> int:
+        """Wait until as many letters as are `wanted` fit, or `PATIENCE` is over."""
+        ends = self._clock.monotonic() + PATIENCE
+        self._basket.ebb_mark = FRESH - wanted
+        while True:
+            self._basket.ebb.clear()
+            self._hand.eased.clear()
+            room = self._fresh_room()
+            left = ends - self._clock.monotonic()
+            if room < 0 or room >= wanted or left <= 0:
+                return room
+            await first_of(self._basket.ebb, self._hand.eased, timeout=left)
+
     def _fresh_room(self) -> int:
         """How many letters fit into the basket; -1 when none may come that way."""
         idle = self._nothing_goes() or self._hand.notes.trouble
-        if idle or not self._dry or self._stopping.is_set() or self._crowded():
+        if idle or not self._dry or self._stopping.is_set():
             return -1
+        if self._crowded():
+            return 0
         full = FRESH if self._gate.allowance.unlimited else self._target()
         return max(0, full - len(self._basket))
 
@@ -287,19 +300,20 @@ class Dispatch:
         while not self._stopping.is_set():
             self._nudged.clear()
             self._basket.low.clear()
+            self._hand.eased.clear()
             room = self._room()
             if room <= 0:
-                await self._wait(self._basket.low, POLL)
+                await first_of(self._basket.low, self._hand.eased, timeout=POLL)
                 continue
             got = await self._claim(room)
             if self.trouble:
-                await self._wait(self._stopping, backoff)
+                await pause(self._stopping, backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 continue
             backoff = FIRST_BACKOFF
             self._dry = got < room
             if not got:
-                await self._wait(self._nudged, POLL)
+                await pause(self._nudged, POLL)
 
     async def _claim(self, room: int) -> int:
         """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
@@ -364,10 +378,3 @@ class Dispatch:
                 by_token.setdefault(token, []).append(letter.id)
         for token, ids in by_token.items():
             self._settler.release(token, ids)
-
-    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            return

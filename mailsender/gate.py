@@ -12,6 +12,7 @@ import structlog
 from mailsender.letter import now_ms
 from mailsender.limiter import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
 from mailsender.ports import Clock, SlotStore, Unavailable
+from mailsender.waiting import first_of, pause
 
 log = structlog.get_logger()
 
@@ -89,11 +90,11 @@ class SlotGate:
         while not stop.is_set():
             if not self._waiters and self.exhausted_until is None:
                 self._wanted.clear()
-                await _first(stop, self._wanted)
+                await first_of(stop, self._wanted)
                 continue
-            pause = await self._refill()
-            if pause > 0:
-                await _first(stop, timeout=pause)
+            seconds = await self._refill()
+            if seconds > 0:
+                await pause(stop, seconds)
 
     def shut(self) -> None:
         """Hand out nothing more; those who wait are told at once."""
@@ -179,13 +180,3 @@ class SlotGate:
             if not waiter.done():
                 waiter.set_exception(NoSlots())
         self._waiters.clear()
-
-
-async def _first(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Return when one of `events` is set or `timeout` seconds are over."""
-    tasks = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

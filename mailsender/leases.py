@@ -11,6 +11,7 @@ import structlog
 from mailsender.letter import Lease
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Clock, Queue, QueueStats, Unavailable
+from mailsender.waiting import pause
 
 log = structlog.get_logger()
 
@@ -26,7 +27,7 @@ RECLAIM_BATCH = 1000
 class Hand:
     """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    What ends is noted in `notes`.
+    What ends is noted in `notes`. `eased` is set when letters leave, for whoever found too many here.
     """
 
     def __init__(self, notes: Notes | None = None) -> None:
@@ -37,6 +38,7 @@ class Hand:
         self._sizes: dict[str, int] = {}
         self._decided: set[str] = set()
         self.bytes = 0
+        self.eased = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -74,6 +76,7 @@ class Hand:
             if not members:
                 del self._members[token], self._until[token]
         if ended:
+            self.eased.set()
             self.notes.done(ended)
 
     def decide(self, token: str, letter_id: str) -> None:
@@ -164,7 +167,7 @@ class LeaseKeeper:
                 beat_at = now + self.interval
                 await self._beat()
             await self._reclaim()
-            await _pause(stop, min(RECLAIM_EVERY, self.interval))
+            await pause(stop, min(RECLAIM_EVERY, self.interval))
 
     async def renew(self) -> None:
         """Extend the leases of all letters in hand; letters that turn out lost are dropped.
@@ -217,11 +220,3 @@ class LeaseKeeper:
         if count:
             self.reclaimed += count
             log.warning("leases_reclaimed", letters=count, action="they are sent by whoever claims them")
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

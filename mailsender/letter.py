@@ -224,8 +224,8 @@ class Letter:
     are one attempt). `answers[0]` is the first publisher's; `answered` says how many of `answers`
     were already published. `reason` explains an `error` that no relay decided. `relay` and
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
-    into the queue. `digest` is a hash of the content, by which a second publisher of the same ID is
-    told from a clash.
+    into the queue. `digest` is a hash of the content, stored where the letter brought its own ID and
+    empty elsewhere: `content` is by what a second publisher of the same ID is told from a clash.
     """
 
     id: Final[str]
@@ -286,6 +286,11 @@ class Letter:
     def pending(self) -> tuple[str, ...]:
         """The addresses that the next attempt has to reach, in order, each once."""
         return tuple(dict.fromkeys([r.address for r in self.recipients if r.open]))
+
+    @property
+    def content(self) -> bytes:
+        """Its `digest`, made now where none was stored."""
+        return self.digest or content_digest(self.addresses, self.subject, self.body)
 
     @property
     def size(self) -> int:

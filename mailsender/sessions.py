@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from mailsender.ports import Clock, Relay, RelayAway, Session
+from mailsender.waiting import pause
 
 log = structlog.get_logger()
 
@@ -175,12 +176,3 @@ class OwnSession:
             log.info("relay_answers", relay=state.name, after_seconds=away)
         state.connected_ever = True
         state.trouble, state.phase, state.since = "", "", None
-
-
-async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Wait for `seconds`, or until it is time to stop."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return

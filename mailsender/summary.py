@@ -10,6 +10,7 @@ import structlog
 from mailsender.leases import LeaseKeeper
 from mailsender.ports import Clock
 from mailsender.settle import Tally
+from mailsender.waiting import pause
 
 log = structlog.get_logger()
 
@@ -30,10 +31,8 @@ class Summary:
     async def run(self, stop: asyncio.Event) -> None:
         """Write a line a minute until `stop`."""
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(INTERVAL):
-                    await stop.wait()
-            except TimeoutError:
+            await pause(stop, INTERVAL)
+            if not stop.is_set():
                 self.last()
 
     def last(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from unicodedata import name
 
 _HEADER_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+_as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+_as_utf8.argtypes = (ctypes.py_object, ctypes.POINTER(ctypes.c_ssize_t))
+_as_utf8.restype = ctypes.c_void_p
 
 REPLACEMENT = "\ufffd"
 """What stands for a character that cannot be kept (U+FFFD)."""
@@ -33,9 +38,29 @@ def header_fault(text: str) -> str | None:
     return f"holds the control character U+{ord(char):04X}"
 
 
+def octets(text: str) -> int:
+    """How many octets `text` takes in UTF-8.
+
+    CPython keeps the encoded form beside a text that is asked for it in this way. So a body that goes into
+    the queue, into a message and into a report is encoded once, and copied after that.
+
+    Raises:
+        UnicodeEncodeError: it holds a lone surrogate, which cannot be written in UTF-8.
+    """
+    if text.isascii():
+        return len(text)
+    size = ctypes.c_ssize_t()
+    _as_utf8(text, ctypes.byref(size))
+    return size.value
+
+
 def storable(text: str) -> bool:
     """Whether `text` can be written as UTF-8: it holds no lone surrogate."""
-    return _SURROGATES.search(text) is None
+    try:
+        octets(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cleaned(text: str) -> str:

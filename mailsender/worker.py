@@ -19,8 +19,9 @@ from mailsender.letter import Envelope, Letter, Outcome, Phase, Result, Settleme
 from mailsender.limiter import UNLIMITED, Slot
 from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway, Session
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
-from mailsender.sessions import OwnSession, RelayState, pause
+from mailsender.sessions import OwnSession, RelayState
 from mailsender.settle import Settler
+from mailsender.waiting import pause
 
 log = structlog.get_logger()
 

@@ -45,9 +45,9 @@ that are used again: those of megabytes are made and given back each time, at tw
 GRACE = 0.5
 """Seconds that a poll may take beyond its time before it is left to go on in the background."""
 
-LONG_POLL = 1000
-"""Milliseconds for which a broker may hold a fetch that finds nothing, and after which the library looks
-whether there is something to ask for. What comes meanwhile ends both; shorter only wakes an idle service."""
+LOOK_AROUND = 1000
+"""Milliseconds after which the library looks whether there is something to fetch although nothing has
+happened. Whatever happens makes it look at once; shorter only wakes an idle service."""
 
 PATIENCE = 1.0
 """Seconds that trouble may last before it is logged: joining a group takes a moment."""
@@ -326,8 +326,7 @@ class KafkaSource:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            fetch_max_wait_ms=LONG_POLL,
-            consumer_timeout_ms=LONG_POLL,
+            consumer_timeout_ms=LOOK_AROUND,
             fetch_max_bytes=ahead,
             max_partition_fetch_bytes=min(ahead, PER_PARTITION),
             session_timeout_ms=int(config.session_timeout * 1000),

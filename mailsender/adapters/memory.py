@@ -23,7 +23,6 @@ from mailsender.letter import (
     Recipient,
     Settlement,
     Status,
-    content_digest,
     now_ms,
 )
 from mailsender.limiter import Cursor, SlotGrant, SlotRequest
@@ -248,7 +247,7 @@ class MemoryQueue:
         stored, answer = entry.letter, letter.answers[0]
         if any(each.origin == answer.origin for each in stored.answers):
             return Inserted.REPLAY
-        if stored.digest != _as_stored(letter).digest:
+        if stored.content != letter.content:
             return Inserted.CLASH
         entry.letter = stored.evolve(answers=(*stored.answers, answer))
         if stored.status.final and entry.at is None:
@@ -305,12 +304,11 @@ class MemoryQueue:
 
 
 def _as_stored(letter: Letter) -> Letter:
-    """The letter as it comes back from a queue: its ID in lower case, with recipients and a digest."""
+    """The letter as it comes back from a queue: its ID in lower case, with recipients."""
     answer = letter.answers[0]
     return letter.evolve(
         id=letter.id.lower(),
         recipients=letter.recipients or tuple(Recipient(address=each) for each in letter.addresses),
-        digest=letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
         answers=(Answer(token=answer.token, key=answer.key, origin=answer.origin),),
     )
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -34,8 +33,8 @@ from mailsender.letter import (
     Origin,
     Recipient,
     Status,
-    content_digest,
 )
+from mailsender.text import octets
 
 Document = dict[str, Any]
 
@@ -66,7 +65,7 @@ class Unstorable(ValueError):  # noqa: N818  a finding about a letter, not a mis
 def clean(text: str) -> str:
     """`text` with U+FFFD for what is not a character (surrogates, as bytes out of place are decoded to)."""
     try:
-        text.encode()
+        octets(text)
     except UnicodeEncodeError:
         return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     return text
@@ -118,10 +117,10 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     """
     answer = answer_document(letter.answers[0])
     size = _FRAME + len(answer["token"]) * 4 + len(answer.get("key", b"")) * 4
-    size += _storable_bytes("subject", (letter.subject,)) + _storable_bytes("body", (letter.body,))
-    size += _storable_bytes("addresses", letter.addresses) * 2 + 32 * len(letter.addresses)
+    size += _octets("subject", letter.subject) + _octets("body", letter.body)
+    size += _octets("addresses", "".join(letter.addresses)) * 2 + 32 * len(letter.addresses)
     if letter.reason:
-        size += _storable_bytes("reason", (letter.reason,))
+        size += _octets("reason", letter.reason)
     if size > MAX_BYTES:
         raise Unstorable(f"the letter takes {size} bytes, more than the {MAX_BYTES} that can be stored")
     document: Document = {
@@ -169,7 +168,7 @@ def remains_of(letter: Letter, reason: str) -> Letter:
         relay="",
         message_id="",
         reason=clean(reason),
-        digest=letter.digest or content_digest(letter.addresses, letter.subject, letter.body),
+        digest=letter.content,
         answers=(answer if keep else Answer(key=answer.key, origin=answer.origin),),
     )
 
@@ -286,9 +285,9 @@ def _outcome(recipient: Recipient) -> Document:
     return document
 
 
-def _storable_bytes(name: str, texts: Sequence[str]) -> int:
+def _octets(name: str, text: str) -> int:
     try:
-        return len("".join(texts).encode())
+        return octets(text)
     except UnicodeEncodeError:
         raise Unstorable(
             f"the letter's {name} holds half a surrogate pair, which is not a character"

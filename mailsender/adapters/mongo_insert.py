@@ -30,7 +30,7 @@ from mailsender.adapters.mongo_documents import (
     remains_of,
 )
 from mailsender.adapters.mongo_reading import letter_of
-from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest
+from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status
 from mailsender.ports import Inserted, Rejected, Unavailable
 
 CHUNK_LETTERS = 1000
@@ -78,12 +78,6 @@ class _Incoming:
             raise ValueError(f"letter {self.letter.id} has no origin")
         return origin
 
-    @property
-    def digest(self) -> bytes:
-        """The hash of its content, which few are ever asked for."""
-        letter = self.letter
-        return letter.digest or content_digest(letter.addresses, letter.subject, letter.body)
-
     def reduce(self, reason: str) -> None:
         """Put what is left of the letter in its place."""
         _log.warning(
@@ -106,8 +100,8 @@ class _Incoming:
 class _Stored:
     """What the collection holds under an ID: whose it is and what content it has."""
 
+    content: bytes
     digest: bytes
-    own_digest: bool
     origins: set[Origin] = field(default_factory=set)
     lease: str = ""
 
@@ -235,7 +229,7 @@ class Inserter:
                     # An earlier try of ours, whose reply was lost.
                     each.verdict, each.owned = Inserted.NEW, True
                     found.lease = ""
-            elif found.digest != each.digest:
+            elif found.content != each.letter.content:
                 each.verdict = Inserted.CLASH
             else:
                 found.origins.add(each.origin)
@@ -281,7 +275,7 @@ def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
     origins = {answer.origin for answer in letter.answers if answer.origin}
     lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
-    return letter.id, _Stored(letter.digest, "digest" in document, origins, lease)
+    return letter.id, _Stored(letter.content, letter.digest, origins, lease)
 
 
 def _join(each: _Incoming, found: _Stored) -> UpdateOne:
@@ -295,7 +289,7 @@ def _join(each: _Incoming, found: _Stored) -> UpdateOne:
         "$not": [{"$in": [{"$literal": origin_document(each.origin)}, {"$ifNull": ["$also.origin", []]}]}]
     }
     reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
-    same = found.digest if found.own_digest else {"$exists": False}
+    same = found.digest or {"$exists": False}
     update = {
         "also": {"$cond": [fresh, {"$concatArrays": [also, [answer]]}, "$also"]},
         "answered": {"$cond": [reopened, {"$add": [1, {"$size": also}]}, "$answered"]},

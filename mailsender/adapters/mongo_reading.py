@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,6 @@ from mailsender.letter import (
     Result,
     Status,
     Verdict,
-    content_digest,
 )
 
 
@@ -57,15 +56,9 @@ def letter_of(document: Mapping[str, Any]) -> Letter:
         relay=_string(document.get("relay")),
         message_id=_string(document.get("message_id")).replace(ID_IN_MESSAGE_ID, identity),
         finished_at=finished if isinstance(finished, datetime) else None,
-        digest=digest_of(document, addresses, subject, body),
+        digest=_digest(document.get("digest")),
         adopted="origin" not in document,
     )
-
-
-def digest_of(document: Mapping[str, Any], addresses: Sequence[str], subject: str, body: str) -> bytes:
-    """The stored digest, or that of the content where another program stored none."""
-    digest = document.get("digest")
-    return digest if isinstance(digest, bytes) else content_digest(addresses, subject, body)
 
 
 def origin_of(value: Any) -> Origin | None:
@@ -106,6 +99,10 @@ def _string(value: Any) -> str:
 
 def _number(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _digest(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
 
 
 def _documents(value: Any) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from mailsender.address import BadAddress, parse_address
 from mailsender.letter import Answer, Letter, Origin, Recipient, Status, content_digest
-from mailsender.text import cleaned
+from mailsender.text import cleaned, octets
 from mailsender.wire.plain import plain_elements, plain_letter
 from mailsender.wire.schema import (
     FIELDS,
@@ -245,7 +245,7 @@ def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, li
     addresses = _kept_addresses(fields.get("Addresses"), limits)
     subject = _kept_text(fields.get("Subject"))
     body = _kept_text(fields.get("Body"))
-    if len(body.encode()) > limits.body:
+    if octets(body) > limits.body:
         body = ""
     return Letter(
         id=_own_id(fields) or origin.letter_id(),

@@ -14,7 +14,7 @@ import orjson
 
 from mailsender.address import BadAddress, all_as_written, parse_address
 from mailsender.letter import Answer, Letter, Origin, Recipient, content_digest
-from mailsender.text import header_fault
+from mailsender.text import header_fault, octets
 from mailsender.wire.schema import MAX_TOKEN, NO_ID, Limits, is_id
 
 _TYPES = {"Addresses": list, "Subject": str, "Body": str, "Token": str, "ID": str}
@@ -57,8 +57,7 @@ def plain_letter(element: dict[str, Any], origin: Origin, key: bytes | None, lim
         own_id = ""
     elif own_id and not is_id(own_id):
         return None
-    # No character takes more than four bytes; what may be longer is measured the long way.
-    if len(addresses) > limits.addresses or len(body) * 4 > limits.body or header_fault(subject):
+    if len(addresses) > limits.addresses or octets(body) > limits.body or header_fault(subject):
         return None
     try:
         mailboxes = _mailboxes(addresses)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from mailsender.text import header_fault, storable
+from mailsender.text import header_fault, octets, storable
 from mailsender.wire import patterns
 
 MAX_TOKEN = 4096
@@ -153,7 +153,7 @@ class LetterIn(BaseModel):
             raise _fault("holds half of a surrogate pair")
         most = _limits(info).body
         # No character takes more than four bytes, so most bodies need not be encoded to be measured.
-        if len(text) * 4 > most and (size := len(text.encode())) > most:
+        if len(text) * 4 > most and (size := octets(text)) > most:
             raise _fault(f"has {size} bytes; {most} are allowed")
         return text
 

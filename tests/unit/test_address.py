@@ -131,3 +131,8 @@ def test_what_is_taken_at_a_glance_goes_onto_the_wire_as_it_is_written(text: str
 )
 def test_a_glance_is_enough_for_short_plain_addresses(texts: list[str], taken: bool) -> None:
     assert all_as_written(texts) is taken
+
+
+@given(st.lists(st.from_regex(r"[a-z.]{0,2}@?[a-zB.\-\n]{0,3}", fullmatch=True), max_size=3))
+def test_a_glance_at_many_is_a_glance_at_each(texts: list[str]) -> None:
+    assert all_as_written(texts) is all(all_as_written([text]) for text in texts)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mailsender.adapters.memory import MemoryQueue
-from mailsender.dispatch import FRESH, PATIENCE
+from mailsender.dispatch import FRESH, HAND_BYTES, PATIENCE
 from mailsender.letter import Letter, Status
 from mailsender.limiter import Allowance
 from mailsender.ports import SystemClock
@@ -108,6 +108,37 @@ async def test_a_full_basket_is_waited_for_but_not_for_long() -> None:
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(FRESH + 200)
+
+
+@pytest.mark.asyncio
+async def test_a_full_hand_is_waited_for_as_a_full_basket_is() -> None:
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=2) as scene:
+        await until(lambda: scene.dispatch._dry)
+        assert await hand_over(scene, [letter(1).evolve(body="b" * HAND_BYTES)]) == 1
+        await relay.started.wait()
+        coming = asyncio.create_task(hand_over(scene, [letter(2)]))
+        await asyncio.sleep(0)
+        assert relay.hold is not None
+        relay.hold.set()
+        assert await coming == 1
+
+
+@pytest.mark.asyncio
+async def test_what_waits_for_room_in_the_hand_is_claimed_when_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailsender.dispatch.POLL", 60.0)  # longer than `settled` has patience
+    relay = FakeRelay(hold=asyncio.Event())
+    async with running(relay, senders=2) as scene:
+        await scene.queue.insert([letter(1).evolve(body="b" * HAND_BYTES)])
+        scene.dispatch.nudge()
+        await relay.started.wait()
+        await scene.queue.insert([letter(2)])
+        scene.dispatch.nudge()
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(2)
 
 
 @pytest.mark.parametrize("why", ["away", "stopping"])
