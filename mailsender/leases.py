@@ -27,7 +27,8 @@ RECLAIM_BATCH = 1000
 class Hand:
     """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    What ends is noted in `notes`. `eased` is set when letters leave, for whoever found too many here.
+    What ends is noted in `notes`. Whoever may find too many letters here takes `eased` before it looks, and
+    waits for that: it is set once, when some have left, and another takes its place.
     """
 
     def __init__(self, notes: Notes | None = None) -> None:
@@ -76,8 +77,13 @@ class Hand:
             if not members:
                 del self._members[token], self._until[token]
         if ended:
-            self.eased.set()
+            self.ease()
             self.notes.done(ended)
+
+    def ease(self) -> None:
+        """Tell those who wait that there is more room."""
+        eased, self.eased = self.eased, asyncio.Event()
+        eased.set()
 
     def decide(self, token: str, letter_id: str) -> None:
         """Note that what becomes of a letter only waits to be written; whoever writes it drops it."""

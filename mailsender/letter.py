@@ -224,8 +224,8 @@ class Letter:
     are one attempt). `answers[0]` is the first publisher's; `answered` says how many of `answers`
     were already published. `reason` explains an `error` that no relay decided. `relay` and
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
-    into the queue. `digest` is a hash of the content, stored where the letter brought its own ID and
-    empty elsewhere: `content` is by what a second publisher of the same ID is told from a clash.
+    into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
+    brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
     """
 
     id: Final[str]

@@ -282,7 +282,7 @@ class Settler:
                 finals, self._finals = self._finals, []
                 await self._report(finals)
                 self.unreported_bytes -= sum(letter.size for letter in finals)
-                self._hand.eased.set()
+                self._hand.ease()
             self._note_idle()
 
     def _note_idle(self) -> None:

@@ -149,11 +149,12 @@ class LetterIn(BaseModel):
     @classmethod
     def _body(cls, value: object, info: ValidationInfo) -> object:
         text = _text(value)
-        if not storable(text):
-            raise _fault("holds half of a surrogate pair")
+        try:
+            size = octets(text)
+        except UnicodeEncodeError:
+            raise _fault("holds half of a surrogate pair") from None
         most = _limits(info).body
-        # No character takes more than four bytes, so most bodies need not be encoded to be measured.
-        if len(text) * 4 > most and (size := octets(text)) > most:
+        if size > most:
             raise _fault(f"has {size} bytes; {most} are allowed")
         return text
 
