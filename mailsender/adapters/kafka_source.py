@@ -48,7 +48,7 @@ GRACE = 0.5
 LOOK_AROUND = 1000
 """Milliseconds after which the library looks whether there is something to fetch although nothing has
 happened. Whatever happens makes it look at once; shorter only wakes an idle service. The brokers' own long
-poll is not to be longer: while it waits for a node's empty partitions nothing is asked of the others there."""
+poll is not to be longer: while it waits for empty partitions of a node nothing is asked of the others."""
 
 PATIENCE = 1.0
 """Seconds that trouble may last before it is logged: joining a group takes a moment."""
