@@ -161,7 +161,7 @@ class Worker:
         chance: random.Random,
     ) -> None:
         self._basket = basket
-        self._relay = relay
+        self._relay_name = relay.name
         self._state = state
         self._gate = gate
         self._hand = hand
@@ -364,7 +364,7 @@ class Worker:
     def _finish(self, token: str, letter: Letter, results: Mapping[str, Result], *, cut: bool) -> None:
         attempt = Attempt(
             results=results,
-            relay=self._relay.name,
+            relay=self._relay_name,
             message_id=self._composer.message_id(letter.id),
             cut=cut,
         )
