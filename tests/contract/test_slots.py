@@ -46,7 +46,8 @@ async def test_a_lease_says_when_its_slots_are_good(slots: SlotStore) -> None:
     assert grant.day <= grant.now < grant.day_end
     # Good for its whole life, less what nobody can know of when the store answered.
     assert grant.latest(0) - grant.earliest(0) == pytest.approx(
-        FAST.life - (grant.answered - grant.asked), abs=1e-5  # to what the seconds of an epoch can tell
+        FAST.life - (grant.answered - grant.asked),
+        abs=1e-5,  # to what the seconds of an epoch can tell
     )
 
 
