@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from mailsender import log
-from mailsender.adapters.probe import KafkaWish, probe_kafka, probe_mongo, probe_relay
+from mailsender.adapters.probe import probe_mongo, probe_relay
+from mailsender.adapters.probe_kafka import KafkaWish, probe_kafka
 from mailsender.adapters.smtp import SmtpRelay
 from mailsender.findings import Finding, worst
 from mailsender.ports import SystemClock

@@ -113,6 +113,9 @@ def translated(error: BaseException) -> TooLarge | Unavailable:
 # --- the library's own log -----------------------------------------------------------------------
 
 
+_IN_CLEAR = "Sending username and password in the clear"
+
+
 class ClientLog(logging.Handler):
     """Folds the library's warnings into two events: one when trouble begins, one when it is over.
 
@@ -125,13 +128,17 @@ class ClientLog(logging.Handler):
         self._began: float | None = None
         self._latest = 0.0
         self._lines = 0
+        self._warned = False
         self.last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one line of the library."""
+        if record.msg == _IN_CLEAR:
+            self._password_in_clear()
+            return
         self._latest = self._clock.monotonic()
         self._lines += 1
-        self.last = record.getMessage()
+        self.last = _worded(record)
         if self._began is None:
             self._began = self._latest
             log.warning(
@@ -141,6 +148,16 @@ class ClientLog(logging.Handler):
                 doing="the client tries again by itself; further lines of it are counted, not logged",
             )
 
+    def _password_in_clear(self) -> None:
+        """No trouble, but something to be told, once."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "kafka_password_in_clear",
+                action="anybody on the way can read it; set KAFKA_SECURITY_PROTOCOL=SASL_SSL,"
+                " or KAFKA_SASL_MECHANISM=SCRAM-SHA-512",
+            )
+
     def well(self) -> None:
         """Note that a broker has just done what it was asked for."""
         now = self._clock.monotonic()
@@ -148,6 +165,15 @@ class ClientLog(logging.Handler):
             return
         log.info("kafka_client_calm", seconds=round(now - self._began, 1), lines=self._lines)
         self._began, self._lines, self.last = None, 0, ""
+
+
+def _worded(record: logging.LogRecord) -> str:
+    """A line of the library, in which an error that says nothing, as a time-out does, stands by its class."""
+    if not isinstance(record.args, tuple) or not record.args:
+        return record.getMessage()
+    dumb = (isinstance(each, BaseException) and not str(each) for each in record.args)
+    told = (type(each).__name__ if mute else each for each, mute in zip(record.args, dumb, strict=True))
+    return str(record.msg) % tuple(told)
 
 
 def client_log(clock: Clock | None = None) -> ClientLog:

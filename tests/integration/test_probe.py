@@ -11,7 +11,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.probe import KafkaWish, probe_kafka, probe_mongo, probe_relay
+from mailsender.adapters.probe import probe_mongo, probe_relay
+from mailsender.adapters.probe_kafka import KafkaWish, probe_kafka
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.dev.kafka import MockBroker
 from mailsender.dev.mongod import Mongod

@@ -102,6 +102,15 @@ def test_an_outage_is_two_events_however_many_lines(
     assert (logs[1]["lines"], logs[1]["seconds"]) == (8000, 90.0)
 
 
+def test_an_error_without_words_stands_by_its_class(
+    library: tuple[logging.Logger, ClientLog, ManualClock],
+) -> None:
+    logger, handler, _ = library
+    with capture_logs():
+        logger.error('Unable connect to "%s:%s": %s', "broker", 9092, TimeoutError())
+    assert handler.last == 'Unable connect to "broker:9092": TimeoutError'
+
+
 def test_success_alone_says_nothing(library: tuple[logging.Logger, ClientLog, ManualClock]) -> None:
     logger, handler, _ = library
     with capture_logs() as logs:
