@@ -132,6 +132,8 @@ async def _may_not_join(
     client: AIOKafkaAdminClient, group: str, brokers: Sequence[Mapping[str, Any]]
 ) -> bool:
     """Whether the cluster keeps us from a consumer group. Every broker knows, not its coordinator alone."""
+    if not brokers:
+        return False
     try:
         [answer] = await client.describe_consumer_groups([group], group_coordinator_id=brokers[0]["node_id"])
     except IncompatibleBrokerVersion:
