@@ -1,4 +1,7 @@
-"""The letters in hand and their leases: kept alive, known when lost, and other replicas' reclaimed."""
+"""The letters in hand and their leases: kept alive, known when lost, and other replicas' reclaimed.
+
+The keeper of leases is the one loop that runs whatever else is going on, so it looks after the queue, too.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ _LONG_AGO = float("-inf")
 
 RECLAIM_EVERY = 2.0
 """Seconds between two looks for leases that ran out: an index says at once that there are none."""
+
+FORGET_EVERY = 10.0
+"""Seconds between two looks for letters to be forgotten, which were remembered for a minute at least."""
 
 RECLAIM_BATCH = 1000
 """Leases reclaimed in one round trip; a dead replica's share comes back in a few of them."""
@@ -148,7 +154,7 @@ class Health:
 
 
 class LeaseKeeper:
-    """Renews what is in hand, watches MongoDB's health, and reclaims leases that ran out.
+    """Renews what is in hand, watches MongoDB's health, reclaims leases that ran out, forgets what may be.
 
     `lease` is in seconds. Renewal comes six times a lease, so that five may fail before one ends.
     """
@@ -166,14 +172,28 @@ class LeaseKeeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Renew and reclaim until `stop`."""
-        beat_at = self._clock.monotonic()
+        beat_at = forget_at = self._clock.monotonic()
         while not stop.is_set():
             now = self._clock.monotonic()
             if now >= beat_at:
                 beat_at = now + self.interval
                 await self._beat()
             await self._reclaim()
+            if now >= forget_at:
+                if await self._forget():
+                    continue
+                forget_at = now + FORGET_EVERY
             await pause(stop, min(RECLAIM_EVERY, self.interval))
+
+    async def _forget(self) -> bool:
+        """Forget some letters whose time has come; whether there may be more."""
+        if not self.health.good:
+            return False
+        try:
+            return await self._queue.forget() > 0
+        except Unavailable:
+            self.health.failed()
+            return False
 
     async def renew(self) -> None:
         """Extend the leases of all letters in hand; letters that turn out lost are dropped.

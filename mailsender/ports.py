@@ -173,6 +173,13 @@ class Queue(Protocol):
         """
         ...
 
+    async def forget(self) -> int:
+        """Forget some reported letters whose retention is over; returns how many.
+
+        Called again and again until it returns 0. The store may do it, or a part of it, by itself as well.
+        """
+        ...
+
     async def get(self, letter_id: str) -> Letter | None:
         """One letter by its ID, or None."""
         ...

@@ -204,19 +204,21 @@ def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
         poll(lambda: _all_marked(collection), "marks", timeout=60, pause=0.05)
 
 
-def _all_marked(collection: Any) -> bool:
-    return not any(
-        collection.count_documents(query, limit=1)
-        for query in ({"reported": False}, {"status": "awaiting"}, {"status": "processing"})
+def _all_marked(letters: Any) -> bool:
+    """Whether all letters have ended, and each is marked as reported: by itself, or with others."""
+    unfinished = ({"reported": False}, {"status": "awaiting"}, {"status": "processing"})
+    return not any(letters.count_documents(query, limit=1) for query in unfinished) and not (
+        letters.marks.count_documents({"reported": False}, limit=1)
     )
 
 
 def last_mark(here: World) -> float:
     """When the last report was marked, by MongoDB's clock, in seconds since 1970."""
-    with here.letters() as collection:
-        last = collection.find_one({}, {"expire_at": 1}, sort=[("expire_at", -1)])
-    at: datetime = last["expire_at"]
-    return at.replace(tzinfo=UTC).timestamp() - RETENTION
+    with here.letters() as letters:
+        alone = letters.find_one({"expire_at": {"$exists": True}}, sort=[("expire_at", -1)]) or {}
+        shared = letters.marks.find_one({"reported": True}, sort=[("forget_at", -1)]) or {}
+    ends: list[datetime] = [alone.get("expire_at"), shared.get("forget_at")]
+    return max(at.replace(tzinfo=UTC).timestamp() for at in ends if at) - RETENTION
 
 
 def end(service: Replica) -> None:
@@ -233,6 +235,9 @@ def check(here: World, letters: int, sunk: int) -> None:
     """No letter lost, none sent twice, each answered: a fast sender that cheats is not fast."""
     with here.letters() as collection:
         good = collection.count_documents({"status": "sent", "reported": True})
+        for mark in collection.marks.find({"reported": True}):
+            together = {"_id": {"$in": mark["letters"]}, "mark": mark["_id"], "reported": {"$exists": False}}
+            good += collection.count_documents({"status": "sent", **together})
     if (good, sunk) != (letters, letters):
         raise ChildError(f"of {letters} letters {good} were sent and reported, and {sunk} reached the sink")
 

@@ -203,6 +203,10 @@ class MemoryQueue:
                 entry.expires = self._clock.monotonic() + self._retention
                 self._expiring.append((entry.expires, letter.id))
 
+    async def forget(self) -> int:
+        """See `Queue.forget`."""
+        return self._forget()
+
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
         entry = self._entries.get(letter_id.lower())
@@ -292,15 +296,17 @@ class MemoryQueue:
         entry.at = self._clock.monotonic()
         self._unreported[entry.letter.id] = entry
 
-    def _forget(self) -> None:
-        """Drop letters whose retention is over, unless somebody joined them meanwhile."""
+    def _forget(self) -> int:
+        """Drop letters whose retention is over, unless somebody joined them meanwhile; how many."""
         now = self._clock.monotonic()
+        before = len(self._entries)
         while self._expiring and self._expiring[0][0] <= now:
             expires, each = self._expiring.popleft()
             entry = self._entries.get(each)
             if entry is not None and entry.expires == expires:
                 self._counts[entry.letter.status] -= 1
                 del self._entries[each]
+        return before - len(self._entries)
 
 
 def _as_stored(letter: Letter) -> Letter:

@@ -13,6 +13,7 @@ Ours stand beside them:
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `reported`, `at`: whether the report was marked, and when the letter became final.
+- `mark`: in place of `reported`, the document of the marks' collection that says it; see `mongo_marks`.
 - `also`: further publishers of the same letter; `answered`: how many answers are out already.
 - `expire_at`: when it may be forgotten.
 """

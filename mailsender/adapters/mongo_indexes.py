@@ -1,6 +1,8 @@
-"""The indexes of the letters' collection, one for each query that does not go by `_id`."""
+"""The indexes of the letters' collection, one for each query that does not go by `_id`; how to build them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import structlog
 from pymongo import ASCENDING, IndexModel
@@ -49,21 +51,21 @@ INDEXES = (
 _log = structlog.get_logger()
 
 
-async def ensure_indexes(letters: Collection) -> None:
-    """Build the indexes that are missing.
+async def ensure_indexes(collection: Collection, indexes: Sequence[IndexModel]) -> None:
+    """Build those of `indexes` that are missing.
 
     Raises:
         Unavailable: MongoDB is away, or takes longer than `INDEX_TIMEOUT`.
     """
     async with calling(INDEX_TIMEOUT):
-        for index in INDEXES:
-            await _ensure(letters, index)
+        for index in indexes:
+            await _ensure(collection, index)
 
 
-async def _ensure(letters: Collection, index: IndexModel) -> None:
+async def _ensure(collection: Collection, index: IndexModel) -> None:
     """Make sure of one index; one that somebody made in another way is no reason not to start."""
     try:
-        await letters.create_indexes([index])
+        await collection.create_indexes([index])
     except OperationFailure as error:
         if error.code not in _DIFFERS:
             raise

@@ -30,8 +30,9 @@ from mailsender.adapters.mongo import (
     durable,
 )
 from mailsender.adapters.mongo_documents import letter_id, likeness, state_of, stored_id
-from mailsender.adapters.mongo_indexes import ensure_indexes
+from mailsender.adapters.mongo_indexes import INDEXES, ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
+from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share, mark_in
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
@@ -60,7 +61,8 @@ class MongoQueue:
 
     `retention` is how long, in seconds, reported letters are remembered; `timeout` the deadline of every
     call to the server, in seconds. Records that the dead-letter topic refuses go to `deadletters`, by default
-    the collection's name with ``.deadletters``.
+    the collection's name with ``.deadletters``. From `shared_from` letters on that are settled at once, one
+    document in ``.marks`` says whether they were reported.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class MongoQueue:
         clock: Clock,
         timeout: float,
         deadletters: str = "",
+        shared_from: int = SHARED_FROM,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -82,6 +85,13 @@ class MongoQueue:
         self._committed = committed(self._letters)
         self._server_clock = ServerClock(client, clock)
         self._inserter = Inserter(self._letters, self._server_clock, timeout)
+        self._marks = Marks(
+            self._letters,
+            durable(client, database, f"{collection}.marks", timeout),
+            self._server_clock,
+            retention=self._retention,
+            shared_from=shared_from,
+        )
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._skip = 0
 
@@ -90,7 +100,8 @@ class MongoQueue:
         self._server_clock.forget()
         async with calling(self._timeout):
             await self._server_clock.now()
-        await ensure_indexes(self._letters)
+        await ensure_indexes(self._letters, INDEXES)
+        await self._marks.open()
 
     async def close(self) -> None:
         """See `Queue.close`. Everything that shares the client is closed with it."""
@@ -152,13 +163,21 @@ class MongoQueue:
             return frozenset()
         async with calling(self._timeout):
             now = await self._server_clock.now()
-            result = await self._letters.bulk_write(_settling(settlements, now), ordered=False)
+            mark = await self._marks.begin(settlements, now)
+            result = await self._letters.bulk_write(_settling(settlements, now, mark), ordered=False)
             if result.matched_count == len(settlements):
+                if mark:
+                    self._marks.keep(mark, mark.letters)
                 return frozenset()
-            # Too few matched: late writers, or a repetition whose first reply was lost.
-            ids = [stored_id(each.letter.id) for each in settlements]
-            found = await self._letters.find({"_id": {"$in": ids}}, {"settled_by": 1}).to_list(None)
+            # Too few matched: letters that more publishers wait for by now, which cannot share a mark; late
+            # writers; or a repetition whose first reply was lost.
+            if mark:
+                await self._letters.bulk_write(_settling(settlements, now, None), ordered=False)
+            query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
+            found = await self._letters.find(query, {"settled_by": 1, "mark": 1, "reported": 1}).to_list(None)
         settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
+        if mark:
+            self._marks.keep(mark, [letter_id(each["_id"]) for each in found if mark_in(each) == mark.id])
         return frozenset(
             each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
         )
@@ -209,10 +228,12 @@ class MongoQueue:
         since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
         query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
         async with calling(self._timeout):
+            await self._marks.dissolve(older_than, limit)
             # What a majority has not got yet may be rolled back, and must not be published.
             cursor = self._committed.find(query, _SIZE).sort([("at", ASCENDING)]).limit(limit)
             ids = _addressable(_within(await cursor.to_list(limit)))
             found = await self._committed.find({"_id": {"$in": ids}, "reported": False}).to_list(None)
+        self._marks.disown([letter_id(document["_id"]) for document in found])
         return _in_order(found, ids)
 
     async def mark_reported(self, letters: Sequence[Letter]) -> None:
@@ -220,6 +241,7 @@ class MongoQueue:
         if not letters:
             return
         async with calling(self._timeout):
+            letters = await self._marks.report(letters)
             # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
             alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
             if alone:
@@ -233,6 +255,8 @@ class MongoQueue:
             by_answers: defaultdict[int, list[Any]] = defaultdict(list)
             for letter in letters:
                 by_answers[len(letter.answers)].append(stored_id(letter.id))
+            if not letters:
+                return
             updates = [
                 UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
                 for answers, ids in by_answers.items()
@@ -248,7 +272,18 @@ class MongoQueue:
             return None
         async with calling(self._timeout):
             document = await self._letters.find_one(query)
-        return None if document is None else letter_of(document)
+            if document is None:
+                return None
+            letter = letter_of(document)
+            mark = mark_in(document)
+            if mark is not None and await self._marks.reported(mark):
+                letter = letter.evolve(answered=len(letter.answers))
+        return letter
+
+    async def forget(self) -> int:
+        """See `Queue.forget`. MongoDB itself forgets what was marked letter by letter."""
+        async with calling(self._timeout):
+            return await self._marks.forget()
 
     async def stats(self) -> QueueStats:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
@@ -258,6 +293,7 @@ class MongoQueue:
             processing = await self._count({"status": "processing"}, _LEASED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported = await self._count({"reported": False}, "mailsender_unreported")
+            unreported += await self._marks.unreported()
             total = await self._letters.estimated_document_count()
             first = await self._letters.find_one(
                 {"status": "awaiting", "due": {"$lte": now}},
@@ -369,14 +405,17 @@ def _from_now(seconds: float) -> Document:
     return {"$add": ["$$NOW", int(seconds * 1000)]}
 
 
-def _settling(settlements: Sequence[Settlement], now: datetime) -> list[UpdateMany | UpdateOne]:
+def _settling(
+    settlements: Sequence[Settlement], now: datetime, mark: Mark | None
+) -> list[UpdateMany | UpdateOne]:
+    """The updates that settle letters, under `mark` where they can share one."""
     groups: defaultdict[Any, list[Settlement]] = defaultdict(list)
     for each in settlements:
-        groups[each.token, each.delay, likeness(each.letter)].append(each)
-    return [_settlement(group, now) for group in groups.values()]
+        groups[each.token, each.delay, can_share(each), likeness(each.letter)].append(each)
+    return [_settlement(group, now, mark if can_share(group[0]) else None) for group in groups.values()]
 
 
-def _settlement(group: list[Settlement], now: datetime) -> UpdateMany | UpdateOne:
+def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> UpdateMany | UpdateOne:
     """One guarded update for letters that end alike. No pipeline: texts from outside are only texts here."""
     first = group[0]
     letter = first.letter
@@ -389,9 +428,11 @@ def _settlement(group: list[Settlement], now: datetime) -> UpdateMany | UpdateOn
     if letter.status is Status.AWAITING:
         fields["due"] = now + timedelta(seconds=first.delay)
     else:
-        fields["reported"] = False
+        fields |= {"mark": mark.id} if mark else {"reported": False}
         update["$currentDate"] = {"at": True}
-    guard = {"status": "processing", "lease": first.token}
+    guard: Document = {"status": "processing", "lease": first.token}
+    if mark:
+        guard["also"] = {"$exists": False}
     ids = [stored_id(each.letter.id) for each in group]
     if len(ids) == 1:
         return UpdateOne({"_id": ids[0], **guard}, update, hint=_BY_ID)

@@ -154,8 +154,11 @@ class World:
             return Counter(doc["status"] for doc in letters.find({}, {"status": 1}))
 
     def unreported(self) -> int:
+        """Letters that are not marked as reported, by themselves or together with others."""
         with self.letters() as letters:
-            return int(letters.count_documents({"reported": {"$ne": True}}))
+            marks = [mark["_id"] for mark in letters.marks.find({"reported": True}, {"_id": 1})]
+            together = {"mark": {"$in": marks}, "reported": {"$exists": False}}
+            return int(letters.count_documents({"$nor": [{"reported": True}, together]}))
 
     def close(self) -> None:
         for replica in self.replicas:

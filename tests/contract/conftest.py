@@ -24,7 +24,10 @@ RETENTION = 1000.0
 BACKENDS = ("memory", "mongo-motor", "mongo-pymongo")
 MONGO = BACKENDS[1:]
 
-_DATES = ("due", "until", "at", "expire_at")
+SHARED_FROM = {"mongo-motor": 1, "mongo-pymongo": 32}
+"""Letters settled at once that share a mark: with one driver each has one, with the other few ever do."""
+
+_DATES = ("due", "until", "at", "expire_at", "forget_at")
 
 
 def letter(number: int = 0, **changes: Any) -> Letter:
@@ -74,7 +77,13 @@ class World:
             name: {"$cond": [{"$eq": [{"$type": f"${name}"}, "date"]}, _before(name, seconds), f"${name}"]}
             for name in _DATES
         }
-        await self.raw.update_many({}, [{"$set": earlier}])
+        for collection in (self.raw, self.marks):
+            await collection.update_many({}, [{"$set": earlier}])
+
+    @property
+    def marks(self) -> Any:
+        """The collection of marks."""
+        return self.database.get_collection("letters.marks")
 
     async def document(self, each: Letter) -> dict[str, Any]:
         found: dict[str, Any] = await self.raw.find_one({"subject": each.subject})
@@ -122,7 +131,13 @@ async def world(backend: str, client: Any, request: pytest.FixtureRequest) -> Wo
 
     def make() -> Queue:
         return MongoQueue(
-            client, database=name, collection="letters", retention=RETENTION, clock=system, timeout=10.0
+            client,
+            database=name,
+            collection="letters",
+            retention=RETENTION,
+            clock=system,
+            timeout=10.0,
+            shared_from=SHARED_FROM[backend],
         )
 
     database = client.get_database(name)

@@ -91,7 +91,8 @@ def stages(plan: Any) -> Iterator[str]:
 
 def explained(database: Any, sent: dict[str, Any]) -> dict[str, Any]:
     """How the server would carry a command out again."""
-    kept = ("filter", "projection", "sort", "skip", "limit", "updates", "query", "hint", "pipeline", "cursor")
+    kept = ("filter", "projection", "sort", "skip", "limit", "updates", "deletes", "query", "hint")
+    kept += ("pipeline", "cursor")
     name = next(iter(sent))
     command = {name: sent[name], **{key: sent[key] for key in kept if key in sent}}
     found: dict[str, Any] = database.command({"explain": command, "verbosity": "executionStats"})
@@ -113,6 +114,12 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await queue.settle([Settlement(token="late", letter=each) for each in sent[-1:]])
     await queue.release(lease.token, ids[-2:])
     await queue.mark_reported((await queue.unreported(0, K))[:5])
+    more = await queue.claim(K // 2, 60)
+    together = [each.evolve(status=Status.SENT) for each in more.letters]
+    await queue.settle([Settlement(token=more.token, letter=each) for each in together])
+    assert (await queue.get(together[0].id)) is not None
+    await queue.mark_reported(together)
+    await queue.forget()
     await queue.claim(5, 0.0)
     assert await queue.reclaim(K) == 5
     await queue.stats()
@@ -122,13 +129,15 @@ async def test_no_command_scans_the_collection(
     commands: Commands, queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
 ) -> None:
     await exercise(queue, 0)
-    asked = [each for each in commands.sent if next(iter(each)) in {"find", "update", "aggregate", "count"}]
-    # A claim, a read back, a renewal, a settlement, a release, a mark, the sweeps and the counts.
-    assert len(asked) > 15
+    looking = {"find", "update", "delete", "aggregate", "count"}
+    asked = [each for each in commands.sent if next(iter(each)) in looking]
+    # A claim, a read back, a renewal, a settlement, a release, marks, the sweeps and the counts.
+    assert len(asked) > 25
     seen: set[str] = set()
     for sent in asked:
         name = next(iter(sent))
-        singles = [{**sent, "updates": [each]} for each in sent["updates"]] if name == "update" else [sent]
+        several = {"update": "updates", "delete": "deletes"}.get(name)
+        singles = [{**sent, several: [each]} for each in sent[several]] if several else [sent]
         if name == "aggregate" and any("$collStats" in stage for stage in sent["pipeline"]):
             continue
         if name == "count" and not sent.get("query"):
@@ -139,7 +148,7 @@ async def test_no_command_scans_the_collection(
             assert "SORT" not in plan, single
             assert plan & {"IXSCAN", "COUNT_SCAN", "IDHACK"}, (single, plan)
             seen.add(name)
-    assert {"find", "update", "aggregate"} <= seen
+    assert {"find", "update", "delete", "aggregate"} <= seen
 
 
 async def test_a_claim_costs_the_same_beside_finished_letters(

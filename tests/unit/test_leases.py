@@ -83,6 +83,8 @@ class RenewingQueue:
         self.away = False
         self.reclaims = 0
         self.outage = 0.0
+        self.forgettable = 0
+        self.forgets = 0
         self.renewals: list[Mapping[str, Sequence[str]]] = []
 
     async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
@@ -101,6 +103,14 @@ class RenewingQueue:
             raise Unavailable("away")
         self.reclaims += 1
         return 0
+
+    async def forget(self) -> int:
+        if self.away:
+            raise Unavailable("away")
+        self.forgets += 1
+        some = min(self.forgettable, 100)
+        self.forgettable -= some
+        return some
 
 
 class SteppingEvent(asyncio.Event):
@@ -177,3 +187,23 @@ async def test_a_reclaim_that_had_to_wait_for_mongodb_is_given_up() -> None:
     assert queue.reclaims == before
     await keeper.run(SteppingEvent(clock, 10.0, 1))
     assert queue.reclaims == before + 1
+
+
+@pytest.mark.asyncio
+async def test_what_may_be_forgotten_is_forgotten_at_once_and_looked_for_seldom() -> None:
+    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    queue.forgettable = 250
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 1.0, 1))
+    assert (queue.forgettable, queue.forgets) == (0, 4)
+    await keeper.run(SteppingEvent(clock, 1.0, 25))
+    assert queue.forgets == 4 + 3  # at 0, 10 and 20 seconds
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
+    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    queue.away = True
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 1.0, 25))
+    assert queue.forgets == 0
