@@ -190,7 +190,7 @@ class LoneMongod(Part):
         with MongoClient[dict[str, Any]](f"mongodb://{LOOPBACK}:{self.port}/") as client:
             client.admin.command("ping")
             if self._auth:
-                roles = ["readWriteAnyDatabase"]
+                roles = ["readWriteAnyDatabase", "userAdminAnyDatabase"]
                 client.admin.command("createUser", self.USER, pwd=self.PASSWORD, roles=roles)
 
 

@@ -37,7 +37,7 @@ AT_ONCE = 8
 a second."""
 
 STALE = 60.0
-"""Seconds beyond the age at which marks are dissolved, after which our own are not kept in mind either."""
+"""Seconds beyond the age at which marks are dissolved, after which we look whether ours are still there."""
 
 INDEXES = (
     IndexModel(
@@ -186,10 +186,7 @@ class Marks:
             await self._marks.delete_many({"_id": {"$in": marks}})
             for mark in marks:
                 self._drop(mark)
-        await self._clock.now()
-        stale = self._clock.latest() - timedelta(seconds=older_than + STALE)
-        for mark in [mark for mark, ours in self._ours.items() if ours.at < stale]:
-            self._drop(mark)
+        await self._drop_gone(older_than)
 
     async def forget(self) -> int:
         """Delete some of the letters that were reported under marks and need not be remembered; how many.
@@ -240,6 +237,18 @@ class Marks:
         if ours is None:
             return list(mark["letters"])
         return [each for each in mark["letters"] if letter_id(each) in ours.left]
+
+    async def _drop_gone(self, older_than: float) -> None:
+        """Keep in mind no longer what another replica dissolved, and reported perhaps, long ago."""
+        await self._clock.now()
+        stale = self._clock.latest() - timedelta(seconds=older_than + STALE)
+        old = [mark for mark, ours in self._ours.items() if ours.at < stale]
+        if old:
+            query = {"_id": {"$in": old}, "reported": False}
+            there = {each["_id"] for each in await self._marks.find(query, {"_id": 1}).to_list(None)}
+            for mark in old:
+                if mark not in there:
+                    self._drop(mark)
 
     def _drop(self, mark: ObjectId) -> None:
         ours = self._ours.get(mark)

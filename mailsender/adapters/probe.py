@@ -25,6 +25,10 @@ SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
 
 
+COLLECTIONS: Final = ("", ".marks", ".slots", ".deadletters")
+"""What the service keeps, by what follows the name of the letters' collection."""
+
+
 # --- MongoDB -------------------------------------------------------------------------------------
 
 _AUTHENTICATION_FAILED = 18
@@ -75,8 +79,8 @@ async def _ask_mongo(client: Any, database: str, collection: str, timeout: float
     async with calling(timeout):
         hello = await client.admin.command("hello")
         version = (await client.admin.command("buildInfo"))["version"]
-        # What the service will do, too, so that missing rights come out here.
-        await client[database][collection].find_one({}, {"_id": 1})
+    for beside in COLLECTIONS:
+        await _look_into(client, database, collection + beside, timeout)
     found = [_mongo("ok", f"version {version}, {_kind(hello)}")]
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_MONGODB:
         oldest = ".".join(map(str, OLDEST_MONGODB))
@@ -87,6 +91,15 @@ async def _ask_mongo(client: Any, database: str, collection: str, timeout: float
         text = "is a standalone server: what it acknowledged is lost with its disk; use a replica set"
         return [*found, _mongo("warning", text)]
     return [*found, *await _judge_members(client, timeout)]
+
+
+async def _look_into(client: Any, database: str, collection: str, timeout: float) -> None:
+    """Read as the service will, so that missing rights come out here."""
+    try:
+        async with calling(timeout):
+            await client[database][collection].find_one({}, {"_id": 1})
+    except Rejected as error:
+        raise Rejected(f"{error}, when asked for {database}.{collection}") from error.__cause__
 
 
 def _kind(hello: Mapping[str, Any]) -> str:

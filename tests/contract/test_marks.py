@@ -259,3 +259,21 @@ async def test_a_process_forgets_what_it_knew_of_marks_that_are_long_gone(queue:
     assert (queue._marks._ours, queue._marks._mark_of) == ({}, {})
     await queue.mark_reported(letters)
     assert await unreported(queue) == set()
+
+
+async def test_an_old_mark_that_is_still_there_is_kept_in_mind(queue: Any, world: World) -> None:
+    letters = await sent(queue)
+    await world.pass_time(3600)
+    await queue.insert([letter(number) for number in range(100, 100 + MANY)])
+    lease = await queue.claim(MANY, 60)
+    later = [ended(each) for each in lease.letters]
+    await queue.settle([Settlement(token=lease.token, letter=each) for each in later])
+    await world.pass_time(3600)
+    for ours in queue._marks._ours.values():
+        ours.at = ours.at.replace(year=2020)
+    assert (
+        len(await queue.unreported(30, MANY)) == MANY
+    )  # the first mark was dissolved, the second is as it was
+    await queue.mark_reported([*letters, *later])
+    assert (await world.marks.find_one({}))["reported"] is True
+    assert await unreported(queue) == set()

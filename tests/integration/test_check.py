@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from pymongo import MongoClient
 
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
@@ -195,6 +196,24 @@ def test_mongodb_wants_a_user(well: dict[str, str], lone_mongod: parts.LoneMongo
     assert (made.status, line.level, line.part) == (1, "error", "mongodb")
     assert "rights" in line.text
     assert "MONGODB_URI" in line.text
+
+
+def test_mongodb_gives_rights_to_the_letters_alone(
+    well: dict[str, str], lone_mongod: parts.LoneMongod
+) -> None:
+    name = "narrow"
+    with MongoClient[dict[str, object]](lone_mongod.uri()) as client:
+        resource = {"db": "mts", "collection": "letters"}
+        rights = [{"resource": resource, "actions": ["find", "insert", "update", "remove", "createIndex"]}]
+        client.admin.command("createRole", name, privileges=rights, roles=[])
+        client.admin.command("createUser", name, pwd="narrow-s3cret", roles=[name])
+    uri = f"mongodb://{name}:narrow-s3cret@127.0.0.1:{lone_mongod.port}/?authSource=admin"
+    made = run(well, MONGODB_URI=uri)
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (1, "error", "mongodb")
+    assert "mts.letters.marks" in line.text
+    assert "rights" in line.text
+    assert "s3cret" not in made.output
 
 
 # --- the relay -----------------------------------------------------------------------------------
