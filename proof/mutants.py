@@ -68,6 +68,15 @@ MUTANTS = (
         seconds=140.0,  # what never comes is waited for
     ),
     Mutant(
+        name="nobody looks for what a kill left under a mark",
+        file="adapters/mongo_marks.py",
+        old="        if old:\n            busy = ",
+        new="        if False:\n            busy = ",
+        attempt=_kills,
+        finding="unreported",
+        seconds=140.0,  # what never comes is waited for
+    ),
+    Mutant(
         name="leases are reclaimed before they end",
         file="adapters/mongo_queue.py",
         old='_RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}',

@@ -1,7 +1,8 @@
 """Sees what the service does to the world as it does it, so that a blow can fall at that very moment.
 
 Of the service's insides it knows nothing: letters that are stored, claimed, settled and marked show in the
-collection's change stream, a report on its topic, a commit among the broker's own records.
+change stream of their collection and of their marks', a report on its topic, a commit among the broker's own
+records.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 COMMITS = "__consumer_offsets"
+MARKS = "letters.marks"
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"operationType": {"$in": ["insert", "update"]}}},
-    {"$project": {"operationType": 1, "fields": "$updateDescription.updatedFields"}},
-    {"$project": {"operationType": 1, "status": "$fields.status", "reported": "$fields.reported"}},
+    {"$match": {"operationType": {"$in": ["insert", "update"]}, "ns.coll": {"$in": ["letters", MARKS]}}},
+    {"$project": {"operationType": 1, "ns": 1, "fields": "$updateDescription.updatedFields"}},
+    {"$project": {"operationType": 1, "ns": 1, "status": "$fields.status", "reported": "$fields.reported"}},
 ]
 
 
 class Watch:
-    """What has happened so far, by its name: insert, commit, claim, settle, report, mark."""
+    """What has happened so far, by its name: insert, commit, claim, marking, settle, report, mark."""
 
     def __init__(self, mongo_uri: str, database: str, bootstrap: str, reports: str, group: str) -> None:
         self._changed = threading.Condition()
@@ -73,7 +75,7 @@ class Watch:
     def _letters(self, uri: str, database: str) -> None:
         with (
             MongoClient[dict[str, Any]](uri, appname="watch") as client,
-            client[database]["letters"].watch(_PIPELINE, max_await_time_ms=200) as stream,
+            client[database].watch(_PIPELINE, max_await_time_ms=200) as stream,
         ):
             self._ready.release()
             while not self._over.is_set():
@@ -112,7 +114,7 @@ class Watch:
 def kind_of(change: Mapping[str, Any]) -> str:
     """What a change of the collection means; nothing when it is none of ours."""
     if change["operationType"] == "insert":
-        return "insert"
+        return "marking" if change["ns"]["coll"] == MARKS else "insert"
     if change.get("reported"):
         return "mark"
     return {"processing": "claim", "sent": "settle", "error": "settle"}.get(change.get("status", ""), "")

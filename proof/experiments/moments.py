@@ -23,11 +23,12 @@ SORTS = {
     "insert": "after an insert",
     "commit": "after a commit",
     "claim": "after a claim",
+    "marking": "before a settling",
     "settle": "after a settling",
     "report": "after a report",
     "mark": "after a mark",
 }
-SEEN = {"insert", "commit", "claim", "settle", "report", "mark"}
+SEEN = {"insert", "commit", "claim", "marking", "settle", "report", "mark"}
 """Moments that only the world shows, a few milliseconds late: then what comes next has just begun."""
 
 SOON = 0.03

@@ -65,7 +65,8 @@ def test_only_a_run_without_cuts_counts_for_the_full_proof(more: dict[str, Any],
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
-        ({"operationType": "insert"}, "insert"),
+        ({"operationType": "insert", "ns": {"coll": "letters"}}, "insert"),
+        ({"operationType": "insert", "ns": {"coll": "letters.marks"}}, "marking"),
         ({"operationType": "update", "status": "processing"}, "claim"),
         ({"operationType": "update", "status": "sent", "reported": False}, "settle"),
         ({"operationType": "update", "status": "error"}, "settle"),
