@@ -29,6 +29,7 @@ from mailsender.adapters.mongo_documents import (
     origin_document,
     remains_of,
 )
+from mailsender.adapters.mongo_marks import Marks, mark_in
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status
 from mailsender.ports import Inserted, Rejected, Unavailable
@@ -104,13 +105,15 @@ class _Stored:
     digest: bytes
     origins: set[Origin] = field(default_factory=set)
     lease: str = ""
+    mark: ObjectId | None = None
 
 
 class Inserter:
     """Carries `Queue.insert` out on one collection."""
 
-    def __init__(self, letters: Collection, server_clock: ServerClock, timeout: float) -> None:
+    def __init__(self, letters: Collection, marks: Marks, server_clock: ServerClock, timeout: float) -> None:
         self._letters = letters
+        self._marks = marks
         self._server_clock = server_clock
         self._timeout = timeout
 
@@ -216,7 +219,7 @@ class Inserter:
     async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:
         """Decide about letters whose ID is taken; returns those whose document vanished meanwhile."""
         stored = await self._stored([each.document["_id"] for each in taken])
-        joins: list[UpdateOne] = []
+        joins: list[tuple[_Incoming, _Stored]] = []
         joining: list[_Incoming] = []
         vanished: list[_Incoming] = []
         for each in taken:
@@ -233,11 +236,13 @@ class Inserter:
                 each.verdict = Inserted.CLASH
             else:
                 found.origins.add(each.origin)
-                joins.append(_join(each, found))
+                joins.append((each, found))
                 joining.append(each)
         if joins:
             async with calling(self._timeout):
-                result = await self._letters.bulk_write(joins, ordered=False)
+                told = await self._marks.reported([found.mark for _, found in joins if found.mark])
+                updates = [_join(each, found, told=found.mark in told) for each, found in joins]
+                result = await self._letters.bulk_write(updates, ordered=False)
             if result.matched_count < len(joins):
                 # Some were forgotten between the look and the join. Those that did join are found as
                 # replays of themselves in the next round, which is as good.
@@ -252,9 +257,14 @@ class Inserter:
             for name in ("addresses", "subject", "body")
         }
         shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "lease": 1, **content}
+        shown |= {"mark": 1, "reported": 1}
         async with calling(self._timeout):
             found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
         return dict(map(_read_stored, found))
+
+
+def _missing(name: str) -> Document:
+    return {"$eq": [{"$type": f"${name}"}, "missing"]}
 
 
 def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
@@ -275,11 +285,14 @@ def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
     origins = {answer.origin for answer in letter.answers if answer.origin}
     lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
-    return letter.id, _Stored(letter.content, letter.digest, origins, lease)
+    return letter.id, _Stored(letter.content, letter.digest, origins, lease, mark_in(document))
 
 
-def _join(each: _Incoming, found: _Stored) -> UpdateOne:
+def _join(each: _Incoming, found: _Stored, *, told: bool) -> UpdateOne:
     """Add a publisher to a letter, unless its origin is there, and let a reported letter be reported again.
+
+    Who came before is not answered again, unless the letter is under a mark that was not seen reported, as
+    `told` says.
 
     A pipeline reads `$name` in any string as a field, hence `$literal` around what came from outside.
     """
@@ -289,10 +302,15 @@ def _join(each: _Incoming, found: _Stored) -> UpdateOne:
         "$not": [{"$in": [{"$literal": origin_document(each.origin)}, {"$ifNull": ["$also.origin", []]}]}]
     }
     reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
+    untold = {"$and": [_missing("reported"), {"$not": [_missing("mark")]}]}
+    if told:
+        untold["$and"].append({"$ne": ["$mark", found.mark]})
     same = found.digest or {"$exists": False}
     update = {
         "also": {"$cond": [fresh, {"$concatArrays": [also, [answer]]}, "$also"]},
-        "answered": {"$cond": [reopened, {"$add": [1, {"$size": also}]}, "$answered"]},
+        "answered": {
+            "$cond": [reopened, {"$cond": [untold, 0, {"$add": [1, {"$size": also}]}]}, "$answered"]
+        },
         "reported": {"$cond": [reopened, False, "$reported"]},
         "at": {"$cond": [reopened, "$$NOW", "$at"]},
         "expire_at": {"$cond": [reopened, "$$REMOVE", "$expire_at"]},

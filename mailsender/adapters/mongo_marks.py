@@ -205,9 +205,14 @@ class Marks:
         await self._marks.delete_many({"_id": {"$in": marks}})
         return int(result.deleted_count)
 
-    async def reported(self, mark: ObjectId) -> bool:
-        """Whether the reports of the letters under `mark` are out."""
-        return await self._marks.find_one({"_id": mark, "reported": False}, {"_id": 1}) is None
+    async def reported(self, marks: Iterable[ObjectId]) -> set[ObjectId]:
+        """Those of `marks` whose letters have their reports, or that are gone."""
+        asked = set(marks)
+        if not asked:
+            return asked
+        query = {"_id": {"$in": list(asked)}, "reported": False}
+        found = await self._marks.find(query, {"_id": 1}).to_list(None)
+        return asked - {each["_id"] for each in found}
 
     async def unreported(self) -> int:
         """How many letters are under marks that are not reported."""
@@ -243,12 +248,8 @@ class Marks:
         await self._clock.now()
         stale = self._clock.latest() - timedelta(seconds=older_than + STALE)
         old = [mark for mark, ours in self._ours.items() if ours.at < stale]
-        if old:
-            query = {"_id": {"$in": old}, "reported": False}
-            there = {each["_id"] for each in await self._marks.find(query, {"_id": 1}).to_list(None)}
-            for mark in old:
-                if mark not in there:
-                    self._drop(mark)
+        for mark in await self.reported(old):
+            self._drop(mark)
 
     def _drop(self, mark: ObjectId) -> None:
         ours = self._ours.get(mark)

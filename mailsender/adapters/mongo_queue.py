@@ -84,7 +84,6 @@ class MongoQueue:
         self._letters = durable(client, database, collection, timeout)
         self._committed = committed(self._letters)
         self._server_clock = ServerClock(client, clock)
-        self._inserter = Inserter(self._letters, self._server_clock, timeout)
         self._marks = Marks(
             self._letters,
             durable(client, database, f"{collection}.marks", timeout),
@@ -92,6 +91,7 @@ class MongoQueue:
             retention=self._retention,
             shared_from=shared_from,
         )
+        self._inserter = Inserter(self._letters, self._marks, self._server_clock, timeout)
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._skip = 0
 
@@ -276,7 +276,7 @@ class MongoQueue:
                 return None
             letter = letter_of(document)
             mark = mark_in(document)
-            if mark is not None and await self._marks.reported(mark):
+            if mark is not None and await self._marks.reported([mark]):
                 letter = letter.evolve(answered=len(letter.answers))
         return letter
 
