@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -32,6 +33,29 @@ async def sent(queue: Queue, many: int = MANY) -> list[Letter]:
 
 async def unreported(queue: Queue, older_than: float = 0) -> set[str]:
     return {each.id for each in await queue.unreported(older_than, 10 * MANY)}
+
+
+class FindsThen:
+    """A collection in which something happens just after it was looked into."""
+
+    def __init__(self, collection: Any, happens: Callable[[], Awaitable[object]]) -> None:
+        self._collection = collection
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    def find(self, *arguments: Any) -> Any:
+        cursor = self._collection.find(*arguments)
+        to_list = cursor.to_list
+
+        async def then(length: int | None) -> Any:
+            found = await to_list(length)
+            await self._happens()
+            return found
+
+        cursor.to_list = then
+        return cursor
 
 
 async def not_yet(world: World) -> None:
@@ -201,14 +225,8 @@ async def test_a_letter_that_is_joined_and_found_before_its_mark_is_dissolved_an
 async def test_a_publisher_who_joins_while_it_is_settled_is_answered(queue: Any, world: World) -> None:
     settlements = await taken(queue)
     first = settlements[0].letter
-    stored = queue._inserter._stored
-
-    async def settled_meanwhile(ids: list[Any]) -> Any:
-        found = await stored(ids)
-        await queue.settle(settlements)
-        return found
-
-    queue._inserter._stored = settled_meanwhile
+    letters = queue._inserter._letters
+    queue._inserter._letters = FindsThen(letters, lambda: queue.settle(settlements))
     assert await queue.insert([again(first, 500)]) == [Inserted.JOINED]
     await not_yet(world)
     other = await world.replica()
