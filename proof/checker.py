@@ -273,7 +273,8 @@ class _Judge:
             if count > 1 and not self._names(mark, address):
                 yield Fault(promise="P11", kind="twice, not named uncertain", what=f"{mark} {address}")
         for mark, reports in self.reports.items():
-            for address, told in reports[0].recipients.items():
+            first = reports[0].recipients if reports else {}  # that it has none is told elsewhere
+            for address, told in first.items():
                 if told.status == "uncertain" and not (told.uncertain and told.phase == "dot"):
                     what = f"{mark} {address}: {told.phase}"
                     yield Fault(promise="P11", kind="uncertain, but not at the dot", what=what)

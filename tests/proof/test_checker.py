@@ -295,6 +295,14 @@ def test_a_letter_twice_that_is_named_is_what_the_notes_allow() -> None:
     assert found.duplicates == 2
 
 
+def test_a_letter_twice_without_a_report_is_told_as_both() -> None:
+    history, allowed = planted_with_notes()["more twice than sessions"]
+    silent = replace(history, reports=tuple(each for each in history.reports if each.mark != "m0"))
+    found = check(silent, replace(allowed, a_break=2))
+    told = {(fault.promise, fault.kind) for fault in found.faults}
+    assert {("P11", "twice, not named uncertain"), ("P4", "unreported")} <= told
+
+
 def test_an_earlier_report_may_name_it() -> None:
     history, allowed = planted_with_notes()["more twice than sessions"]
     later = (*history.reports, report(0), report(1))
