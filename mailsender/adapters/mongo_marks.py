@@ -183,6 +183,7 @@ class Marks:
             gone = dict.fromkeys(["mark", "answered", "expire_at"], "")
             none_given = {"$set": {"reported": False}, "$unset": gone}
             await self._letters.update_many(theirs, none_given, hint="_id_")
+            await self._mark_alone(old)
             await self._marks.delete_many({"_id": {"$in": marks}})
             for mark in marks:
                 self._drop(mark)
@@ -242,6 +243,18 @@ class Marks:
         if ours is None:
             return list(mark["letters"])
         return [each for each in mark["letters"] if letter_id(each) in ours.left]
+
+    async def _mark_alone(self, marks: Sequence[Document]) -> None:
+        """Mark by themselves the letters that are still under marks about to go: their reports are out."""
+        await self._clock.now()
+        theirs = {
+            "_id": {"$in": [each for mark in marks for each in mark["letters"]]},
+            "mark": {"$in": [mark["_id"] for mark in marks]},
+            "reported": {"$exists": False},
+        }
+        forget = self._clock.latest() + self._retention
+        fields = {"answered": 1, "reported": True, "expire_at": forget}
+        await self._letters.update_many(theirs, {"$set": fields, "$unset": {"mark": ""}}, hint="_id_")
 
     async def _drop_gone(self, older_than: float) -> None:
         """Keep in mind no longer what another replica dissolved, and reported perhaps, long ago."""

@@ -114,7 +114,13 @@ async def test_part_of_a_mark_is_remembered_by_whom_it_belongs_to(queue: Queue, 
     assert await unreported(queue) == ids(letters[10:])
     await queue.mark_reported(letters[10:])
     assert await unreported(queue) == set()
-    assert await world.raw.count_documents({"reported": True}) == MANY - 10
+    # There is no mark any more, so each is marked, and forgotten, by itself.
+    assert await world.marks.count_documents({}) == 0
+    alone = {"reported": True, "expire_at": {"$exists": True}, "mark": {"$exists": False}}
+    assert await world.raw.count_documents(alone) == MANY
+    told = await queue.get(letters[0].id)
+    assert told is not None
+    assert told.answered == 1
 
 
 async def test_the_last_part_completes_it(queue: Queue, world: World) -> None:
