@@ -13,7 +13,7 @@ import structlog
 
 from mailsender.letter import Lease
 from mailsender.notebook import NoNotes, Notes
-from mailsender.ports import Clock, Queue, QueueStats, Unavailable
+from mailsender.ports import Clock, Queue, QueueStats, Rejected, Unavailable
 from mailsender.waiting import pause
 
 log = structlog.get_logger()
@@ -167,6 +167,7 @@ class LeaseKeeper:
         self.interval = lease / 6
         self.health = Health(self.interval)
         self.stats: QueueStats | None = None
+        self._refused = False
         self.lost = 0
         self.reclaimed = 0
 
@@ -193,7 +194,17 @@ class LeaseKeeper:
             return await self._queue.forget() > 0
         except Unavailable:
             self.health.failed()
-            return False
+        except Rejected as error:
+            # Leases are worth more than a tidy store.
+            if not self._refused:
+                log.error(
+                    "forgetting_refused",
+                    error=str(error),
+                    action="sending goes on, reported letters stay; tried again, but not told again",
+                    check="whether MongoDB's user may remove documents",
+                )
+            self._refused = True
+        return False
 
     async def renew(self) -> None:
         """Extend the leases of all letters in hand; letters that turn out lost are dropped.

@@ -8,7 +8,8 @@ To note it in each letter would cost MongoDB as much again as settling them. The
 
 A mark is durable before its letters are settled, so that no final letter is ever without. One that stays
 unreported (its process died, or the broker is away) is dissolved: its letters become `reported: false`, each
-by itself, and it is removed. Letters that several publishers wait for are marked by themselves at once.
+by itself (`reported: true` where this process knows that the report is out), and it is removed. Letters that
+several publishers wait for are marked by themselves at once.
 """
 
 from __future__ import annotations

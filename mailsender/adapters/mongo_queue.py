@@ -242,6 +242,8 @@ class MongoQueue:
             return
         async with calling(self._timeout):
             letters = await self._marks.report(letters)
+            if not letters:
+                return
             # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
             alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
             if alone:
@@ -255,8 +257,6 @@ class MongoQueue:
             by_answers: defaultdict[int, list[Any]] = defaultdict(list)
             for letter in letters:
                 by_answers[len(letter.answers)].append(stored_id(letter.id))
-            if not letters:
-                return
             updates = [
                 UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
                 for answers, ids in by_answers.items()

@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailsender.leases import Hand, Health, LeaseKeeper
 from mailsender.letter import Lease, Letter
-from mailsender.ports import QueueStats, Unavailable
+from mailsender.ports import QueueStats, Rejected, Unavailable
 from tests.clocks import ManualClock
 
 
@@ -84,6 +85,7 @@ class RenewingQueue:
         self.reclaims = 0
         self.outage = 0.0
         self.forgettable = 0
+        self.refuses = False
         self.forgets = 0
         self.renewals: list[Mapping[str, Sequence[str]]] = []
 
@@ -107,6 +109,8 @@ class RenewingQueue:
     async def forget(self) -> int:
         if self.away:
             raise Unavailable("away")
+        if self.refuses:
+            raise Rejected("not allowed to remove")
         self.forgets += 1
         some = min(self.forgettable, 100)
         self.forgettable -= some
@@ -207,3 +211,15 @@ async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     await keeper.run(SteppingEvent(clock, 1.0, 25))
     assert queue.forgets == 0
+
+
+@pytest.mark.asyncio
+async def test_leases_are_kept_although_nothing_may_be_removed() -> None:
+    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    queue.refuses = True
+    hand.take(lease("t", clock.monotonic() + 60.0, "a"))
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    with capture_logs() as logs:
+        await keeper.run(SteppingEvent(clock, 1.0, 25))
+    assert len(queue.renewals) == 3
+    assert [each["event"] for each in logs].count("forgetting_refused") == 1
