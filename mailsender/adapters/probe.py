@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mailsender.adapters.mongo import calling, connect, disconnect
+from mailsender.adapters.mongo_rights import RIGHTS, lacking
 from mailsender.findings import Finding
 from mailsender.letter import Result, Verdict
 from mailsender.ports import Rejected, Relay, RelayAway, Session, Unavailable
@@ -23,10 +24,6 @@ OLDEST_MONGODB: Final = (5, 0)
 
 SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
-
-
-COLLECTIONS: Final = ("", ".marks", ".slots", ".deadletters")
-"""What the service keeps, by what follows the name of the letters' collection."""
 
 
 # --- MongoDB -------------------------------------------------------------------------------------
@@ -79,12 +76,13 @@ async def _ask_mongo(client: Any, database: str, collection: str, timeout: float
     async with calling(timeout):
         hello = await client.admin.command("hello")
         version = (await client.admin.command("buildInfo"))["version"]
-    for beside in COLLECTIONS:
+    for beside in RIGHTS:
         await _look_into(client, database, collection + beside, timeout)
     found = [_mongo("ok", f"version {version}, {_kind(hello)}")]
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_MONGODB:
         oldest = ".".join(map(str, OLDEST_MONGODB))
         found.append(_mongo("error", f"version {version} is too old; {oldest} or later is needed"))
+    found += await _judge_rights(client, database, collection, timeout)
     if hello.get("msg") == "isdbgrid":
         return found
     if "setName" not in hello:
@@ -100,6 +98,20 @@ async def _look_into(client: Any, database: str, collection: str, timeout: float
             await client[database][collection].find_one({}, {"_id": 1})
     except Rejected as error:
         raise Rejected(f"{error}, when asked for {database}.{collection}") from error.__cause__
+
+
+async def _judge_rights(client: Any, database: str, collection: str, timeout: float) -> list[Finding]:
+    """Whether the user may do what the service will; without access control there is no user to judge."""
+    async with calling(timeout):
+        status = await client.admin.command("connectionStatus", showPrivileges=True)
+    whose = status["authInfo"]
+    if not whose["authenticatedUsers"]:
+        return []
+    rights = lacking(whose["authenticatedUserPrivileges"], database, collection)
+    if not rights:
+        return []
+    text = f"the user lacks: {rights}; grant it, or the role readWrite on {database}"
+    return [_mongo("error", text)]
 
 
 def _kind(hello: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -198,22 +199,64 @@ def test_mongodb_wants_a_user(well: dict[str, str], lone_mongod: parts.LoneMongo
     assert "MONGODB_URI" in line.text
 
 
+NEEDED = {
+    "letters": {"find", "insert", "update", "remove", "createIndex"},
+    "letters.marks": {"find", "insert", "update", "remove", "createIndex"},
+    "letters.slots": {"find", "insert", "update"},
+    "letters.deadletters": {"find", "insert", "update"},
+}
+"""What README says that the user has to be allowed."""
+
+
+def run_as(lone_mongod: parts.LoneMongod, well: dict[str, str], rights: dict[str, set[str]]) -> Made:
+    """Run it as a user who may do so much in each collection, and nothing else."""
+    name, password = f"narrow-{uuid4().hex}", "narrow-s3cret"
+    privileges = [
+        {"resource": {"db": "mts", "collection": collection}, "actions": sorted(actions)}
+        for collection, actions in rights.items()
+    ]
+    with MongoClient[dict[str, object]](lone_mongod.uri()) as client:
+        client.admin.command("createRole", name, privileges=privileges, roles=[])
+        client.admin.command("createUser", name, pwd=password, roles=[name])
+    uri = f"mongodb://{name}:{password}@127.0.0.1:{lone_mongod.port}/?authSource=admin"
+    made = run(well, MONGODB_URI=uri)
+    assert "s3cret" not in made.output
+    return made
+
+
+def test_mongodb_gives_the_rights_that_are_needed(
+    well: dict[str, str], lone_mongod: parts.LoneMongod
+) -> None:
+    made = run_as(lone_mongod, well, NEEDED)
+    assert made.status == 0
+    assert "standalone" in made.trouble().text, "and nothing else"
+
+
 def test_mongodb_gives_rights_to_the_letters_alone(
     well: dict[str, str], lone_mongod: parts.LoneMongod
 ) -> None:
-    name = "narrow"
-    with MongoClient[dict[str, object]](lone_mongod.uri()) as client:
-        resource = {"db": "mts", "collection": "letters"}
-        rights = [{"resource": resource, "actions": ["find", "insert", "update", "remove", "createIndex"]}]
-        client.admin.command("createRole", name, privileges=rights, roles=[])
-        client.admin.command("createUser", name, pwd="narrow-s3cret", roles=[name])
-    uri = f"mongodb://{name}:narrow-s3cret@127.0.0.1:{lone_mongod.port}/?authSource=admin"
-    made = run(well, MONGODB_URI=uri)
+    made = run_as(lone_mongod, well, {"letters": NEEDED["letters"]})
     line = made.trouble()
     assert (made.status, line.level, line.part) == (1, "error", "mongodb")
     assert "mts.letters.marks" in line.text
     assert "rights" in line.text
-    assert "s3cret" not in made.output
+
+
+def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: parts.LoneMongod) -> None:
+    made = run_as(lone_mongod, well, {each: {"find"} for each in NEEDED})
+    lines = [line for line in made.lines if line.level == "error"]
+    assert made.status == 1
+    assert [line.part for line in lines] == ["mongodb"]
+    assert "createIndex, insert, remove, update in mts.letters and mts.letters.marks" in lines[0].text
+    assert "insert, update in mts.letters.deadletters and mts.letters.slots" in lines[0].text
+    assert "readWrite" in lines[0].text
+
+
+def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod: parts.LoneMongod) -> None:
+    made = run_as(lone_mongod, well, {each: may - {"remove"} for each, may in NEEDED.items()})
+    [line] = [line for line in made.lines if line.level == "error"]
+    assert (made.status, line.part) == (1, "mongodb")
+    assert "the user lacks: remove in mts.letters and mts.letters.marks;" in line.text
 
 
 # --- the relay -----------------------------------------------------------------------------------

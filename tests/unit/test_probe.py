@@ -22,7 +22,9 @@ class FakeMongo:
     """Answers commands from a table; an exception in it is raised."""
 
     def __init__(self, **answers: Any) -> None:
-        self._answers = {"hello": HELLO, "buildInfo": {"version": "7.0.1"}, **answers}
+        open_to_all = {"authInfo": {"authenticatedUsers": [], "authenticatedUserPrivileges": []}}
+        well = {"hello": HELLO, "buildInfo": {"version": "7.0.1"}, "connectionStatus": open_to_all}
+        self._answers = {**well, **answers}
         self.closed = False
 
     @property
@@ -32,7 +34,7 @@ class FakeMongo:
     def __getitem__(self, _: str) -> FakeMongo:
         return self
 
-    async def command(self, name: str) -> Mapping[str, Any]:
+    async def command(self, name: str, **_: Any) -> Mapping[str, Any]:
         answer: Mapping[str, Any] | Exception = self._answers[name]
         if isinstance(answer, Exception):
             raise answer

@@ -1,0 +1,48 @@
+"""What `mailsender check` makes of the privileges that MongoDB tells; real ones are in test_check.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mailsender.adapters.mongo_rights import lacking
+
+ALL = ["createIndex", "find", "insert", "remove", "update"]
+
+
+def privilege(resource: dict[str, Any], *actions: str) -> dict[str, Any]:
+    return {"resource": resource, "actions": list(actions)}
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [{"db": "mts", "collection": ""}, {"db": "", "collection": ""}, {"anyResource": True}],
+)
+def test_rights_that_hold_for_more_than_one_collection(resource: dict[str, Any]) -> None:
+    assert lacking([privilege(resource, *ALL)], "mts", "letters") == ""
+    assert lacking([privilege(resource, "anyAction")], "mts", "letters") == ""
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        {"db": "other", "collection": ""},
+        {"db": "mts", "collection": "other"},
+        {"cluster": True},
+        {"system_buckets": ""},
+        {"anyResource": False},
+    ],
+)
+def test_rights_that_hold_elsewhere_do_not_count(resource: dict[str, Any]) -> None:
+    assert lacking([privilege(resource, *ALL, "anyAction")], "mts", "letters") == lacking(
+        [], "mts", "letters"
+    )
+
+
+def test_rights_of_several_roles_add_up() -> None:
+    each = [privilege({"db": "mts", "collection": ""}, action) for action in ALL]
+    assert lacking(each, "mts", "letters") == ""
+    assert lacking(each[:-1], "mts", "letters") == (
+        "update in mts.letters and mts.letters.deadletters and mts.letters.marks and mts.letters.slots"
+    )
