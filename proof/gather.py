@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from pymongo.collection import Collection
 
 from proof.history import Report, Stored, Told
+from tests.parts import partitions_of
 
 
 class TopicReader:
@@ -29,7 +30,7 @@ class TopicReader:
             }
         )
         # Assigned, not subscribed: a group of its own would first have to be balanced.
-        partitions = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        partitions = partitions_of(self._consumer, topic)
         self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
 
     def more(self, seconds: float) -> list[bytes]:
@@ -90,7 +91,7 @@ def offsets(bootstrap: str, group: str, topic: str) -> dict[int, tuple[int, int]
         {"bootstrap.servers": bootstrap, "group.id": f"judge-{time.monotonic_ns()}", "log_level": 0}
     )
     try:
-        for partition in reader.list_topics(topic, timeout=20).topics[topic].partitions:
+        for partition in partitions_of(reader, topic):
             _, end = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
             if end:
                 ends[partition] = end

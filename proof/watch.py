@@ -19,6 +19,8 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from tests.parts import partitions_of
+
 COMMITS = "__consumer_offsets"
 MARKS = "letters.marks"
 _PIPELINE: list[dict[str, Any]] = [
@@ -127,5 +129,4 @@ def is_commit(key: bytes, group: bytes) -> bool:
 
 
 def _ends(consumer: Consumer, topic: str) -> list[TopicPartition]:
-    partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
-    return [TopicPartition(topic, number, OFFSET_END) for number in partitions]
+    return [TopicPartition(topic, number, OFFSET_END) for number in partitions_of(consumer, topic)]

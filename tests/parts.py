@@ -268,6 +268,25 @@ def local_kafka(directory: Path, *, auto_create: bool = True) -> KafkaBroker:
     return KafkaBroker(directory, auto_create=auto_create)
 
 
+def partitions_of(client: Any, topic: str, *, timeout: float = 30.0) -> list[int]:
+    """The partitions of a topic; a broker may know of one only some time after its controller made it.
+
+    Args:
+        client: of librdkafka, of any sort.
+        topic: made already, or about to be.
+        timeout: seconds.
+
+    Raises:
+        TimeoutError: the broker does not know it.
+    """
+    deadline = time.monotonic() + timeout
+    while not (found := client.list_topics(topic, timeout=20).topics[topic].partitions):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the broker knows no topic {topic} after {timeout:g} s")
+        time.sleep(0.05)
+    return sorted(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Names that no other test uses; the broker makes topics when they are first used."""

@@ -32,7 +32,7 @@ from benchmarks.parts import COMPILED, ROOT, Stage, is_compiled
 from benchmarks.peers import SESSIONS
 from mailsender.dev.process import ChildError
 from tests.acceptance.harness import Replica, World
-from tests.parts import Topics
+from tests.parts import Topics, partitions_of
 
 SETTINGS = {
     "SMTP_MAX_SENDERS": str(SESSIONS),
@@ -187,7 +187,7 @@ def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
     """Until every letter's report was published and marked."""
     consumer = Consumer({"bootstrap.servers": here.bootstrap, "group.id": "bench-end"})
     topic = here.topics.reports
-    partitions = list(consumer.list_topics(topic, timeout=20).topics[topic].partitions)
+    partitions = partitions_of(consumer, topic)
 
     def published() -> bool:
         ends = (

@@ -9,13 +9,13 @@ import sys
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from proof.checker import Verdict, check
-from proof.experiments.moments import blow, by_clock, strike
+from proof.experiments.moments import SORTS, blow, by_clock, strike
 from proof.history import Allowed, History
 from proof.load import Filler
 from proof.run import Run, run
@@ -93,8 +93,9 @@ def kills(
     rate: int = 0,
     form: str = "without",
     backlog: int = 400,
+    sorts: Sequence[str] = tuple(SORTS),
 ) -> Row:
-    """`runs` lives, each ended by SIGKILL, then one to the end.
+    """`runs` lives, each ended by SIGKILL at a moment of one of `sorts`, then one to the end.
 
     Up to `latest` seconds after its start a process is killed by the clock: it sends after half a second, and
     reclaims what its forerunner left after one and a half. With a `rate`, in letters a second, all kills are
@@ -114,7 +115,7 @@ def kills(
     with run(stage, f"kills-{form}-{rate}", seed, settings=settings, plan=plan) as world:
         world.world.settings |= chosen.settings(world)
         watch = world.watch()
-        starts = _lives(world, watch, runs=runs, latest=latest, rate=rate, backlog=backlog)
+        starts = _lives(world, watch, runs=runs, latest=latest, rate=rate, backlog=backlog, sorts=sorts)
         history = world.history()
         waits = Waits.of(starts, history, watch, slower=slower)
         watch.close()
@@ -143,7 +144,9 @@ def _slower() -> float:
     return max(1.0, statistics.median(took) / IMPORTS)
 
 
-def _lives(world: Run, watch: Watch, *, runs: int, latest: float, rate: int, backlog: int) -> list[float]:
+def _lives(
+    world: Run, watch: Watch, *, runs: int, latest: float, rate: int, backlog: int, sorts: Sequence[str]
+) -> list[float]:
     """The moments of all starts."""
     service = world.world.replica()
     filler = Filler(world.publisher, world.relay.accepted, min(backlog, rate * 2 or backlog))
@@ -152,7 +155,7 @@ def _lives(world: Run, watch: Watch, *, runs: int, latest: float, rate: int, bac
         filler.check()
         starts.append(time.monotonic())
         service.start()
-        hit = by_clock(world.chance, latest) if rate else blow(world.chance, latest)
+        hit = by_clock(world.chance, latest) if rate else blow(world.chance, latest, sorts)
         strike(world, watch, service, hit)
         world.read_reports(0.001)
     filler.stop()

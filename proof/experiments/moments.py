@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proof.run import Run, rest
@@ -52,9 +53,9 @@ class Blow:
     letters: int = 0
 
 
-def blow(chance: random.Random, latest: float) -> Blow:
-    """One of all sorts; dense around the dot, and around all that is written down before and after it."""
-    when = chance.choice(list(SORTS))
+def blow(chance: random.Random, latest: float, sorts: Sequence[str] = tuple(SORTS)) -> Blow:
+    """One of `sorts`; of all, dense around the dot, and around all that is written before and after it."""
+    when = chance.choice(sorts)
     if when == "clock":
         return by_clock(chance, latest)
     if when in SEEN:

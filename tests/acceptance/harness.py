@@ -22,7 +22,7 @@ from pymongo import MongoClient
 
 import mailsender
 from mailsender.dev.process import Child, free_port
-from tests.parts import Topics, wait_until
+from tests.parts import Topics, partitions_of, wait_until
 
 KEY = "an-api-key-of-the-tests"
 
@@ -178,7 +178,7 @@ class Reader:
             }
         )
         # Assigned, not subscribed: a group of its own would first have to be balanced.
-        partitions = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        partitions = partitions_of(self._consumer, topic)
         self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         self.found: list[dict[str, Any]] = []
 
@@ -198,9 +198,8 @@ class Reader:
 
 
 def _read_all(consumer: Consumer, topic: str) -> Iterator[Any]:
-    metadata = consumer.list_topics(topic, timeout=20).topics[topic]
     ends = {}
-    for partition in metadata.partitions:
+    for partition in partitions_of(consumer, topic):
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
         if high > low:
             ends[partition] = high

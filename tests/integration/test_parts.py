@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -17,7 +18,7 @@ from pymongo.errors import PyMongoError
 from mailsender.dev.kafka import KafkaBroker, MockBroker, brokers_of
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from mailsender.dev.process import Child, ChildError, free_port, listens
-from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, wait_until
+from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, partitions_of, wait_until
 
 
 def test_mongod_is_a_replica_set_with_transactions(mongod: MongoServer, database: str) -> None:
@@ -198,6 +199,35 @@ def test_stop_kills_a_child_that_will_not_end(tmp_path: Path) -> None:
 
 def test_free_ports_lie_below_the_ephemeral_ones() -> None:
     assert 20_000 <= free_port() < 32_000
+
+
+class Slow:
+    """A client whose first look at a topic comes before that is made."""
+
+    def __init__(self, broker: KafkaBroker) -> None:
+        self._broker = broker
+        self._client = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "slow"})
+        self.looks = 0
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        found = self._client.list_topics(topic, timeout=timeout)
+        if not self.looks:
+            assert not found.topics[topic].partitions
+            self._broker.ensure_topics([topic])
+        self.looks += 1
+        return found
+
+
+def test_a_topic_that_the_broker_does_not_know_yet_is_waited_for(own_kafka: KafkaBroker) -> None:
+    client = Slow(own_kafka)
+    assert partitions_of(client, "late") == [0, 1, 2, 3]
+    assert client.looks > 1
+
+
+def test_a_topic_that_never_comes_is_told(own_kafka: KafkaBroker) -> None:
+    client = Consumer({"bootstrap.servers": own_kafka.bootstrap, "group.id": "never"})
+    with pytest.raises(TimeoutError, match="never"):
+        partitions_of(client, "never", timeout=0.1)
 
 
 def test_topics_are_made_once(own_kafka: KafkaBroker) -> None:
