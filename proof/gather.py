@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from pymongo.collection import Collection
 
 from proof.history import Report, Stored, Told
-from tests.parts import partitions_of
+from tests.parts import extents_of, partitions_of
 
 
 class TopicReader:
@@ -86,15 +86,11 @@ def _mark_of(document: Mapping[str, Any]) -> str:
 
 def offsets(bootstrap: str, group: str, topic: str) -> dict[int, tuple[int, int]]:
     """For each partition that holds something: what the group committed, 0 for nothing, and its end."""
-    ends = {}
     reader = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": f"judge-{time.monotonic_ns()}", "log_level": 0}
     )
     try:
-        for partition in partitions_of(reader, topic):
-            _, end = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
-            if end:
-                ends[partition] = end
+        ends = {partition: end for partition, (_, end) in extents_of(reader, topic).items() if end}
     finally:
         reader.close()
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})

@@ -287,6 +287,36 @@ def partitions_of(client: Any, topic: str, *, timeout: float = 30.0) -> list[int
     return sorted(found)
 
 
+def extents_of(client: Any, topic: str, *, timeout: float = 30.0) -> dict[int, tuple[int, int]]:
+    """The first offset of each partition and the one after its last, by the partition's number.
+
+    A broker that stood still for a while leads nothing until its controller trusts it again.
+
+    Args:
+        client: a consumer of librdkafka.
+        topic: as for `partitions_of`.
+        timeout: seconds for the leader to be there.
+
+    Raises:
+        KafkaException: the broker does not answer, or no leader is there in time.
+        TimeoutError: the broker does not know the topic.
+    """
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+    deadline = time.monotonic() + timeout
+    places = [TopicPartition(topic, number) for number in partitions_of(client, topic, timeout=timeout)]
+    extents: dict[int, tuple[int, int]] = {}
+    while len(extents) < len(places):
+        place = places[len(extents)]
+        try:
+            extents[place.partition] = client.get_watermark_offsets(place, timeout=20)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    return extents
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Names that no other test uses; the broker makes topics when they are first used."""

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.letters import SENDER, batches
@@ -32,7 +32,7 @@ from benchmarks.parts import COMPILED, ROOT, Stage, is_compiled
 from benchmarks.peers import SESSIONS
 from mailsender.dev.process import ChildError
 from tests.acceptance.harness import Replica, World
-from tests.parts import Topics, partitions_of
+from tests.parts import Topics, extents_of
 
 SETTINGS = {
     "SMTP_MAX_SENDERS": str(SESSIONS),
@@ -187,14 +187,9 @@ def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
     """Until every letter's report was published and marked."""
     consumer = Consumer({"bootstrap.servers": here.bootstrap, "group.id": "bench-end"})
     topic = here.topics.reports
-    partitions = partitions_of(consumer, topic)
 
     def published() -> bool:
-        ends = (
-            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=20)[1]
-            for number in partitions
-        )
-        return sum(ends) >= letters
+        return sum(end for _, end in extents_of(consumer, topic).values()) >= letters
 
     try:
         poll(published, f"{letters} reports", timeout=timeout, pause=0.2)

@@ -22,7 +22,7 @@ from pymongo import MongoClient
 
 import mailsender
 from mailsender.dev.process import Child, free_port
-from tests.parts import Topics, partitions_of, wait_until
+from tests.parts import Topics, extents_of, partitions_of, wait_until
 
 KEY = "an-api-key-of-the-tests"
 
@@ -198,11 +198,7 @@ class Reader:
 
 
 def _read_all(consumer: Consumer, topic: str) -> Iterator[Any]:
-    ends = {}
-    for partition in partitions_of(consumer, topic):
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
-        if high > low:
-            ends[partition] = high
+    ends = {partition: high for partition, (low, high) in extents_of(consumer, topic).items() if high > low}
     consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
     deadline = time.monotonic() + 30
     while ends:

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from mailsender.dev.kafka import KafkaBroker, MockBroker, brokers_of
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from mailsender.dev.process import Child, ChildError, free_port, listens
-from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, partitions_of, wait_until
+from tests.parts import (
+    Certificates,
+    KafkaServer,
+    MongoServer,
+    SmtpSink,
+    extents_of,
+    partitions_of,
+    wait_until,
+)
 
 
 def test_mongod_is_a_replica_set_with_transactions(mongod: MongoServer, database: str) -> None:
@@ -228,6 +236,29 @@ def test_a_topic_that_never_comes_is_told(own_kafka: KafkaBroker) -> None:
     client = Consumer({"bootstrap.servers": own_kafka.bootstrap, "group.id": "never"})
     with pytest.raises(TimeoutError, match="never"):
         partitions_of(client, "never", timeout=0.1)
+
+
+def test_a_broker_that_stood_still_is_asked_again(own_kafka: KafkaBroker) -> None:
+    own_kafka.ensure_topics(["one"])
+    producer = Producer({"bootstrap.servers": own_kafka.bootstrap})
+    producer.produce("one", b"x", partition=2)
+    assert producer.flush(20) == 0
+    client = Consumer({"bootstrap.servers": own_kafka.bootstrap, "group.id": "asks"})
+    asked: list[int] = []
+
+    class Deposed:
+        """Leads nothing when it is asked first."""
+
+        list_topics = client.list_topics
+
+        def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
+            asked.append(place.partition)
+            if len(asked) == 1:
+                raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+            return client.get_watermark_offsets(place, timeout=timeout)
+
+    assert extents_of(Deposed(), "one") == {0: (0, 0), 1: (0, 0), 2: (0, 1), 3: (0, 0)}
+    assert asked == [0, 0, 1, 2, 3]
 
 
 def test_topics_are_made_once(own_kafka: KafkaBroker) -> None:
