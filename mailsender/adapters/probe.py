@@ -25,7 +25,6 @@ OLDEST_MONGODB: Final = (5, 0)
 SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
 
-
 # --- MongoDB -------------------------------------------------------------------------------------
 
 _AUTHENTICATION_FAILED = 18
@@ -102,12 +101,16 @@ async def _look_into(client: Any, database: str, collection: str, timeout: float
 
 async def _judge_rights(client: Any, database: str, collection: str, timeout: float) -> list[Finding]:
     """Whether the user may do what the service will; without access control there is no user to judge."""
-    async with calling(timeout):
-        status = await client.admin.command("connectionStatus", showPrivileges=True)
+    try:
+        async with calling(timeout):
+            status = await client.admin.command("connectionStatus", showPrivileges=True)
+    except Rejected:
+        return []  # a hosted MongoDB may not tell, and need not
     whose = status["authInfo"]
-    if not whose["authenticatedUsers"]:
+    privileges = whose.get("authenticatedUserPrivileges")
+    if not whose["authenticatedUsers"] or privileges is None:
         return []
-    rights = lacking(whose["authenticatedUserPrivileges"], database, collection)
+    rights = lacking(privileges, database, collection)
     if not rights:
         return []
     text = f"the user lacks: {rights}; grant it, or the role readWrite on {database}"

@@ -93,6 +93,22 @@ async def test_a_user_who_may_not_ask_after_the_members_is_no_fault(monkeypatch:
 
 
 @pytest.mark.asyncio
+async def test_a_server_that_tells_nobody_the_rights_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = OperationFailure("unrecognized field 'showPrivileges'", 40415, {"codeName": "Location40415"})
+    fake = FakeMongo(connectionStatus=refusal, replSetGetStatus=members(1, 2, 2))
+    assert worst(await found(monkeypatch, fake)) == "ok"
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_tells_the_user_and_not_the_rights_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent = {"authInfo": {"authenticatedUsers": [{"user": "robot", "db": "admin"}]}}
+    fake = FakeMongo(connectionStatus=silent, replSetGetStatus=members(1, 2, 2))
+    assert worst(await found(monkeypatch, fake)) == "ok"
+
+
+@pytest.mark.asyncio
 async def test_a_user_who_may_not_read_the_letters_is(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = OperationFailure("not authorized", 13, {"codeName": "Unauthorized"})
     [finding] = await found(monkeypatch, FakeMongo(find_one=refusal))
