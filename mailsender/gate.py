@@ -25,6 +25,10 @@ MIN_LEFT = 0.002
 RETRY = 1.0
 """Seconds between two tries while the slot store is away."""
 
+LOOK_EVERY = 5.0
+"""Seconds after which one that leases nothing asks what the others used of the quota: one write, for a
+`/status` that is hardly older than the page that shows it."""
+
 
 class NoSlots(Exception):  # noqa: N818  a state, not a mistake
     """None will come for long: the day's quota is used up, or the gate is shut for the drain."""
@@ -55,7 +59,7 @@ class SlotGate:
         self._chunk: _Chunk | None = None
         self._wanted = asyncio.Event()
         self.exhausted_until: float | None = None  # epoch seconds
-        self.used_today = 0
+        self.used_today: int | None = None  # not known yet
         self.trouble = ""
         self.lapsed = 0
         self._shut = False
@@ -83,15 +87,18 @@ class SlotGate:
         return await future
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lease slots while somebody waits, until `stop`."""
+        """Lease slots while somebody waits, and keep an eye on the quota, until `stop`."""
         if self._unlimited:
             await stop.wait()
             return
+        looks = self.allowance.quota > 0
         while not stop.is_set():
-            if not self._waiters and self.exhausted_until is None:
+            known = self.used_today is not None or not looks
+            if not self._waiters and self.exhausted_until is None and known:
                 self._wanted.clear()
-                await first_of(stop, self._wanted)
-                continue
+                await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks else None)
+                if stop.is_set() or not (self._waiters or looks):
+                    continue
             seconds = await self._refill()
             if seconds > 0:
                 await pause(stop, seconds)
@@ -113,8 +120,11 @@ class SlotGate:
             log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
 
     async def _refill(self) -> float:
-        """Lease once and hand out; returns the seconds to wait before the next try."""
-        want = min(MAX_WANT, max(1, len(self._waiters) + self._backlog()))
+        """Lease once and hand out; returns the seconds to wait before the next try.
+
+        Where nobody waits it takes none, and only looks how much of the quota is used.
+        """
+        want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters else 0
         try:
             grant = await self._store.lease(SlotRequest(want=want, allowance=self.allowance))
         except Unavailable as error:
@@ -129,7 +139,7 @@ class SlotGate:
                 advice="check time synchronisation of MongoDB's hosts",
             )
         if not grant.count:
-            return grant.again
+            return grant.again if want or grant.exhausted else 0.0
         self._chunk = _Chunk(grant)
         while self._waiters and (slot := self._take()) is not None:
             waiter = self._waiters.popleft()

@@ -158,13 +158,14 @@ class ReplicaOperations:
     def _rate(self) -> dict[str, Any]:
         gate = self._replica.gate
         allowance = gate.allowance
-        until = gate.exhausted_until
+        until, used = gate.exhausted_until, gate.used_today
+        left = max(0, allowance.quota - used) if allowance.quota and used is not None else None
         return {
             "letters": allowance.letters,
             "period_seconds": allowance.period,
             "burst": allowance.burst,
             "daily_quota": allowance.quota,
-            "quota_left": max(0, allowance.quota - gate.used_today) if allowance.quota else None,
+            "quota_left": left,
             "waiting_until": now_ms(until).isoformat() if until else None,
         }
 

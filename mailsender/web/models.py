@@ -141,7 +141,10 @@ class RateView(BaseModel):
     period_seconds: float
     burst: Count
     daily_quota: Count = Field(description="Transactions a day; 0: none.")
-    quota_left: Count | None = Field(description="What is left of it today; null without one.")
+    quota_left: Count | None = Field(
+        description="What all replicas together have left of it today, some seconds old; null without one,"
+        " and until MongoDB has told."
+    )
     waiting_until: datetime | None = Field(description="When the next day's quota begins, while one waits.")
 
 

@@ -35,14 +35,14 @@ def test_three_replicas_keep_one_rate(world: World, catcher: Catcher) -> None:
         "SMTP_RATE_LIMIT_PERIOD": "1s",
         "SMTP_RATE_LIMIT_BURST": str(burst),
     }
-    for _ in range(3):
-        world.started()
+    replicas = [world.started() for _ in range(3)]
     world.publish(batches(150, size=5))
     messages = catcher.wait_for(150, timeout=60)
     begun = [message["mail_at"] for message in messages]
     assert most_in_a_window(begun, period) <= letters + burst
     # And it is used: three replicas that each waste slots would take far longer.
     assert max(begun) - min(begun) < 150 / letters * 1.6
+    assert [replica.status()["rate"]["quota_left"] for replica in replicas] == [None] * 3
 
 
 def test_one_of_two_replicas_is_killed(world: World, catcher: Catcher) -> None:
@@ -67,7 +67,9 @@ def test_the_daily_quota_holds_over_replicas_and_restarts(world: World, catcher:
     assert first.wait_exit() == 0
     third = world.started()
     wait_until(lambda: third.status()["rate"]["waiting_until"], "the quota still used up", 30)
-    assert second.status()["rate"]["quota_left"] == 0
+    # One that sent nothing knows it as well, though nobody asks it for a slot.
+    wait_until(lambda: second.status()["rate"]["quota_left"] == 0, "the quota used up for all", 30)
+    assert third.status()["rate"]["quota_left"] == 0
     assert catcher.counts()["received"] <= 30
     assert catcher.counts()["received"] >= 28, "the quota is used, too: next to nothing lapses"
     wait_until(lambda: "processing" not in world.by_status(), "all others waiting")

@@ -74,6 +74,16 @@ async def test_the_quota_is_shared_and_ends(slots: SlotStore) -> None:
     assert third.used == 10
 
 
+async def test_a_wish_for_none_takes_none_and_tells_what_is_used(slots: SlotStore) -> None:
+    taken = await slots.lease(wish(6, QUOTA))
+    looked = await slots.lease(wish(0, QUOTA))
+    assert (looked.count, looked.used, looked.exhausted) == (0, 6, False)
+    rest = await slots.lease(wish(6, QUOTA))
+    assert rest.count == 4
+    assert times(rest)[0] > times(taken)[-1]
+    assert (await slots.lease(wish(0, QUOTA))).exhausted
+
+
 async def test_unspent_slots_come_back(slots: SlotStore) -> None:
     grant = await slots.lease(wish(8, QUOTA))
     await slots.give_back(grant, 5)

@@ -133,6 +133,64 @@ async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when(
 
 
 @pytest.mark.asyncio
+async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    gate, other = gate_of(clock, store, quota=3), gate_of(clock, store, quota=3)
+    assert gate.used_today is None
+    stop = asyncio.Event()
+    runners = [asyncio.create_task(each.run(stop)) for each in (gate, other)]
+    await turns()
+    assert gate.used_today == 0
+    for _ in range(3):
+        await other.acquire()
+    async with asyncio.timeout(5):
+        while gate.exhausted_until is None:  # noqa: ASYNC110  it tells nobody but those who wait for slots
+            await asyncio.sleep(0.005)
+    assert gate.used_today == 3
+    with pytest.raises(NoSlots):
+        await gate.acquire()
+    assert sum(store.asked) == 3, "to look takes no slot"
+    stop.set()
+    await asyncio.gather(*runners)
+
+
+@pytest.mark.asyncio
+async def test_a_gate_without_a_quota_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    await asyncio.sleep(0.02)
+    assert store.asked == []
+    stop.set()
+    await runner
+
+
+@pytest.mark.asyncio
+async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.gate.RETRY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.away = True
+    gate = gate_of(clock, store, quota=3)
+    stop = asyncio.Event()
+    runner = asyncio.create_task(gate.run(stop))
+    await turns()
+    assert (gate.used_today, gate.trouble) == (None, "away")
+    store.away = False
+    async with asyncio.timeout(5):
+        while gate.used_today is None:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.005)
+    assert not gate.trouble
+    stop.set()
+    await runner
+
+
+@pytest.mark.asyncio
 async def test_shutting_the_gate_tells_those_who_wait() -> None:
     clock = ManualClock()
     store = Store(clock)
