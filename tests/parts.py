@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -192,6 +192,18 @@ class LoneMongod(Part):
             if self._auth:
                 roles = ["readWriteAnyDatabase", "userAdminAnyDatabase"]
                 client.admin.command("createUser", self.USER, pwd=self.PASSWORD, roles=roles)
+
+    def narrow_user(self, database: str, rights: Mapping[str, Iterable[str]]) -> str:
+        """Make a user who may do so much in each collection and nothing else; returns what it connects to."""
+        name, password = f"narrow-{uuid4().hex}", "narrow-s3cret"
+        privileges = [
+            {"resource": {"db": database, "collection": collection}, "actions": sorted(actions)}
+            for collection, actions in rights.items()
+        ]
+        with MongoClient[dict[str, Any]](self.uri()) as client:
+            client.admin.command("createRole", name, privileges=privileges, roles=[])
+            client.admin.command("createUser", name, pwd=password, roles=[name])
+        return f"mongodb://{name}:{password}@{LOOPBACK}:{self.port}/?authSource=admin"
 
 
 def local_lone_mongod(directory: Path, *, auth: bool = False) -> LoneMongod:

@@ -23,6 +23,7 @@ from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, IndexModel
+from pymongo.errors import OperationFailure
 
 from mailsender.adapters.mongo import Collection, Document, ServerClock, committed
 from mailsender.adapters.mongo_documents import letter_id, stored_id
@@ -39,6 +40,9 @@ a second."""
 
 STALE = 60.0
 """Seconds beyond the age at which marks are dissolved, after which we look whether ours are still there."""
+
+UNAUTHORIZED = 13
+"""MongoDB's code for a user who may not do this."""
 
 INDEXES = (
     IndexModel(
@@ -145,9 +149,8 @@ class Marks:
         ]
         if complete:
             await self._clock.now()
-            fields = {"reported": True, "forget_at": self._clock.latest() + self._retention}
             query = {"_id": {"$in": complete}, "reported": False}
-            result = await self._marks.update_many(query, {"$set": fields})
+            result = await self._marks.update_many(query, {"$set": self._reported()})
             if result.matched_count < len(complete):
                 # Another replica dissolved it; or it is a repetition, then this changes nothing.
                 alone += [each for mark in complete for each in ours[mark]]
@@ -185,7 +188,7 @@ class Marks:
             none_given = {"$set": {"reported": False}, "$unset": gone}
             await self._letters.update_many(theirs, none_given, hint="_id_")
             await self._mark_alone(old)
-            await self._marks.delete_many({"_id": {"$in": marks}})
+            await self._remove(marks)
             for mark in marks:
                 self._drop(mark)
         await self._drop_gone(older_than)
@@ -256,6 +259,21 @@ class Marks:
         forget = self._clock.latest() + self._retention
         fields = {"answered": 1, "reported": True, "expire_at": forget}
         await self._letters.update_many(theirs, {"$set": fields, "$unset": {"mark": ""}}, hint="_id_")
+
+    async def _remove(self, marks: Sequence[ObjectId]) -> None:
+        """Remove marks that stand for no letter any more; who may remove nothing has them count for none."""
+        query = {"_id": {"$in": list(marks)}}
+        try:
+            await self._marks.delete_many(query)
+        except OperationFailure as error:
+            # Reports must go out all the same; that nothing is ever forgotten is told by `forget`.
+            if error.code != UNAUTHORIZED:
+                raise
+            await self._marks.update_many(query, {"$set": self._reported()})
+
+    def _reported(self) -> Document:
+        """The fields of a mark that counts for none any more; the server's clock was just asked."""
+        return {"reported": True, "forget_at": self._clock.latest() + self._retention}
 
     async def _drop_gone(self, older_than: float) -> None:
         """Keep in mind no longer what another replica dissolved, and reported perhaps, long ago."""

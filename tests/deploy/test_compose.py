@@ -18,7 +18,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 from pymongo import MongoClient
 
@@ -28,7 +27,6 @@ from mailsender.dev.process import free_port
 from tests import parts
 from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy
-from tests.parts import wait_until
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]  # whatever comes first installs and builds
 
@@ -215,10 +213,7 @@ class Stack:
 
     def reports(self, count: int) -> list[Object]:
         bootstrap, topic = f"127.0.0.1:{self.ports['KAFKA']}", "mts-to-profile"
-        admin = AdminClient({"bootstrap.servers": bootstrap})
-        # The first report makes it.
-        wait_until(lambda: admin.list_topics(topic, timeout=20).topics[topic].partitions, topic)
-        reader = Reader(bootstrap, topic)
+        reader = Reader(bootstrap, topic)  # waits for the topic, which the first report makes
         try:
             return reader.until(lambda found: len(found) >= count, 60)
         finally:

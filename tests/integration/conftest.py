@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import scripted
+from tests import parts, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +32,11 @@ def pipelined(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Scripted relays offer PIPELINING, or they do not: what a reply means is the same."""
     monkeypatch.setattr(scripted, "ALSO_OFFERED", [request.param] if request.param else [])
     return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def lone_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[parts.LoneMongod]:
+    """A standalone mongod with a user."""
+    directory = tmp_path_factory.mktemp("lone-mongod")
+    with parts.running(parts.local_lone_mongod(directory, auth=True)) as mongod:
+        yield mongod

@@ -11,14 +11,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
-from pymongo import MongoClient
 
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
@@ -156,14 +153,6 @@ def test_a_topic_is_missing_and_nobody_will_make_it(well: dict[str, str], tmp_pa
 # --- MongoDB -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def lone_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[parts.LoneMongod]:
-    """A standalone mongod with a user."""
-    directory = tmp_path_factory.mktemp("lone-mongod")
-    with parts.running(parts.local_lone_mongod(directory, auth=True)) as mongod:
-        yield mongod
-
-
 def test_mongodb_does_not_answer(well: dict[str, str]) -> None:
     uri = f"mongodb://robot:mongo-s3cret@127.0.0.1:{free_port()}/"
     made = run(well, MONGODB_URI=uri, MONGODB_TIMEOUT="1s")
@@ -210,16 +199,7 @@ NEEDED = {
 
 def run_as(lone_mongod: parts.LoneMongod, well: dict[str, str], rights: dict[str, set[str]]) -> Made:
     """Run it as a user who may do so much in each collection, and nothing else."""
-    name, password = f"narrow-{uuid4().hex}", "narrow-s3cret"
-    privileges = [
-        {"resource": {"db": "mts", "collection": collection}, "actions": sorted(actions)}
-        for collection, actions in rights.items()
-    ]
-    with MongoClient[dict[str, object]](lone_mongod.uri()) as client:
-        client.admin.command("createRole", name, privileges=privileges, roles=[])
-        client.admin.command("createUser", name, pwd=password, roles=[name])
-    uri = f"mongodb://{name}:{password}@127.0.0.1:{lone_mongod.port}/?authSource=admin"
-    made = run(well, MONGODB_URI=uri)
+    made = run(well, MONGODB_URI=lone_mongod.narrow_user("mts", rights))
     assert "s3cret" not in made.output
     return made
 
