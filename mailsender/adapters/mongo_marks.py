@@ -266,10 +266,12 @@ class Marks:
         try:
             await self._marks.delete_many(query)
         except OperationFailure as error:
-            # Reports must go out all the same; that nothing is ever forgotten is told by `forget`.
             if error.code != UNAUTHORIZED:
                 raise
-            await self._marks.update_many(query, {"$set": self._reported()})
+        else:
+            return
+        # Reports must go out all the same; that nothing is ever forgotten is told by `forget`.
+        await self._marks.update_many(query, {"$set": self._reported()})
 
     def _reported(self) -> Document:
         """The fields of a mark that counts for none any more; the server's clock was just asked."""

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from mailsender.letter import Letter, Settlement
-from mailsender.ports import Inserted, Queue
+from mailsender.ports import Inserted, Queue, Unavailable
 from tests.contract.conftest import MONGO, RETENTION, World, again, ended, letter, only
 
 pytestmark = [pytest.mark.asyncio, only(*MONGO)]
@@ -277,6 +278,21 @@ async def test_a_mark_whose_letters_went_to_others_is_removed(queue: Any, world:
     assert await unreported(other, 30) == set()
     assert await world.marks.count_documents({}) == 0
     assert (await queue.stats()).awaiting == MANY
+
+
+async def test_a_removal_that_fails_for_another_reason_is_told(
+    queue: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_query: Any) -> None:
+        raise OperationFailure("interrupted", 11601)
+
+    letters = await sent(queue)
+    with monkeypatch.context() as patch:
+        patch.setattr(queue._marks._marks, "delete_many", fails)
+        with pytest.raises(Unavailable):
+            await queue.unreported(0, MANY)
+    assert await unreported(queue) == ids(letters)
+    assert await world.marks.count_documents({}) == 0
 
 
 async def test_only_as_much_is_dissolved_as_is_asked_for(queue: Queue, world: World) -> None:
