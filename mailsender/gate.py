@@ -93,7 +93,7 @@ class SlotGate:
             return
         looks = self.allowance.quota > 0
         while not stop.is_set():
-            known = self.used_today is not None or not looks
+            known = not looks or (self.used_today is not None and not self.trouble)
             if not self._waiters and self.exhausted_until is None and known:
                 self._wanted.clear()
                 await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks else None)
@@ -139,7 +139,7 @@ class SlotGate:
                 advice="check time synchronisation of MongoDB's hosts",
             )
         if not grant.count:
-            return grant.again if want or grant.exhausted else 0.0
+            return grant.again
         self._chunk = _Chunk(grant)
         while self._waiters and (slot := self._take()) is not None:
             waiter = self._waiters.popleft()

@@ -206,7 +206,7 @@ class SlotStore(Protocol):
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """Lease up to `request.want` slots; a grant of none says when to ask again.
 
-        Raises `Unavailable`.
+        To want none takes none, and tells how much of the quota is used. Raises `Unavailable`.
         """
         ...
 

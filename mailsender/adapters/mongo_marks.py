@@ -8,8 +8,9 @@ To note it in each letter would cost MongoDB as much again as settling them. The
 
 A mark is durable before its letters are settled, so that no final letter is ever without. One that stays
 unreported (its process died, or the broker is away) is dissolved: its letters become `reported: false`, each
-by itself (`reported: true` where this process knows that the report is out), and it is removed. Letters that
-several publishers wait for are marked by themselves at once.
+by itself (`reported: true` where this process knows that the report is out), and it is removed; where the
+user may remove nothing it is called reported. Letters that several publishers wait for are marked by
+themselves at once.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Marks:
         if complete:
             await self._clock.now()
             query = {"_id": {"$in": complete}, "reported": False}
-            result = await self._marks.update_many(query, {"$set": self._reported()})
+            result = await self._marks.update_many(query, {"$set": self._over()})
             if result.matched_count < len(complete):
                 # Another replica dissolved it; or it is a repetition, then this changes nothing.
                 alone += [each for mark in complete for each in ours[mark]]
@@ -271,9 +272,9 @@ class Marks:
         else:
             return
         # Reports must go out all the same; that nothing is ever forgotten is told by `forget`.
-        await self._marks.update_many(query, {"$set": self._reported()})
+        await self._marks.update_many(query, {"$set": self._over()})
 
-    def _reported(self) -> Document:
+    def _over(self) -> Document:
         """The fields of a mark that counts for none any more; the server's clock was just asked."""
         return {"reported": True, "forget_at": self._clock.latest() + self._retention}
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -8,6 +10,7 @@ from mailsender.gate import NoSlots, SlotGate
 from mailsender.limiter import UNLIMITED, Allowance, Cursor, SlotGrant, SlotRequest, give_back, grant_of, take
 from mailsender.ports import Unavailable
 from tests.clocks import ManualClock
+from tests.dispatching import until
 
 
 class Store:
@@ -47,6 +50,17 @@ def gate_of(clock: ManualClock, store: Store, *, backlog: int = 0, **allowance: 
     return SlotGate(store, wish, clock, backlog=lambda: backlog)
 
 
+@asynccontextmanager
+async def running(*gates: SlotGate) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    runners = [asyncio.create_task(gate.run(stop)) for gate in gates]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*runners)
+
+
 async def turns(count: int = 10) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -66,18 +80,15 @@ async def test_waiters_get_slots_in_order_from_one_lease() -> None:
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, backlog=2)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
-    slots = await asyncio.gather(*waiters)
-    assert [slot.earliest for slot in slots] == sorted(slot.earliest for slot in slots)
-    assert len({slot.earliest for slot in slots}) == 3
-    assert store.asked == [5]
-    extra = await gate.acquire()
-    assert extra.earliest > slots[-1].earliest
-    assert store.asked == [5]
-    stop.set()
-    await runner
+    async with running(gate):
+        waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+        slots = await asyncio.gather(*waiters)
+        assert [slot.earliest for slot in slots] == sorted(slot.earliest for slot in slots)
+        assert len({slot.earliest for slot in slots}) == 3
+        assert store.asked == [5]
+        extra = await gate.acquire()
+        assert extra.earliest > slots[-1].earliest
+        assert store.asked == [5]
 
 
 @pytest.mark.asyncio
@@ -85,15 +96,12 @@ async def test_a_slot_that_lapsed_in_the_buffer_is_not_handed_out() -> None:
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, backlog=3)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    await gate.acquire()
-    clock.forward(60)
-    slot = await gate.acquire()
-    assert slot.latest > clock.monotonic()
-    assert gate.lapsed >= 1
-    stop.set()
-    await runner
+    async with running(gate):
+        await gate.acquire()
+        clock.forward(60)
+        slot = await gate.acquire()
+        assert slot.latest > clock.monotonic()
+        assert gate.lapsed >= 1
 
 
 @pytest.mark.asyncio
@@ -101,11 +109,8 @@ async def test_what_is_left_goes_back() -> None:
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, backlog=4)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    first = await gate.acquire()
-    stop.set()
-    await runner
+    async with running(gate):
+        first = await gate.acquire()
     await gate.close()
     assert store.returned == 4
     assert store.cursor.next == pytest.approx(
@@ -118,18 +123,15 @@ async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when(
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, quota=2)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    await gate.acquire()
-    await gate.acquire()
-    with pytest.raises(NoSlots):
+    async with running(gate):
         await gate.acquire()
-    assert gate.exhausted_until is not None
-    assert gate.exhausted_until > clock.epoch()
-    with pytest.raises(NoSlots):
         await gate.acquire()
-    stop.set()
-    await runner
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        assert gate.exhausted_until is not None
+        assert gate.exhausted_until > clock.epoch()
+        with pytest.raises(NoSlots):
+            await gate.acquire()
 
 
 @pytest.mark.asyncio
@@ -139,21 +141,16 @@ async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: p
     store = Store(clock)
     gate, other = gate_of(clock, store, quota=3), gate_of(clock, store, quota=3)
     assert gate.used_today is None
-    stop = asyncio.Event()
-    runners = [asyncio.create_task(each.run(stop)) for each in (gate, other)]
-    await turns()
-    assert gate.used_today == 0
-    for _ in range(3):
-        await other.acquire()
-    async with asyncio.timeout(5):
-        while gate.exhausted_until is None:  # noqa: ASYNC110  it tells nobody but those who wait for slots
-            await asyncio.sleep(0.005)
-    assert gate.used_today == 3
-    with pytest.raises(NoSlots):
-        await gate.acquire()
-    assert sum(store.asked) == 3, "to look takes no slot"
-    stop.set()
-    await asyncio.gather(*runners)
+    async with running(gate, other):
+        await turns()
+        assert gate.used_today == 0
+        for _ in range(3):
+            await other.acquire()
+        await until(lambda: gate.exhausted_until is not None)
+        assert gate.used_today == 3
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        assert sum(store.asked) == 3, "to look takes no slot"
 
 
 @pytest.mark.asyncio
@@ -162,12 +159,9 @@ async def test_a_gate_without_a_quota_does_not_look(monkeypatch: pytest.MonkeyPa
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    await asyncio.sleep(0.02)
-    assert store.asked == []
-    stop.set()
-    await runner
+    async with running(gate):
+        await asyncio.sleep(0.02)  # nothing is to happen, and nothing tells
+        assert store.asked == []
 
 
 @pytest.mark.asyncio
@@ -177,17 +171,45 @@ async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: p
     store = Store(clock)
     store.away = True
     gate = gate_of(clock, store, quota=3)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    await turns()
-    assert (gate.used_today, gate.trouble) == (None, "away")
-    store.away = False
-    async with asyncio.timeout(5):
-        while gate.used_today is None:  # noqa: ASYNC110  as above
-            await asyncio.sleep(0.005)
-    assert not gate.trouble
-    stop.set()
-    await runner
+    async with running(gate):
+        await turns()
+        assert (gate.used_today, gate.trouble) == (None, "away")
+        store.away = False
+        await until(lambda: gate.used_today is not None)
+        assert not gate.trouble
+
+
+@pytest.mark.asyncio
+async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailsender.gate.RETRY", 0.001)
+    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, quota=3)
+    async with running(gate):
+        await until(lambda: gate.used_today == 0)
+        store.away = True
+        await until(lambda: gate.trouble)
+        monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 3600.0)
+        store.away = False
+        await until(lambda: not gate.trouble)
+
+
+@pytest.mark.asyncio
+async def test_while_the_store_s_clock_is_behind_nobody_looks_on_and_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.cursor = Cursor(next=clock.epoch() + 3600)
+    gate = gate_of(clock, store, quota=3)
+    async with running(gate):
+        await until(lambda: store.asked)
+        await asyncio.sleep(0.02)  # nothing is to happen, and nothing tells
+        assert store.asked == [0]
 
 
 @pytest.mark.asyncio
@@ -196,15 +218,12 @@ async def test_shutting_the_gate_tells_those_who_wait() -> None:
     store = Store(clock)
     store.away = True
     gate = gate_of(clock, store)
-    stop = asyncio.Event()
-    runner = asyncio.create_task(gate.run(stop))
-    waiter = asyncio.create_task(gate.acquire())
-    await turns()
-    assert gate.trouble == "away"
-    gate.shut()
-    with pytest.raises(NoSlots):
-        await waiter
-    with pytest.raises(NoSlots):
-        await gate.acquire()
-    stop.set()
-    await runner
+    async with running(gate):
+        waiter = asyncio.create_task(gate.acquire())
+        await turns()
+        assert gate.trouble == "away"
+        gate.shut()
+        with pytest.raises(NoSlots):
+            await waiter
+        with pytest.raises(NoSlots):
+            await gate.acquire()
