@@ -148,7 +148,7 @@ def test_post_answers_at_once_and_letters_do_not_take_a_second_each(world: World
 def test_an_idle_service_costs_little_and_logs_nothing(world: World) -> None:
     service = world.started()
     before_lines, before_cpu = len(service.log), cpu_seconds(service.child.pid)
-    time.sleep(5)
+    time.sleep(5)  # what it costs to do nothing is measured for so long
     assert cpu_seconds(service.child.pid) - before_cpu < 0.5, "the original burnt 1 to 1.5 cores"
     assert len(service.log) - before_lines <= 1
 

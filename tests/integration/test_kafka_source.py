@@ -312,13 +312,13 @@ async def test_closing_while_the_broker_hangs_keeps_its_deadline(
     (record,) = await take(source, 1)
     own_kafka.freeze()
     committing = asyncio.create_task(source.commit({(topics.letters, record.partition): 1}))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # the commit is on its way to a broker that tells nothing
     began = time.monotonic()
     await source.close()
     assert time.monotonic() - began < 6
     own_kafka.thaw()
     assert await committing is False
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # what was cancelled ends by itself
     assert asyncio.all_tasks() == before
 
 
