@@ -83,6 +83,15 @@ class Queue(Protocol):
         """Connect and make sure that the indexes exist. Safe to repeat."""
         ...
 
+    async def now(self) -> float:
+        """The store's own clock, in epoch seconds: the one by which ages are judged.
+
+        Never ahead of the store's clock, and behind it by a round trip at most. The store is asked again only
+        after ten seconds; in between the answer is carried on by the monotonic clock, so that asking once
+        for each batch costs nothing.
+        """
+        ...
+
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """Store letters, in order, in few round trips; answers stand in the order of `letters`.
 

@@ -70,6 +70,10 @@ class MemoryQueue:
     async def close(self) -> None:
         """See `Queue.close`."""
 
+    async def now(self) -> float:
+        """See `Queue.now`. It is the process's own clock."""
+        return self._clock.epoch()
+
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """See `Queue.insert`. Memory holds whatever a letter holds."""
         self._forget()

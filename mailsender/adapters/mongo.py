@@ -221,11 +221,15 @@ class ServerClock:
 
         To be called within `calling`.
         """
+        return now_ms(await self.epoch())
+
+    async def epoch(self) -> float:
+        """The same in epoch seconds. To be called within `calling`, too."""
         reading = self._reading
         if reading is None or reading.age(self._clock.monotonic()) > CLOCK_AGE:
             reading = await self._read()
             self._reading = reading
-        return now_ms(reading.low_end(self._clock.monotonic()))
+        return reading.low_end(self._clock.monotonic())
 
     def latest(self) -> datetime:
         """The server's time, at its high end, after `now` was asked."""

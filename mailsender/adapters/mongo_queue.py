@@ -107,6 +107,11 @@ class MongoQueue:
         """See `Queue.close`. Everything that shares the client is closed with it."""
         await disconnect(self._client, self._timeout)
 
+    async def now(self) -> float:
+        """See `Queue.now`."""
+        async with calling(self._timeout):
+            return await self._server_clock.epoch()
+
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """See `Queue.insert`."""
         return await self._inserter.insert(letters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pymongo.errors import AutoReconnect
 
 from mailsender.letter import Answer, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Inserted, Queue, Record, Unavailable
+from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,
     DEFERRED,
@@ -26,6 +28,18 @@ from tests.contract.conftest import (
 )
 
 pytestmark = pytest.mark.asyncio
+
+
+class Counting:
+    """A database that counts the commands it is given."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self.calls = 0
+
+    async def command(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return await self._database.command(*args, **kwargs)
 
 
 class LosesReply:
@@ -53,6 +67,48 @@ def lose_reply(queue: Any, method: str) -> None:
     lossy = LosesReply(queue._letters, method)
     queue._letters = lossy
     queue._inserter._letters = lossy
+
+
+# --- time ------------------------------------------------------------------------------------------
+
+
+async def _store_time(world: World) -> float:
+    if world.database is None:
+        return world.clock.epoch()
+    hello = await world.database.client.get_database("admin").command("hello")
+    return float(hello["localTime"].replace(tzinfo=UTC).timestamp())
+
+
+async def test_now_is_the_clock_of_the_store(queue: Queue, world: World) -> None:
+    before = await _store_time(world)
+    now = await queue.now()
+    after = await _store_time(world) + 0.001  # a stored date may lack a part of its last millisecond
+    assert before - 0.1 <= now <= after
+
+
+async def test_now_goes_on_by_itself(queue: Queue, world: World) -> None:
+    first = await queue.now()
+    if isinstance(world.clock, ManualClock):
+        world.clock.forward(5)
+        assert await queue.now() == first + 5
+    else:
+        assert first <= await queue.now() < first + 5
+
+
+@only(*MONGO)
+async def test_now_asks_the_store_again_when_the_reading_is_old(queue: Any) -> None:
+    clock = ManualClock()
+    asked = Counting(queue._server_clock._admin)
+    queue._server_clock._admin, queue._server_clock._clock = asked, clock
+    queue._server_clock.forget()
+    first = await queue.now()
+    clock.forward(9)
+    second = await queue.now()
+    assert first + 8.9 < second <= first + 9
+    assert asked.calls == 1
+    clock.forward(2)
+    assert await queue.now() < second  # the server's clock is believed, not ours
+    assert asked.calls == 2
 
 
 # --- insert ----------------------------------------------------------------------------------------
@@ -762,9 +818,12 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
 
     queue._letters = queue._committed = queue._inserter._letters = queue._deadletters = Away()
     queue._marks._marks = queue._marks._committed = queue._marks._letters = Away()
+    queue._server_clock._admin = Away()
+    queue._server_clock.forget()
     record = Record(topic="in", partition=0, offset=0, timestamp=0, key=None, value=b"")
     sample = letter(1)
     calls = [
+        queue.now(),
         queue.insert([sample]),
         queue.claim(1, 60),
         queue.renew({"t": [sample.id]}, 60),
