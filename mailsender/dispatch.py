@@ -7,6 +7,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -17,6 +18,7 @@ from mailsender.letter import FreshClaim, Lease, Letter
 from mailsender.ports import Clock, Queue, Relay, Unavailable
 from mailsender.sessions import RelayState
 from mailsender.settle import Settler
+from mailsender.supervision import Keep, once
 from mailsender.waiting import first_of, pause
 from mailsender.worker import Compose, SendPolicy, Worker
 
@@ -248,13 +250,16 @@ class Dispatch:
         full = FRESH if self._gate.allowance.unlimited else self._target()
         return max(0, full - len(self._basket))
 
-    async def run(self) -> None:
+    async def run(self, keep: Keep = once) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
         async with asyncio.TaskGroup() as group:
             self._running = {
-                group.create_task(afterwards(worker.run, worker.close)) for worker in self._workers
+                group.create_task(afterwards(partial(worker.run, keep), worker.close))
+                for worker in self._workers
             }
-            self._claiming = group.create_task(self._claim_all())
+            self._claiming = group.create_task(
+                keep("claiming", self._claim_all, self._stopping, "only letters fresh from intake are sent")
+            )
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no worker has begun, let the workers end their letter."""

@@ -175,6 +175,9 @@ class Intake:
 
         Waits out a queue, a broker or a dead-letter topic that is away.
         """
+        # Begun again after a fault of ours, it knows nothing of what was under way: that comes again.
+        self._storing = self._committing = None
+        self._under_way, self._to_commit = {}, {}
         self._stopping = asyncio.create_task(stop.wait())
         work = asyncio.create_task(self._work(stop))
         await afterwards(partial(self._until, work), partial(self._close, work))

@@ -98,6 +98,7 @@ class ReplicaOperations:
         if not replica.keeper.health.good and replica.state == "running":
             troubles["mongodb"] = troubles["mongodb"] or "does not answer"
         reasons += [f"{part}: {trouble}" for part, trouble in troubles.items() if trouble]
+        reasons += replica.supervisor.troubles
         return not reasons, reasons
 
     async def status(self) -> Mapping[str, Any]:
@@ -127,6 +128,7 @@ class ReplicaOperations:
             "relay": self._relay(),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
+            "loops": [asdict(state) | {"since": _moment(state.since)} for state in replica.supervisor.states],
             "drain": self._progress(),
         }
 
@@ -166,7 +168,7 @@ class ReplicaOperations:
             "burst": allowance.burst,
             "daily_quota": allowance.quota,
             "quota_left": left,
-            "waiting_until": now_ms(until).isoformat() if until else None,
+            "waiting_until": _moment(until),
         }
 
     def _relay(self) -> dict[str, Any]:
@@ -180,7 +182,7 @@ class ReplicaOperations:
             "state": state,
             "trouble": relay.trouble or None,
             "phase": relay.phase or None,
-            "since": now_ms(relay.since).isoformat() if relay.since else None,
+            "since": _moment(relay.since),
         }
 
     def _progress(self) -> dict[str, Any]:
@@ -196,6 +198,10 @@ class ReplicaOperations:
             "in_hand": len(replica.hand),
             "unclean": list(progress.unclean),
         }
+
+
+def _moment(epoch: float | None) -> str | None:
+    return now_ms(epoch).isoformat() if epoch else None
 
 
 def _written(elements: Sequence[Mapping[str, Any]]) -> bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import structlog
 
@@ -27,6 +27,7 @@ from mailsender.retry import RetryPolicy
 from mailsender.settings import Settings
 from mailsender.settle import Settler
 from mailsender.summary import Summary
+from mailsender.supervision import Supervisor
 from mailsender.web.app import make_app, serve
 from mailsender.wire import Limits
 from mailsender.worker import SendPolicy
@@ -104,6 +105,7 @@ class Replica:
             owner=self.dispatch,
             final=self.reporter.offer,
         )
+        self.supervisor = Supervisor(clock, self._given_up)
         self.summary = Summary(self.settler.tally, self.keeper, clock)
         self._stop = asyncio.Event()
         self._stops: dict[str, asyncio.Event] = {}
@@ -172,35 +174,27 @@ class Replica:
             self.state = "running"
             log.info("running", version=__version__, relay=self.parts.relay.name)
         async with asyncio.TaskGroup() as group:
-            self._start(group, "settler", self.settler.run())
-            self._start(group, "dispatch", self.dispatch.run())
-            for name, loop in (
-                ("intake", self.intake.run),
-                ("reporter", self.reporter.run),
-                ("gate", self.gate.run),
-                ("keeper", self.keeper.run),
-                ("summary", self.summary.run),
+            keep = self.supervisor.keep
+            self._tasks["settler"] = group.create_task(self.settler.run(keep))
+            self._tasks["dispatch"] = group.create_task(self.dispatch.run(keep))
+            for name, loop, loss in (
+                ("intake", self.intake.run, "no records are taken in"),
+                ("reporter", self.reporter.run, "no reports are published"),
+                ("gate", self.gate.run, "nothing is sent, unless there is neither rate nor quota"),
+                ("keeper", self.keeper.run, "leases are not renewed, and counts grow old"),
+                ("summary", self.summary.run, "no line says what was done"),
             ):
                 stop = self._stops[name] = asyncio.Event()
-                self._start(group, name, loop(stop))
+                self._tasks[name] = group.create_task(keep(name, partial(loop, stop), stop, loss), name=name)
             await self._stop.wait()
             await self._drain()
             for task in self._tasks.values():
                 task.cancel()
 
-    def _start(self, group: asyncio.TaskGroup, name: str, loop: Coroutine[Any, Any, object]) -> None:
-        self._tasks[name] = group.create_task(self._watched(name, loop), name=name)
-
-    async def _watched(self, name: str, loop: Awaitable[object]) -> None:
-        """Run a loop; should it raise, the service drains instead of falling."""
-        try:
-            await loop
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            log.error("loop_failed", loop=name, exc_info=error, action="the service drains and exits")
-            self.progress.unclean.append(f"the {name} loop failed: {type(error).__name__}")
-            self.drain(f"{name} failed")
+    def _given_up(self, name: str, reason: str) -> None:
+        """A loop fails whatever is tried: the service drains instead of doing a part of its work."""
+        self.progress.unclean.append(f"the {name} loop failed: {reason}")
+        self.drain(f"{name} failed")
 
     async def _open_queue(self) -> bool:
         """Open the queue, waiting for MongoDB; False when a stop came first."""

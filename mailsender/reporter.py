@@ -124,7 +124,7 @@ class Reporter:
         """
         stopping = asyncio.create_task(stop.wait())
         self._running = True
-        await afterwards(partial(self._until, stop, stopping), partial(self._end, stopping))
+        await afterwards(partial(self._until, stop, stopping), partial(self._end, stop, stopping))
         return len(self._waiting) + len(self._unmarked)
 
     async def _until(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
@@ -133,10 +133,10 @@ class Reporter:
                 await self._rest(stopping)
         await self._flush()
 
-    async def _end(self, stopping: asyncio.Task[bool]) -> None:
+    async def _end(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
-        self._running, self._ended = False, True
+        self._running, self._ended = False, stop.is_set()  # else it is begun again
         self._room.set()
         self._now(status="stopped")
 

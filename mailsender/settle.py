@@ -14,6 +14,7 @@ import structlog
 from mailsender.leases import Hand
 from mailsender.letter import Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Queue, Rejected, Unavailable
+from mailsender.supervision import Keep, once
 
 log = structlog.get_logger()
 
@@ -120,11 +121,12 @@ class Settler:
             self._idle.clear()
             self._wake.set()
 
-    async def run(self) -> None:
+    async def run(self, keep: Keep = once) -> None:
         """Write and hand on until cancelled; `flush` first."""
+        never = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._write_all())
-            group.create_task(self._hand_on())
+            group.create_task(keep("settling", self._write_all, never, "no outcome is written"))
+            group.create_task(keep("handing on", self._hand_on, never, "reports are left to the sweep"))
 
     async def flush(self, timeout: float) -> bool:
         """Wait until all that was put is written and handed on; False when `timeout` seconds were too few."""
@@ -153,6 +155,7 @@ class Settler:
         self.tally.released += len(ids)
 
     async def _write_all(self) -> None:
+        self._wake.set()  # something may wait since this failed
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -275,14 +278,17 @@ class Settler:
             self.open.set()
 
     async def _hand_on(self) -> None:
+        self._reporting.set()
         while True:
             await self._reporting.wait()
             self._reporting.clear()
             while self._finals:
                 finals, self._finals = self._finals, []
-                await self._report(finals)
-                self.unreported_bytes -= sum(letter.size for letter in finals)
-                self._hand.ease()
+                try:
+                    await self._report(finals)
+                finally:  # what could not be handed on is found by the sweep
+                    self.unreported_bytes -= sum(letter.size for letter in finals)
+                    self._hand.ease()
             self._note_idle()
 
     def _note_idle(self) -> None:

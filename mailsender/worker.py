@@ -21,6 +21,7 @@ from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway, Session
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
 from mailsender.sessions import OwnSession, RelayState
 from mailsender.settle import Settler
+from mailsender.supervision import Keep, once
 from mailsender.waiting import pause
 
 log = structlog.get_logger()
@@ -183,12 +184,14 @@ class Worker:
             stopping=self._stopping,
         )
 
-    async def run(self) -> None:
+    async def run(self, keep: Keep = once) -> None:
         """Work until `stop`; `close` is to follow, however it ends."""
+        loss = "letters are sent over fewer sessions"
         async with asyncio.TaskGroup() as lanes:
-            lanes.create_task(self._lane())
+            # Each by itself: what fails in one lane must not end the other in mid-transaction.
+            lanes.create_task(keep("sending", self._lane, self._stopping, loss))
             if self._gate.allowance.unlimited:
-                lanes.create_task(self._second_lane())
+                lanes.create_task(keep("sending", self._second_lane, self._stopping, loss))
 
     async def close(self) -> None:
         """Close the session."""

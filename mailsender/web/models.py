@@ -198,6 +198,21 @@ class ReportsView(BaseModel):
     left_to_sweep: Count
 
 
+class LoopView(BaseModel):
+    """A loop of this replica that has failed since its start: a fault of ours. Please report it."""
+
+    model_config = _CLOSED
+
+    name: str
+    failures: Count
+    since: datetime = Field(description="When it failed last.")
+    error: str = Field(description="What it failed with.")
+    state: Literal["waiting", "trying", "running", "given up"] = Field(
+        description="Waiting to be begun again, begun a moment ago, running well again, or given up: then the"
+        " service drains."
+    )
+
+
 class NoDrain(BaseModel):
     """The service is not stopping."""
 
@@ -237,4 +252,5 @@ class StatusView(BaseModel):
     relay: RelayView
     intake: IntakeView
     reports: ReportsView
+    loops: list[LoopView] = Field(description="Those that failed and were begun again.")
     drain: NoDrain | Drain
