@@ -128,6 +128,10 @@ class ReplicaOperations:
             "relay": self._relay(),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
+            "event_loop": {
+                "stalls": replica.watchdog.stalls,
+                "longest_stall_seconds": round(replica.watchdog.longest, 3),
+            },
             "loops": [asdict(state) | {"since": _moment(state.since)} for state in replica.supervisor.states],
             "drain": self._progress(),
         }

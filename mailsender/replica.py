@@ -26,6 +26,7 @@ from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
 from mailsender.settings import Settings
 from mailsender.settle import Settler
+from mailsender.stalls import Watchdog
 from mailsender.summary import Summary
 from mailsender.supervision import Supervisor
 from mailsender.web.app import make_app, serve
@@ -105,6 +106,7 @@ class Replica:
             owner=self.dispatch,
             final=self.reporter.offer,
         )
+        self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
         self.summary = Summary(self.settler.tally, self.keeper, clock)
         self._stop = asyncio.Event()
@@ -137,6 +139,7 @@ class Replica:
     async def run(self) -> int:
         """Serve until drained; returns the exit status."""
         settings = self.settings
+        self.watchdog.start()
         app = make_app(
             ReplicaOperations(self),
             api_key=settings.http_api_key.get_secret_value(),
@@ -161,6 +164,7 @@ class Replica:
             await self._close_parts()
             self.state = "stopped"
             await server.close()
+            self.watchdog.stop()
         for reason in self.progress.unclean:
             log.error("drain_unclean", reason=reason, action="leases and the sweep make up for it")
         log.info("stopped", clean=not self.progress.unclean)

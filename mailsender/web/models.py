@@ -198,6 +198,15 @@ class ReportsView(BaseModel):
     left_to_sweep: Count
 
 
+class EventLoopView(BaseModel):
+    """The one thread that does all the work."""
+
+    model_config = _CLOSED
+
+    stalls: Count = Field(description="How often it stood still for more than 100 ms since the start.")
+    longest_stall_seconds: float = Field(ge=0)
+
+
 class LoopView(BaseModel):
     """A loop of this replica that has failed since its start: a fault of ours. Please report it."""
 
@@ -252,5 +261,6 @@ class StatusView(BaseModel):
     relay: RelayView
     intake: IntakeView
     reports: ReportsView
+    event_loop: EventLoopView
     loops: list[LoopView] = Field(description="Those that failed and were begun again.")
     drain: NoDrain | Drain
