@@ -101,6 +101,9 @@ class LetterBasket:
                 await future
         except TimeoutError:
             return False
+        finally:
+            if not _woken(future) and future in self._waiters:
+                self._waiters.remove(future)
         return bool(self._letters)
 
     def drain(self) -> list[tuple[str, Letter]]:
@@ -121,6 +124,10 @@ class LetterBasket:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+
+def _woken(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled()
 
 
 class Pace:
@@ -307,6 +314,8 @@ class Dispatch:
             self._nudged.clear()
             self._basket.low.clear()
             eased = self._hand.eased
+            if self._blocked():
+                self._release(self._basket.drain())
             room = self._room()
             if room <= 0:
                 await first_of(self._basket.low, eased, timeout=POLL)
@@ -345,10 +354,7 @@ class Dispatch:
 
     def _room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
-        if self._nothing_goes() or not self._hand.notes.writable():
-            self._release(self._basket.drain())
-            return 0
-        if self._crowded():
+        if self._blocked() or self._crowded():
             return 0
         self._pace.note(self._claimed, self._clock.monotonic())
         self._claimed = 0
@@ -365,6 +371,10 @@ class Dispatch:
         """Whether letters would only wait here."""
         gate = self._gate
         return self.relay.away or gate.exhausted_until is not None or bool(gate.trouble)
+
+    def _blocked(self) -> bool:
+        """Whether what is claimed has to go back: nothing goes, or could be noted. A note is tried."""
+        return self._nothing_goes() or not self._hand.notes.writable()
 
     def _target(self) -> int:
         """How many letters can be sent within `AHEAD`."""

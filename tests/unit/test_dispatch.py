@@ -10,12 +10,12 @@ import pytest
 import uvloop
 
 from mailsender.adapters.memory import MemoryQueue
-from mailsender.dispatch import Pace
-from mailsender.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.dispatch import LetterBasket, Pace
+from mailsender.letter import Lease, Letter, Phase, Result, Status, Verdict
 from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes
 from mailsender.ports import SystemClock
-from tests.dispatching import UNLIMITED, PlainComposer, letter, running, until
+from tests.dispatching import UNLIMITED, PlainComposer, Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
 
@@ -353,6 +353,35 @@ async def test_a_worn_session_is_replaced_when_both_lanes_are_through() -> None:
         await scene.settled(50)
     assert relay.connects >= 9
     assert not relay.cut_short
+
+
+@pytest.mark.asyncio
+async def test_whoever_waited_in_vain_is_forgotten() -> None:
+    basket = LetterBasket()
+    for _ in range(20):
+        assert not await basket.wait(0.001)
+    assert not basket._waiters
+    waiting = [asyncio.create_task(basket.wait(None)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.wait(waiting[1:2])
+    basket.put(Lease(token="t", until=0.0, letters=(letter(1), letter(2))))
+    assert [await each for each in (waiting[0], waiting[2])] == [True, True]
+    assert not basket._waiters
+
+
+@pytest.mark.asyncio
+async def test_to_ask_for_room_changes_nothing() -> None:
+    async with running(FakeRelay(away="no")) as scene:
+        scene.dispatch.relay.trouble = "no"
+        scene.dispatch.take_fresh(await _claimed(scene, letter(1)))
+        assert scene.dispatch._room() == 0
+        assert len(scene.dispatch._basket) == 1
+
+
+async def _claimed(scene: Scene, *letters: Letter) -> Lease:
+    await scene.queue.insert(letters)
+    return await scene.queue.claim(len(letters), 60.0, "t")
 
 
 class TestPace:
