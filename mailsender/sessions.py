@@ -9,12 +9,20 @@ from dataclasses import dataclass
 import structlog
 
 from mailsender.ports import Clock, Relay, RelayAway, Session
-from mailsender.waiting import pause
+from mailsender.waiting import first_of, pause
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 """Seconds between two tries to reach a relay that is away."""
+
+
+LAST_MOMENT = 1.0
+"""Seconds for a session in the making to be taken down at a stop."""
+
+
+class Stopped(Exception):  # noqa: N818  an answer, not a mistake
+    """It is time to stop, and what is asked for would still take a while."""
 
 
 @dataclass(slots=True)
@@ -84,6 +92,8 @@ class OwnSession:
         while not self._stopping.is_set():
             try:
                 await self.fit()
+            except Stopped:
+                return False
             except RelayAway as error:
                 self.note_away(error)
             else:
@@ -97,21 +107,41 @@ class OwnSession:
 
         Raises:
             RelayAway: none can be opened.
+            Stopped: it is time to stop, and there is none yet.
         """
         async with self._fitting:
             if self._session is not None and self._worn:
-                await self._quiet.wait()
+                await first_of(self._quiet, self._stopping)
+                if not self._quiet.is_set():
+                    raise Stopped
                 await self.close()
             if self._session is not None and not await self._session.ready():
                 await self.close()
             if self._session is None:
-                self._session = await self._relay.connect()
+                self._session = await self._opened()
                 self._carried, self._worn = 0, False
                 self._state.open_sessions += 1
                 self._note_there()
                 if self._session.depth > 1:
                     self.deep.set()
             return self._session
+
+    async def _opened(self) -> Session:
+        """A new session, unless it is time to stop before there is one: its opening may take minutes."""
+        opening = asyncio.ensure_future(self._relay.connect())
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        finally:
+            stop.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait({opening}, timeout=LAST_MOMENT)
+            raise Stopped
+        return opening.result()
 
     def enter(self) -> None:
         """A transaction begins."""

@@ -19,7 +19,7 @@ from mailsender.letter import Envelope, Letter, Outcome, Phase, Result, Settleme
 from mailsender.limiter import UNLIMITED, Slot
 from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway, Session
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
-from mailsender.sessions import OwnSession, RelayState
+from mailsender.sessions import OwnSession, RelayState, Stopped
 from mailsender.settle import Settler
 from mailsender.supervision import Keep, once
 from mailsender.waiting import pause
@@ -317,7 +317,7 @@ class Worker:
             try:
                 slot = self._gate.at_once() or await self._gate.acquire()
                 session = self._line.warm or await self._line.fit()
-            except NoSlots:
+            except (NoSlots, Stopped):
                 return None
             except RelayAway as error:
                 self._line.note_away(error)

@@ -47,6 +47,7 @@ class FakeSession:
         self.relay = relay
         self.closed = False
         self.alive = True
+        self.usable = True
         self.under_way = 0
         self.aborted = asyncio.Event()
 
@@ -82,7 +83,7 @@ class FakeSession:
         results = {address: self.relay.answer(address) for address in envelope.recipients}
         if any(result.verdict is not Verdict.UNCERTAIN for result in results.values()):
             go.replied(results)
-        return Outcome(results=results, session_usable=True)
+        return Outcome(results=results, session_usable=self.usable)
 
     @property
     def depth(self) -> int:

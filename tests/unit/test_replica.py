@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.letter import Letter, Recipient
+from mailsender.letter import Letter, Recipient, Status
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
@@ -39,18 +39,42 @@ class QuietSource:
         pass
 
 
-@dataclass
-class ForgetfulRelay(FakeRelay):
-    """Closes the first session before it is used, and never answers when it is called again."""
+class MuteSession(FakeSession):
+    """Never says whether it can carry another letter."""
 
-    called_again: asyncio.Event = field(default_factory=asyncio.Event)
+    relay: MuteRelay
+
+    async def ready(self) -> bool:
+        self.relay.asked.set()
+        await asyncio.Event().wait()
+        return False
+
+
+@dataclass
+class MuteRelay(FakeRelay):
+    """Opens sessions that are of no use."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(self) -> FakeSession:
-        if self.connects:
-            self.called_again.set()
+        await super().connect()
+        self.sessions[-1] = MuteSession(self)
+        return self.sessions[-1]
+
+
+@dataclass
+class SilentRelay(FakeRelay):
+    """Takes so many calls, the rest are never answered."""
+
+    answers: int = 0
+    called_in_vain: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connect(self) -> FakeSession:
+        if self.connects >= self.answers:
+            self.called_in_vain.set()
             await asyncio.Event().wait()
         session = await super().connect()
-        session.alive = False
+        session.usable = False
         return session
 
 
@@ -61,6 +85,7 @@ def replica_over(
     monkeypatch: pytest.MonkeyPatch,
     notes: Notes | None = None,
     sink: FakeSink | None = None,
+    **settings: str,
 ) -> Replica:
     for name, value in {
         "SMTP_HOST": "relay.example.test",
@@ -71,6 +96,7 @@ def replica_over(
         "MONGODB_URI": "memory:",
         "HTTP_PORT": "0",
         "DRAIN_TIMEOUT": "1s",
+        **settings,
     }.items():
         monkeypatch.setenv(name, value)
     parts = Parts(
@@ -120,14 +146,14 @@ async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
 
 @pytest.mark.asyncio
 async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, relay = SystemClock(), ForgetfulRelay()
+    clock, relay = SystemClock(), MuteRelay()
     queue = MemoryQueue(clock)
     await queue.insert([letter()])
     replica = replica_over(relay, queue, clock, monkeypatch)
     async with asyncio.timeout(30):
         with capture_logs() as events:
             running = asyncio.create_task(replica.run())
-            await relay.called_again.wait()  # the only worker has the letter, and no session
+            await relay.asked.wait()  # the only worker has the letter, and waits for its session
             replica.drain("test")
             status = await running
     unclean = [event["reason"] for event in events if event["event"] == "drain_unclean"]
@@ -135,6 +161,31 @@ async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: py
     assert unclean == ["1 letters are still in hand; their leases give them back"]
     assert relay.sent == []
     assert (await queue.stats()).processing == 1, "its lease has yet to end"
+
+
+@pytest.mark.parametrize("answers", [0, 1], ids=["the first session", "the session for the second slice"])
+@pytest.mark.asyncio
+async def test_a_drain_cuts_what_is_being_opened_and_settles_what_was_accepted(
+    monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    clock, relay = SystemClock(), SilentRelay(answers=answers)
+    queue = MemoryQueue(clock)
+    addresses = ("a@example.test", "b@example.test")
+    recipients = tuple(Recipient(address=each) for each in addresses)
+    await queue.insert([letter().evolve(addresses=addresses, recipients=recipients)])
+    replica = replica_over(relay, queue, clock, monkeypatch, SMTP_MAX_RECIPIENTS="1", DRAIN_TIMEOUT="20s")
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await relay.called_in_vain.wait()
+        began = clock.monotonic()
+        replica.drain("test")
+        assert await running == 0
+        assert clock.monotonic() - began < 5
+    assert [each.recipients for each in relay.sent] == [("a@example.test",)] * answers
+    found = await queue.get(letter().id)
+    assert found is not None
+    assert (found.status, found.attempts) == (Status.AWAITING, 0)
+    assert found.pending == addresses[answers:]
 
 
 @pytest.mark.asyncio
