@@ -1,4 +1,7 @@
-"""A real Postfix in a directory of its own, with its defaults; it hands on all it takes to another relay."""
+"""A real Postfix in a directory of its own, with its defaults but for what is asked for.
+
+It hands on all it takes to another relay, or forgets it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mailsender.dev.process import LOOPBACK, Part, PartMissing, listens
@@ -23,12 +27,19 @@ myhostname = postfix.example.test
 mydestination =
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
-relayhost = [127.0.0.1]:{next_port}
 maillog_file = /dev/stdout
 """
 
+_SMTPD = "127.0.0.1:{port} inet n - n - - smtpd"
+POSTSCREEN = """\
+127.0.0.1:{port} inet n - n - 1 postscreen
+smtpd pass - - n - - smtpd
+dnsblog unix - - n - 0 dnsblog
+tlsproxy unix - - n - 0 tlsproxy"""
+"""What listens when it is postscreen that greets, and hands connections on."""
+
 _MASTER = """\
-127.0.0.1:{port} inet n - n - - smtpd
+{front}
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -65,12 +76,29 @@ def postfix_binary(name: str = "postfix") -> str:
     return found
 
 
-class Postfix(Part):
-    """The instance; needs root, as Postfix does."""
+def _master_binary() -> str:
+    return str(Path(postfix_binary("smtpd")).with_name("master"))
 
-    def __init__(self, directory: Path, next_port: int) -> None:
+
+class Postfix(Part):
+    """The instance; needs root, as Postfix does. With `next_port` 0 it forgets what it took.
+
+    `settings` are lines of main.cf, `front` is what listens.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        next_port: int = 0,
+        *,
+        settings: Mapping[str, str] | None = None,
+        front: str = _SMTPD,
+    ) -> None:
         super().__init__("postfix", directory)
-        self._next_port = next_port
+        onward = f"[127.0.0.1]:{next_port}"
+        way = {"relayhost": onward} if next_port else {"default_transport": "discard:"}
+        self._settings = {**way, **(settings or {})}
+        self._front = front
         # Its processes run as another user, who cannot enter the directories of tests: pytest closes them to
         # others at the start of each of its runs, those of its neighbours, too.
         self._home = Path(tempfile.mkdtemp(prefix="postfix-"))
@@ -84,10 +112,13 @@ class Postfix(Part):
         for name in ("queue", "data-of-postfix"):
             (self._home / name).mkdir(exist_ok=True)
         shutil.chown(self._home / "data-of-postfix", "postfix")
-        values = {"directory": self._home, "next_port": self._next_port, "port": self.port}
-        (self._config / "main.cf").write_text(_MAIN.format(**values))
-        (self._config / "master.cf").write_text(_MASTER.format(**values))
-        self.child.start([postfix_binary(), "-c", self._config, "start-fg"])
+        own = "".join(f"{name} = {value}\n" for name, value in self._settings.items())
+        (self._config / "main.cf").write_text(_MAIN.format(directory=self._home) + own)
+        front = self._front.format(port=self.port)
+        (self._config / "master.cf").write_text(_MASTER.format(front=front))
+        # As `postfix start-fg` does, but for its shell between: with that one killed Postfix would live on.
+        check, master = (f"{program} -c {self._config}" for program in (postfix_binary(), _master_binary()))
+        self.child.start(["/bin/sh", "-c", f"{check} check && exec {master} -s"])
         self.child.until(lambda: listens(self.port), 20)
 
     def stop(self) -> None:

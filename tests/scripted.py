@@ -48,16 +48,22 @@ class Peer:
         self.messages: list[bytes] = []
         self.raw = bytearray()
         self.over = asyncio.Event()
+        self.trace: Callable[[str, bytes], None] | None = None
 
     async def line(self) -> bytes:
         """The next line with its end, empty at the end of the connection."""
         line = await self.reader.readline()
         self.raw += line
+        if self.trace:
+            self.trace("C:", line)
         return line
 
     async def say(self, text: str | bytes) -> None:
         """A reply; CRLF is added to text, octets go as they are."""
-        self.writer.write(text if isinstance(text, bytes) else text.encode() + b"\r\n")
+        said = text if isinstance(text, bytes) else text.encode() + b"\r\n"
+        if self.trace:
+            self.trace("S:", said)
+        self.writer.write(said)
         await self.writer.drain()
 
 
@@ -126,6 +132,7 @@ class ScriptedRelay:
         tls: ssl.SSLContext | None = None,
         implicit: bool = False,
         receive_buffer: int = 0,
+        port: int = 0,
     ) -> None:
         self._script = dict(script or {})
         self._uses: dict[str, int] = {}
@@ -137,8 +144,9 @@ class ScriptedRelay:
         self._tasks: set[asyncio.Task[None]] = set()
         self.peers: list[Peer] = []
         self.errors: list[BaseException] = []
+        self.trace: Callable[[str, bytes], None] | None = None
         self.host = "127.0.0.1"
-        self.port = 0
+        self.port = port
 
     @property
     def commands(self) -> list[str]:
@@ -161,7 +169,7 @@ class ScriptedRelay:
             await self._reached[moment].wait()
 
     async def __aenter__(self) -> Self:
-        listener = socket.create_server((self.host, 0))
+        listener = socket.create_server((self.host, self.port))
         if self._receive_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         self._server = await asyncio.start_server(
@@ -188,6 +196,10 @@ class ScriptedRelay:
         await self._server.wait_closed()
         assert not self.errors, self.errors
 
+    def behave(self, peer: Peer, moment: str) -> Answer | None:
+        """What to do where the script says nothing; None: what a good one does. For those with a memory."""
+        return None
+
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
@@ -195,6 +207,7 @@ class ScriptedRelay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
+        peer.trace = self.trace
         self.peers.append(peer)
         try:
             await self._answer(peer, GREETING)
@@ -260,7 +273,7 @@ class ScriptedRelay:
         if answers and (always or use < len(answers)):
             answer = answers[0 if always else use]
         else:
-            answer = GOOD.get(moment.partition(" ")[0], default)
+            answer = self.behave(peer, moment) or GOOD.get(moment.partition(" ")[0], default)
         if callable(answer):
             await answer(peer)
             return ""
