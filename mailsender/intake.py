@@ -37,6 +37,8 @@ T = TypeVar("T")
 NOT_A_BATCH = "not-a-batch"
 TOO_OLD = "older-than-retention"
 
+_NOT_STORED = (Inserted.CLASH, Inserted.TAKEN, Inserted.CROWDED)
+
 SURELY_STORED = 1024 * 1024
 """Bytes up to which a letter is stored as it is, so that its report can be made before it is read back."""
 
@@ -304,23 +306,32 @@ class Intake:
 
     async def _insert(self, letters: Sequence[Letter], stop: asyncio.Event) -> None:
         found = await self._insert_owned(letters, stop)
-        clashing = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLASH]
+        refused = [(letter, what) for letter, what in zip(letters, found, strict=True) if what in _NOT_STORED]
+        taken = found.count(Inserted.TAKEN)
         self._count(
             letters=len(letters),
             bad_letters=sum(letter.status is Status.ERROR for letter in letters),
             replays=found.count(Inserted.REPLAY),
             joined=found.count(Inserted.JOINED),
-            clashes=len(clashing),
+            clashes=len(refused) - taken,
         )
         await self._answer(letters, found)
-        if not clashing:
+        if not refused:
             return
-        answers = [self._answer_to_clash(letter) for letter in clashing]
-        again = await self._insist("MongoDB", lambda: self._queue.insert(answers), stop)
-        for letter, what in zip(answers, again, strict=True):
-            if what is Inserted.CLASH:  # two hashes of 64 bits in the same second: one in 2**64, so say it
+        if taken:
+            log.warning(
+                "origins_used_again",
+                letters=taken,
+                doing="they are sent under other IDs: their topic was made again, or its offsets were reset",
+            )
+        others = [self._instead(letter, what) for letter, what in refused]
+        again = await self._insist("MongoDB", lambda: self._queue.insert(others), stop)
+        for letter, what in zip(others, again, strict=True):
+            if what in _NOT_STORED:  # two hashes of 64 bits in the same second: one in 2**64, so say it
                 log.error("letter_id_collision", id=letter.id, origin=str(letter.answers[0].origin))
-        await self._answer(answers, again)
+        await self._answer(others, again)
+        if self._owner is not None and _sendable(others, again):
+            self._owner.nudge()
 
     async def _insert_owned(self, letters: Sequence[Letter], stop: asyncio.Event) -> list[Inserted]:
         """Store letters, as claimed by their owner where it can take them."""
@@ -334,11 +345,7 @@ class Intake:
             found, lease = await self._insist("MongoDB", store, stop)
             owner.take_fresh(lease)
             owned = len(lease.letters)
-        sendable = sum(
-            what is Inserted.NEW and not letter.status.final
-            for letter, what in zip(letters, found, strict=True)
-        )
-        if owner is not None and sendable > owned:
+        if owner is not None and _sendable(letters, found) > owned:
             owner.nudge()
         return found
 
@@ -364,16 +371,27 @@ class Intake:
         if ends:
             await self._final(ends)
 
-    def _answer_to_clash(self, letter: Letter) -> Letter:
-        """An error letter under another ID: the report for the first letter must not be contradicted."""
+    def _instead(self, letter: Letter, what: Inserted) -> Letter:
+        """What comes in for a letter that cannot under its ID: itself under another, or an answer to it.
+
+        An answer is an error letter: the report for the first letter must not be contradicted.
+        """
         origin = letter.answers[0].origin
         if origin is None:
             raise ValueError("a letter from a record has an origin")
-        taken = f"duplicate-id: the ID {letter.id} was given to a letter with other content before"
+        if what is Inserted.TAKEN:
+            return letter.evolve(id=origin.other_id(letter.content))
+        if what is Inserted.CLASH:
+            fault = f"duplicate-id: the ID {letter.id} was given to a letter with other content before"
+        else:
+            fault = (
+                f"shared-too-often: the letter {letter.id} was accepted before, and so many publishers share"
+                " it that this one finds no room; the others' reports tell what became of it"
+            )
         return letter.evolve(
-            id=origin.other_id(),
+            id=origin.other_id(letter.id.encode() + letter.content),
             status=Status.ERROR,
-            reason=f"{taken}; {letter.reason}" if letter.reason else taken,
+            reason=f"{fault}; {letter.reason}" if letter.reason else fault,
             finished_at=now_ms(self._clock.epoch()),
             digest=content_digest(letter.addresses, letter.subject, letter.body),
         )
@@ -444,6 +462,13 @@ class Intake:
 
     def _count(self, **more: int) -> None:
         self._now(**{name: getattr(self._state, name) + number for name, number in more.items()})
+
+
+def _sendable(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:
+    """How many letters are in the queue now and can be sent."""
+    return sum(
+        what is Inserted.NEW and not letter.status.final for letter, what in zip(letters, found, strict=True)
+    )
 
 
 async def _ended(*tasks: asyncio.Task[Any] | None) -> None:

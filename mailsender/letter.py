@@ -22,6 +22,15 @@ from typing import Any, Final
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_ANSWER: Final = 512
+"""Bytes of an answer beside its token and key: itself and its origin."""
+
+_SPOT: Final = 256
+"""Bytes of an address, its recipient and its place in both lists."""
+
+_RESULT: Final = 192
+"""Bytes of a recipient's result beside its text."""
+
 
 class Status(StrEnum):
     """Where a letter stands; the four statuses of the original service."""
@@ -188,14 +197,19 @@ class Origin:
         seconds = (self.timestamp // 1000) & 0xFFFFFFFF
         return f"{seconds:08x}{self._digest().hex()}"
 
-    def other_id(self) -> str:
-        """A second ID from the same origin, for the answer to a letter whose own ID is taken."""
-        seconds = (self.timestamp // 1000) & 0xFFFFFFFF
-        return f"{seconds:08x}{self._digest(b'duplicate-id').hex()}"
+    def other_id(self, what: bytes) -> str:
+        """Another ID from the same origin, for `what` cannot have the one that it would have.
 
-    def _digest(self, person: bytes = b"") -> bytes:
+        What is named by it says `what`: an answer to a letter whose own ID is taken, or a letter whose origin
+        was used before. A topic that was made again has the same origins for other letters.
+        """
+        seconds = (self.timestamp // 1000) & 0xFFFFFFFF
+        return f"{seconds:08x}{self._digest(what, b'other').hex()}"
+
+    def _digest(self, what: bytes = b"", person: bytes = b"") -> bytes:
         name = f"{self.topic}\0{self.partition}\0{self.offset}\0{self.timestamp}\0{self.index}"
-        return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest()
+        raw = name.encode("utf-8", "surrogatepass") + what
+        return blake2b(raw, digest_size=8, person=person).digest()
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -211,6 +225,13 @@ class Answer:
         self.token = token
         self.key = key
         self.origin = origin
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes it takes in memory."""
+        token = self.token
+        held = getsizeof(token) if isinstance(token, str) else _held(token)
+        return held + len(self.key or b"") + _ANSWER
 
 
 _NOBODY: Final = (Answer(),)
@@ -288,6 +309,12 @@ class Letter:
         return tuple(dict.fromkeys([r.address for r in self.recipients if r.open]))
 
     @property
+    def id_computed(self) -> bool:
+        """Whether its ID was computed from its origin: it brought none."""
+        origin = self.answers[0].origin
+        return origin is not None and self.id == origin.letter_id()
+
+    @property
     def content(self) -> bytes:
         """Its `digest`, made now where none was stored."""
         return self.digest or content_digest(self.addresses, self.subject, self.body)
@@ -296,8 +323,22 @@ class Letter:
     def size(self) -> int:
         """Roughly the bytes it takes in memory; for bounds, not for accounts."""
         if not self._size:
-            self._size = getsizeof(self.body) + getsizeof(self.subject) + 256 * (len(self.addresses) + 8)
+            self._size = self._measured()
         return self._size
+
+    def _measured(self) -> int:
+        size = getsizeof(self.body) + getsizeof(self.subject) + getsizeof(self.reason) + _SPOT * 8
+        for address in self.addresses:
+            size += _SPOT + len(address)
+        for answer in self.answers:
+            size += answer.size
+        last: Result | None = None
+        for recipient in self.recipients:
+            result = recipient.result
+            if result is not None and result is not last:  # many share the one that says the same
+                size += _RESULT + getsizeof(result.text)
+                last = result
+        return size
 
     def evolve(
         self,
@@ -336,7 +377,14 @@ class Letter:
             digest=self.digest if digest is None else digest,
             adopted=self.adopted if adopted is None else adopted,
         )
-        if body is None and subject is None and addresses is None:
+        if (
+            body is None
+            and subject is None
+            and addresses is None
+            and answers is None
+            and recipients is None
+            and reason is None
+        ):
             copy._size = self._size
         return copy
 
@@ -384,6 +432,21 @@ class Settlement:
         self.token = token
         self.letter = letter
         self.delay = delay
+
+
+def _held(value: Any) -> int:
+    """Roughly the bytes that a JSON value takes in memory, whatever its depth."""
+    size = 0
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        size += getsizeof(each)
+        if isinstance(each, dict):
+            todo += each.keys()
+            todo += each.values()
+        elif isinstance(each, list | tuple):
+            todo += each
+    return size
 
 
 def now_ms(epoch: float) -> datetime:

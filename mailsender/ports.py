@@ -54,6 +54,16 @@ class Inserted(StrEnum):
     REPLAY = "replay"  # the same origin was stored before: nothing to do
     JOINED = "joined"  # same ID, other origin, same content: its publisher gets the answer too
     CLASH = "clash"  # same ID, other content: not stored
+    TAKEN = "taken"  # its ID was computed from its origin, and belongs to other content: not stored
+    CROWDED = "crowded"  # as joined, but its publisher found no room beside the others: not stored
+
+
+MOST_PUBLISHERS: Final = 100
+"""Publishers beside the first who may share a letter, so that a producer that repeats itself for ever fills
+no document."""
+
+PUBLISHERS_BYTES: Final = 1024 * 1024
+"""Bytes that their keys and tokens may take together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +109,8 @@ class Queue(Protocol):
         unreported. Nothing that one letter holds keeps its neighbours out. A letter that the store
         can never hold raises nothing: it is stored as an `error` with the reason and without its body.
         The same letter twice in one call is treated as if it came in two.
-        `letters[i].answers[0].origin` is set for all of them.
+        `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
+        about `PUBLISHERS_BYTES` of keys and tokens; there is always room left for what becomes of it.
         """
         ...
 
@@ -467,6 +478,8 @@ class Relay(Protocol):
 
 
 __all__ = [
+    "MOST_PUBLISHERS",
+    "PUBLISHERS_BYTES",
     "Answer",
     "Clock",
     "Go",

@@ -26,7 +26,7 @@ from mailsender.letter import (
     now_ms,
 )
 from mailsender.limiter import Cursor, SlotGrant, SlotRequest
-from mailsender.ports import Clock, Inserted, QueueStats, Record
+from mailsender.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Clock, Inserted, QueueStats, Record
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -253,10 +253,12 @@ class MemoryQueue:
 
     def _join(self, entry: _Entry, letter: Letter) -> Inserted:
         stored, answer = entry.letter, letter.answers[0]
+        if stored.content != letter.content:
+            return Inserted.TAKEN if letter.id_computed else Inserted.CLASH
         if any(each.origin == answer.origin for each in stored.answers):
             return Inserted.REPLAY
-        if stored.content != letter.content:
-            return Inserted.CLASH
+        if crowded(stored.answers[1:], answer):
+            return Inserted.CROWDED
         entry.letter = stored.evolve(answers=(*stored.answers, answer))
         if stored.status.final and entry.at is None:
             entry.letter = entry.letter.evolve(answered=len(stored.answers))
@@ -311,6 +313,12 @@ class MemoryQueue:
                 self._counts[entry.letter.status] -= 1
                 del self._entries[each]
         return before - len(self._entries)
+
+
+def crowded(sharing: Sequence[Answer], another: Answer) -> bool:
+    """Whether `another` publisher finds no room beside those who share a letter with the first."""
+    held = sum(each.size for each in sharing) + another.size
+    return len(sharing) >= MOST_PUBLISHERS or held > PUBLISHERS_BYTES
 
 
 def _as_stored(letter: Letter) -> Letter:

@@ -48,12 +48,23 @@ _FRAME = 1024
 _KEPT_BYTES = 64 * 1024
 """How much of each field is kept of a letter that cannot be stored."""
 
+KEPT_KEY_BYTES = 1024 * 1024
+"""How much of a key is kept of such a letter; the half of a key would be another key."""
+
 _FOREIGN = "~"
 """Marks the ID of a document whose `_id` is not an ObjectId; what follows is extended JSON."""
 
 ID_IN_MESSAGE_ID = "(id)"
 """Stands for the letter's ID in a stored Message-ID, so that letters that end alike are written alike.
 It cannot be part of a Message-ID: RFC 5322 §3.6.4 allows no parentheses."""
+
+SHARING: Document = {
+    "$filter": {
+        "input": {"$cond": [{"$isArray": ["$also"]}, "$also", []]},
+        "cond": {"$eq": [{"$type": "$$this"}, "object"]},
+    }
+}
+"""In a pipeline: the publishers in `also`, whatever another program may have written there."""
 
 _ID_DIGITS = 24
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -146,12 +157,22 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
 
 
 def remains_of(letter: Letter, reason: str) -> Letter:
-    """What can be stored of a letter that cannot: an `error` with `reason`, without its body."""
+    """What can be stored of a letter that cannot: an `error` with `reason`, without its body.
+
+    It always fits. A token or a key that is too large is left out, and then the reason says so.
+    """
     answer = letter.answers[0]
+    token, key = answer.token, answer.key
     try:
         keep = len(answer_document(answer)["token"]) <= _KEPT_BYTES
     except Unstorable:
         keep = False
+    if not keep:
+        token = ""
+        reason += "; its token is left out"
+    if key is not None and len(key) > KEPT_KEY_BYTES:
+        reason += f"; its key of {len(key)} bytes is left out"
+        key = None
     addresses: list[str] = []
     room = _KEPT_BYTES
     for address in letter.addresses:
@@ -159,18 +180,30 @@ def remains_of(letter: Letter, reason: str) -> Letter:
         if room < 0:
             break
         addresses.append(clean(address))
-    return letter.evolve(
-        status=Status.ERROR,
+    return _fault_of(letter, reason).evolve(
         addresses=tuple(addresses),
         subject=clean(letter.subject[:_KEPT_BYTES]),
+        answers=(Answer(token=token, key=key, origin=answer.origin),),
+    )
+
+
+def barest_of(letter: Letter, reason: str) -> Letter:
+    """The least that stands for a letter: its ID, whence it came and why it is an error."""
+    return _fault_of(letter, f"{reason}; nor its addresses, subject, token and key").evolve(
+        addresses=(), subject="", answers=(Answer(origin=letter.answers[0].origin),)
+    )
+
+
+def _fault_of(letter: Letter, reason: str) -> Letter:
+    return letter.evolve(
+        status=Status.ERROR,
         body="",
         recipients=(),
         attempts=0,
         relay="",
         message_id="",
-        reason=clean(reason),
+        reason=clean(reason[:_KEPT_BYTES]),
         digest=letter.content,
-        answers=(answer if keep else Answer(key=answer.key, origin=answer.origin),),
     )
 
 

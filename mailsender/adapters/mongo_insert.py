@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import structlog
-from bson import ObjectId
+from bson import ObjectId, encode
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -23,8 +23,10 @@ from mailsender.adapters.mongo import (
     translated,
 )
 from mailsender.adapters.mongo_documents import (
+    SHARING,
     Unstorable,
     answer_document,
+    barest_of,
     document_of,
     origin_document,
     remains_of,
@@ -32,13 +34,19 @@ from mailsender.adapters.mongo_documents import (
 from mailsender.adapters.mongo_marks import Marks, mark_in
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status
-from mailsender.ports import Inserted, Rejected, Unavailable
+from mailsender.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted, Rejected, Unavailable
 
 CHUNK_LETTERS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
 
 _ROUNDS = 5
 """How often a letter that vanishes (is forgotten) just when it is joined is tried again."""
+
+_ELEMENT = 8
+"""Bytes of an element of an array beside the document in it: its type, its number and the end of that."""
+
+_ORIGINS: Document = {"$map": {"input": SHARING, "in": "$$this.origin"}}
+_NO_DIGEST: Document = {"$ne": [{"$type": "$digest"}, "binData"]}
 
 _PROCESSING = Status.PROCESSING.value
 _FINAL = [Status.SENT.value, Status.ERROR.value]
@@ -49,16 +57,28 @@ _log = structlog.get_logger()
 class _Incoming:
     """A letter on its way in: its document, and what became of it once that is known.
 
-    `remains` says that the document is only what can be stored of the letter. `token` is that of the claim
-    under which it shall come in, and `owned` whether it did.
+    `remains` says that the document is only what can be stored of the letter, `barest` that it is the least
+    of that. `token` is that of the claim under which it shall come in, and `owned` whether it did.
     """
 
-    __slots__ = ("document", "id", "letter", "now", "owned", "remains", "size", "token", "verdict")
+    __slots__ = (
+        "barest",
+        "document",
+        "id",
+        "letter",
+        "now",
+        "owned",
+        "remains",
+        "size",
+        "token",
+        "verdict",
+    )
 
     def __init__(self, letter: Letter, now: datetime) -> None:
         self.letter = letter
         self.now = now
         self.remains = False
+        self.barest = False
         self.verdict: Inserted | None = None
         self.token = ""
         self.owned = False
@@ -80,14 +100,16 @@ class _Incoming:
         return origin
 
     def reduce(self, reason: str) -> None:
-        """Put what is left of the letter in its place."""
+        """Put what is left of the letter in its place, and the second time the least of it."""
         _log.warning(
             "letter_cannot_be_stored",
             letter=self.letter.id,
             fault=reason,
             action="stored as an error without its body; the report gives its publisher the reason",
         )
-        self.document, self.size = document_of(remains_of(self.letter, reason), self.now)
+        self.barest = self.remains
+        left = barest_of(self.letter, reason) if self.barest else remains_of(self.letter, reason)
+        self.document, self.size = document_of(left, self.now)
         self.remains = True
         self.token = ""
 
@@ -99,13 +121,19 @@ class _Incoming:
 
 @dataclass(slots=True)
 class _Stored:
-    """What the collection holds under an ID: whose it is and what content it has."""
+    """What the collection holds under an ID: whose it is, what content it has, and how many share it."""
 
     content: bytes
     digest: bytes
-    origins: set[Origin] = field(default_factory=set)
-    lease: str = ""
-    mark: ObjectId | None = None
+    origins: set[Origin]
+    lease: str
+    mark: ObjectId | None
+    sharing: int
+    sharing_bytes: int
+
+    def has_room(self, size: int) -> bool:
+        """Whether another publisher, of so many bytes, may share it."""
+        return self.sharing < MOST_PUBLISHERS and self.sharing_bytes + size <= PUBLISHERS_BYTES
 
 
 class Inserter:
@@ -171,6 +199,9 @@ class Inserter:
 
         What the server refuses for good is halved until the culprit stands alone, and that one is stored
         as an error.
+
+        Raises:
+            Unavailable: not even the barest document is taken, which is not the letter's fault.
         """
         pending = [firsts]
         while pending:
@@ -182,10 +213,12 @@ class Inserter:
                 if len(part) > 1:
                     pending += [part[len(part) // 2 :], part[: len(part) // 2]]
                     continue
-                if part[0].remains:
-                    raise
                 _log.debug("insert_refused", fault=str(error))
             for culprit in culprits:
+                if culprit.barest:
+                    raise Unavailable(
+                        "MongoDB takes no letter, however small; does a rule of its refuse them?"
+                    )
                 culprit.reduce("the queue cannot store the letter")
                 pending.append([culprit])
 
@@ -211,45 +244,73 @@ class Inserter:
                 each.verdict = Inserted.NEW
                 each.owned = bool(each.token)
             elif code != DUPLICATE_KEY:
-                if each.remains:
-                    raise Rejected(f"MongoDB refuses even what is left of a letter: error {code}")
                 culprits.append(each)
         return culprits
 
     async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:
-        """Decide about letters whose ID is taken; returns those whose document vanished meanwhile."""
+        """Decide about letters whose ID is taken; returns those that have to be looked at again."""
         stored = await self._stored([each.document["_id"] for each in taken])
-        joins: list[tuple[_Incoming, _Stored]] = []
-        joining: list[_Incoming] = []
-        vanished: list[_Incoming] = []
+        joins: list[_Join] = []
+        again: list[_Incoming] = []
         for each in taken:
             found = stored.get(each.id)
             if found is None:
-                vanished.append(each)
+                again.append(each)  # its document vanished meanwhile
+            elif found.content != each.letter.content:
+                each.verdict = Inserted.TAKEN if each.letter.id_computed else Inserted.CLASH
             elif each.origin in found.origins:
                 each.verdict = Inserted.REPLAY
                 if each.token and each.token == found.lease:
                     # An earlier try of ours, whose reply was lost.
                     each.verdict, each.owned = Inserted.NEW, True
                     found.lease = ""
-            elif found.content != each.letter.content:
-                each.verdict = Inserted.CLASH
             else:
-                found.origins.add(each.origin)
-                joins.append((each, found))
-                joining.append(each)
-        if joins:
-            async with calling(self._timeout):
-                told = await self._marks.reported([found.mark for _, found in joins if found.mark])
-                updates = [_join(each, found, told=found.mark in told) for each, found in joins]
+                join = _join_of(each, found)
+                if join is not None:
+                    joins.append(join)
+        return again + await self._join_all(joins)
+
+    async def _join_all(self, joins: list[_Join]) -> list[_Incoming]:
+        """Add publishers to their letters; returns those of whom nobody knows whether it was done.
+
+        One that the server refuses for good is told apart, and finds no room.
+        """
+        open_: list[_Incoming] = []
+        pending = [joins] if joins else []
+        while pending:
+            part = pending.pop()
+            try:
+                refused, matched = await self._write_joins(part)
+            except Rejected:
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                refused, matched = {0}, 0
+            for index in refused:
+                part[index].incoming.verdict = Inserted.CROWDED
+            joined = [join.incoming for index, join in enumerate(part) if index not in refused]
+            if matched < len(joined):
+                # Some were forgotten, or filled by others, between the look and the join. Those that did join
+                # are found as replays of themselves in the next round, which is as good.
+                open_ += joined
+            else:
+                for each in joined:
+                    each.verdict = Inserted.JOINED
+        return open_
+
+    async def _write_joins(self, joins: list[_Join]) -> tuple[set[int], int]:
+        """Those that the server refuses for good, by their place, and how many found their letter."""
+        async with calling(self._timeout):
+            told = await self._marks.reported([each.found.mark for each in joins if each.found.mark])
+            updates = [_join(each, told=each.found.mark in told) for each in joins]
+            try:
                 result = await self._letters.bulk_write(updates, ordered=False)
-            if result.matched_count < len(joins):
-                # Some were forgotten between the look and the join. Those that did join are found as
-                # replays of themselves in the next round, which is as good.
-                return vanished + joining
-        for each in joining:
-            each.verdict = Inserted.JOINED
-        return vanished
+            except BulkWriteError as error:
+                if passing(error):
+                    raise translated(error) from error
+                refused = {each["index"] for each in error.details["writeErrors"]}
+                return refused, int(error.details["nMatched"])
+        return set(), int(result.matched_count)
 
     async def _stored(self, ids: list[Any]) -> dict[str, _Stored]:
         content = {
@@ -258,6 +319,7 @@ class Inserter:
         }
         shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "lease": 1, **content}
         shown |= {"mark": 1, "reported": 1}
+        shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}
         async with calling(self._timeout):
             found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
         return dict(map(_read_stored, found))
@@ -285,34 +347,71 @@ def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
     origins = {answer.origin for answer in letter.answers if answer.origin}
     lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
-    return letter.id, _Stored(letter.content, letter.digest, origins, lease, mark_in(document))
+    stored = _Stored(
+        content=letter.content,
+        digest=letter.digest,
+        origins=origins,
+        lease=lease,
+        mark=mark_in(document),
+        sharing=document["sharing"],
+        sharing_bytes=document["sharing_bytes"],
+    )
+    return letter.id, stored
 
 
-def _join(each: _Incoming, found: _Stored, *, told: bool) -> UpdateOne:
+@dataclass(slots=True)
+class _Join:
+    """A publisher on its way to the letter that it shares: its answer, and that as BSON would take it."""
+
+    incoming: _Incoming
+    found: _Stored
+    answer: Document
+    size: int
+
+
+def _join_of(each: _Incoming, found: _Stored) -> _Join | None:
+    """How a publisher comes to share a letter; None where it finds no room, which is its verdict then."""
+    answer = answer_document(each.letter.answers[0])
+    size = len(encode(answer)) + _ELEMENT
+    if not found.has_room(size):
+        each.verdict = Inserted.CROWDED
+        return None
+    found.origins.add(each.origin)
+    found.sharing += 1
+    found.sharing_bytes += size
+    return _Join(each, found, answer, size)
+
+
+def _join(join: _Join, *, told: bool) -> UpdateOne:
     """Add a publisher to a letter, unless its origin is there, and let a reported letter be reported again.
 
     Who came before is not answered again, unless the letter is under a mark that was not seen reported, as
-    `told` says.
+    `told` says. A letter that others filled meanwhile is not found.
 
     A pipeline reads `$name` in any string as a field, hence `$literal` around what came from outside.
     """
-    answer = {"$literal": answer_document(each.letter.answers[0])}
-    also = {"$ifNull": ["$also", []]}
-    fresh = {
-        "$not": [{"$in": [{"$literal": origin_document(each.origin)}, {"$ifNull": ["$also.origin", []]}]}]
+    each, found = join.incoming, join.found
+    known = {"$in": [{"$literal": origin_document(each.origin)}, _ORIGINS]}
+    fresh = {"$not": [known]}
+    room = {
+        "$and": [
+            {"$lt": [{"$size": SHARING}, MOST_PUBLISHERS]},
+            {"$lte": [{"$bsonSize": {"also": SHARING}}, PUBLISHERS_BYTES - join.size]},
+        ]
     }
     reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
     untold = {"$and": [_missing("reported"), {"$not": [_missing("mark")]}]}
     if told:
         untold["$and"].append({"$ne": ["$mark", found.mark]})
-    same = found.digest or {"$exists": False}
     update = {
-        "also": {"$cond": [fresh, {"$concatArrays": [also, [answer]]}, "$also"]},
+        "also": {"$cond": [fresh, {"$concatArrays": [SHARING, [{"$literal": join.answer}]]}, "$also"]},
         "answered": {
-            "$cond": [reopened, {"$cond": [untold, 0, {"$add": [1, {"$size": also}]}]}, "$answered"]
+            "$cond": [reopened, {"$cond": [untold, 0, {"$add": [1, {"$size": SHARING}]}]}, "$answered"]
         },
         "reported": {"$cond": [reopened, False, "$reported"]},
         "at": {"$cond": [reopened, "$$NOW", "$at"]},
         "expire_at": {"$cond": [reopened, "$$REMOVE", "$expire_at"]},
     }
-    return UpdateOne({"_id": each.document["_id"], "digest": same}, [{"$set": update}])
+    same = {"$eq": ["$digest", {"$literal": found.digest}]} if found.digest else _NO_DIGEST
+    query = {"_id": each.document["_id"], "$expr": {"$and": [same, {"$or": [known, room]}]}}
+    return UpdateOne(query, [{"$set": update}])

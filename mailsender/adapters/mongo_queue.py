@@ -29,7 +29,7 @@ from mailsender.adapters.mongo import (
     disconnect,
     durable,
 )
-from mailsender.adapters.mongo_documents import letter_id, likeness, state_of, stored_id
+from mailsender.adapters.mongo_documents import SHARING, letter_id, likeness, state_of, stored_id
 from mailsender.adapters.mongo_indexes import INDEXES, ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share, mark_in
@@ -353,7 +353,7 @@ class MongoQueue:
             return tuple(_in_order(await self._committed.find(query, hint=_BY_ID).to_list(None), ids))
 
     def _marking(self, answers: int) -> list[Document]:
-        complete = {"$lte": [{"$size": {"$ifNull": ["$also", []]}}, answers - 1]}
+        complete = {"$lte": [{"$size": SHARING}, answers - 1]}
         expire_at = {"$add": ["$$NOW", int(self._retention.total_seconds() * 1000)]}
         return [
             {

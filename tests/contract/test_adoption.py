@@ -100,7 +100,7 @@ async def test_a_bare_document_and_odd_fields_are_read(queue: Queue, world: Worl
 
 @only(*MONGO)
 async def test_publishing_what_another_program_put_in_joins_it(queue: Queue, world: World) -> None:
-    sample = letter(1)
+    sample = letter(1, id="6b03f03e1c3fe5165a363fce")
     content = {"addresses": list(sample.addresses), "subject": sample.subject, "body": sample.body}
     await world.raw.insert_one({"_id": ObjectId(sample.id), "status": "sent", "token": "theirs", **content})
     assert await queue.insert([sample.evolve(subject="other")]) == [Inserted.CLASH]

@@ -173,11 +173,6 @@ async def test_a_replay_is_nothing_to_do(queue: Queue) -> None:
     assert len((await queue.claim(10, 60)).letters) == 3
 
 
-async def test_a_replay_of_changed_content_is_a_replay(queue: Queue) -> None:
-    await queue.insert([letter(1)])
-    assert await queue.insert([letter(1, subject="other")]) == [Inserted.REPLAY]
-
-
 async def test_ids_differ_in_case_only_for_people(queue: Queue) -> None:
     sample = letter(1, id="6B03F03E1C3FE5165A363FCE")
     assert await queue.insert([sample]) == [Inserted.NEW]

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.letter import Letter, Origin, Status
-from mailsender.ports import Inserted, Outgoing, Record, Unavailable
+from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Unavailable
 from mailsender.wire import Limits, report_bytes
 from tests.clocks import ManualClock
 from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
@@ -27,10 +27,10 @@ def letters(*subjects: str, **more: Any) -> bytes:
 class Stage:
     """An intake among doubles; it stops when its source has nothing more."""
 
-    def __init__(self, *fetches: Sequence[Record], **config: Any) -> None:
+    def __init__(self, *fetches: Sequence[Record], queue: FlakyQueue | None = None, **config: Any) -> None:
         self.clock = ManualClock()
         self.source = FakeSource(self.clock, *fetches)
-        self.queue = FlakyQueue(self.clock)
+        self.queue = queue or FlakyQueue(self.clock)
         self.sink = FakeSink()
         self.stop = asyncio.Event()
         self.source.on_empty = self.stop.set
@@ -169,12 +169,42 @@ async def test_another_letter_under_the_same_id_is_answered_under_an_id_of_its_o
     stored = await stage.queue.get(answer.id)
     assert stored is not None
     assert words(answer) == words(stored)
-    assert answer.id == Origin(topic="in", partition=0, offset=1, index=0, timestamp=-1).other_id()
+    origin = Origin(topic="in", partition=0, offset=1, index=0, timestamp=-1)
+    assert answer.id == origin.other_id(OWN.encode() + answer.content)
     assert answer.status is Status.ERROR
     assert answer.reason.startswith(f"duplicate-id: the ID {OWN} was given to a letter with other content")
     assert (answer.subject, answer.answers[0].token, answer.answers[0].key) == ("b", 5, b"other")
     assert stage.intake.state.clashes == 1
     assert stage.source.commits == [{("in", 0): 2}]
+
+
+async def test_a_publisher_who_finds_no_room_is_answered_by_itself_and_sending_goes_on() -> None:
+    """A producer that repeats itself for ever shares a letter with itself a hundred times, and no more."""
+    many = [record(letters("a", ID=OWN), offset=n, key=str(n).encode()) for n in range(MOST_PUBLISHERS + 3)]
+    stage = Stage([*many, record(letters("z"), offset=len(many))])
+    await stage.run()
+    letter = await stage.queue.get(OWN)
+    assert letter is not None
+    assert (letter.status, len(letter.answers)) == (Status.AWAITING, 1 + MOST_PUBLISHERS)
+    assert [answer.answers[0].key for answer in stage.offered] == [b"101", b"102"]
+    assert all(answer.status is Status.ERROR for answer in stage.offered)
+    assert all(answer.reason.startswith(f"shared-too-often: the letter {OWN}") for answer in stage.offered)
+    assert {letter.subject for letter in (await stage.queue.claim(10, 60)).letters} == {"a", "z"}
+    assert stage.source.commits[-1] == {("in", 0): len(many) + 1}
+
+
+async def test_a_letter_whose_origin_was_used_before_is_sent_under_another_id() -> None:
+    """The topic was deleted and made again, and its producer rounds the time of its records to the hour."""
+    stage = Stage([record(letters("a", "b"))])
+    await stage.run()
+    made_again = [record(letters("a", "x")), record(letters("y"), offset=1)]
+    for _ in range(2):
+        later = Stage(made_again, queue=stage.queue)
+        await later.run()
+    claimed = (await stage.queue.claim(10, 60)).letters
+    assert sorted(letter.subject for letter in claimed) == ["a", "b", "x", "y"]
+    assert later.offered == []
+    assert (later.intake.state.clashes, later.intake.state.replays) == (0, 2)
 
 
 async def test_a_clash_read_twice_is_answered_once() -> None:

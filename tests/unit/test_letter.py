@@ -59,6 +59,31 @@ def test_the_size_is_that_of_what_the_letter_holds_now() -> None:
     assert large.evolve(subject="x" * 500, addresses=("a",) * 9).size > large.size + 500 + 8 * 200
 
 
+def test_every_byte_that_a_letter_holds_counts() -> None:
+    plain = LETTER.size
+    held = 500_000
+    key = LETTER.evolve(answers=(Answer(token="t", key=b"k" * held),))
+    assert key.size - plain >= held - 10
+    token = LETTER.evolve(answers=(Answer(token="t" * held),))
+    assert token.size - plain >= held - 10
+    nested = LETTER.evolve(answers=(Answer(token=[[{"a": [1.5]}] for _ in range(1000)]),))
+    assert nested.size - plain >= 1000 * 200
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert LETTER.evolve(answers=(Answer(token=deep),)).size > 100_000 * 50
+    joined = LETTER.evolve(answers=(*LETTER.answers, Answer(key=b"k" * held)))
+    assert joined.size - plain >= held
+    assert LETTER.evolve(reason="r" * held).size - plain >= held
+    assert LETTER.evolve(addresses=("a" * held,)).size - plain >= held - 20
+    said = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, text="t" * 500)
+    other = replace(said, text="u" * 500)
+    apart = tuple(Recipient(address="a", result=said if n % 2 else other) for n in range(100))
+    assert LETTER.evolve(recipients=apart).size - plain >= 100 * 500
+    alike = tuple(Recipient(address="a", result=said) for _ in range(100))
+    assert 500 <= LETTER.evolve(recipients=alike).size - plain < 1000
+
+
 def test_equal_values_are_one_key_and_can_be_replaced() -> None:
     result = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)
     assert len({result, Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)}) == 1
