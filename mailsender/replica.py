@@ -30,6 +30,7 @@ from mailsender.stalls import Watchdog
 from mailsender.summary import Summary
 from mailsender.supervision import Supervisor
 from mailsender.web.app import make_app, serve
+from mailsender.web.connections import affordable
 from mailsender.wire import Limits
 from mailsender.worker import SendPolicy
 
@@ -37,6 +38,12 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between tries to open the queue while MongoDB is away."""
+
+FILES = 128
+"""Files and connections that the service opens beside those of HTTP and of the relay's sessions."""
+
+UNREAD = 30.0
+"""Seconds that a caller has for reading an answer, beside the time of the request itself."""
 
 LEAST = 0.5
 """Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
@@ -140,14 +147,23 @@ class Replica:
         """Serve until drained; returns the exit status."""
         settings = self.settings
         self.watchdog.start()
+        most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
         app = make_app(
             ReplicaOperations(self),
             api_key=settings.http_api_key.get_secret_value(),
             max_bytes=settings.http_max_bytes,
             timeout=settings.http_timeout,
+            most=most,
         )
         try:
-            server = await serve(app, settings.bind_host, settings.http_port)
+            server = await serve(
+                app,
+                settings.bind_host,
+                settings.http_port,
+                most=most,
+                stuck=settings.http_timeout + UNREAD,
+                keep=self.supervisor.keep,
+            )
         except OSError as error:
             log.error(
                 "http_cannot_listen",
@@ -157,7 +173,7 @@ class Replica:
                 advice="set HTTP_HOST and HTTP_PORT to a free address",
             )
             return 1
-        log.info("http_listens", host=settings.bind_host, port=server.port)
+        log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
         try:
             await self._open_run_drain()
         finally:

@@ -210,6 +210,9 @@ class Settings(BaseSettings):
         False, "`true` lets the service listen beyond loopback without a key."
     )
     http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024)
+    http_max_connections: int = _field(
+        512, "Connections at once; fewer where the process may open few files.", ge=16, le=10_000
+    )
     http_timeout: Duration = _field(15.0, "Time that a request may take.", ge=1, shown="15s")
     mailsender_secrets_dir: str = _field(
         "", "Directory with a file for each setting that shall not stand in the environment.", shown="none"

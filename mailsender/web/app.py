@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mailsender.supervision import Keep, Loop, once
+from mailsender.web import connections
 from mailsender.web.handlers import READ_SHARE, Handlers
 from mailsender.web.middleware import authenticate, bound, problems
 from mailsender.web.operations import Operations
 from mailsender.web.pages import Pages
 
 KEEP_ALIVE: Final = 75.0
-"""Seconds until an idle connection is closed, also one whose first request never becomes complete."""
+"""Seconds until a connection is closed that idles after its last answer."""
 
 LINGER: Final = 2.0
 """Seconds for which the rest of a refused body is read and dropped, so that the caller sees the answer."""
@@ -33,11 +38,19 @@ MAX_HEADERS: Final = 64
 MAX_LINE: Final = 8190
 """Bytes of the request line and of one header."""
 
+MOST: Final = 512
+"""Connections at once where nothing else is said: twice as many as requests that may be under way."""
+
+STUCK: Final = 60.0
+"""Seconds in which a request, or the reading of its answer, has to get further where nothing else is said."""
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that requests under way have to end when the server closes."""
 
 
-def make_app(operations: Operations, *, api_key: str, max_bytes: int, timeout: float) -> web.Application:
+def make_app(
+    operations: Operations, *, api_key: str, max_bytes: int, timeout: float, most: int = MOST
+) -> web.Application:
     """The application.
 
     Args:
@@ -45,11 +58,12 @@ def make_app(operations: Operations, *, api_key: str, max_bytes: int, timeout: f
         api_key: what callers send as `X-API-KEY`; empty lets everybody in.
         max_bytes: bytes of the largest body.
         timeout: seconds that a request may take.
+        most: connections at once; no more than half of them may have a request under way.
     """
     handlers = Handlers(operations, max_bytes=max_bytes, read_timeout=timeout * READ_SHARE)
     app = web.Application(
         client_max_size=max_bytes,
-        middlewares=[problems(), authenticate(api_key), bound(timeout)],
+        middlewares=[problems(), authenticate(api_key), bound(timeout, most // 2)],
     )
     app.add_routes([*handlers.routes(), *Pages().routes()])
     app.on_response_prepare.append(_headers)
@@ -72,39 +86,76 @@ class Server:
     host: str
     port: int
     runner: web.AppRunner
+    sockets: tuple[socket.socket, ...]
+    tasks: tuple[asyncio.Task[None], ...]
 
     async def close(self) -> None:
         """Listen no more, let requests under way end for `CLOSE_TIMEOUT` seconds, cut the rest."""
+        for task in self.tasks[1:]:
+            task.cancel()
+        await asyncio.wait(self.tasks[1:])
+        connections.close(self.sockets)
         await self.runner.cleanup()
+        self.tasks[0].cancel()
+        await asyncio.wait(self.tasks)
 
 
-async def serve(app: web.Application, host: str, port: int) -> Server:
+async def serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    most: int = MOST,
+    stuck: float = STUCK,
+    keep: Keep = once,
+) -> Server:
     """Listen on `host` and `port`; 0 takes a free port.
+
+    Args:
+        app: see `make_app`.
+        host: a name or an address; each of a name's addresses is listened on.
+        port: the port.
+        most: connections at once.
+        stuck: seconds after which a request, or the reading of its answer, that gets no further is cut.
+        keep: how the loops are run that let callers in.
 
     Raises:
         OSError: the address cannot be had.
     """
-    runner = web.AppRunner(
-        app,
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT)
+    await runner.setup()
+    try:
+        sockets = await connections.listeners(host, port, BACKLOG)
+    except OSError:
+        await runner.cleanup()
+        raise
+    manager = runner.server
+    assert manager is not None  # noqa: S101  for the type checker: `setup` made it
+    crowd = connections.Crowd(most)
+    make = partial(
+        connections.Connection,
+        manager,
+        crowd,
+        stuck=stuck,
         access_log=None,
         logger=_protocol_logger(),
-        handle_signals=False,
         keepalive_timeout=KEEP_ALIVE,
         lingering_time=LINGER,
         max_line_size=MAX_LINE,
         max_field_size=MAX_LINE,
         max_headers=MAX_HEADERS,
-        shutdown_timeout=CLOSE_TIMEOUT,
         read_bufsize=READ_AHEAD,
     )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, backlog=BACKLOG)
-        await site.start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return Server(host=host, port=site.port, runner=runner)
+    loops: list[Loop] = [crowd.look, *(partial(connections.accept, each, crowd, make) for each in sockets)]
+    never = asyncio.Event()
+    tasks = [asyncio.create_task(keep("http", loop, never, "nobody reaches the service")) for loop in loops]
+    return Server(
+        host=host,
+        port=sockets[0].getsockname()[1],
+        runner=runner,
+        sockets=tuple(sockets),
+        tasks=tuple(tasks),
+    )
 
 
 def _protocol_logger() -> logging.Logger:

@@ -123,15 +123,15 @@ def authenticate(api_key: str) -> Middleware:
     return middleware
 
 
-def bound(timeout: float) -> Middleware:
-    """At most `MAX_IN_FLIGHT` requests at once, each for at most `timeout` seconds."""
-    in_flight = 0
+def bound(timeout: float, most: int) -> Middleware:
+    """At most `most` requests at once, and `MAX_IN_FLIGHT`, each for at most `timeout` seconds."""
+    in_flight, most = 0, min(most, MAX_IN_FLIGHT)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal in_flight
-        if in_flight >= MAX_IN_FLIGHT and not is_cheap(request.path):
-            detail = f"{MAX_IN_FLIGHT} requests are under way already; nothing of this one was done."
+        if in_flight >= most and not is_cheap(request.path):
+            detail = f"{most} requests are under way already; nothing of this one was done."
             raise away(detail, reason="busy", retry_after=1)
         in_flight += 1
         try:

@@ -34,7 +34,8 @@ _DESCRIPTION: Final = """\
 Takes batches of letters for the queue, and says what became of them.
 
 Errors are problem details (RFC 9457). A request whose head breaks HTTP or its limits (64 headers, 8190 bytes
-a line) is refused with 400 before it reaches any operation. GET operations answer HEAD, too.
+a line, 32 KB, 10 s) is refused with 400, 431 or 408 before it reaches any operation. GET operations answer
+HEAD, too.
 
 With HTTP_API_KEY set, all but the probes and this description want it as `X-API-KEY`."""
 

@@ -578,7 +578,7 @@ async def test_callers_who_come_at_once_are_held_until_they_are_taken() -> None:
 async def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
     async with serving(Played()) as client:
         app = make_app(Played(), api_key="", max_bytes=1000, timeout=1)
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match="Address already in use"):
             await serve(app, "127.0.0.1", client.port)
 
 
