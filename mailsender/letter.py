@@ -106,24 +106,37 @@ class Result:
 class Recipient:
     """One address of a letter with its own state: None until something happened to it.
 
-    `uncertain` stays set once an attempt was lost after its dot: the recipient may have got the
-    letter from that attempt, whatever a later one came to. `closed` ends it although its result alone would
-    not: an uncertain one that the operator does not want to address again.
+    `tries` counts the attempts that told something about it and did not end it, `doubts` those of them that
+    were lost after their dot: the recipient may have got the letter from each, whatever a later one came to.
+    `closed` ends it although its result alone would not: it was tried, or doubted, often enough.
     """
 
     address: Final[str]
     result: Final[Result | None]
-    uncertain: Final[bool]
+    tries: Final[int]
+    doubts: Final[int]
     closed: Final[bool]
 
     def __init__(
-        self, *, address: str, result: Result | None = None, uncertain: bool = False, closed: bool = False
+        self,
+        *,
+        address: str,
+        result: Result | None = None,
+        tries: int = 0,
+        doubts: int = 0,
+        closed: bool = False,
     ) -> None:
         """Take its fields."""
         self.address = address
         self.result = result
-        self.uncertain = uncertain
+        self.tries = tries
+        self.doubts = doubts
         self.closed = closed
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it may have got the letter from an attempt that was lost after its dot."""
+        return self.doubts > 0
 
     @property
     def open(self) -> bool:
@@ -241,9 +254,9 @@ _NOBODY: Final = (Answer(),)
 class Letter:
     """One message to one or more addresses, as the queue keeps it.
 
-    `attempts` counts the claims in which a transaction was begun for it (all slices of a large letter
-    are one attempt). `answers[0]` is the first publisher's; `answered` says how many of `answers`
-    were already published. `reason` explains an `error` that no relay decided. `relay` and
+    `attempts` counts the claims in which a relay said something about one of its recipients (all slices of
+    a large letter are one attempt). `answers[0]` is the first publisher's; `answered` says how many of
+    `answers` were already published. `reason` explains an `error` that no relay decided. `relay` and
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.

@@ -119,8 +119,9 @@ class Recovery:
         if not settlements:
             return
         late = await self._settler.settle_now(settlements)
+        again = {each.letter.id for each in settlements if not each.letter.status.final}
         for each in sorted(uncertain - late):
-            log.warning("letter_uncertain", letter=each, sent_again=self._policy.retry.resend_uncertain)
+            log.warning("letter_uncertain", letter=each, sent_again=each in again)
         kept = {each.letter.id for each in settlements} - late
         self.gone += len(settlements) - len(kept)
         self.uncertain += len(kept & uncertain)

@@ -349,7 +349,8 @@ def _send_policy(settings: Settings) -> SendPolicy:
         retry=RetryPolicy(
             max_attempts=settings.smtp_max_attempts,
             delay=settings.smtp_retry_delay,
-            resend_uncertain=settings.smtp_uncertain == "resend",
+            retry_for=settings.smtp_retry_for,
+            resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
         ),
         lease=settings.mongodb_lease,
     )

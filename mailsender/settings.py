@@ -98,11 +98,29 @@ class Settings(BaseSettings):
     )
     smtp_session_idle: Duration = _field(30.0, "Time after which an idle session is closed.", shown="30s")
     smtp_max_recipients: int = _field(100, "Recipients in one transaction.", ge=1, le=10000)
-    smtp_max_attempts: int = _field(5, "Attempts before a deferred recipient is given up.", ge=1, le=1000)
+    smtp_retry_for: Duration = _field(
+        2 * 86400.0,
+        "Time for which a deferred recipient is tried again before it is given up: the sum of the waits"
+        " between attempts that told something about it. RFC 5321 §4.5.4.1 asks for days.",
+        shown="2d",
+    )
+    smtp_max_attempts: int = _field(
+        0,
+        "Attempts after which a deferred recipient is given up although `SMTP_RETRY_FOR` is not over; 0 = as"
+        " many as fit.",
+        ge=0,
+        le=100_000,
+    )
     smtp_uncertain: Literal["resend", "error"] = _field(
         "resend",
         "What becomes of a recipient after a connection lost between the message's end and the reply, who may"
         " have got the letter: `resend` may send it twice, `error` may leave it unsent and reports it.",
+    )
+    smtp_uncertain_resends: int = _field(
+        1,
+        "How often `resend` sends again to one recipient after such losses; then it ends as uncertain.",
+        ge=1,
+        le=100,
     )
     smtp_retry_delay: Duration = _field(
         60.0, "Wait before the second attempt; doubled for each further one, at most 1h.", shown="1m"

@@ -27,11 +27,11 @@ FAST = {
     "MONGODB_LEASE": "2s",
     "REPORT_SWEEP_AFTER": "2s",
     "SMTP_RETRY_DELAY": "200ms",
-    "SMTP_MAX_ATTEMPTS": "1000",
+    "SMTP_UNCERTAIN_RESENDS": "100",
     "KAFKA_MAX_REQUEST_SIZE": "900000",
 }
-"""Short times, so that many crashes fit into an hour. No attempt is the last one: what a relay defers by
-chance must not end as an error."""
+"""Short times, so that many crashes fit into an hour. No attempt is the last one: what a relay defers, or
+loses, by chance must not end as an error."""
 
 
 class Run:

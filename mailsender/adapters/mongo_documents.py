@@ -10,7 +10,8 @@ Ours stand beside them:
 - `seq`: order of insertion, filled by the server. `due`: when to send.
 - `lease`, `until`: the token under which a letter is `processing`, and how long.
 - `settled_by`: the token under which it was settled last.
-- `outcome`: the result that all recipients share, or `recipients`: one by one where they differ.
+- `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
+  `doubts` and `closed` in them as in `Recipient`; absent while there is nothing to count.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `reported`, `at`: whether the report was marked, and when the letter became final.
 - `mark`: in place of `reported`, the document of the marks' collection that says it; see `mongo_marks`.
@@ -259,10 +260,12 @@ def shared_state(letter: Letter) -> Recipient | None:
     if len(recipients) != len(letter.addresses) or not recipients or _untouched(letter):
         return None
     first = recipients[0]
-    result, uncertain, closed = first.result, first.uncertain, first.closed
+    result, tries, doubts, closed = first.result, first.tries, first.doubts, first.closed
     for each, address in zip(recipients, letter.addresses, strict=True):
         alike = each.result is result or each.result == result
-        if not alike or each.uncertain != uncertain or each.closed != closed or each.address != address:
+        if not alike or each.tries != tries or each.address != address:
+            return None
+        if each.doubts != doubts or each.closed != closed:
             return None
     return first
 
@@ -270,7 +273,7 @@ def shared_state(letter: Letter) -> Recipient | None:
 def likeness(letter: Letter) -> tuple[Any, ...]:
     """Equal for letters whose `state_of` is equal, without the cost of making it."""
     shared = shared_state(letter)
-    recipients = (shared.result, shared.uncertain, shared.closed) if shared else letter.recipients
+    recipients = (shared.result, shared.tries, shared.doubts, shared.closed) if shared else letter.recipients
     message_id = letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID)
     return (
         letter.status,
@@ -294,7 +297,7 @@ def _untouched(letter: Letter) -> bool:
     if not letter.recipients:
         return True
     for each in letter.recipients:
-        if each.result is not None or each.uncertain:
+        if each.result is not None or each.tries or each.doubts:
             return False
     return [each.address for each in letter.recipients] == list(letter.addresses)
 
@@ -312,8 +315,10 @@ def _outcome(recipient: Recipient) -> Document:
             document["code"] = result.code
         if result.enhanced is not None:
             document["enhanced"] = clean(result.enhanced)
-    if recipient.uncertain:
-        document["uncertain"] = True
+    if recipient.tries:
+        document["tries"] = recipient.tries
+    if recipient.doubts:
+        document["doubts"] = recipient.doubts
     if recipient.closed:
         document["closed"] = True
     return document

@@ -157,7 +157,8 @@ def _read_outcome(address: str, value: Mapping[str, Any]) -> Recipient:
     return Recipient(
         address=address,
         result=_read_result(value) if "verdict" in value else None,
-        uncertain=value.get("uncertain") is True,
+        tries=_number(value.get("tries")),
+        doubts=_number(value.get("doubts")),
         closed=value.get("closed") is True,
     )
 

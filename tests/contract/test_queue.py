@@ -496,7 +496,7 @@ async def test_a_recipient_that_is_closed_stays_so(queue: Queue) -> None:
     token, claimed = await claim_one(queue)
     unknown = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT)
     first, second = claimed.recipients
-    closed = Recipient(address=first.address, result=unknown, uncertain=True, closed=True)
+    closed = Recipient(address=first.address, result=unknown, doubts=1, closed=True)
     moved = claimed.evolve(status=Status.AWAITING, recipients=(closed, second))
     await queue.settle([Settlement(token=token, letter=moved)])
     _, again = await claim_one(queue)
@@ -523,7 +523,7 @@ async def test_recipients_keep_their_own_results(queue: Queue) -> None:
     a, b = claimed.addresses
     recipients = (
         Recipient(address=a, result=REFUSED),
-        Recipient(address=b, result=DEFERRED, uncertain=True),
+        Recipient(address=b, result=DEFERRED, doubts=1),
     )
     later = claimed.evolve(status=Status.AWAITING, recipients=recipients, attempts=1)
     await queue.settle([Settlement(token=token, letter=later)])

@@ -79,7 +79,8 @@ recipients = st.builds(
     Recipient,
     address=st.sampled_from(["a@example.test", "b@example.test", "c@example.test"]),
     result=st.none() | st.sampled_from([DEFERRED, GONE]),
-    uncertain=st.booleans(),
+    tries=st.integers(0, 3),
+    doubts=st.integers(0, 2),
 )
 
 

@@ -89,5 +89,5 @@ def test_equal_values_are_one_key_and_can_be_replaced() -> None:
     assert len({result, Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)}) == 1
     assert replace(result, code=551) == Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=551)
     assert (
-        repr(Recipient(address="a")) == "Recipient(address='a', result=None, uncertain=False, closed=False)"
+        repr(Recipient(address="a")) == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False)"
     )

@@ -68,7 +68,7 @@ class Scene:
             max_letters_per_session=0,
             session_idle=30.0,
             refuse_probability=0.0,
-            retry=RetryPolicy(max_attempts=3, delay=60.0, resend_uncertain=resend),
+            retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
             lease=60.0,
         )
         return Recovery(

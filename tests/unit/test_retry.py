@@ -61,11 +61,44 @@ def test_a_retry_addresses_only_the_deferred() -> None:
 
 
 def test_the_last_attempt_is_final_and_keeps_why() -> None:
-    moved, _ = step(letter("a", "b", attempts=2), tried(a=DEFERRED))
-    assert moved.status is Status.ERROR
+    moved = letter("a", "b")
+    for _ in range(3):
+        assert moved.status is not Status.ERROR
+        moved, _ = step(moved, tried(a=DEFERRED, b=DEFERRED))
+    assert (moved.status, moved.attempts) == (Status.ERROR, 3)
+    assert {each.result for each in moved.recipients} == {DEFERRED}
+
+
+def test_nobody_is_given_up_whom_no_attempt_reached() -> None:
+    moved = letter("a", "b", "c")
+    for _ in range(3):
+        moved, delay = step(moved, tried(a=DEFERRED, c=ACCEPTED))
+    assert (moved.status, moved.pending, delay) == (Status.AWAITING, ("b",), 0.0)
+    assert moved.recipients[1].tries == 0
+    moved, _ = step(moved, tried(b=DEFERRED))
+    assert (moved.status, moved.pending) == (Status.AWAITING, ("b",))
+    moved, _ = step(moved, tried(b=ACCEPTED))
+    assert moved.status is Status.SENT
+    assert [each.tries for each in moved.recipients] == [3, 1, 0]
+
+
+def test_what_tells_nothing_about_a_recipient_costs_no_attempt_and_is_kept_all_the_same() -> None:
+    held = Attempt(results={"a": DEFERRED, "b": DEFERRED}, relay="r", message_id="m", idle={"a"}, pause=7.0)
+    moved = letter("a")
+    for _ in range(10):
+        moved, delay = after_attempt(moved, held, POLICY, jitter=0.5)
+        assert (moved.status, moved.attempts, moved.recipients[0].tries, delay) == (
+            Status.AWAITING,
+            0,
+            0,
+            7.0,
+        )
     assert moved.recipients[0].result == DEFERRED
-    assert moved.recipients[1].result is not None
-    assert moved.recipients[1].result.verdict is Verdict.DEFERRED
+    moved, delay = after_attempt(letter("a", "b"), held, POLICY, jitter=0.5)
+    assert ([each.tries for each in moved.recipients], moved.attempts, delay) == ([0, 1], 1, 60.0)
+    doubted, _ = step(letter("a"), tried(a=UNCERTAIN))
+    doubted, _ = after_attempt(doubted, held, POLICY, jitter=0.5)
+    assert doubted.recipients[0].result == UNCERTAIN, "nothing that was heard since is worth more"
 
 
 def test_uncertain_is_tried_again_and_remembered() -> None:
@@ -97,6 +130,35 @@ def test_an_error_that_no_relay_decided() -> None:
     assert (moved.status, moved.reason) == (Status.ERROR, "Subject: no")
 
 
+def test_the_default_schedule_reaches_days_and_no_number_of_attempts_ends_it_within_an_hour() -> None:
+    default = RetryPolicy(max_attempts=0, delay=60.0, retry_for=2 * 86400.0)
+    waits = [wait for tries in range(1, 200) if (wait := default.wait(tries, 0.5)) is not None]
+    assert default.wait(len(waits) + 1, 0.5) is None
+    assert 86400 < sum(waits) <= 2 * 86400
+    assert sum(waits) > 2 * 86400 - 3600, "the last attempt comes when the time is nearly over"
+    assert RetryPolicy(max_attempts=0, delay=0.0, retry_for=60.0).wait(100, 0.5) is None, "it ends at all"
+    assert RetryPolicy(max_attempts=0, delay=60.0).wait(10**9, 0.5) == MAX_DELAY
+
+
+@pytest.mark.parametrize("resends", [0, 1, 3])
+def test_an_uncertain_recipient_is_sent_to_again_so_often_and_then_ends_so(resends: int) -> None:
+    policy = RetryPolicy(max_attempts=0, delay=60, resends=resends)
+    moved = letter("a")
+    for _ in range(resends):
+        moved, _ = after_attempt(moved, tried(a=UNCERTAIN), policy, jitter=0.5)
+        assert moved.pending == ("a",)
+        moved, _ = after_attempt(moved, tried(a=DEFERRED), policy, jitter=0.5)
+        assert moved.pending == ("a",), "nothing was sent that time"
+    moved, _ = after_attempt(moved, tried(a=UNCERTAIN), policy, jitter=0.5)
+    assert (moved.status, moved.recipients[0].uncertain) == (Status.ERROR, True)
+    assert moved.recipients[0].result == UNCERTAIN
+    beside, _ = after_attempt(letter("a", "b"), tried(a=UNCERTAIN, b=ACCEPTED), policy, jitter=0.5)
+    for _ in range(resends):
+        beside, _ = after_attempt(beside, tried(a=UNCERTAIN), policy, jitter=0.5)
+    assert beside.status is Status.SENT
+    assert beside.recipients[0].uncertain
+
+
 @given(attempts=st.integers(1, 10_000), jitter=st.floats(0, 1), delay=st.floats(0.001, 10_000))
 def test_delays_are_bounded(attempts: int, jitter: float, delay: float) -> None:
     wait = RetryPolicy(max_attempts=20_000, delay=delay).wait(attempts, jitter)
@@ -123,7 +185,7 @@ def test_final_means_that_nothing_is_open_or_no_attempt_is_left(
     accepted = any(result is ACCEPTED for result in results)
     if moved.status.final:
         assert moved.status is (Status.SENT if accepted else Status.ERROR)
-        assert not moved.pending or moved.attempts >= POLICY.max_attempts
+        assert not moved.pending
     else:
         assert moved.pending
     assert moved.attempts - attempts in {0, 1}
@@ -133,7 +195,7 @@ def test_an_uncertain_recipient_is_tried_again_or_ends_there_as_the_operator_wan
     lost = tried(a=ACCEPTED, b=UNCERTAIN, c=DEFERRED)
     moved, _ = step(letter("a", "b", "c"), lost)
     assert moved.pending == ("b", "c")
-    once = RetryPolicy(max_attempts=3, delay=60, resend_uncertain=False)
+    once = RetryPolicy(max_attempts=3, delay=60, resends=0)
     moved, delay = after_attempt(letter("a", "b", "c"), lost, once, jitter=0.5)
     assert (moved.status, moved.pending, delay) == (Status.AWAITING, ("c",), 60.0)
     moved, _ = after_attempt(moved, tried(c=REFUSED), once, jitter=0.5)

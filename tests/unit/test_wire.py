@@ -424,7 +424,7 @@ class TestReports:
         letter = finished().evolve(
             status=Status.ERROR,
             recipients=(
-                Recipient(address="a@x.test", result=deferred, uncertain=True),
+                Recipient(address="a@x.test", result=deferred, doubts=1),
                 Recipient(address="b@x.test", result=REFUSED),
             ),
         )
