@@ -98,6 +98,7 @@ class ZooRelay(ScriptedRelay):
         self.taken: list[Taken] = []
         self.asked: list[tuple[str, str]] = []
         self.logins = 0
+        self.accounts = {USER: PASSWORD}
 
     def usual_offers(self) -> list[str]:
         """The lines of EHLO."""
@@ -187,7 +188,7 @@ class ZooRelay(ScriptedRelay):
         except ValueError:
             await peer.say("501 5.5.2 Cannot decode the response")
             return
-        if (user, password) == (USER, PASSWORD):
+        if self.accounts.get(user) == password:
             self.logins += 1
             self.visit(peer).user = user
             await peer.say("235 2.7.0 Authentication successful")

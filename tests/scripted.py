@@ -248,8 +248,8 @@ class ScriptedRelay:
         await peer.say(f"250 {lines[-1]}")
 
     async def _authenticate(self, peer: Peer, command: str) -> None:
-        if command.upper().startswith("AUTH LOGIN"):
-            await peer.say("334 UGFzc3dvcmQ6")
+        for question in {"AUTH PLAIN": [""], "AUTH LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}.get(command, []):
+            await peer.say(f"334 {question}")
             peer.commands.append((await peer.line()).decode().removesuffix("\r\n"))
         await peer.say("235 2.7.0 Authentication successful")
 

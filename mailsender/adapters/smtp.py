@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import structlog
 from aiosmtplib import (
     SMTP,
-    SMTPAuthenticationError,
     SMTPException,
     SMTPHeloError,
+    SMTPResponse,
     SMTPResponseException,
 )
 
 from mailsender.adapters.smtp_channel import Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
+from mailsender.adapters.smtp_login import MECHANISMS, LoginMemory, log_in
 from mailsender.adapters.smtp_plan import Offers
 from mailsender.address import BadAddress, parse_address
 from mailsender.letter import Phase
@@ -32,7 +34,6 @@ from mailsender.ports import Clock, RelayAway
 log = structlog.get_logger()
 
 _UNKNOWN_COMMAND = {500, 502}
-_MECHANISM_UNKNOWN = 504  # RFC 4954 §4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class SmtpRelay:
         self._name = f"{host}:{config.port}"
         self._context: ssl.SSLContext | None = None
         self._outbox: Outbox | None = None
+        self._logins = LoginMemory()
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -96,7 +98,7 @@ class SmtpRelay:
                 permanent=True,
             )
         self._outbox = self._outbox or Outbox()
-        opening = _Opening(config, await self._tls_context(), self._outbox)
+        opening = _Opening(config, await self._tls_context(), self._outbox, self._logins)
         try:
             return await opening.session(self._clock)
         except (SMTPException, OSError, ValueError) as error:
@@ -135,9 +137,12 @@ def tls_context(config: SmtpConfig) -> ssl.SSLContext:
 class _Opening:
     """One way from nothing to a session; `phase` is how far it has come."""
 
-    def __init__(self, config: SmtpConfig, context: ssl.SSLContext | None, outbox: Outbox) -> None:
+    def __init__(
+        self, config: SmtpConfig, context: ssl.SSLContext | None, outbox: Outbox, logins: LoginMemory
+    ) -> None:
         self._config = config
         self._outbox = outbox
+        self._logins = logins
         self.phase = Phase.CONNECT
         self._client = SMTP(
             hostname=config.host,
@@ -216,22 +221,18 @@ class _Opening:
     async def _log_in(self) -> None:
         self.phase = Phase.AUTH
         user, password = self._config.user, self._config.password
-        ways = {"plain": self._client.auth_plain, "login": self._client.auth_login}
-        offered = [name for name in ways if name in self._client.server_auth_methods]
+        offered = {name.upper() for name in self._client.server_auth_methods} & MECHANISMS
         if not offered:
             raise RelayAway(
                 "the relay offers neither AUTH PLAIN nor LOGIN; without SMTP_PASSWORD nobody logs in",
                 phase=self.phase,
                 permanent=True,
             )
-        for last, name in enumerate(offered, 1 - len(offered)):
-            try:
-                await ways[name](user, password, timeout=self._config.timeouts.command)
-            except SMTPAuthenticationError as error:
-                if error.code != _MECHANISM_UNKNOWN or last == 0:
-                    raise
-            else:
-                return
+
+        def say(line: bytes) -> Awaitable[SMTPResponse]:
+            return self._client.execute_command(line, timeout=self._config.timeouts.command)
+
+        await log_in(say, offered=offered, user=user, password=password, memory=self._logins)
 
     def _taken_over(self, clock: Clock) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""

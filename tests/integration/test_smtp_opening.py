@@ -114,7 +114,8 @@ async def test_the_connection_and_the_greeting_have_time_outs_of_their_own() -> 
         (
             "AUTH LOGIN",
             [
-                "AUTH LOGIN " + base64.b64encode(b"us@er").decode(),
+                "AUTH LOGIN",
+                base64.b64encode(b"us@er").decode(),
                 base64.b64encode("пароль".encode()).decode(),
             ],
         ),
@@ -132,10 +133,8 @@ async def test_the_session_logs_in(offer: str, commands: list[str]) -> None:
 @pytest.mark.asyncio
 async def test_a_mechanism_that_the_relay_does_not_know_after_all_gives_way_to_the_next() -> None:
     script: Script = {"AUTH": ["504 5.5.4 No PLAIN", "235 2.7.0 Ok"]}
-    async with ScriptedRelay(script) as relay:
-        error = await refused(relay, user="u", password="p", auth_cleartext=True)
-    assert [c.split()[1] for c in relay.commands if c.startswith("AUTH")] == ["PLAIN", "LOGIN"]
-    assert error.phase == "auth"  # this script does not ask for the password
+    async with ScriptedRelay(script) as relay, opened(relay, user="u", password="p", auth_cleartext=True):
+        assert [c.split()[1] for c in relay.commands if c.startswith("AUTH")] == ["PLAIN", "LOGIN"]
 
 
 @pytest.mark.asyncio
