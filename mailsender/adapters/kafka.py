@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -88,6 +89,9 @@ def client_options(config: KafkaConfig) -> dict[str, Any]:
 
 
 def _tls(config: KafkaConfig) -> ssl.SSLContext:
+    for name in (config.tls_ca_file, config.tls_cert_file, config.tls_key_file):
+        if name:
+            Path(name).open("rb").close()  # whose error names the file, as those of ssl do not
     context = ssl.create_default_context(cafile=config.tls_ca_file or None)
     if config.tls_cert_file:
         context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
@@ -231,6 +235,7 @@ class Keeper(Generic[C]):
         self._beyond_help = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
+        self._told = False
         self.fault = ""
 
     @property
@@ -241,7 +246,17 @@ class Keeper(Generic[C]):
     def open(self) -> None:
         """Begin to keep one."""
         if self._task is None:
-            self._task = asyncio.create_task(self._keep())
+            self._begin()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Begin again, whatever ended the task: only `close`, which takes it away first, may do that."""
+        if task is self._task:
+            log.error("kafka_client_unkept", doing="a new client is made")
+            self._begin()
 
     def keeps(self, client: C) -> bool:
         """Whether `client` is the one in use, and not one that was given up."""
@@ -279,24 +294,45 @@ class Keeper(Generic[C]):
             await asyncio.gather(task, return_exceptions=True)
 
     async def _keep(self) -> None:
+        """Make one client after another; nothing that goes wrong with one keeps the next from being made."""
         while True:
-            client = self._make()
             try:
-                async with asyncio.timeout(2 * self._config.timeout):
-                    await client.start()
-                self._client = client
-                self._begun(client)
-                self._beyond_help.clear()
-                self._started.set()
-                await self._beyond_help.wait()
-            except (KafkaError, OSError, TimeoutError) as error:
-                self.fault = client_log().last or described(error)
-            finally:
-                self._client = None
-                self._started.clear()
-                await self._stop(client)
+                await self._keep_one()
+            except Exception as error:  # noqa: BLE001  a file that is away for a moment, a fault of the library
+                self._ails(described(error))
             await asyncio.sleep(self._pause)
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
+
+    async def _keep_one(self) -> None:
+        """Make a client and keep it until it is to be replaced."""
+        client = self._make()
+        try:
+            async with asyncio.timeout(2 * self._config.timeout):
+                await client.start()
+            self._client = client
+            self._begun(client)
+            self._beyond_help.clear()
+            self._told = False
+            self._started.set()
+            await self._beyond_help.wait()
+        except (KafkaError, TimeoutError, ConnectionError) as error:
+            # No broker answers: the library has said so, and better, in its own log.
+            self.fault = client_log().last or described(error)
+        finally:
+            self._client = None
+            self._started.clear()
+            await self._stop(client)
+
+    def _ails(self, reason: str) -> None:
+        self.fault = f"no client can be started: {reason}"
+        if not self._told:
+            self._told = True
+            log.warning(
+                "kafka_client_not_started",
+                reason=reason,
+                doing="tried again until it can be",
+                check="the files that the KAFKA_TLS_… settings name",
+            )
 
     async def _stop(self, client: C) -> None:
         stopping = asyncio.create_task(client.stop())
