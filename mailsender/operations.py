@@ -42,7 +42,7 @@ class ReplicaOperations:
         if replica.state != "running":
             text = f"This replica is {replica.state} and takes no letters; try another one."
             raise Refused(replica.state, text, retry_after=RETRY_SOON)
-        if replica.parts.sink.trouble:
+        if replica.parts.sink.trouble_with(replica.settings.kafka_topic_mailsender):
             text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
             raise Refused("no-broker", text, retry_after=RETRY_SOON)
         limit, stats = replica.settings.queue_max_letters, replica.keeper.stats

@@ -253,12 +253,13 @@ class Record:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Outgoing:
-    """A record to be published."""
+    """A record to be published. One that may lie `anywhere` avoids the partition of its key in trouble."""
 
     topic: Final[str]
     key: Final[bytes | None]
     value: Final[bytes | None]
     headers: Final[tuple[tuple[str, bytes], ...]]
+    anywhere: Final[bool]
 
     def __init__(
         self,
@@ -267,12 +268,14 @@ class Outgoing:
         key: bytes | None,
         value: bytes | None,
         headers: tuple[tuple[str, bytes], ...] = (),
+        anywhere: bool = False,
     ) -> None:
         """Take its fields."""
         self.topic = topic
         self.key = key
         self.value = value
         self.headers = headers
+        self.anywhere = anywhere
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -343,15 +346,21 @@ class RecordSink(Protocol):
     async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
         """Publish all, without waiting one by one; answers stand in the order of `records`.
 
-        An answer is where the record lies once every in-sync replica has it, `TooLarge`, or
-        `Unavailable` (it may or may not have been stored). Never raises for a single record and never
-        waits longer than its deadline.
+        An answer is where the record lies once every in-sync replica has it, `Rejected` (`TooLarge`, or it
+        is refused for something else that it holds: it always will be), or `Unavailable` (it may or may not
+        have been stored). Never raises for a single record and never waits longer than its deadline. A
+        partition in trouble holds up nothing but its own records, and those not longer than it has to: one
+        that is known to be in trouble answers at once.
         """
         ...
 
     @property
     def trouble(self) -> str:
-        """Why records cannot be published, for readiness and status; empty when all is well."""
+        """Why no record at all can be published, for readiness and status; empty when some can."""
+        ...
+
+    def trouble_with(self, topic: str) -> str:
+        """Why no record can be published on `topic`; empty when one of its partitions takes some."""
         ...
 
     async def close(self) -> None:

@@ -93,6 +93,9 @@ class FakeSink:
     async def open(self) -> None:
         pass
 
+    def trouble_with(self, topic: str) -> str:
+        return self.trouble
+
     async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
         await asyncio.sleep(0)
         self.calls.append(len(records))

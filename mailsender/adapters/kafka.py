@@ -17,12 +17,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from aiokafka.errors import (
+    BrokerResponseError,
+    CorruptRecordException,
+    InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
+    kafka_errors,
 )
 
-from mailsender.ports import Clock, SystemClock, TooLarge, Unavailable
+from mailsender.ports import Clock, Rejected, SystemClock, TooLarge, Unavailable
 
 log = structlog.get_logger()
 
@@ -104,10 +108,39 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def translated(error: BaseException) -> TooLarge | Unavailable:
-    """The error of a publishing in the words of the ports, with the original as its cause."""
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
+    """The broker refuses a record for what it holds, as one without a key on a compacted topic."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "the broker refuses the record; on a compacted topic it needs a key"
+
+
+class FencedInstanceIdError(BrokerResponseError):  # type: ignore[misc]  # as above
+    """Another member of the group came with the same name."""
+
+    errno = 82
+    message = "FENCED_INSTANCE_ID"
+    description = "another member of the group has the same KAFKA_GROUP_INSTANCE_ID"
+
+
+# What the library does not know would all be one "unknown error".
+for _error in (InvalidRecordError, FencedInstanceIdError):
+    kafka_errors.setdefault(_error.errno, _error)
+
+
+def translated(error: BaseException, *, keyless: bool = False) -> Rejected | Unavailable:
+    """The error of a publishing in the words of the ports, with the original as its cause.
+
+    `keyless` says that it is about a single record without a key: then brokers mean that by "corrupt", too.
+    """
+    ours: Rejected | Unavailable
     if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
-        ours: TooLarge | Unavailable = TooLarge(described(error))
+        ours = TooLarge(described(error))
+    elif isinstance(error, InvalidRecordError | InvalidTimestampError):
+        ours = Rejected(f"Kafka: {described(error)}")
+    elif keyless and isinstance(error, CorruptRecordException):
+        ours = Rejected(f"Kafka: {described(error)}; on a compacted topic a record needs a key")
     else:
         ours = Unavailable(f"Kafka: {described(error)}")
     ours.__cause__ = error

@@ -2,6 +2,10 @@
 
 Batches are made here, not by the producer: one acknowledgement serves all of a batch's records, where `send`
 makes a future for each and hashes each key anew.
+
+Each partition waits for itself alone. A batch that is not acknowledged in time stays with the producer, which
+repeats it until it is; meanwhile what would go to the same partition is answered at once, and what may lie
+anywhere goes elsewhere.
 """
 
 from __future__ import annotations
@@ -9,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
@@ -28,7 +32,8 @@ from mailsender.adapters.kafka import (
     end_tasks,
     translated,
 )
-from mailsender.ports import Landed, Outgoing, TooLarge, Unavailable
+from mailsender.adapters.kafka_lanes import Lane, Lanes
+from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
 
 log = structlog.get_logger()
 
@@ -41,7 +46,13 @@ OVERHEAD = 80
 ROUNDS = 3
 """Producers that one `publish` may use up: a refused batch leaves its producer out of sequence."""
 
-_PARTITIONER = DefaultPartitioner()
+TRIAL = 1.0
+"""Seconds that a partition which was in trouble before may hold up those who publish."""
+
+_ABOUT_THE_PRODUCER: Final = (ProducerClosed, OutOfOrderSequenceNumber)
+"""Errors after which a new producer may do what this one could not."""
+
+_PARTITIONER: Final = DefaultPartitioner()
 
 
 class KafkaSink:
@@ -50,7 +61,9 @@ class KafkaSink:
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._log = client_log()
-        self._fault = ""
+        self._lanes = Lanes()
+        self._acked = 0.0
+        self._told = False
         self._keeper: Keeper[AIOKafkaProducer] = Keeper(
             config, make=self._make, begun=self._begun, abandon=_abandon
         )
@@ -62,7 +75,14 @@ class KafkaSink:
     @property
     def trouble(self) -> str:
         """See `ports.RecordSink`."""
-        return self._fault or ("" if self._keeper.client else self._keeper.fault or "not connected yet")
+        return self._away() or self._lanes.all_ail("")
+
+    def trouble_with(self, topic: str) -> str:
+        """See `ports.RecordSink`."""
+        return self._away() or self._lanes.all_ail(topic)
+
+    def _away(self) -> str:
+        return "" if self._keeper.client else self._keeper.fault or "not connected yet"
 
     async def close(self) -> None:
         """See `ports.RecordSink`."""
@@ -72,19 +92,21 @@ class KafkaSink:
         """See `ports.RecordSink`."""
         if not records:
             return []
-        deadline = asyncio.get_running_loop().time() + self._config.timeout
-        call = _Publishing(records, deadline, self._config.max_request_size)
+        began = asyncio.get_running_loop().time()
+        call = _Publishing(records, began + self._config.timeout, self._config.max_request_size, self._lanes)
         for _ in range(ROUNDS):
             producer = await self._keeper.get(call.left())
             if producer is None:
                 break
             trouble = await call.attempt(producer)
             if trouble is not None:
-                # A batch that failed for good, or that nobody knows of, blocks its partition's sequence.
+                # A batch that failed for good blocks its partition's sequence.
                 self._keeper.replace(producer, described(trouble))
-            if not call.open or call.left() <= 0:
+            elif not call.again():
                 break
-        answers = call.answers(self.trouble)
+            if call.left() <= 0:
+                break
+        answers = call.answers(self._away())
         self._note(answers)
         return answers
 
@@ -100,47 +122,67 @@ class KafkaSink:
 
     def _begun(self, _: AIOKafkaProducer) -> None:
         log.debug("kafka_producer_started")
+        self._acked = asyncio.get_running_loop().time()
 
     def _note(self, answers: Sequence[Landed | Exception]) -> None:
-        """Keep `trouble`, and say so when it begins and when it ends."""
-        away = next((answer for answer in answers if isinstance(answer, Unavailable)), None)
-        if away is None:
+        """Say when trouble begins and when it ends, and give up a producer through which nothing goes."""
+        now = asyncio.get_running_loop().time()
+        away: Exception | None = None
+        for answer in answers:
+            if isinstance(answer, Landed):
+                self._acked = now
+            elif away is None and isinstance(answer, Unavailable):
+                away = answer
+        if self._acked == now:
             self._keeper.well()
             self._log.well()
-            if self._fault:
-                log.info("kafka_publishing_well")
-            self._fault = ""
-            return
-        if not self._fault:
+        producer = self._keeper.client
+        if away is not None and producer is not None and now - self._acked > self._config.stall:
+            self._keeper.replace(producer, str(away))
+        if away is not None and not self._told:
+            self._told = True
             log.warning(
                 "kafka_publishing_trouble",
                 reason=str(away),
                 records=len(answers),
-                doing="what was not acknowledged is published again",
-                check="that the brokers of KAFKA_BROKERS answer and the topic may be written to",
+                partitions=self._lanes.ailing(),
+                doing="what was not acknowledged is published again; other partitions go on",
+                check="that the brokers of KAFKA_BROKERS answer, that all partitions have a leader and enough"
+                " replicas, and that the topic may be written to",
             )
-        self._fault = str(away)
+        elif self._told and away is None and not self._lanes.ailing():
+            self._told = False
+            log.info("kafka_publishing_well")
 
 
 class _Publishing:
     """One call of `publish`: what each record came to so far, and until when it is tried."""
 
-    def __init__(self, records: Sequence[Outgoing], deadline: float, largest: int) -> None:
+    def __init__(self, records: Sequence[Outgoing], deadline: float, largest: int, lanes: Lanes) -> None:
         self._records = records
         self._largest = largest
         self._deadline = deadline
-        self._found: dict[int, Landed | TooLarge] = {}
+        self._lanes = lanes
+        self._found: dict[int, Landed | Rejected] = {}
         self._failed: dict[int, Exception] = {}
         self._doubted: set[int] = set()
-
-    @property
-    def open(self) -> bool:
-        """Whether some record has no answer yet."""
-        return len(self._found) < len(self._records)
+        self._put_off: set[int] = set()
+        self._waited = False
 
     def left(self) -> float:
         """Seconds until the deadline."""
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def again(self) -> bool:
+        """Whether there is something to be tried at once, with the same producer."""
+        for i, record in enumerate(self._records):
+            if i in self._found:
+                continue
+            if i in self._doubted or (i not in self._put_off and i not in self._failed):
+                return True
+            if (record.anywhere or record.key is None) and self._lanes.some_well(record.topic):
+                return True
+        return False
 
     def answers(self, trouble: str) -> list[Landed | Exception]:
         """An answer for every record."""
@@ -149,124 +191,172 @@ class _Publishing:
 
     async def attempt(self, producer: AIOKafkaProducer) -> BaseException | None:
         """Send what has no answer yet; returns why the producer is of no more use, or None."""
+        self._put_off.clear()
         todo = [i for i in range(len(self._records)) if i not in self._found]
-        doubted = [i for i in todo if i in self._doubted]
         trouble = await self._send_together(producer, [i for i in todo if i not in self._doubted])
-        for i in doubted:
+        for i in todo:
             if trouble is not None:
                 break
-            trouble = await self._send_alone(producer, i)
+            if i in self._doubted:
+                trouble = await self._send_together(producer, [i])
         return trouble
 
     async def _send_together(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> BaseException | None:
         """Send batches of our own making: one acknowledgement serves all records of a batch."""
-        batches: list[_Batch] = []
-        trouble: BaseException | None = None
+        packed: dict[Lane, list[_Batch]] = {}
         try:
             async with asyncio.timeout_at(self._deadline):
                 packed = await self._pack(producer, todo)
-                batches = [batch for of_one in packed.values() for batch in of_one]
-                sent = await asyncio.gather(*(self._send_in_order(producer, one) for one in packed.values()))
-            trouble = next((error for error in sent if error is not None), None)
+                if not packed and self._put_off and not self._waited:
+                    self._waited = True
+                    await self._lanes.freed(min(TRIAL, self.left()))
+                    packed = await self._pack(producer, todo)
         except (KafkaError, TimeoutError) as error:
-            self._failed.update(dict.fromkeys(todo, translated(error)))
-            trouble = error
-        futures = [batch.future for batch in batches if batch.future is not None]
-        if futures:
-            await asyncio.wait(futures, timeout=self.left())
-        for batch in batches:
-            trouble = self._take(batch) or trouble
-        return trouble
+            # Nobody knows where they go; nothing was sent, so the producer is as good as before.
+            reason = "nobody tells in time which partitions there are"
+            why = Unavailable(f"Kafka: {reason}") if isinstance(error, TimeoutError) else translated(error)
+            for i in todo:
+                self._failed.setdefault(i, why)
+            return None
+        carried = [self._carry(producer, lane, batches) for lane, batches in packed.items()]
+        found = await asyncio.gather(*carried)
+        return next((error for error in found if error is not None), None)
 
-    async def _pack(
-        self, producer: AIOKafkaProducer, todo: Sequence[int]
-    ) -> dict[tuple[str, int], list[_Batch]]:
-        """Batches by topic and partition; records without a key go where there is room."""
-        packed: dict[tuple[str, int], list[_Batch]] = {}
-        places: dict[tuple[str, bytes | None], int] = {}
+    async def _pack(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> dict[Lane, list[_Batch]]:
+        """Batches by partition; records without a key go where there is room."""
+        packed: dict[Lane, list[_Batch]] = {}
+        places: dict[tuple[str, bytes | None, bool], Lane] = {}
+        now = asyncio.get_running_loop().time()
         for i in todo:
             record = self._records[i]
-            size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
-            if size > self._largest:
-                self._found[i] = TooLarge(f"{size} bytes with their envelope; {self._largest} are allowed")
+            refused = self._refused(record)
+            if refused is not None:
+                self._found[i] = refused
                 continue
-            where = record.topic, record.key
+            where = record.topic, record.key, record.anywhere
             if where not in places:
-                places[where] = await _partition(producer, *where)
-            batches = packed.setdefault((record.topic, places[where]), [])
-            if batches and batches[-1].add(i, record):
+                places[where] = await self._lane(producer, record)
+            lane = places[where]
+            if not lane.open(now):
+                self._put_off.add(i)
+                self._failed[i] = Unavailable(f"Kafka: {lane.trouble}")
                 continue
-            if batches and record.key is None:
-                places[where] = await _partition(producer, *where)
-                batches = packed.setdefault((record.topic, places[where]), [])
-            batch = _Batch(record.topic, places[where], producer.create_batch())
-            batch.add(i, record)
-            batches.append(batch)
-        return packed
-
-    async def _send_in_order(
-        self, producer: AIOKafkaProducer, batches: Sequence[_Batch]
-    ) -> BaseException | None:
-        """Send one partition's batches; the error that kept the rest from being sent, if any."""
-        for place, batch in enumerate(batches):
-            batch.builder.close()
+            batches = packed.get(lane)
+            if batches is None:
+                batches = packed[lane] = []
             try:
-                batch.future = await producer.send_batch(
-                    batch.builder, batch.topic, partition=batch.partition
-                )
-            except KafkaError as error:
-                unsent = [i for each in batches[place:] for i in each.members]
-                self._failed.update(dict.fromkeys(unsent, translated(error)))
-                return cast("BaseException", error)  # aiokafka has no types
-        return None
-
-    async def _send_alone(self, producer: AIOKafkaProducer, i: int) -> BaseException | None:
-        """Send one record in a batch of its own: a refusal of that batch is about this record."""
-        record = self._records[i]
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                partition = await _partition(producer, record.topic, record.key)
-                batch = _Batch(record.topic, partition, producer.create_batch())
+                if batches and batches[-1].add(i, record):
+                    continue
+                if batches and record.key is None:
+                    lane = places[where] = await self._lane(producer, record)
+                    batches = packed.setdefault(lane, [])
+                batch = _Batch(producer.create_batch())
                 batch.add(i, record)
-                error = await self._send_in_order(producer, [batch])
-                if batch.future is None:
-                    return error
-                await asyncio.wait({batch.future})
-        except (KafkaError, TimeoutError) as failure:
-            self._failed[i] = translated(failure)
-            return failure
-        return self._take(batch, alone=True)
+            except (TypeError, ValueError) as error:
+                self._found[i] = Rejected(f"it cannot be written as a record: {described(error)}")
+                continue
+            batches.append(batch)
+        return {lane: batches for lane, batches in packed.items() if batches}
 
-    def _take(self, batch: _Batch, *, alone: bool = False) -> BaseException | None:
-        """Note what became of a batch's records; returns the error that spoils their producer, if any."""
-        future = batch.future
-        if future is None:
-            return None
-        if not future.done():
-            future.add_done_callback(_retrieve)
-            return TimeoutError("no acknowledgement in time")
+    def _refused(self, record: Outgoing) -> Rejected | None:
+        """Why a record need not be sent: the answer is known."""
+        size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
+        if size > self._largest:
+            return TooLarge(f"{size} bytes with their envelope; {self._largest} are allowed")
+        return self._lanes.refused(record.topic, size, keyless=record.key is None)
+
+    async def _lane(self, producer: AIOKafkaProducer, record: Outgoing) -> Lane:
+        """Where a record goes: by its key as all clients of Kafka have it, else anywhere it can."""
+        partitions = sorted(await producer.partitions_for(record.topic))
+        self._lanes.seen(record.topic, len(partitions))
+        lane = self._lanes.of(record.topic, int(_PARTITIONER(record.key, partitions, partitions)))
+        if not (record.anywhere or record.key is None) or not lane.ails:
+            return lane
+        well = [n for n in partitions if not self._lanes.of(record.topic, n).ails]
+        return self._lanes.of(record.topic, int(_PARTITIONER(None, well, well))) if well else lane
+
+    async def _carry(
+        self, producer: AIOKafkaProducer, lane: Lane, batches: Sequence[_Batch]
+    ) -> BaseException | None:
+        """Send one partition's batches in order; returns the error that spoils their producer, if any."""
+        trial = lane.ails
+        deadline = self._deadline
+        if trial:
+            deadline = min(deadline, asyncio.get_running_loop().time() + TRIAL)
+            self._leave(batches[1:], Unavailable(f"Kafka: {lane.trouble}"))
+            batches = batches[:1]
+        trouble: BaseException | None = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                for batch in batches:
+                    batch.builder.close()
+                    batch.future = await producer.send_batch(
+                        batch.builder, lane.topic, partition=lane.partition
+                    )
+                await asyncio.wait([each.future for each in batches if each.future is not None])
+        except TimeoutError:
+            trouble = None  # what is on its way stays there, and the producer repeats it
+        except KafkaError as error:
+            trouble = error
+        self._take_all(lane, batches, trouble)
+        for batch in batches:
+            trouble = _spoilt(batch) or trouble
+        return trouble
+
+    def _take_all(self, lane: Lane, batches: Sequence[_Batch], unsent: BaseException | None) -> None:
+        """Note what became of each batch, in their order."""
+        for batch in batches:
+            if batch.future is not None and batch.future.done():
+                self._take(lane, batch, batch.future)
+            elif unsent is not None:
+                self._fail(lane, batch, unsent)
+            else:
+                lane.ail("no acknowledgement in time", batch.future)
+                self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
+
+    def _take(self, lane: Lane, batch: _Batch, future: asyncio.Future[RecordMetadata]) -> None:
         error = future.exception()
         if error is None:
+            lane.well()
             first = future.result().offset
             for place, i in enumerate(batch.members):
-                self._found[i] = Landed(topic=batch.topic, partition=batch.partition, offset=first + place)
-            return None
-        ours = translated(error)
-        if isinstance(ours, TooLarge) and alone:
+                self._found[i] = Landed(topic=lane.topic, partition=lane.partition, offset=first + place)
+                self._failed.pop(i, None)
+            return
+        alone = len(batch.members) == 1
+        record = self._records[batch.members[0]]
+        ours = translated(error, keyless=alone and record.key is None)
+        if isinstance(ours, Rejected) and alone:
+            size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
+            self._lanes.learn(lane.topic, ours, size, keyless=record.key is None)
             self._found[batch.members[0]] = ours
-        elif isinstance(ours, TooLarge):
-            self._doubted.update(batch.members)  # the batch was refused; each of it is tried alone
+        elif isinstance(ours, Rejected):
+            self._doubted.update(batch.members)
+            untold = Unavailable("Kafka: it was refused together with others, and is to be tried alone")
+            self._failed.update(dict.fromkeys(batch.members, untold))
         else:
-            self._failed.update(dict.fromkeys(batch.members, ours))
-        return error
+            self._fail(lane, batch, error)
+
+    def _fail(self, lane: Lane, batch: _Batch, error: BaseException) -> None:
+        """Note an error that says nothing about the records: it is the partition's, or the producer's."""
+        if isinstance(error, _ABOUT_THE_PRODUCER):
+            self._failed.update(dict.fromkeys(batch.members, translated(error)))
+            return
+        lane.ail(described(error), None)
+        self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
+
+    def _leave(self, batches: Sequence[_Batch], why: Exception) -> None:
+        """Records of these get no acknowledgement in this call, unless they go elsewhere."""
+        for batch in batches:
+            for i in batch.members:
+                self._failed[i] = why
+                self._put_off.add(i)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Records on their way to one partition; `members` are their places in the call."""
 
-    topic: str
-    partition: int
     builder: BatchBuilder
     members: list[int] = field(default_factory=list)
     future: asyncio.Future[RecordMetadata] | None = None
@@ -282,16 +372,10 @@ class _Batch:
         return True
 
 
-async def _partition(producer: AIOKafkaProducer, topic: str, key: bytes | None) -> int:
-    """Where a record goes: by its key as all clients of Kafka have it, else anywhere."""
-    partitions = sorted(await producer.partitions_for(topic))
-    return int(_PARTITIONER(key, partitions, partitions))
-
-
-def _retrieve(future: asyncio.Future[RecordMetadata]) -> None:
-    """An answer that comes after the deadline interests nobody, but must not be called unretrieved."""
-    if not future.cancelled():
-        future.exception()
+def _spoilt(batch: _Batch) -> BaseException | None:
+    """The error of a batch that failed for good, and so left a hole in its partition's sequence."""
+    future = batch.future
+    return future.exception() if future is not None and future.done() else None
 
 
 async def _abandon(producer: AIOKafkaProducer) -> None:
@@ -299,6 +383,12 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
 
     The library has no public way; its parts are ended in the order in which they wait for each other.
     """
-    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001  there is no public way
+    accumulator = producer._message_accumulator  # noqa: SLF001  there is no public way
+    batches = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001  as above
+    accumulator.fail_all(ProducerClosed())
+    for batch in batches:
+        drained = batch._drain_waiter  # noqa: SLF001  as above
+        if drained.done() and not drained.cancelled():
+            drained.exception()  # looked at, or Python complains that nobody did
     await close_connections(producer.client)
     await end_tasks([producer._sender.sender_task])  # noqa: SLF001  there is no public way

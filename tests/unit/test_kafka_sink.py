@@ -1,0 +1,237 @@
+"""The sink over a producer of the test's own: what a partition in trouble does to the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka.errors import LeaderNotAvailableError, MessageSizeTooLargeError, kafka_errors
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata, TopicPartition
+from structlog.testing import capture_logs
+
+from mailsender.adapters.kafka import KafkaConfig
+from mailsender.adapters.kafka_sink import KafkaSink
+from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
+
+pytestmark = pytest.mark.asyncio
+
+PARTITIONS = 3
+InvalidRecord = kafka_errors.get(87, Exception)
+
+
+class Producer:
+    """Takes batches; `answer` says what becomes of one, None being no answer at all."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int, int]] = []
+        self.silent: list[asyncio.Future[Any]] = []
+        self.answer: Callable[[str, int, int], Exception | bool] = lambda _topic, _partition, _count: True
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return set(range(PARTITIONS))
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(100_000, 0, is_transactional=False, key_serializer=None, value_serializer=None)
+
+    async def send_batch(self, builder: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        count = builder.record_count()
+        self.sent.append((topic, partition, count))
+        answer = self.answer(topic, partition, count)
+        if answer is True:
+            place = TopicPartition(topic, partition)
+            future.set_result(RecordMetadata(topic, partition, place, 7, -1, 0, 0))
+        elif answer is False:
+            self.silent.append(future)
+        else:
+            future.set_exception(answer)
+        return future
+
+
+class Stage:
+    """A sink that has such a producer at once, and a new one whenever it wants one."""
+
+    def __init__(self, **config: Any) -> None:
+        self.sink = KafkaSink(KafkaConfig(brokers=("b:1",), **{"timeout": 0.2, **config}))
+        self.producer = Producer()
+        self.replaced: list[str] = []
+        keeper: Any = self.sink._keeper
+        keeper._client = self.producer
+        keeper.replace = lambda _, why: self.replaced.append(why)
+
+
+def keys_of(partition: int, count: int) -> list[bytes]:
+    """Keys that lie in one partition."""
+    every, found, n = list(range(PARTITIONS)), [], 0
+    while len(found) < count:
+        key = b"k%d" % n
+        n += 1
+        if DefaultPartitioner()(key, every, every) == partition:
+            found.append(key)
+    return found
+
+
+def to(partition: int, count: int = 1, topic: str = "out") -> list[Outgoing]:
+    return [Outgoing(topic=topic, key=key, value=b"x") for key in keys_of(partition, count)]
+
+
+def kinds(answers: list[Landed | Exception]) -> list[type]:
+    return [type(answer) for answer in answers]
+
+
+def sick(partition: int, topic: str = "out") -> Callable[[str, int, int], bool]:
+    return lambda name, place, _: (name, place) != (topic, partition)
+
+
+async def test_a_partition_that_tells_nothing_holds_up_the_others_once() -> None:
+    stage = Stage(timeout=0.3)
+    stage.producer.answer = sick(1)
+    loop = asyncio.get_running_loop()
+    first = await stage.sink.publish([*to(0), *to(1), *to(2)])
+    assert kinds(first) == [Landed, Unavailable, Landed]
+    began = loop.time()
+    for _ in range(20):
+        assert kinds(await stage.sink.publish([*to(1, 3), *to(0), *to(2)])) == [
+            *[Unavailable] * 3,
+            *[Landed] * 2,
+        ]
+    assert loop.time() - began < 0.15
+    assert [each for each in stage.producer.sent if each[1] == 1] == [("out", 1, 1)]
+    assert stage.replaced == []
+
+
+async def test_trouble_belongs_to_a_topic() -> None:
+    stage = Stage()
+    stage.producer.answer = lambda topic, _partition, _count: topic != "reports"
+    await stage.sink.publish([each for n in range(3) for each in to(n, topic="reports")])
+    await stage.sink.publish(to(0))
+    assert "reports" in stage.sink.trouble_with("reports")
+    assert stage.sink.trouble_with("out") == ""
+    assert stage.sink.trouble == ""
+
+
+async def test_one_partition_in_trouble_is_no_trouble_of_its_topic() -> None:
+    stage = Stage()
+    stage.producer.answer = sick(1)
+    await stage.sink.publish([*to(0), *to(1)])
+    assert stage.sink.trouble_with("out") == ""
+    assert stage.sink.trouble == ""
+
+
+async def test_a_reason_is_made_anew_each_time() -> None:
+    stage = Stage()
+    stage.producer.answer = lambda *_: False
+    texts = set()
+    for _ in range(5):
+        (answer,) = await stage.sink.publish(to(1))
+        texts.add(str(answer))
+    assert texts == {"Kafka: partition 1 of out: no acknowledgement in time"}
+
+
+async def test_an_acknowledgement_that_comes_late_ends_the_trouble() -> None:
+    stage = Stage()
+    stage.producer.answer = sick(1)
+    with capture_logs() as logs:
+        assert kinds(await stage.sink.publish(to(1))) == [Unavailable]
+        stage.producer.answer = lambda *_: True
+        place = TopicPartition("out", 1)
+        stage.producer.silent[0].set_result(RecordMetadata("out", 1, place, 7, -1, 0, 0))
+        await asyncio.sleep(0)
+        assert kinds(await stage.sink.publish(to(1))) == [Landed]
+    assert [entry["event"] for entry in logs] == ["kafka_publishing_trouble", "kafka_publishing_well"]
+
+
+async def test_what_waits_alone_for_its_partition_is_sent_as_soon_as_that_is_free() -> None:
+    stage = Stage(timeout=5.0)
+    lane = stage.sink._lanes.of("out", 1)
+    on_its_way: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    lane.ail("no acknowledgement in time", on_its_way)
+    publishing = asyncio.create_task(stage.sink.publish(to(1)))
+    await asyncio.sleep(0.01)
+    assert not publishing.done()
+    on_its_way.set_result(None)
+    assert kinds(await publishing) == [Landed]
+
+
+async def test_records_without_a_key_and_those_that_may_lie_anywhere_avoid_a_partition_in_trouble() -> None:
+    stage = Stage()
+    stage.producer.answer = sick(1)
+    await stage.sink.publish(to(1))
+    keyless = [Outgoing(topic="out", key=None, value=b"x") for _ in range(30)]
+    anywhere = [Outgoing(topic="out", key=key, value=b"x", anywhere=True) for key in keys_of(1, 30)]
+    for each in [*keyless, *anywhere]:
+        assert kinds(await stage.sink.publish([each])) == [Landed]
+
+
+async def test_what_may_lie_anywhere_goes_elsewhere_within_the_call_that_finds_the_trouble() -> None:
+    stage = Stage(timeout=3.0)
+    stage.producer.answer = lambda _topic, partition, _count: partition != 1 or LeaderNotAvailableError()
+    (record,) = to(1)
+    moved = Outgoing(topic="out", key=record.key, value=b"x", anywhere=True)
+    (answer,) = await stage.sink.publish([moved])
+    assert isinstance(answer, Landed)
+    assert answer.partition != 1
+
+
+async def test_a_producer_through_which_nothing_goes_any_more_is_given_up() -> None:
+    stage = Stage(stall=0.3)
+    stage.producer.answer = lambda *_: False
+    stage.sink._acked = asyncio.get_running_loop().time()
+    await stage.sink.publish(to(1))
+    assert stage.replaced == []
+    await asyncio.sleep(0.15)
+    await stage.sink.publish([*to(1), *to(2)])
+    assert len(stage.replaced) == 1
+
+
+# --- records that are refused for good -----------------------------------------------------------
+
+
+async def test_a_record_that_the_broker_refuses_for_good_is_set_apart() -> None:
+    stage = Stage(timeout=3.0)
+    keyless = Outgoing(topic="out", key=None, value=b"x")
+    records = [*to(0, 2), keyless, *to(0, 2)]
+    for other in (1, 2):
+        stage.sink._lanes.of("out", other).ail("away", None)  # so that it lies with the others
+    last: list[bytes | None] = []
+
+    class Noting(BatchBuilder):
+        def append(self, **told: Any) -> Any:
+            last[:] = [told["key"]]
+            return super().append(**told)
+
+    stage.producer.create_batch = lambda: Noting(  # type: ignore[method-assign]
+        100_000, 0, is_transactional=False, key_serializer=None, value_serializer=None
+    )
+    stage.producer.answer = lambda _topic, _partition, count: (
+        InvalidRecord() if count > 1 or last == [None] else True
+    )
+    answers = await stage.sink.publish(records)
+    assert kinds(answers) == [Landed, Landed, Rejected, Landed, Landed]
+    assert stage.sink.trouble_with("out") == ""
+    sent = len(stage.producer.sent)
+    assert kinds(await stage.sink.publish([keyless] * 500)) == [Rejected] * 500
+    assert len(stage.producer.sent) == sent  # it is known by now
+
+
+async def test_what_is_too_large_for_a_topic_is_known_after_the_first_one() -> None:
+    stage = Stage(timeout=3.0)
+    stage.producer.answer = lambda *_: MessageSizeTooLargeError()
+    large = Outgoing(topic="out", key=b"k", value=b"x" * 50_000)
+    assert kinds(await stage.sink.publish([large])) == [TooLarge]
+    stage.producer.answer = lambda *_: True
+    larger = Outgoing(topic="out", key=b"k", value=b"x" * 60_000)
+    smaller = Outgoing(topic="out", key=b"k", value=b"x" * 40_000)
+    assert kinds(await stage.sink.publish([larger, smaller, large])) == [TooLarge, Landed, TooLarge]
+    assert len(stage.producer.sent) == 2
+
+
+async def test_a_record_that_cannot_be_written_harms_no_neighbour() -> None:
+    stage = Stage()
+    (good,) = to(0)
+    bad = Outgoing(topic="out", key=good.key, value=b"x", headers=(("\udcff", b""),))
+    assert kinds(await stage.sink.publish([good, bad, good])) == [Landed, Rejected, Landed]
