@@ -1,4 +1,7 @@
-"""Records that hold no batch: whole to the dead-letter topic, with headers that say why and whence."""
+"""Records that hold no batch: whole to the dead-letter topic, with headers that say why and whence.
+
+A partition of that topic that is in trouble is left out: a dead letter may lie in any.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from mailsender.letter import now_ms
-from mailsender.ports import Clock, Outgoing, Queue, Record, RecordSink, TooLarge
+from mailsender.ports import Clock, Outgoing, Queue, Record, RecordSink, Rejected
 
 log = structlog.get_logger()
 
@@ -29,7 +32,7 @@ class DeadRecord:
 
 
 class DeadLetters:
-    """The way to the dead-letter topic, and past it for what the topic refuses for its size."""
+    """The way to the dead-letter topic, and past it for what the topic refuses for good."""
 
     def __init__(self, queue: Queue, sink: RecordSink, *, topic: str, clock: Clock) -> None:
         self._queue = queue
@@ -54,36 +57,56 @@ class DeadLetters:
     async def bury(self, dead: list[DeadRecord]) -> None:
         """Publish records and take each out of `dead` once the broker has it.
 
-        What the broker refuses for its size is kept in the queue's store, and its record on the topic says
-        where. To be called again with the same list after an error.
+        What the broker refuses, for its size or because it has no key, is kept in the queue's store, and its
+        record on the topic says where. To be called again with the same list after an error.
 
         Raises:
             Unavailable: Kafka, or the store, cannot do it now for what is left in `dead`.
         """
         answers = await self._sink.publish([self._whole(one) for one in dead])
         left: list[DeadRecord] = []
+        refused: list[DeadRecord] = []
         away: Exception | None = None
-        large: list[DeadRecord] = []
         for one, answer in zip(dead, answers, strict=True):
-            if isinstance(answer, TooLarge):
-                large.append(one)
+            if isinstance(answer, Rejected):
+                refused.append(one)
             elif isinstance(answer, Exception):
                 left.append(one)
                 away = answer
-        dead[:] = [*left, *large]
-        if away is not None:
+        dead[:] = [*left, *refused]
+        if away is not None and not self._topic_alone_ails():
             raise away
+        if away is not None:
+            await self._keep_aside(left, away)
+            dead[:] = refused
         while dead:
             await self._keep_elsewhere(dead[-1])
             dead.pop()
+
+    def _topic_alone_ails(self) -> bool:
+        """Whether Kafka is there, but not for this topic: letters must not wait for it."""
+        return not self._sink.trouble and bool(self._sink.trouble_with(self._topic))
+
+    async def _keep_aside(self, left: Sequence[DeadRecord], away: Exception) -> None:
+        where = ""
+        for one in left:
+            where = await self._queue.keep_record(one.record, f"{one.reason}: {one.detail}")
+        log.error(
+            "dead_letters_kept_aside",
+            records=len(left),
+            reason=str(away),
+            kept_in=where,
+            doing="no partition of the dead-letter topic takes them, so they are kept in MongoDB alone",
+            check="the topic, with `mailsender check`",
+        )
 
     async def _keep_elsewhere(self, one: DeadRecord) -> None:
         where = await self._queue.keep_record(one.record, one.detail)
         headers = (*self._headers(one), (f"{HEADER}kept-in", where.encode()))
         (answer,) = await self._sink.publish(
-            [Outgoing(topic=self._topic, key=None, value=b"", headers=headers)]
+            [Outgoing(topic=self._topic, key=where.encode(), value=b"", headers=headers, anywhere=True)]
         )
-        if isinstance(answer, TooLarge):
+        if isinstance(answer, Rejected):
             log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
         elif isinstance(answer, Exception):
             raise answer
@@ -91,7 +114,7 @@ class DeadLetters:
     def _whole(self, one: DeadRecord) -> Outgoing:
         record = one.record
         headers = (*record.headers, *self._headers(one))
-        return Outgoing(topic=self._topic, key=record.key, value=record.value, headers=headers)
+        return Outgoing(topic=self._topic, key=record.key, value=record.value, headers=headers, anywhere=True)
 
     def _headers(self, one: DeadRecord) -> tuple[tuple[str, bytes], ...]:
         said = {

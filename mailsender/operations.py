@@ -65,7 +65,8 @@ class ReplicaOperations:
         elements = [e if letter_id(e) else with_id(e, self._new_id()) for e in elements]
         value = _written(elements)
         topic = self._replica.settings.kafka_topic_mailsender
-        record = Outgoing(topic=topic, key=secrets.token_bytes(KEY_BYTES), value=value)
+        key = secrets.token_bytes(KEY_BYTES)
+        record = Outgoing(topic=topic, key=key, value=value, anywhere=True)
         (answer,) = await self._replica.parts.sink.publish([record])
         if isinstance(answer, Rejected):
             raise answer

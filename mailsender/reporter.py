@@ -19,7 +19,17 @@ import structlog
 
 from mailsender.afterwards import afterwards
 from mailsender.letter import Answer, Letter
-from mailsender.ports import Clock, Landed, Outgoing, Queue, RecordSink, TooLarge, Unavailable
+from mailsender.ports import (
+    Clock,
+    Landed,
+    Outgoing,
+    Queue,
+    Record,
+    RecordSink,
+    Rejected,
+    TooLarge,
+    Unavailable,
+)
 from mailsender.wire import report_bytes
 
 log = structlog.get_logger()
@@ -30,13 +40,16 @@ ENVELOPE = 200
 SMALLEST = 2048
 """Bytes into which a report always fits, when everything that can be left out is."""
 
+_GivenUp = tuple[Letter, int, Outgoing, Rejected]
+"""A letter, which of its answers it is about, the report, and why the broker will never take it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReporterConfig:
     """How reports are published; times in seconds, sizes in bytes.
 
-    `max_bytes` bounds the letters that wait for their report in memory, `batch` and `batch_bytes` the reports
-    of one round.
+    `max_bytes` bounds the letters that wait for their report in memory, and once more those that a partition
+    in trouble keeps waiting; `batch` and `batch_bytes` bound the reports of one round.
     Every `sweep_every` the queue is asked for letters that have been unmarked for more than `sweep_age`: long
     enough for every replica to have reported its own. The wait after a failure grows from `first_wait` to
     `longest_wait`. A stop flushes for at most `stop_timeout`.
@@ -59,13 +72,17 @@ class ReporterConfig:
 class ReporterState:
     """What the reporter is at, and what it did since the start.
 
-    `status` is ``running``, ``failing: <why>`` or ``stopped``. `left_to_sweep` counts the letters that
-    found no room while publishing failed.
+    `status` is ``running``, ``failing: <why>`` or ``stopped``; it fails, too, while a part of the reports can
+    be published and another cannot: those are `put_off`. `given_up` counts the reports that the broker will
+    never take: they are kept in the queue's store. `left_to_sweep` counts the letters that found no room
+    while publishing failed.
     """
 
     status: str = "running"
     waiting: int = 0
+    put_off: int = 0
     published: int = 0
+    given_up: int = 0
     marked: int = 0
     swept: int = 0
     left_to_sweep: int = 0
@@ -81,6 +98,10 @@ class Reporter:
         self._clock = clock
         self._state = ReporterState()
         self._waiting: deque[Letter] = deque()
+        self._put_off: list[Letter] = []
+        self._put_off_bytes = 0
+        self._again_at = 0.0
+        self._pause = config.first_wait
         self._unmarked: list[Letter] = []
         self._in_hand: dict[str, int] = {}
         self._bytes = 0
@@ -91,13 +112,17 @@ class Reporter:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._sweep_at = clock.monotonic()
-        self._failing_since = 0.0
+        self._ailing = False
+        self._ailing_since = 0.0
         self._wait = config.first_wait
 
     @property
     def state(self) -> ReporterState:
         """How it is; for readiness and status."""
-        return replace(self._state, waiting=len(self._waiting) + len(self._unmarked))
+        return replace(self._state, waiting=self._left(), put_off=len(self._put_off))
+
+    def _left(self) -> int:
+        return len(self._waiting) + len(self._put_off) + len(self._unmarked)
 
     async def offer(self, letters: Sequence[Letter]) -> None:
         """Take finished letters, as the queue holds them, for their report.
@@ -125,7 +150,7 @@ class Reporter:
         stopping = asyncio.create_task(stop.wait())
         self._running = True
         await afterwards(partial(self._until, stop, stopping), partial(self._end, stop, stopping))
-        return len(self._waiting) + len(self._unmarked)
+        return self._left()
 
     async def _until(self, stop: asyncio.Event, stopping: asyncio.Task[bool]) -> None:
         while not stop.is_set():
@@ -145,8 +170,10 @@ class Reporter:
         try:
             if self._unmarked:
                 await self._mark()
-            if self._clock.monotonic() >= self._sweep_at and self._bytes < self._config.max_bytes // 2:
+            if self._clock.monotonic() >= self._sweep_at and self._room_taken() < self._config.max_bytes // 2:
                 await self._sweep()
+            if self._put_off and self._clock.monotonic() >= self._again_at:
+                self._try_again()
             if self._waiting:
                 await self._publish()
         except Unavailable as error:
@@ -165,7 +192,8 @@ class Reporter:
             self._wait = min(self._config.longest_wait, self._wait * 2)
             await asyncio.wait({stopping}, timeout=seconds)
             return
-        seconds = max(0.0, self._sweep_at - self._clock.monotonic())
+        soon = min(self._sweep_at, self._again_at) if self._put_off else self._sweep_at
+        seconds = max(0.0, soon - self._clock.monotonic())
         changed = asyncio.create_task(self._changed.wait())
         await asyncio.wait({changed, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         changed.cancel()
@@ -175,20 +203,24 @@ class Reporter:
         """Publish and mark what is in hand; a failure is tried again until the deadline."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.stop_timeout):
-                while self._waiting or self._unmarked:
-                    if not await self._round() and self._failing:
+                while self._left():
+                    self._again_at = 0.0
+                    if not await self._round() and (self._failing or self._put_off):
                         await asyncio.sleep(min(0.5, self._config.first_wait))
-        if self._waiting or self._unmarked:
+        if self._left():
             log.warning(
                 "reports_left",
-                letters=len(self._waiting) + len(self._unmarked),
+                letters=self._left(),
                 doing="they are unreported in the queue; the next start publishes them",
             )
 
     # --- publishing ------------------------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Publish a batch of reports, all before waiting for one; mark the letters acknowledged."""
+        """Publish a batch of reports, all before waiting for one; mark the letters acknowledged.
+
+        What failed goes behind what was not tried yet, unless nothing can be published at all.
+        """
         batch = self._next_batch()
         try:
             failed = await self._publish_batch(batch)
@@ -196,12 +228,37 @@ class Reporter:
             self._waiting.extendleft(reversed(batch))
             raise
         kept = {letter.id for letter, _ in failed}
-        self._waiting.extendleft(letter for letter in reversed(batch) if letter.id in kept)
         self._unmarked += [letter for letter in batch if letter.id not in kept]
+        left = [letter for letter in batch if letter.id in kept]
+        away = bool(self._sink.trouble_with(self._config.topic))
+        if away:
+            self._waiting.extendleft(reversed(left))
+        else:
+            for letter in left:
+                self._put(letter)
         if self._unmarked:
             await self._mark()
-        if failed:
+        if failed and away:
             raise failed[0][1]
+        if failed:
+            self._ails(failed[0][1])
+
+    def _put(self, letter: Letter) -> None:
+        """Put a letter off, or leave it to the sweep where too many are."""
+        if self._put_off_bytes + letter.size > self._config.max_bytes and self._put_off:
+            self._let_go(letter)
+            self._count(left_to_sweep=1)
+            return
+        if not self._put_off:
+            self._again_at = self._clock.monotonic() + self._pause
+        self._put_off.append(letter)
+        self._put_off_bytes += letter.size
+
+    def _try_again(self) -> None:
+        """Let those that were put off have another try, behind all others."""
+        self._waiting.extend(self._put_off)
+        self._put_off, self._put_off_bytes = [], 0
+        self._pause = min(self._config.longest_wait, self._pause * 2)
 
     def _next_batch(self) -> list[Letter]:
         batch: list[Letter] = []
@@ -213,16 +270,57 @@ class Reporter:
 
     async def _publish_batch(self, batch: Sequence[Letter]) -> list[tuple[Letter, Exception]]:
         """The letters whose reports were not all acknowledged, with the error of each."""
-        asked = [(letter, answer) for letter in batch for answer in letter.answers[letter.answered :]]
-        records = [self._record(letter, answer, self._config.max_request_size) for letter, answer in asked]
+        asked = [(each, index) for each in batch for index in range(each.answered, len(each.answers))]
+        limit = self._config.max_request_size
+        records = [self._record(letter, letter.answers[index], limit) for letter, index in asked]
         failed: list[tuple[Letter, Exception]] = []
-        for (letter, answer), result in zip(asked, await self._sink.publish(records), strict=True):
+        refused: list[_GivenUp] = []
+        results = await self._sink.publish(records)
+        for (letter, index), record, result in zip(asked, records, results, strict=True):
             found = result
             if isinstance(found, TooLarge):
-                found = await self._publish_smaller(letter, answer)
-            if not isinstance(found, Landed):
+                found = await self._publish_smaller(letter, letter.answers[index])
+            if isinstance(found, Rejected):
+                refused.append((letter, index, record, found))
+            elif not isinstance(found, Landed):
                 failed.append((letter, found))
-        self._count(published=len(asked) - len(failed))
+        self._count(published=len(asked) - len(failed) - len(refused))
+        if refused:
+            failed += await self._give_up(refused)
+        return failed
+
+    async def _give_up(self, refused: Sequence[_GivenUp]) -> list[tuple[Letter, Exception]]:
+        """Keep reports that no try will ever publish where an operator finds them.
+
+        Returns those that could not be kept now; they are tried again.
+        """
+        failed: list[tuple[Letter, Exception]] = []
+        where = ""
+        for letter, index, report, why in refused:
+            record = Record(
+                topic=f"{report.topic}/{letter.id}",
+                partition=-1,
+                offset=index,
+                timestamp=-1,
+                key=report.key,
+                value=report.value,
+            )
+            try:
+                where = await self._queue.keep_record(record, str(why))
+            except Unavailable as error:
+                failed.append((letter, error))
+        kept = len(refused) - len(failed)
+        if kept:
+            self._count(given_up=kept)
+            log.error(
+                "reports_given_up",
+                reports=kept,
+                reason=str(refused[0][3]),
+                letter=refused[0][0].id,
+                kept_in=where,
+                doing="the broker will never take them; each is kept in MongoDB instead",
+                check="the settings of the topic, with `mailsender check`",
+            )
         return failed
 
     async def _publish_smaller(self, letter: Letter, answer: Answer) -> Landed | Exception:
@@ -243,9 +341,6 @@ class Reporter:
         )
         bare = replace(answer, key=None)
         (result,) = await self._sink.publish([self._record(letter, bare, SMALLEST)])
-        if isinstance(result, TooLarge):
-            log.error("report_impossible", letter=letter.id, reason=str(result), doing="it is given up")
-            return Landed(topic=self._config.topic, partition=-1, offset=-1)
         return result
 
     def _record(self, letter: Letter, answer: Answer, limit: int) -> Outgoing:
@@ -259,20 +354,25 @@ class Reporter:
         self._count(marked=len(self._unmarked))
         marked, self._unmarked = self._unmarked, []
         for letter in marked:
-            self._bytes -= letter.size
-            self._in_hand[letter.id] -= 1
-            if not self._in_hand[letter.id]:
-                del self._in_hand[letter.id]
+            self._let_go(letter)
+
+    def _let_go(self, letter: Letter) -> None:
+        self._bytes -= letter.size
+        self._in_hand[letter.id] -= 1
+        if not self._in_hand[letter.id]:
+            del self._in_hand[letter.id]
 
     async def _sweep(self) -> None:
         """Find what was left unmarked; at once again when there may be more."""
-        found = await self._queue.unreported(self._config.sweep_age, self._config.batch)
+        # Those that were put off are the oldest of all and would hide the others.
+        limit = self._config.batch + len(self._put_off)
+        found = await self._queue.unreported(self._config.sweep_age, limit)
         fresh = [letter for letter in found if letter.id not in self._in_hand]
         for letter in fresh:
             self._take(letter)
         self._count(swept=len(fresh))
         self._swept_in_a_row += len(fresh)
-        if len(found) < self._config.batch:
+        if len(found) < limit:
             self._sweep_at = self._clock.monotonic() + self._config.sweep_every
             if self._swept_in_a_row:
                 log.info("reports_swept", letters=self._swept_in_a_row, doing="they are published now")
@@ -282,7 +382,12 @@ class Reporter:
 
     def _full(self, letter: Letter) -> bool:
         """Whether there is no room for `letter`; a letter alone may be larger than the bound."""
-        return bool(self._bytes) and self._bytes + letter.size > self._config.max_bytes
+        taken = self._room_taken()
+        return bool(taken) and taken + letter.size > self._config.max_bytes
+
+    def _room_taken(self) -> int:
+        """Bytes of the letters in hand, but for those that were put off, which have a bound of their own."""
+        return self._bytes - self._put_off_bytes
 
     def _take(self, letter: Letter) -> None:
         self._waiting.append(letter)
@@ -290,9 +395,15 @@ class Reporter:
         self._in_hand[letter.id] = self._in_hand.get(letter.id, 0) + 1
 
     def _fails(self, error: Exception) -> None:
+        """Nothing can be published, or marked, now."""
+        self._failing = True
+        self._ails(error)
+
+    def _ails(self, error: Exception) -> None:
+        """Something cannot be published now."""
         self._now(status=f"failing: {error}")
-        if not self._failing:
-            self._failing, self._failing_since = True, self._clock.monotonic()
+        if not self._ailing:
+            self._ailing, self._ailing_since = True, self._clock.monotonic()
             log.warning(
                 "reporting_fails",
                 reason=str(error),
@@ -300,11 +411,15 @@ class Reporter:
             )
 
     def _works(self) -> None:
-        if self._failing:
-            seconds = round(self._clock.monotonic() - self._failing_since, 1)
-            log.info("reporting_works", seconds=seconds, left_to_sweep=self._state.left_to_sweep)
         self._failing = False
         self._wait = self._config.first_wait
+        if self._put_off:
+            return
+        self._pause = self._config.first_wait
+        if self._ailing:
+            seconds = round(self._clock.monotonic() - self._ailing_since, 1)
+            log.info("reporting_works", seconds=seconds, left_to_sweep=self._state.left_to_sweep)
+        self._ailing = False
         self._now(status="running")
 
     def _now(self, **changes: Any) -> None:

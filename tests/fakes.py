@@ -85,6 +85,8 @@ class FakeSink:
     def __init__(self, *, largest: int = 1_000_000) -> None:
         self.largest = largest
         self.away = False
+        self.ailing: set[str] = set()
+        self._noticed = False
         self.published: list[Outgoing] = []
         self.calls: list[int] = []
         self.refuse: Callable[[Outgoing], Exception | None] = lambda _: None
@@ -94,11 +96,12 @@ class FakeSink:
         pass
 
     def trouble_with(self, topic: str) -> str:
-        return self.trouble
+        return self.trouble or ("no broker answers" if self._noticed or topic in self.ailing else "")
 
     async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
         await asyncio.sleep(0)
         self.calls.append(len(records))
+        self._noticed = self.away
         # As the real one may: the same error for all.
         gone = Unavailable("no broker answers")
         return [gone if self.away else self._take(record) for record in records]

@@ -9,29 +9,13 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, NewTopic
 
 
 def make_topic(bootstrap: str, topic: str, partitions: int = 1, **settings: str) -> None:
     """Make a topic and wait until it can be written to."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(topic, partitions, 1, config=settings)]).values():
-        future.result(20)
-
-
-def change_topic(bootstrap: str, topic: str, setting: str, value: str) -> None:
-    """Change a setting of a topic."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for future in admin.incremental_alter_configs([resource]).values():
         future.result(20)
 
 

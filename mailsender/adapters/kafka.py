@@ -279,17 +279,7 @@ class Keeper(Generic[C]):
     def open(self) -> None:
         """Begin to keep one."""
         if self._task is None:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._task = asyncio.create_task(self._keep())
-        self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Begin again, whatever ended the task: only `close`, which takes it away first, may do that."""
-        if task is self._task:
-            log.error("kafka_client_unkept", doing="a new client is made")
-            self._begin()
+            self._task = asyncio.create_task(self._keep())
 
     def keeps(self, client: C) -> bool:
         """Whether `client` is the one in use, and not one that was given up."""

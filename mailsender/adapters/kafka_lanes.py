@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any, Final
 
 from mailsender.ports import Rejected, TooLarge
@@ -100,12 +99,13 @@ class Lanes:
         return len(self._ailing(topic)) < self._counts.get(topic, 1)
 
     def all_ail(self, topic: str) -> str:
-        """The trouble, where no partition of a topic (or of any in use) is without one; else empty."""
-        topics: Iterable[str] = [topic] if topic else self._counts
-        ailing = [lane for name in topics for lane in self._ailing(name)]
-        if not ailing or any(self.some_well(name) for name in topics):
-            return ""
-        return ailing[0].trouble
+        """The trouble of a topic's first partition, where no partition of it is without one; else empty."""
+        ailing = self._ailing(topic)
+        return ailing[0].trouble if ailing and not self.some_well(topic) else ""
+
+    def some_trouble(self) -> str:
+        """The trouble of some partition; empty where there is none."""
+        return next((lane.trouble for lane in self._lanes.values() if lane.ails), "")
 
     def ailing(self) -> list[str]:
         """Some of the partitions in trouble, for the log."""

@@ -75,14 +75,22 @@ class KafkaSink:
     @property
     def trouble(self) -> str:
         """See `ports.RecordSink`."""
-        return self._away() or self._lanes.all_ail("")
+        return self._away() or self._silence()
 
     def trouble_with(self, topic: str) -> str:
         """See `ports.RecordSink`."""
-        return self._away() or self._lanes.all_ail(topic)
+        return self.trouble or self._lanes.all_ail(topic)
 
     def _away(self) -> str:
         return "" if self._keeper.client else self._keeper.fault or "not connected yet"
+
+    def _silence(self) -> str:
+        """Why partitions are in trouble, where it is not theirs: there is no connection at all."""
+        producer = self._keeper.client
+        trouble = self._lanes.some_trouble()
+        if producer is None or not trouble or _connected(producer):
+            return ""
+        return f"no broker can be reached ({trouble})"
 
     async def close(self) -> None:
         """See `ports.RecordSink`."""
@@ -373,9 +381,22 @@ class _Batch:
 
 
 def _spoilt(batch: _Batch) -> BaseException | None:
-    """The error of a batch that failed for good, and so left a hole in its partition's sequence."""
+    """The error of a batch that was refused, and so left a hole in its partition's sequence.
+
+    Where the partition takes nothing at all the hole matters no more than it; should it take something
+    again, that the sequence is broken is an error of its own.
+    """
     future = batch.future
-    return future.exception() if future is not None and future.done() else None
+    error = future.exception() if future is not None and future.done() else None
+    if error is None or isinstance(error, _ABOUT_THE_PRODUCER):
+        return error
+    return error if isinstance(translated(error, keyless=True), Rejected) else None
+
+
+def _connected(producer: AIOKafkaProducer) -> bool:
+    """Whether a broker is there."""
+    connections = producer.client._conns.values()  # noqa: SLF001  there is no public way
+    return any(each.connected() for each in connections)
 
 
 async def _abandon(producer: AIOKafkaProducer) -> None:

@@ -190,9 +190,13 @@ class ReportsView(BaseModel):
 
     model_config = _CLOSED
 
-    status: str = Field(description="`running`, `failing: <why>` or `stopped`.")
+    status: str = Field(
+        description="`running`, `failing: <why>` (also where only some partitions fail) or `stopped`."
+    )
     waiting: Count
+    put_off: Count = Field(description="Those of them that wait for a partition in trouble.")
     published: Count
+    given_up: Count = Field(description="Reports that the broker will never take; they are in MongoDB.")
     marked: Count
     swept: Count = Field(description="Reports that a crash or an outage had left unpublished.")
     left_to_sweep: Count

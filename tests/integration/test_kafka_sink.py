@@ -14,7 +14,7 @@ from mailsender.adapters.kafka_sink import KafkaSink
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
-from tests.kafka_clients import change_topic, consume, make_topic
+from tests.kafka_clients import consume, make_topic
 from tests.parts import KafkaServer, Topics
 
 pytestmark = pytest.mark.asyncio
@@ -93,33 +93,6 @@ async def test_what_a_compacted_topic_refuses_harms_no_neighbour(
     answers = await sink.publish([good, keyless, good, keyless])
     assert [type(answer) for answer in answers] == [Landed, Rejected, Landed, Rejected]
     assert sink.trouble_with(topics.reports) == ""
-
-
-async def test_a_topic_with_too_few_replicas_holds_up_itself_alone(
-    kafka: KafkaServer, topics: Topics
-) -> None:
-    make_topic(kafka.bootstrap, topics.reports, 1, **{"min.insync.replicas": "2"})
-    make_topic(kafka.bootstrap, topics.letters, 1)
-    sick = Outgoing(topic=topics.reports, key=b"k", value=b"x")
-    well = Outgoing(topic=topics.letters, key=b"k", value=b"x")
-    sink = KafkaSink(config(kafka.bootstrap, timeout=4.0))
-    await sink.open()
-    answers = await sink.publish([sick, well])
-    assert [type(answer) for answer in answers] == [Unavailable, Landed]
-    began = time.monotonic()
-    for _ in range(10):
-        assert isinstance((await sink.publish([well]))[0], Landed)
-        answers = await sink.publish([sick, well])
-        assert [type(answer) for answer in answers] == [Unavailable, Landed]
-    assert time.monotonic() - began < 4.0
-    assert sink.trouble_with(topics.reports)
-    assert sink.trouble_with(topics.letters) == sink.trouble == ""
-    change_topic(kafka.bootstrap, topics.reports, "min.insync.replicas", "1")
-    async with asyncio.timeout(20):
-        while not isinstance((await sink.publish([sick]))[0], Landed):
-            pass
-    assert sink.trouble_with(topics.reports) == ""
-    await sink.close()
 
 
 async def test_a_producer_that_is_given_up_leaves_no_complaint_of_python(

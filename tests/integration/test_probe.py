@@ -66,13 +66,14 @@ async def test_topics_that_are_missing_compacted_or_too_narrow(kafka: KafkaServe
     await create(
         kafka.bootstrap,
         NewTopic(topics.letters, 1, 1, topic_configs=compacted),
-        NewTopic(topics.reports, 1, 1, topic_configs=narrow),
+        NewTopic(topics.reports, 1, 1, topic_configs={**narrow, **compacted}),
     )
     findings = await probe_kafka(config(kafka.bootstrap), wish(topics))
     warnings = texts(findings, "warning")
     assert worst(findings) == "warning"
     assert f"topic {topics.letters}: is compacted" in warnings
     assert f"topic {topics.reports}: takes records of 50000 bytes only" in warnings
+    assert f"topic {topics.reports}: is compacted, so it refuses records without a key" in warnings
     assert f"topic {topics.dead}: does not exist" in warnings
     again = await probe_kafka(config(kafka.bootstrap), wish(topics))
     assert f"topic {topics.dead}: does not exist" in texts(again, "warning"), "asking must create nothing"

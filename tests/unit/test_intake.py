@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.letter import Letter, Origin, Status
-from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Unavailable
+from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Rejected, Unavailable
 from mailsender.wire import Limits, report_bytes
 from tests.clocks import ManualClock
 from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
@@ -260,6 +260,33 @@ async def test_what_the_topic_refuses_for_its_size_is_kept_and_the_topic_says_wh
     assert header(pointer, "reason") == "not-a-batch"
     assert len(stage.sink.published) == 2
     assert stage.source.commits == [{("in", 0): 2}]
+
+
+async def test_what_the_topic_refuses_for_another_reason_is_kept_too() -> None:
+    stage = Stage([record(b"{", key=None), record(b"[", offset=1)])
+    stage.sink.refuse = lambda out: Rejected("it needs a key") if out.key is None else None
+    await stage.run()
+    assert [kept.value for kept in stage.queue.kept] == [b"{"]
+    assert {header(dead, "offset") for dead in stage.sink.published} == {"0", "1"}
+    assert stage.source.commits == [{("in", 0): 2}]
+
+
+async def test_a_dead_letter_may_lie_in_any_partition() -> None:
+    stage = Stage([record(b"{")])
+    await stage.run()
+    assert [dead.anywhere for dead in stage.sink.published] == [True]
+
+
+async def test_a_dead_letter_topic_that_takes_nothing_holds_up_no_letters() -> None:
+    stage = Stage([record(b"{"), record(letters("a"), offset=1)])
+    stage.sink.refuse = lambda _: Unavailable("partition 0 of dead: too few replicas")
+    stage.sink.ailing = {"dead"}
+    with capture_logs() as logs:
+        await stage.run()
+    assert [kept.value for kept in stage.queue.kept] == [b"{"]
+    assert stage.source.commits == [{("in", 0): 2}]
+    (told,) = [entry for entry in logs if entry["event"] == "dead_letters_kept_aside"]
+    assert (told["records"], told["kept_in"]) == (1, "memory/in/0/0")
 
 
 async def test_a_dead_letter_is_published_until_it_is_acknowledged_before_its_offset_goes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 
 import pytest
@@ -101,17 +100,4 @@ async def test_what_goes_wrong_after_the_start_or_at_the_end_of_a_client_ends_no
     stage.abandons = [RuntimeError("while it is freed")] * 2
     stage.keeper.open()
     assert await stage.keeper.get(5.0) is second
-    await stage.keeper.close()
-
-
-async def test_a_task_that_is_ended_from_outside_is_begun_again() -> None:
-    """Nobody does that; it stands for whatever ends a task."""
-    good = Client()
-    stage = Stage(Client(), good)
-    stage.keeper.open()
-    assert await stage.keeper.get(5.0) is not None
-    assert stage.keeper._task is not None
-    stage.keeper._task.cancel()
-    await asyncio.gather(stage.keeper._task, return_exceptions=True)
-    assert await stage.keeper.get(5.0) is good
     await stage.keeper.close()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import LeaderNotAvailableError, MessageSizeTooLargeError, kafka_errors
+from aiokafka.errors import (
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    kafka_errors,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata, TopicPartition
@@ -27,6 +33,7 @@ class Producer:
     """Takes batches; `answer` says what becomes of one, None being no answer at all."""
 
     def __init__(self) -> None:
+        self.client = SimpleNamespace(_conns={1: SimpleNamespace(connected=lambda: True)})
         self.sent: list[tuple[str, int, int]] = []
         self.silent: list[asyncio.Future[Any]] = []
         self.answer: Callable[[str, int, int], Exception | bool] = lambda _topic, _partition, _count: True
@@ -112,6 +119,15 @@ async def test_trouble_belongs_to_a_topic() -> None:
     assert "reports" in stage.sink.trouble_with("reports")
     assert stage.sink.trouble_with("out") == ""
     assert stage.sink.trouble == ""
+
+
+async def test_without_any_connection_it_is_no_partition_that_is_in_trouble() -> None:
+    stage = Stage()
+    stage.producer.answer = lambda *_: False
+    await stage.sink.publish(to(1))
+    stage.producer.client._conns.clear()
+    assert "no broker can be reached" in stage.sink.trouble
+    assert "no broker can be reached" in stage.sink.trouble_with("another")
 
 
 async def test_one_partition_in_trouble_is_no_trouble_of_its_topic() -> None:
@@ -228,6 +244,14 @@ async def test_what_is_too_large_for_a_topic_is_known_after_the_first_one() -> N
     smaller = Outgoing(topic="out", key=b"k", value=b"x" * 40_000)
     assert kinds(await stage.sink.publish([larger, smaller, large])) == [TooLarge, Landed, TooLarge]
     assert len(stage.producer.sent) == 2
+
+
+async def test_a_topic_that_we_may_not_write_to_costs_no_producer() -> None:
+    stage = Stage()
+    stage.producer.answer = lambda topic, *_: topic == "out" or TopicAuthorizationFailedError()
+    answers = await stage.sink.publish([*to(0, topic="kept for others"), *to(0)])
+    assert kinds(answers) == [Unavailable, Landed]
+    assert stage.replaced == []
 
 
 async def test_a_record_that_cannot_be_written_harms_no_neighbour() -> None:

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.letter import Answer, Letter, Origin, Status, content_digest, now_ms
-from mailsender.ports import Unavailable
+from mailsender.ports import Rejected, Unavailable
 from mailsender.reporter import Reporter, ReporterConfig
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink, FlakyQueue
@@ -108,6 +108,7 @@ async def test_what_was_acknowledged_is_marked_though_its_neighbour_was_not() ->
         await stage.until(lambda: stage.reporter.state.marked == 2)
         assert [out.key for out in stage.sink.published] == [b"k0", b"k2"]
         gone.clear()
+        stage.clock.forward(1)
         await stage.until(lambda: stage.reporter.state.marked == 4)
     assert [out.key for out in stage.sink.published] == [b"k0", b"k2", b"k1", b"k3"]
 
@@ -145,6 +146,103 @@ async def test_every_publisher_that_was_not_answered_yet_gets_a_report() -> None
         await stage.until(lambda: stage.reporter.state.published == 2)
     assert [out.key for out in stage.sink.published] == [b"l", None]
     assert [json.loads(out.value or b"")["Token"] for out in stage.sink.published] == ["late", "later"]
+
+
+# --- a part that cannot be published -------------------------------------------------------------
+
+
+async def test_what_failed_goes_behind_what_was_not_tried_and_holds_nothing_up() -> None:
+    stage = Stage(batch=10, first_wait=5.0, longest_wait=10.0)
+    letters = await stage.finished(60)
+    sick = {b"k%d" % i for i in range(20)}
+    stage.sink.refuse = lambda out: Unavailable("partition 3 of profile: slow") if out.key in sick else None
+    loop = asyncio.get_running_loop()
+    with capture_logs() as logs:
+        async with stage.running():
+            began = loop.time()
+            await stage.reporter.offer(letters)
+            await stage.until(lambda: stage.reporter.state.marked == 40)
+            assert loop.time() - began < 1.0  # no wait of 5 s for anybody
+            assert stage.reporter.state.put_off == 20
+            assert "partition 3" in stage.reporter.state.status
+            more = await stage.finished(80)
+            await stage.reporter.offer(more[60:])
+            await stage.until(lambda: stage.reporter.state.marked == 60)
+            sick.clear()
+            stage.clock.forward(6)
+            await stage.until(lambda: stage.reporter.state.marked == 80)
+    assert [e["event"] for e in logs if e["event"].startswith("reporting")] == [
+        *("reporting_fails", "reporting_works")
+    ]
+
+
+async def test_those_that_were_put_off_hide_nobody_from_the_sweep() -> None:
+    stage = Stage(batch=10, first_wait=100.0, longest_wait=100.0)
+    letters = await stage.finished(30)
+    sick = {b"k%d" % i for i in range(20)}
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.key in sick else None
+    async with stage.running():
+        await stage.reporter.offer(letters[:20])
+        await stage.until(lambda: stage.reporter.state.put_off == 20)
+        stage.clock.forward(31)
+        await stage.reporter.offer(())
+        await stage.until(lambda: stage.reporter.state.marked == 10)
+        sick.clear()
+
+
+async def test_letters_that_are_put_off_are_bounded() -> None:
+    stage = Stage(batch=2, max_bytes=9000, first_wait=100.0, longest_wait=100.0)
+    letters = await stage.finished(20, body="b" * 1000)
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.key != b"k19" else None
+    async with stage.running():
+        await stage.reporter.offer(letters)
+        await stage.until(lambda: stage.reporter.state.marked == 1)
+        state = stage.reporter.state
+        assert state.put_off < 4
+        assert state.put_off + state.left_to_sweep == 19
+        stage.sink.refuse = lambda out: None
+
+
+async def test_a_report_that_the_broker_never_takes_is_kept_and_counted_as_that() -> None:
+    stage = Stage()
+    letters = await stage.finished(30)
+    stage.sink.refuse = lambda out: Rejected("it needs a key") if out.key in {b"k7", b"k9"} else None
+    with capture_logs() as logs:
+        async with stage.running():
+            await stage.reporter.offer(letters)
+            await stage.until(lambda: stage.reporter.state.marked == 30)
+    state = stage.reporter.state
+    assert (state.published, state.given_up) == (28, 2)
+    kept = {record.topic: record for record in stage.queue.kept}
+    assert set(kept) == {f"profile/{letters[7].id}", f"profile/{letters[9].id}"}
+    assert json.loads(kept[f"profile/{letters[7].id}"].value or b"")["Token"] == 7
+    (told,) = [entry for entry in logs if entry["event"] == "reports_given_up"]
+    assert (told["log_level"], told["reports"]) == ("error", 2)
+    assert await stage.unreported() == 0
+
+
+async def test_what_cannot_be_kept_either_is_tried_again() -> None:
+    stage = Stage()
+    letters = await stage.finished(3)
+    stage.sink.refuse = lambda out: Rejected("never") if out.key == b"k1" else None
+    stage.queue.failures["keep_record"] = 1
+    async with stage.running():
+        await stage.reporter.offer(letters)
+        await stage.until(lambda: stage.reporter.state.marked == 2)
+        stage.clock.forward(1)
+        await stage.until(lambda: stage.reporter.state.marked == 3)
+    assert stage.reporter.state.given_up == 1
+
+
+async def test_a_report_that_fits_in_no_way_is_given_up_and_not_counted_as_published() -> None:
+    stage = Stage()
+    letters = await stage.finished(1)
+    stage.sink.largest = 10
+    async with stage.running():
+        await stage.reporter.offer(letters)
+        await stage.until(lambda: stage.reporter.state.marked == 1)
+    assert (stage.reporter.state.published, stage.reporter.state.given_up) == (0, 1)
+    assert len(stage.queue.kept) == 1
 
 
 # --- room ----------------------------------------------------------------------------------------
