@@ -185,7 +185,7 @@ def _judge_topic(
         text = "is compacted, so letters are lost when a key comes twice; set cleanup.policy=delete"
         found.append(Finding(part=part, level="warning", text=text))
     elif "compact" in settings.get("cleanup.policy", ""):
-        text = "is compacted, so it refuses records without a key, which are kept in MongoDB instead, and keeps"
+        text = "is compacted, so it refuses records without a key (kept in MongoDB instead) and keeps"
         text += " only the last record of each key; set cleanup.policy=delete"
         found.append(Finding(part=part, level="warning", text=text))
     limit = settings.get("max.message.bytes", "")
