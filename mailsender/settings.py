@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     smtp_tls_ca_file: str = _field("", "PEM file of a private CA.", shown="the system's CAs")
     smtp_tls_verify: bool = _field(True, "`false` accepts any certificate, with a warning at the start.")
     smtp_auth_cleartext: bool = _field(False, "`true` allows AUTH on a session without TLS.")
-    smtp_helo_name: str = _field("", "Name given in EHLO.", shown="the machine's name")
+    smtp_helo_name: str = _field(
+        "", "Name given in EHLO.", shown="the machine's name if it is a whole one, else its address"
+    )
     smtp_max_senders: int = _field(
         5, "Worker tasks, each with its own session.", original=True, ge=1, le=1000
     )

@@ -169,7 +169,8 @@ class ScriptedRelay:
             await self._reached[moment].wait()
 
     async def __aenter__(self) -> Self:
-        listener = socket.create_server((self.host, self.port))
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, self.port), family=family)
         if self._receive_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         self._server = await asyncio.start_server(

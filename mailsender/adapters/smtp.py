@@ -7,7 +7,6 @@ transactions, which are ours (`mailsender.adapters.smtp_dialogue`).
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -26,8 +25,8 @@ from mailsender.adapters.smtp_channel import Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
 from mailsender.adapters.smtp_login import MECHANISMS, LoginMemory, log_in
+from mailsender.adapters.smtp_names import Host, dial, own_name
 from mailsender.adapters.smtp_plan import Offers
-from mailsender.address import BadAddress, parse_address
 from mailsender.letter import Phase
 from mailsender.ports import Clock, RelayAway
 
@@ -40,7 +39,8 @@ _UNKNOWN_COMMAND = {500, 502}
 class SmtpConfig:
     """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
 
-    `ca_file` takes the place of the system's CAs. `helo_name` is the machine's name when it is empty.
+    `host` is a name or an address, see `Host`. `ca_file` takes the place of the system's CAs. Without a
+    `helo_name` see `own_name`.
     """
 
     host: str
@@ -66,8 +66,7 @@ class SmtpRelay:
     def __init__(self, config: SmtpConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        self._name = f"{host}:{config.port}"
+        self._name = Host.of(config.host).with_port(config.port)
         self._context: ssl.SSLContext | None = None
         self._outbox: Outbox | None = None
         self._logins = LoginMemory()
@@ -144,10 +143,9 @@ class _Opening:
         self._outbox = outbox
         self._logins = logins
         self.phase = Phase.CONNECT
+        self._host = Host.of(config.host)
         self._client = SMTP(
-            hostname=config.host,
-            port=config.port,
-            local_hostname=config.helo_name or _machine_name(),
+            hostname=self._host.name,
             use_tls=config.tls == "implicit",
             start_tls=False,
             tls_context=context,
@@ -174,15 +172,21 @@ class _Opening:
         """
         loop = asyncio.get_running_loop()
         timeouts = self._config.timeouts
+        deadline = loop.time() + timeouts.connect
+        connection = await dial(self._host.lookup, self._config.port, timeouts.connect)
+        self._client.local_hostname = self._config.helo_name or own_name(connection)
         async with asyncio.timeout(None) as limit:
 
             def still_connecting() -> None:
                 if self._client.transport is None:
                     limit.reschedule(loop.time())
 
-            timer = loop.call_later(timeouts.connect, still_connecting)
+            timer = loop.call_at(deadline, still_connecting)
             try:
-                await self._client.connect(timeout=timeouts.greeting)
+                await self._client.connect(sock=connection, timeout=timeouts.greeting)
+            except ValueError:
+                connection.close()  # the client found fault with what it was to say, and took nothing over
+                raise
             except SMTPException as error:
                 # A cause from within SMTP means that the relay was reached, and kept or broke its silence.
                 if isinstance(error, SMTPResponseException) or isinstance(error.__cause__, SMTPException):
@@ -244,7 +248,7 @@ class _Opening:
             raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
         offers = Offers.of(client.esmtp_extensions)
         channel = Channel(cast("asyncio.Transport", transport), self._outbox)
-        log.debug("relay_session_opened", relay=client.hostname, port=client.port, offers=offers)
+        log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
         return SmtpSession(channel, offers, self._config.timeouts, clock)
 
     def _cut(self) -> None:
@@ -253,12 +257,3 @@ class _Opening:
         self._client.close()
         if transport is not None:
             cast("asyncio.Transport", transport).abort()
-
-
-def _machine_name() -> str:
-    """The name for EHLO: the machine's own, or an address literal where it has none (RFC 5321 §4.1.3)."""
-    name = socket.gethostname()
-    try:
-        return parse_address(f"postmaster@{name}").domain
-    except BadAddress:
-        return "[127.0.0.1]"

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from mailsender.adapters.smtp import SmtpRelay
+from mailsender.letter import Envelope
 from mailsender.ports import RelayAway, SystemClock
 from tests.integration.test_relay_zoo import real
 from tests.real_postfix import PostfixSenderLogin
@@ -24,7 +25,7 @@ from tests.relay_zoo import (
     ZooRelay,
 )
 from tests.scripted import Peer, drop
-from tests.sessions import ACCEPTED, config, send, verdicts
+from tests.sessions import ACCEPTED, MESSAGE, A, Permit, config, send, verdicts
 
 OTHER_REFUSALS = [
     "504 5.5.4 PLAIN authentication is not permitted",
@@ -120,11 +121,10 @@ async def test_a_login_that_wants_the_name_with_the_command() -> None:
 @pytest.mark.asyncio
 async def test_a_real_postfix_takes_our_login() -> None:
     async with real(PostfixSenderLogin) as relay:
-        adapter = logging_in(relay)
-        session = await adapter.connect()
-        assert (await session.try_sender(USER)).code == 250
+        session = await logging_in(relay).connect()
+        mine = Envelope(reverse_path=USER, recipients=(A,))
+        assert verdicts(await session.transact(mine, MESSAGE, Permit())) == [ACCEPTED]
         await session.close()
-        assert "auth=1 mail=1" in relay.log
 
 
 # --- a wrong password ----------------------------------------------------------------------------
