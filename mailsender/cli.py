@@ -175,6 +175,15 @@ def post(
             show_default=False,
         ),
     ],
+    record_key: Annotated[
+        str,
+        typer.Option(
+            "--record-key",
+            metavar="TEXT",
+            help="The record's key, which the reports bring back. Else a random one.",
+            show_default=False,
+        ),
+    ] = "",
     url: Url = None,
     key: Key = "",
     as_json: AsJson = False,
@@ -189,7 +198,7 @@ def post(
     except OSError as error:
         text = f"{file} cannot be read: {error.strerror or error}"
         _fail(text, status=2, document=_error(text) if as_json else None)
-    answer = _ask(url, key, lambda service: service.post(batch), as_json=as_json)
+    answer = _ask(url, key, lambda service: service.post(batch, record_key), as_json=as_json)
     if as_json:
         _print_json(answer)
         return

@@ -37,13 +37,13 @@ class ServiceClient:
     key: str = field(default="", repr=False)
     timeout: float = TIMEOUT
 
-    async def post(self, batch: bytes) -> dict[str, Any]:
-        """Publish a batch.
+    async def post(self, batch: bytes, record_key: str = "") -> dict[str, Any]:
+        """Publish a batch, under `record_key` unless that is empty.
 
         Raises:
             ServiceError: it was not taken, with the place of each fault.
         """
-        return await self._ask("POST", "/post", batch)
+        return await self._ask("POST", "/post", batch, {"key": record_key} if record_key else {})
 
     async def status(self) -> dict[str, Any]:
         """What the service is doing.
@@ -61,14 +61,18 @@ class ServiceClient:
         """
         return await self._ask("POST", "/halt")
 
-    async def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    async def _ask(
+        self, method: str, path: str, body: bytes | None = None, query: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         headers = {"X-API-KEY": self.key} if self.key else {}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
         url = self.url.rstrip("/") + path
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
+                session.request(
+                    method, url, params=query, data=body, headers=headers, allow_redirects=False
+                ) as answer,
             ):
                 status, text = answer.status, await answer.text(errors="replace")
         except TimeoutError:

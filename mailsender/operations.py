@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mailsender.letter import Letter, now_ms
 from mailsender.ports import Landed, Outgoing, Rejected, Unavailable
 from mailsender.web.operations import BadBatch, Posted, Refused
-from mailsender.wire import NotABatch, decode, faults, letter_id, with_id
+from mailsender.web.problems import MAX_FAULTS
+from mailsender.wire import Fault, NotABatch, decode, faults, letter_id, with_id
 
 if TYPE_CHECKING:
     from mailsender.replica import Replica
 
 KEY_BYTES = 16
-"""Bytes of the random key of a posted record, as the original chose it."""
+"""Bytes of the random key of a posted record, as the original chose it; ours can be printed."""
+
+BREATH = 0.005
+"""Seconds of work on a posted batch after which others have their turn."""
 
 RETRY_SOON, RETRY_LATER = 5.0, 30.0
 """Seconds after which a refused post may be tried again: another replica answers, or a part is back."""
@@ -50,7 +56,7 @@ class ReplicaOperations:
             text = f"{stats.awaiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
             raise Refused("queue-full", text, retry_after=RETRY_LATER)
 
-    async def post(self, body: bytes) -> Posted:
+    async def post(self, body: bytes, key: str = "") -> Posted:
         """Publish `body` as its producer would, with an `ID` in each letter that has none."""
         self.accepting()
         try:
@@ -59,14 +65,16 @@ class ReplicaOperations:
             raise BadBatch(str(error)) from None
         if not elements:
             raise BadBatch("The array is empty: there is nothing to send.")
-        found = faults(elements, self._replica.limits)
-        if found:
-            raise BadBatch(f"{len({f.index for f in found})} of {len(elements)} letters are wrong.", found)
-        elements = [e if letter_id(e) else with_id(e, self._new_id()) for e in elements]
+        await self._examine(elements)
+        breath = _Breath()
+        for index, element in enumerate(elements):
+            if not letter_id(element):
+                elements[index] = with_id(element, self._new_id())
+            await breath.taken()
         value = _written(elements)
         topic = self._replica.settings.kafka_topic_mailsender
-        key = secrets.token_bytes(KEY_BYTES)
-        record = Outgoing(topic=topic, key=key, value=value, anywhere=True)
+        named = key.encode() or _printable_key()
+        record = Outgoing(topic=topic, key=named, value=value, anywhere=not key)
         (answer,) = await self._replica.parts.sink.publish([record])
         if isinstance(answer, Rejected):
             raise answer
@@ -78,6 +86,24 @@ class ReplicaOperations:
             )
             raise Refused("unconfirmed", text, retry_after=RETRY_SOON, ids=ids) from answer
         return Posted(topic=answer.topic, partition=answer.partition, offset=answer.offset, ids=ids)
+
+    async def _examine(self, elements: Sequence[Mapping[str, Any]]) -> None:
+        """Look through a batch, and let others have their turn meanwhile.
+
+        Raises:
+            BadBatch: with as many faults as are told; what comes behind them is not looked at.
+        """
+        found: list[Fault] = []
+        breath = _Breath()
+        for index, element in enumerate(elements):
+            found += [replace(fault, index=index) for fault in faults([element], self._replica.limits)]
+            if len(found) > MAX_FAULTS:
+                break
+            await breath.taken()
+        if found:
+            least = "At least " if len(found) > MAX_FAULTS else ""
+            wrong = len({f.index for f in found})
+            raise BadBatch(f"{least}{wrong} of {len(elements)} letters are wrong.", found)
 
     def _new_id(self) -> str:
         """As ObjectIds are: the time, so that IDs sort by it, and chance."""
@@ -207,6 +233,23 @@ class ReplicaOperations:
 
 def _moment(epoch: float | None) -> str | None:
     return now_ms(epoch).isoformat() if epoch else None
+
+
+class _Breath:
+    """Lets others have their turn when long work has had its own."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    async def taken(self) -> None:
+        """To be called between two small pieces of the work."""
+        if time.monotonic() - self._since > BREATH:
+            await asyncio.sleep(0)
+            self._since = time.monotonic()
+
+
+def _printable_key() -> bytes:
+    return secrets.token_urlsafe(KEY_BYTES * 3 // 4).encode()
 
 
 def _written(elements: Sequence[Mapping[str, Any]]) -> bytes:

@@ -154,6 +154,7 @@ class Replica:
             max_bytes=settings.http_max_bytes,
             timeout=settings.http_timeout,
             most=most,
+            allowed_hosts=settings.allowed_hosts,
         )
         try:
             server = await serve(

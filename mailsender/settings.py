@@ -229,6 +229,12 @@ class Settings(BaseSettings):
     http_allow_anonymous: bool = _field(
         False, "`true` lets the service listen beyond loopback without a key."
     )
+    http_allowed_hosts: str = _field(
+        "",
+        "Without a key: further names by which callers may address the service, separated by commas; `*` for"
+        " any.",
+        shown="addresses, and names that nobody outside can have",
+    )
     http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024)
     http_max_connections: int = _field(
         512, "Connections at once; fewer where the process may open few files.", ge=16, le=10_000
@@ -308,6 +314,11 @@ class Settings(BaseSettings):
     def brokers(self) -> list[str]:
         """The brokers, one by one."""
         return self.kafka_brokers.split(",")
+
+    @property
+    def allowed_hosts(self) -> list[str]:
+        """Further names of the service, in lower case."""
+        return [part.strip().lower() for part in self.http_allowed_hosts.split(",") if part.strip()]
 
     @property
     def mongo_uri(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -15,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mailsender.supervision import Keep, Loop, once
 from mailsender.web import connections
 from mailsender.web.handlers import READ_SHARE, Handlers
-from mailsender.web.middleware import authenticate, bound, problems
+from mailsender.web.middleware import authenticate, bound, guard, problems
 from mailsender.web.operations import Operations
 from mailsender.web.pages import Pages
 
@@ -49,7 +50,13 @@ CLOSE_TIMEOUT: Final = 5.0
 
 
 def make_app(
-    operations: Operations, *, api_key: str, max_bytes: int, timeout: float, most: int = MOST
+    operations: Operations,
+    *,
+    api_key: str,
+    max_bytes: int,
+    timeout: float,
+    most: int = MOST,
+    allowed_hosts: Sequence[str] = (),
 ) -> web.Application:
     """The application.
 
@@ -59,11 +66,16 @@ def make_app(
         max_bytes: bytes of the largest body.
         timeout: seconds that a request may take.
         most: connections at once; no more than half of them may have a request under way.
+        allowed_hosts: names in a `Host` header that are taken for ours where there is no key.
     """
     handlers = Handlers(operations, max_bytes=max_bytes, read_timeout=timeout * READ_SHARE)
     app = web.Application(
         client_max_size=max_bytes,
-        middlewares=[problems(), authenticate(api_key), bound(timeout, most // 2)],
+        middlewares=[
+            problems(),
+            authenticate(api_key) if api_key else guard(allowed_hosts),
+            bound(timeout, most // 2),
+        ],
     )
     app.add_routes([*handlers.routes(), *Pages().routes()])
     app.on_response_prepare.append(_headers)

@@ -163,6 +163,15 @@ SERVICE: Final = (
             "The body is published to the in-topic as one record, with an `ID` written into each letter that"
             " has none. The Content-Type is ignored. With one bad letter nothing is published."
         ),
+        parameters=(
+            {
+                "name": "key",
+                "in": "query",
+                "description": "The record's key, which each report brings back; at most 1024 bytes of UTF-8."
+                " Without it, or when it is empty, a random one of 16 characters.",
+                "schema": {"type": "string", "maxLength": 1024},
+            },
+        ),
         answers=(
             Answer(
                 status=200,
@@ -176,7 +185,11 @@ SERVICE: Final = (
                     }
                 },
             ),
-            problem(400, "No batch, or some of its letters are wrong: `errors` has the place of each fault."),
+            problem(
+                400,
+                "No batch, or some of its letters are wrong: `errors` has the place of each fault. Or a `key`"
+                " that cannot be one.",
+            ),
             problem(408, "The body did not arrive in time. The connection is closed."),
             problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
             _NOT_POSTED,

@@ -21,6 +21,9 @@ from mailsender.web.views import letter_view
 MAX_POSTS: Final = 16
 """Bodies in memory at once; further posts wait for their turn unread, within the request's time."""
 
+MAX_KEY: Final = 1024
+"""Bytes of the key that a caller may choose: a name of something, such as a user's."""
+
 READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
 
@@ -82,11 +85,12 @@ class Handlers:
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
         self._operations.accepting()
+        key = _key(request)
         announced = request.content_length or 0
         if announced > self._max_bytes:  # said before it waits for its turn
             raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
         async with self._posts:
-            posted = await self._operations.post(await self._read(request))
+            posted = await self._operations.post(await self._read(request), key)
         view = PostedView.model_construct(
             topic=posted.topic, partition=posted.partition, offset=posted.offset, ids=list(posted.ids)
         )
@@ -110,6 +114,20 @@ class Handlers:
             detail = "The body could not be read: its framing or its compression is broken."
             extra: dict[str, Any] = {"sample": list(SAMPLE)}
             raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
+
+
+def _key(request: web.Request) -> str:
+    """The record's key that the caller chose, or empty."""
+    keys = request.query.getall("key", [])
+    key = keys[0] if keys else ""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = MAX_KEY + 1
+    if len(keys) > 1 or size > MAX_KEY:
+        detail = f"One `key` is possible, of at most {MAX_KEY} bytes of UTF-8."
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-key")
+    return key
 
 
 def _json(body: Mapping[str, Any]) -> web.Response:

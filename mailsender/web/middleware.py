@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -15,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web.endpoints import SERVICE, is_cheap, is_public
 from mailsender.web.operations import BadBatch, Refused
+from mailsender.web.origins import cross_site, foreign
 from mailsender.web.problems import ProblemError, away, bad_batch, refused
 
 log = structlog.get_logger()
@@ -118,6 +120,26 @@ def authenticate(api_key: str) -> Middleware:
                     # RFC 9110 §11.6.1: a 401 names a challenge.
                     headers={"WWW-Authenticate": 'ApiKey realm="mailsender", header="X-API-KEY"'},
                 )
+        return await handler(request)
+
+    return middleware
+
+
+def guard(allowed_hosts: Sequence[str]) -> Middleware:
+    """Refuse what a page in somebody's browser sends; for where no key is asked for, see `origins`."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_public(request.path) and foreign(request.headers.get("Host", ""), allowed_hosts):
+            raise ProblemError(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "The name in the Host header may be anybody's. Name it in HTTP_ALLOWED_HOSTS if it is yours,"
+                " or set HTTP_API_KEY.",
+                reason="foreign-host",
+            )
+        if request.method == "POST" and cross_site(request.headers):
+            detail = "A page of another site sends this; without HTTP_API_KEY that is refused."
+            raise ProblemError(HTTPStatus.FORBIDDEN, detail, reason="cross-site")
         return await handler(request)
 
     return middleware

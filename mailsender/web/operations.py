@@ -83,8 +83,10 @@ class Operations(Protocol):
         """
         ...
 
-    async def post(self, body: bytes) -> Posted:
+    async def post(self, body: bytes, key: str = "") -> Posted:
         """Publish `body` as one batch, with an `ID` written into each letter that has none.
+
+        `key` is the record's, which the reports bring back; empty for one that is made up.
 
         Raises:
             BadBatch: it is no batch, or some of its letters are wrong.

@@ -128,7 +128,7 @@ def test_settings_that_tell_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_service_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def post(_self: object, body: bytes) -> None:
+    async def post(_self: object, body: bytes, key: str = "") -> None:
         json.loads(body)["no such thing"]
 
     monkeypatch.setattr(sockets.ReplicaOperations, "post", post)

@@ -44,12 +44,14 @@ class Played:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.bodies: list[bytes] = []
+        self.keys: list[str] = []
 
     def accepting(self) -> None:
         pass
 
-    async def post(self, body: bytes) -> Posted:
+    async def post(self, body: bytes, key: str = "") -> Posted:
         self.bodies.append(body)
+        self.keys.append(key)
         if self.error:
             raise self.error
         return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID, ID[::-1]))
@@ -122,9 +124,11 @@ def test_post_reads_a_file_and_prints_the_ids(
 
 def test_post_reads_standard_input_and_the_environment(command: Command, played: tuple[Played, str]) -> None:
     service, url = played
-    result = command("post", "-", input=b"[{}]", env={"MAILSENDER_URL": url + "/", "HTTP_API_KEY": KEY})
+    given = ("post", "-", "--record-key", "user & 17")
+    result = command(*given, input=b"[{}]", env={"MAILSENDER_URL": url + "/", "HTTP_API_KEY": KEY})
     assert result.exit_code == 0, result.output
     assert service.bodies == [b"[{}]"]
+    assert service.keys == ["user & 17"]
 
 
 def test_a_refused_batch_is_told_fault_by_fault(command: Command, played: tuple[Played, str]) -> None:

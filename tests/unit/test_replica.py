@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,7 +19,7 @@ from mailsender.operations import ReplicaOperations
 from mailsender.ports import Record, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
-from mailsender.web.operations import Refused
+from mailsender.web.operations import BadBatch, Refused
 from tests.fakes import FakeSink
 from tests.relays import FakeRelay, FakeSession
 
@@ -142,6 +143,50 @@ async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
         await operations.post(json.dumps([named]).encode())
     assert (refused.value.reason, refused.value.ids) == ("no-broker", ())
     assert len(sink.calls) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_key_of_a_posted_record_can_be_chosen_and_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    batch = json.dumps([{"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}]).encode()
+    for key in ("Иван", "", ""):
+        await operations.post(batch, key)
+    chosen, first, second = (record.key for record in sink.published)
+    assert chosen == "Иван".encode()
+    assert first != second
+    for key in (first, second):
+        assert key is not None
+        assert re.fullmatch(rb"[A-Za-z0-9_-]{16}", key)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "element",
+    [{}, {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}, {"Addresses": ["@"] * 1000}],
+    ids=["empty", "good", "many addresses"],
+)
+async def test_a_long_batch_lets_others_have_their_turn(
+    element: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    batch = json.dumps([element]).encode()
+    batch = b"[" + b",".join([batch[1:-1]] * min(9_000, 900_000 // len(batch))) + b"]"
+    posting = asyncio.create_task(operations.post(batch))
+    longest, before = 0.0, time.thread_time()
+    while not posting.done():
+        await asyncio.sleep(0)
+        longest, before = max(longest, time.thread_time() - before), time.thread_time()
+    assert longest < 0.1
+    if sink.published:
+        assert posting.exception() is None
+    else:
+        assert isinstance(error := posting.exception(), BadBatch)
+        assert len(error.faults) <= 1000, "what is not told is not looked for"
+        assert str(error).startswith("At least ")
 
 
 @pytest.mark.asyncio

@@ -49,14 +49,16 @@ class Played:
     why_not: list[str] = field(default_factory=list)
     letters: dict[str, Letter] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     drains: int = 0
 
     def accepting(self) -> None:
         if self.refusal:
             raise self.refusal
 
-    async def post(self, body: bytes) -> Posted:
+    async def post(self, body: bytes, key: str = "") -> Posted:
         self.bodies.append(body)
+        self.keys.append(key)
         if self.result:
             return await self.result(body)
         return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID,))
@@ -163,6 +165,18 @@ async def test_a_bad_batch_is_told_where_it_is_wrong_and_what_would_be_right() -
         "text": "is empty",
     }
     assert isinstance(body["sample"][0]["Addresses"], list)
+
+
+@pytest.mark.asyncio
+async def test_the_records_key_may_be_chosen() -> None:
+    service = Played()
+    async with serving(service) as client:
+        for query in ("", "?key=", "?key=user+17", "?key=%D0%98%D0%B2%D0%B0%D0%BD"):
+            assert (await client.ask("POST", f"/post{query}", data=b"[]"))[0] == 200
+        for query in ("?key=a&key=b", f"?key={'x' * 1025}"):
+            answer = await client.ask("POST", f"/post{query}", data=b"[]")
+            assert (answer[0], problem(answer)["reason"]) == (400, "bad-key")
+    assert service.keys == ["", "", "user 17", "Иван"]
 
 
 @pytest.mark.asyncio
