@@ -1,4 +1,4 @@
-"""`make proof`: runs experiments, prints the table, writes `docs/proof.md`.
+"""`make proof`: runs experiments, prints the table, writes `docs/proof.md` and the rows beside it.
 
     python -m proof [PART …] [--missing] [--runs N] [--seed S] [--rate R] [--form F] [--short] [--no-page]
 
@@ -18,14 +18,15 @@ from pathlib import Path
 
 from mailsender.dev.kafka import KAFKA_VERSION
 from mailsender.dev.mongod import mongod_version
-from proof import table
+from proof import page, table
 from proof.experiments.kills import FORMS
 from proof.parts import PARTS, steps_of
 from proof.stage import Stage, open_stage
 from proof.steps import Options, Step, left, minutes
 
 ROOT = Path(__file__).parents[1]
-ROWS, PAGE = ROOT / ".cache" / "proof.jsonl", ROOT / "docs" / "proof.md"
+PAGE = ROOT / "docs" / "proof.md"
+ROWS, ROWS_PAGE = PAGE.with_suffix("") / "rows.jsonl", PAGE.with_suffix("") / "rows.md"
 
 
 def main() -> int:
@@ -59,21 +60,28 @@ def main() -> int:
     print(f"seed {seed}, logs in {directory}", flush=True)
     with open_stage(directory) as stage:
         stage.tree = given.tree.absolute()
-        rows = [_run(step, stage, options, page=not given.no_page) for step in steps]
+        rows = [_run(step, stage, options, keep=not given.no_page) for step in steps]
     print(table.as_text(rows))
     return 0 if all(each.good for each in rows) else 1
 
 
-def _run(step: Step, stage: Stage, options: Options, *, page: bool) -> table.Row:
+def _run(step: Step, stage: Stage, options: Options, *, keep: bool) -> table.Row:
     """Run one, say what came of it, and keep it."""
     print(f"… {step.name}, about {step.seconds:.0f} s", flush=True)
     made = step.row(stage, options)
     print(f"  {made.experiment}: {made.verdict} ({made.notes}; {made.seconds:.0f} s)", flush=True)
     print("".join(f"    {line}\n" for line in made.details), end="", flush=True)
-    if page:
+    if keep:
         table.keep(table.merged(table.kept(ROWS), [made]), ROWS)
-        PAGE.write_text(table.as_page(table.kept(ROWS), _machine()), "utf-8")
+        publish(_machine())
     return made
+
+
+def publish(machine: str) -> None:
+    """Write the pages from the rows that are kept."""
+    rows = table.kept(ROWS)
+    PAGE.write_text(page.as_page(rows, machine), "utf-8")
+    ROWS_PAGE.write_text(page.as_rows(rows), "utf-8")
 
 
 def _machine() -> str:

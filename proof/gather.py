@@ -57,6 +57,7 @@ def report_of(raw: bytes) -> Report:
         recipients=told,
         uncertain=value["Uncertain"],
         words=blake2b(raw, digest_size=12).hexdigest(),
+        key=value.get("KafkaKey") or "",
     )
 
 
@@ -68,7 +69,7 @@ def stored_in(collection: Collection[dict[str, Any]]) -> tuple[Stored, ...]:
         Stored(
             letter=str(document["_id"]),
             mark=_mark_of(document),
-            status=document["status"],
+            status=str(document.get("status")),
             # By itself, or together with the others that were settled with it.
             reported=document.get("reported", document.get("mark") in marked),
         )

@@ -30,7 +30,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A record of the profile topic. `words` is the whole of it, to see whether two are the same."""
+    """A record of the profile topic. `words` is the whole of it, to see whether two are the same.
+
+    `key` is the one that its letter came with, as text.
+    """
 
     letter: str
     mark: str
@@ -39,6 +42,7 @@ class Report:
     recipients: Mapping[str, Told] = field(default_factory=dict)
     uncertain: bool = False
     words: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ class Publisher:
         self._chance = chance
         self._failed: list[KafkaError] = []
         self.published: list[Published] = []
+        self.made = 0
         self.unwanted = 0  # of these, letters that the relay refuses for good
 
     def publish(self, count: int) -> None:
@@ -52,13 +53,17 @@ class Publisher:
         left = count
         while left:
             size = min(left, self._chance.choice(BATCHES))
-            self.send([self._letter() for _ in range(size)])
+            self.send([self.letter() for _ in range(size)])
             left -= size
         self.flush()
 
     def send(self, batch: list[dict[str, object]]) -> None:
         """One batch, without a wait."""
-        self.raw(_json(batch))
+        self.raw(self.encoded(batch))
+
+    def encoded(self, batch: list[dict[str, object]]) -> bytes:
+        """The value of its record."""
+        return _json(batch)
 
     def raw(self, value: bytes) -> None:
         """One record, whatever it holds."""
@@ -72,8 +77,10 @@ class Publisher:
         if left or self._failed:
             raise RuntimeError(f"{left} records were not published, {len(self._failed)} failed")
 
-    def _letter(self) -> dict[str, object]:
-        number, sort = len(self.published), self._chance.random()
+    def letter(self) -> dict[str, object]:
+        """A letter of any sort, remembered as published."""
+        number, sort = self.made, self._chance.random()
+        self.made += 1
         mark = f"{self._name}.{number}"
         addresses: tuple[str, ...] = (f"one{number}@{DOMAIN}",)
         self.unwanted += sort < 0.04

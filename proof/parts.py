@@ -8,25 +8,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from proof.experiments.builds import builds
+from proof.experiments.callers import KINDS as CALLERS
+from proof.experiments.callers import callers
+from proof.experiments.clocks import OF as CLOCKS
+from proof.experiments.clocks import clocks
+from proof.experiments.cluster import LOSSES, lost, sick
+from proof.experiments.cluster import TOPICS as SICK_TOPICS
+from proof.experiments.cluster import WAYS as SICKNESSES
 from proof.experiments.drains import drains, drains_without
 from proof.experiments.failovers import failovers
 from proof.experiments.frozen import frozen
 from proof.experiments.full_disk import full_disk
 from proof.experiments.http_abuse import http_abuse
 from proof.experiments.kills import FORMS, kills
+from proof.experiments.lagging import lagging
 from proof.experiments.misbehaving import WAYS as MISBEHAVIOURS
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.network import network
+from proof.experiments.offsets import WAYS as CHANGES
+from proof.experiments.offsets import offsets
 from proof.experiments.outages import COMBINATIONS, WAYS, outage
 from proof.experiments.poison import poison
+from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.secrets import canary
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
+from proof.experiments.strangers import strangers
 from proof.experiments.tls import tls
+from proof.experiments.vanished import WHAT as FILES
+from proof.experiments.vanished import vanished
+from proof.experiments.whole import whole
 from proof.fuzz.guided import TARGETS as GUIDED
 from proof.fuzz.guided import guided
 from proof.fuzz.volume import TARGETS, volume
+from proof.hostile import KINDS
 from proof.mutants import MUTANTS, hunt
 from proof.stage import Stage
 from proof.steps import Options, Step
@@ -160,6 +177,34 @@ def _tls(options: Options) -> list[Step]:
     return [_step("tls", 4 + 14 * len(modes), tls, options.seed, modes=modes)]
 
 
+def _publishers(options: Options) -> list[Step]:
+    wanted = [QUICK_KINDS] if options.short else [(kind,) for kind in KINDS]
+    return [
+        _step(f"publishers {' '.join(kinds)}", 12, publishers, options.seed, kinds=kinds) for kinds in wanted
+    ]
+
+
+def _offsets(options: Options) -> list[Step]:
+    ways = ("remade while it runs",) if options.short else tuple(CHANGES)
+    return [_step(f"offsets {way}", 12, offsets, options.seed, way=way) for way in ways]
+
+
+def _callers(options: Options) -> list[Step]:
+    wanted = [tuple(CALLERS)] if options.short else [(kind,) for kind in CALLERS]
+    return [_step(f"callers {' '.join(kinds)}", 14, callers, options.seed, kinds=kinds) for kinds in wanted]
+
+
+def _sick(options: Options) -> list[Step]:
+    steps = [
+        _step(f"sick {topic} {way}", 35, sick, options.seed, topic=topic, way=way)
+        for topic in SICK_TOPICS
+        for way in SICKNESSES
+    ]
+    return steps + [_step(f"lost {what}", 40, lost, options.seed, what=what) for what in LOSSES]
+
+
+QUICK_KINDS = ("large keys", "headers", "packed", "elements", "JSON")
+
 INPUTS = {"records": 100, "messages": 530, "wire": 100, "replies": 50, "http": 200, "settings": 630}
 """Seconds for a million each, in two processes."""
 
@@ -197,7 +242,8 @@ def _once(name: str, seconds: float, make: Callable[..., Row], options: Options)
     return [_step(name, seconds, make, options.seed)]
 
 
-LONG = {"guided", "mutants"}
+LONG = {"guided", "mutants", "clocks", "sick", "vanished", "builds", "lagging"}
+LONG |= {"publishers", "offsets", "callers", "whole", "strangers"}
 """Parts without a short form."""
 
 PARTS: dict[str, Part] = {
@@ -216,6 +262,25 @@ PARTS: dict[str, Part] = {
     "tls": _tls,
     "disk": lambda options: _repeated("disk", 20, 1, full_disk, each=4.0, options=options),
     "http": _http,
+    "publishers": _publishers,
+    "offsets": _offsets,
+    "clocks": lambda options: [
+        _step(f"clocks {whose}", 25, clocks, options.seed, whose=whose)
+        for whose in (("producers",) if options.short else CLOCKS)
+    ],
+    "callers": _callers,
+    "sick": _sick,
+    "vanished": lambda options: [
+        _step(f"vanished {what}", 20, vanished, options.seed, what=what) for what in FILES
+    ],
+    "builds": lambda options: _repeated("builds", 20, 2, builds, each=3.5, options=options),
+    "whole": lambda options: [
+        _step("whole", 15 + options.count(60, 8), whole, options.seed, seconds=options.count(60, 8))
+    ],
+    "lagging": lambda options: [
+        _step("lagging", 20, lagging, options.seed, letters=options.count(1800, 900))
+    ],
+    "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.05, options=options),
     "inputs": _inputs,
     "guided": _guided,
     "mutants": _mutants,

@@ -6,14 +6,17 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from mailsender.dev.kafka import KafkaBroker
+from mailsender.dev.mongod import Mongod, ReplicaSet
 from proof import gather
+from proof.cluster import Cluster
 from proof.history import Break, History, Published, Rate, Report
 from proof.load import RULES, Publisher
 from proof.outage import Outages
@@ -46,7 +49,10 @@ class Run:
         settings: Mapping[str, str] | None = None,
         plan: Mapping[str, Any] | None = None,
         replica_set: bool = False,
+        mongo: Mongod | ReplicaSet | None = None,
         certificates: Certificates | None = None,
+        topics: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
+        topic_settings: Mapping[str, str] | None = None,
     ) -> None:
         self.stage = stage
         self.name = name
@@ -60,7 +66,7 @@ class Run:
             files = {"cert": certificates.cert, "key": certificates.key}
         self.relay = LedgerRelay(self.directory / "relay", plan, **files)
         self.topics = Topics.unique()
-        mongo = stage.replica_set if replica_set else stage.mongod
+        mongo = mongo or (stage.replica_set if replica_set else stage.mongod)
         self.world = World(
             self.directory,
             stage.broker.bootstrap,
@@ -70,7 +76,7 @@ class Run:
             self.relay.port,
             settings={**FAST, **(settings or {}), "PYTHONPATH": str(stage.tree)},
         )
-        stage.broker.ensure_topics([self.topics.letters, self.topics.reports, self.topics.dead])
+        _make(stage.broker, self.topics, topics or {}, topic_settings)
         self.publisher_name = f"{name}.{seed}"
         self.publisher = Publisher(
             stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
@@ -168,8 +174,9 @@ class Run:
         deadline = time.monotonic() + timeout
         if not self.wait_told(len(self.publisher.published), timeout):
             return False
+        wanted = {each.mark for each in self.publisher.published}
         while time.monotonic() < deadline:
-            if self._settled():
+            if wanted <= self._told and self._settled():
                 self.read_reports(0.2)
                 return True
             self.read_reports(0.2)
@@ -231,6 +238,20 @@ class Run:
         self.world.close()
         self.relay.kill()
         self._reader.close()
+
+
+def _make(
+    broker: KafkaBroker | Cluster,
+    topics: Topics,
+    only: Mapping[str, Mapping[int, Sequence[int]]],
+    settings: Mapping[str, str] | None,
+) -> None:
+    """Make the topics. Where there are several brokers, `only` says which partitions are not on all."""
+    if isinstance(broker, Cluster):
+        names = {"letters": topics.letters, "reports": topics.reports, "dead": topics.dead}
+        broker.make({name: only.get(what, {}) for what, name in names.items()}, settings=settings)
+    else:
+        broker.ensure_topics([topics.letters, topics.reports, topics.dead])
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from typing import TypeVar
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from mailsender.dev.process import LOOPBACK, free_port
+from proof.cluster import Cluster
 from proof.proxy import Proxy
 
-Some = TypeVar("Some", "TwoFaced", Mongod, ReplicaSet)
+Some = TypeVar("Some", "TwoFaced", Mongod, ReplicaSet, Cluster)
 
 
 class TwoFaced(KafkaBroker):
@@ -45,6 +46,12 @@ class Stage:
     tree: Path = Path(__file__).parents[1]
     """Where the package lies that is tried, whatever may be installed."""
 
+    def with_broker(self, broker: KafkaBroker | Cluster) -> Stage:
+        """The same stage with another broker, or several, which are up."""
+        other = Stage(self.directory, self.parts, self.tree)
+        other.__dict__ |= {"mongod": self.mongod, "broker": broker}
+        return other
+
     def knows(self, setting: str) -> bool:
         """Whether the service that is tried has such a setting: not every one has every one yet."""
         return setting.lower() in (self.tree / "mailsender" / "settings.py").read_text("utf-8").lower()
@@ -70,6 +77,11 @@ class Stage:
     def replica_set(self) -> ReplicaSet:
         """Three members, of which the primary can be killed."""
         return self._started(ReplicaSet(self.directory / "replica-set"))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """Three brokers."""
+        return self._started(Cluster(self.directory / "cluster"))
 
     def _started(self, part: Some) -> Some:
         self.parts.callback(part.kill)

@@ -1,4 +1,4 @@
-"""The table: a row for each experiment, on the terminal and in `docs/proof.md`."""
+"""The rows: one for each experiment, on the terminal and in a file, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ _HEAD = (
     "twice",
     "verdict",
     "seconds",
-    "seen",
 )
 
 
@@ -86,63 +85,28 @@ def _cells(each: Row) -> tuple[str, ...]:
         f"{each.duplicates:,}" if sendings else "",
         each.verdict,
         f"{each.seconds:.0f}",
-        each.notes,
     )
 
 
+def counts(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What was counted, as a table's head and lines."""
+    return _HEAD, [_cells(each) for each in rows]
+
+
 def as_text(rows: Sequence[Row]) -> str:
-    """The table in Markdown, its columns aligned so that it reads well on a terminal, too."""
-    lines = [_HEAD, *(_cells(each) for each in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    """The table for a terminal, with what was seen."""
+    return as_markdown((*_HEAD, "seen"), [(*_cells(each), each.notes) for each in rows])
+
+
+def as_markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its columns aligned so that it reads well as text, too."""
+    lines = [head, *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     shown = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     ruler = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([shown[0], ruler, *shown[1:]])
-
-
-_INTRODUCTION = """\
-# Proof
-
-What tried to break mailsender's promises (see [architecture.md](architecture.md)), and what came of it.
-`make proof` runs all of it and writes this page; it is not edited by hand.
-
-The relay is the experiments' own: a strict SMTP server that writes each acceptance into a ledger before it
-answers. The judge compares what was published with that ledger, the reports on the profile topic, the
-collection, and the committed offsets; of the service it knows nothing else.
-
-- *accepted* counts pairs of letter and recipient by how often the relay took responsibility for them. Some
-  recipients and letters are refused by plan, and so are accepted 0 times; the judge holds what was told
-  against it.
-- *reports* counts letters by how many reports they have; two are allowed, in the same words.
-- *twice* is the number of letters that some recipient has more than once.
-- *runs* is the number of blows, or of inputs, in the last run of that part. Without arguments `make proof`
-  does more of each than a part that was run by itself for a quick look; `proof/parts.py` has the counts.
-- *verdict* is `kept`, or the promises that were broken and how often.
-"""
-
-
-def as_page(rows: Sequence[Row], machine: str) -> str:
-    """`docs/proof.md`."""
-    broken = [
-        f"### {each.experiment}, seed {each.seed}\n\n{_listed(each.details)}"
-        for each in rows
-        if not each.good
-    ]
-    parts = [_INTRODUCTION, f"Measured on {machine}.", as_text(rows)]
-    if broken:
-        parts += ["## What was found", *broken]
-    repeats = [f"- {each.experiment}: `{each.repeat}`" for each in rows if each.repeat]
-    parts += [
-        "## To repeat one",
-        "The seed fixes the plan and the blows; the machine's timing it cannot fix.",
-    ]
-    parts += ["\n".join(repeats)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _listed(details: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in details)
 
 
 def keep(rows: Sequence[Row], path: Path) -> None:

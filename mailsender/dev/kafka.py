@@ -184,6 +184,17 @@ def _run_maven(maven: str, directory: Path) -> None:
         raise PartMissing(f"Maven could not fetch Kafka's jars: {said[0] if said else done.returncode}")
 
 
+def java_command(directory: Path) -> list[str]:
+    """Java with Kafka's classes, which logs into `directory`.
+
+    Raises:
+        PartMissing: This machine cannot run Apache Kafka.
+    """
+    java_version()
+    jars = f"{kafka_jars()}{os.sep}*"
+    return ["java", *_JVM, f"-Dlog4j2.configurationFile={directory / 'log4j2.properties'}", "-cp", jars]
+
+
 class Broker(Part):
     """What both brokers have in common."""
 
@@ -217,12 +228,9 @@ class KafkaBroker(Broker):
 
     def start(self) -> None:
         """Start it and wait until it serves metadata that name it."""
-        java_version()
-        jars = f"{kafka_jars()}{os.sep}*"
+        java = java_command(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         properties = self._write_configuration()
-        java = ["java", *_JVM, f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"]
-        java += ["-cp", jars]
         if not (self.directory / "data" / "meta.properties").exists():
             self._format(java, properties)
         self.child.start([*java, "kafka.Kafka", properties])

@@ -105,9 +105,11 @@ class Mongod(Part):
         parameters: Mapping[str, str] | None = None,
         *,
         cache_gb: float = _CACHE_GB,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__("mongod", directory, port)
         self.replica_set = replica_set
+        self._environment = environment
         self.parameters = {"diagnosticDataCollectionEnabled": "false", **(parameters or {})}
         self.cache_gb = cache_gb
 
@@ -148,7 +150,8 @@ class Mongod(Part):
         command += ["--wiredTigerCacheSizeGB", f"{self.cache_gb:g}", "--nounixsocket", "--quiet"]
         for name, value in self.parameters.items():
             command += ["--setParameter", f"{name}={value}"]
-        self.child.start(command)
+        more = self._environment
+        self.child.start(command, env=None if more is None else {**os.environ, **more})
 
 
 class ReplicaSet:

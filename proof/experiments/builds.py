@@ -1,0 +1,91 @@
+"""One build after the other over one queue, forth and back, as an upgrade does it and a return from one."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+from proof.checker import check
+from proof.experiments.kills import PER_KILL
+from proof.history import Allowed
+from proof.load import Filler
+from proof.run import rest, run
+from proof.stage import Stage
+from proof.table import NOT_RUN, Row, row
+
+BEFORE = "bccf3fb"
+"""The build before: a commit of this repository, the last one that was published with a proof."""
+
+ROOT = Path(__file__).parents[2]
+
+
+def builds(stage: Stage, seed: int, *, runs: int) -> Row:
+    """`runs` changes of build; a life is ended politely, or not, or when its successor is ready."""
+    began, title = time.monotonic(), "builds rolled forth and back"
+    before = stage.directory / "build-before"
+    if not _unpacked(before):
+        why = f"{NOT_RUN}: there is no commit {BEFORE} in this checkout"
+        return Row(experiment=title, seed=seed, runs=0, verdict=why)
+    kills = 0
+    with run(stage, "builds", seed) as world:
+        notes = world.directory / "notes"
+        notes.mkdir(parents=True)
+        trees = (stage.tree, before)
+        filler = Filler(world.publisher, world.relay.accepted, 200)
+        living = world.world.started(MAILSENDER_STATE_DIR=str(notes), PYTHONPATH=str(trees[1]))
+        for number in range(runs):
+            rest(world.chance.uniform(0.3, 1.5))
+            way = world.chance.choice(("politely", "killed", "beside"))
+            # Two at a time cannot have the same directory.
+            state = {} if way == "beside" else {"MAILSENDER_STATE_DIR": str(notes)}
+            following = world.world.replica(PYTHONPATH=str(trees[number % 2]), **state)
+            if way == "beside":
+                following.start()
+                following.wait_ready()
+            if way == "killed":
+                living.child.signal(signal.SIGKILL)
+                living.child.wait(10)
+                world.note_break("kill")
+                kills += 1
+            else:
+                living.terminate()
+                if living.wait_exit(40) != 0:
+                    world.fault(f"{living.child.name} ended with {living.child.returncode} on SIGTERM")
+            if way != "beside":
+                following.start()
+                following.wait_ready()
+            living = following
+        filler.stop()
+        world.publisher.publish(20)
+        if not world.wait_done(60):
+            world.fault("not all was answered within 60 s")
+        world.stop_services()
+        verdict = check(world.history(), Allowed(duplicates=PER_KILL * kills))
+    return row(
+        title,
+        seed,
+        runs,
+        verdict,
+        notes=f"this build and {BEFORE} in turn; {kills} kills",
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="builds --runs {runs} --seed {seed}"',
+    )
+
+
+def _unpacked(directory: Path) -> bool:
+    """Whether the build before lies there now."""
+    if (directory / "mailsender").exists():
+        return True
+    command = ["git", "-C", str(ROOT), "archive", BEFORE, "mailsender"]
+    try:
+        packed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    directory.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(directory, filter="data")
+    return True

@@ -1,0 +1,80 @@
+"""A secondary that lags, and a connection string that prefers secondaries: what decides is not read there."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from mailsender.dev.mongod import ReplicaSet
+from proof.checker import check
+from proof.experiments.publishers import restart
+from proof.history import Allowed
+from proof.run import Run, rest, run
+from proof.stage import Stage
+from proof.table import Row, row
+
+BEHIND = 4
+"""Seconds by which one member is behind the others."""
+
+LEASE, IN_TIME = 40.0, 20.0
+"""Seconds: a letter that was claimed and not found waits for its lease's end, and that is too late."""
+
+
+def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
+    """So many letters, in three portions."""
+    began = time.monotonic()
+    settings = {"MONGODB_LEASE": f"{LEASE:g}s"}
+    with (
+        run(stage, "lagging", seed, settings=settings, replica_set=True) as world,
+        _behind(stage.replica_set),
+    ):
+        uri = f"{stage.replica_set.uri}&readPreference=secondaryPreferred"
+        world.world.settings["MONGODB_URI"] = uri
+        service = world.world.started()
+        slowest = 0.0
+        for _ in range(3):
+            began_one = time.monotonic()
+            # As many at once as cannot all be stored as claimed already.
+            world.publisher.publish(letters // 3)
+            if not _out(world):
+                world.fault(f"not all was answered within {IN_TIME:g} s, of a lease of {LEASE:g} s")
+            slowest = max(slowest, time.monotonic() - began_one)
+            world.wait_done(2 * LEASE)
+        restart(world, service)
+        verdict = check(world.history(), Allowed(duplicates=0))
+    return row(
+        "reads that prefer a secondary, and one that lags",
+        seed,
+        1,
+        verdict,
+        notes=f"{BEHIND} s behind; {letters // 3} letters took {slowest:.1f} s at most",
+        seconds=time.monotonic() - began,
+        repeat=f'make proof ARGS="lagging --seed {seed}"',
+    )
+
+
+def _out(world: Run) -> bool:
+    return world.wait_told(len(world.publisher.published), IN_TIME)
+
+
+@contextlib.contextmanager
+def _behind(members: ReplicaSet) -> Iterator[None]:
+    """One secondary is behind for as long as the block takes."""
+    late = members.secondaries[0].address
+    _delay(members, late, BEHIND)
+    try:
+        rest(1.0)
+        yield
+    finally:
+        _delay(members, late, 0)
+
+
+def _delay(members: ReplicaSet, address: str, seconds: int) -> None:
+    with members.primary.client() as client:
+        config = client.admin.command("replSetGetConfig")["config"]
+        for each in config["members"]:
+            if each["host"] == address:
+                each |= {"secondaryDelaySecs": seconds, "priority": 0 if seconds else 1}
+        config["version"] += 1
+        client.admin.command("replSetReconfig", config)
