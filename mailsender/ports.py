@@ -21,6 +21,13 @@ class Unavailable(Exception):  # noqa: N818  a state of the world, not a mistake
     """A part of the outside world cannot do it now; the same call may succeed later."""
 
 
+class Forbidden(Unavailable):
+    """A part of the outside world does not let us: a login or a right is wanting.
+
+    The same call succeeds once an operator has mended that, so it is waited for as for any `Unavailable`.
+    """
+
+
 class Rejected(Exception):  # noqa: N818  as above
     """A part of the outside world will never do it; repeating the call is of no use."""
 
@@ -491,6 +498,7 @@ __all__ = [
     "PUBLISHERS_BYTES",
     "Answer",
     "Clock",
+    "Forbidden",
     "Go",
     "Inserted",
     "Landed",

@@ -6,7 +6,6 @@ A probe never raises for what the outside world does: that is what it is there t
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from mailsender.adapters.mongo import calling, connect, disconnect
 from mailsender.adapters.mongo_rights import RIGHTS, lacking
 from mailsender.findings import Finding
 from mailsender.letter import Result, Verdict
-from mailsender.ports import Rejected, Relay, RelayAway, Session, Unavailable
+from mailsender.ports import Forbidden, Rejected, Relay, RelayAway, Session, Unavailable
 
 CLOSING: Final = 5.0
 """Seconds that a connection may take to close; what is left then ends with the process."""
@@ -26,10 +25,6 @@ SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
 
 # --- MongoDB -------------------------------------------------------------------------------------
-
-_AUTHENTICATION_FAILED = 18
-_BAD_LOGIN = "the user or the password is wrong; see MONGODB_URI, or MONGODB_USERNAME and MONGODB_PASSWORD"
-_NO_RIGHTS = "the user, if there is one, has not the rights; see MONGODB_URI, or MONGODB_USERNAME"
 
 
 async def probe_mongo(uri: str, database: str, collection: str, *, timeout: float) -> list[Finding]:
@@ -47,21 +42,14 @@ async def probe_mongo(uri: str, database: str, collection: str, *, timeout: floa
         return [_mongo("error", str(error))]
     try:
         return await _ask_mongo(client, database, collection, timeout)
+    except Forbidden as error:
+        return [_mongo("error", str(error))]
     except Unavailable as error:
-        return [_mongo("error", f"{_brief(error)}; see MONGODB_URI, and the firewall")]
+        return [_mongo("error", f"{error}; see MONGODB_URI, and the firewall")]
     except Rejected as error:
-        return [_mongo("error", f"{error}; {_BAD_LOGIN if _is_bad_login(error) else _NO_RIGHTS}")]
+        return [_mongo("error", str(error))]
     finally:
         await _close_mongo(client)
-
-
-def _is_bad_login(error: Rejected) -> bool:
-    return getattr(error.__cause__, "code", None) == _AUTHENTICATION_FAILED
-
-
-def _brief(error: Exception) -> str:
-    """Without what the driver appends for its own developers: time-outs and the topology as it sees it."""
-    return re.split(r" \(configured timeouts|, Timeout: ", str(error), maxsplit=1)[0]
 
 
 async def _close_mongo(client: Any) -> None:
@@ -95,8 +83,8 @@ async def _look_into(client: Any, database: str, collection: str, timeout: float
     try:
         async with calling(timeout):
             await client[database][collection].find_one({}, {"_id": 1})
-    except Rejected as error:
-        raise Rejected(f"{error}, when asked for {database}.{collection}") from error.__cause__
+    except Forbidden as error:
+        raise Forbidden(f"{error}; it was asked for {database}.{collection}") from error.__cause__
 
 
 async def _judge_rights(client: Any, database: str, collection: str, timeout: float) -> list[Finding]:
@@ -104,7 +92,7 @@ async def _judge_rights(client: Any, database: str, collection: str, timeout: fl
     try:
         async with calling(timeout):
             status = await client.admin.command("connectionStatus", showPrivileges=True)
-    except Rejected:
+    except (Unavailable, Rejected):
         return []  # a hosted MongoDB may not tell, and need not
     whose = status["authInfo"]
     privileges = whose.get("authenticatedUserPrivileges")
@@ -131,7 +119,7 @@ async def _judge_members(client: Any, timeout: float) -> list[Finding]:
     try:
         async with calling(timeout):
             status = await client.admin.command("replSetGetStatus")
-    except Rejected:
+    except (Unavailable, Rejected):
         return []  # the user may not ask, and need not
     up = [each for each in status["members"] if each.get("state") in {PRIMARY, SECONDARY}]
     needed = status.get("writeMajorityCount", 1)
