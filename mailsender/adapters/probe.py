@@ -6,13 +6,14 @@ A probe never raises for what the outside world does: that is what it is there t
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mailsender.adapters.mongo import calling, connect, disconnect
 from mailsender.adapters.mongo_rights import RIGHTS, lacking
 from mailsender.findings import Finding
-from mailsender.letter import Result, Verdict
+from mailsender.letter import Phase, Result, Verdict
 from mailsender.ports import Forbidden, Rejected, Relay, RelayAway, Session, Unavailable
 
 CLOSING: Final = 5.0
@@ -140,9 +141,13 @@ def _mongo(level: Any, text: str) -> Finding:
 # --- the relay -----------------------------------------------------------------------------------
 
 _WANTS_LOGIN = 530  # RFC 4954 §6
+_UNKNOWN_PARAMETER = 504  # RFC 5321 §4.2.2; of RCPT it can only mean what was said in EHLO
+_GREETING = re.compile(r"\b(?:helo|ehlo)\b", re.IGNORECASE)
 
 
-async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> list[Finding]:
+async def probe_relay(
+    relay: Relay, reverse_path: str, *, recipient: str = "", timeout: float
+) -> list[Finding]:
     """Whether a session can be opened (connection, TLS, greeting, AUTH) and the sender is taken.
 
     No letter is sent.
@@ -150,6 +155,7 @@ async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> lis
     Args:
         relay: the relay as the service would use it.
         reverse_path: what the service says in MAIL FROM.
+        recipient: who is asked for in RCPT TO, if anybody.
         timeout: seconds for the session, and again for the sender.
     """
     part = f"relay {relay.name}"
@@ -164,7 +170,11 @@ async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> lis
         return [Finding(part=part, level="error", text=f"no session: {error}{advice}")]
     try:
         async with asyncio.timeout(timeout):
-            finding = _judge_sender(part, reverse_path, await session.try_sender(reverse_path), session)
+            said = await session.try_sender(reverse_path, recipient)
+            if said.phase is Phase.RCPT:
+                finding = _judge_recipient(part, reverse_path, recipient, said)
+            else:
+                finding = _judge_sender(part, reverse_path, said, session)
     except TimeoutError:
         text = f"no answer to MAIL FROM:<{reverse_path}> within {timeout:g} s; see the relay's log"
         finding = Finding(part=part, level="error", text=text)
@@ -177,7 +187,7 @@ def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) 
         eight = "offers" if session.accepts_8bit() else "does not offer"
         text = f"a session can be opened and {reverse_path} may send; it {eight} 8BITMIME"
         return Finding(part=part, level="ok", text=text)
-    words = " ".join(filter(None, (str(said.code or ""), said.enhanced, said.text)))
+    words = _words(said)
     if said.code == _WANTS_LOGIN:
         text = f"takes no mail without a login: {words}; set SMTP_USER and SMTP_PASSWORD"
         return Finding(part=part, level="error", text=text)
@@ -187,6 +197,26 @@ def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) 
         return Finding(part=part, level="error", text=text)
     text = f"does not take the sender {reverse_path} now: {words}; the service would go on trying"
     return Finding(part=part, level="warning", text=text)
+
+
+def _judge_recipient(part: str, reverse_path: str, recipient: str, said: Result) -> Finding:
+    if said.verdict is Verdict.ACCEPTED:
+        text = f"a session can be opened, and {reverse_path} may send mail for {recipient}; none was sent"
+        return Finding(part=part, level="ok", text=text)
+    words = _words(said)
+    if said.code == _UNKNOWN_PARAMETER or _GREETING.search(said.text):
+        text = f"finds fault with our name in EHLO: {words}; set SMTP_HELO_NAME to this machine's whole name"
+        return Finding(part=part, level="error", text=text)
+    if said.verdict is Verdict.REFUSED:
+        advice = "its words say whether that is about the recipient, the sender (SMTP_FROM) or this account"
+        text = f"takes no mail from {reverse_path} for {recipient}: {words}; {advice}"
+        return Finding(part=part, level="error", text=text)
+    text = f"takes no mail for {recipient} now: {words}; the service would go on trying"
+    return Finding(part=part, level="warning", text=text)
+
+
+def _words(said: Result) -> str:
+    return " ".join(filter(None, (str(said.code or ""), said.enhanced, said.text)))
 
 
 async def _close_session(session: Session) -> None:
