@@ -12,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proof.experiments.callers import callers
+from proof.experiments.cluster import sick
 from proof.experiments.drains import drains
 from proof.experiments.kills import kills
 from proof.experiments.misbehaving import misbehaving
+from proof.experiments.offsets import offsets
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.vanished import vanished
 from proof.stage import Stage
 from proof.table import NOT_RUN, Row
 
@@ -61,8 +65,8 @@ MUTANTS = (
     Mutant(
         name="some reports are marked without being published",
         file="reporter.py",
-        old="for letter in batch for answer in letter.answers[letter.answered :]]",
-        new="for letter in batch for answer in letter.answers[letter.answered :] if letter.id[-2:] != '77']",
+        old="for each in batch for index in range(each.answered, len(each.answers))]",
+        new="for each in batch for index in range(each.answered, len(each.answers)) if each.id[-2:] != '77']",
         attempt=_kills,
         finding="unreported",
         seconds=140.0,  # what never comes is waited for
@@ -117,6 +121,42 @@ MUTANTS = (
         new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
         finding="a blind copy was seen",
+    ),
+    Mutant(
+        name="what lies where something was read before counts as read",
+        file="adapters/mongo_insert.py",
+        old="each.verdict = Inserted.TAKEN if each.letter.id_computed else Inserted.CLASH",
+        new="each.verdict = Inserted.REPLAY",
+        attempt=lambda stage, seed: offsets(stage, seed, way="remade while it runs"),
+        finding="lost",
+        seconds=50.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="a page of another site may post",
+        file="web/origins.py",
+        old='    origin = headers.get("Origin")\n',
+        new="    origin = None\n",
+        attempt=lambda stage, seed: callers(stage, seed, kinds=("other sites",)),
+        finding="seen",
+        seconds=30.0,
+    ),
+    Mutant(
+        name="a file that is away ends the task that connects to Kafka",
+        file="adapters/kafka.py",
+        old="            except Exception as error:  # noqa: BLE001  a file that is away for a moment,",
+        new="            except TimeoutError as error:  # a file that is away for a moment,",
+        attempt=lambda stage, seed: vanished(stage, seed, what="Kafka's CA"),
+        finding="lost",
+        seconds=110.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="the trouble of one partition is that of all",
+        file="adapters/kafka_lanes.py",
+        old="        where = topic, partition\n",
+        new="        where = topic, 0\n",
+        attempt=lambda stage, seed: sick(stage, seed, topic="reports", way="below its min ISR"),
+        finding="seen",
+        seconds=70.0,
     ),
 )
 

@@ -18,11 +18,12 @@ database, relay and judge run beside the service."""
 
 
 class Neighbour:
-    """A publisher who does all right. `few` letters each time."""
+    """A publisher who does all right. `few` letters each time, the first ones after so many seconds."""
 
-    def __init__(self, world: Run, *, few: int = 3) -> None:
+    def __init__(self, world: Run, *, few: int = 3, after: float = 0.0) -> None:
         self._world = world
         self._few = few
+        self._after = after
         self._times: dict[str, float] = {}
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -59,6 +60,7 @@ class Neighbour:
 
     def _run(self) -> None:
         publisher = self._world.publisher
+        self._over.wait(self._after)
         try:
             while not self._over.is_set():
                 before, began = len(publisher.published), time.monotonic()
@@ -70,9 +72,9 @@ class Neighbour:
 
 
 @contextlib.contextmanager
-def neighbour(world: Run, *, few: int = 3) -> Iterator[Neighbour]:
+def neighbour(world: Run, *, few: int = 3, after: float = 0.0) -> Iterator[Neighbour]:
     """One who publishes for as long as the block takes."""
-    made = Neighbour(world, few=few)
+    made = Neighbour(world, few=few, after=after)
     try:
         yield made
     finally:

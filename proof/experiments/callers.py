@@ -24,7 +24,7 @@ from proof.table import Row, row
 from proof.vitals import Vitals
 
 DESCRIPTORS = 256
-HELD = 6.0
+HELD = 7.0
 """Seconds for which they stay."""
 
 SETTINGS = {"HTTP_API_KEY": "", "SMTP_MAX_LETTERS_PER_SESSION": "5", "SMTP_SESSION_IDLE": "1s"}
@@ -39,7 +39,8 @@ def callers(stage: Stage, seed: int, *, kinds: Sequence[str]) -> Row:
         with _few_descriptors():
             service = world.world.started()
         with Vitals(service) as vitals:
-            with neighbour(world) as beside:
+            # By then they are there, and no session to the relay is.
+            with neighbour(world, after=HELD / 3) as beside:
                 for kind in kinds:
                     answers += asyncio.run(KINDS[kind](world, service.port))
                     if not service.child.running:
