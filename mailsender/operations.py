@@ -158,6 +158,7 @@ class ReplicaOperations:
             "event_loop": {
                 "stalls": replica.watchdog.stalls,
                 "longest_stall_seconds": round(replica.watchdog.longest, 3),
+                "longest_stall_cpu_seconds": round(replica.watchdog.longest_cpu, 3),
             },
             "loops": [asdict(state) | {"since": _moment(state.since)} for state in replica.supervisor.states],
             "drain": self._progress(),

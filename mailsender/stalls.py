@@ -28,7 +28,7 @@ QUIET: Final = 10.0
 
 
 class Watchdog:
-    """Counts stalls of the running event loop, and keeps the longest.
+    """Counts stalls of the running event loop, and keeps the longest, and the longest by its CPU time.
 
     `cpu` reads the CPU seconds of the thread of the loop: a stall in which it used few was none of our
     work, but a machine without time for us or a call that blocked.
@@ -43,6 +43,7 @@ class Watchdog:
         self._untold = 0
         self.stalls = 0
         self.longest = 0.0
+        self.longest_cpu = 0.0
 
     def start(self) -> None:
         """Begin to look; to be called in the loop."""
@@ -64,6 +65,7 @@ class Watchdog:
     def _note(self, seconds: float, used: float) -> None:
         self.stalls += 1
         self.longest = max(self.longest, seconds)
+        self.longest_cpu = max(self.longest_cpu, min(used, seconds))
         self._untold += 1
         now = self._clock.monotonic()
         if now - self._told_at < QUIET:

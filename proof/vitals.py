@@ -38,7 +38,7 @@ class Seen:
     own: float | None = None
 
     def __str__(self) -> str:
-        own = "" if self.own is None else f" ({self.own * 1000:.0f} ms by its own watchdog)"
+        own = "" if self.own is None else f" ({self.own * 1000:.0f} ms of work by its own watchdog)"
         return f"memory at most {self.memory:.0f} MiB, longest stall {self.stall * 1000:.0f} ms{own}"
 
 
@@ -99,7 +99,7 @@ class Vitals:
 
 
 def own_stall(status: Mapping[str, Any]) -> float | None:
-    """The longest stall that the service's own watchdog saw, in seconds; None where it has none."""
+    """The longest stall by the service's own watchdog, in seconds of its work; None where it has none."""
     loop = status.get("event_loop")
-    longest = loop.get("longest_stall_seconds") if isinstance(loop, Mapping) else None
+    longest = loop.get("longest_stall_cpu_seconds") if isinstance(loop, Mapping) else None
     return float(longest) if isinstance(longest, int | float) else None

@@ -209,6 +209,9 @@ class EventLoopView(BaseModel):
 
     stalls: Count = Field(description="How often it stood still for more than 100 ms since the start.")
     longest_stall_seconds: float = Field(ge=0)
+    longest_stall_cpu_seconds: float = Field(
+        ge=0, description="The most that one of them worked: the rest is a machine without time for us."
+    )
 
 
 class LoopView(BaseModel):

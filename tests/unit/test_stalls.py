@@ -45,7 +45,7 @@ async def test_stalls_are_counted_each_and_told_once_in_a_while() -> None:
         used = 1.5
         dog._look()
     dog.stop()
-    assert (dog.stalls, round(dog.longest, 3)) == (4, QUIET)
+    assert (dog.stalls, round(dog.longest, 3), dog.longest_cpu) == (4, QUIET, 1.5)
     assert [(each["seconds"], each["stalls"], each["cpu_seconds"]) for each in events] == [
         (0.11, 1, 0.0),
         (QUIET, 3, 1.5),
