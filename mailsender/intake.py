@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 NOT_A_BATCH = "not-a-batch"
 TOO_OLD = "older-than-retention"
+UNREADABLE = "unreadable"
 
 _NOT_STORED = (Inserted.CLASH, Inserted.TAKEN, Inserted.CROWDED)
 
@@ -248,6 +249,9 @@ class Intake:
 
     def _letters(self, record: Record, batch: _Batch) -> Iterator[Letter]:
         """The letters of a record, one by one; none where it is a dead letter, which goes to `batch`."""
+        if record.fault:
+            batch.bury(record, UNREADABLE, record.fault)
+            return
         epoch = self._clock.epoch()
         if record.timestamp >= 0 and epoch - record.timestamp / 1000 > self._config.retention:
             days = (epoch - record.timestamp / 1000) / 86400

@@ -240,7 +240,10 @@ class SlotStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record of the in-topic. `timestamp` in milliseconds, -1 where it has none."""
+    """One record of the in-topic. `timestamp` in milliseconds, -1 where it has none.
+
+    `fault` says why it could not be read; its `value` is then what lies there instead.
+    """
 
     topic: str
     partition: int
@@ -249,6 +252,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    fault: str = ""
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

@@ -31,6 +31,7 @@ from mailsender.adapters.kafka import (
     end_tasks,
 )
 from mailsender.adapters.kafka_quarantine import Quarantine, about_a_record
+from mailsender.adapters.kafka_records import UNREADABLE, read_within
 from mailsender.ports import Clock, Record, SystemClock
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class KafkaSource:
         self._committing: asyncio.Task[None] | None = None
         self._stash: list[Record] = []
         self._turn = 0
+        self._unfinished: TopicPartition | None = None
         self._hunt = 0
         self._quarantine = Quarantine(config.retry_unreadable)
         self._watched_from = self._clock.epoch()
@@ -158,7 +160,10 @@ class KafkaSource:
         Nothing here suspends: `getmany` without a timeout does only during a rebalance, which is looked at
         before every call.
         """
-        for partition in self._turns(consumer):
+        turns, self._unfinished = self._turns(consumer), None
+        for partition in turns:
+            if room <= 0:
+                break
             chunk = self._quarantine.chunk(partition)
             clean = False
             while room > 0 and self._member:
@@ -178,6 +183,8 @@ class KafkaSource:
                     if clean:
                         self._quarantine.sound(partition)
                     break
+            else:
+                self._unfinished = self._unfinished or partition
 
     def _turns(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions to take from, each first in its turn, so that none starves another."""
@@ -185,7 +192,12 @@ class KafkaSource:
         if not mine:
             return []
         self._turn = (self._turn + 1) % len(mine)
-        return mine[self._turn :] + mine[: self._turn]
+        turns = mine[self._turn :] + mine[: self._turn]
+        if self._unfinished in turns:
+            # Of a batch that was begun all that it unpacks to is in memory: one at a time.
+            turns.remove(self._unfinished)
+            turns.insert(0, self._unfinished)
+        return turns
 
     def _wake(self, consumer: AIOKafkaConsumer) -> None:
         """End the pause of `idle`, and let unreadable partitions have another try when it is time."""
@@ -319,6 +331,7 @@ class KafkaSource:
 
     def _make(self) -> AIOKafkaConsumer:
         config = self._config
+        read_within(config.max_bytes)
         ahead = config.max_bytes // 2
         return AIOKafkaConsumer(
             **client_options(config),
@@ -379,6 +392,16 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
 
 def _record(found: ConsumerRecord) -> Record:
+    if found.headers and found.headers[0][0] is UNREADABLE:
+        return Record(
+            topic=found.topic,
+            partition=found.partition,
+            offset=found.offset,
+            timestamp=found.timestamp,
+            key=None,
+            value=found.value,
+            fault=found.headers[0][1].decode(),
+        )
     return Record(
         topic=found.topic,
         partition=found.partition,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka import codec as aiokafka_codec
+from aiokafka.record.util import calc_crc32c
 from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import KafkaConfig
@@ -255,6 +258,44 @@ async def test_a_codec_that_nobody_can_read_stops_its_partition_alone(
         produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % i, "partition": 1} for i in range(5)))
         found += await take(source, 5)
         assert values(found) == [b"a", b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_name_that_is_not_utf8_and_what_unpacks_to_too_much_hold_up_nothing(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    produce(kafka.bootstrap, topics.letters, {"value": b"first"})
+    await publish_raw(kafka.bootstrap, topics.letters, b"second", name="na\udcffe")
+    produce(kafka.bootstrap, topics.letters, {"value": b"0" * 8_000_000}, codec="gzip")
+    produce(kafka.bootstrap, topics.letters, {"value": b"last"})
+    async with opened(kafka.bootstrap, topics, max_bytes=4 * 1024 * 1024) as source:
+        first, second, large, last = await take(source, 4)
+        assert source.trouble == ""
+    assert (first.value, second.value, last.value) == (b"first", b"second", b"last")
+    assert second.headers == (("na\\xffe", b"v"),)
+    assert "INTAKE_MAX_BYTES" in large.fault
+    assert len(large.value or b"") < 100_000
+
+
+async def publish_raw(bootstrap: str, topic: str, value: bytes, *, name: str) -> None:
+    """Publish a record with a header whose name is any bytes, which clients keep one from."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        builder = producer.create_batch()
+        builder.append(timestamp=None, key=None, value=value, headers=[("xxxx", b"v")])
+        original = builder._build
+
+        def build() -> bytearray:
+            raw = original()
+            raw[:] = raw.replace(b"xxxx", name.encode("utf-8", "surrogateescape"))
+            struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
+            return raw
+
+        builder._build = build
+        await (await producer.send_batch(builder, topic, partition=0))
+    finally:
+        await producer.stop()
 
 
 # --- brokers that go, hang and come back ---------------------------------------------------------

@@ -240,6 +240,17 @@ async def test_a_poison_record_goes_whole_to_the_dead_letter_topic(value: bytes 
     assert stage.intake.state.dead_letters == 1
 
 
+async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbours_are_not() -> None:
+    unreadable = record(b"\x01\x02", key=None, fault="it unpacks to too much")
+    stage = Stage([unreadable, record(letters("a"), offset=1)])
+    await stage.run()
+    (dead,) = stage.sink.published
+    assert (header(dead, "reason"), header(dead, "detail")) == ("unreadable", "it unpacks to too much")
+    assert dead.value == b"\x01\x02"
+    assert stage.source.commits == [{("in", 0): 2}]
+    assert (await stage.queue.stats()).awaiting == 1
+
+
 async def test_a_record_older_than_the_retention_is_not_sent_again() -> None:
     now = int(ManualClock().epoch() * 1000)
     old = record(letters("a"), timestamp=now - int(RETENTION * 1000) - 1000)
