@@ -37,6 +37,7 @@ T = TypeVar("T")
 NOT_A_BATCH = "not-a-batch"
 TOO_OLD = "older-than-retention"
 UNREADABLE = "unreadable"
+TOO_MANY_FAULTS = "too-many-faults"
 
 _NOT_STORED = (Inserted.CLASH, Inserted.TAKEN, Inserted.CROWDED)
 
@@ -222,14 +223,25 @@ class Intake:
     async def _take(self, records: Sequence[Record], stop: asyncio.Event) -> None:
         """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
         batch = _Batch()
+        most = self._config.limits.faulty
         for record in records:
+            faulty = 0
             for letter in self._letters(record, batch):
+                faulty += letter.status is Status.ERROR
+                if faulty > most and letter.status is Status.ERROR:
+                    await self._breathe()
+                    continue
                 if self._full(batch):
                     batch = await self._store(batch, stop)
                     if stop.is_set():
                         return
                 batch.add(letter)
                 await self._breathe()
+            if faulty > most:
+                told = (
+                    f"{faulty} of its letters are wrong; the first {most} of them have reports"
+                )
+                batch.bury(record, TOO_MANY_FAULTS, told)
             batch.passed(record)
             self._records += 1  # not by `_count`: a record may hold a single letter
             if self._full(batch):

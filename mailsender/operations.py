@@ -60,7 +60,7 @@ class ReplicaOperations:
         """Publish `body` as its producer would, with an `ID` in each letter that has none."""
         self.accepting()
         try:
-            elements = decode(body)
+            elements = decode(body, self._replica.limits)
         except NotABatch as error:
             raise BadBatch(str(error)) from None
         if not elements:

@@ -72,7 +72,7 @@ class Replica:
         self.progress = Progress()
         self.started = clock.monotonic()
         self.queue_trouble = "not opened yet"
-        self.limits = Limits(body=settings.letter_max_bytes)
+        self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
         self.hand = Hand(parts.notes)
         self.basket = LetterBasket()
         self.keeper = LeaseKeeper(parts.queue, self.hand, clock, lease=settings.mongodb_lease)

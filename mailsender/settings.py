@@ -182,6 +182,9 @@ class Settings(BaseSettings):
     intake_max_bytes: int = _field(
         16 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024
     )
+    letters_per_batch: int = _field(
+        20_000, "Letters in one record; one with more goes to the dead-letter topic.", ge=1, le=100_000
+    )
     letter_max_bytes: int = _field(
         10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024
     )

@@ -14,12 +14,13 @@ class DeadLetterHeaders(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    reason: Literal["not-a-batch", "older-than-retention", "unreadable"] = Field(
+    reason: Literal["not-a-batch", "older-than-retention", "unreadable", "too-many-faults"] = Field(
         alias="mailsender-reason",
         description=(
             "`older-than-retention`: it may have been sent and forgotten, so it is not taken in again."
             " `unreadable`: it is no record that can be read, or unpacks to too much; the value is what lies"
             " in its place, as `mailsender-detail` says."
+            " `too-many-faults`: its good letters were taken in, and the first of the others have reports."
         ),
     )
     detail: str = Field(

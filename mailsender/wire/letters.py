@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,8 @@ from mailsender.wire.schema import (
     token_fault,
 )
 
+_TEXT = re.compile(rb'"[^"]*"')
+
 MAX_FAULTS = 5
 """Faults that a letter's reason names; a letter of a thousand bad addresses needs no longer sentence."""
 
@@ -49,22 +52,46 @@ class Fault:
     text: str
 
 
-def decode(value: bytes | None) -> list[dict[str, Any]]:
+def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, Any]]:
     """The elements of a batch.
 
     Raises:
         NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no byte order mark, no NaN
-            or Infinity), or nests too deep, or holds a number of thousands of digits.
+            or Infinity), or nests too deep, or holds a number of thousands of digits, or more letters, or
+            values, than `limits` allow.
     """
     if value is None:
         raise NotABatch("the record has no value")
+    limits = limits or Limits()
+    _check_values(value, limits)
     elements = _parse(value)
     if not isinstance(elements, list):
         raise NotABatch(f"the value is {kind(elements)}, not an array of letters")
+    if len(elements) > limits.letters:
+        raise NotABatch(f"it holds {len(elements)} letters; {limits.letters} are allowed")
     for index, element in enumerate(elements):
         if not isinstance(element, dict):
             raise NotABatch(f"element {index} is {kind(element)}, not an object")
     return elements
+
+
+def _check_values(value: bytes, limits: Limits) -> None:
+    """Refuse what would take more memory and time than a batch may, before it is taken apart.
+
+    A value in two bytes takes some sixty in memory, and while it is made nothing else goes on.
+    """
+    if _marks(value) <= limits.values:
+        return
+    # Those within texts do not count: what is escaped goes first, then what stands between quotes.
+    bare = value.replace(b"\\\\", b"").replace(b'\\"', b"")
+    texts = bare.count(b'"') // 2
+    if texts > limits.values or _marks(_TEXT.sub(b"", bare)) > limits.values:
+        raise NotABatch(f"it holds more than {limits.values} values; {limits.letters} letters need no more")
+
+
+def _marks(value: bytes) -> int:
+    """How many values there are at most: each but the first follows one of three signs."""
+    return value.count(b",") + value.count(b"[") + value.count(b"{")
 
 
 def _parse(value: bytes) -> Any:
@@ -105,8 +132,12 @@ def read_batch(
     Raises:
         NotABatch: at once, not while the letters are read.
     """
+    if value:
+        _check_values(value, limits)
     plain = plain_elements(value) if value else None
-    elements = decode(value) if plain is None else plain
+    if plain is not None and len(plain) > limits.letters:
+        raise NotABatch(f"it holds {len(plain)} letters; {limits.letters} are allowed")
+    elements = decode(value, limits) if plain is None else plain
 
     def letters() -> Iterator[Letter]:
         for index, element in enumerate(elements):

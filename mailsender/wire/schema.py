@@ -27,10 +27,20 @@ _ID = re.compile(r"[0-9a-fA-F]{24}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number."""
+    """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
+
+    Of a batch's faulty letters the first `faulty` are answered one by one.
+    """
 
     body: int = 10 * 1024 * 1024
     addresses: int = 10_000
+    letters: int = 20_000
+    faulty: int = 1000
+
+    @property
+    def values(self) -> int:
+        """JSON values that a batch may hold, all told, however they lie in each other."""
+        return 16 * self.letters + 2 * self.addresses
 
 
 def is_id(text: str) -> bool:

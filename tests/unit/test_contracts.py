@@ -285,7 +285,9 @@ def test_the_headers_of_dead_letters_are_as_their_schema_says() -> None:
     Draft202012Validator(schema).validate(pointer)
     assert set(whole) == set(schema["required"])
     assert set(pointer) == set(schema["properties"])
-    assert schema["properties"]["mailsender-reason"]["enum"] == [intake.NOT_A_BATCH, intake.TOO_OLD]
+    assert schema["properties"]["mailsender-reason"]["enum"] == [
+        *(intake.NOT_A_BATCH, intake.TOO_OLD, intake.UNREADABLE, intake.TOO_MANY_FAULTS)
+    ]
     assert schema["properties"]["mailsender-detail"]["maxLength"] == MAX_DETAIL
 
 

@@ -240,6 +240,19 @@ async def test_a_poison_record_goes_whole_to_the_dead_letter_topic(value: bytes 
     assert stage.intake.state.dead_letters == 1
 
 
+async def test_faulty_letters_without_number_are_answered_up_to_a_number_and_the_good_ones_go_out() -> None:
+    good = letters("a")[1:-1]
+    value = b"[" + b",".join([good, *[b"{}"] * 5000, good]) + b"]"
+    stage = Stage([record(value), record(letters("c"), offset=1)], limits=Limits(faulty=10))
+    await stage.run()
+    stats = await stage.queue.stats()
+    assert (stats.awaiting, stats.error) == (3, 10)
+    (dead,) = stage.sink.published
+    assert (header(dead, "reason"), dead.value) == ("too-many-faults", value)
+    assert header(dead, "detail").startswith("5000 of its letters are wrong; the first 10 of them")
+    assert stage.source.commits[-1] == {("in", 0): 2}
+
+
 async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbours_are_not() -> None:
     unreadable = record(b"\x01\x02", key=None, fault="it unpacks to too much")
     stage = Stage([unreadable, record(letters("a"), offset=1)])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -514,3 +516,51 @@ class TestReports:
             assert short == reports._encode(report(letter, answer))
         else:
             assert not (isinstance(token, str) and storable(token) and storable(text))
+
+
+# --- what a batch may hold -----------------------------------------------------------------------
+
+
+def batch_of(count: int) -> bytes:
+    return b"[" + b",".join([b'{"Addresses":["a@b.test"]}'] * count) + b"]"
+
+
+@pytest.mark.parametrize("odd", [b"", b',{"Unknown":1}'])
+def test_letters_of_a_batch_are_bounded(odd: bytes) -> None:
+    limits = Limits(letters=50)
+    allowed, beyond = (batch_of(n)[:-1] + odd + b"]" for n in (50 - bool(odd), 51))
+    assert len(list(read_all(allowed, limits))) == 50
+    with pytest.raises(NotABatch, match="50 are allowed"):
+        read_all(beyond, limits)
+
+
+def read_all(value: bytes, limits: Limits) -> Any:
+    place = partial(Origin, topic="in", partition=0, offset=0, timestamp=0)
+    return read_batch(value, b"k", limits, origin=lambda index: place(index=index), now=NOW)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"[" + b",".join([b"{}"] * 400_000) + b"]",
+        b'[{"Addresses":["a@b.test"],"Token":' + b"[" + b",".join([b"[]"] * 400_000) + b"]}]",
+        b'[{"Addresses":["a@b.test"],"Token":' + b"[" + b",".join([b'""'] * 400_000) + b"]}]",
+        b'[{"Addresses":["a@b.test"],"x":' + b'{"a":' * 400_000,
+    ],
+)
+def test_values_of_a_batch_are_counted_before_it_is_taken_apart(value: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(NotABatch, match="holds more than 340000 values"):
+        read_all(value, Limits())
+    with pytest.raises(NotABatch, match="holds more than 340000 values"):
+        decode(value)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(value)
+
+
+def test_what_looks_like_values_within_texts_does_not_count() -> None:
+    body = '{a,"b\\": [1, 2]}, \\"' * 30_000
+    value = json.dumps([{"Addresses": ["a@b.test"], "Body": body}]).encode()
+    (letter,) = read_all(value, Limits())
+    assert letter.body == body
