@@ -238,9 +238,7 @@ class Intake:
                 batch.add(letter)
                 await self._breathe()
             if faulty > most:
-                told = (
-                    f"{faulty} of its letters are wrong; the first {most} of them have reports"
-                )
+                told = f"{faulty} of its letters are wrong; the first {most} of them have reports"
                 batch.bury(record, TOO_MANY_FAULTS, told)
             batch.passed(record)
             self._records += 1  # not by `_count`: a record may hold a single letter

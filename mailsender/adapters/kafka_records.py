@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any, Final
 
 import cramjam
-from aiokafka.codec import snappy_decode
+from aiokafka import codec as codecs
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 
@@ -33,9 +33,18 @@ _ATTRIBUTES: Final = 21
 _LEAST: Final = 14  # of an entry of any version, behind its offset and length
 _CODECS: Final = 0x07
 _GZIP, _SNAPPY, _LZ4, _ZSTD = 1, 2, 3, 4
+_HAS: Final = {
+    _SNAPPY: lambda: codecs.has_snappy(),
+    _LZ4: lambda: codecs.has_lz4(),
+    _ZSTD: lambda: codecs.has_zstd(),
+}
 _APPEND_TIME: Final = 0x08
 _ROOM_AT_FIRST: Final = 24
 """So many times its packed size is what a batch is expected to unpack to, before the bound is tried."""
+
+
+def _yes() -> bool:
+    return True
 
 
 class TooMuch(Exception):  # noqa: N818  an answer about a batch
@@ -128,9 +137,8 @@ class Batch:
             UnsupportedCodecError: nobody here knows how it is packed.
         """
         codec = self._raw[_ATTRIBUTES + 1] & _CODECS
-        if codec > _ZSTD:
-            yield from self._library  # which refuses it
-            return
+        if codec > _ZSTD or not _HAS.get(codec, _yes)():
+            raise UnsupportedCodecError(f"nobody here unpacks codec {codec}")
         whole = self._raw
         try:
             if codec:
@@ -238,7 +246,7 @@ def _unpacked(raw: bytes, codec: int, limit: int) -> bytes:
         return _gunzipped(packed, limit)
     if codec == _SNAPPY:
         _measure_snappy(packed, limit)
-        return bytes(snappy_decode(bytes(packed)))
+        return bytes(codecs.snappy_decode(bytes(packed)))
     library = cramjam.lz4 if codec == _LZ4 else cramjam.zstd
     for room in (min(limit, _ROOM_AT_FIRST * len(packed) + 65536), limit):
         into = bytearray(room)
