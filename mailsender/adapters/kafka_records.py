@@ -33,18 +33,10 @@ _ATTRIBUTES: Final = 21
 _LEAST: Final = 14  # of an entry of any version, behind its offset and length
 _CODECS: Final = 0x07
 _GZIP, _SNAPPY, _LZ4, _ZSTD = 1, 2, 3, 4
-_HAS: Final = {
-    _SNAPPY: lambda: codecs.has_snappy(),
-    _LZ4: lambda: codecs.has_lz4(),
-    _ZSTD: lambda: codecs.has_zstd(),
-}
+_CHECKS: Final = {_GZIP: "has_gzip", _SNAPPY: "has_snappy", _LZ4: "has_lz4", _ZSTD: "has_zstd"}
 _APPEND_TIME: Final = 0x08
 _ROOM_AT_FIRST: Final = 24
 """So many times its packed size is what a batch is expected to unpack to, before the bound is tried."""
-
-
-def _yes() -> bool:
-    return True
 
 
 class TooMuch(Exception):  # noqa: N818  an answer about a batch
@@ -137,7 +129,7 @@ class Batch:
             UnsupportedCodecError: nobody here knows how it is packed.
         """
         codec = self._raw[_ATTRIBUTES + 1] & _CODECS
-        if codec > _ZSTD or not _HAS.get(codec, _yes)():
+        if codec and not (codec in _CHECKS and getattr(codecs, _CHECKS[codec])()):
             raise UnsupportedCodecError(f"nobody here unpacks codec {codec}")
         whole = self._raw
         try:
