@@ -40,6 +40,10 @@ ENVELOPE = 200
 SMALLEST = 2048
 """Bytes into which a report always fits, when everything that can be left out is."""
 
+BREATH_BYTES = 512 * 1024
+"""Bytes of letters whose reports are made before others get a turn: some milliseconds of CPU time. Ordinary
+ones come to that less than once a batch."""
+
 _GivenUp = tuple[Letter, int, Outgoing, Rejected]
 """A letter, which of its answers it is about, the report, and why the broker will never take it."""
 
@@ -272,7 +276,13 @@ class Reporter:
         """The letters whose reports were not all acknowledged, with the error of each."""
         asked = [(each, index) for each in batch for index in range(each.answered, len(each.answers))]
         limit = self._config.max_request_size
-        records = [self._record(letter, letter.answers[index], limit) for letter, index in asked]
+        records, heavy = [], 0
+        for letter, index in asked:
+            records.append(self._record(letter, letter.answers[index], limit))
+            heavy += letter.size
+            if heavy > BREATH_BYTES:
+                heavy = 0
+                await asyncio.sleep(0)
         failed: list[tuple[Letter, Exception]] = []
         refused: list[_GivenUp] = []
         results = await self._sink.publish(records)

@@ -102,7 +102,7 @@ def _repeats(chance: Random, name: str, count: int, *, key: int) -> Iterator[Put
 
 def largest_keys(_: Random) -> Iterator[Put]:
     """Keys as large as the topic takes them, and letters enough to fill the memory with them."""
-    for place in range(200):
+    for place in range(60):
         mark = f"{PREFIX}.largest.{place}"
         value = _json(element(mark))
         yield Put(value=value, key=b"k" * (TOPIC_MAXIMUM - FRAME - len(value)), marks=(mark,))
@@ -177,7 +177,7 @@ KINDS = {
     "large keys": Kind(title="one ID 20 times with keys of 900 kB", make=same_id_large_keys),
     "brim": Kind(title="one ID joined until a document is full", make=same_id_to_the_brim),
     "repeats": Kind(title="one ID 3,000 times", make=same_id_often),
-    "largest keys": Kind(title="200 keys as large as the topic takes", make=largest_keys),
+    "largest keys": Kind(title="60 keys as large as the topic takes", make=largest_keys),
     "larger keys": Kind(title="keys of 3.2 MB", make=larger_keys, needs=4_000_000),
     "headers": Kind(title="header names that are none", make=odd_headers),
     "packed": Kind(title="records that unpack to 200 MB", make=packed),

@@ -348,6 +348,21 @@ async def test_a_report_that_the_broker_finds_too_large_is_made_smaller() -> Non
     assert [out.key for out in stage.sink.published] == [b"k0", b"k1", b"k2"]
 
 
+async def test_between_the_reports_of_large_letters_others_get_their_turn() -> None:
+    async def turns(body: str) -> int:
+        stage, turns = Stage(), 0
+        letters = await stage.finished(4, body)
+        async with stage.running():
+            offered = asyncio.create_task(stage.reporter.offer(letters))
+            while not stage.sink.published:
+                turns += 1
+                await asyncio.sleep(0)
+            await offered
+        return turns
+
+    assert await turns("x" * 900_000) >= await turns("x") + 3
+
+
 async def test_a_key_as_large_as_a_record_is_left_out_at_last() -> None:
     stage = Stage()
     (letter,) = await stage.finished(1)
