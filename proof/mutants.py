@@ -18,6 +18,7 @@ from proof.experiments.drains import drains
 from proof.experiments.kills import kills
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.offsets import offsets
+from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.vanished import vanished
@@ -130,6 +131,15 @@ MUTANTS = (
         attempt=lambda stage, seed: offsets(stage, seed, way="remade while it runs"),
         finding="lost",
         seconds=50.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="a batch of any size is unpacked",
+        file="adapters/kafka_records.py",
+        old="whole = _plain(self._raw, _unpacked(self._raw, codec, self._limit))",
+        new="whole = _plain(self._raw, _unpacked(self._raw, codec, 2**30))",
+        attempt=lambda stage, seed: publishers(stage, seed, kinds=("packed",)),
+        finding="seen",
+        seconds=45.0,
     ),
     Mutant(
         name="a page of another site may post",

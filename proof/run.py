@@ -169,6 +169,15 @@ class Run:
             self.read_reports(0.2)
         return len(self._told) >= count
 
+    def wait_published(self, timeout: float) -> bool:
+        """Wait until every letter that was published is reported, whatever else may be; whether it is."""
+        deadline = time.monotonic() + timeout
+        while {each.mark for each in self.publisher.published} - self._told:
+            if time.monotonic() > deadline:
+                return False
+            self.read_reports(0.2)
+        return True
+
     def wait_done(self, timeout: float) -> bool:
         """Wait until every letter is reported, marked so, and every offset committed; whether that is so."""
         deadline = time.monotonic() + timeout

@@ -78,7 +78,7 @@ def strangers(stage: Stage, seed: int, *, runs: int) -> Row:
             with neighbour(world) as beside:
                 written = _write(world, runs)
                 left = _wait(world, written)
-            world.wait_done(PATIENCE)
+            world.wait_published(PATIENCE)
             slowest, seen = beside.worst(), vitals.look()
         restart(world, service)
         judge_vitals(world, seen)

@@ -79,7 +79,7 @@ def whole(stage: Stage, seed: int, *, seconds: float) -> Row:
                 for each in throwers:
                     each.stop()
             world.relay.follow({**world.relay.plan, "chance": []})
-            if service.child.running and not world.wait_done(30):
+            if service.child.running and not world.wait_published(30):
                 world.fault("not all was answered within 30 s of the end")
             slowest, seen = beside.worst(), vitals.look()
         judge_vitals(world, seen)
