@@ -215,6 +215,7 @@ class ReplicaOperations:
             "trouble": relay.trouble or None,
             "phase": relay.phase or None,
             "since": _moment(relay.since),
+            "remark": self._replica.parts.relay.remark or None,
         }
 
     def _progress(self) -> dict[str, Any]:

@@ -413,7 +413,8 @@ class NotBegun(Exception):  # noqa: N818  an answer, not a mistake
     """Nothing came of a transaction, nothing was sent, and it says nothing about the letter.
 
     `Go.begin` said no; or the session ended before the relay had answered a word about this letter, and it
-    had carried others before, so that its end has to do with them. Another session may try at once.
+    had carried others before, so that its end has to do with them; or commands that were sent ahead of their
+    replies got none, which will not be done again. Another session may try at once.
     """
 
 
@@ -479,6 +480,11 @@ class Relay(Protocol):
     @property
     def name(self) -> str:
         """``host:port``, for reports and logs."""
+        ...
+
+    @property
+    def remark(self) -> str:
+        """What it is found to do otherwise than it says, for an operator; empty when there is nothing."""
         ...
 
     async def connect(self) -> Session:

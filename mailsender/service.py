@@ -125,6 +125,7 @@ def smtp_config(settings: Settings) -> SmtpConfig:
         password=settings.smtp_password.get_secret_value(),
         auth_cleartext=settings.smtp_auth_cleartext,
         helo_name=settings.smtp_helo_name,
+        pipelining=settings.smtp_pipelining == "auto",
         timeouts=Timeouts(
             connect=settings.smtp_timeout_connect,
             greeting=settings.smtp_timeout_greeting,

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     smtp_helo_name: str = _field(
         "", "Name given in EHLO.", shown="the machine's name if it is a whole one, else its address"
     )
+    smtp_pipelining: Literal["auto", "off"] = _field(
+        "auto",
+        "`auto`: commands go ahead of their replies where the relay offers it and it works; `off`: never.",
+    )
     smtp_max_senders: int = _field(
         5, "Worker tasks, each with its own session.", original=True, ge=1, le=1000
     )

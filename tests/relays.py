@@ -17,6 +17,7 @@ class FakeRelay:
     """Accepts all, or does what `answer` says; counts and can hold transactions at their dot."""
 
     name: str = "relay.example.test:25"
+    remark: str = ""
     away: str = ""
     answer: Callable[[str], Result] = lambda address: ACCEPTED
     hold: asyncio.Event | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import structlog
@@ -26,6 +26,7 @@ from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
 from mailsender.adapters.smtp_login import MECHANISMS, LoginMemory, log_in
 from mailsender.adapters.smtp_names import Host, dial, own_name
+from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers
 from mailsender.letter import Phase
 from mailsender.ports import Clock, RelayAway
@@ -40,7 +41,8 @@ class SmtpConfig:
     """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
 
     `host` is a name or an address, see `Host`. `ca_file` takes the place of the system's CAs. Without a
-    `helo_name` see `own_name`.
+    `helo_name` see `own_name`. Without `pipelining` the relay is spoken to one command at a
+    time, whatever it offers.
     """
 
     host: str
@@ -52,6 +54,7 @@ class SmtpConfig:
     password: str = field(default="", repr=False)
     auth_cleartext: bool = False
     helo_name: str = ""
+    pipelining: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -70,6 +73,7 @@ class SmtpRelay:
         self._context: ssl.SSLContext | None = None
         self._outbox: Outbox | None = None
         self._logins = LoginMemory()
+        self._pipelining = Pipelining(self._name, clock)
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -82,6 +86,11 @@ class SmtpRelay:
     def name(self) -> str:
         """See `Relay`."""
         return self._name
+
+    @property
+    def remark(self) -> str:
+        """See `Relay`."""
+        return self._pipelining.remark
 
     async def connect(self) -> SmtpSession:
         """See `Relay`.
@@ -97,9 +106,10 @@ class SmtpRelay:
                 permanent=True,
             )
         self._outbox = self._outbox or Outbox()
+        self._pipelining.reconsider()
         opening = _Opening(config, await self._tls_context(), self._outbox, self._logins)
         try:
-            return await opening.session(self._clock)
+            return await opening.session(self._clock, self._pipelining)
         except (SMTPException, OSError, ValueError) as error:
             raise relay_away(
                 error, phase=opening.phase, host=config.host, user=config.user, password=config.password
@@ -151,7 +161,7 @@ class _Opening:
             tls_context=context,
         )
 
-    async def session(self, clock: Clock) -> SmtpSession:
+    async def session(self, clock: Clock, pipelining: Pipelining) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
         try:
             await self._connect()
@@ -160,7 +170,7 @@ class _Opening:
                 await self._starttls()
             if self._config.authenticates:
                 await self._log_in()
-            return self._taken_over(clock)
+            return self._taken_over(clock, pipelining)
         except BaseException:
             self._cut()
             raise
@@ -238,7 +248,7 @@ class _Opening:
 
         await log_in(say, offered=offered, user=user, password=password, memory=self._logins)
 
-    def _taken_over(self, clock: Clock) -> SmtpSession:
+    def _taken_over(self, clock: Clock, pipelining: Pipelining) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""
         client = self._client
         transport, protocol = client.transport, client.protocol
@@ -247,9 +257,11 @@ class _Opening:
         if protocol._buffer:  # noqa: SLF001  no public way to see that a reply too many lies there
             raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
         offers = Offers.of(client.esmtp_extensions)
+        if not self._config.pipelining:
+            offers = replace(offers, pipelining=False)
         channel = Channel(cast("asyncio.Transport", transport), self._outbox)
         log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
-        return SmtpSession(channel, offers, self._config.timeouts, clock)
+        return SmtpSession(channel, offers, self._config.timeouts, clock, pipelining)
 
     def _cut(self) -> None:
         """Leave nothing open; a polite TLS goodbye could take half a minute."""

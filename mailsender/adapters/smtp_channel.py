@@ -27,13 +27,15 @@ LAST_WORDS = 2.0
 class Lost(Exception):  # noqa: N818  a state of the world, not a mistake
     """The connection is of no further use; the text says why.
 
-    `reply` is what the relay said out of turn before it went, such as 421.
+    `reply` is what the relay said out of turn before it went, such as 421. `late` says that we left, for an
+    answer that took too long.
     """
 
-    def __init__(self, text: str, reply: Reply | None = None) -> None:
+    def __init__(self, text: str, reply: Reply | None = None, *, late: bool = False) -> None:
         """Note why, and the relay's last word."""
         super().__init__(text)
         self.reply = reply
+        self.late = late
 
 
 class Listener(Protocol):
@@ -130,7 +132,8 @@ class Channel(asyncio.Protocol):
     @property
     def fault(self) -> Lost:
         """Why it is not alive."""
-        return Lost(str(self._fault or ""), self._fault.reply if self._fault else None)
+        fault = self._fault
+        return Lost(str(fault), fault.reply, late=fault.late) if fault else Lost("")
 
     def write(self, data: bytes) -> None:
         """Write `data` at the end of this turn; for what fits into a socket's buffer.
@@ -163,12 +166,12 @@ class Channel(asyncio.Protocol):
         else:
             self._set_deadline(seconds, "the relay gave no answer within")
 
-    def fail(self, why: str, reply: Reply | None = None) -> None:
+    def fail(self, why: str, reply: Reply | None = None, *, late: bool = False) -> None:
         """Close the connection at once; the listener is told `why`. The first reason stands."""
         self._transport.abort()
         if self._fault:
             return
-        self._fault = Lost(why, reply)
+        self._fault = Lost(why, reply, late=late)
         self._stop_timer()
         self._rest = self._taken = None
         if self._listener is not None:
@@ -209,7 +212,7 @@ class Channel(asyncio.Protocol):
             return
         if self._loop.time() >= self._deadline:
             what, seconds = self._overdue
-            self.fail(f"{what} {seconds:g}s")
+            self.fail(f"{what} {seconds:g}s", late=True)
         else:
             self._timer = self._loop.call_at(self._deadline, self._tick)
 

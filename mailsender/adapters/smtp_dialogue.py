@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from mailsender.adapters.smtp_channel import Channel, Lost
+from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers, plan, stuffed
 from mailsender.adapters.smtp_transaction import VERDICTS, Transaction
 from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
@@ -71,12 +72,20 @@ _Step = tuple[Phase, bytes, Transaction | _Question, str]
 
 
 class SmtpSession:
-    """See `mailsender.ports.Session`."""
+    """See `mailsender.ports.Session`. `pipelining` is shared by all sessions with a relay."""
 
-    def __init__(self, channel: Channel, offers: Offers, timeouts: Timeouts, clock: Clock) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        offers: Offers,
+        timeouts: Timeouts,
+        clock: Clock,
+        pipelining: Pipelining | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._offers = offers
+        self._pipelining = pipelining or Pipelining("", clock)
         self._timeouts = timeouts
         self._patience = {
             Phase.MAIL: timeouts.command,
@@ -106,7 +115,12 @@ class SmtpSession:
     @property
     def depth(self) -> int:
         """See `Session`."""
-        return 2 if self._offers.pipelining else 1
+        return 2 if self._speaks_ahead else 1
+
+    @property
+    def _speaks_ahead(self) -> bool:
+        """Whether commands are sent ahead of their replies."""
+        return self._offers.pipelining and self._pipelining.works
 
     async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
         """See `Session`.
@@ -230,12 +244,14 @@ class SmtpSession:
 
     def _begin_next(self) -> None:
         """Begin the next transaction where the dialogue has room for it and it is allowed to."""
-        while self._queue and self._front is None and (self._offers.pipelining or not self._live):
+        while self._queue and self._front is None and (self._speaks_ahead or not self._live):
             transaction = self._queue.popleft()
             if not transaction.go.begin():
                 self._refuse(transaction)
                 continue
             transaction.follows, self._carried = self._carried, True
+            transaction.ahead = self._speaks_ahead
+            transaction.behind_dot = transaction.ahead and bool(self._live)
             self._live.append(transaction)
             self._front = transaction
             said, unsaid = transaction.said, self._unsaid
@@ -246,7 +262,7 @@ class SmtpSession:
 
     def _say(self, out: list[bytes]) -> None:
         unsaid, owed = self._unsaid, self._owed
-        if self._offers.pipelining:
+        if self._speaks_ahead:
             owed.extend(unsaid)
             out.extend([step[1] for step in unsaid])
             unsaid.clear()
@@ -263,7 +279,12 @@ class SmtpSession:
 
     def _seconds_for(self, step: _Step) -> float:
         phase, _, about, _ = step
-        return about.seconds if isinstance(about, _Question) else self._patience[phase]
+        if isinstance(about, _Question):
+            return about.seconds
+        seconds = self._patience[phase]
+        if self._pipelining.trusted or not about.ahead or phase is Phase.DOT:
+            return seconds
+        return self._pipelining.patience(seconds, behind_dot=about.behind_dot)
 
     # --- what is heard ---------------------------------------------------------------------------
 
@@ -363,6 +384,8 @@ class SmtpSession:
     def _finish(self, transaction: Transaction) -> None:
         self._live.remove(transaction)
         self._used = self._clock.monotonic()
+        if transaction.ahead and not self._pipelining.trusted:
+            self._pipelining.worked(behind_dot=transaction.behind_dot)
         if transaction.out_of_step:
             self._refuse(transaction)
         elif not transaction.done.done():
@@ -374,6 +397,8 @@ class SmtpSession:
 
     def lost(self, lost: Lost) -> None:
         """See `Listener`."""
+        if lost.late and self._owed:
+            self._doubt_pipelining()
         owed, live = list(self._owed), list(self._live)
         self._owed.clear()
         self._unsaid.clear()
@@ -390,6 +415,18 @@ class SmtpSession:
             if not transaction.done.done():
                 transaction.done.set_result(None)
         self._dismiss()
+
+    def _doubt_pipelining(self) -> None:
+        """An answer took too long: if anything was sent ahead, that may be why, and no letter's fault."""
+        phase, command, about, _ = self._owed[0]
+        if isinstance(about, _Question) or not about.ahead:
+            return
+        if phase is Phase.DOT and (len(self._owed) == 1 or self._pipelining.trusted):
+            return  # nothing came behind it, or what does is known to arrive: the relay is slow
+        self._pipelining.failed("the dot" if phase is Phase.DOT else command.split(b":")[0].decode().strip())
+        for transaction in self._live:
+            if transaction.waiting and transaction.phase is not Phase.DOT:
+                transaction.out_of_step = True
 
     def _dismiss(self) -> None:
         """Send away those who had not begun when the connection was lost.

@@ -21,13 +21,17 @@ class Transaction:
     """What was asked for, how far it is, and what is settled.
 
     `waiting` are the recipients not yet settled, `phase` the step whose reply is due next. `follows` says
-    that the session carried others before: its end need not have to do with this one. `heard` is set by the
-    first reply, `void` when the relay has refused it or is to forget it, `at_message` by 354. `out_of_step`
-    tells that the relay took its MAIL for a part of the refused transaction before it.
+    that the session carried others before: its end need not have to do with this one. `ahead` says that its
+    commands were sent ahead of their replies, `behind_dot` that they follow another's dot. `heard` is set by
+    the first reply, `void` when the relay has refused it or is to forget it, `at_message` by 354.
+    `out_of_step` tells that what became of it has nothing to do with it: the relay took its MAIL for a part
+    of the refused transaction before it, or its commands were lost on the way.
     """
 
     __slots__ = (
+        "ahead",
         "at_message",
+        "behind_dot",
         "behind_refused",
         "done",
         "follows",
@@ -50,6 +54,8 @@ class Transaction:
         self.go = go
         self.done = done
         self.follows = False
+        self.ahead = False
+        self.behind_dot = False
         self.heard = False
         self.void = False
         self.at_message = False

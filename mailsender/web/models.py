@@ -168,6 +168,7 @@ class RelayView(BaseModel):
     trouble: str | None
     phase: str | None = Field(description="The step at which it failed.")
     since: datetime | None = Field(description="Since when it is in this state.")
+    remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")
 
 
 class IntakeView(BaseModel):
