@@ -9,6 +9,7 @@ from mailsender import log
 from mailsender.adapters.probe import probe_mongo, probe_relay
 from mailsender.adapters.probe_kafka import KafkaWish, probe_kafka
 from mailsender.adapters.smtp import SmtpRelay
+from mailsender.adapters.smtp_names import is_whole
 from mailsender.findings import Finding, worst
 from mailsender.ports import SystemClock
 from mailsender.service import kafka_config, smtp_config
@@ -17,12 +18,17 @@ from mailsender.settings import Settings
 __all__ = ["run_checks", "worst"]
 
 
-async def run_checks(settings: Settings) -> list[Finding]:
-    """Try Kafka, MongoDB and the relay as `settings` name them; the findings come in that order."""
+async def run_checks(settings: Settings, recipient: str = "") -> list[Finding]:
+    """Try Kafka, MongoDB and the relay as `settings` name them; the findings come in that order.
+
+    The relay is asked about `recipient`, too, where one is named; no letter is sent.
+    """
     secrets = log.secret_values(settings)
     # What libraries have to say is in the findings already.
     log.configure("error", "console", secrets=secrets)
-    kafka, mongo, relay = await asyncio.gather(_kafka(settings), _mongo(settings), _relay(settings))
+    kafka, mongo, relay = await asyncio.gather(
+        _kafka(settings), _mongo(settings), _relay(settings, recipient)
+    )
     # The words of a stranger are in them: a relay may repeat what it was told.
     redactor = log.Redactor(secrets)
     found = [*_judge(settings), *kafka, *mongo, *relay]
@@ -37,6 +43,12 @@ def _judge(settings: Settings) -> list[Finding]:
         found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_tls == "none":
         text = "SMTP_TLS=none: mail goes out in clear text; set starttls or implicit if the relay has them"
+        found.append(Finding(part="settings", level="warning", text=text))
+    if settings.smtp_helo_name and not is_whole(settings.smtp_helo_name):
+        text = (
+            f"SMTP_HELO_NAME={settings.smtp_helo_name} is no whole name: many relays refuse mail for that;"
+            " set a name with its domain, or leave it out"
+        )
         found.append(Finding(part="settings", level="warning", text=text))
     return found
 
@@ -63,6 +75,7 @@ async def _mongo(settings: Settings) -> list[Finding]:
     )
 
 
-async def _relay(settings: Settings) -> list[Finding]:
+async def _relay(settings: Settings, recipient: str) -> list[Finding]:
     relay = SmtpRelay(smtp_config(settings), SystemClock())
-    return await probe_relay(relay, settings.sender[1], timeout=settings.smtp_timeout_connect)
+    timeout = settings.smtp_timeout_connect
+    return await probe_relay(relay, settings.sender[1], recipient=recipient, timeout=timeout)

@@ -126,17 +126,23 @@ def dev() -> None:
 
 
 @app.command(cls=Command, rich_help_panel=SERVICE)
-def check(as_json: AsJson = False) -> None:
+def check(
+    to: Annotated[
+        str, typer.Option("--to", metavar="ADDRESS", help="A recipient to ask the relay about, too.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
     """Try what the settings name; say in a line each what is wrong.
 
     Asks the brokers for their topics, MongoDB for its members, and the relay for a session in which it names
-    the sender. It changes nothing and sends nothing. A line says how bad it is, what it is about, what is so,
-    and what to do.
+    the sender. Many relays judge greeting and sender only when they hear a recipient: --to names one, who
+    gets no letter. It changes nothing and sends nothing. A line says how bad it is, what it is about, what is
+    so, and what to do.
     """
     settings = _settings(as_json=as_json)
     from mailsender.check import run_checks, worst  # noqa: PLC0415  brings in every client library
 
-    findings = asyncio.run(run_checks(settings))
+    findings = asyncio.run(run_checks(settings, to))
     if as_json:
         rows = ((finding.part, finding.level, finding.text) for finding in findings)
         _print_json(_checked(worst(findings), rows))

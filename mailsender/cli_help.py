@@ -35,6 +35,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     ),
     "check": (
         ("mailsender check", "a line for each part"),
+        ("mailsender check --to ann@example.org", "would the relay take mail for her?"),
         ("mailsender check --json | jq -r .worst", "ok, warning or error"),
     ),
     "dev": (

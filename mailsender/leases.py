@@ -13,7 +13,7 @@ import structlog
 
 from mailsender.letter import Lease
 from mailsender.notebook import NoNotes, Notes
-from mailsender.ports import Clock, Queue, QueueStats, Rejected, Unavailable
+from mailsender.ports import Clock, Forbidden, Queue, QueueStats, Rejected, Unavailable
 from mailsender.waiting import pause
 
 log = structlog.get_logger()
@@ -168,6 +168,7 @@ class LeaseKeeper:
         self.health = Health(self.interval)
         self.stats: QueueStats | None = None
         self._refused = False
+        self._forbidden = False
         self.lost = 0
         self.reclaimed = 0
 
@@ -192,9 +193,7 @@ class LeaseKeeper:
             return False
         try:
             return await self._queue.forget() > 0
-        except Unavailable:
-            self.health.failed()
-        except Rejected as error:
+        except (Forbidden, Rejected) as error:
             # Leases are worth more than a tidy store.
             if not self._refused:
                 log.error(
@@ -204,6 +203,8 @@ class LeaseKeeper:
                     check="whether MongoDB's user may remove documents",
                 )
             self._refused = True
+        except Unavailable:
+            self.health.failed()
         return False
 
     async def renew(self) -> None:
@@ -234,13 +235,16 @@ class LeaseKeeper:
             self.stats = await self._queue.stats()
         except Unavailable as error:
             self.health.failed()
-            if was_good:
+            forbidden = isinstance(error, Forbidden)
+            if was_good or (forbidden and not self._forbidden):
                 log.warning(
                     "mongodb_away",
                     error=str(error),
                     action="nothing new is claimed; leases are renewed as soon as it is back",
                 )
+            self._forbidden |= forbidden  # a server that comes back may let us in no more: worth a line too
             return
+        self._forbidden = False
         self.health.answered(self._clock.monotonic())
         if not was_good:
             log.info("mongodb_answers")

@@ -21,6 +21,13 @@ class Unavailable(Exception):  # noqa: N818  a state of the world, not a mistake
     """A part of the outside world cannot do it now; the same call may succeed later."""
 
 
+class Forbidden(Unavailable):
+    """A part of the outside world does not let us: a login or a right is wanting.
+
+    The same call succeeds once an operator has mended that, so it is waited for as for any `Unavailable`.
+    """
+
+
 class Rejected(Exception):  # noqa: N818  as above
     """A part of the outside world will never do it; repeating the call is of no use."""
 
@@ -452,12 +459,13 @@ class Session(Protocol):
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
         ...
 
-    async def try_sender(self, reverse_path: str) -> Result:
+    async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:
         """What the relay says to MAIL FROM with `reverse_path`, which is taken back at once (RSET).
 
-        No letter is sent. `accepted` may still turn into a refusal later: many relays judge the sender
-        only when they hear the first recipient. Never raises for anything that the relay does; a lost
-        connection is `deferred`.
+        Where a `recipient` is named and the sender was taken, what it says to RCPT TO with that; the result's
+        phase tells. No letter is sent. Without a recipient `accepted` may still turn into a refusal later:
+        many relays judge the greeting and the sender only when they hear the first one. Never raises for
+        anything that the relay does; a lost connection is `deferred`.
         """
         ...
 
@@ -501,6 +509,7 @@ __all__ = [
     "PUBLISHERS_BYTES",
     "Answer",
     "Clock",
+    "Forbidden",
     "Go",
     "Inserted",
     "Landed",

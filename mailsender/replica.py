@@ -20,7 +20,7 @@ from mailsender.leases import Hand, LeaseKeeper
 from mailsender.mime import Composer
 from mailsender.notebook import NoNotes, Notes
 from mailsender.operations import ReplicaOperations
-from mailsender.ports import Clock, Queue, RecordSink, RecordSource, Relay, SlotStore, Unavailable
+from mailsender.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Relay, SlotStore, Unavailable
 from mailsender.recovery import Recovery
 from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
@@ -220,12 +220,15 @@ class Replica:
     async def _open_queue(self) -> bool:
         """Open the queue, waiting for MongoDB; False when a stop came first."""
         backoff = FIRST_BACKOFF
+        told = forbidden = False
         while not self._stop.is_set():
             try:
                 await self.parts.queue.open()
             except Unavailable as error:
-                if self.queue_trouble == "not opened yet":
+                # That there is a server is one piece of news, that it does not let us in another.
+                if not told or (isinstance(error, Forbidden) and not forbidden):
                     log.warning("mongodb_not_there", error=str(error), action="tried again until it is")
+                told, forbidden = True, forbidden or isinstance(error, Forbidden)
                 self.queue_trouble = str(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(backoff):

@@ -214,7 +214,12 @@ class Settings(BaseSettings):
     mongo_nodeport_svc_service_port: int = _field(
         27017, "Port, without a URI.", original=True, ge=1, le=65535
     )
-    mongodb_username: str = _field("", "User, without a URI.", original=True)
+    mongodb_username: str = _field(
+        "",
+        "User, without a URI; of the database `admin`. For one of another database take `MONGODB_URI` with"
+        " `authSource`.",
+        original=True,
+    )
     mongodb_password: SecretStr = _field(SecretStr(""), "Password, without a URI.", original=True)
     mongodb_base_name: str = _field("mts", "Database.", original=True)
     mongodb_collection: str = _field("letters", "Collection of letters.", original=True)

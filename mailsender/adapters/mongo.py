@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,13 +27,16 @@ from pymongo.errors import (
     CursorNotFound,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
+    WriteError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from mailsender.letter import now_ms
-from mailsender.ports import Clock, Rejected, Unavailable
+from mailsender.ports import Clock, Forbidden, Rejected, Unavailable
 
 Client: TypeAlias = Any
 """Motor's client or PyMongo's `AsyncMongoClient`; they share no base class."""
@@ -77,11 +81,46 @@ _PASSING = frozenset(
     }
 )
 
+_STATES = _PASSING | {11, 13, 18, 31, 334, 391, 8000}
+
+# What a single document or value is refused for, from the same file. Repeating it is of no use.
+_DATA = frozenset(
+    {
+        *(2, 9, 14, 15, 16, 22, 28, 34, 40, 41, 42),  # no such value, type, path, operator or BSON
+        *(52, 53, 54, 55, 56, 57, 66, 121),  # names of fields, an immutable one, the collection's own rules
+    }
+)
+
+FIRST_LOCATION = 10_000
+"""Codes from here on name a place in MongoDB's source: what a command was given made no sense there."""
+
+_LOGIN = frozenset({11, 18, 334, 391})
+"""UserNotFound, AuthenticationFailed, MechanismUnavailable, ReauthenticationRequired."""
+
+_RIGHTS = frozenset({13, 31, 8000})
+"""Unauthorized, RoleNotFound, and Atlas' word for both."""
+
+BAD_LOGIN = (
+    "MongoDB does not let us in: the user or the password is wrong, or the user was made in another database;"
+    " see MONGODB_USERNAME (a user of the database admin) and MONGODB_PASSWORD, or MONGODB_URI, where"
+    " authSource names the user's database"
+)
+NO_RIGHTS = (
+    "MongoDB does not allow it: the user, if there is one, lacks rights; see MONGODB_USERNAME, or the user in"
+    " MONGODB_URI, and grant what `mailsender check` says"
+)
+
+POOL = 32
+"""Connections at most: far more than we use at once, so that nothing waits for one, whatever the URI says."""
+
+_CODE = re.compile(r"'code': ([0-9]{1,9})")
+_BRIEF = re.compile(r" \(configured timeouts|, Timeout: |, full error: ")
+
 
 def connect(uri: str, *, timeout: float, app_name: str) -> Client:
     """A client for `uri` whose operations end within `timeout` seconds; nothing is sent yet.
 
-    Writes are acknowledged by a majority and journaled, whatever `uri` says.
+    Writes are acknowledged by a majority and journaled, whatever `uri` says; `durable` pins the reads.
 
     Raises:
         Rejected: `uri` cannot be read. The text does not repeat it, for it may hold a password.
@@ -97,6 +136,8 @@ def connect(uri: str, *, timeout: float, app_name: str) -> Client:
             w="majority",
             journal=True,
             wTimeoutMS=milliseconds,
+            maxPoolSize=POOL,
+            waitQueueTimeoutMS=milliseconds,
             tz_aware=True,
         )
     except (ConfigurationError, ValueError, TypeError) as error:
@@ -120,10 +161,17 @@ async def disconnect(client: Client, timeout: float) -> None:
 
 
 def durable(client: Client, database: str, collection: str, timeout: float) -> Collection:
-    """The collection with our codec, and with writes that survive the loss of any minority of members."""
-    concern = WriteConcern(w="majority", j=True, wtimeout=int(timeout * 1000))
+    """The collection with our codec, and with writes that survive the loss of any minority of members.
+
+    Reads decide what is written next, so they go to the primary and see its newest state: a member that lags
+    would name letters that were claimed long ago, and hide those that were.
+    """
     return client.get_database(database).get_collection(
-        collection, codec_options=_CODEC, write_concern=concern
+        collection,
+        codec_options=_CODEC,
+        write_concern=WriteConcern(w="majority", j=True, wtimeout=int(timeout * 1000)),
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("local"),
     )
 
 
@@ -137,7 +185,8 @@ async def calling(timeout: float) -> AsyncIterator[None]:
     """Run driver calls within `timeout` seconds altogether, with their errors in our words.
 
     Raises:
-        Unavailable: it may succeed later, or nobody knows whether it did.
+        Unavailable: it may succeed later, or nobody knows whether it did; `Forbidden` where an operator has
+            to mend something first.
         Rejected: it will never succeed.
     """
     try:
@@ -152,22 +201,45 @@ async def calling(timeout: float) -> AsyncIterator[None]:
 
 def translated(error: Exception) -> Unavailable | Rejected:
     """The driver's `error` in our words. Texts of the server may quote a document, so they are left out."""
+    codes = _codes(error)
+    if codes & _LOGIN:
+        return Forbidden(BAD_LOGIN)
+    if codes & _RIGHTS:
+        return Forbidden(NO_RIGHTS)
     if passing(error):
         return Unavailable(f"MongoDB is not available: {_summary(error)}")
     return Rejected(f"MongoDB refuses: {_summary(error)}")
 
 
 def passing(error: Exception) -> bool:
-    """Whether the same call may succeed later."""
+    """Whether the same call may succeed later.
+
+    What MongoDB says of a whole command is about the state of the world (a right, a version, a view in the
+    collection's place), unless its code is one of data. What it says of one write is about its document,
+    unless its code is one that passes.
+    """
     if isinstance(error, BulkWriteError):
-        details = error.details
-        codes = {each.get("code") for each in details.get("writeErrors", ())}
-        return bool(details.get("writeConcernErrors")) or bool(codes & _PASSING)
+        return bool(error.details.get("writeConcernErrors")) or bool(_codes(error) & _STATES)
     if isinstance(error, ConnectionFailure | AutoReconnect | CursorNotFound | WriteConcernError):
         return True
     if isinstance(error, OperationFailure):
-        return error.code in _PASSING or error.timeout or error.has_error_label("RetryableWriteError")
+        if error.code in _STATES or error.timeout or error.has_error_label("RetryableWriteError"):
+            return True
+        data = error.code in _DATA or (error.code or 0) >= FIRST_LOCATION
+        return not isinstance(error, WriteError) and not data
+    if isinstance(error, ConfigurationError):
+        return True  # at run time it is about the servers: too old, or without the mechanism of our login
     return isinstance(error, PyMongoError) and error.timeout
+
+
+def _codes(error: Exception) -> set[Any]:
+    if isinstance(error, ServerSelectionTimeoutError):
+        # After a refused login the driver counts the server as lost, and quotes what it said.
+        return {int(each) for each in _CODE.findall(str(error))}
+    if isinstance(error, BulkWriteError):
+        details = error.details
+        return {each.get("code") for each in details.get("writeErrors", ())}
+    return {error.code} if isinstance(error, OperationFailure) else set()
 
 
 def _summary(error: Exception) -> str:
@@ -179,8 +251,13 @@ def _summary(error: Exception) -> str:
         name = (error.details or {}).get("codeName", "")
         return f"{type(error).__name__} {error.code} {name}".rstrip()
     if isinstance(error, PyMongoError):
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {brief(str(error))}"
     return type(error).__name__
+
+
+def brief(text: str) -> str:
+    """Without what the driver appends for its own developers: time-outs and the topology as it sees it."""
+    return _BRIEF.split(text, maxsplit=1)[0][:200]
 
 
 @dataclass(frozen=True, slots=True)

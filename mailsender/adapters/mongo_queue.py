@@ -36,7 +36,7 @@ from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share,
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
-from mailsender.ports import Clock, Inserted, QueueStats, Record, Unavailable
+from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -340,7 +340,9 @@ class MongoQueue:
         try:
             async with calling(self._timeout):
                 result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
-        except Unavailable:
+        except Unavailable as error:
+            if isinstance(error, Forbidden):
+                raise
             # It may have been done all the same: reading back by token tells.
             self._server_clock.forget()
             return True

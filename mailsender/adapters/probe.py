@@ -13,8 +13,8 @@ from typing import Any, Final
 from mailsender.adapters.mongo import calling, connect, disconnect
 from mailsender.adapters.mongo_rights import RIGHTS, lacking
 from mailsender.findings import Finding
-from mailsender.letter import Result, Verdict
-from mailsender.ports import Rejected, Relay, RelayAway, Session, Unavailable
+from mailsender.letter import Phase, Result, Verdict
+from mailsender.ports import Forbidden, Rejected, Relay, RelayAway, Session, Unavailable
 
 CLOSING: Final = 5.0
 """Seconds that a connection may take to close; what is left then ends with the process."""
@@ -26,10 +26,6 @@ SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
 
 # --- MongoDB -------------------------------------------------------------------------------------
-
-_AUTHENTICATION_FAILED = 18
-_BAD_LOGIN = "the user or the password is wrong; see MONGODB_URI, or MONGODB_USERNAME and MONGODB_PASSWORD"
-_NO_RIGHTS = "the user, if there is one, has not the rights; see MONGODB_URI, or MONGODB_USERNAME"
 
 
 async def probe_mongo(uri: str, database: str, collection: str, *, timeout: float) -> list[Finding]:
@@ -47,21 +43,14 @@ async def probe_mongo(uri: str, database: str, collection: str, *, timeout: floa
         return [_mongo("error", str(error))]
     try:
         return await _ask_mongo(client, database, collection, timeout)
+    except Forbidden as error:
+        return [_mongo("error", str(error))]
     except Unavailable as error:
-        return [_mongo("error", f"{_brief(error)}; see MONGODB_URI, and the firewall")]
+        return [_mongo("error", f"{error}; see MONGODB_URI, and the firewall")]
     except Rejected as error:
-        return [_mongo("error", f"{error}; {_BAD_LOGIN if _is_bad_login(error) else _NO_RIGHTS}")]
+        return [_mongo("error", str(error))]
     finally:
         await _close_mongo(client)
-
-
-def _is_bad_login(error: Rejected) -> bool:
-    return getattr(error.__cause__, "code", None) == _AUTHENTICATION_FAILED
-
-
-def _brief(error: Exception) -> str:
-    """Without what the driver appends for its own developers: time-outs and the topology as it sees it."""
-    return re.split(r" \(configured timeouts|, Timeout: ", str(error), maxsplit=1)[0]
 
 
 async def _close_mongo(client: Any) -> None:
@@ -95,8 +84,8 @@ async def _look_into(client: Any, database: str, collection: str, timeout: float
     try:
         async with calling(timeout):
             await client[database][collection].find_one({}, {"_id": 1})
-    except Rejected as error:
-        raise Rejected(f"{error}, when asked for {database}.{collection}") from error.__cause__
+    except Forbidden as error:
+        raise Forbidden(f"{error}; it was asked for {database}.{collection}") from error.__cause__
 
 
 async def _judge_rights(client: Any, database: str, collection: str, timeout: float) -> list[Finding]:
@@ -104,7 +93,7 @@ async def _judge_rights(client: Any, database: str, collection: str, timeout: fl
     try:
         async with calling(timeout):
             status = await client.admin.command("connectionStatus", showPrivileges=True)
-    except Rejected:
+    except (Unavailable, Rejected):
         return []  # a hosted MongoDB may not tell, and need not
     whose = status["authInfo"]
     privileges = whose.get("authenticatedUserPrivileges")
@@ -131,7 +120,7 @@ async def _judge_members(client: Any, timeout: float) -> list[Finding]:
     try:
         async with calling(timeout):
             status = await client.admin.command("replSetGetStatus")
-    except Rejected:
+    except (Unavailable, Rejected):
         return []  # the user may not ask, and need not
     up = [each for each in status["members"] if each.get("state") in {PRIMARY, SECONDARY}]
     needed = status.get("writeMajorityCount", 1)
@@ -152,9 +141,13 @@ def _mongo(level: Any, text: str) -> Finding:
 # --- the relay -----------------------------------------------------------------------------------
 
 _WANTS_LOGIN = 530  # RFC 4954 §6
+_UNKNOWN_PARAMETER = 504  # RFC 5321 §4.2.2; of RCPT it can only mean what was said in EHLO
+_GREETING = re.compile(r"\b(?:helo|ehlo)\b", re.IGNORECASE)
 
 
-async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> list[Finding]:
+async def probe_relay(
+    relay: Relay, reverse_path: str, *, recipient: str = "", timeout: float
+) -> list[Finding]:
     """Whether a session can be opened (connection, TLS, greeting, AUTH) and the sender is taken.
 
     No letter is sent.
@@ -162,6 +155,7 @@ async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> lis
     Args:
         relay: the relay as the service would use it.
         reverse_path: what the service says in MAIL FROM.
+        recipient: who is asked for in RCPT TO, if anybody.
         timeout: seconds for the session, and again for the sender.
     """
     part = f"relay {relay.name}"
@@ -176,7 +170,11 @@ async def probe_relay(relay: Relay, reverse_path: str, *, timeout: float) -> lis
         return [Finding(part=part, level="error", text=f"no session: {error}{advice}")]
     try:
         async with asyncio.timeout(timeout):
-            finding = _judge_sender(part, reverse_path, await session.try_sender(reverse_path), session)
+            said = await session.try_sender(reverse_path, recipient)
+            if said.phase is Phase.RCPT:
+                finding = _judge_recipient(part, reverse_path, recipient, said)
+            else:
+                finding = _judge_sender(part, reverse_path, said, session)
     except TimeoutError:
         text = f"no answer to MAIL FROM:<{reverse_path}> within {timeout:g} s; see the relay's log"
         finding = Finding(part=part, level="error", text=text)
@@ -189,7 +187,7 @@ def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) 
         eight = "offers" if session.accepts_8bit() else "does not offer"
         text = f"a session can be opened and {reverse_path} may send; it {eight} 8BITMIME"
         return Finding(part=part, level="ok", text=text)
-    words = " ".join(filter(None, (str(said.code or ""), said.enhanced, said.text)))
+    words = _words(said)
     if said.code == _WANTS_LOGIN:
         text = f"takes no mail without a login: {words}; set SMTP_USER and SMTP_PASSWORD"
         return Finding(part=part, level="error", text=text)
@@ -199,6 +197,26 @@ def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) 
         return Finding(part=part, level="error", text=text)
     text = f"does not take the sender {reverse_path} now: {words}; the service would go on trying"
     return Finding(part=part, level="warning", text=text)
+
+
+def _judge_recipient(part: str, reverse_path: str, recipient: str, said: Result) -> Finding:
+    if said.verdict is Verdict.ACCEPTED:
+        text = f"a session can be opened, and {reverse_path} may send mail for {recipient}; none was sent"
+        return Finding(part=part, level="ok", text=text)
+    words = _words(said)
+    if said.code == _UNKNOWN_PARAMETER or _GREETING.search(said.text):
+        text = f"finds fault with our name in EHLO: {words}; set SMTP_HELO_NAME to this machine's whole name"
+        return Finding(part=part, level="error", text=text)
+    if said.verdict is Verdict.REFUSED:
+        advice = "its words say whether that is about the recipient, the sender (SMTP_FROM) or this account"
+        text = f"takes no mail from {reverse_path} for {recipient}: {words}; {advice}"
+        return Finding(part=part, level="error", text=text)
+    text = f"takes no mail for {recipient} now: {words}; the service would go on trying"
+    return Finding(part=part, level="warning", text=text)
+
+
+def _words(said: Result) -> str:
+    return " ".join(filter(None, (str(said.code or ""), said.enhanced, said.text)))
 
 
 async def _close_session(session: Session) -> None:

@@ -463,26 +463,34 @@ class SmtpSession:
             self._used = self._clock.monotonic()
         return self._channel.alive
 
-    async def try_sender(self, reverse_path: str) -> Result:
+    async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:
         """See `Session`."""
-        # Without a message there is no size to declare, and as its own recipient it gets a result.
-        envelope = Envelope(reverse_path=reverse_path, recipients=(reverse_path,))
+        # Without a message there is no size to declare, and a recipient it needs to get a result.
+        whom = recipient or reverse_path
+        envelope = Envelope(reverse_path=reverse_path, recipients=(whom,))
         said = plan(envelope, b"", replace(self._offers, sizes=False))
         if not said.rcpts:
-            return said.results[reverse_path]
+            return said.results[whom]
+        result = await self._try(Phase.MAIL, said.mail)
+        if recipient and result.verdict is Verdict.ACCEPTED:
+            result = await self._try(Phase.RCPT, said.rcpts[recipient])
+        if self._channel.alive:
+            with suppress(Lost):  # the answer stands; that the session is over shows in its state
+                await self._ask_shortly(_RSET)
+        return result
+
+    async def _try(self, phase: Phase, command: bytes) -> Result:
         try:
-            reply = await self._ask(said.mail, self._timeouts.command)
+            reply = await self._ask(command, self._timeouts.command)
             if reply.code == _CLOSING or reply.kind is Kind.INTERMEDIATE:
                 self._channel.fail(f"the relay answered {reply}", reply)
                 raise self._channel.fault
         except Lost as lost:
             code = lost.reply.code if lost.reply else None
-            return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, code=code, text=str(lost))
-        with suppress(Lost):  # the answer stands; that the session is over shows in its state
-            await self._ask_shortly(_RSET)
+            return Result(verdict=Verdict.DEFERRED, phase=phase, code=code, text=str(lost))
         return Result(
             verdict=VERDICTS[reply.kind],
-            phase=Phase.MAIL,
+            phase=phase,
             code=reply.code,
             enhanced=reply.enhanced,
             text=reply.text,

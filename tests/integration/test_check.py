@@ -21,6 +21,7 @@ from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
 from tests import parts
 from tests.parts import Certificates, KafkaServer, MongoServer, Topics
+from tests.relay_zoo import HeloCritic, ZooRelay
 from tests.scripted import OFFERS, Script, ScriptedRelay
 from tests.sessions import server_tls
 
@@ -57,9 +58,9 @@ def check(environment: dict[str, str], *options: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
 
 
-def run(environment: dict[str, str], **changes: str) -> Made:
+def run(environment: dict[str, str], *options: str, **changes: str) -> Made:
     """Run the command; every line of it has to be a finding."""
-    done = check({**environment, **changes})
+    done = check({**environment, **changes}, *options)
     assert done.stderr == ""
     found = [
         re.fullmatch(r"(ok|warning|error) +([^:]+(?::\d+)?): (.+)", line) for line in done.stdout.splitlines()
@@ -340,3 +341,63 @@ async def test_a_relay_that_repeats_the_password_is_not_repeated(
         made = await run_against(relay, well, **login)
     assert "550 no mail for" in made.trouble().text
     assert said not in made.output
+
+
+# --- a recipient is asked, and the name that we give ourselves ------------------------------------
+
+
+async def ask_for(relay: Any, well: dict[str, str], to: str, **changes: str) -> Made:
+    place = {"SMTP_HOST": "localhost", "SMTP_PORT": str(relay.port), **changes}
+    return await asyncio.to_thread(lambda: run({**well, **place}, "--to", to))
+
+
+@pytest.mark.asyncio
+async def test_a_recipient_who_is_asked_gets_no_letter(well: dict[str, str]) -> None:
+    async with ZooRelay() as relay:
+        made = await ask_for(relay, well, "ann@example.test")
+        assert [each for each in relay.commands if not each.startswith("EHLO")] == [
+            f"MAIL FROM:<{SENDER}>",
+            "RCPT TO:<ann@example.test>",
+            "RSET",
+            "QUIT",
+        ]
+    assert made.troubles() == []
+    assert any("mail for ann@example.test" in line.text for line in made.lines)
+
+
+@pytest.mark.asyncio
+async def test_a_relay_that_finds_fault_with_our_greeting_is_found_by_asking_a_recipient(
+    well: dict[str, str],
+) -> None:
+    async with HeloCritic() as relay:
+        line = is_relay_error(await ask_for(relay, well, "ann@example.test", SMTP_HELO_NAME="vm"), relay)
+        assert "Helo command rejected" in line.text
+        assert "SMTP_HELO_NAME" in line.text
+        mended = await ask_for(relay, well, "ann@example.test")
+    assert mended.troubles() == [], "what it says to do has to help"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("text", "level", "words"),
+    [
+        ("553 5.7.1 <robot@example.test>: not owned by user", "error", "for ann@example.test: 553 5.7.1"),
+        ("450 4.2.0 Greylisted", "warning", "now: 450 4.2.0"),
+    ],
+)
+async def test_a_recipient_who_is_refused(well: dict[str, str], text: str, level: str, words: str) -> None:
+    async with ScriptedRelay({"RCPT": text}) as relay:
+        made = await ask_for(relay, well, "ann@example.test")
+    line = made.trouble()
+    assert line.level == level
+    assert words in line.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("name", "warned"), [("vm", True), ("mail.example.test", False), ("[::1]", False)])
+async def test_a_name_for_ehlo_that_is_no_whole_one(well: dict[str, str], name: str, warned: bool) -> None:
+    async with ZooRelay() as relay:
+        made = await run_against(relay, well, SMTP_HELO_NAME=name)
+    found = [line for line in made.lines if "SMTP_HELO_NAME" in line.text]
+    assert bool(found) is warned
+    assert all((line.level, line.part) == ("warning", "settings") for line in found)

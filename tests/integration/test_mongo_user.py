@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from pymongo import MongoClient
 
 from mailsender.adapters.mongo import connect, disconnect
 from mailsender.adapters.mongo_queue import MongoQueue
 from mailsender.letter import Settlement
-from mailsender.ports import SystemClock
+from mailsender.ports import Inserted, SystemClock, Unavailable
 from tests import parts
-from tests.contract.conftest import ended, letter
+from tests.contract.conftest import again, ended, letter
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,6 +36,91 @@ async def frugal(lone_mongod: parts.LoneMongod) -> AsyncIterator[MongoQueue]:
     )
     await queue.open()
     yield queue
+    await disconnect(client, 10.0)
+
+
+def queue_of(client: Any, database: str) -> MongoQueue:
+    return MongoQueue(
+        client, database=database, collection="letters", retention=60.0, clock=SystemClock(), timeout=2.0
+    )
+
+
+async def opened(queue: MongoQueue) -> None:
+    """As the service does: try again until it works."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await queue.open()
+            except Unavailable:
+                continue
+
+
+@pytest.mark.parametrize("how", ["wrong password", "user of another database", "no user"])
+async def test_whoever_is_not_let_in_waits_until_that_is_mended(
+    lone_mongod: parts.LoneMongod, how: str
+) -> None:
+    """The words name what there is to set, and the same queue goes on when the user is there."""
+    database, name = f"test_{uuid4().hex[:12]}", f"user-{uuid4().hex}"
+    with MongoClient[dict[str, Any]](lone_mongod.uri()) as admin:
+        home = admin[database] if how == "user of another database" else admin.admin
+        roles = [{"role": "readWrite", "db": database}]
+        home.command("createUser", name, pwd="old-s3cret", roles=roles)
+        user = "" if how == "no user" else f"{name}:new-s3cret@"
+        uri = f"mongodb://{user}127.0.0.1:{lone_mongod.port}/"
+        client = connect(uri, timeout=2.0, app_name="user")
+        queue = queue_of(client, database)
+        with pytest.raises(Unavailable) as caught:
+            await queue.open()
+        text = str(caught.value)
+        assert "MONGODB_USERNAME" in text
+        assert "MONGODB_URI" in text
+        assert "s3cret" not in text
+        if how != "no user":
+            assert "MONGODB_PASSWORD" in text
+            assert "authSource" in text
+        for call in (queue.open(), queue.insert([letter(1)]), queue.claim(1, 60), queue.stats()):
+            with pytest.raises(Unavailable) as caught:
+                await call
+            assert "Topology" not in str(caught.value)
+        if how == "no user":
+            await disconnect(client, 10.0)
+            return
+        if how == "wrong password":
+            admin.admin.command("updateUser", name, pwd="new-s3cret")
+        else:
+            admin.admin.command("createUser", name, pwd="new-s3cret", roles=roles)
+    await opened(queue)
+    assert await queue.insert([letter(1)]) == [Inserted.NEW]
+    await disconnect(client, 10.0)
+
+
+async def test_a_right_that_is_taken_away_is_waited_for(lone_mongod: parts.LoneMongod) -> None:
+    """No letter is blamed for it: what comes in meanwhile is stored as it is when the right is back."""
+    database, name = f"test_{uuid4().hex[:12]}", f"user-{uuid4().hex}"
+    with MongoClient[dict[str, Any]](lone_mongod.uri()) as admin:
+        writes, reads = ([{"role": role, "db": database}] for role in ("readWrite", "read"))
+        admin.admin.command("createUser", name, pwd="s3cret", roles=writes)
+        client = connect(f"mongodb://{name}:s3cret@127.0.0.1:{lone_mongod.port}/", timeout=10.0, app_name="u")
+        queue = queue_of(client, database)
+        await queue.open()
+        await queue.insert([letter(number) for number in range(3)])
+        lease = await queue.claim(2, 60)
+        settlement = Settlement(token=lease.token, letter=ended(lease.letters[0]))
+        admin.admin.command("updateUser", name, roles=reads)
+        calls = [
+            queue.insert([letter(7), letter(1, subject="other"), again(letter(2), 8)]),
+            queue.claim(1, 60),
+            queue.settle([settlement]),
+            queue.release(lease.token, [lease.letters[1].id]),
+            queue.renew({lease.token: [lease.letters[1].id]}, 60),
+        ]
+        for call in calls:
+            with pytest.raises(Unavailable, match="lacks rights"):
+                await call
+        admin.admin.command("updateUser", name, roles=writes)
+    assert await queue.insert([letter(7)]) == [Inserted.NEW]
+    assert await queue.settle([settlement]) == frozenset()
+    assert (await queue.stats()).error == 0
     await disconnect(client, 10.0)
 
 

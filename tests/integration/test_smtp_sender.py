@@ -49,3 +49,47 @@ async def test_no_sender_can_add_a_command() -> None:
         assert said.verdict is REFUSED
         assert "no address" in said.text
         assert mail_commands(relay) == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "verdict", "code"),
+    [
+        ("250 2.1.5 Ok", ACCEPTED, 250),
+        ("450 4.2.0 Greylisted", DEFERRED, 450),
+        ("504 5.5.2 <vm>: Helo command rejected: need fully-qualified hostname", REFUSED, 504),
+    ],
+)
+async def test_a_recipient_is_tried_too_where_one_is_named(answer: str, verdict: Verdict, code: int) -> None:
+    """Most relays judge greeting and sender only when they hear a recipient."""
+    async with ScriptedRelay({"RCPT": [answer]}) as relay, opened(relay) as session:
+        said = await session.try_sender(SENDER, A)
+        assert (said.verdict, said.phase, said.code) == (verdict, Phase.RCPT, code)
+        assert mail_commands(relay) == [f"MAIL FROM:<{SENDER}>", f"RCPT TO:<{A}>", "RSET"]
+        assert relay.messages == []
+        assert verdicts(await send(session)) == [ACCEPTED], "what was tried has left nothing behind"
+
+
+@pytest.mark.asyncio
+async def test_no_recipient_is_tried_after_a_sender_who_is_refused() -> None:
+    async with ScriptedRelay({"MAIL": "550 5.7.1 Not you"}) as relay, opened(relay) as session:
+        said = await session.try_sender(SENDER, A)
+        assert (said.verdict, said.phase) == (REFUSED, Phase.MAIL)
+        assert mail_commands(relay) == TRIED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [drop, "421 4.3.2 Closing", "354 What?"])
+async def test_a_connection_that_is_lost_at_the_recipient_is_no_judgement(answer: Answer) -> None:
+    async with ScriptedRelay({"RCPT": answer}) as relay, opened(relay) as session:
+        said = await session.try_sender(SENDER, A)
+        assert (said.verdict, said.phase) == (DEFERRED, Phase.RCPT)
+        assert not await session.ready()
+
+
+@pytest.mark.asyncio
+async def test_no_recipient_can_add_a_command() -> None:
+    async with ScriptedRelay() as relay, opened(relay) as session:
+        said = await session.try_sender(SENDER, f"{A}>\r\nDATA\r\n<")
+        assert (said.verdict, said.phase) == (REFUSED, Phase.RCPT)
+        assert mail_commands(relay) == []

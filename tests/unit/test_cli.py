@@ -348,7 +348,7 @@ def test_run_ends_with_the_services_own_status(
 def test_check_says_a_line_for_each_finding(
     command: Command, monkeypatch: pytest.MonkeyPatch, levels: list[Any], expected: int
 ) -> None:
-    async def run_checks(_: Settings) -> list[Finding]:
+    async def run_checks(_: Settings, __: str) -> list[Finding]:
         return [Finding(part="kafka", level=level, text="words") for level in levels]
 
     replace_module(monkeypatch, "mailsender.check", run_checks=run_checks, worst=worst)
@@ -358,7 +358,7 @@ def test_check_says_a_line_for_each_finding(
 
 
 def test_a_check_for_programs_names_each_finding(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run_checks(_: Settings) -> list[Finding]:
+    async def run_checks(_: Settings, __: str) -> list[Finding]:
         levels: list[Any] = ["ok", "error"]
         return [Finding(part="kafka", level=level, text="слова") for level in levels]
 

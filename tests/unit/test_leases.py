@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from mailsender.leases import Hand, Health, LeaseKeeper
 from mailsender.letter import Lease, Letter
-from mailsender.ports import QueueStats, Rejected, Unavailable
+from mailsender.ports import Forbidden, QueueStats, Rejected, Unavailable
 from tests.clocks import ManualClock
 
 
@@ -82,6 +82,7 @@ class RenewingQueue:
     def __init__(self) -> None:
         self.lost: frozenset[str] = frozenset()
         self.away = False
+        self.error: Exception | None = None
         self.reclaims = 0
         self.outage = 0.0
         self.forgettable = 0
@@ -98,6 +99,8 @@ class RenewingQueue:
     async def stats(self) -> QueueStats:
         if self.away:
             raise Unavailable("away")
+        if self.error is not None:
+            raise self.error
         return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
 
     async def reclaim(self, limit: int, within: float = math.inf) -> int:
@@ -211,6 +214,22 @@ async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     await keeper.run(SteppingEvent(clock, 1.0, 25))
     assert queue.forgets == 0
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_comes_back_and_lets_us_in_no_more_is_told() -> None:
+    clock, queue = ManualClock(), RenewingQueue()
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    with capture_logs() as logs:
+        for error in (Unavailable("away"), Unavailable("away"), Forbidden("password"), Forbidden("password")):
+            queue.error = error
+            await keeper.run(SteppingEvent(clock, 10.0, 1))
+        queue.error = None
+        await keeper.run(SteppingEvent(clock, 10.0, 1))
+    told = [each["error"] for each in logs if each["event"] == "mongodb_away"]
+    assert told == ["away", "password"]
+    assert [each["event"] for each in logs][-1] == "mongodb_answers"
 
 
 @pytest.mark.asyncio

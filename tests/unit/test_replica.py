@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender import replica as replica_module
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.letter import Letter, Recipient, Status
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
-from mailsender.ports import Record, SystemClock, Unavailable
+from mailsender.ports import Forbidden, Record, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
@@ -278,6 +279,38 @@ class Absent(MemoryQueue):
     async def claims_of(self, run: str) -> dict[str, list[str]]:
         self.asked.set()
         raise Unavailable("gone again")
+
+
+class Closed(MemoryQueue):
+    """Opens at the fifth try: at first nobody is there, then nobody is let in."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.tries = 0
+
+    async def open(self) -> None:
+        self.tries += 1
+        if self.tries <= 2:
+            raise Unavailable("nobody is there")
+        if self.tries <= 4:
+            raise Forbidden("MONGODB_PASSWORD is wrong")
+
+
+@pytest.mark.asyncio
+async def test_a_login_that_is_refused_is_told_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "FIRST_BACKOFF", 0.01)
+    clock, relay = SystemClock(), FakeRelay()
+    queue = Closed(clock)
+    await queue.insert([letter()])
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            await relay.started.wait()
+            replica.drain("test")
+            assert await running == 0
+    told = [each["error"] for each in events if each["event"] == "mongodb_not_there"]
+    assert told == ["nobody is there", "MONGODB_PASSWORD is wrong"]
 
 
 @pytest.mark.asyncio
