@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proof.experiments.builds import builds
 from proof.experiments.callers import callers
 from proof.experiments.cluster import sick
 from proof.experiments.drains import drains
@@ -131,6 +132,15 @@ MUTANTS = (
         attempt=lambda stage, seed: offsets(stage, seed, way="remade while it runs"),
         finding="lost",
         seconds=50.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="the next build names letters otherwise",
+        file="letter.py",
+        old='return f"{seconds:08x}{self._digest().hex()}"',
+        new='return f"{seconds:08x}{self._digest()[::-1].hex()}"',
+        attempt=lambda stage, seed: builds(stage, seed, runs=14),
+        finding="two IDs",
+        seconds=60.0,
     ),
     Mutant(
         name="a batch of any size is unpacked",

@@ -277,9 +277,7 @@ PARTS: dict[str, Part] = {
     "whole": lambda options: [
         _step("whole", 15 + options.count(60, 8), whole, options.seed, seconds=options.count(60, 8))
     ],
-    "lagging": lambda options: [
-        _step("lagging", 20, lagging, options.seed, letters=options.count(1500, 900))
-    ],
+    "lagging": lambda options: [_step("lagging", 20, lagging, options.seed, letters=options.count(800, 600))],
     "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.05, options=options),
     "inputs": _inputs,
     "guided": _guided,
