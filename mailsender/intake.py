@@ -18,6 +18,7 @@ import structlog
 
 from mailsender.afterwards import afterwards
 from mailsender.dead_letters import DeadLetters, DeadRecord
+from mailsender.history import APART, History, Milestone, Standing, digest_of
 from mailsender.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest, now_ms
 from mailsender.ports import (
     Clock,
@@ -47,6 +48,12 @@ SURELY_STORED = 1024 * 1024
 AT_ONCE = 16
 """Letters of an insert that are read back when their publisher came second; a flood is left to the sweep."""
 
+APART_CLOCKS = 5.0
+"""Seconds by which the clock of this machine, or of a producer, may be off before it is said."""
+
+SAID_AGAIN = 3600.0
+"""Seconds after which it is said again."""
+
 BREATH = 64
 """Letters decoded before the workers' sessions get a turn: about a millisecond of CPU time."""
 
@@ -71,11 +78,12 @@ class Owner(Protocol):
 class IntakeConfig:
     """How records become letters; times in seconds, sizes in bytes.
 
-    A record older than `retention` goes to `dead_letter_topic`: the queue may have forgotten that its letters
-    were sent. Up to `batch` letters, or `batch_bytes` of them, are inserted at once. While the queue or
-    the dead-letter topic is away the wait grows from `first_wait` to `longest_wait`. After `stop_timeout` a
-    stop no longer waits for the insert under way. `poll` is how long one fetch waits for records: one that
-    comes ends it, and so does a stop, so that it says only how often an idle service wakes.
+    A record that was taken in longer than `retention` ago goes to `dead_letter_topic` when it is read again:
+    the queue may have forgotten that its letters were sent. Up to `batch` letters, or `batch_bytes` of them,
+    are inserted at once. While the queue or the dead-letter topic is away the wait grows from `first_wait` to
+    `longest_wait`. After `stop_timeout` a stop no longer waits for the insert under way. `poll` is how long
+    one fetch waits for records: one that comes ends it, and so does a stop, so that it says only how often an
+    idle service wakes.
     """
 
     dead_letter_topic: str
@@ -117,6 +125,8 @@ class _Batch:
         self.letters: list[Letter] = []
         self.dead: list[DeadRecord] = []
         self.offsets: dict[tuple[str, int], int] = {}
+        self.last: dict[tuple[str, int], Record] = {}
+        self.aged: dict[tuple[str, int], list[int]] = {}
         self.bytes = 0
 
     def add(self, letter: Letter) -> None:
@@ -129,7 +139,25 @@ class _Batch:
 
     def passed(self, record: Record) -> None:
         """All of `record` is in this batch or an earlier one."""
-        self.offsets[record.topic, record.partition] = record.offset + 1
+        place = record.topic, record.partition
+        self.offsets[place] = record.offset + 1
+        self.last[place] = record
+
+
+class _Past:
+    """What is known of a partition, and how far it has been read since.
+
+    `reached` is where it is by now, which is noted with the queue every few seconds; `since` is when the
+    first record after the last note was met.
+    """
+
+    def __init__(self, history: History, first: int) -> None:
+        self.history = history
+        self.first = first
+        self.next = first
+        self.reached: Milestone | None = None
+        self.since = 0.0
+        self.noted = 0.0
 
 
 class Intake:
@@ -166,8 +194,11 @@ class Intake:
         self._storing: asyncio.Task[None] | None = None
         self._decoded = 0
         self._committing: asyncio.Task[bool] | None = None
-        self._under_way: dict[tuple[str, int], int] = {}
-        self._to_commit: dict[tuple[str, int], int] = {}
+        self._under_way: dict[tuple[str, int], Milestone] = {}
+        self._to_commit: dict[tuple[str, int], Milestone] = {}
+        self._pasts: dict[tuple[str, int], _Past] = {}
+        self._epoch = 0.0
+        self._said_clocks: dict[str, float] = {}
 
     @property
     def state(self) -> IntakeState:
@@ -219,14 +250,22 @@ class Intake:
             await self._stored()
         await self._commit()
         await self._end_commit()
+        for place in list(self._pasts):
+            await self._note_past(place)
 
     async def _take(self, records: Sequence[Record], stop: asyncio.Event) -> None:
         """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
         batch = _Batch()
         most = self._config.limits.faulty
+        self._epoch = await self._insist("MongoDB", self._queue.now, stop)
+        self._compare_clocks(records[-1])
         for record in records:
             faulty = 0
-            for letter in self._letters(record, batch):
+            past = self._pasts.get((record.topic, record.partition))
+            if past is None or record.offset < past.next:
+                past = await self._recall(record, stop)
+            past.next = record.offset + 1
+            for letter in self._letters(record, batch, past.history):
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:
                     await self._breathe()
@@ -257,15 +296,18 @@ class Intake:
     def _full(self, batch: _Batch) -> bool:
         return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes
 
-    def _letters(self, record: Record, batch: _Batch) -> Iterator[Letter]:
+    def _letters(self, record: Record, batch: _Batch, history: History) -> Iterator[Letter]:
         """The letters of a record, one by one; none where it is a dead letter, which goes to `batch`."""
-        if record.fault:
-            batch.bury(record, UNREADABLE, record.fault)
+        standing = history.standing(record.offset)
+        if self._may_be_forgotten(record, standing, history):
+            if history.was_buried(record.offset):
+                self._count(replays=1)
+                return
+            batch.bury(record, TOO_OLD, "it was taken in before, and may have been sent and forgotten since")
+            batch.aged.setdefault((record.topic, record.partition), []).append(record.offset)
             return
-        epoch = self._clock.epoch()
-        if record.timestamp >= 0 and epoch - record.timestamp / 1000 > self._config.retention:
-            days = (epoch - record.timestamp / 1000) / 86400
-            batch.bury(record, TOO_OLD, f"the record is {days:.1f} days old and may have been sent already")
+        if record.fault:
+            self._bury_once(record, batch, standing, UNREADABLE, record.fault)
             return
         try:
             letters = read_batch(
@@ -279,12 +321,95 @@ class Intake:
                     index=index,
                     timestamp=record.timestamp,
                 ),
-                now=now_ms(epoch),
+                now=now_ms(self._epoch),
             )
         except NotABatch as error:
-            batch.bury(record, NOT_A_BATCH, str(error))
+            self._bury_once(record, batch, standing, NOT_A_BATCH, str(error))
             return
         yield from letters
+
+    def _bury_once(self, record: Record, batch: _Batch, standing: Standing, reason: str, detail: str) -> None:
+        """Bury a record, unless it was taken in before: then it is a dead letter already."""
+        if standing is Standing.NEW:
+            batch.bury(record, reason, detail)
+        else:
+            self._count(replays=1)
+
+    def _may_be_forgotten(self, record: Record, standing: Standing, history: History) -> bool:
+        """Whether its letters may have been sent, and forgotten since."""
+        if standing is Standing.AGAIN:
+            return False
+        if standing is Standing.FORGOTTEN:
+            return True
+        age = self._epoch - record.timestamp / 1000
+        old = record.timestamp >= 0 and age > self._config.retention
+        if standing is Standing.NEW:
+            # Of a partition that nobody knows yet: what its broker says, but not what a producer says.
+            return old and record.appended and not history.milestones
+        return old
+
+    # --- what is known of partitions -------------------------------------------------------------
+
+    async def _recall(self, record: Record, stop: asyncio.Event) -> _Past:
+        """Ask the queue what it knows of a partition that comes to us, or in which we were set back."""
+        ask = partial(self._queue.history, record.topic, record.partition)
+        history = await self._insist("MongoDB", ask, stop)
+        past = _Past(history.aged(self._epoch, self._config.retention), record.offset)
+        self._pasts[record.topic, record.partition] = past
+        return past
+
+    async def _remember(self, batch: _Batch) -> None:
+        """Note how far partitions were taken in, now that this is durable."""
+        now = self._clock.monotonic()
+        for place, offset in batch.offsets.items():
+            last = batch.last[place]
+            digest = digest_of(last.key, last.value, last.timestamp)
+            reached = Milestone(offset=offset, at=self._epoch, last=last.offset, digest=digest)
+            self._to_commit[place] = reached
+            past = self._pasts.get(place)
+            if past is None:
+                continue
+            for aged in batch.aged.get(place, ()):
+                past.history = past.history.bury(aged)
+            if past.reached is None:
+                past.since = self._epoch
+            past.reached = reached
+            if now - past.noted >= APART or place in batch.aged:
+                past.noted = now
+                await self._note_past(place)
+
+    async def _note_past(self, place: tuple[str, int]) -> None:
+        past = self._pasts[place]
+        if past.reached is None:
+            return
+        history = past.history.reached(past.reached, past.since, past.first)
+        history = history.aged(self._epoch, self._config.retention)
+        with suppress(Unavailable):  # the next note says it, too
+            await self._queue.note_history(*place, history)
+            past.history, past.reached = history, None
+
+    def _compare_clocks(self, record: Record) -> None:
+        """Say where a clock is wrong. Nothing is decided by it, but people read times by it."""
+        off = self._clock.epoch() - self._epoch
+        if abs(off) > 2 * APART_CLOCKS:  # the store's time is that of an answer some seconds ago
+            self._say_clock("this machine", off)
+        ahead = record.timestamp / 1000 - self._epoch
+        if ahead > 60:
+            self._say_clock(f"the producer of {record.topic}[{record.partition}]", ahead)
+
+    def _say_clock(self, whose: str, off: float) -> None:
+        now = self._clock.monotonic()
+        if now < self._said_clocks.get(whose, 0.0) or len(self._said_clocks) > 1000:
+            return
+        self._said_clocks[whose] = now + SAID_AGAIN
+        log.warning(
+            "clocks_disagree",
+            whose=whose,
+            seconds_ahead=round(off, 1),
+            of="MongoDB's clock",
+            doing="ages are told by MongoDB's clock",
+            check="that NTP runs on both",
+        )
 
     async def _store(self, batch: _Batch, stop: asyncio.Event) -> _Batch:
         """Begin to store a batch once the one before it is durable, unless it is time to stop.
@@ -313,7 +438,7 @@ class Intake:
             await self._insist("Kafka", partial(self._dead_letters.bury, batch.dead), stop)
             self._count(dead_letters=buried)
         if batch.offsets:
-            self._to_commit.update(batch.offsets)
+            await self._remember(batch)
             await self._commit()
 
     # --- letters ---------------------------------------------------------------------------------
@@ -417,7 +542,9 @@ class Intake:
         await self._end_commit()
         if self._to_commit:
             self._under_way, self._to_commit = self._to_commit, {}
-            self._committing = asyncio.create_task(self._source.commit(self._under_way))
+            offsets = {place: reached.offset for place, reached in self._under_way.items()}
+            notes = {place: reached.text() for place, reached in self._under_way.items()}
+            self._committing = asyncio.create_task(self._source.commit(offsets, notes))
 
     async def _end_commit(self) -> None:
         task, self._committing = self._committing, None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from mailsender.history import History
 from mailsender.letter import Answer, Envelope, FreshClaim, Lease, Letter, Origin, Outcome, Result, Settlement
 from mailsender.limiter import SlotGrant, SlotRequest
 
@@ -222,6 +223,18 @@ class Queue(Protocol):
         """
         ...
 
+    async def history(self, topic: str, partition: int) -> History:
+        """What is known of a partition of the in-topic; an empty one where nothing is."""
+        ...
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """Keep what is known of a partition.
+
+        One that knows less than what is kept, of the same log, or anything of an earlier log, changes
+        nothing: another replica went on with the partition.
+        """
+        ...
+
     async def close(self) -> None:
         """Give back connections."""
         ...
@@ -249,7 +262,8 @@ class SlotStore(Protocol):
 class Record:
     """One record of the in-topic. `timestamp` in milliseconds, -1 where it has none.
 
-    `fault` says why it could not be read; its `value` is then what lies there instead.
+    `appended` says that the broker set the time when it took the record, and not its producer. `fault` says
+    why it could not be read; its `value` is then what lies there instead.
     """
 
     topic: str
@@ -259,6 +273,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    appended: bool = False
     fault: str = ""
 
 
@@ -329,8 +344,12 @@ class RecordSource(Protocol):
         """Stay in the group without taking records, for about `timeout` seconds."""
         ...
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
-        """Commit the next offset to read of each (topic, partition).
+    async def commit(
+        self,
+        offsets: Mapping[tuple[str, int], int],
+        notes: Mapping[tuple[str, int], str] | None = None,
+    ) -> bool:
+        """Commit the next offset to read of each (topic, partition), with a note of what lies before it.
 
         Partitions that are not ours any more are left out: another member will redo them. False means
         that the broker did not confirm it in time and that the call should be repeated.

@@ -20,6 +20,7 @@ class FakeSource:
         self.clock = clock
         self.fetches = deque(fetches)
         self.commits: list[dict[tuple[str, int], int]] = []
+        self.notes: dict[tuple[str, int], str] = {}
         self.confirms: deque[bool] = deque()
         self.calls: list[str] = []
         self.on_empty: Callable[[], None] = lambda: None
@@ -43,12 +44,17 @@ class FakeSource:
         self.clock.forward(timeout)
         self.on_idle()
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+    async def commit(
+        self,
+        offsets: Mapping[tuple[str, int], int],
+        notes: Mapping[tuple[str, int], str] | None = None,
+    ) -> bool:
         await asyncio.sleep(0)
         confirmed = self.confirms.popleft() if self.confirms else True
         self.calls.append("commit" if confirmed else "commit unconfirmed")
         if confirmed:
             self.commits.append(dict(offsets))
+            self.notes.update(notes or {})
         return confirmed
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 from mailsender import limiter
+from mailsender.history import History
 from mailsender.letter import (
     Answer,
     FreshClaim,
@@ -62,6 +63,7 @@ class MemoryQueue:
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
         self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
+        self._histories: dict[tuple[str, int], History] = {}
         self._orders = count()
 
     async def open(self) -> None:
@@ -73,6 +75,16 @@ class MemoryQueue:
     async def now(self) -> float:
         """See `Queue.now`. It is the process's own clock."""
         return self._clock.epoch()
+
+    async def history(self, topic: str, partition: int) -> History:
+        """See `Queue.history`."""
+        return self._histories.get((topic, partition), History())
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """See `Queue.note_history`."""
+        known = self._histories.get((topic, partition), History())
+        if (history.log, history.high) >= (known.log, known.high):
+            self._histories[topic, partition] = history
 
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """See `Queue.insert`. Memory holds whatever a letter holds."""

@@ -19,6 +19,7 @@ import structlog
 from bson import ObjectId, encode
 from bson.errors import BSONError
 from pymongo import ASCENDING, UpdateMany, UpdateOne
+from pymongo.errors import DuplicateKeyError
 
 from mailsender.adapters.mongo import (
     Client,
@@ -35,6 +36,7 @@ from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share, mark_in
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
+from mailsender.history import History, from_document
 from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
 from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Unavailable
 
@@ -93,6 +95,7 @@ class MongoQueue:
         )
         self._inserter = Inserter(self._letters, self._marks, self._server_clock, timeout)
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
+        self._partitions = durable(client, database, f"{collection}.partitions", timeout)
         self._skip = 0
 
     async def open(self) -> None:
@@ -320,6 +323,29 @@ class MongoQueue:
             for document in documents_of(record, reason, now_ms(self._clock.epoch())):
                 await self._deadletters.replace_one({"_id": document["_id"]}, document, upsert=True)
         return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
+
+    async def history(self, topic: str, partition: int) -> History:
+        """See `Queue.history`."""
+        async with calling(self._timeout):
+            place = {"topic": topic, "partition": partition}
+            found = await committed(self._partitions).find_one({"_id": place})
+        return from_document(found or {})
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """See `Queue.note_history`."""
+        place = {"topic": topic, "partition": partition}
+        at, high = history.log, history.high
+        behind: list[dict[str, Any]] = [{"log": {"$lt": at}}, {"log": at, "high": {"$lte": high}}]
+        async with calling(self._timeout):
+            await self._write_history(place, behind, {"_id": place, **history.document()})
+
+    async def _write_history(
+        self, place: dict[str, Any], behind: list[dict[str, Any]], document: dict[str, Any]
+    ) -> None:
+        try:
+            await self._partitions.replace_one({"_id": place, "$or": behind}, document, upsert=True)
+        except DuplicateKeyError:
+            return  # what is kept knows more
 
     # --- what the calls above are made of ---
 

@@ -16,6 +16,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".marks": _FORGETS,
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
+    ".partitions": _KEEPS,
 }
 """What the service does in each collection, by what follows the name of the letters' collection."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
+from mailsender.history import History, Milestone
 from mailsender.letter import Answer, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Inserted, Queue, Record, Unavailable
 from tests.clocks import ManualClock
@@ -836,3 +837,35 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
     for call in calls:
         with pytest.raises(Unavailable):
             await call
+
+
+# --- partitions ----------------------------------------------------------------------------------
+
+
+def known(*offsets: int, log: int = 0) -> History:
+    made = History(log=log, retention=RETENTION)
+    for offset in offsets:
+        made = made.reached(Milestone(offset=offset, at=offset + 0.5, last=offset - 1, digest="d"), since=0.0)
+    return made
+
+
+async def test_what_is_known_of_a_partition_is_kept(world: World) -> None:
+    queue, other = await world.replica(), await world.replica()
+    assert await queue.history("in", 3) == History()
+    noted = known(10, 20).bury(4)
+    await queue.note_history("in", 3, noted)
+    assert await queue.history("in", 3) == noted
+    assert await queue.history("in", 4) == await queue.history("other", 3) == History()
+    if world.backend != "memory":
+        assert await other.history("in", 3) == noted
+
+
+async def test_who_knows_less_of_a_partition_changes_nothing(world: World) -> None:
+    queue = await world.replica()
+    await queue.note_history("in", 3, known(10, 20))
+    await queue.note_history("in", 3, known(10))
+    assert (await queue.history("in", 3)).high == 20
+    cut = (await queue.history("in", 3)).cut(10)
+    await queue.note_history("in", 3, cut)
+    await queue.note_history("in", 3, known(10, 20, 30))
+    assert await queue.history("in", 3) == cut

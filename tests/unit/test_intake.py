@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.history import History, digest_of, from_text
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.letter import Letter, Origin, Status
 from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Rejected, Unavailable
@@ -264,14 +265,121 @@ async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbou
     assert (await stage.queue.stats()).awaiting == 1
 
 
-async def test_a_record_older_than_the_retention_is_not_sent_again() -> None:
-    now = int(ManualClock().epoch() * 1000)
-    old = record(letters("a"), timestamp=now - int(RETENTION * 1000) - 1000)
-    young = record(letters("b"), timestamp=now - int(RETENTION * 1000) + 60_000, offset=1)
-    stage = Stage([old, young, record(letters("c"), offset=2)])
+# --- records that may have been sent and forgotten -----------------------------------------------
+
+DAY = 86400.0
+
+
+def again(stage: Stage, *fetches: Sequence[Record], days: float = 0.0) -> Stage:
+    """A second start over the same queue, so many days later."""
+    later = Stage(*fetches)
+    later.queue = later.intake._queue = later.intake._dead_letters._queue = stage.queue
+    stage.clock.forward(days * DAY)
+    later.clock.start, later.clock.now = stage.clock.start, stage.clock.now
+    stage.queue._clock = later.clock
+    return later
+
+
+@pytest.mark.parametrize("timestamp", [0, 1_666_000_000, -1, 10**15])
+async def test_a_time_that_a_producer_gave_buries_no_record_that_was_never_taken_in(timestamp: int) -> None:
+    stage = Stage([record(letters("a"), timestamp=timestamp)])
+    await stage.run()
+    assert stage.sink.published == []
+    assert (await stage.queue.stats()).awaiting == 1
+
+
+@pytest.mark.parametrize("days", [-31.0, 31.0])
+async def test_the_clock_of_this_machine_buries_nothing(days: float) -> None:
+    stage = Stage([record(letters("a"), timestamp=int(ManualClock().epoch() * 1000))])
+    store = ManualClock()
+    stage.queue._clock = store
+    stage.clock.start += days * DAY
+    with capture_logs() as logs:
+        await stage.run()
+    assert stage.sink.published == []
+    (told,) = [entry for entry in logs if entry["event"] == "clocks_disagree"]
+    assert (told["whose"], told["seconds_ahead"]) == ("this machine", days * DAY)
+
+
+async def test_the_clock_of_a_producer_that_is_ahead_is_said_once() -> None:
+    ahead = int((ManualClock().epoch() + 3000) * 1000)
+    stage = Stage(*[[record(letters("a"), timestamp=ahead, offset=n)] for n in range(5)])
+    with capture_logs() as logs:
+        await stage.run()
+    (told,) = [entry for entry in logs if entry["event"] == "clocks_disagree"]
+    assert told["whose"] == "the producer of in[0]"
+    assert (await stage.queue.stats()).awaiting == 5
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0, 10**15])
+async def test_what_was_taken_in_longer_ago_than_the_retention_is_not_sent_again(timestamp: int) -> None:
+    first = [record(letters("a"), offset=n, timestamp=timestamp) for n in range(3)]
+    stage = Stage(first[:1], first[1:])
+    await stage.run()
+    stage.queue._entries.clear()  # sent, reported and forgotten
+    later = again(stage, [*first, record(letters("b"), offset=3)], days=2)
+    await later.run()
+    assert [header(dead, "offset") for dead in later.sink.published] == ["0", "1", "2"]
+    assert {header(dead, "reason") for dead in later.sink.published} == {"older-than-retention"}
+    assert [entry.letter.subject for entry in later.queue._entries.values()] == ["b"]
+
+
+async def test_what_was_taken_in_within_the_retention_is_a_replay_whatever_its_time_says() -> None:
+    first = [record(letters("a"), offset=n, timestamp=0) for n in range(3)]
+    stage = Stage(first)
+    await stage.run()
+    later = again(stage, first, days=0.5)
+    await later.run()
+    assert later.sink.published == []
+    assert later.intake.state.replays == 3
+
+
+async def test_dead_letters_are_dead_once() -> None:
+    poison = [record(b"{"), record(b"x", offset=1, fault="no record"), record(letters("a"), offset=2)]
+    stage = Stage(poison)
+    await stage.run()
+    assert len(stage.sink.published) == 2
+    later = again(stage, poison)
+    await later.run()
+    assert later.sink.published == []
+    much_later = again(later, poison, days=2)
+    await much_later.run()
+    assert [header(dead, "reason") for dead in much_later.sink.published] == ["older-than-retention"] * 3
+    last = again(much_later, poison, days=2)
+    await last.run()
+    assert last.sink.published == []
+
+
+async def test_a_time_that_the_broker_gave_counts_where_nothing_is_known_of_the_partition() -> None:
+    old = int((ManualClock().epoch() - 2 * DAY) * 1000)
+    stage = Stage([record(letters("a"), timestamp=old, appended=True)])
     await stage.run()
     assert [header(dead, "reason") for dead in stage.sink.published] == ["older-than-retention"]
-    assert (await stage.queue.stats()).awaiting == 2
+
+
+async def test_a_note_of_what_lies_before_goes_with_the_offset() -> None:
+    stage = Stage([record(letters("a")), record(letters("b"), offset=4)])
+    await stage.run()
+    told = from_text(stage.source.notes["in", 0], 5)
+    assert told is not None
+    assert (told.last, told.digest) == (4, digest_of(b"k", letters("b"), -1))
+
+
+async def test_what_is_known_is_noted_every_few_seconds_and_at_the_end() -> None:
+    stage = Stage(*[[record(letters("a"), offset=n)] for n in range(50)])
+    noted: list[int] = []
+    original = stage.queue.note_history
+
+    async def note(topic: str, partition: int, history: History) -> None:
+        noted.append(history.high)
+        await original(topic, partition, history)
+
+    stage.queue.note_history = note  # type: ignore[method-assign]
+    await stage.run()
+    assert noted == [1, 50]
+
+
+# --- the topic of dead letters -------------------------------------------------------------------
 
 
 async def test_what_the_topic_refuses_for_its_size_is_kept_and_the_topic_says_where() -> None:
@@ -414,9 +522,9 @@ async def test_the_next_insert_does_not_wait_for_the_commit() -> None:
     release = asyncio.Event()
     original = stage.source.commit
 
-    async def commit(offsets: Any) -> bool:
+    async def commit(offsets: Any, notes: Any = None) -> bool:
         await release.wait()
-        return await original(offsets)
+        return await original(offsets, notes)
 
     stage.source.commit = commit  # type: ignore[method-assign]
     insert = stage.queue.insert
