@@ -40,8 +40,8 @@ class Standing(Enum):
 class Milestone:
     """At the time `at`, in epoch seconds of the queue's clock, all records below `offset` were taken in.
 
-    And none from there on. The last of them lies at `last`; `digest` is made of what it holds, and empty where
-    nobody saw it.
+    And none from there on. The last of them lies at `last`; `digest` is made of what it holds, and is empty
+    where nobody saw it.
     """
 
     offset: int

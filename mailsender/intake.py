@@ -112,6 +112,7 @@ class IntakeState:
     replays: int = 0
     joined: int = 0
     clashes: int = 0
+    records_lost: int = 0
 
 
 class _Stopped(Exception):  # noqa: N818  a way out, not a mistake
@@ -203,7 +204,7 @@ class Intake:
     @property
     def state(self) -> IntakeState:
         """How it is; for readiness and status."""
-        return replace(self._state, records=self._records)
+        return replace(self._state, records=self._records, records_lost=self._source.lost)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take records in until `stop` is set; then end the insert under way, commit and leave the group.

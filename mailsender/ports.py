@@ -90,7 +90,23 @@ class QueueStats:
     oldest_due: float
 
 
-class Queue(Protocol):
+class Histories(Protocol):
+    """What is known of the in-topic's partitions."""
+
+    async def history(self, topic: str, partition: int) -> History:
+        """What is known of a partition of the in-topic; an empty one where nothing is."""
+        ...
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """Keep what is known of a partition.
+
+        One that knows less than what is kept, of the same log, or anything of an earlier log, changes
+        nothing: another replica went on with the partition.
+        """
+        ...
+
+
+class Queue(Histories, Protocol):
     """Letters that were accepted and are not yet forgotten.
 
     Every write is durable (majority, journaled) when its call returns. All calls raise `Unavailable`
@@ -223,18 +239,6 @@ class Queue(Protocol):
         """
         ...
 
-    async def history(self, topic: str, partition: int) -> History:
-        """What is known of a partition of the in-topic; an empty one where nothing is."""
-        ...
-
-    async def note_history(self, topic: str, partition: int, history: History) -> None:
-        """Keep what is known of a partition.
-
-        One that knows less than what is kept, of the same log, or anything of an earlier log, changes
-        nothing: another replica went on with the partition.
-        """
-        ...
-
     async def close(self) -> None:
         """Give back connections."""
         ...
@@ -358,7 +362,12 @@ class RecordSource(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why records are not coming, for readiness and status; empty when all is well."""
+        """Why records are not coming, or some never will, for readiness and status; empty if all is well."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Records that the broker deleted before they were read, since the start, where that shows."""
         ...
 
     async def close(self) -> None:

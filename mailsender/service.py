@@ -52,7 +52,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     return Parts(
         queue=queue,
         slots=slots,
-        source=KafkaSource(kafka, settings.kafka_topic_mailsender),
+        source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
         sink=KafkaSink(kafka),
         relay=SmtpRelay(smtp_config(settings), clock),
         notes=build_notes(settings),

@@ -26,6 +26,7 @@ class FakeSource:
         self.on_empty: Callable[[], None] = lambda: None
         self.on_idle: Callable[[], None] = lambda: None
         self.trouble = ""
+        self.lost = 0
 
     async def open(self) -> None:
         self.calls.append("open")

@@ -19,6 +19,39 @@ def make_topic(bootstrap: str, topic: str, partitions: int = 1, **settings: str)
         future.result(20)
 
 
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Delete a topic, and wait until nobody knows it any more."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_topics([topic]).values():
+        future.result(20)
+    deadline = time.monotonic() + 20
+    while topic in admin.list_topics(timeout=10).topics:
+        if time.monotonic() > deadline:
+            pytest.fail(f"{topic} is still there", pytrace=False)
+        time.sleep(0.1)
+
+
+def delete_records(bootstrap: str, topic: str, partition: int, *, before: int) -> None:
+    """Have the broker delete what lies before an offset."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_records([TopicPartition(topic, partition, before)]).values():
+        future.result(20)
+
+
+def transact(bootstrap: str, topic: str, *values: bytes, abort: bool = False) -> None:
+    """Publish records in a transaction."""
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": uuid4().hex})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for value in values:
+        producer.produce(topic, value)
+    producer.flush(20)
+    if abort:
+        producer.abort_transaction(20)
+    else:
+        producer.commit_transaction(20)
+
+
 def produce(
     bootstrap: str,
     topic: str,

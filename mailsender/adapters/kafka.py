@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,8 @@ def translated(error: BaseException, *, keyless: bool = False) -> Rejected | Una
 # --- the library's own log -----------------------------------------------------------------------
 
 
+_NOT_KNOWN = "member_id was not recognized"
+
 _IN_CLEAR = "Sending username and password in the clear"
 
 
@@ -167,6 +170,7 @@ class ClientLog(logging.Handler):
         self._lines = 0
         self._warned = False
         self.last = ""
+        self.thrown_out: deque[float] = deque(maxlen=16)  # when the group did not know its member any more
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one line of the library."""
@@ -174,6 +178,8 @@ class ClientLog(logging.Handler):
             self._password_in_clear()
             return
         self._latest = self._clock.monotonic()
+        if _NOT_KNOWN in str(record.msg):
+            self.thrown_out.append(self._latest)
         self._lines += 1
         self.last = _worded(record)
         if self._began is None:

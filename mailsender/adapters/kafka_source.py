@@ -5,12 +5,17 @@ already taken from one when another's cannot be decoded, so records are taken pa
 by one where that went wrong. A wait of its own has no deadline while the group rebalances, so there is one
 poll at a time, as a task that outlives the call that began it. And a rebalance forgets pauses, so they are
 made again as soon as partitions are assigned.
+
+A partition that comes to us is paused until it is known where its reading goes on (`kafka_places`): it waits
+for its leader by itself, and no other waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -30,9 +35,11 @@ from mailsender.adapters.kafka import (
     described,
     end_tasks,
 )
+from mailsender.adapters.kafka_places import Met, Place, placed
 from mailsender.adapters.kafka_quarantine import Quarantine, about_a_record
 from mailsender.adapters.kafka_records import UNREADABLE, read_within
-from mailsender.ports import Clock, Record, SystemClock
+from mailsender.history import History
+from mailsender.ports import Clock, Histories, Record, SystemClock, Unavailable
 
 log = structlog.get_logger()
 
@@ -54,6 +61,20 @@ poll is not to be longer: while it waits for empty partitions of a node nothing 
 PATIENCE = 1.0
 """Seconds that trouble may last before it is logged: joining a group takes a moment."""
 
+THROWN_OUT, THROWN_OUT_WITHIN = 3, 120.0
+"""So often, within so many seconds, a member is thrown out of the group only by another one of its name."""
+
+_FENCED = "FencedInstanceId"
+
+MOST_LOSSES = 100
+"""Losses that are told by readiness and status; the log tells all."""
+
+PLACED_AGAIN = 1.0
+"""Seconds after which it is asked again where a partition is to be read."""
+
+LOOKED_AGAIN = 60.0
+"""Seconds between two looks whether offsets that were left out had been deleted."""
+
 HUNT = 50
 """Rounds in which partitions are asked one by one after an error that names none of them."""
 
@@ -61,7 +82,14 @@ HUNT = 50
 class KafkaSource:
     """See `ports.RecordSource`."""
 
-    def __init__(self, config: KafkaConfig, topic: str, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        topic: str,
+        *,
+        clock: Clock | None = None,
+        histories: Histories | None = None,
+    ) -> None:
         self._config = config
         self._topic = topic
         self._clock = clock or SystemClock()
@@ -74,6 +102,18 @@ class KafkaSource:
         self._poll: asyncio.Task[dict[TopicPartition, list[ConsumerRecord]]] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._stash: list[Record] = []
+        self._histories = histories
+        self._generation = 0
+        self._unplaced: dict[TopicPartition, str] = {}
+        self._places: dict[TopicPartition, Place] = {}
+        self._placing: set[asyncio.Task[None]] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._committed_at: dict[TopicPartition, tuple[int, str]] = {}
+        self._gaps: dict[TopicPartition, float] = {}
+        self._lost = 0
+        self._losses: list[str] = []
+        self._named = True
+        self._moved = False
         self._turn = 0
         self._unfinished: TopicPartition | None = None
         self._hunt = 0
@@ -92,7 +132,7 @@ class KafkaSource:
     async def close(self) -> None:
         """See `ports.RecordSource`."""
         await self._keeper.close()
-        for task in (self._poll, self._committing):
+        for task in (self._poll, self._committing, *self._placing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -114,7 +154,9 @@ class KafkaSource:
             async for record in self._drain(consumer, room):
                 records.append(record)
         except KafkaError as error:
-            self._keeper.replace(consumer, described(error))
+            self._give_up(consumer, error)
+        if not records:
+            self._commit_positions(consumer)
         self._watch()
         return records
 
@@ -148,11 +190,13 @@ class KafkaSource:
             return
         error = poll.exception()
         if error is None:
-            self._stash.extend(_record(found) for batch in poll.result().values() for found in batch)
+            for partition, batch in poll.result().items():
+                self._stash += [r for r in map(_record, batch) if self._admit(consumer, partition, r)]
+            self._moved = False  # a poll takes one record
         elif about_a_record(error):
             self._hunt = HUNT
         else:
-            self._keeper.replace(consumer, described(error))
+            self._give_up(consumer, error)
 
     async def _drain(self, consumer: AIOKafkaConsumer, room: int) -> AsyncIterator[Record]:
         """Take what was fetched ahead, partition by partition, up to `room` bytes and a last record.
@@ -162,33 +206,49 @@ class KafkaSource:
         """
         turns, self._unfinished = self._turns(consumer), None
         for partition in turns:
-            if room <= 0:
-                break
-            chunk = self._quarantine.chunk(partition)
-            clean = False
-            while room > 0 and self._member:
-                try:
-                    batch = (await consumer.getmany(partition, max_records=chunk)).get(partition, [])
-                except Exception as error:
-                    if not about_a_record(error):
-                        raise
-                    await self._met_unreadable(consumer, partition, error)
+            more, clean = True, False
+            while room > 0 and self._member and more:
+                batch = await self._chunk(consumer, partition)
+                if batch is None:
+                    more = clean = False
                     break
-                for found in batch:
-                    record = _record(found)
+                records, more = batch
+                clean = clean or bool(records)
+                for record in records:
                     room -= _size(record)
-                    clean = True
                     yield record
-                if len(batch) < chunk:
-                    if clean:
-                        self._quarantine.sound(partition)
-                    break
-            else:
-                self._unfinished = self._unfinished or partition
+            if clean and not more:
+                self._quarantine.sound(partition)
+            if more and room <= 0:
+                self._unfinished = partition
+                return
+
+    async def _chunk(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition
+    ) -> tuple[list[Record], bool] | None:
+        """Some records of a partition, and whether more may be there; None where it cannot be read."""
+        chunk = self._quarantine.chunk(partition)
+        try:
+            batch = (await consumer.getmany(partition, max_records=chunk)).get(partition, [])
+        except Exception as error:
+            if not about_a_record(error):
+                raise
+            await self._met_unreadable(consumer, partition, error)
+            return None
+        records = []
+        for found in batch:
+            record = _record(found)
+            if self._admit(consumer, partition, record):
+                records.append(record)
+            if self._moved:
+                break
+        more = len(batch) == chunk and not self._moved
+        self._moved = False
+        return records, more
 
     def _turns(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions to take from, each first in its turn, so that none starves another."""
-        mine = sorted(consumer.assignment() - self._quarantine.closed)
+        mine = sorted(consumer.assignment() - self._quarantine.closed - self._unplaced.keys())
         if not mine:
             return []
         self._turn = (self._turn + 1) % len(mine)
@@ -205,7 +265,7 @@ class KafkaSource:
         if self._idle:
             self._idle = False
             self._watched_from = self._clock.epoch()
-            self._resume(consumer, consumer.assignment() - self._quarantine.closed)
+            self._resume(consumer, consumer.assignment() - self._quarantine.closed - self._unplaced.keys())
         if self._clock.epoch() - self._seen > 2:
             self._watched_from = self._clock.epoch()  # nobody polled, so silence meant nothing
         self._seen = self._clock.epoch()
@@ -234,9 +294,184 @@ class KafkaSource:
         except (TimeoutError, KafkaError):
             return -1
 
+    # --- where partitions are read ---------------------------------------------------------------
+
+    def _admit(self, consumer: AIOKafkaConsumer, partition: TopicPartition, record: Record) -> bool:
+        """Whether a record is to be handed out; else it is compared with what is known, or nobody's."""
+        if partition in self._unplaced:
+            return False  # what was fetched before reading moved
+        place = self._places.get(partition)
+        if place is not None:
+            self._compare(consumer, partition, place, record)
+            return False
+        expected = self._next.get(partition)
+        if expected is not None and record.offset < expected:
+            # The broker had nothing at our position any more, and the library began anew.
+            self._place_again(consumer, partition, "its log became shorter")
+            return False
+        if expected is not None and record.offset > expected + 1:
+            self._look_for_loss(consumer, partition, expected)
+        self._next[partition] = record.offset + 1
+        return True
+
+    def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
+        consumer.pause(partition)
+        self._unplaced[partition] = why
+        self._places.pop(partition, None)
+        self._next.pop(partition, None)
+        self._begin_task(self._place(consumer, partition, self._generation))
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._placing.add(task)
+        task.add_done_callback(self._placing.discard)
+
+    async def _place(self, consumer: AIOKafkaConsumer, partition: TopicPartition, generation: int) -> None:
+        """Find out where a partition is to be read, and let it be read there; tries until it is known."""
+        while generation == self._generation and self._keeper.keeps(consumer):
+            try:
+                async with asyncio.timeout(2 * self._config.timeout):
+                    place = await self._find_place(consumer, partition)
+                    if place.cut is not None:
+                        await self._cut(partition, place.cut)
+                if generation == self._generation and self._keeper.keeps(consumer):
+                    self._tell_place(partition, place)
+                    self._go(consumer, partition, place)
+            except Exception as error:  # noqa: BLE001  whatever it is, this partition waits, and no other
+                reason = str(error) if isinstance(error, Unavailable) else described(error)
+                self._unplaced[partition] = f"nobody tells where its log begins and ends ({reason})"
+                await asyncio.sleep(PLACED_AGAIN)
+            else:
+                return
+
+    async def _find_place(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> Place:
+        # The public call has no notes.
+        told = await consumer._coordinator.fetch_committed_offsets([partition])  # noqa: SLF001
+        found = told.get(partition)
+        committed = found.offset if found is not None and found.offset >= 0 else None
+        note = found.metadata if found is not None else ""
+        begin = (await consumer.beginning_offsets([partition]))[partition]
+        end = (await consumer.end_offsets([partition]))[partition]
+        history = History()
+        if self._histories is not None:
+            history = await self._histories.history(partition.topic, partition.partition)
+        if committed is not None:
+            self._committed_at[partition] = committed, note
+        return placed(committed, note, begin, end, history)
+
+    async def _cut(self, partition: TopicPartition, offset: int) -> None:
+        """Have it known that the log is another one from `offset` on."""
+        if self._histories is None:
+            return
+        where = partition.topic, partition.partition
+        history = await self._histories.history(*where)
+        await self._histories.note_history(*where, history.cut(offset))
+
+    def _go(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place) -> None:
+        """Read on from a place."""
+        if partition not in consumer.assignment():
+            return
+        consumer.seek(partition, place.position)
+        self._unplaced.pop(partition, None)
+        if place.compares:
+            self._places[partition] = place
+        else:
+            self._places.pop(partition, None)
+            self._next[partition] = place.position
+        if not self._idle:
+            self._resume(consumer, {partition} - self._quarantine.closed)
+
+    def _compare(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, record: Record
+    ) -> None:
+        met = place.meet(record.offset, record.key, record.value, record.timestamp)
+        if met is Met.SAME:
+            self._places.pop(partition, None)
+            self._next[partition] = place.position
+        elif met is Met.MOVE:
+            self._go(consumer, partition, place)
+            self._moved = True  # what else was fetched from before is nobody's
+        else:
+            consumer.pause(partition)
+            self._unplaced[partition] = "its log is another one"
+            self._places.pop(partition, None)
+            self._begin_task(self._cut_and_go(consumer, partition, place, self._generation))
+
+    async def _cut_and_go(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, generation: int
+    ) -> None:
+        while generation == self._generation and self._keeper.keeps(consumer):
+            try:
+                await self._cut(partition, place.cut or 0)
+                if generation == self._generation and self._keeper.keeps(consumer):
+                    self._tell_place(partition, place)
+                    self._go(consumer, partition, place)
+            except Exception as error:  # noqa: BLE001  as above
+                self._unplaced[partition] = (
+                    f"its log is another one, which cannot be noted ({described(error)})"
+                )
+                await asyncio.sleep(PLACED_AGAIN)
+            else:
+                return
+
+    def _tell_place(self, partition: TopicPartition, place: Place) -> None:
+        """Say what is not as it was left."""
+        if place.cut is not None:
+            log.error(
+                "log_differs",
+                topic=partition.topic,
+                partition=partition.partition,
+                committed=place.committed,
+                read_from=place.position,
+                reason="the log is not what was read there: it was cut off, or the topic made anew",
+                doing="it is read again from where it still agrees; nothing is taken in twice",
+                check="the brokers: an unclean election, a restored disk, a topic that was deleted",
+            )
+            self._note_loss(f"the log of {_named(partition)} differs from offset {place.cut} on")
+        if place.lost:
+            self._tell_loss(partition, place.begin - place.lost, place.lost)
+
+    def _tell_loss(self, partition: TopicPartition, first: int, count: int) -> None:
+        self._lost += count
+        log.error(
+            "records_lost",
+            topic=partition.topic,
+            partition=partition.partition,
+            records=count,
+            first=first,
+            last=first + count - 1,
+            reason="the broker deleted them before they were read",
+            check="the topic's retention.ms and retention.bytes, and whether the service stood still",
+        )
+        self._note_loss(f"{count} records of {_named(partition)} from offset {first} on were deleted unread")
+
+    def _note_loss(self, text: str) -> None:
+        if len(self._losses) < MOST_LOSSES:
+            self._losses.append(text)
+
+    def _look_for_loss(self, consumer: AIOKafkaConsumer, partition: TopicPartition, expected: int) -> None:
+        """Find out whether offsets that were left out were deleted; most belong to transactions."""
+        now = self._clock.monotonic()
+        if now >= self._gaps.get(partition, 0.0):
+            self._gaps[partition] = now + LOOKED_AGAIN
+            self._begin_task(self._measure_loss(consumer, partition, expected))
+
+    async def _measure_loss(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, expected: int
+    ) -> None:
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(self._config.timeout):
+                begin = (await consumer.beginning_offsets([partition]))[partition]
+            if begin > expected:
+                self._tell_loss(partition, expected, begin - expected)
+
     # --- commits ---------------------------------------------------------------------------------
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+    async def commit(
+        self,
+        offsets: Mapping[tuple[str, int], int],
+        notes: Mapping[tuple[str, int], str] | None = None,
+    ) -> bool:
         """See `ports.RecordSource`."""
         deadline = asyncio.get_running_loop().time() + self._config.timeout
         if not await self._committed(deadline):
@@ -246,12 +481,45 @@ class KafkaSource:
             return True  # we are no member, so nothing is ours
         mine = consumer.assignment()
         ours = {
-            p: offset for (topic, n), offset in offsets.items() if (p := TopicPartition(topic, n)) in mine
+            p: (offset, (notes or {}).get((topic, n), ""))
+            for (topic, n), offset in offsets.items()
+            if (p := TopicPartition(topic, n)) in mine
         }
         if not ours:
             return True
         self._committing = asyncio.create_task(consumer.commit(ours))
-        return await self._committed(deadline)
+        done = await self._committed(deadline)
+        if done:
+            self._committed_at.update(ours)
+        return done
+
+    def _commit_positions(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit what lies behind the last records, too: markers of transactions, which nobody hands out.
+
+        Only where all that was handed out is committed. Else the lag would never be 0.
+        """
+        if self._committing is not None and self._committing.done():
+            task, self._committing = self._committing, None
+            if not task.cancelled():
+                task.exception()  # whoever asked for it asks again
+        # A poll that is not read yet has moved a position, too.
+        if self._committing is not None or self._poll is not None or self._stash or not self._member:
+            return
+        ahead: dict[TopicPartition, tuple[int, str]] = {}
+        for partition in consumer.assignment() - self._unplaced.keys() - self._places.keys():
+            expected = self._next.get(partition)
+            committed, note = self._committed_at.get(partition, (None, ""))
+            position = _position_of(consumer, partition)
+            if expected is None or position is None or position <= expected:
+                continue
+            if committed == expected or (committed is None and expected == 0):
+                ahead[partition] = position, note
+        if not ahead:
+            return
+        for partition, (position, _) in ahead.items():
+            self._next[partition] = position
+        self._committed_at.update(ahead)
+        self._committing = asyncio.create_task(consumer.commit(ahead))
 
     async def _committed(self, deadline: float) -> bool:
         """Whether the commit under way, if any, is through; one that hangs goes on and is asked for again."""
@@ -273,46 +541,108 @@ class KafkaSource:
         self._log.well()
         return True
 
+    # --- a name that somebody else has -----------------------------------------------------------
+
+    def _give_up(self, consumer: AIOKafkaConsumer, error: BaseException) -> None:
+        """Have a new client made after an error."""
+        if _FENCED in repr(error):
+            self._lose_name(consumer)
+        else:
+            self._keeper.replace(consumer, described(error))
+
+    def _lose_name(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on without a name that another member has, too: two would throw each other out for ever."""
+        if self._named and self._config.instance_id:
+            self._named = False
+            log.error(
+                "kafka_instance_id_taken",
+                instance_id=self._config.instance_id,
+                group=self._config.group,
+                reason="another member of the group has the same KAFKA_GROUP_INSTANCE_ID",
+                doing="this replica goes on without the name; a restart costs it KAFKA_SESSION_TIMEOUT",
+                check="give each replica a name of its own, such as that of its pod, and start it again",
+            )
+        self._keeper.replace(consumer, "another member has the same KAFKA_GROUP_INSTANCE_ID")
+
     # --- how it is -------------------------------------------------------------------------------
 
     @property
     def trouble(self) -> str:
         """See `ports.RecordSource`."""
+        return self._hindrance() or self._loss()
+
+    def _hindrance(self) -> str:
+        """Why records are not coming."""
         consumer = self._keeper.client
         if consumer is None:
             return self._keeper.fault or "not connected yet"
         if self._quarantine.trouble:
             return self._quarantine.trouble
+        for partition, reason in self._unplaced.items():
+            return f"{_named(partition)} waits: {reason}"
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
         if self._unconfirmed and self._committing is not None and not self._committing.done():
             return "the broker does not confirm the commit of offsets"
         return self._commit_fault or self._silence(consumer)
 
+    @property
+    def lost(self) -> int:
+        """See `ports.RecordSource`."""
+        return self._lost
+
+    def _loss(self) -> str:
+        """What was lost, until the next start: somebody has to see it."""
+        if not self._losses:
+            return ""
+        more = f" (and {len(self._losses) - 1} more)" if len(self._losses) > 1 else ""
+        return f"{self._losses[0]}{more}; told until the next start"
+
     def _silence(self, consumer: AIOKafkaConsumer) -> str:
         seconds = self._silent_for(consumer)
-        if seconds < 2 * max(self._config.timeout, self._config.session_timeout):
-            return ""
-        if not self._member:
-            return f"not let into the group {self._config.group} for {seconds:.0f} s"
-        return f"no answer from the brokers for {seconds:.0f} s"
+        if seconds >= self._patience():
+            if not self._member:
+                return f"not let into the group {self._config.group} for {seconds:.0f} s"
+            return f"no answer from the brokers for {seconds:.0f} s"
+        if not self._idle and self._member:
+            for partition, answered in self._answered(consumer).items():
+                if self._clock.epoch() - answered >= self._patience():
+                    return f"{_named(partition)} waits: nobody answers for it"
+        return ""
+
+    def _patience(self) -> float:
+        return 2 * max(self._config.timeout, self._config.session_timeout)
 
     def _silent_for(self, consumer: AIOKafkaConsumer) -> float:
-        """Seconds since the partition that was silent longest had an answer, 0.0 while they are paused."""
+        """Seconds since any partition had an answer, 0.0 while they are paused.
+
+        One alone that has none waits for its leader; another client would not find it sooner.
+        """
         if self._idle:
             return 0.0
-        latest = self._clock.epoch()
-        if not self._member:
-            latest = self._watched_from
-        for partition in consumer.assignment() - consumer.paused():
-            answered = (consumer.last_poll_timestamp(partition) or 0) / 1000
-            latest = min(latest, max(answered, self._watched_from))
+        latest = self._watched_from
+        if self._member:
+            answered = self._answered(consumer)
+            if not answered:
+                return 0.0
+            latest = max(answered.values())
         return self._clock.epoch() - latest
+
+    def _answered(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, float]:
+        """When each partition that is read had its last answer."""
+        return {
+            partition: max((consumer.last_poll_timestamp(partition) or 0) / 1000, self._watched_from)
+            for partition in sorted(consumer.assignment() - consumer.paused())
+        }
 
     def _watch(self) -> None:
         """Say when trouble begins and ends, and give up a client that nothing comes from any more."""
-        now, reason = self._clock.monotonic(), self.trouble
+        now, reason = self._clock.monotonic(), self._hindrance()
         consumer = self._keeper.client
+        if consumer is not None and self._named and self._config.instance_id:
+            thrown = self._log.thrown_out
+            if len(thrown) >= THROWN_OUT and now - thrown[-THROWN_OUT] < THROWN_OUT_WITHIN:
+                self._lose_name(consumer)
         if consumer is not None and self._silent_for(consumer) > self._config.stall:
             self._keeper.replace(consumer, reason)
         if reason:
@@ -336,7 +666,7 @@ class KafkaSource:
         return AIOKafkaConsumer(
             **client_options(config),
             group_id=config.group,
-            group_instance_id=config.instance_id or None,
+            group_instance_id=(config.instance_id or None) if self._named else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -352,9 +682,11 @@ class KafkaSource:
         # Only now: a topic in the constructor must exist for `start` to return.
         self._member = False
         self._watched_from = self._seen = self._clock.epoch()
+        self._forget_places()
         for task in (self._poll, self._committing):
             if task is not None:
                 task.cancel()  # it asks the client that this one replaces
+        self._drop_poll()
         consumer.subscribe([self._topic], listener=_Listener(self, consumer))
 
     def _revoked(self, consumer: AIOKafkaConsumer) -> None:
@@ -362,14 +694,37 @@ class KafkaSource:
             self._member = False
             self._commit_fault = ""
             self._watched_from = self._clock.epoch()
-            self._stash.clear()  # whoever gets the partitions reads from the committed offsets again
+            # Whoever gets the partitions reads from the committed offsets again.
+            self._stash.clear()
+            self._forget_places()
+            self._drop_poll()
+
+    def _drop_poll(self) -> None:
+        """Forget what a poll brought before partitions were taken away and nobody has read yet.
+
+        Handed out later it would let a commit pass what was discarded with the stash. One that still goes on
+        brings what is read after that.
+        """
+        if self._poll is not None and self._poll.done():
+            if not self._poll.cancelled():
+                self._poll.exception()
+            self._poll = None
+
+    def _forget_places(self) -> None:
+        self._generation += 1
+        self._unplaced.clear()
+        self._places.clear()
+        self._next.clear()
+        self._committed_at.clear()
 
     def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         if not self._keeper.keeps(consumer):
             return
         mine = set(partitions)
         self._quarantine.keep(mine)
-        consumer.pause(*(mine if self._idle else self._quarantine.closed))
+        self._forget_places()
+        for partition in mine:
+            self._place_again(consumer, partition, "it is not known yet where it is to be read")
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
@@ -391,6 +746,19 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._source._assigned(self._consumer, assigned)  # noqa: SLF001  as above
 
 
+def _named(partition: TopicPartition) -> str:
+    return f"partition {partition.partition} of {partition.topic}"
+
+
+def _position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
+    """Where a partition is read next, if that is known; the public call waits until it is."""
+    subscription = consumer._subscription.subscription  # noqa: SLF001  as above
+    if subscription is None or subscription.assignment is None:
+        return None
+    state = subscription.assignment.state_value(partition)
+    return int(state.position) if state is not None and state.has_valid_position else None
+
+
 def _record(found: ConsumerRecord) -> Record:
     if found.headers and found.headers[0][0] is UNREADABLE:
         return Record(
@@ -409,6 +777,7 @@ def _record(found: ConsumerRecord) -> Record:
         timestamp=-1 if found.timestamp is None else found.timestamp,
         key=found.key,
         value=found.value,
+        appended=found.timestamp_type == 1,
         headers=tuple((name, value or b"") for name, value in found.headers),
     )
 

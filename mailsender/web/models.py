@@ -184,6 +184,7 @@ class IntakeView(BaseModel):
     replays: Count = Field(description="Letters read a second time.")
     joined: Count = Field(description="Letters that another record had brought already.")
     clashes: Count = Field(description="Letters whose ID another one has.")
+    records_lost: Count = Field(description="Records that the broker deleted before they were read.")
 
 
 class ReportsView(BaseModel):

@@ -16,10 +16,12 @@ from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import KafkaConfig
 from mailsender.adapters.kafka_source import KafkaSource
+from mailsender.adapters.memory import MemoryQueue
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
-from mailsender.ports import Record
-from tests.kafka_clients import committed, make_topic, produce
+from mailsender.history import Milestone, digest_of
+from mailsender.ports import Record, SystemClock
+from tests.kafka_clients import committed, delete_records, delete_topic, make_topic, produce, transact
 from tests.parts import KafkaServer, Topics
 
 pytestmark = pytest.mark.asyncio
@@ -32,7 +34,8 @@ def config(bootstrap: str, topics: Topics, **changes: Any) -> KafkaConfig:
 
 @asynccontextmanager
 async def opened(bootstrap: str, topics: Topics, **changes: Any) -> AsyncIterator[KafkaSource]:
-    source = KafkaSource(config(bootstrap, topics, **changes), topics.letters)
+    histories = changes.pop("histories", None)
+    source = KafkaSource(config(bootstrap, topics, **changes), topics.letters, histories=histories)
     await source.open()
     try:
         yield source
@@ -296,6 +299,165 @@ async def publish_raw(bootstrap: str, topic: str, value: bytes, *, name: str) ->
         await (await producer.send_batch(builder, topic, partition=0))
     finally:
         await producer.stop()
+
+
+# --- where reading goes on -----------------------------------------------------------------------
+
+
+async def take_and_commit(
+    bootstrap: str, topics: Topics, histories: MemoryQueue, count: int, *, milestones: bool = True
+) -> None:
+    """Take records in one by one as intake does: a note beside each offset, and milestones in the queue."""
+    async with opened(bootstrap, topics, histories=histories) as source:
+        for record in await take(source, count):
+            offset = record.offset + 1
+            digest = digest_of(record.key, record.value, record.timestamp)
+            reached = Milestone(offset=offset, at=1.0, last=record.offset, digest=digest)
+            place = topics.letters, record.partition
+            assert await source.commit({place: offset}, {place: reached.text()})
+            if milestones:
+                known = await histories.history(*place)
+                await histories.note_history(*place, known.reached(reached, since=0.0))
+
+
+def events(logs: list[Any], name: str) -> list[Any]:
+    return [entry for entry in logs if entry["event"] == name]
+
+
+async def test_where_all_is_as_it_was_nothing_is_read_twice_and_nothing_said(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    histories = MemoryQueue(SystemClock())
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(6)))
+    await take_and_commit(kafka.bootstrap, topics, histories, 6)
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(6, 9)))
+    with capture_logs() as logs:
+        async with opened(kafka.bootstrap, topics, histories=histories) as source:
+            assert values(await take(source, 3)) == [b"6", b"7", b"8"]
+            assert (source.trouble, source.lost) == ("", 0)
+    assert events(logs, "log_differs") == events(logs, "records_lost") == []
+
+
+async def test_records_that_were_deleted_unread_are_told_until_the_next_start(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    histories = MemoryQueue(SystemClock())
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(10)))
+    async with opened(kafka.bootstrap, topics, histories=histories) as source:
+        await take(source, 10)
+        assert await source.commit({(topics.letters, 0): 2})
+    delete_records(kafka.bootstrap, topics.letters, 0, before=7)
+    with capture_logs() as logs:
+        async with opened(kafka.bootstrap, topics, histories=histories) as source:
+            assert values(await take(source, 3)) == [b"7", b"8", b"9"]
+            assert source.lost == 5
+            assert "5 records of partition 0" in source.trouble
+            assert await source.commit({(topics.letters, 0): 10})
+    (told,) = events(logs, "records_lost")
+    assert (told["records"], told["first"], told["last"]) == (5, 2, 6)
+    async with opened(kafka.bootstrap, topics, histories=histories) as source:
+        await fetch_until(source, lambda: source._next)
+        assert source.trouble == ""
+
+
+async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_said(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    histories = MemoryQueue(SystemClock())
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(5)))
+    await take_and_commit(kafka.bootstrap, topics, histories, 5)
+    delete_topic(kafka.bootstrap, topics.letters)
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    produce(kafka.bootstrap, topics.letters, *({"value": b"new %d" % n} for n in range(8)))
+    with capture_logs() as logs:
+        async with opened(kafka.bootstrap, topics, histories=histories) as source:
+            assert values(await take(source, 8)) == [b"new %d" % n for n in range(8)]
+            assert "differs from offset 0 on" in source.trouble
+    assert len(events(logs, "log_differs")) == 1
+    assert (await histories.history(topics.letters, 0)).high == 0
+
+
+async def test_a_log_that_was_cut_off_is_read_again_from_where_it_agrees(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    histories = MemoryQueue(SystemClock())
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(3)))
+    await take_and_commit(kafka.bootstrap, topics, histories, 3)
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(3, 9)))
+    async with opened(kafka.bootstrap, topics, histories=histories) as source:
+        await take(source, 6)
+        other = Milestone(offset=6, at=1.0, last=5, digest="of what lay there before")
+        assert await source.commit({(topics.letters, 0): 6}, {(topics.letters, 0): other.text()})
+    with capture_logs() as logs:
+        async with opened(kafka.bootstrap, topics, histories=histories) as source:
+            assert values(await take(source, 6)) == [b"%d" % n for n in range(3, 9)]
+    (told,) = events(logs, "log_differs")
+    assert (told["committed"], told["read_from"]) == (6, 3)
+
+
+async def test_a_topic_that_is_made_anew_while_it_is_read(kafka: KafkaServer, topics: Topics) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    histories = MemoryQueue(SystemClock())
+    produce(kafka.bootstrap, topics.letters, *({"value": b"%d" % n} for n in range(5)))
+    async with opened(kafka.bootstrap, topics, histories=histories) as source:
+        await take(source, 5)
+        assert await source.commit({(topics.letters, 0): 5})
+        delete_topic(kafka.bootstrap, topics.letters)
+        make_topic(kafka.bootstrap, topics.letters, 1)
+        produce(kafka.bootstrap, topics.letters, *({"value": b"new %d" % n} for n in range(3)))
+        assert values(await take(source, 3, timeout=60)) == [b"new %d" % n for n in range(3)]
+
+
+async def test_markers_of_transactions_are_committed_too(kafka: KafkaServer, topics: Topics) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 1)
+    transact(kafka.bootstrap, topics.letters, b"a", b"b")
+    transact(kafka.bootstrap, topics.letters, b"never", abort=True)
+    async with opened(kafka.bootstrap, topics) as source:
+        assert values(await take(source, 2)) == [b"a", b"b"]
+        await fetch_until(source, lambda: source._poll is None)
+        assert committed(kafka.bootstrap, topics.group, topics.letters, 0) < 0  # nothing before its records
+        assert await source.commit({(topics.letters, 0): 2}, {(topics.letters, 0): "note"})
+        async with asyncio.timeout(20):
+            while committed(kafka.bootstrap, topics.group, topics.letters, 0) != 5:
+                await source.fetch(0.2)
+
+
+async def test_two_members_of_one_name_do_not_throw_each_other_out_for_ever(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 2)
+    with capture_logs() as logs:
+        async with (
+            opened(kafka.bootstrap, topics, instance_id="same") as first,
+            opened(kafka.bootstrap, topics, instance_id="same") as second,
+        ):
+            other = asyncio.create_task(fetch_until(second, lambda: first._next and second._next, timeout=90))
+            await fetch_until(first, other.done, timeout=90)
+            await other
+    (told,) = events(logs, "kafka_instance_id_taken")
+    assert told["instance_id"] == "same"
+
+
+async def test_what_a_poll_brought_before_partitions_were_taken_away_is_nobodys(topics: Topics) -> None:
+    source = KafkaSource(config("127.0.0.1:1", topics), topics.letters)
+    consumer: Any = object()
+    source._keeper._client = consumer
+
+    async def poll() -> dict[Any, Any]:
+        return {}
+
+    source._poll = asyncio.create_task(poll())
+    await asyncio.wait({source._poll})
+    source._revoked(consumer)
+    assert source._poll is None
+    source._poll = under_way = asyncio.create_task(asyncio.sleep(60))  # type: ignore[assignment]
+    source._revoked(consumer)
+    assert source._poll is under_way  # it brings what is read after that
+    under_way.cancel()
 
 
 # --- brokers that go, hang and come back ---------------------------------------------------------

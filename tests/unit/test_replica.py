@@ -29,6 +29,7 @@ class QuietSource:
     """A topic on which nothing comes."""
 
     trouble = ""
+    lost = 0
 
     async def open(self) -> None:
         pass
