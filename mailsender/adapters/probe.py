@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from mailsender.adapters.mongo import calling, connect, disconnect
@@ -21,6 +23,9 @@ CLOSING: Final = 5.0
 
 OLDEST_MONGODB: Final = (5, 0)
 """The first version with `$dateAdd` and `$dateTrunc`, in which leases and slots are computed."""
+
+CLOCKS_APART: Final = 2.0
+"""Seconds by which our clock and MongoDB's may differ before it is told."""
 
 SECONDARY, PRIMARY = 2, 1
 """Member states that hold data and acknowledge writes."""
@@ -62,7 +67,9 @@ async def _close_mongo(client: Any) -> None:
 
 async def _ask_mongo(client: Any, database: str, collection: str, timeout: float) -> list[Finding]:
     async with calling(timeout):
+        before = time.time()
         hello = await client.admin.command("hello")
+        clock = _judge_clock(hello, before, time.time())
         version = (await client.admin.command("buildInfo"))["version"]
     for beside in RIGHTS:
         await _look_into(client, database, collection + beside, timeout)
@@ -70,6 +77,7 @@ async def _ask_mongo(client: Any, database: str, collection: str, timeout: float
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_MONGODB:
         oldest = ".".join(map(str, OLDEST_MONGODB))
         found.append(_mongo("error", f"version {version} is too old; {oldest} or later is needed"))
+    found += clock
     found += await _judge_rights(client, database, collection, timeout)
     if hello.get("msg") == "isdbgrid":
         return found
@@ -104,6 +112,22 @@ async def _judge_rights(client: Any, database: str, collection: str, timeout: fl
         return []
     text = f"the user lacks: {rights}; grant it, or the role readWrite on {database}"
     return [_mongo("error", text)]
+
+
+def _judge_clock(hello: Mapping[str, Any], before: float, after: float) -> list[Finding]:
+    """Whether MongoDB's clock, read between `before` and `after` on ours, agrees with it."""
+    told = hello.get("localTime")
+    if not isinstance(told, datetime):
+        return []
+    theirs = (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    if before - CLOCKS_APART <= theirs <= after + CLOCKS_APART:
+        return []
+    way = "behind" if theirs > after else "ahead of"
+    text = (
+        f"this machine's clock is {abs(theirs - after):.0f} s {way} MongoDB's, by which ages and quotas are told;"
+        " see that NTP runs on both"
+    )
+    return [_mongo("warning", text)]
 
 
 def _kind(hello: Mapping[str, Any]) -> str:

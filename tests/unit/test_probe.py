@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -114,3 +115,16 @@ async def test_a_user_who_may_not_read_the_letters_is(monkeypatch: pytest.Monkey
     [finding] = await found(monkeypatch, FakeMongo(find_one=refusal))
     assert finding.level == "error"
     assert "rights" in finding.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("off", "told"), [(0, ""), (31 * 86400, "s behind MongoDB's"), (-3600, "3600 s ahead of MongoDB's")]
+)
+async def test_a_clock_that_is_off_is_told(off: float, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = datetime.now(UTC) + timedelta(seconds=off)
+    mongo = FakeMongo(hello={**HELLO, "localTime": theirs}, replSetGetStatus=members(1, 2, 2))
+    monkeypatch.setattr(probe, "connect", lambda *_, **__: mongo)
+    findings = await probe.probe_mongo("mongodb://x", "mts", "letters", timeout=1.0)
+    warnings = [finding.text for finding in findings if finding.level == "warning"]
+    assert [told in text for text in warnings] == ([True] if told else [])
