@@ -154,6 +154,7 @@ class Topic:
     """A topic with one record, which comes again until it is committed."""
 
     trouble = ""
+    lost = 0
 
     def __init__(self) -> None:
         letter = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}
@@ -174,7 +175,7 @@ class Topic:
     async def idle(self, timeout: float) -> None:
         await asyncio.sleep(timeout)
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+    async def commit(self, offsets: Mapping[tuple[str, int], int], notes: object = None) -> bool:
         self.committed = True
         return True
 
