@@ -353,6 +353,8 @@ class Intake:
 
     async def _recall(self, record: Record, stop: asyncio.Event) -> _Past:
         """Ask the queue what it knows of a partition that comes to us, or in which we were set back."""
+        if (record.topic, record.partition) in self._pasts:
+            await self._note_past((record.topic, record.partition))
         ask = partial(self._queue.history, record.topic, record.partition)
         history = await self._insist("MongoDB", ask, stop)
         past = _Past(history.aged(self._epoch, self._config.retention), record.offset)
