@@ -28,6 +28,7 @@ from mailsender.wire.schema import (
     LetterIn,
     Limits,
     depth_within,
+    few_values,
     is_id,
     kind,
     token_fault,
@@ -308,7 +309,7 @@ def _kept_text(value: object) -> str:
 
 def _kept_token(value: Any) -> Any:
     """The token when it can be one once its lone surrogates are replaced, else an empty one."""
-    if not depth_within(value, MAX_TOKEN_DEPTH):
+    if not few_values(value) or not depth_within(value, MAX_TOKEN_DEPTH):
         return ""
     kept = _cleaned_token(value)
     return kept if token_fault(kept) is None else ""

@@ -230,6 +230,8 @@ def token_fault(value: object) -> str | None:
     """Why `value` cannot be a token; it may hold integers of any size, kept exactly."""
     if isinstance(value, str) and len(value) <= MAX_TOKEN // 6 and storable(value):
         return None  # nearly every token there is: even all escaped it is short enough
+    if not few_values(value):
+        return f"has more than {MAX_TOKEN} bytes as JSON; {MAX_TOKEN} are allowed"
     if not depth_within(value, MAX_TOKEN_DEPTH):
         return f"nests deeper than {MAX_TOKEN_DEPTH} levels"
     try:
@@ -240,6 +242,19 @@ def token_fault(value: object) -> str | None:
     except ValueError:
         return "holds a number that JSON cannot carry back"
     return None if size <= MAX_TOKEN else f"has {size} bytes as JSON; {MAX_TOKEN} are allowed"
+
+
+def few_values(value: object) -> bool:
+    """Whether a token holds so few values that it may be short enough; stops counting when it does not."""
+    left, found = [value], 0
+    while left:
+        parent = left.pop()
+        if isinstance(parent, list | dict):
+            found += len(parent)
+            if found > MAX_TOKEN // 2:
+                return False
+            left.extend(parent.values() if isinstance(parent, dict) else parent)
+    return True
 
 
 def depth_within(value: object, most: int) -> bool:

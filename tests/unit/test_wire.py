@@ -28,6 +28,7 @@ from mailsender.wire import (
     with_id,
 )
 from mailsender.wire.plain import plain_elements
+from mailsender.wire.schema import token_fault
 
 NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
 ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)
@@ -557,6 +558,15 @@ def test_values_of_a_batch_are_counted_before_it_is_taken_apart(value: bytes) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * len(value)
+
+
+def test_a_token_of_too_many_values_is_refused_without_a_look_at_all_of_them() -> None:
+    value = b'[{"Addresses":["a@b.test"],"Token":[' + b",".join([b"[[1]]"] * 100_000) + b"]}]"
+    (letter,) = read_all(value, Limits())
+    assert "Token has more than 4096 bytes as JSON" in letter.reason
+    most = [1] * 2047
+    assert token_fault(most) is None
+    assert token_fault([*most, 1, 1]) is not None
 
 
 def test_what_looks_like_values_within_texts_does_not_count() -> None:
