@@ -4,8 +4,10 @@ SMTP and mail headers allow comments, routes, groups, quoted local parts and add
 relays disagree about all of them: each such form has been used to turn one recipient into another,
 or an address into a command. So only the plain form is taken:
 
-* The local part is a dot-atom (RFC 5322 §3.2.3), which may hold characters beyond ASCII (RFC 6531
-  §3.3). A quoted local part (``"a b"@example.org``) is refused.
+* The local part is of characters of a dot-atom (RFC 5322 §3.2.3), which may be beyond ASCII (RFC 6531
+  §3.3). Its dots may stand where a dot-atom has none, first, last or beside another: ``a..b@docomo.ne.jp`` is
+  in use, and goes onto the wire in quotes (RFC 5321 §4.1.2). A local part that is written in quotes
+  (``"a b"@example.org``) is refused.
 * The domain is a name of letters, digits and hyphens (RFC 5321 §4.1.2), a single label included; a
   name beyond ASCII is turned into its A-labels (RFC 5891), so that it needs no extension of the relay.
   An address literal (``a@[192.0.2.1]``) is refused.
@@ -72,7 +74,7 @@ class Address(NamedTuple):
     @property
     def wire(self) -> str:
         """What stands between the angle brackets of MAIL and RCPT."""
-        return f"{self.local}@{self.domain}"
+        return f"{_on_the_wire(self.local)}@{self.domain}"
 
     @property
     def needs_smtputf8(self) -> bool:
@@ -95,9 +97,10 @@ def parse_address(text: str) -> Address:
         local, domain = _split(text)
         _check_local(local)
         domain = _a_labels(domain)
-    if len(local.encode()) > MAX_LOCAL:
+    octets = len(_on_the_wire(local).encode())
+    if octets > MAX_LOCAL:
         raise BadAddress(f"the part before the @ is longer than {MAX_LOCAL} octets")
-    if len(local.encode()) + 1 + len(domain) > MAX_ADDRESS:
+    if octets + 1 + len(domain) > MAX_ADDRESS:
         raise BadAddress(f"it is longer than {MAX_ADDRESS} octets")
     return Address(text=text, local=local, domain=domain.lower())
 
@@ -111,6 +114,11 @@ def all_as_written(texts: Collection[str]) -> bool:
         return False
     lines = "\n".join([*texts, ""])
     return lines.count("\n") == len(texts) and _AS_WRITTEN.fullmatch(lines) is not None
+
+
+def _on_the_wire(local: str) -> str:
+    """The local part, in quotes where its dots would make it none otherwise."""
+    return local if all(local.split(".")) else f'"{local}"'
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -139,10 +147,11 @@ def _check_local(local: str) -> None:
     if not local:
         raise BadAddress("nothing stands before the @")
     # A relay may fold compatibility forms: U+FF20 is a letter to us and an @ to it.
-    for atom in f"{local}.{normalize('NFKC', local)}".split("."):
-        if not atom:
-            raise BadAddress("a dot in the part before the @ stands first, last or beside another")
-        if not _ATEXT.fullmatch(atom):
+    folded = normalize("NFKC", local)
+    if not local.strip(".") or folded.count(".") != local.count("."):
+        raise BadAddress("the part before the @ is of dots, or holds what a relay may read as dots")
+    for atom in f"{local}.{folded}".split("."):
+        if atom and not _ATEXT.fullmatch(atom):
             raise BadAddress("the part before the @ holds a character that is not allowed there")
 
 

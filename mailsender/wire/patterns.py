@@ -29,25 +29,44 @@ _LETTERS = "À-ÖØ-öø-ÿΑ-ΡΣ-Ωα-ωА-яЁёЄєІіЇїҐґ"
 _LETTERS_LABEL = f"[A-Za-z0-9{_LETTERS}]([A-Za-z0-9{_LETTERS}\\-]{{0,14}}[A-Za-z0-9{_LETTERS}])?"
 
 
-def _address(title: str, atext: str, label: str, *, local: int, labels: str, refused: str) -> dict[str, Any]:
+def _address(
+    title: str, words: str, label: str, *, local: int, labels: str, refused: str, longest: int = MAX_ADDRESS
+) -> dict[str, Any]:
     return {
         "title": title,
         "type": "string",
-        "maxLength": MAX_ADDRESS,
-        "pattern": f"^[{atext}]+(\\.[{atext}]+)*@{label}(\\.{label}){labels}$",
+        "maxLength": longest,
+        "pattern": f"^{words}@{label}(\\.{label}){labels}$",
         "allOf": [{"type": "string", "pattern": f"^[^@]{{1,{local}}}@"}],
         "not": {"type": "string", "pattern": refused},
     }
 
 
+def _dot_atom(atext: str) -> str:
+    return f"[{atext}]+(\\.[{atext}]+)*"
+
+
+_LEFT_TO_IDNA = r"[\n]|@([^@]*\.)?[Xx][Nn]--"
+
 PLAIN: Final = _address(
-    "Plain", _ATEXT, _LABEL, local=MAX_LOCAL, labels="*", refused=r"[\n]|@([^@]*\.)?[Xx][Nn]--"
+    "Plain", _dot_atom(_ATEXT), _LABEL, local=MAX_LOCAL, labels="*", refused=_LEFT_TO_IDNA
 )
-"""An address in ASCII, exactly."""
+"""An address in ASCII whose dots stand where they should."""
+
+DOTTED: Final = _address(
+    "With a dot first, last or beside another before the @",
+    f"\\.*[{_ATEXT}][{_ATEXT}.]*",
+    _LABEL,
+    local=MAX_LOCAL - 2,
+    labels="*",
+    refused=_LEFT_TO_IDNA,
+    longest=MAX_ADDRESS - 2,
+)
+"""An address in ASCII with dots anywhere; room is kept for the quotes that it has on the wire."""
 
 LETTERS: Final = _address(
     "With letters beyond ASCII",
-    _ATEXT + _LETTERS,
+    _dot_atom(_ATEXT + _LETTERS),
     _LETTERS_LABEL,
     local=MAX_LOCAL // 2,
     labels="{0,2}",
@@ -57,9 +76,10 @@ LETTERS: Final = _address(
 
 ADDRESS: Final = {
     "description": (
-        "One bare address: no name, no angle brackets, no quotes, no comments. What matches is accepted."
+        "One bare address: no name, no angle brackets, no quotes, no comments. What matches is accepted; dots"
+        " may stand anywhere before the @ (a..b@docomo.ne.jp), quotes are added on the way to the relay."
         " Longer internationalized domains, further scripts and A-labels (xn--) are accepted, too, where they"
         " are valid: a schema cannot say which."
     ),
-    "anyOf": [PLAIN, LETTERS],
+    "anyOf": [PLAIN, DOTTED, LETTERS],
 }

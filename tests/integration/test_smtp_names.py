@@ -16,7 +16,7 @@ from mailsender.adapters.smtp import SmtpRelay
 from mailsender.ports import RelayAway, SystemClock
 from tests.integration.test_relay_zoo import real
 from tests.parts import Certificates
-from tests.real_postfix import PostfixHelo
+from tests.real_postfix import PostfixHelo, RealPostfix
 from tests.relay_zoo import HeloCritic, ZooRelay
 from tests.scripted import ScriptedRelay
 from tests.sessions import ACCEPTED, SHORTLY, config, opened, send, server_tls, verdicts
@@ -210,3 +210,25 @@ async def test_a_relay_that_wants_a_whole_name_takes_mail_from_a_machine_that_ha
     monkeypatch.setattr("socket.gethostname", lambda: "vm")
     async with make() if make else real(PostfixHelo) as relay, opened(relay, helo_name="") as session:
         assert verdicts(await send(session)) == [ACCEPTED]
+
+
+# --- recipients whose names SMTP has to quote ----------------------------------------------------
+
+DOTTED = ["a..b@docomo.ne.jp", ".a@docomo.ne.jp", "a.@docomo.ne.jp", "ann@example.test"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("make", [ZooRelay, None], ids=["scripted", "Postfix"])
+async def test_dots_that_stand_where_they_should_not_go_out_in_quotes(make: Any) -> None:
+    """Such mailboxes exist. What is told of them has the spelling that they were given in."""
+    async with make() if make else real(RealPostfix) as relay, opened(relay) as session:
+        outcome = await send(session, *DOTTED)
+        assert verdicts(outcome) == [ACCEPTED] * 4
+        assert list(outcome.results) == DOTTED
+        if isinstance(relay, ZooRelay):
+            assert [each.removeprefix("RCPT TO:") for each in relay.commands if "RCPT" in each] == [
+                '<"a..b"@docomo.ne.jp>',
+                '<".a"@docomo.ne.jp>',
+                '<"a."@docomo.ne.jp>',
+                "<ann@example.test>",
+            ]
