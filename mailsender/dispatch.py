@@ -20,6 +20,7 @@ from mailsender.sessions import RelayState
 from mailsender.settle import Settler
 from mailsender.supervision import Keep, once
 from mailsender.waiting import first_of, pause
+from mailsender.weighing import Ruling
 from mailsender.worker import Compose, SendPolicy, Worker
 
 log = structlog.get_logger()
@@ -187,7 +188,7 @@ class Dispatch:
         self._looked_at = clock.monotonic()
         self._nudged = asyncio.Event()
         self._stopping = asyncio.Event()
-        self.relay = RelayState(name=relay.name)
+        self.relay = RelayState(relay.name, clock)
         self.trouble = ""
         self._workers = [
             Worker(
@@ -249,7 +250,7 @@ class Dispatch:
 
     def _fresh_room(self) -> int:
         """How many letters fit into the basket; -1 when none may come that way."""
-        idle = self._nothing_goes() or self._hand.notes.trouble
+        idle = self._nothing_goes() or self.relay.breaker.open or self._hand.notes.trouble
         if idle or not self._dry or self._stopping.is_set():
             return -1
         if self._crowded():
@@ -290,7 +291,15 @@ class Dispatch:
         return bool(ended)
 
     async def finish(self, timeout: float) -> bool:
-        """Wait for the workers; cut those that are not done after `timeout` seconds. True if none was cut."""
+        """Wait for the workers; cut those that are not done after `timeout` seconds. True if none was cut.
+
+        Letters of which nobody knows yet what their refusal means go back.
+        """
+        none_cut = await self._workers_end(timeout)
+        self.relay.scale.rule(Ruling.STOPPED)
+        return none_cut
+
+    async def _workers_end(self, timeout: float) -> bool:
         if not self._running:
             return True
         _, late = await asyncio.wait(self._running, timeout=timeout)
@@ -356,6 +365,8 @@ class Dispatch:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
         if self._blocked() or self._crowded():
             return 0
+        if self.relay.breaker.open:
+            return int(not self._basket)  # for a try
         self._pace.note(self._claimed, self._clock.monotonic())
         self._claimed = 0
         full = min(CLAIM, self._target())
@@ -374,7 +385,8 @@ class Dispatch:
 
     def _blocked(self) -> bool:
         """Whether what is claimed has to go back: nothing goes, or could be noted. A note is tried."""
-        return self._nothing_goes() or not self._hand.notes.writable()
+        waits = self.relay.breaker.left(self._clock.monotonic()) > 0
+        return waits or self._nothing_goes() or not self._hand.notes.writable()
 
     def _target(self) -> int:
         """How many letters can be sent within `AHEAD`."""

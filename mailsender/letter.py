@@ -328,6 +328,11 @@ class Letter:
         return origin is not None and self.id == origin.letter_id()
 
     @property
+    def everybody(self) -> tuple[str, ...]:
+        """The addresses of all recipients, in order, each once: the same at every attempt."""
+        return tuple(dict.fromkeys([r.address for r in self.recipients]))
+
+    @property
     def content(self) -> bytes:
         """Its `digest`, made now where none was stored."""
         return self.digest or content_digest(self.addresses, self.subject, self.body)

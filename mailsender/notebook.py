@@ -27,7 +27,7 @@ class Notes(Protocol):
         ...
 
     def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
-        """The final dot is about to be written for `count` of `Letter.pending`, from index `start` on.
+        """The final dot is about to be written for `count` of `Letter.everybody`, from index `start` on.
 
         False: it could not be noted, so the dot must not be written.
         """

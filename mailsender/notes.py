@@ -1,8 +1,8 @@
 """What a process notes about letters while it sends them, and what the notes of a dead one say. Pure.
 
 A note is 64 octets with a checksum: kind, run, place (which host and collection), letter, lease token, and a
-range of recipients by their index in `Letter.pending`. So a slice is the range that it covers, and no address
-is ever written down.
+range of recipients by their index in `Letter.everybody`. So a transaction is the ranges that it covers, and
+no address is ever written down.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mailsender.letter import Phase, Result, Verdict
 SIZE = 64
 """Octets of a note."""
 
-MAGIC = b"MSN1"
+MAGIC = b"MSN2"
 """Begins every note; its last character is the format's version."""
 
 DOT, REPLIED, DONE = b"DRS"
@@ -147,15 +147,15 @@ class Story:
     results: dict[int, Result] = field(default_factory=dict)
     done: bool = False
 
-    def outcome(self, pending: Sequence[str]) -> dict[str, Result]:
-        """Results by address, `pending` being the letter's as it was claimed.
+    def outcome(self, everybody: Sequence[str]) -> dict[str, Result]:
+        """Results by address, `everybody` being the letter's.
 
-        Who is behind a dot without a reply is uncertain. Indices beyond `pending` mean nothing.
+        Who is behind a dot without a reply is uncertain. Indices beyond `everybody` mean nothing.
         """
         found = {}
         for start, end in self.dots:
-            for index in range(start, min(end, len(pending))):
-                found[pending[index]] = self.results.get(index, UNCERTAIN)
+            for index in range(start, min(end, len(everybody))):
+                found[everybody[index]] = self.results.get(index, UNCERTAIN)
         return found
 
 
@@ -219,6 +219,9 @@ class Stories:
             story.done = True
         elif kind == DOT:
             story.dots.append((start, start + count))
+            # What an earlier transaction came to for them is over.
+            for index in [each for each in story.results if start <= each < start + count]:
+                del story.results[index]
         elif kind == REPLIED:
             story.results.update(dict.fromkeys(range(start, start + count), unpacked(number)))
 

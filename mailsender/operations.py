@@ -118,7 +118,7 @@ class ReplicaOperations:
         troubles = {
             "mongodb": replica.queue_trouble or replica.dispatch.trouble or replica.settler.trouble,
             "kafka": replica.parts.source.trouble or replica.parts.sink.trouble,
-            "relay": replica.dispatch.relay.trouble if replica.dispatch.relay.away else "",
+            "relay": replica.dispatch.relay.reason,
             "slots": replica.gate.trouble,
             "notes": replica.parts.notes.trouble,
         }
@@ -207,14 +207,16 @@ class ReplicaOperations:
         relay = self._replica.dispatch.relay
         if relay.away:
             state = "away"
+        elif relay.breaker.open:
+            state = "refuses"
         else:
             state = "answers" if relay.connected_ever else "not asked yet"
         return {
             "name": relay.name,
             "state": state,
-            "trouble": relay.trouble or None,
-            "phase": relay.phase or None,
-            "since": _moment(relay.since),
+            "trouble": relay.trouble or relay.breaker.why or None,
+            "phase": relay.phase or relay.breaker.phase or None,
+            "since": _moment(relay.since or relay.refusing_since),
             "remark": self._replica.parts.relay.remark or None,
         }
 

@@ -94,7 +94,7 @@ class Recovery:
         uncertain = set()
         for story in stories:
             letter = letters.get((story.token, story.letter_id))
-            results = story.outcome(letter.pending) if letter else {}
+            results = _open_ones(letter, story) if letter else {}
             if letter is None or not results:
                 self.gone += letter is None
                 continue
@@ -146,3 +146,9 @@ class Recovery:
                     log.warning("recovery_waits", error=str(error), action="repeated until MongoDB is back")
                 await asyncio.sleep(backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
+
+
+def _open_ones(letter: Letter, story: Story) -> dict[str, Result]:
+    """What the story says of recipients of whom nothing final is written down yet."""
+    is_open = set(letter.pending)
+    return {each: result for each, result in story.outcome(letter.everybody).items() if each in is_open}

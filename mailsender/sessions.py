@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
+from mailsender.breaker import Breaker, Refusals
+from mailsender.letter import Result
 from mailsender.ports import Clock, Relay, RelayAway, Session
 from mailsender.waiting import first_of, pause
+from mailsender.weighing import Ruling, Scale
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 """Seconds between two tries to reach a relay that is away."""
 
+
+NO_LIMIT = 1_000_000
+"""Recipients in a transaction as long as the relay has named no limit."""
 
 LAST_MOMENT = 1.0
 """Seconds for a session in the making to be taken down at a stop."""
@@ -25,22 +31,127 @@ class Stopped(Exception):  # noqa: N818  an answer, not a mistake
     """It is time to stop, and what is asked for would still take a while."""
 
 
+RELEARN = 3600.0
+"""Seconds for which it is believed that a relay takes so many letters a session: limits are lifted, too."""
+
+
 @dataclass(slots=True)
 class RelayState:
     """What all workers together know of the relay; `busy` counts the sessions that carry something now."""
 
     name: str
+    clock: Clock
     open_sessions: int = 0
     busy: int = 0
     trouble: str = ""
     phase: str = ""
     since: float | None = None  # epoch seconds of the first failure in a row
     connected_ever: bool = False
+    asked_by: object = None  # the worker that opens a session although no letter waits
+    breaker: Breaker = field(default_factory=Breaker)
+    refusals: Refusals = field(default_factory=Refusals)
+    scale: Scale = field(default_factory=Scale)
+    refusing_since: float | None = None  # epoch seconds
+    uneasy: bool = False  # something was refused that may be everybody's, since it took one
+    share: int = 0  # letters that it takes in one session, 0 while that is not known
+    share_until: float = 0.0
+    last_share: int = 0
 
     @property
     def away(self) -> bool:
         """Whether no session is open and the last try to open one failed."""
         return bool(self.trouble) and self.open_sessions == 0
+
+    @property
+    def reason(self) -> str:
+        """Why letters do not go out to it, for readiness and status; empty when they may."""
+        if self.away:
+            return self.trouble
+        if self.breaker.open:
+            return f"refuses letters: {self.breaker.why}"
+        return "" if self.connected_ever else "not asked yet"
+
+    # --- what it says of letters ------------------------------------------------------------------
+
+    def took(self, since: int) -> None:
+        """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""
+        if self.refusals.taken(since):
+            self.at_ease()
+        self.scale.rule(Ruling.OWN, since)
+
+    def at_ease(self) -> None:
+        """It takes letters, or speaks of recipients: it does not refuse everybody."""
+        self.uneasy = False
+        self.refusals.end()
+        if self.breaker.close():
+            lasted = self.clock.epoch() - (self.refusing_since or 0.0)
+            log.info("relay_takes_letters", relay=self.name, after_seconds=round(lasted, 1))
+            self.refusing_since = None
+
+    def at_ease_if_held(self) -> None:
+        """It speaks of recipients again."""
+        if self.breaker.open:
+            self.at_ease()
+
+    def doubt(self, letter_id: str, result: Result) -> bool:
+        """It refused a letter in words that may be meant for everybody; whether they are."""
+        self.uneasy = True
+        if self.refusals.note(letter_id, result) or self.breaker.open:
+            self.hold(letter_id, result)
+            return True
+        return False
+
+    def hold(self, letter_id: str, result: Result) -> float:
+        """It refuses everybody: no letters for a while; returns the seconds."""
+        self.uneasy = True
+        now = self.clock.monotonic()
+        self.refusals.remember(letter_id)
+        said = " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
+        if self.breaker.trip(said, result.phase, now):
+            self.refusing_since = self.clock.epoch()
+            log.warning(
+                "relay_refuses_letters",
+                relay=self.name,
+                phase=result.phase,
+                code=result.code,
+                enhanced=result.enhanced,
+                text=result.text[:200],
+                action="letters wait, none fails and no attempt is counted; one at a time is tried with"
+                " growing pauses",
+            )
+        self.refusals.end()
+        self.scale.rule(Ruling.EVERYBODY)
+        return self.breaker.left(now)
+
+    def learn_share(self, taken: int) -> None:
+        """A session was refused more after so many letters: twice the same is a limit."""
+        if taken == self.last_share and taken != self.share:
+            self.share, self.share_until = taken, self.clock.monotonic() + RELEARN
+            log.info("relay_limits_sessions", relay=self.name, letters=taken, action="replaced before that")
+        self.last_share = taken
+
+    def share_now(self, wanted: int) -> int:
+        """Letters for the next session: `wanted`, or what the relay takes if that is less; 0 = no limit."""
+        if not self.share or self.clock.monotonic() > self.share_until:
+            self.share = 0
+            return wanted
+        return min(wanted, self.share) if wanted else self.share
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An open session, and what it has come to.
+
+    `carried` counts the transactions begun in it, `taken` those in which the relay took somebody. `share` is
+    how many it is to carry, 0 for no limit; `room` how many recipients the relay takes in one transaction.
+    """
+
+    session: Session
+    share: int
+    carried: int = 0
+    taken: int = 0
+    worn: bool = False
+    room: int = NO_LIMIT
 
 
 class OwnSession:
@@ -66,25 +177,28 @@ class OwnSession:
         self._share = share
         self._chance = chance
         self._stopping = stopping
-        self._session: Session | None = None
+        self._held: Held | None = None
         self._fitting = asyncio.Lock()
-        self._carried = 0
-        self._worn = False
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.deep = asyncio.Event()
 
     @property
-    def warm(self) -> Session | None:
+    def warm(self) -> Held | None:
         """The session, when it needs no second look."""
-        session = self._session
-        return session if session is not None and not self._worn and session.warm else None
+        held = self._held
+        return held if held is not None and not held.worn and held.session.warm else None
 
     @property
     def open(self) -> bool:
         """Whether there is one."""
-        return self._session is not None
+        return self._held is not None
+
+    @property
+    def room(self) -> int:
+        """Recipients that the relay takes in one transaction of this session, as far as is known."""
+        return NO_LIMIT if self._held is None else self._held.room
 
     async def have(self) -> bool:
         """Whether it is there and fit; opens one, trying again with backoff. False: it is time to stop."""
@@ -102,7 +216,7 @@ class OwnSession:
             backoff = min(LAST_BACKOFF, backoff * 2)
         return False
 
-    async def fit(self) -> Session:
+    async def fit(self) -> Held:
         """One that can carry a transaction now.
 
         Raises:
@@ -110,21 +224,24 @@ class OwnSession:
             Stopped: it is time to stop, and there is none yet.
         """
         async with self._fitting:
-            if self._session is not None and self._worn:
+            held = self._held
+            if held is not None and held.worn:
                 await first_of(self._quiet, self._stopping)
                 if not self._quiet.is_set():
                     raise Stopped
                 await self.close()
-            if self._session is not None and not await self._session.ready():
+            held = self._held
+            if held is not None and not await held.session.ready():
                 await self.close()
-            if self._session is None:
-                self._session = await self._opened()
-                self._carried, self._worn = 0, False
+            held = self._held
+            if held is None:
+                session = await self._opened()
+                held = self._held = Held(session, self._state.share_now(self._share))
                 self._state.open_sessions += 1
                 self._note_there()
-                if self._session.depth > 1:
+                if session.depth > 1:
                     self.deep.set()
-            return self._session
+            return held
 
     async def _opened(self) -> Session:
         """A new session, unless it is time to stop before there is one: its opening may take minutes."""
@@ -143,10 +260,11 @@ class OwnSession:
             raise Stopped
         return opening.result()
 
-    def enter(self) -> None:
+    def enter(self, held: Held) -> None:
         """A transaction begins."""
-        self._carried += 1
-        self._worn = self._worn or bool(self._share and self._carried >= self._share)
+        held.carried += 1
+        if held.share and held.carried >= held.share:
+            held.worn = True
         self._under_way += 1
         self._state.busy += self._under_way == 1
         self._quiet.clear()
@@ -160,27 +278,28 @@ class OwnSession:
 
     def retire(self) -> None:
         """Carry nothing more over it; what is under way may end."""
-        self._worn = True
+        if self._held is not None:
+            self._held.worn = True
 
     def abort(self) -> None:
         """Cut it now."""
-        if self._session is not None:
-            self._session.abort()
+        if self._held is not None:
+            self._held.session.abort()
 
     async def close_if_idle(self) -> None:
         """Close it unless a transaction is under way."""
         if not self._under_way:
             await self.close()
 
-    async def close(self, session: Session | None = None) -> None:
-        """Close it; with `session` only if that is still the one."""
-        mine = self._session
-        if mine is None or (session is not None and session is not mine):
+    async def close(self, held: Held | None = None) -> None:
+        """Close it; with `held` only if that is still the one."""
+        mine = self._held
+        if mine is None or (held is not None and held is not mine):
             return
-        self._session = None
+        self._held = None
         self.deep.clear()
         self._state.open_sessions -= 1
-        await mine.close()
+        await mine.session.close()
 
     # --- what is known of the relay --------------------------------------------------------------
 

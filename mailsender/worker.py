@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import structlog
@@ -15,20 +15,33 @@ import structlog
 from mailsender.address import BadAddress, parse_address
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
-from mailsender.letter import Envelope, Letter, Outcome, Phase, Result, Settlement, Status, Verdict, now_ms
+from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.limiter import UNLIMITED, Slot
-from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway, Session
+from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway
+from mailsender.reply_rules import Action, Rule, as_deferred, rule_for
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
-from mailsender.sessions import OwnSession, RelayState, Stopped
+from mailsender.sessions import Held, OwnSession, RelayState, Stopped
 from mailsender.settle import Settler
 from mailsender.supervision import Keep, once
 from mailsender.waiting import pause
+from mailsender.weighing import Ruling
 
 log = structlog.get_logger()
 
 
 TIMER_TICK = 0.001
 """Seconds to which an event loop's timers are exact; uvloop counts whole milliseconds."""
+
+
+LOOK = 0.25
+"""Seconds between two looks whether a relay that refused everybody takes letters again."""
+
+RENEWALS = 2
+"""Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
+
+DOUBTED_TRIES = 7
+"""Attempts after which a refusal is taken to be about the letter although the relay took nobody else since:
+an hour by the default schedule."""
 
 
 class Compose(Protocol):
@@ -79,10 +92,10 @@ class _Means:
 class _Go:
     """Permission for one transaction: the slot for its beginning, the lease for both moments.
 
-    `start` is the first of `recipients` in the letter's `pending`.
+    `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     """
 
-    __slots__ = ("lease_lost", "letter_id", "means", "recipients", "slot", "start", "token", "unnoted")
+    __slots__ = ("denied", "lease_lost", "letter_id", "means", "recipients", "runs", "slot", "token")
 
     def __init__(
         self,
@@ -90,18 +103,18 @@ class _Go:
         *,
         token: str,
         letter_id: str,
-        start: int,
+        runs: tuple[tuple[int, int], ...],
         recipients: tuple[str, ...],
         slot: Slot,
     ) -> None:
         self.means = means
         self.token = token
         self.letter_id = letter_id
-        self.start = start
+        self.runs = runs
         self.recipients = recipients
         self.slot = slot
         self.lease_lost = False
-        self.unnoted = False
+        self.denied = False
 
     def begin(self) -> bool:
         means = self.means
@@ -113,16 +126,98 @@ class _Go:
         means = self.means
         left = means.hand.lasts(self.token, self.letter_id) - means.clock.monotonic()
         self.lease_lost = left < means.policy.dot_margin
-        if self.lease_lost or means.cut:
-            return False
         # The last question: a note of a dot says that it was written.
-        count = len(self.recipients)
-        self.unnoted = not means.hand.notes.dot(self.token, self.letter_id, self.start, count)
-        return not self.unnoted
+        self.denied = self.lease_lost or means.cut or not self._noted()
+        return not self.denied
+
+    def _noted(self) -> bool:
+        notes = self.means.hand.notes
+        return all(notes.dot(self.token, self.letter_id, start, count) for start, count in self.runs)
 
     def replied(self, results: Mapping[str, Result]) -> None:
-        found = [results[each] for each in self.recipients]
-        self.means.hand.notes.replied(self.token, self.letter_id, self.start, found)
+        found = [_as_noted(results[each], results) for each in self.recipients]
+        notes = self.means.hand.notes
+        at = 0
+        for start, count in self.runs:
+            notes.replied(self.token, self.letter_id, start, found[at : at + count])
+            at += count
+
+
+def _as_noted(result: Result, results: Mapping[str, Result]) -> Result:
+    """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
+    if result.verdict is not Verdict.REFUSED:
+        return result
+    final = rule_for(result, taken=_some_taken(results), carried=False).action is Action.ANSWER
+    return result if final else as_deferred(result)
+
+
+def _some_taken(results: Mapping[str, Result]) -> bool:
+    """Whether the relay took somebody's RCPT: a later step decided about them."""
+    return any(each.phase is Phase.DATA or each.phase is Phase.DOT for each in results.values())
+
+
+class _Errand:
+    """One letter on its way: who is left to be sent to in this claim, and what was said of the others.
+
+    `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
+    may be meant for everybody. `short` tells that it ended before all were asked.
+    """
+
+    __slots__ = (
+        "doubtful",
+        "idle",
+        "left",
+        "letter",
+        "pause",
+        "places",
+        "renewed",
+        "results",
+        "short",
+        "size",
+        "taken",
+        "token",
+    )
+
+    def __init__(self, token: str, letter: Letter, size: int) -> None:
+        self.token = token
+        self.letter = letter
+        self.left = letter.pending
+        self.size = size
+        self.results: dict[str, Result] = {}
+        self.idle: set[str] = set()
+        self.doubtful: dict[str, Result] = {}
+        self.pause = 0.0
+        self.renewed = 0
+        self.short = False
+        self.taken = False
+        self.places: dict[str, int] | None = None
+
+    def runs(self, part: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+        """The places of `part` among all recipients of the letter."""
+        if len(part) == len(self.letter.recipients):
+            return ((0, len(part)),)
+        if self.places is None:
+            self.places = {each: place for place, each in enumerate(self.letter.everybody)}
+        runs: list[tuple[int, int]] = []
+        for each in part:
+            place = self.places[each]
+            if runs and runs[-1][0] + runs[-1][1] == place:
+                runs[-1] = runs[-1][0], runs[-1][1] + 1
+            else:
+                runs.append((place, 1))
+        return tuple(runs)
+
+
+class _Said:
+    """What a transaction came to. `good`: all were accepted. `carried`: the session had carried letters."""
+
+    __slots__ = ("carried", "good", "held", "results")
+
+    def __init__(self, results: Mapping[str, Result], held: Held, *, good: bool, carried: bool) -> None:
+        self.results = results
+        self.held = held
+        self.good = good
+        self.carried = carried
 
 
 class Basket(Protocol):
@@ -220,13 +315,32 @@ class Worker:
             await self._next()
 
     async def _next(self) -> None:
+        if self._state.breaker.open:
+            await self._try()
+            return
         found = self._at_once() or await self._waited_for()
-        if found is None:
+        if found is not None:
+            await self._safely(*found)
+
+    async def _try(self) -> None:
+        """Where the relay refuses everybody: one letter, when it is time and no other one is on its way."""
+        breaker = self._state.breaker
+        now = self._clock.monotonic()
+        if not breaker.take_try(now):
+            await pause(self._stopping, min(LOOK, breaker.left(now) or LOOK))
             return
         try:
-            await self._handle(*found)
+            found = await self._waited_for()
+            if found is not None:
+                await self._safely(*found)
+        finally:
+            breaker.give_back()
+
+    async def _safely(self, token: str, letter: Letter) -> None:
+        try:
+            await self._handle(token, letter)
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
-            self._raised(*found, error)
+            self._raised(token, letter, error)
             self._line.retire()
 
     def _at_once(self) -> tuple[str, Letter] | None:
@@ -238,8 +352,9 @@ class Worker:
     async def _waited_for(self) -> tuple[str, Letter] | None:
         """A letter, once there is one and what it needs; None: look again."""
         idle = self._policy.session_idle if self._line.open else None
-        # A relay that was away is asked on although no letter waits, so that readiness tells the truth.
-        if not self._state.away and not await self._basket.wait(idle):
+        # A relay that was away is asked on although no letter waits, and one that was never asked is asked
+        # once, so that readiness tells the truth.
+        if not (self._state.away or self._asks_first()) and not await self._basket.wait(idle):
             await self._line.close_if_idle()
             return None
         if not (self._line.warm or await self._line.have()):
@@ -247,6 +362,14 @@ class Worker:
         if not self._settler.open.is_set() and not await self._may_begin():
             return None
         return self._basket.take()
+
+    def _asks_first(self) -> bool:
+        """Whether it is this worker's to find out whether the relay can be reached at all."""
+        state = self._state
+        if state.connected_ever:
+            return False
+        state.asked_by = state.asked_by or self
+        return state.asked_by is self
 
     async def _may_begin(self) -> bool:
         """Wait until outcomes can be written again; False when it is time to stop."""
@@ -273,7 +396,12 @@ class Worker:
             refused = Result(
                 verdict=Verdict.REFUSED, phase=Phase.MAIL, text="refused at random (SMTP_REFUSE_PROBABILITY)"
             )
-            self._finish(token, letter, dict.fromkeys(letter.pending, refused), cut=False)
+            attempt = Attempt(
+                results=dict.fromkeys(letter.pending, refused),
+                relay=self._relay_name,
+                message_id=self._composer.message_id(letter.id),
+            )
+            self._finish(attempt, token, letter)
             return
         try:
             await self._send(token, letter)
@@ -281,42 +409,148 @@ class Worker:
             self._settle(token, as_error(letter, str(error)))
 
     async def _send(self, token: str, letter: Letter) -> None:
-        """Carry the letter's open recipients, slice by slice."""
-        results: Mapping[str, Result] = {}
-        pending = letter.pending
-        size = self._policy.max_recipients
-        whole = True
-        for start in range(0, len(pending), size):
+        """Carry the letter's open recipients, in as many transactions as it takes."""
+        errand = _Errand(token, letter, self._policy.max_recipients)
+        while errand.left:
+            part = errand.left[: min(errand.size, self._line.room)]
             try:
-                outcome = await self._transact(token, letter, start, pending[start : start + size])
+                said = await self._transact(errand, part)
             except Exception as error:
-                if not results:
+                if not errand.results:
                     raise
                 # What earlier slices came to stays true; the others end here, with the reason.
                 log.error("slice_raised", letter=letter.id, exc_info=error, action="the others are refused")
-                results = {**results, **_refused(pending[start:], error)}
+                errand.results |= _refused(errand.left, error)
                 break
-            if outcome is None:
-                whole = False
+            if said is None:
+                errand.short = True
                 break
-            results = {**results, **outcome} if results else outcome
-        if self._hand.token(letter.id) != token and not results:
+            errand.left = errand.left[len(part) :]
+            if said.good:
+                errand.results |= said.results
+                errand.taken = True
+            elif not self._judge(errand, part, said):
+                break
+        if self._hand.token(letter.id) != token and not errand.results:
             return  # lost meanwhile, and nothing was sent
-        if not results:
+        if errand.doubtful:
+            state = self._state
+            state.scale.put(letter.id, state.refusals.number, partial(self._rule, errand))
+        elif errand.results:
+            self._finish_errand(errand)
+        else:
             self._settler.release(token, [letter.id])
-            return
-        cut = self._means.cut or (not whole and (self._stopping.is_set() or bool(self._hand.notes.trouble)))
-        self._finish(token, letter, results, cut=cut)
 
-    async def _transact(
-        self, token: str, letter: Letter, start: int, recipients: tuple[str, ...]
-    ) -> Mapping[str, Result] | None:
-        """One transaction; None when it could not begin, or its end could not be noted."""
-        envelope = Envelope(reverse_path=self._policy.reverse_path, recipients=recipients)
+    def _judge(self, errand: _Errand, part: tuple[str, ...], said: _Said) -> bool:
+        """Take in what was said of `part`, some of whom were not accepted; whether to go on with it."""
+        results, state = said.results, self._state
+        if self._means.cut:
+            errand.results |= results
+            return False
+        again: list[str] = []
+        held: Result | None = None
+        taken, renew, doubt, spoken = _some_taken(results), False, False, False
+        carried = said.carried and errand.renewed < RENEWALS
+        errand.taken = errand.taken or any(each.verdict is Verdict.ACCEPTED for each in results.values())
+        for each in part:
+            result = results[each]
+            rule = rule_for(result, taken=taken, carried=carried)
+            action = self._action(errand, rule)
+            if action is Action.SPLIT and len(part) > 1:
+                again.append(each)
+            elif action is Action.RENEW:
+                again.append(each)
+                renew = True
+            elif action is Action.HOLD or (action is Action.WEIGH and state.breaker.open):
+                errand.results[each] = as_deferred(result)
+                errand.idle.add(each)
+                held = result
+            elif action is Action.WEIGH:
+                doubt = True
+                errand.doubtful[each] = result
+            else:
+                later = action is not Action.ANSWER
+                errand.results[each] = as_deferred(result) if later else result
+                spoken = spoken or (action is rule.action and result.code is not None)
+        self._learn(errand, part, said, again=again, renew=renew)
+        errand.left = (*again, *errand.left)
+        if held is not None:
+            errand.pause = state.hold(errand.letter.id, held)
+            return False
+        if doubt:
+            self._weigh(errand)
+            return False
+        if spoken:
+            state.at_ease_if_held()
+        return True
+
+    def _action(self, errand: _Errand, rule: Rule) -> Action:
+        """What to do by a rule, with what is known of other letters."""
+        action = rule.action
+        if action is not Action.HOLD and action is not Action.WEIGH:
+            return action
+        others = errand.taken or self._state.refusals.others_taken_since(errand.letter.id)
+        return rule.otherwise if others else action
+
+    def _learn(
+        self, errand: _Errand, part: tuple[str, ...], said: _Said, *, again: Sequence[str], renew: bool
+    ) -> None:
+        """What those who are to be sent to again tell about the session."""
+        if not again:
+            errand.renewed = 0
+            return
+        if renew:
+            errand.renewed += 1
+            answer = said.results[again[0]]
+            if answer.code is not None and answer.phase in {Phase.MAIL, Phase.DATA} and not said.held.worn:
+                self._state.learn_share(said.held.taken)
+            said.held.worn = True
+            return
+        errand.renewed = 0
+        if len(again) == len(part):  # said of all of them: only fewer can tell how many are too many
+            errand.size = max(1, len(part) // 2)
+        else:
+            said.held.room = len(part) - len(again)
+
+    def _weigh(self, errand: _Errand) -> None:
+        """Somebody was refused in words that may be meant for everybody."""
+        doubtful = errand.doubtful
+        if self._state.doubt(errand.letter.id, next(iter(doubtful.values()))):
+            self._to_blame_is_the_relay(errand)
+            return
+        later = [each for each, result in doubtful.items() if result.verdict is Verdict.DEFERRED]
+        for each in later:  # to wait is what it asks for, whatever it means
+            errand.results[each] = doubtful.pop(each)
+
+    def _to_blame_is_the_relay(self, errand: _Errand) -> None:
+        for each, result in errand.doubtful.items():
+            errand.results[each] = as_deferred(result)
+            errand.idle.add(each)
+        errand.doubtful = {}
+        errand.pause = self._state.breaker.left(self._clock.monotonic())
+
+    def _rule(self, errand: _Errand, ruling: Ruling) -> None:
+        """What a refusal turned out to mean is what becomes of its letter."""
+        doubtful = errand.doubtful
+        if ruling is Ruling.EVERYBODY or ruling is Ruling.STOPPED:
+            self._to_blame_is_the_relay(errand)
+        else:
+            # Nobody else was tried, so nobody knows. It is tried again some times, lest an idle service's
+            # only letter fails for the account's fault, but not for days: most often it is the letter.
+            tries = max([each.tries for each in errand.letter.recipients if each.address in doubtful])
+            final = ruling is Ruling.OWN or tries + 1 >= DOUBTED_TRIES
+            errand.results |= doubtful if final else {k: as_deferred(v) for k, v in doubtful.items()}
+            errand.doubtful = {}
+        if self._hand.token(errand.letter.id) == errand.token:
+            self._finish_errand(errand)
+
+    async def _transact(self, errand: _Errand, part: tuple[str, ...]) -> _Said | None:
+        """One transaction; None when it could not begin, or was given up before its dot."""
+        envelope = Envelope(reverse_path=self._policy.reverse_path, recipients=part)
         while True:
             try:
                 slot = self._gate.at_once() or await self._gate.acquire()
-                session = self._line.warm or await self._line.fit()
+                held = self._line.warm or await self._line.fit()
             except (NoSlots, Stopped):
                 return None
             except RelayAway as error:
@@ -329,34 +563,49 @@ class Worker:
                 continue
             if self._stopping.is_set():
                 return None
-            message = self._composer.compose(letter, eight_bit=session.accepts_8bit(), date=self._now())
+            eight_bit = held.session.accepts_8bit()
+            message = self._composer.compose(errand.letter, eight_bit=eight_bit, date=self._now())
             go = _Go(
                 self._means,
-                token=token,
-                letter_id=letter.id,
-                start=start,
-                recipients=recipients,
+                token=errand.token,
+                letter_id=errand.letter.id,
+                runs=errand.runs(part),
+                recipients=part,
                 slot=slot,
             )
-            outcome = await self._carry(session, envelope, message, go)
-            if outcome is not None:
-                return None if go.unnoted else outcome.results
+            said = await self._carry(held, envelope, message, go)
+            if go.denied:
+                return None
+            if said is not None:
+                return said
             if go.lease_lost or self._means.cut:
                 return None
             # Else the slot lapsed while we got ready, or the session had ended: try again.
 
-    async def _carry(self, session: Session, envelope: Envelope, message: bytes, go: Go) -> Outcome | None:
+    async def _carry(self, held: Held, envelope: Envelope, message: bytes, go: Go) -> _Said | None:
         """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
-        self._line.enter()
+        state = self._state
+        since = state.refusals.number
+        self._line.enter(held)
         try:
-            outcome = await session.transact(envelope, message, go)
+            outcome = await held.session.transact(envelope, message, go)
         except NotBegun:
             return None
         finally:
             self._line.leave()
+        good, some, carried = True, False, held.taken > 0
+        for each in outcome.results.values():
+            if each.verdict is Verdict.ACCEPTED:
+                some = True
+            else:
+                good = False
+        if some:
+            held.taken += 1
+            if state.uneasy:
+                state.took(since)
         if not outcome.session_usable:
-            await self._line.close(session)
-        return outcome
+            await self._line.close(held)
+        return _Said(outcome.results, held, good=good, carried=carried)
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""
@@ -364,16 +613,27 @@ class Worker:
             # Timers may end a millisecond early, and a slot that has not come yet would be given up.
             await pause(self._stopping, early + TIMER_TICK)
 
-    def _finish(self, token: str, letter: Letter, results: Mapping[str, Result], *, cut: bool) -> None:
-        attempt = Attempt(
-            results=results,
-            relay=self._relay_name,
-            message_id=self._composer.message_id(letter.id),
-            cut=cut,
+    def _finish_errand(self, errand: _Errand) -> None:
+        stopped = errand.short and (self._stopping.is_set() or bool(self._hand.notes.trouble))
+        self._finish(
+            Attempt(
+                results=errand.results,
+                relay=self._relay_name,
+                message_id=self._composer.message_id(errand.letter.id),
+                cut=self._means.cut or stopped,
+                idle=errand.idle,
+                pause=errand.pause,
+            ),
+            errand.token,
+            errand.letter,
         )
+
+    def _finish(self, attempt: Attempt, token: str, letter: Letter) -> None:
         moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
+        if moved.status.final:
+            self._state.refusals.settled(letter.id)
         self._settle(token, moved, delay)
-        self._log(moved, delay, results)
+        self._log(moved, delay, attempt.results)
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))

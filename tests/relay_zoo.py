@@ -594,7 +594,7 @@ class RefusesEverybody(ZooRelay):
         self._text, self._stage = text, stage.upper()
 
     def reply(self, visit: Visit, moment: str, command: str) -> Answer | None:
-        return self._text if moment == self._stage else None
+        return self._text if moment.upper() == self._stage else None
 
 
 class LateReply(ZooRelay):

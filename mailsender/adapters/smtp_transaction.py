@@ -1,4 +1,7 @@
-"""One transaction (RFC 5321 §3.3): how far it has come, and what replies mean for its recipients. Pure."""
+"""One transaction (RFC 5321 §3.3): how far it has come, and what was said of whom. Pure.
+
+A verdict is what a reply's first digit says; what it means beyond that is for `mailsender.reply_rules`.
+"""
 
 from __future__ import annotations
 
@@ -95,12 +98,10 @@ class Transaction:
         self.waiting.clear()
 
     def _result(self, reply: Reply) -> Result:
-        verdict = VERDICTS[reply.kind]
-        if reply.code == 552 and self.phase is Phase.RCPT and self.some_taken and reply.enhanced is None:
-            verdict = Verdict.DEFERRED  # "too many recipients" of old: RFC 5321 §4.5.3.1.10
-        if reply.code == 530:
-            # "Authentication required" (RFC 4954 §6): our settings, not the letter.
-            verdict = Verdict.DEFERRED
         return Result(
-            verdict=verdict, phase=self.phase, code=reply.code, enhanced=reply.enhanced, text=reply.text
+            verdict=VERDICTS[reply.kind],
+            phase=self.phase,
+            code=reply.code,
+            enhanced=reply.enhanced,
+            text=reply.text,
         )

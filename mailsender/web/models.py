@@ -164,8 +164,10 @@ class RelayView(BaseModel):
     model_config = _CLOSED
 
     name: str
-    state: Literal["answers", "away", "not asked yet"]
-    trouble: str | None
+    state: Literal["answers", "refuses", "away", "not asked yet"] = Field(
+        description="`refuses`: it takes nobody's letters, for a reason that is not theirs; they wait."
+    )
+    trouble: str | None = Field(description="What it said, or why it cannot be reached.")
     phase: str | None = Field(description="The step at which it failed.")
     since: datetime | None = Field(description="Since when it is in this state.")
     remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")

@@ -321,11 +321,13 @@ async def test_a_session_that_cannot_be_reset_is_not_used_again(answer: Answer) 
 
 
 @pytest.mark.asyncio
-async def test_too_many_recipients_in_the_words_of_old_is_not_final() -> None:
-    """RFC 5321 §4.5.3.1.10: after some were taken, a bare 552 is the limit on their number."""
-    script: Script = {f"RCPT TO:<{B}>": "552 Too many recipients", f"RCPT TO:<{C}>": "552 5.2.2 Mailbox full"}
+async def test_a_verdict_is_what_the_first_digit_says() -> None:
+    """What it means beyond that is for the rules: here 552 after some were taken is the limit of old."""
+    script: Script = {f"RCPT TO:<{B}>": "552 Too many recipients", f"RCPT TO:<{C}>": "452 4.2.2 Mailbox full"}
     async with ScriptedRelay(script) as relay, opened(relay) as session:
-        assert verdicts(await send(session, A, B, C)) == [ACCEPTED, DEFERRED, REFUSED]
+        outcome = await send(session, A, B, C)
+    assert verdicts(outcome) == [ACCEPTED, REFUSED, DEFERRED]
+    assert outcome.results[B].phase is Phase.RCPT
 
 
 # --- other relays, other loops ----------------------------------------------------------------
