@@ -12,15 +12,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender import replica as replica_module
+from mailsender import sessions
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.letter import Letter, Recipient, Status
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
-from mailsender.ports import Forbidden, Record, SystemClock, Unavailable
+from mailsender.ports import Forbidden, Record, RelayAway, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
+from tests.dispatching import until
 from tests.fakes import FakeSink
 from tests.relays import FakeRelay, FakeSession
 
@@ -347,3 +349,39 @@ async def test_a_stop_ends_a_recovery_that_waits_for_mongodb(monkeypatch: pytest
             assert await running == 0
     assert [each["event"] for each in events].count("recovery_waits") == 1
     assert not relay.connects
+
+
+@dataclass
+class Locked(FakeRelay):
+    """Refuses the password until `open`; says when it was asked."""
+
+    open: bool = False
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connect(self) -> FakeSession:
+        self.asked.set()
+        if not self.open:
+            raise RelayAway("535 5.7.8 Bad credentials; see SMTP_PASSWORD", phase="auth", code=535)
+        return await super().connect()
+
+
+@pytest.mark.asyncio
+async def test_the_relay_is_asked_before_the_service_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr(sessions, "LAST_BACKOFF", 0.02)
+    clock, relay = SystemClock(), Locked()
+    replica = replica_over(relay, MemoryQueue(clock), clock, monkeypatch, SMTP_MAX_SENDERS="5")
+    operations = ReplicaOperations(replica)
+    assert "relay: not asked yet" in operations.ready()[1]
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await relay.asked.wait()
+        await until(lambda: replica.dispatch.relay.away)
+        assert any("SMTP_PASSWORD" in reason for reason in operations.ready()[1])
+        assert not operations.ready()[0]
+        relay.open = True
+        await until(lambda: operations.ready() == (True, []))
+        assert (await operations.status())["relay"]["state"] == "answers"
+        replica.drain("test")
+        assert await running == 0
+    assert relay.connects <= 5
