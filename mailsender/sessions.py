@@ -144,6 +144,7 @@ class Held:
 
     `carried` counts the transactions begun in it, `taken` those in which the relay took somebody. `share` is
     how many it is to carry, 0 for no limit; `room` how many recipients the relay takes in one transaction.
+    `refused` is the number of its last refusal that was weighed: what it takes after that was judged later.
     """
 
     session: Session
@@ -152,6 +153,7 @@ class Held:
     taken: int = 0
     worn: bool = False
     room: int = NO_LIMIT
+    refused: int = 0
 
 
 class OwnSession:

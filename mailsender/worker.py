@@ -479,6 +479,7 @@ class Worker:
             return False
         if doubt:
             self._weigh(errand)
+            said.held.refused = state.refusals.number
             return False
         if spoken:
             state.at_ease_if_held()
@@ -602,7 +603,7 @@ class Worker:
         if some:
             held.taken += 1
             if state.uneasy:
-                state.took(since)
+                state.took(max(since, held.refused))
         if not outcome.session_usable:
             await self._line.close(held)
         return _Said(outcome.results, held, good=good, carried=carried)

@@ -90,7 +90,7 @@ class _Handler:
         for address in envelope.rcpt_tos:
             match = _DOT.match(address)
             if match:
-                return f"{match[1]} {match[1][0]}.3.0 not taken, as <{address}> asks for"
+                return f"{match[1]} {match[1][0]}.6.0 not taken, as <{address}> asks for"
             if address.lower().startswith("drop@"):
                 if server.transport is not None:
                     server.transport.close()

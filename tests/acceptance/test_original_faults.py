@@ -154,13 +154,16 @@ def test_an_idle_service_costs_little_and_logs_nothing(world: World) -> None:
 
 
 def test_no_secret_and_no_content_in_the_log(world: World, catcher: Catcher) -> None:
-    service = world.started(
+    service = world.replica(
         SMTP_PASSWORD="canary-password",
         SMTP_USER="canary-user",
         SMTP_FROM="s@example.test",
         SMTP_AUTH_CLEARTEXT="true",
         LOG_LEVEL="debug",
     )
+    service.start()
+    # The relay offers no login, so it never gets ready.
+    service.child.until(lambda: service.get("/").body.endswith(b": running\n"), 40)
     canary = letter(
         1, "canary-address@example.test", "reject-550@example.test", Body="canary-body", Token="canary-token"
     )

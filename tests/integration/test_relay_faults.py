@@ -300,6 +300,13 @@ async def test_one_who_is_refused_among_others_ends_as_soon_as_another_is_taken(
     assert sum(command.startswith("MAIL") for command in relay.commands) == 2, "it was asked once"
 
 
+async def test_one_who_is_refused_while_the_next_is_on_its_way_over_the_same_session() -> None:
+    relay, letters = RefusesOne("554 5.7.1 Spam", "dot"), many(2)
+    async with sending(relay, letters, senders=1) as scene:
+        done = {each.addresses[0]: each.status for each in await scene.settled(2)}
+    assert done == {"r0@example.test": Status.ERROR, "r1@example.test": Status.SENT}
+
+
 async def test_alone_in_an_idle_service_it_ends_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weighing, "GRACE", 0.01)
     relay = RefusesOne("554 No", "RCPT")
