@@ -69,10 +69,13 @@ _FENCED = "FencedInstanceId"
 MOST_LOSSES = 100
 """Losses that are told by readiness and status; the log tells all."""
 
+PLACING_TAKES = 5.0
+"""Seconds that it may take to find out where a partition is read: before that it is no trouble."""
+
 PLACED_AGAIN = 1.0
 """Seconds after which it is asked again where a partition is to be read."""
 
-LOOKED_AGAIN = 60.0
+LOOKED_AGAIN = 5.0
 """Seconds between two looks whether offsets that were left out had been deleted."""
 
 HUNT = 50
@@ -105,6 +108,7 @@ class KafkaSource:
         self._histories = histories
         self._generation = 0
         self._unplaced: dict[TopicPartition, str] = {}
+        self._unplaced_since: dict[TopicPartition, float] = {}
         self._places: dict[TopicPartition, Place] = {}
         self._placing: set[asyncio.Task[None]] = set()
         self._next: dict[TopicPartition, int] = {}
@@ -309,7 +313,7 @@ class KafkaSource:
             # The broker had nothing at our position any more, and the library began anew.
             self._place_again(consumer, partition, "its log became shorter")
             return False
-        if expected is not None and record.offset > expected + 1:
+        if expected is not None and record.offset > expected:
             self._look_for_loss(consumer, partition, expected)
         self._next[partition] = record.offset + 1
         return True
@@ -317,6 +321,7 @@ class KafkaSource:
     def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
         consumer.pause(partition)
         self._unplaced[partition] = why
+        self._unplaced_since[partition] = self._clock.monotonic()
         self._places.pop(partition, None)
         self._next.pop(partition, None)
         self._begin_task(self._place(consumer, partition, self._generation))
@@ -394,6 +399,7 @@ class KafkaSource:
         else:
             consumer.pause(partition)
             self._unplaced[partition] = "its log is another one"
+            self._unplaced_since[partition] = self._clock.monotonic()
             self._places.pop(partition, None)
             self._begin_task(self._cut_and_go(consumer, partition, place, self._generation))
 
@@ -578,8 +584,10 @@ class KafkaSource:
             return self._keeper.fault or "not connected yet"
         if self._quarantine.trouble:
             return self._quarantine.trouble
+        now = self._clock.monotonic()
         for partition, reason in self._unplaced.items():
-            return f"{_named(partition)} waits: {reason}"
+            if now - self._unplaced_since.get(partition, now) >= PLACING_TAKES:
+                return f"{_named(partition)} waits: {reason}"
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
         if self._unconfirmed and self._committing is not None and not self._committing.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,12 @@ from aiokafka.errors import (
     kafka_errors,
 )
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.structs import RecordMetadata, TopicPartition
 from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_sink import KafkaSink
+from mailsender.adapters.kafka_sink import KafkaSink, _abandon
 from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
 
 pytestmark = pytest.mark.asyncio
@@ -259,3 +260,29 @@ async def test_a_record_that_cannot_be_written_harms_no_neighbour() -> None:
     (good,) = to(0)
     bad = Outgoing(topic="out", key=good.key, value=b"x", headers=(("\udcff", b""),))
     assert kinds(await stage.sink.publish([good, bad, good])) == [Landed, Rejected, Landed]
+
+
+# --- a producer that is given up -----------------------------------------------------------------
+
+
+async def test_a_producer_that_is_given_up_leaves_no_complaint_of_python() -> None:
+    """Nobody waits for some of the futures that the library fails then."""
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    waiting = MessageAccumulator(SimpleNamespace(), 1000, 0, 10.0, loop=loop)
+    builder = waiting.create_builder()
+    builder.append(timestamp=None, key=None, value=b"x", headers=[])
+    acknowledged = await waiting.add_batch(builder, TopicPartition("out", 0), 1.0)
+    acknowledged.add_done_callback(lambda future: future.exception())
+
+    async def close() -> None:
+        pass
+
+    client = SimpleNamespace(close=close, _get_conn_lock=asyncio.Lock(), _sync_task=None)
+    sender = SimpleNamespace(sender_task=None)
+    await _abandon(SimpleNamespace(_message_accumulator=waiting, client=client, _sender=sender))
+    del waiting, builder, acknowledged
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
