@@ -81,7 +81,8 @@ def clean(text: str) -> str:
         octets(text)
     except UnicodeEncodeError:
         return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
-    return text
+    # Whole, and yet a plain string: what the driver reads of JavaScript is a kind that cannot be hashed.
+    return text[:]
 
 
 # --- IDs -------------------------------------------------------------------------------------------

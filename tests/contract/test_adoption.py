@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId, encode
+from bson import Code, ObjectId, encode
 from bson.raw_bson import RawBSONDocument
 
 from mailsender.letter import Answer, Settlement, Status
@@ -78,6 +78,19 @@ async def test_a_field_of_a_wrong_type_becomes_a_reason(
     await queue.settle([Settlement(token=token, letter=wrong)])
     (found,) = await queue.unreported(0, 10)
     assert (found.status, found.reason) == (Status.ERROR, claimed.reason)
+
+
+@only(*MONGO)
+async def test_a_text_of_another_kind_is_settled_as_a_text(queue: Queue, world: World) -> None:
+    # JavaScript is a string of PyMongo's that cannot be hashed.
+    other = {"subject": Code("f()"), "addresses": [Code("a@example.test")], "token": Code("t")}
+    for more in ({"relay": Code("r")}, {"message_id": Code("m"), "reason": Code("why")}):
+        await world.raw.insert_one({"status": "awaiting", "body": Code("x"), **other, **more})
+    lease = await queue.claim(10, 60)
+    assert [each.subject for each in lease.letters] == ["f()", "f()"]
+    ended = [each.evolve(status=Status.ERROR, finished_at=FINISHED) for each in lease.letters]
+    assert not await queue.settle([Settlement(token=lease.token, letter=each) for each in ended])
+    assert [each.status for each in await queue.unreported(0, 10)] == [Status.ERROR, Status.ERROR]
 
 
 @only(*MONGO)
