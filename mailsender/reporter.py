@@ -335,13 +335,14 @@ class Reporter:
 
     async def _publish_smaller(self, letter: Letter, answer: Answer) -> Landed | Exception:
         """Ever smaller reports, down to one that holds the ID and the status; at last without the key."""
-        limit = self._config.max_request_size // 2
-        result: Landed | Exception = TooLarge("not tried")
-        while limit >= SMALLEST:
+        limit, least = self._config.max_request_size, len(answer.key or b"") + ENVELOPE + SMALLEST
+        result: Landed | Exception = TooLarge(f"its key alone takes {len(answer.key or b'')} bytes")
+        # Once nothing but the key is left of it, further ones would not be smaller.
+        while limit >= max(SMALLEST, least):
+            limit = limit // 2 if limit == self._config.max_request_size else limit // 4
             (result,) = await self._sink.publish([self._record(letter, answer, limit)])
             if not isinstance(result, TooLarge):
                 return result
-            limit //= 4
         log.error(
             "report_too_large",
             letter=letter.id,

@@ -111,7 +111,9 @@ class Cluster:
                 list(only.get(number, [*numbers[number % NODES :], *numbers[: number % NODES]]))
                 for number in range(self.partitions)
             ]
-            wanted.append(NewTopic(topic, replica_assignment=places, config=dict(settings or {})))
+            wanted.append(
+                NewTopic(topic, len(places), replica_assignment=places, config=dict(settings or {}))
+            )
         for topic, done in admin.create_topics(wanted, operation_timeout=20).items():
             try:
                 done.result(30)

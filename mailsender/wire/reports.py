@@ -68,6 +68,8 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
     if not with_body:
         full = _without_body(full)
     for smaller in _ever_smaller(full):
+        if len(smaller.Body) + len(smaller.Subject) + len(smaller.KafkaKey) > limit:
+            continue  # nobody has to write a megabyte to see that
         raw = _encode(smaller)
         if len(raw) <= limit:
             return raw

@@ -41,6 +41,7 @@ def vanished(stage: Stage, seed: int, *, what: str) -> Row:
 
 
 def _kafka_ca(stage: Stage, seed: int) -> tuple[Verdict, float]:
+    """Away while the connection is made, which takes several tries, for the broker comes up later."""
     certificates = make_certificates(_made(stage.directory / f"kafka-ca-{time.monotonic_ns()}"))
     broker = GuardedKafka(stage.directory / f"guarded-{time.monotonic_ns()}", certificates)
     with contextlib.ExitStack() as stack:
@@ -49,20 +50,19 @@ def _kafka_ca(stage: Stage, seed: int) -> tuple[Verdict, float]:
         own = certificates.ca.with_name("own-ca.pem")  # the broker wants its own to be there
         own.write_bytes(certificates.ca.read_bytes())
         with run(stage.with_broker(broker), "vanished-kafka", seed) as world:
-            service = world.world.started(
+            world.publisher.publish(50)
+            service = world.world.replica(
                 KAFKA_BROKERS=f"127.0.0.1:{broker.ssl}",
                 KAFKA_SECURITY_PROTOCOL="SSL",
                 KAFKA_TLS_CA_FILE=str(own),
                 KAFKA_TLS_CERT_FILE=str(certificates.cert),
                 KAFKA_TLS_KEY_FILE=str(certificates.key),
             )
-            world.publisher.publish(50)
-
-            def again() -> None:
-                broker.kill()
-                broker.start()
-
-            return _without(world, service, own, again)
+            broker.kill()
+            service.start()
+            service.child.until(lambda: service.get("/healthz").status == 200, 40)
+            # Longer than the pauses between two tries at the beginning.
+            return _without(world, service, own, lambda: rest(AWAY), broker.start)
 
 
 def _relay_ca(stage: Stage, seed: int) -> tuple[Verdict, float]:

@@ -366,7 +366,7 @@ async def test_between_the_reports_of_large_letters_others_get_their_turn() -> N
 async def test_a_key_as_large_as_a_record_is_left_out_at_last() -> None:
     stage = Stage()
     (letter,) = await stage.finished(1)
-    letter = letter.evolve(answers=(Answer(key=b"k" * 990_000),))
+    letter = letter.evolve(answers=(Answer(key=b"k" * 999_000),))
     stage.sink.largest = 900_000
     with capture_logs() as logs:
         async with stage.running():
@@ -376,6 +376,7 @@ async def test_a_key_as_large_as_a_record_is_left_out_at_last() -> None:
     assert out.key is None
     assert json.loads(out.value or b"")["ID"] == letter.id
     assert [e["event"] for e in logs] == ["report_too_large"]
+    assert stage.sink.calls == [1, 1], "with such a key no report is smaller than the first"
 
 
 # --- the end -------------------------------------------------------------------------------------
