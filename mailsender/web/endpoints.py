@@ -192,6 +192,7 @@ SERVICE: Final = (
             ),
             problem(408, "The body did not arrive in time. The connection is closed."),
             problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
+            problem(415, "The body is compressed; it is taken only as it is."),
             _NOT_POSTED,
         ),
         takes_batch=True,

@@ -85,6 +85,7 @@ class Handlers:
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
         self._operations.accepting()
+        _uncompressed(request)
         key = _key(request)
         announced = request.content_length or 0
         if announced > self._max_bytes:  # said before it waits for its turn
@@ -111,9 +112,18 @@ class Handlers:
             detail = f"The body did not arrive within {self._read_timeout:g} s."
             raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         except web.RequestPayloadError as error:
-            detail = "The body could not be read: its framing or its compression is broken."
+            detail = "The body could not be read: its framing is broken."
             extra: dict[str, Any] = {"sample": list(SAMPLE)}
             raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
+
+
+def _uncompressed(request: web.Request) -> None:
+    """Raises a 415 that says what is taken (RFC 9110 §15.5.16), where the body came packed."""
+    codings = request.headers.getall("Content-Encoding", [])
+    if any(each.strip().lower() not in {"", "identity"} for line in codings for each in line.split(",")):
+        detail = "A body is taken as it is, not compressed; send it without Content-Encoding."
+        headers = {"Accept-Encoding": "identity"}
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, reason="compressed", headers=headers)
 
 
 def _key(request: web.Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -270,14 +271,33 @@ async def test_a_body_announced_as_too_large_waits_for_no_turn(monkeypatch: pyte
 
 
 @pytest.mark.asyncio
-async def test_a_compressed_body_is_measured_unpacked() -> None:
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
+async def test_a_compressed_body_is_415_and_nobody_unpacks_it(coding: str) -> None:
     service = Played()
-    async with serving(service, max_bytes=5000) as client:
-        bomb = await client.ask("POST", "/post", data=b"x" * 1_000_000, compress="gzip")
-        small = await client.ask("POST", "/post", data=b"[{}]", compress="gzip")
-    assert problem(bomb)["status"] == 413
-    assert small[0] == 200
+    bomb = gzip.compress(b"[" + b" " * 4_000_000 + b"]")
+    async with serving(service) as client:
+        for key in (KEY, None):
+            headers = {"Content-Encoding": coding}
+            answer = await client.ask("POST", "/post", key=key, data=bomb, headers=headers)
+            assert problem(answer)["status"] == (415 if key else 401)
+            assert key is None or answer[1]["Accept-Encoding"] == "identity"
+        plain = await client.ask("POST", "/post", data=b"[{}]", headers={"Content-Encoding": "identity"})
+    assert plain[0] == 200
     assert service.bodies == [b"[{}]"]
+
+
+@pytest.mark.asyncio
+async def test_the_server_unpacks_nothing_for_those_whom_it_turns_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A megabyte of gzip is a gigabyte of spaces: a second and a half of the event loop, without a key."""
+    unpacked: list[object] = []
+    monkeypatch.setattr("aiohttp.http_parser.DeflateBuffer.__init__", lambda *a, **k: unpacked.append(a))
+    async with serving(Played()) as client:
+        for path in ("/post", "/healthz", "/nowhere"):
+            headers = {"Content-Encoding": "gzip"}
+            await client.ask("POST", path, key=None, data=gzip.compress(b"[]"), headers=headers)
+    assert not unpacked
 
 
 @pytest.mark.asyncio
