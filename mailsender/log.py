@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO, cast
 from urllib.parse import quote, quote_plus, urlsplit
 
 import structlog
@@ -50,12 +50,28 @@ _QUOTES_DATA: Final = frozenset(
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class Stream(Protocol):
+    """What events are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line."""
+        ...
+
+    def flush(self) -> object:
+        """Keep nothing back."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether a person reads along."""
+        ...
+
+
 def configure(
     level: str = "info",
     style: str = "auto",
     *,
     secrets: Iterable[str] = (),
-    stream: TextIO | None = None,
+    stream: Stream | None = None,
 ) -> None:
     """Set up logging for the whole process; the last call counts.
 
@@ -78,14 +94,14 @@ def configure(
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
     _configure_libraries(level, stream, shared, renderer)
 
 
 def _configure_libraries(
-    level: str, stream: TextIO, shared: list[Processor], renderer: list[Processor]
+    level: str, stream: Stream, shared: list[Processor], renderer: list[Processor]
 ) -> None:
     """Send what libraries log the same way.
 
@@ -112,7 +128,7 @@ def _configure_libraries(
     logging.getLogger("aiohttp.access").disabled = True
 
 
-def _renderer(style: str, stream: TextIO) -> list[Processor]:
+def _renderer(style: str, stream: Stream) -> list[Processor]:
     if style == "json" or (style == "auto" and not stream.isatty()):
         return [structlog.processors.JSONRenderer(serializer=_serialize)]
     return [

@@ -27,12 +27,16 @@ from mailsender.adapters.mongo_slots import MongoSlotStore
 from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
 from mailsender.adapters.smtp_dialogue import Timeouts
 from mailsender.log import configure, secret_values
+from mailsender.log_writer import LogWriter
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Clock, Queue, Rejected, SlotStore, SystemClock
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 
 log = structlog.get_logger()
+
+LAST_LINES = 1.0
+"""Seconds that the last lines of the log have to go out: a pipe that nobody reads must not keep us."""
 
 LARGE = 1024 * 1024
 """Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
@@ -160,9 +164,18 @@ def kafka_config(settings: Settings) -> KafkaConfig:
 
 def run_service(settings: Settings) -> int:
     """Run one replica until it is drained; returns the exit status."""
-    configure(settings.log_level, settings.log_format, secrets=secret_values(settings))
+    writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
+    configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(settings))
+        status = runner.run(_main(settings))
+    writer.drain(LAST_LINES)
+    return status
+
+
+def _lines_lost(count: int) -> None:
+    log.warning(
+        "log_lines_lost", lines=count, action="they are dropped while the log takes none; mail goes on"
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
