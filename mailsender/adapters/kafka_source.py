@@ -75,6 +75,9 @@ PLACING_TAKES = 5.0
 PLACED_AGAIN = 1.0
 """Seconds after which it is asked again where a partition is to be read."""
 
+LEADERS_EVERY = 1.0
+"""Seconds between two looks at who leads the partitions."""
+
 LOOKED_AGAIN = 5.0
 """Seconds between two looks whether offsets that were left out had been deleted."""
 
@@ -113,6 +116,8 @@ class KafkaSource:
         self._placing: set[asyncio.Task[None]] = set()
         self._next: dict[TopicPartition, int] = {}
         self._committed_at: dict[TopicPartition, tuple[int, str]] = {}
+        self._leaders: dict[TopicPartition, int] = {}
+        self._leaders_at = 0.0
         self._gaps: dict[TopicPartition, float] = {}
         self._lost = 0
         self._losses: list[str] = []
@@ -270,6 +275,7 @@ class KafkaSource:
             self._idle = False
             self._watched_from = self._clock.epoch()
             self._resume(consumer, consumer.assignment() - self._quarantine.closed - self._unplaced.keys())
+        self._look_at_leaders(consumer)
         if self._clock.epoch() - self._seen > 2:
             self._watched_from = self._clock.epoch()  # nobody polled, so silence meant nothing
         self._seen = self._clock.epoch()
@@ -326,6 +332,20 @@ class KafkaSource:
         self._next.pop(partition, None)
         self._begin_task(self._place(consumer, partition, self._generation))
 
+    def _look_at_leaders(self, consumer: AIOKafkaConsumer) -> None:
+        """Compare again where a partition has another leader: its log may be shorter than the last one's.
+
+        What is not committed yet is handed out again, which harms nothing.
+        """
+        now = self._clock.monotonic()
+        if now < self._leaders_at:
+            return
+        self._leaders_at = now + LEADERS_EVERY
+        for partition in consumer.assignment() - self._unplaced.keys() - self._places.keys():
+            leader = _leader(consumer, partition)
+            if leader >= 0 and self._leaders.get(partition, leader) != leader:
+                self._place_again(consumer, partition, "its leader changed")
+
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._placing.add(task)
@@ -377,6 +397,7 @@ class KafkaSource:
         if partition not in consumer.assignment():
             return
         consumer.seek(partition, place.position)
+        self._leaders[partition] = _leader(consumer, partition)
         self._unplaced.pop(partition, None)
         if place.compares:
             self._places[partition] = place
@@ -724,6 +745,7 @@ class KafkaSource:
         self._places.clear()
         self._next.clear()
         self._committed_at.clear()
+        self._leaders.clear()
 
     def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         if not self._keeper.keeps(consumer):
@@ -756,6 +778,12 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
 def _named(partition: TopicPartition) -> str:
     return f"partition {partition.partition} of {partition.topic}"
+
+
+def _leader(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+    """The broker that leads a partition, -1 where none is known."""
+    leader = consumer._client.cluster.leader_for_partition(partition)  # noqa: SLF001  there is no public way
+    return -1 if leader is None else int(leader)
 
 
 def _position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:

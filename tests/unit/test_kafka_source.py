@@ -42,6 +42,8 @@ class Consumer:
         self.leaderless: set[TopicPartition] = set()
         self.now: Callable[[], float] = lambda: 0.0
         self.answered: dict[TopicPartition, float] = {}
+        self.leaders = dict.fromkeys(self.logs, 1)
+        self._client = SimpleNamespace(cluster=SimpleNamespace(leader_for_partition=self.leaders.get))
         self._coordinator = SimpleNamespace(fetch_committed_offsets=self._fetch_committed)
         self._subscription = SimpleNamespace(
             subscription=SimpleNamespace(assignment=SimpleNamespace(state_value=self._state))
@@ -217,6 +219,33 @@ async def test_a_topic_that_was_made_anew_while_it_is_read_is_read_from_its_begi
         assert values(await stage.take()) == letters(5, "new ")
     assert len(told(logs, "log_differs")) == 1
     assert (await stage.histories.history(TOPIC, 0)).high == 0
+
+
+async def test_a_log_that_was_cut_off_by_a_new_leader_while_it_is_read_is_read_from_where_it_agrees() -> None:
+    """It has grown beyond our position since, so that no position shows it."""
+    stage = Stage(p0=letters(30))
+    stage.assign()
+    for record in await stage.take():
+        await stage.commit(record)
+    stage.consumer.logs[at(0)] = [*letters(20), *letters(15, "other ")]
+    stage.consumer.leaders[at(0)] = 2
+    stage.clock.forward(2)
+    with capture_logs() as logs:
+        assert values(await stage.take()) == letters(15, "other ")
+    assert [entry["read_from"] for entry in told(logs, "log_differs")] == [20]
+
+
+async def test_a_leader_that_moves_with_its_log_costs_nothing() -> None:
+    stage = Stage(p0=letters(30))
+    stage.assign()
+    for record in await stage.take():
+        await stage.commit(record)
+    stage.consumer.leaders[at(0)] = 2
+    stage.clock.forward(2)
+    assert await stage.take() == []
+    stage.consumer.logs[at(0)] += [b"more"]
+    assert values(await stage.take()) == [b"more"]
+    assert stage.source.trouble == ""
 
 
 async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
