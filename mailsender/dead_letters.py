@@ -91,9 +91,12 @@ class DeadLetters:
         where = ""
         for one in left:
             where = await self._queue.keep_record(one.record, f"{one.reason}: {one.detail}")
+        self._tell_aside(len(left), away, where)
+
+    def _tell_aside(self, records: int, away: Exception, where: str) -> None:
         log.error(
             "dead_letters_kept_aside",
-            records=len(left),
+            records=records,
             reason=str(away),
             kept_in=where,
             doing="no partition of the dead-letter topic takes them, so they are kept in MongoDB alone",
@@ -108,6 +111,8 @@ class DeadLetters:
         )
         if isinstance(answer, Rejected):
             log.error("dead_letter_pointer_refused", kept_in=where, reason=str(answer))
+        elif isinstance(answer, Exception) and self._topic_alone_ails():
+            self._tell_aside(1, answer, where)
         elif isinstance(answer, Exception):
             raise answer
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from mailsender.history import History, digest_of, from_text
 from mailsender.intake import Intake, IntakeConfig
 from mailsender.letter import Letter, Origin, Status
-from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Rejected, Unavailable
+from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Rejected, TooLarge, Unavailable
 from mailsender.wire import Limits, report_bytes
 from tests.clocks import ManualClock
 from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
@@ -419,6 +419,15 @@ async def test_a_dead_letter_topic_that_takes_nothing_holds_up_no_letters() -> N
     assert stage.source.commits == [{("in", 0): 2}]
     (told,) = [entry for entry in logs if entry["event"] == "dead_letters_kept_aside"]
     assert (told["records"], told["kept_in"]) == (1, "memory/in/0/0")
+
+
+async def test_a_pointer_that_the_topic_does_not_take_holds_up_no_letters_either() -> None:
+    stage = Stage([record(b"x" * 5000), record(letters("a"), offset=1)])
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.value == b"" else TooLarge("5000 bytes")
+    stage.sink.ailing = {"dead"}
+    await stage.run()
+    assert [kept.value for kept in stage.queue.kept] == [b"x" * 5000]
+    assert stage.source.commits == [{("in", 0): 2}]
 
 
 async def test_a_dead_letter_is_published_until_it_is_acknowledged_before_its_offset_goes() -> None:
