@@ -13,7 +13,7 @@ for its leader by itself, and no other waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ from aiokafka.errors import (
     KafkaError,
     RecordTooLargeError,
 )
+from aiokafka.structs import OffsetAndMetadata
 
 from mailsender.adapters.kafka import (
     KafkaConfig,
@@ -72,6 +73,9 @@ MOST_LOSSES = 100
 PLACING_TAKES = 5.0
 """Seconds that it may take to find out where a partition is read: before that it is no trouble."""
 
+TOGETHER = 1.0
+"""Seconds in which the brokers tell of all partitions together, or each is asked for by itself."""
+
 PLACED_AGAIN = 1.0
 """Seconds after which it is asked again where a partition is to be read."""
 
@@ -83,6 +87,12 @@ LOOKED_AGAIN = 5.0
 
 HUNT = 50
 """Rounds in which partitions are asked one by one after an error that names none of them."""
+
+
+_Known = tuple[
+    Mapping[TopicPartition, OffsetAndMetadata], Mapping[TopicPartition, int], Mapping[TopicPartition, int]
+]
+"""Committed offsets, and the logs' first offsets and those behind their ends."""
 
 
 class KafkaSource:
@@ -325,12 +335,16 @@ class KafkaSource:
         return True
 
     def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
+        self._set_aside(consumer, partition, why)
+        self._begin_task(self._place(consumer, partition, self._generation))
+
+    def _set_aside(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
+        """Read no more of a partition until it is placed."""
         consumer.pause(partition)
         self._unplaced[partition] = why
         self._unplaced_since[partition] = self._clock.monotonic()
         self._places.pop(partition, None)
         self._next.pop(partition, None)
-        self._begin_task(self._place(consumer, partition, self._generation))
 
     def _look_at_leaders(self, consumer: AIOKafkaConsumer) -> None:
         """Compare again where a partition has another leader: its log may be shorter than the last one's.
@@ -351,12 +365,34 @@ class KafkaSource:
         self._placing.add(task)
         task.add_done_callback(self._placing.discard)
 
-    async def _place(self, consumer: AIOKafkaConsumer, partition: TopicPartition, generation: int) -> None:
-        """Find out where a partition is to be read, and let it be read there; tries until it is known."""
+    async def _place_all(
+        self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], generation: int
+    ) -> None:
+        """Place partitions that were assigned together, with few requests where none is in trouble."""
+        known: _Known | None = None
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(TOGETHER):
+                known = await _ask(consumer, partitions)
+        if generation == self._generation:
+            for partition in partitions:
+                self._begin_task(self._place(consumer, partition, generation, known))
+
+    async def _place(
+        self,
+        consumer: AIOKafkaConsumer,
+        partition: TopicPartition,
+        generation: int,
+        known: _Known | None = None,
+    ) -> None:
+        """Find out where a partition is to be read, and let it be read there; tries until it is known.
+
+        `known` is what the brokers said of it just now, if they did.
+        """
         while generation == self._generation and self._keeper.keeps(consumer):
             try:
                 async with asyncio.timeout(2 * self._config.timeout):
-                    place = await self._find_place(consumer, partition)
+                    told, known = known or await _ask(consumer, [partition]), None
+                    place = await self._find_place(partition, told)
                     if place.cut is not None:
                         await self._cut(partition, place.cut)
                 if generation == self._generation and self._keeper.keeps(consumer):
@@ -369,20 +405,17 @@ class KafkaSource:
             else:
                 return
 
-    async def _find_place(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> Place:
-        # The public call has no notes.
-        told = await consumer._coordinator.fetch_committed_offsets([partition])  # noqa: SLF001
-        found = told.get(partition)
+    async def _find_place(self, partition: TopicPartition, known: _Known) -> Place:
+        offsets, begins, ends = known
+        found = offsets.get(partition)
         committed = found.offset if found is not None and found.offset >= 0 else None
         note = found.metadata if found is not None else ""
-        begin = (await consumer.beginning_offsets([partition]))[partition]
-        end = (await consumer.end_offsets([partition]))[partition]
         history = History()
         if self._histories is not None:
             history = await self._histories.history(partition.topic, partition.partition)
         if committed is not None:
             self._committed_at[partition] = committed, note
-        return placed(committed, note, begin, end, history)
+        return placed(committed, note, begins[partition], ends[partition], history)
 
     async def _cut(self, partition: TopicPartition, offset: int) -> None:
         """Have it known that the log is another one from `offset` on."""
@@ -754,7 +787,8 @@ class KafkaSource:
         self._quarantine.keep(mine)
         self._forget_places()
         for partition in mine:
-            self._place_again(consumer, partition, "it is not known yet where it is to be read")
+            self._set_aside(consumer, partition, "it is not known yet where it is to be read")
+        self._begin_task(self._place_all(consumer, sorted(mine), self._generation))
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
@@ -778,6 +812,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
 def _named(partition: TopicPartition) -> str:
     return f"partition {partition.partition} of {partition.topic}"
+
+
+async def _ask(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> _Known:
+    """What is committed of partitions, and where their logs begin and end."""
+    # The public call tells no notes.
+    offsets = await consumer._coordinator.fetch_committed_offsets(list(partitions))  # noqa: SLF001
+    begins = await consumer.beginning_offsets(list(partitions))
+    return offsets, begins, await consumer.end_offsets(list(partitions))
 
 
 def _leader(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:

@@ -39,6 +39,7 @@ class Consumer:
         self.positions: dict[TopicPartition, int] = {}
         self.stopped: set[TopicPartition] = set()
         self.offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        self.asked = 0
         self.leaderless: set[TopicPartition] = set()
         self.now: Callable[[], float] = lambda: 0.0
         self.answered: dict[TopicPartition, float] = {}
@@ -76,7 +77,9 @@ class Consumer:
             raise LeaderNotAvailableError(partition)
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        self._led(partitions[0])
+        self.asked += 1
+        for each in partitions:
+            self._led(each)
         return {each: self.begins[each] for each in partitions}
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
@@ -177,6 +180,13 @@ def letters(count: int, log: str = "") -> list[bytes | None]:
 
 def told(logs: list[Any], event: str) -> list[Any]:
     return [entry for entry in logs if entry["event"] == event]
+
+
+async def test_partitions_that_come_together_are_asked_for_together() -> None:
+    stage = Stage(p0=letters(1), p1=letters(1), p2=letters(1))
+    stage.assign()
+    assert len(await stage.take()) == 3
+    assert stage.consumer.asked == 1
 
 
 async def test_what_was_committed_is_compared_and_reading_goes_on() -> None:
