@@ -231,9 +231,11 @@ class Reporter:
         except BaseException:
             self._waiting.extendleft(reversed(batch))
             raise
-        kept = {letter.id for letter, _ in failed}
+        kept: dict[str, Letter] = {}
+        for letter, _ in failed:
+            kept.setdefault(letter.id, letter)
         self._unmarked += [letter for letter in batch if letter.id not in kept]
-        left = [letter for letter in batch if letter.id in kept]
+        left = [kept[letter.id] for letter in batch if letter.id in kept]
         away = bool(self._sink.trouble_with(self._config.topic))
         if away:
             self._waiting.extendleft(reversed(left))
@@ -273,7 +275,10 @@ class Reporter:
         return batch
 
     async def _publish_batch(self, batch: Sequence[Letter]) -> list[tuple[Letter, Exception]]:
-        """The letters whose reports were not all acknowledged, with the error of each."""
+        """The letters whose reports were not all acknowledged, with the error of each.
+
+        Of those the answers before the first that failed count as published: they are not asked for again.
+        """
         asked = [(each, index) for each in batch for index in range(each.answered, len(each.answers))]
         limit = self._config.max_request_size
         records, heavy = [], 0
@@ -293,7 +298,7 @@ class Reporter:
             if isinstance(found, Rejected):
                 refused.append((letter, index, record, found))
             elif not isinstance(found, Landed):
-                failed.append((letter, found))
+                failed.append((letter.evolve(answered=index), found))
         self._count(published=len(asked) - len(failed) - len(refused))
         if refused:
             failed += await self._give_up(refused)

@@ -176,6 +176,22 @@ async def test_what_failed_goes_behind_what_was_not_tried_and_holds_nothing_up()
     ]
 
 
+async def test_of_a_letter_with_several_publishers_what_is_out_is_not_published_at_each_try() -> None:
+    stage = Stage()
+    (letter,) = await stage.finished(1)
+    letter = letter.evolve(answers=(*letter.answers, Answer(token="late", key=b"sick")))
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.key == b"sick" else None
+    async with stage.running():
+        await stage.reporter.offer([letter])
+        for tries in (2, 3, 4):
+            await stage.until(lambda tries=tries: sum(stage.sink.calls) >= tries)
+            stage.clock.forward(1)
+        stage.sink.refuse = lambda _: None
+        stage.clock.forward(1)
+        await stage.until(lambda: stage.reporter.state.marked == 1)
+    assert [out.key for out in stage.sink.published] == [b"k0", b"sick"]
+
+
 async def test_those_that_were_put_off_hide_nobody_from_the_sweep() -> None:
     stage = Stage(batch=10, first_wait=100.0, longest_wait=100.0)
     letters = await stage.finished(30)
