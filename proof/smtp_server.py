@@ -40,6 +40,7 @@ from proof.strict import (
     command_fault,
     end_of_message,
     look_at,
+    mailbox,
     message_faults,
     path_of,
     unstuffed,
@@ -225,7 +226,7 @@ class Session:
         if self._path("RCPT", text) is None:
             return
         if await self._answer("RCPT", GOOD["RCPT"], text):
-            self._transaction.recipients.append(text[text.index("<") + 1 : text.rindex(">")])
+            self._transaction.recipients.append(mailbox(text[text.index("<") + 1 : text.rindex(">")]))
 
     def _path(self, verb: str, text: str) -> dict[str, str] | None:
         try:

@@ -41,6 +41,14 @@ def path_of(verb: str, line: str) -> tuple[str, dict[str, str]]:
     return found[1] or "", parameters
 
 
+def mailbox(path: str) -> str:
+    """The mailbox that a path names: quotes around its local part say nothing of it (RFC 5321 §4.1.2)."""
+    local, at, domain = path.rpartition("@")
+    if local.startswith('"') and local.endswith('"') and len(local) > 1:
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+    return f"{local}{at}{domain}"
+
+
 def command_fault(line: bytes) -> str:
     """What is wrong with a command line (without its CRLF) whatever it says; empty when nothing."""
     if b"\r" in line or b"\n" in line:

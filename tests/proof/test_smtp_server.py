@@ -84,6 +84,16 @@ def test_a_good_message_stands_in_the_ledger(tmp_path: Path) -> None:
     assert found.violations == ()
 
 
+def test_quotes_say_nothing_of_a_mailbox(tmp_path: Path) -> None:
+    to = b'RCPT TO:<"a..b"@to.example.test>\r\nRCPT TO:<"a\\"b"@to.example.test>\r\n'
+    with relay(tmp_path) as server, Raw(server.port) as client:
+        client.say(b"MAIL FROM:<a@example.test>\r\n" + to, 3)
+        client.say(b"DATA\r\n")
+        assert client.say(MESSAGE + b".\r\n") == ["250 2.0.0 Taken"]
+        [taken] = server.read().acceptances
+    assert taken.recipients == ("a..b@to.example.test", 'a"b@to.example.test')
+
+
 def test_commands_in_one_packet(tmp_path: Path) -> None:
     group = b"MAIL FROM:<a@example.test>\r\nRCPT TO:<b@to.example.test>\r\nDATA\r\n"
     with relay(tmp_path) as server, Raw(server.port) as client:
