@@ -226,6 +226,17 @@ class Origin:
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
+class JsonText:
+    """A JSON value in the words in which it was published: to read it would change its numbers."""
+
+    text: Final[str]
+
+    def __init__(self, text: str) -> None:
+        """Take its field."""
+        self.text = text
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Answer:
     """One party that gets the letter's report: the first publisher, or a later one of the same letter."""
 
@@ -464,6 +475,8 @@ def _held(value: Any) -> int:
             todo += each.values()
         elif isinstance(each, list | tuple):
             todo += each
+        elif isinstance(each, JsonText):
+            todo.append(each.text)
     return size
 
 

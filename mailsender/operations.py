@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from mailsender.letter import Letter, now_ms
 from mailsender.ports import Landed, Outgoing, Rejected, Unavailable
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
-from mailsender.wire import Fault, NotABatch, decode, faults, letter_id, with_id
+from mailsender.wire import Fault, NotABatch, batch_text, decode, faults, letter_id, with_id
 
 if TYPE_CHECKING:
     from mailsender.replica import Replica
@@ -259,6 +258,6 @@ def _printable_key() -> bytes:
 def _written(elements: Sequence[Mapping[str, Any]]) -> bytes:
     """A batch as JSON; half of a surrogate pair, which an ignored key may hold, goes escaped as it came."""
     try:
-        return json.dumps(elements, ensure_ascii=False, separators=(",", ":")).encode()
+        return batch_text(elements, ascii_only=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(elements, separators=(",", ":")).encode()
+        return batch_text(elements, ascii_only=True).encode()

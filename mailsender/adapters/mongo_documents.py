@@ -31,6 +31,7 @@ from bson import ObjectId, Timestamp, json_util
 
 from mailsender.letter import (
     Answer,
+    JsonText,
     Letter,
     Origin,
     Recipient,
@@ -219,7 +220,8 @@ def answer_document(answer: Answer) -> Document:
     if not isinstance(answer.token, str) or _SURROGATES.search(answer.token):
         # As text it comes back word for word: numbers of any length, keys with dots or dollars, any depth.
         try:
-            document |= {"token": json.dumps(answer.token), "tokenjson": True}
+            text = answer.token.text if isinstance(answer.token, JsonText) else json.dumps(answer.token)
+            document |= {"token": text, "tokenjson": True}
         except (TypeError, ValueError, RecursionError) as error:
             raise Unstorable(f"the token is not a JSON value that can be stored: {error}") from error
     if answer.key is not None:

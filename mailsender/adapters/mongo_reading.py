@@ -23,6 +23,7 @@ from mailsender.letter import (
     Status,
     Verdict,
 )
+from mailsender.wire.tokens import token_of
 
 
 def letter_of(document: Mapping[str, Any]) -> Letter:
@@ -127,7 +128,7 @@ def _token(document: Mapping[str, Any]) -> Any:
         if document.get("tokenjson") is not True:
             return clean(token)
         try:
-            return json.loads(token)
+            return token_of(token)
         except (ValueError, RecursionError):
             return clean(token)
     # Another program's token may be any BSON value: relaxed extended JSON is what a report can hold of it.

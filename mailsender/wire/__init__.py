@@ -18,6 +18,7 @@ from mailsender.wire.letters import (
 from mailsender.wire.report_model import Report
 from mailsender.wire.reports import ReportTooLarge, report, report_bytes
 from mailsender.wire.schema import LetterIn, Limits
+from mailsender.wire.tokens import batch_text
 
 __all__ = [
     "DeadLetterHeaders",
@@ -27,6 +28,7 @@ __all__ = [
     "NotABatch",
     "Report",
     "ReportTooLarge",
+    "batch_text",
     "decode",
     "faults",
     "letter_id",

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mailsender.address import BadAddress, parse_address
-from mailsender.letter import Answer, Letter, Origin, Recipient, Status, content_digest
+from mailsender.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.text import cleaned, octets
 from mailsender.wire.plain import plain_elements, plain_letter
 from mailsender.wire.schema import (
@@ -33,6 +33,7 @@ from mailsender.wire.schema import (
     kind,
     token_fault,
 )
+from mailsender.wire.tokens import keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
 
@@ -54,7 +55,7 @@ class Fault:
 
 
 def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, Any]]:
-    """The elements of a batch.
+    """The elements of a batch, their tokens in a form in which they come back as they were written.
 
     Raises:
         NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no byte order mark, no NaN
@@ -73,6 +74,7 @@ def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, 
     for index, element in enumerate(elements):
         if not isinstance(element, dict):
             raise NotABatch(f"element {index} is {kind(element)}, not an object")
+    keep_numbers(value, elements)
     return elements
 
 
@@ -318,6 +320,8 @@ def _kept_token(value: Any) -> Any:
 def _cleaned_token(value: Any) -> Any:
     if isinstance(value, str):
         return cleaned(value)
+    if isinstance(value, JsonText):
+        return JsonText(cleaned(value.text))
     if isinstance(value, list):
         return [_cleaned_token(item) for item in value]
     if isinstance(value, dict):

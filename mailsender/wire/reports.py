@@ -16,6 +16,7 @@ import orjson
 
 from mailsender.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
 from mailsender.wire.report_model import Reason, RecipientReport, Report
+from mailsender.wire.tokens import token_text
 
 
 class ReportTooLarge(Exception):  # noqa: N818  an answer about the letter, not a mistake of the program
@@ -79,7 +80,7 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
 def _plain(letter: Letter, answer: Answer) -> bytes | None:
     """The bytes of `report`, None where the short way would not make the very same.
 
-    Numbers in tokens are left to the model: there is more than one way to write them.
+    Tokens that are no text go the long way: they have to be written as they were published.
     """
     if type(answer.token) is not str:
         return None
@@ -128,8 +129,16 @@ _BACKSLASHED = re.compile(rb"\\(.)")
 _LONG_FORMS = {b"b": b"\\u0008", b"f": b"\\u000c"}
 
 
+_LEFT_EMPTY = '"Token":""'
+"""Within a text it would stand with backslashes before its quotes, so the first one there is is the field."""
+
+
 def _encode(full: Report) -> bytes:
-    return _escaped(full.model_dump_json().encode())
+    if type(full.Token) is str:
+        return _escaped(full.model_dump_json().encode())
+    # What the model would write of a number is not what was published.
+    raw = full.model_copy(update={"Token": ""}).model_dump_json()
+    return _escaped(raw.replace(_LEFT_EMPTY, f'"Token":{token_text(full.Token)}', 1).encode())
 
 
 def _escaped(raw: bytes) -> bytes:

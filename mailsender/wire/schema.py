@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from mailsender.letter import JsonText
 from mailsender.text import header_fault, octets, storable
 from mailsender.wire import patterns
 
@@ -235,7 +236,10 @@ def token_fault(value: object) -> str | None:
     if not depth_within(value, MAX_TOKEN_DEPTH):
         return f"nests deeper than {MAX_TOKEN_DEPTH} levels"
     try:
-        written = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if isinstance(value, JsonText):
+            written = value.text
+        else:
+            written = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(written.encode())
     except UnicodeEncodeError:
         return "holds half of a surrogate pair"
