@@ -1,0 +1,96 @@
+"""Whatever a relay says on the way to a session: it opens, or `RelayAway` says why, and no more is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from mailsender.letter import Outcome
+from mailsender.ports import NotBegun, RelayAway
+from tests.scripted import GREETING, ScriptedRelay
+from tests.sessions import SHORTLY, A, B, opened, send
+
+LINES = [
+    b"220 ok\r\n",
+    b"220\r\n",
+    b"220-\r\n220 ok\r\n",
+    b"220-a\r\n250 b\r\n",
+    b"250 ok\r\n",
+    b"250-x\r\n250-SIZE\r\n250-SIZE 1e9\r\n250-SIZE -1\r\n250 SIZE 99999999999999999999999999\r\n",
+    b"250-x\r\n250-AUTH\r\n250 AUTH=\r\n",
+    b"250-x\r\n250-AUTH PLAIN\xff\r\n250 \xd0\xb6\r\n",
+    b"250-x\r\n250 auth=plain login\r\n",
+    b"250-" + b"x" * 5000 + b"\r\n250 y\r\n",
+    b"250-x\r\n" * 3000 + b"250 y\r\n",
+    b"250 " + b"x" * 70_000 + b"\r\n",
+    b"334 \r\n",
+    b"334\r\n",
+    b"334 =\r\n",
+    b"334 VXNlcm5hbWU6\r\n",
+    b"334 UGFzc3dvcmQ6\r\n",
+    b"235 in\r\n",
+    b"354 go\r\n",
+    b"421 bye\r\n",
+    b"500\r\n",
+    b"535 5.7.8 no\r\n",
+    b"599-a\r\n599 b\r\n",
+    b"600 x\r\n",
+    b"099 x\r\n",
+    b"-12 x\r\n",
+    b"+25 x\r\n",
+    b" 25 x\r\n",
+    b"2 5 x\r\n",
+    "٢٥٠ x\r\n".encode(),
+    b"25\xb2 x\r\n",
+    b"\r\n",
+    b"\n",
+    b"\0",
+    b"250 \0\x1b[31m\r\n",
+    b"250 ok\n",
+    b"250 ok\r",
+    b"250",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00",
+    b"",
+]
+MOMENTS = [GREETING, "EHLO", "HELO", "AUTH", "MAIL", "RCPT", "DATA", "dot", "RSET", "NOOP", "QUIT"]
+QUICK = replace(SHORTLY, connect=1, greeting=0.03, command=0.03, data=0.03, dot=0.03)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seed", range(120))
+async def test_whatever_a_relay_says_a_session_opens_or_does_not(seed: int) -> None:
+    chance = random.Random(seed)
+    odd = chance.sample(MOMENTS[:4] if seed % 2 else MOMENTS, 2)
+    script = {moment: [chance.choice(LINES) for _ in range(3)] for moment in odd}
+    offers = ["PIPELINING", "AUTH PLAIN LOGIN"] if chance.random() < 0.8 else ["AUTH LOGIN"]
+    login = {"user": "u", "password": "p", "auth_cleartext": True} if chance.random() < 0.7 else {}
+    words = "it opened"
+    async with ScriptedRelay(script, offers=offers) as relay, asyncio.timeout(20):
+        try:
+            async with opened(relay, timeouts=QUICK, **login) as session:
+                made = await asyncio.gather(send(session, A), send(session, B), return_exceptions=True)
+                assert all(isinstance(each, Outcome | NotBegun) for each in made), made
+                await session.ready()
+        except RelayAway as error:
+            words = str(error)
+    assert 0 < len(words) < 1000
+    assert words.isprintable()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("moment", [GREETING, "EHLO", "AUTH"])
+async def test_every_odd_line_at_every_step_of_the_way(moment: str, line: bytes) -> None:
+    words = "it opened"
+    async with ScriptedRelay({moment: line}) as relay, asyncio.timeout(20):
+        try:
+            async with opened(relay, timeouts=QUICK, user="u", password="p", auth_cleartext=True):
+                pass
+        except RelayAway as error:
+            words = str(error)
+    assert 0 < len(words) < 1000
+    assert words.isprintable()
