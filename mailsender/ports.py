@@ -14,7 +14,18 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from mailsender.history import History
-from mailsender.letter import Answer, Envelope, FreshClaim, Lease, Letter, Origin, Outcome, Result, Settlement
+from mailsender.letter import (
+    Answer,
+    Envelope,
+    FreshClaim,
+    Lease,
+    Letter,
+    Origin,
+    Outcome,
+    Recipient,
+    Result,
+    Settlement,
+)
 from mailsender.limiter import SlotGrant, SlotRequest
 
 
@@ -175,6 +186,15 @@ class Queue(Histories, Protocol):
         A final state is stored unreported in the same write; `awaiting` becomes due after the
         settlement's delay. Repeating a settlement changes nothing. Returns the IDs of late writers:
         letters that another token's holder settled or owns; theirs changed nothing.
+        """
+        ...
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """Note what became of some recipients of a letter that stays `processing` under its token.
+
+        `changed` maps places in `Letter.recipients` to their new states. Whoever gets the letter next, should
+        its owner die, finds them so; a settlement replaces them. Repeating it changes nothing. False: it is
+        no longer under this token, and nothing was changed.
         """
         ...
 

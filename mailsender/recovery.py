@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from mailsender.letter import Letter, Result, Settlement, Verdict
+from mailsender.letter import Letter, Recipient, Result, Settlement, Verdict
 from mailsender.notebook import Notes
 from mailsender.notes import Story, noted_id
 from mailsender.ports import Queue, Unavailable
@@ -94,7 +94,7 @@ class Recovery:
         uncertain = set()
         for story in stories:
             letter = letters.get((story.token, story.letter_id))
-            results = _open_ones(letter, story) if letter else {}
+            results = self._news(letter, story) if letter else {}
             if letter is None or not results:
                 self.gone += letter is None
                 continue
@@ -102,6 +102,20 @@ class Recovery:
                 uncertain.add(letter.id)
             settlements.append(self._settlement(story.token, letter, results))
         await self._write(settlements, uncertain)
+
+    def _news(self, letter: Letter, story: Story) -> dict[str, Result]:
+        """What the story says of recipients of whom nothing final is written down yet.
+
+        Of a letter that takes several transactions each is written down when it is through: what stands there
+        already is not counted again.
+        """
+        told = story.outcome(letter.everybody)
+        large = len(letter.everybody) > self._policy.max_recipients
+        return {
+            each.address: told[each.address]
+            for each in letter.recipients
+            if each.open and each.address in told and not (large and _written(each, told[each.address]))
+        }
 
     def _settlement(self, token: str, letter: Letter, results: Mapping[str, Result]) -> Settlement:
         """Who was not reached, or only may have been, is due at once, unless a relay deferred somebody."""
@@ -148,7 +162,8 @@ class Recovery:
                 backoff = min(LAST_BACKOFF, backoff * 2)
 
 
-def _open_ones(letter: Letter, story: Story) -> dict[str, Result]:
-    """What the story says of recipients of whom nothing final is written down yet."""
-    is_open = set(letter.pending)
-    return {each: result for each, result in story.outcome(letter.everybody).items() if each in is_open}
+def _written(recipient: Recipient, told: Result) -> bool:
+    known = recipient.result
+    if known is None or not recipient.tries:
+        return False
+    return (known.verdict, known.phase, known.code) == (told.verdict, told.phase, told.code)

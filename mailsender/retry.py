@@ -7,7 +7,7 @@ slot, no session, no room in the transaction, the relay refused everything) ends
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,6 +146,19 @@ def after_results(
             moved.append(_next_recipient(each, result, policy))
             told = True
     return tuple(moved), told
+
+
+def progress(
+    recipients: Sequence[Recipient], places: Iterable[int], attempt: Attempt, policy: RetryPolicy
+) -> dict[int, Recipient]:
+    """Those at `places` of whom the attempt told something, with their next states."""
+    some = {place: recipients[place] for place in places}
+    moved, _ = after_results(list(some.values()), attempt, policy)
+    return {
+        place: now
+        for (place, before), now in zip(some.items(), moved, strict=True)
+        if not now.open or now.tries > before.tries
+    }
 
 
 def as_error(letter: Letter, reason: str) -> Letter:

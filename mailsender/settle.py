@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 
 from mailsender.leases import Hand
-from mailsender.letter import Letter, Settlement, Status, now_ms
+from mailsender.letter import Letter, Recipient, Settlement, Status, now_ms
 from mailsender.ports import Clock, Queue, Rejected, Unavailable
 from mailsender.supervision import Keep, once
 
@@ -63,6 +63,16 @@ class Tally:
     recovered: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """What is known of some recipients of a letter that goes on, and who waits until it is written."""
+
+    token: str
+    letter_id: str
+    changed: Mapping[int, Recipient]
+    answer: asyncio.Future[bool]
+
+
 class Settler:
     """Writes settlements and releases in the order they come; one write is under way at a time.
 
@@ -86,6 +96,7 @@ class Settler:
         self._settlements: list[Settlement] = []
         self._waiting_bytes = 0
         self._releases: dict[str, list[str]] = {}
+        self._progress: list[_Progress] = []
         self._finals: list[Letter] = []
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
@@ -111,6 +122,18 @@ class Settler:
             self.open.clear()
         self._idle.clear()
         self._wake.set()
+
+    def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> asyncio.Future[bool]:
+        """Take what is known of some recipients of a letter that goes on; see `Queue.progress`.
+
+        It is written at once, and the answer comes when it is.
+        """
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._progress.append(_Progress(token, letter_id, changed, answer))
+        self._full.set()
+        self._idle.clear()
+        self._wake.set()
+        return answer
 
     def release(self, token: str, ids: Sequence[str]) -> None:
         """Take letters that go back untouched."""
@@ -159,7 +182,8 @@ class Settler:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._settlements or self._releases:
+            while self._settlements or self._releases or self._progress:
+                await self._write_progress()
                 await self._gather()
                 await self._write_releases()
                 await self._write_settlements()
@@ -167,8 +191,8 @@ class Settler:
 
     @property
     def _due(self) -> bool:
-        """Whether as much waits as one write should hold."""
-        return len(self._settlements) >= BATCH or self._waiting_bytes >= BATCH_BYTES
+        """Whether as much waits as one write should hold, or somebody waits for one."""
+        return bool(self._progress) or len(self._settlements) >= BATCH or self._waiting_bytes >= BATCH_BYTES
 
     async def _gather(self) -> None:
         """Wait until a write is full, if the last one has only just been."""
@@ -179,6 +203,19 @@ class Settler:
                 async with asyncio.timeout(left):
                     await self._full.wait()
         self._written_at = self._clock.monotonic()
+
+    async def _write_progress(self) -> None:
+        while self._progress:
+            each = self._progress[0]
+            try:
+                ours = await self._until_written(
+                    partial(self._queue.progress, each.token, each.letter_id, each.changed)
+                )
+            except Rejected:
+                ours = True  # its settlement says what cannot be written
+            self._progress.remove(each)
+            if not each.answer.done():
+                each.answer.set_result(ours)
 
     async def _write_settlements(self) -> None:
         batch = self._dated(self._settlements[:BATCH])
@@ -292,7 +329,8 @@ class Settler:
             self._note_idle()
 
     def _note_idle(self) -> None:
-        if not (self._settlements or self._releases or self._finals or self.unreported_bytes):
+        waiting = self._settlements or self._releases or self._progress or self._finals
+        if not (waiting or self.unreported_bytes):
             self._idle.set()
 
     def _count(self, letters: Sequence[Letter]) -> None:

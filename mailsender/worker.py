@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -19,7 +19,7 @@ from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Statu
 from mailsender.limiter import UNLIMITED, Slot
 from mailsender.ports import Clock, Go, NotBegun, Relay, RelayAway
 from mailsender.reply_rules import Action, Rule, as_deferred, rule_for
-from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error
+from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error, progress
 from mailsender.sessions import Held, OwnSession, RelayState, Stopped
 from mailsender.settle import Settler
 from mailsender.supervision import Keep, once
@@ -164,6 +164,7 @@ class _Errand:
     """
 
     __slots__ = (
+        "at",
         "doubtful",
         "idle",
         "left",
@@ -191,6 +192,7 @@ class _Errand:
         self.short = False
         self.taken = False
         self.places: dict[str, int] | None = None
+        self.at: dict[str, list[int]] | None = None
 
     def runs(self, part: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
         """The places of `part` among all recipients of the letter."""
@@ -206,6 +208,14 @@ class _Errand:
             else:
                 runs.append((place, 1))
         return tuple(runs)
+
+    def places_of(self, part: tuple[str, ...]) -> list[int]:
+        """The places of `part` in `Letter.recipients`, where an address may stand more than once."""
+        if self.at is None:
+            self.at = {}
+            for place, each in enumerate(self.letter.recipients):
+                self.at.setdefault(each.address, []).append(place)
+        return [place for each in part for place in self.at[each]]
 
 
 class _Said:
@@ -411,26 +421,8 @@ class Worker:
     async def _send(self, token: str, letter: Letter) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
         errand = _Errand(token, letter, self._policy.max_recipients)
-        while errand.left:
-            part = errand.left[: min(errand.size, self._line.room)]
-            try:
-                said = await self._transact(errand, part)
-            except Exception as error:
-                if not errand.results:
-                    raise
-                # What earlier slices came to stays true; the others end here, with the reason.
-                log.error("slice_raised", letter=letter.id, exc_info=error, action="the others are refused")
-                errand.results |= _refused(errand.left, error)
-                break
-            if said is None:
-                errand.short = True
-                break
-            errand.left = errand.left[len(part) :]
-            if said.good:
-                errand.results |= said.results
-                errand.taken = True
-            elif not self._judge(errand, part, said):
-                break
+        while errand.left and await self._next_part(errand):
+            pass
         if self._hand.token(letter.id) != token and not errand.results:
             return  # lost meanwhile, and nothing was sent
         if errand.doubtful:
@@ -440,6 +432,50 @@ class Worker:
             self._finish_errand(errand)
         else:
             self._settler.release(token, [letter.id])
+
+    async def _next_part(self, errand: _Errand) -> bool:
+        """One transaction for those who are left, or for some of them; whether to go on."""
+        part = errand.left[: min(errand.size, self._line.room)]
+        try:
+            said = await self._transact(errand, part)
+        except Exception as error:
+            if not errand.results:
+                raise
+            # What earlier slices came to stays true; the others end here, with the reason.
+            log.error(
+                "slice_raised", letter=errand.letter.id, exc_info=error, action="the others are refused"
+            )
+            errand.results |= _refused(errand.left, error)
+            return False
+        if said is None:
+            errand.short = True
+            return False
+        errand.left = errand.left[len(part) :]
+        if said.good:
+            errand.results |= said.results
+            errand.taken = True
+        elif not self._judge(errand, part, said):
+            return False
+        return not errand.left or await self._write_down(errand, part)
+
+    async def _write_down(self, errand: _Errand, part: tuple[str, ...]) -> bool:
+        """Have the outcomes of `part` written; False when the letter is lost, or it is time to stop.
+
+        Only then comes the next transaction: a process that dies in a large letter sends one of them again.
+        """
+        letter, policy = errand.letter, self._policy.retry
+        changed = progress(letter.recipients, errand.places_of(part), self._attempt(errand), policy)
+        if not changed:
+            return True
+        written = self._settler.progress(errand.token, letter.id, changed)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        waits: list[asyncio.Future[Any]] = [written, stop]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        errand.short = not (written.done() and written.result())
+        return not errand.short
 
     def _judge(self, errand: _Errand, part: tuple[str, ...], said: _Said) -> bool:
         """Take in what was said of `part`, some of whom were not accepted; whether to go on with it."""
@@ -615,18 +651,17 @@ class Worker:
             await pause(self._stopping, early + TIMER_TICK)
 
     def _finish_errand(self, errand: _Errand) -> None:
+        self._finish(self._attempt(errand), errand.token, errand.letter)
+
+    def _attempt(self, errand: _Errand) -> Attempt:
         stopped = errand.short and (self._stopping.is_set() or bool(self._hand.notes.trouble))
-        self._finish(
-            Attempt(
-                results=errand.results,
-                relay=self._relay_name,
-                message_id=self._composer.message_id(errand.letter.id),
-                cut=self._means.cut or stopped,
-                idle=errand.idle,
-                pause=errand.pause,
-            ),
-            errand.token,
-            errand.letter,
+        return Attempt(
+            results=errand.results,
+            relay=self._relay_name,
+            message_id=self._composer.message_id(errand.letter.id),
+            cut=self._means.cut or stopped,
+            idle=errand.idle,
+            pause=errand.pause,
         )
 
     def _finish(self, attempt: Attempt, token: str, letter: Letter) -> None:

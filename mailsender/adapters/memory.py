@@ -163,6 +163,17 @@ class MemoryQueue:
                 self._report(entry)
         return frozenset(late)
 
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """See `Queue.progress`."""
+        entry = self._held(letter_id, token)
+        if entry is None:
+            return False
+        recipients = list(entry.letter.recipients)
+        for place, recipient in changed.items():
+            recipients[place] = recipient
+        entry.letter = entry.letter.evolve(recipients=tuple(recipients))
+        return True
+
     async def release(self, token: str, ids: Sequence[str]) -> None:
         """See `Queue.release`."""
         for each in ids:

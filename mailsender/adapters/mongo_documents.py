@@ -12,6 +12,9 @@ Ours stand beside them:
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
   `doubts` and `closed` in them as in `Recipient`; absent while there is nothing to count.
+- `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
+  lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
+  into `outcome` or `recipients`.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `reported`, `at`: whether the report was marked, and when the letter became final.
 - `mark`: in place of `reported`, the document of the marks' collection that says it; see `mongo_marks`.
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -255,6 +259,18 @@ def state_of(letter: Letter) -> Document:
         "outcome": _outcome(shared) if shared else None,
         "recipients": one_by_one,
     }
+
+
+def slice_of(changed: Mapping[int, Recipient]) -> list[list[Any]]:
+    """States of some recipients by their places, as `slices` holds them: those that are alike share one."""
+    runs: list[list[Any]] = []
+    for place in sorted(changed):
+        outcome = _outcome(changed[place])
+        if runs and runs[-1][0] + runs[-1][1] == place and runs[-1][2] == outcome:
+            runs[-1][1] += 1
+        else:
+            runs.append([place, 1, outcome])
+    return runs
 
 
 def shared_state(letter: Letter) -> Recipient | None:

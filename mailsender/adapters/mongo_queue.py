@@ -30,14 +30,14 @@ from mailsender.adapters.mongo import (
     disconnect,
     durable,
 )
-from mailsender.adapters.mongo_documents import SHARING, letter_id, likeness, state_of, stored_id
+from mailsender.adapters.mongo_documents import SHARING, letter_id, likeness, slice_of, state_of, stored_id
 from mailsender.adapters.mongo_indexes import INDEXES, ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share, mark_in
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.history import History, from_document
-from mailsender.letter import FreshClaim, Lease, Letter, Settlement, Status, now_ms
+from mailsender.letter import FreshClaim, Lease, Letter, Recipient, Settlement, Status, now_ms
 from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
@@ -189,6 +189,14 @@ class MongoQueue:
         return frozenset(
             each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
         )
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """See `Queue.progress`. What it writes is as large as the slice, not as the letter."""
+        query = {"_id": stored_id(letter_id), "status": "processing", "lease": token}
+        update = {"$set": {f"slices.{token}.{min(changed)}": slice_of(changed)}}
+        async with calling(self._timeout):
+            result = await self._letters.update_one(query, update, hint=_BY_ID)
+        return bool(result.matched_count)
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
         """See `Queue.release`."""
@@ -457,6 +465,7 @@ def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> Up
     fields |= {"status": letter.status.value, "settled_by": first.token}
     # What an attempt before this one may have left. The others are only ever replaced.
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
+    absent.append("slices")
     update: Document = {"$set": fields, "$unset": dict.fromkeys(["lease", "until", *absent], "")}
     if letter.status is Status.AWAITING:
         fields["due"] = now + timedelta(seconds=first.delay)

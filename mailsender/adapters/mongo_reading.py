@@ -50,7 +50,7 @@ def letter_of(document: Mapping[str, Any]) -> Letter:
         body=body,
         answers=answers,
         answered=_number(document.get("answered")),
-        recipients=_recipients(document, addresses),
+        recipients=_noted(document, _recipients(document, addresses)),
         status=status,
         attempts=_number(document.get("attempts")),
         reason=_string(document.get("reason")) or ("; ".join(faults)),
@@ -148,6 +148,34 @@ def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tupl
         # Another program's field of the same name: nothing happened to the recipients here yet.
         return untouched
     return untouched
+
+
+def _noted(document: Mapping[str, Any], recipients: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
+    """With what was noted of single ones on the way, which no settlement has put together yet."""
+    claims = document.get("slices")
+    if not isinstance(claims, Mapping):
+        return recipients
+    found = list(recipients)
+    for slices in claims.values():
+        for runs in slices.values() if isinstance(slices, Mapping) else ():
+            for run in runs if isinstance(runs, list) else ():
+                try:
+                    _apply(run, found)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue  # another program's
+    return tuple(found)
+
+
+def _apply(run: Any, found: list[Recipient]) -> None:
+    """Of two states of a recipient that is the later one that ends it, or counts more attempts."""
+    start, count, outcome = run
+    if _number(start) != start:
+        return
+    for place in range(start, min(len(found), start + _number(count))):
+        before = found[place]
+        now = _read_outcome(before.address, outcome)
+        if before.open and (not now.open or now.tries > before.tries):
+            found[place] = now
 
 
 def _read_recipient(value: Mapping[str, Any]) -> Recipient:

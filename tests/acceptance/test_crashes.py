@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World, batches, check_all_answered, subjects
+from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
 from tests.parts import wait_until
 
 LETTERS = 500
@@ -56,6 +57,24 @@ def test_kill_9_at_twenty_moments(world: World, catcher: Catcher) -> None:
     arrived = subjects(catcher.messages())
     assert len(arrived) == letters, "letters were lost"
     print("duplicates", sum(arrived.values()) - letters, "of", letters, "in", len(moments), "kills")
+
+
+def test_killed_in_a_large_letter_one_slice_of_it_comes_twice_at_most(world: World, catcher: Catcher) -> None:
+    world.settings = {"MONGODB_LEASE": "2s", "SMTP_MAX_RECIPIENTS": "10"}
+    addresses = [f"r{number}@example.test" for number in range(1500)]
+    service = world.replica()
+    world.publish([[letter(1, *addresses)]])
+    for slices in (20, 60):
+        service.start()
+        wait_until(lambda n=slices: catcher.counts()["received"] >= n, f"{slices} slices arrived", 60)
+        service.child.kill()
+    service.start()
+    [report] = world.wait_reports(1, 90)
+    assert report["Status"] == "sent"
+    assert {each["Status"] for each in report["Recipients"]} == {"accepted"}
+    arrived = Counter(each for message in catcher.messages() for each in message["rcpt_tos"])
+    assert set(arrived) == set(addresses)
+    assert sum(arrived.values()) - len(addresses) <= 2 * 10, "one slice a kill"
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "halt"])

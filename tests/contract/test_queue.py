@@ -505,6 +505,52 @@ async def test_a_recipient_that_is_closed_stays_so(queue: Queue) -> None:
     assert again.pending == (second.address,)
 
 
+# --- progress --------------------------------------------------------------------------------------
+
+
+async def test_what_is_noted_on_the_way_is_known_to_whoever_gets_the_letter_next(
+    queue: Queue, world: World
+) -> None:
+    sample = letter(1, addresses=tuple(f"r{n}@example.test" for n in range(6)))
+    await queue.insert([sample])
+    token, claimed = await claim_one(queue)
+    taken = [Recipient(address=each, result=ACCEPTED) for each in claimed.addresses]
+    later = Recipient(address=claimed.addresses[2], result=DEFERRED, tries=1)
+    assert await queue.progress(token, claimed.id, {0: taken[0], 1: taken[1], 2: later})
+    assert await queue.progress(token, claimed.id, {4: taken[4]})
+    assert await queue.progress(token, claimed.id, {4: taken[4]}), "to repeat it changes nothing"
+    wanted = (taken[0], taken[1], later, claimed.recipients[3], taken[4], claimed.recipients[5])
+    held = await queue.held({token: [claimed.id]})
+    assert held[token][0].recipients == wanted
+    assert held[token][0].status is Status.PROCESSING
+    await world.pass_time(61)
+    await queue.reclaim(10)
+    second, again = await claim_one(queue)
+    assert again.recipients == wanted
+    assert not await queue.progress(token, claimed.id, {5: taken[5]}), "it is another one's"
+    assert await queue.progress(second, claimed.id, {2: taken[2], 3: taken[3]})
+    found = await queue.get(claimed.id)
+    assert found is not None
+    assert found.pending == (claimed.addresses[5],)
+    await queue.release(second, [claimed.id])
+    third, last = await claim_one(queue)
+    assert last.recipients == found.recipients
+    done = last.evolve(status=Status.SENT, recipients=tuple(taken), finished_at=None)
+    assert await queue.settle([Settlement(token=third, letter=done)]) == frozenset()
+    assert not await queue.progress(third, claimed.id, {5: taken[5]})
+    [sent] = await queue.unreported(0, 10)
+    assert sent.recipients == tuple(taken)
+
+
+async def test_progress_and_settlement_may_come_in_any_order(queue: Queue) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    sent = ended(claimed)
+    await queue.settle([Settlement(token=token, letter=sent)])
+    assert not await queue.progress(token, claimed.id, {0: Recipient(address="x", result=DEFERRED)})
+    assert await queue.unreported(0, 10) == [sent]
+
+
 # --- settle ----------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from mailsender.adapters.mongo_documents import (
     letter_id,
     likeness,
     remains_of,
+    slice_of,
     state_of,
     stored_id,
 )
@@ -224,3 +225,31 @@ def test_odd_fields_never_stop_the_reader(odd: dict[str, Any]) -> None:
     assert found.pending == ("a@example.test",)
     assert found.status is (Status.ERROR if "status" in odd else Status.AWAITING)
     assert (found.attempts, found.finished_at, len(found.answers)) == (0, None, 1)
+
+
+NOTED = {"verdict": "accepted", "phase": "dot", "text": "", "code": 250}
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        "x",
+        {"t": "x"},
+        {"t": {"0": "x"}},
+        {"t": {"0": ["x", [1], [0, 1, "x"], [0, 1, {"verdict": "?"}]]}},
+        {"t": {"0": [[-5, 3, NOTED], ["0", 1, NOTED], [7, 9, NOTED], [2, 10**12, {"verdict": 1}]]}},
+        {"t": {"0": [[0, 1, {"tries": 9}], [5, -3, NOTED]]}},
+    ],
+)
+def test_notes_of_another_program_do_no_harm(slices: object) -> None:
+    document, _ = document_of(letter(), NOW)
+    found = letter_of({**document, "slices": slices})
+    assert [each.accepted for each in found.recipients].count(True) <= 1
+    assert found.addresses == letter().addresses
+
+
+def test_notes_that_are_alike_share_a_line() -> None:
+    taken = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
+    changed = {n: Recipient(address=str(n), result=taken) for n in (0, 1, 2, 5, 6)}
+    changed[3] = Recipient(address="3", result=DEFERRED, tries=1)
+    assert [(start, count) for start, count, _ in slice_of(changed)] == [(0, 3), (3, 1), (5, 2)]

@@ -11,7 +11,7 @@ import pytest
 
 from mailsender.adapters.memory import MemoryQueue
 from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Letter, Phase, Result, Settlement, Verdict
+from mailsender.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.limiter import Allowance
 from mailsender.notebook import NoNotes
 from mailsender.ports import Rejected, SystemClock, Unavailable
@@ -317,3 +317,86 @@ async def test_an_outcome_that_cannot_be_stored_harms_no_other_and_is_kept_in_pl
         await scene.settled(8)
         stats = await scene.queue.stats()
     assert (stats.sent, stats.error, stats.processing) == (7, 1, 0)
+
+
+class SlowProgress(MemoryQueue):
+    """Writes what is known of slices when told to, and says when it was asked."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.calls = 0
+        self.fails = 0
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        self.calls += 1
+        self.asked.set()
+        await self.go.wait()
+        if self.fails:
+            self.fails -= 1
+            raise Unavailable("no primary")
+        return await super().progress(token, letter_id, changed)
+
+
+SIX = tuple(f"r{n}@example.test" for n in range(6))
+
+
+@pytest.mark.asyncio
+async def test_no_slice_is_begun_before_the_one_before_it_is_written() -> None:
+    queue, relay = SlowProgress(SystemClock()), FakeRelay()
+    await queue.insert([letter(1, *SIX)])
+    async with running(relay, queue=queue, max_recipients=2, senders=1) as scene:
+        await queue.asked.wait()
+        assert [each.recipients for each in relay.sent] == [SIX[:2]]
+        queue.fails = 1
+        queue.go.set()
+        [done] = await scene.settled(1)
+        assert queue.calls == 3, "one of them twice, and none for the last slice"
+    assert (done.status, done.attempts) == (Status.SENT, 1)
+    assert len(relay.sent) == 3
+
+
+@pytest.mark.asyncio
+async def test_what_is_written_of_slices_is_not_sent_again_by_the_next_owner() -> None:
+    """The process dies in the third slice: nobody but its recipients may get the letter twice."""
+
+    def answer(address: str) -> Result:
+        if address == SIX[3]:
+            relay.hold = asyncio.Event()  # the third one stays under way
+        return ACCEPTED
+
+    queue, relay = MemoryQueue(SystemClock()), FakeRelay(answer=answer)
+    await queue.insert([letter(1, *SIX)])
+    async with running(relay, queue=queue, max_recipients=2, senders=1) as scene:
+        await until(lambda: len(relay.sent) == 2 and relay.under_way)
+        found = await queue.get(letter(1).id)
+        assert found is not None
+        assert (found.status, found.pending) == (Status.PROCESSING, SIX[4:])
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(1)
+
+
+@pytest.mark.asyncio
+async def test_a_stop_does_not_wait_for_what_cannot_be_written() -> None:
+    queue, relay = SlowProgress(SystemClock()), FakeRelay()
+    await queue.insert([letter(1, *SIX)])
+    async with running(relay, queue=queue, max_recipients=2, senders=1) as scene:
+        await queue.asked.wait()
+        scene.dispatch.stop_claiming()
+        assert await scene.dispatch.finish(2.0)
+        queue.go.set()
+        assert await scene.settler.flush(5.0)
+        found = await queue.get(letter(1).id)
+    assert found is not None
+    assert (found.status, found.pending, len(relay.sent)) == (Status.AWAITING, SIX[2:], 1)
+
+
+@pytest.mark.asyncio
+async def test_an_ordinary_letter_pays_nothing() -> None:
+    queue, relay = SlowProgress(SystemClock()), FakeRelay()
+    await queue.insert([letter(1), letter(2, *SIX)])
+    async with running(relay, queue=queue) as scene:
+        await scene.settled(2)
+    assert queue.calls == 0
