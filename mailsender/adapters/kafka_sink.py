@@ -43,6 +43,9 @@ BATCH_BYTES = 256 * 1024
 OVERHEAD = 80
 """Bytes that the client counts for a record beside its key and value, rounded up."""
 
+FEW = 8
+"""Records that wait a moment for their partition, when they come alone. Who brings more has others, too."""
+
 ROUNDS = 3
 """Producers that one `publish` may use up: a refused batch leaves its producer out of sequence."""
 
@@ -215,7 +218,7 @@ class _Publishing:
         try:
             async with asyncio.timeout_at(self._deadline):
                 packed = await self._pack(producer, todo)
-                if not packed and self._put_off and not self._waited:
+                if not packed and self._put_off and len(todo) <= FEW and not self._waited:
                     self._waited = True
                     await self._lanes.freed(min(TRIAL, self.left()))
                     packed = await self._pack(producer, todo)

@@ -174,6 +174,14 @@ async def test_what_waits_alone_for_its_partition_is_sent_as_soon_as_that_is_fre
     assert kinds(await publishing) == [Landed]
 
 
+async def test_many_that_wait_for_their_partition_are_answered_at_once() -> None:
+    stage = Stage(timeout=5.0)
+    on_its_way: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    stage.sink._lanes.of("out", 1).ail("no acknowledgement in time", on_its_way)
+    async with asyncio.timeout(0.5):
+        assert kinds(await stage.sink.publish(to(1, 20))) == [Unavailable] * 20
+
+
 async def test_records_without_a_key_and_those_that_may_lie_anywhere_avoid_a_partition_in_trouble() -> None:
     stage = Stage()
     stage.producer.answer = sick(1)
