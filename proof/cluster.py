@@ -68,6 +68,15 @@ class Node(KafkaBroker):
         return properties
 
 
+def _places(only: Mapping[int, Sequence[int]], numbers: Sequence[int], partitions: int) -> list[list[int]]:
+    """The nodes of each partition. Brokers want all to have as many; the others avoid the last one's node."""
+    count = max((len(nodes) for nodes in only.values()), default=len(numbers))
+    avoided = {nodes[-1] for nodes in only.values()}
+    free = [number for number in numbers if number not in avoided]
+    turned = (free[n % len(free) :] + free[: n % len(free)] for n in range(partitions))
+    return [list(only.get(n, nodes[:count])) for n, nodes in enumerate(turned)]
+
+
 class Cluster:
     """All of them, as one broker in the experiments' eyes."""
 
@@ -107,10 +116,7 @@ class Cluster:
         numbers = [each.number for each in self.nodes]
         wanted = []
         for topic, only in topics.items():
-            places = [
-                list(only.get(number, [*numbers[number % NODES :], *numbers[: number % NODES]]))
-                for number in range(self.partitions)
-            ]
+            places = _places(only, numbers, self.partitions)
             wanted.append(
                 NewTopic(topic, len(places), replica_assignment=places, config=dict(settings or {}))
             )
