@@ -44,17 +44,24 @@ class SlotGate:
     """Slots for the workers of one replica.
 
     `backlog` says how many letters are in hand beyond those whose workers wait here, so that one lease
-    serves them too.
+    serves them too. `member` names the replica among those who share the rate.
     """
 
     def __init__(
-        self, store: SlotStore, allowance: Allowance, clock: Clock, *, backlog: Callable[[], int]
+        self,
+        store: SlotStore,
+        allowance: Allowance,
+        clock: Clock,
+        *,
+        backlog: Callable[[], int],
+        member: str = "",
     ) -> None:
         self._store = store
         self.allowance = allowance
         self._unlimited = allowance.unlimited
         self._clock = clock
         self._backlog = backlog
+        self._member = member
         self._waiters: deque[asyncio.Future[Slot]] = deque()
         self._chunk: _Chunk | None = None
         self._wanted = asyncio.Event()
@@ -126,7 +133,9 @@ class SlotGate:
         """
         want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters else 0
         try:
-            grant = await self._store.lease(SlotRequest(want=want, allowance=self.allowance))
+            grant = await self._store.lease(
+                SlotRequest(want=want, allowance=self.allowance, member=self._member)
+            )
         except Unavailable as error:
             self._note_trouble(str(error))
             return RETRY

@@ -15,7 +15,8 @@ consecutive times from one shared cursor; this module computes with them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -36,6 +37,13 @@ DAY_MARGIN = 0.001
 
 MIN_WAIT, MAX_WAIT = 0.01, 60.0
 """Seconds to wait after a lease of nothing: no busy polling, and none too long for a changed setting."""
+
+MEMBER_AGE = 5.0
+"""Seconds for which a replica that asked counts among those who share the rate."""
+
+GENEROUS = 0.9
+"""How much sooner than its share would have it a replica may lease again while others want more than they
+got: were the shares exact, what one is late with would be lost to all."""
 
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
@@ -85,10 +93,15 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRequest:
-    """A wish for `want` slots under an allowance."""
+    """A wish for `want` slots under an allowance.
+
+    `member` names the replica, so that those who want more than there is share it evenly; empty: it takes
+    what it can have.
+    """
 
     want: int
     allowance: Allowance
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +160,29 @@ UNLIMITED = Slot(earliest=float("-inf"), latest=float("inf"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A replica that leases: when it asked last, until when its share is used, whether it wanted more."""
+
+    at: float
+    next: float
+    hungry: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
     """The shared state from which slots are leased: what the store keeps, in seconds."""
 
     next: float = 0.0
     used: int = 0
     day: float = 0.0
+    members: Mapping[str, Member] = field(default_factory=dict)
+
+
+def days_around(now: float, timezone: str) -> tuple[float, float, float, float]:
+    """Starts, in epoch seconds, of yesterday, today, tomorrow and the day after, as `timezone` has `now`."""
+    start, end = day_bounds(now, timezone)
+    # Noon is safely within a day, whichever way its clocks are changed.
+    return day_bounds(start - 43200, timezone)[0], start, end, day_bounds(end + 43200, timezone)[1]
 
 
 def day_bounds(now: float, timezone: str) -> tuple[float, float]:
@@ -166,6 +196,8 @@ def day_bounds(now: float, timezone: str) -> tuple[float, float]:
 def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, float, int]:
     """Lease slots from `cursor` at the store's time `now`: the new cursor, the first slot, how many.
 
+    While others want more than they got, a member takes no more than its share of a moment, `AHEAD`.
+
     The same arithmetic runs inside MongoDB (`adapters/mongo_slots.py`); the contract suite holds the two
     against each other.
     """
@@ -177,8 +209,18 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     count = min(request.want, 1 + math.floor((horizon - first) / allowance.step))
     if allowance.quota:
         count = min(count, allowance.quota - used)
+    members = {name: each for name, each in cursor.members.items() if now - each.at < MEMBER_AGE}
+    member = request.member
+    others = sum(each.hungry for name, each in members.items() if name != member)
+    turn = max(members[member].next if member in members else 0.0, now)
+    share = allowance.step * GENEROUS * (others + 1)
+    if member and others:
+        count = min(count, 1 + math.floor((now + AHEAD - turn) / share))
     count = max(0, count)
-    return Cursor(next=first + count * allowance.step, used=used + count, day=day), first, count
+    if member:
+        members[member] = Member(at=now, next=turn + count * share, hungry=count < request.want)
+    moved = Cursor(next=first + count * allowance.step, used=used + count, day=day, members=members)
+    return moved, first, count
 
 
 def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
@@ -188,7 +230,7 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
     if abs(cursor.next - end) < grant.step / 1000:
         following = grant.first + (grant.count - unspent) * grant.step
     used = max(0, cursor.used - unspent) if cursor.day == grant.day else cursor.used
-    return Cursor(next=following, used=used, day=cursor.day)
+    return replace(cursor, next=following, used=used)
 
 
 def grant_of(
@@ -209,7 +251,9 @@ def grant_of(
     again = 0.0
     if count == 0:
         tomorrow = exhausted or first > day_end - DAY_MARGIN
-        again = day_end - now if tomorrow else first - now - AHEAD
+        mine = cursor.members.get(request.member)
+        turn = mine.next if mine is not None else first
+        again = day_end - now if tomorrow else max(first, turn) - now - AHEAD
         again = min(max(again, MIN_WAIT), MAX_WAIT)
     return SlotGrant(
         first=first,

@@ -270,7 +270,8 @@ class SlotStore(Protocol):
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """Lease up to `request.want` slots; a grant of none says when to ask again.
 
-        To want none takes none, and tells how much of the quota is used. Raises `Unavailable`.
+        Members who want more than there is get about as much each. To want none takes none, and tells how
+        much of the quota is used. Raises `Unavailable`.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,7 +77,9 @@ class Replica:
         self.hand = Hand(parts.notes)
         self.basket = LetterBasket()
         self.keeper = LeaseKeeper(parts.queue, self.hand, clock, lease=settings.mongodb_lease)
-        self.gate = SlotGate(parts.slots, settings.allowance, clock, backlog=self.basket.__len__)
+        self.gate = SlotGate(
+            parts.slots, settings.allowance, clock, backlog=self.basket.__len__, member=secrets.token_hex(8)
+        )
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.hand, clock, report=self.reporter.offer)
         composer, policy = Composer(*settings.sender), _send_policy(settings)

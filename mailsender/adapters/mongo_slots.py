@@ -7,15 +7,31 @@ holds them against each other. Times in the document are seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pymongo import ReturnDocument
 
 from mailsender.adapters.mongo import Client, Document, calling, durable
-from mailsender.limiter import AHEAD, DAY_MARGIN, DEPTH, Cursor, SlotGrant, SlotRequest, grant_of
-from mailsender.ports import Clock
+from mailsender.limiter import (
+    AHEAD,
+    DAY_MARGIN,
+    DEPTH,
+    GENEROUS,
+    MEMBER_AGE,
+    Cursor,
+    Member,
+    SlotGrant,
+    SlotRequest,
+    days_around,
+    grant_of,
+)
+from mailsender.ports import Clock, Unavailable
 
 _CURSOR = {"_id": "cursor"}
+
+TRIES = 3
+"""Leases after which one whose day was not known is given up: the second knows the store's time."""
 
 
 class MongoSlotStore:
@@ -27,24 +43,22 @@ class MongoSlotStore:
         self._slots = durable(client, database, collection, timeout)
         self._clock = clock
         self._timeout = timeout
+        self._ahead = clock.epoch() - clock.monotonic()  # of the store's clock, as far as it is known
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """See `SlotStore.lease`. Slots whose reply is lost are lost with it."""
-        asked = self._clock.monotonic()
-        async with calling(self._timeout):
-            document = await self._slots.find_one_and_update(
-                _CURSOR, leasing(request), upsert=True, return_document=ReturnDocument.AFTER
-            )
-        answered = self._clock.monotonic()
-        return grant_of(
-            cursor=Cursor(next=document["next"], used=int(document["used"]), day=document["day"]),
-            first=document["first"],
-            count=int(document["count"]),
-            now=document["now"],
-            request=request,
-            asked=asked,
-            answered=answered,
-        )
+        for _ in range(TRIES):
+            days = days_around(self._clock.monotonic() + self._ahead, request.allowance.timezone)
+            asked = self._clock.monotonic()
+            async with calling(self._timeout):
+                document = await self._slots.find_one_and_update(
+                    _CURSOR, leasing(request, days), upsert=True, return_document=ReturnDocument.AFTER
+                )
+            answered = self._clock.monotonic()
+            self._ahead = document["now"] - answered
+            if document["known"]:
+                return _grant(document, request, asked, answered)
+        raise Unavailable("MongoDB's clock is in another day each time it is asked")
 
     async def give_back(self, grant: SlotGrant, unspent: int) -> None:
         """See `SlotStore.give_back`. Not to be repeated when it failed: the quota might be returned twice."""
@@ -54,30 +68,104 @@ class MongoSlotStore:
             await self._slots.update_one(_CURSOR, returning(grant, unspent))
 
 
-def leasing(request: SlotRequest) -> list[Document]:
-    """The pipeline of `limiter.take` with the server's `$$NOW`."""
-    allowance = request.allowance
-    day = {"$dateTrunc": {"date": "$$NOW", "unit": "day", "timezone": allowance.timezone}}
-    next_day = {"$dateAdd": {"startDate": day, "unit": "day", "amount": 1, "timezone": allowance.timezone}}
+def _grant(document: Document, request: SlotRequest, asked: float, answered: float) -> SlotGrant:
+    members = {
+        name: Member(at=each["at"], next=each["next"], hungry=each["hungry"])
+        for name, each in document["members"].items()
+    }
+    return grant_of(
+        cursor=Cursor(
+            next=document["next"], used=int(document["used"]), day=document["day"], members=members
+        ),
+        first=document["first"],
+        count=int(document["count"]),
+        now=document["now"],
+        request=request,
+        asked=asked,
+        answered=answered,
+    )
+
+
+def leasing(request: SlotRequest, days: Sequence[float]) -> list[Document]:
+    """The pipeline of `limiter.take` with the server's `$$NOW`.
+
+    The days' starts are computed here, one owner of time zones being enough: the server only says between
+    which two of `days` it is. Is it beyond them, `known` is false and nothing is leased.
+    """
+    allowance, member = request.allowance, request.member
+    before, today, tomorrow, after = days
     start = {"$subtract": ["$now", DEPTH * allowance.life]}
     horizon = {"$min": [{"$add": ["$now", AHEAD]}, {"$subtract": ["$day_end", DAY_MARGIN]}]}
     fitting = {"$add": [1, {"$floor": {"$divide": [{"$subtract": [horizon, "$first"]}, allowance.step]}}]}
-    limits: list[Any] = [request.want, fitting]
+    limits: list[Any] = [request.want, fitting, {"$cond": ["$known", request.want, 0]}]
     if allowance.quota:
         limits.append({"$subtract": [allowance.quota, "$used"]})
+    mine: list[Document] = []
+    if member:
+        turn = {"$max": [{"$ifNull": [f"$members.{member}.next", 0.0]}, "$now"]}
+        reach = {"$subtract": [{"$add": ["$now", AHEAD]}, "$turn"]}
+        even = {"$add": [1, {"$floor": {"$divide": [reach, "$share"]}}]}
+        limits.append({"$cond": ["$others", even, request.want]})
+        mine = [{"$set": {"turn": turn}}]
+    kept = {
+        "at": "$now",
+        "next": {"$add": ["$turn", {"$multiply": ["$count", "$share"]}]},
+        "hungry": {"$lt": ["$count", request.want]},
+    }
     return [
-        {"$set": {"now": _seconds("$$NOW"), "day_end": _seconds(next_day), "today": _seconds(day)}},
-        {"$set": {"used": {"$cond": [{"$eq": ["$day", "$today"]}, "$used", 0]}, "day": "$today"}},
-        {"$set": {"first": {"$max": [{"$ifNull": ["$next", 0.0]}, start]}}},
+        {"$set": {"now": _seconds("$$NOW")}},
+        {"$set": {"known": {"$and": [{"$lte": [before, "$now"]}, {"$lt": ["$now", after]}]}}},
+        {
+            "$set": {
+                "today": _by_now((tomorrow, tomorrow), (today, today), otherwise=before),
+                "day_end": _by_now((tomorrow, after), (today, tomorrow), otherwise=today),
+                "members": _recent({"$ifNull": ["$members", {}]}),
+            }
+        },
+        {"$set": {"used": {"$cond": [_same_day(), "$used", 0]}, "day": {"$cond": _day()}}},
+        {"$set": {"first": {"$max": [{"$ifNull": ["$next", 0.0]}, start]}, "others": _hungry(member)}},
+        {"$set": {"share": {"$multiply": [allowance.step * GENEROUS, {"$add": ["$others", 1]}]}}},
+        *mine,
         {"$set": {"count": {"$max": [0, {"$min": limits}]}}},
         {
             "$set": {
                 "next": {"$add": ["$first", {"$multiply": ["$count", allowance.step]}]},
                 "used": {"$add": ["$used", "$count"]},
+                **({f"members.{member}": kept} if member else {}),
             }
         },
-        {"$unset": "today"},
+        {"$unset": ["today", "turn", "share", "others"]},
     ]
+
+
+def _by_now(*from_on: tuple[float, float], otherwise: float) -> Any:
+    """The value of the first of the times, the latest first, that is not later than now."""
+    found: Any = otherwise
+    for time, value in reversed(from_on):
+        found = {"$cond": [{"$lte": [time, "$now"]}, value, found]}
+    return found
+
+
+def _same_day() -> Document:
+    """Whether what was used still counts; beyond the days that are known nobody can say that it does not."""
+    return {"$or": [{"$eq": ["$day", "$today"]}, {"$and": [{"$not": "$known"}, {"$gt": ["$used", 0]}]}]}
+
+
+def _day() -> list[Any]:
+    return ["$known", "$today", {"$ifNull": ["$day", 0.0]}]
+
+
+def _recent(members: Any) -> Document:
+    young = {"$lt": [{"$subtract": ["$now", "$$this.v.at"]}, MEMBER_AGE]}
+    return {
+        "$arrayToObject": {"$filter": {"input": {"$objectToArray": members}, "as": "this", "cond": young}}
+    }
+
+
+def _hungry(member: str) -> Document:
+    """How many others wanted more than they got."""
+    other = {"$and": ["$$this.v.hungry", {"$ne": ["$$this.k", member]}]}
+    return {"$size": {"$filter": {"input": {"$objectToArray": "$members"}, "as": "this", "cond": other}}}
 
 
 def returning(grant: SlotGrant, unspent: int) -> list[Document]:

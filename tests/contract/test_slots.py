@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 
 from mailsender.adapters.mongo_slots import leasing
-from mailsender.limiter import AHEAD, Allowance, Cursor, SlotGrant, SlotRequest, day_bounds, give_back, take
+from mailsender.limiter import (
+    AHEAD,
+    Allowance,
+    Cursor,
+    SlotGrant,
+    SlotRequest,
+    day_bounds,
+    days_around,
+    give_back,
+    take,
+)
 from mailsender.ports import SlotStore
 from tests.contract.conftest import MONGO, only
 
@@ -21,8 +33,8 @@ SLOW = Allowance(letters=1, period=3600.0)
 QUOTA = Allowance(letters=0, period=1.0, quota=10)
 
 
-def wish(want: int, allowance: Allowance) -> SlotRequest:
-    return SlotRequest(want=want, allowance=allowance)
+def wish(want: int, allowance: Allowance, member: str = "") -> SlotRequest:
+    return SlotRequest(want=want, allowance=allowance, member=member)
 
 
 def times(grant: SlotGrant) -> list[float]:
@@ -125,15 +137,59 @@ async def test_the_server_computes_as_we_do(
 ) -> None:
     """Bit for bit: any difference would let replicas and tests disagree about the rate."""
     cursor = Cursor()
-    for want in (1, 3, 50, 0, 1000, 2, 7):
-        grant = await slots.lease(wish(want, allowance))
-        cursor, first, count = take(cursor, grant.now, wish(want, allowance))
+    for turn, want in enumerate((1, 3, 50, 0, 1000, 2, 7, 5000, 5000, 5000, 5000)):
+        request = wish(want, allowance, ("", "a", "b")[turn % 3])
+        grant = await slots.lease(request)
+        cursor, first, count = take(cursor, grant.now, request)
         assert (grant.first, grant.count, grant.used, grant.day) == (first, count, cursor.used, cursor.day)
         if want % 2:
             await slots.give_back(grant, count // 2)
             cursor = give_back(cursor, grant, count // 2)
         stored = await client.get_database(database).get_collection("letters.slots").find_one({})
         assert (stored["next"], stored["used"], stored["day"]) == (cursor.next, cursor.used, cursor.day)
+        assert stored["members"] == {name: asdict(each) for name, each in cursor.members.items()}
+
+
+@only(*MONGO)
+async def test_members_who_want_more_than_there_is_share_it(slots: SlotStore) -> None:
+    allowance = Allowance(letters=1000, period=1.0)
+    greedy = await slots.lease(wish(10_000, allowance, "a"))
+    assert greedy.count > 900, "while nobody else asks"
+    assert (await slots.lease(wish(10_000, allowance, "b"))).count == 0
+    taken = {"a": 0, "b": 0}
+    ends = time.monotonic() + 3.0
+    while time.monotonic() < ends:
+        for member in ("a", "a", "a", "b"):  # who asks more often must not get more
+            taken[member] += (await slots.lease(wish(10_000, allowance, member))).count
+        await asyncio.sleep(0.02)
+    assert max(taken.values()) < 1.5 * min(taken.values())
+    assert sum(taken.values()) > 2000
+
+
+@only(*MONGO)
+@pytest.mark.parametrize("zone", ["Africa/Cairo", "Asia/Amman", "America/Nuuk", "America/Mexico_City"])
+async def test_the_day_is_ours_whatever_the_server_knows_of_zones(slots: SlotStore, zone: str) -> None:
+    grant = await slots.lease(wish(1, Allowance(letters=0, period=1.0, quota=5, timezone=zone)))
+    assert (grant.day, grant.day_end) == day_bounds(grant.now, zone)
+
+
+@only(*MONGO)
+async def test_a_zone_that_the_server_does_not_know(slots: SlotStore) -> None:
+    grant = await slots.lease(
+        wish(1, Allowance(letters=0, period=1.0, quota=5, timezone="America/Ciudad_Juarez"))
+    )
+    assert grant.count == 1
+
+
+@only(*MONGO)
+async def test_a_replica_whose_clock_is_days_off_leases_all_the_same(
+    slots: SlotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slots.lease(wish(4, QUOTA))
+    monkeypatch.setattr(slots, "_ahead", -1e6)
+    grant = await slots.lease(wish(5, QUOTA))
+    assert (grant.count, grant.used) == (5, 9)
+    assert grant.day <= grant.now < grant.day_end
 
 
 @pytest.mark.parametrize(
@@ -145,6 +201,9 @@ async def test_the_server_computes_as_we_do(
         ),
         ("Europe/Moscow", ["2026-03-28T21:30", "2010-03-28T00:30", "2014-10-25T22:30"]),
         ("Europe/Berlin", ["2026-03-29T00:30", "2026-03-29T01:30", "2026-10-25T00:30", "2026-10-25T22:59"]),
+        # Where clocks are changed at midnight there is none on one day, and on another there are two.
+        ("Africa/Cairo", ["2026-04-23T21:59", "2026-04-23T22:00", "2026-10-29T20:59", "2026-10-29T21:30"]),
+        ("America/Havana", ["2026-03-08T04:59", "2026-03-08T05:01", "2026-11-01T04:30", "2026-11-01T05:30"]),
         ("Asia/Kathmandu", ["2026-01-01T18:14", "2026-01-01T18:15"]),
         ("UTC", ["2024-02-29T23:59", "2026-12-31T23:59"]),
     ],
@@ -153,11 +212,12 @@ async def test_the_server_computes_as_we_do(
 async def test_days_begin_and_end_alike(client: Any, database: str, zone: str, moments: list[str]) -> None:
     collection = client.get_database(database).get_collection("days")
     request = wish(3, Allowance(letters=0, period=1.0, quota=5, timezone=zone))
-    for moment in moments:
+    for moment, away in product(moments, (-43200, -1, 0, 1, 43200)):
         now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
         await collection.replace_one({"_id": 0}, {"_id": 0, "moment": now}, upsert=True)
         pipeline = [
-            {"$set": each["$set"]} if "$set" in each else each for each in _at_field(leasing(request))
+            {"$set": each["$set"]} if "$set" in each else each
+            for each in _at_field(leasing(request, days_around(now.timestamp() + away, zone)))
         ]
         await collection.update_one({"_id": 0}, pipeline)
         found = await collection.find_one({"_id": 0})

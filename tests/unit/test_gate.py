@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from mailsender.adapters.memory import MemorySlotStore
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.limiter import UNLIMITED, Allowance, Cursor, SlotGrant, SlotRequest, give_back, grant_of, take
-from mailsender.ports import Unavailable
+from mailsender.ports import SystemClock, Unavailable
 from tests.clocks import ManualClock
 from tests.dispatching import until
 
@@ -210,6 +211,39 @@ async def test_while_the_store_s_clock_is_behind_nobody_looks_on_and_on(
         await until(lambda: store.asked)
         await asyncio.sleep(0.02)  # nothing is to happen, and nothing tells
         assert store.asked == [0]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("quiet", [0, 2], ids=["all hungry", "two want little"])
+async def test_replicas_share_a_rate_evenly_and_leave_nothing(quiet: int) -> None:
+    clock, rate = SystemClock(), 300
+    store = MemorySlotStore(clock)
+    taken = dict.fromkeys("abc", 0)
+    begins = clock.monotonic() + 1.5  # who came first has the first second's slots
+    ends = begins + 3.0
+
+    async def send(name: str, gate: SlotGate) -> None:
+        while clock.monotonic() < ends:
+            slot = await gate.acquire()
+            await asyncio.sleep(max(0.0, slot.earliest - clock.monotonic()))
+            taken[name] += begins <= clock.monotonic() < ends
+            if name in "bc"[:quiet]:
+                await asyncio.sleep(0.5)
+
+    async with AsyncExitStack() as stack:
+        senders = []
+        for name in taken:
+            backlog = 0 if name in "bc"[:quiet] else 500
+            allowance = Allowance(letters=rate, period=1.0)
+            gate = SlotGate(store, allowance, clock, backlog=lambda backlog=backlog: backlog, member=name)
+            await stack.enter_async_context(running(gate))
+            senders += [send(name, gate) for _ in range(1 if backlog == 0 else 5)]
+        await asyncio.gather(*senders)
+    assert sum(taken.values()) >= 0.85 * rate * 3
+    if not quiet:
+        assert max(taken.values()) < 2 * min(taken.values()), taken
+    else:
+        assert taken["a"] > 0.75 * rate * 3, f"what the others do not want is not lost: {taken}"
 
 
 @pytest.mark.asyncio
