@@ -31,7 +31,7 @@ from mailsender.log_writer import LogWriter
 from mailsender.notebook import NoNotes, Notes
 from mailsender.ports import Clock, Queue, Rejected, SlotStore, SystemClock
 from mailsender.replica import Parts, Replica
-from mailsender.settings import Settings
+from mailsender.settings import Settings, slips
 
 log = structlog.get_logger()
 
@@ -166,6 +166,8 @@ def run_service(settings: Settings) -> int:
     """Run one replica until it is drained; returns the exit status."""
     writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
+    for name, near in slips().items():
+        log.warning("setting_unknown", name=name, nearest=near or None, action="it is ignored")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_main(settings))
     writer.drain(LAST_LINES)

@@ -6,9 +6,11 @@ The original service's names are kept where they mean the same thing. Durations 
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import getaddresses, parseaddr
 from pathlib import Path
@@ -35,6 +37,24 @@ MEMORY_URI = "memory:"
 SECRETS_DIR = "MAILSENDER_SECRETS_DIR"
 """Names a directory whose files hold settings, each under its setting's name, as Docker and Kubernetes mount
 secrets. The environment goes before it."""
+
+
+_PREFIXES = (
+    *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
+    *("DRAIN_", "MAILSENDER_"),
+)
+
+_NEAR = 0.85
+"""How alike (`difflib`) a name has to be to one of ours to be a slip: other programs have names, too."""
+
+_OTHERS = re.compile(
+    r"\w+_SERVICE_(HOST|PORT(_\w+)?)"  # what Kubernetes puts beside a container for each service
+    r"|\w+_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+    r"|(MONGODB_ROOT|MONGO_INITDB|KAFKA_CFG)_\w+"  # of their images
+    r"|MAILSENDER_(URL|COMPILE|TEST_\w+|SECRETS_DIR)",
+)
+
+_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
 class SettingsError(Exception):
@@ -270,7 +290,12 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _tls_by_port(cls, data: Any) -> Any:
-        """Port 465 is implicit TLS by its registration (RFC 8314 §3.3)."""
+        """Port 465 is implicit TLS by its registration (RFC 8314 §3.3).
+
+        What Kubernetes says about a service that happens to be named `smtp` or `http` is no port of ours.
+        """
+        if isinstance(data, dict):
+            data = {name: each for name, each in data.items() if not _is_link(name, each)}
         if isinstance(data, dict) and "smtp_tls" not in data and str(data.get("smtp_port", "")) == "465":
             return {**data, "smtp_tls": "implicit"}
         return data
@@ -416,6 +441,27 @@ def load() -> Settings:
         return Settings(**source)
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+
+
+def slips(environment: Iterable[str] | None = None) -> dict[str, str]:
+    """Names in the environment that look like settings and are none, with the nearest, or an empty text.
+
+    What begins with `SMTP_` is meant for us; of other names only those that are nearly one of ours.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    found = {}
+    given = os.environ if environment is None else environment
+    for name in sorted({name.upper() for name in given}):
+        if name in known or not name.startswith(_PREFIXES) or _OTHERS.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+        if near or name.startswith("SMTP_"):
+            found[name] = near[0] if near else ""
+    return found
+
+
+def _is_link(name: str, value: object) -> bool:
+    return name in {"smtp_port", "http_port"} and isinstance(value, str) and bool(_LINK.match(value))
 
 
 def _complaint(detail: Any) -> str:

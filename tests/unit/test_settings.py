@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
 from mailsender.log import secret_values
-from mailsender.settings import Settings, SettingsError, load, parse_duration, table
+from mailsender.settings import Settings, SettingsError, load, parse_duration, slips, table
 
 NEEDED = {
     "SMTP_HOST": "smtp.example.test",
@@ -330,3 +330,43 @@ def test_settings_do_not_change(environment: Any) -> None:
     settings = environment()
     with pytest.raises(ValueError, match="frozen"):
         settings.smtp_port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SMTP_RATE_LIMIT_MAX_LETTER", "SMTP_RATE_LIMIT_MAX_LETTERS"),
+        ("smtp_pasword", "SMTP_PASSWORD"),
+        ("KAFKA_BROKER", "KAFKA_BROKERS"),
+        ("MONGODB_URL", "MONGODB_URI"),
+        ("MONGO_NODEPORT_SVC_SERVICE_HOSTS", "MONGO_NODEPORT_SVC_SERVICE_HOST"),
+        ("QUEUE_MAX_LETTER", "QUEUE_MAX_LETTERS"),
+        ("LOG_LEVLE", "LOG_LEVEL"),
+        ("KAFKA_GROUP_ID", "KAFKA_GROUPID"),
+        ("SMTP_SERVER_FARM", ""),
+    ],
+)
+def test_a_slip_in_a_name_is_told_with_the_nearest(name: str, nearest: str) -> None:
+    assert slips([name, "PATH", "SMTP_HOST"]) == {name.upper(): nearest}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("KAFKA_PORT", "KAFKA_PORT_9092_TCP", "KAFKA_PORT_9092_TCP_ADDR", "KAFKA_PORT_9092_TCP_PROTO"),
+        *("KAFKA_SERVICE_HOST", "KAFKA_SERVICE_PORT", "KAFKA_SERVICE_PORT_CLIENT", "SMTP_SERVICE_HOST"),
+        *("MONGO_NODEPORT_SVC_PORT", "MONGO_NODEPORT_SVC_PORT_27017_TCP", "SMTP_PORT_25_TCP_PORT"),
+        *("MAILSENDER_SERVICE_HOST", "MAILSENDER_PORT", "MAILSENDER_URL", "HTTP_PROXY", "KAFKA_HEAP_OPTS"),
+        *("KAFKA_HOME", "MONGO_INITDB_ROOT_PASSWORD", "MONGODB_ROOT_PASSWORD", "LOG_DIR", "QUEUE_URL"),
+        *(name.upper() for name in Settings.model_fields),
+    ],
+)
+def test_what_platforms_and_other_programs_put_there_is_no_slip(name: str) -> None:
+    assert slips([name]) == {}
+
+
+def test_what_kubernetes_says_about_a_service_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**NEEDED, "SMTP_PORT": "tcp://10.0.0.7:25", "HTTP_PORT": "tcp://10.0.0.8:80"}.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert (settings.smtp_port, settings.http_port) == (587, 8000)
