@@ -29,6 +29,10 @@ REDACTED: Final = "[secret]"
 SHORTEST_SECRET: Final = 4
 """Characters; redacting shorter values would only make the log unreadable and tell their places."""
 
+LONG: Final = 8
+CERTAIN: Final = 16
+"""Characters from which no word, or not even one of letters alone, is taken for a secret by chance."""
+
 QUIET: Final = 60.0
 """Seconds in which a library's message of one kind is logged once."""
 
@@ -185,23 +189,34 @@ def _uri_password(uri: str) -> str:
     return userinfo.partition(":")[2] if at else ""
 
 
+def _may_be_a_word(secret: str) -> bool:
+    """Whether a secret may stand in a sentence by chance: a name, a word, a number."""
+    return len(secret) < CERTAIN and (secret.isalpha() or secret.isdigit() or len(secret) < LONG)
+
+
 class Redactor:
     """A processor that blots out known secrets wherever they turn up.
 
-    Nobody means to log one; this is for the day when a library's error text quotes a URI. Forms that
-    are covered: as it is, as in a URI, and in base64 as AUTH sends it (RFC 4954).
+    Secrets are kept out where they come from: drivers' texts about URIs are not repeated, settings do not
+    show them. This is for the day when something quotes one all the same. Forms that are covered: as it is,
+    as in a URI, and in base64 as AUTH sends it (RFC 4954).
+
+    One that may be an ordinary word is only looked for where a password stands, behind a colon or an equals
+    sign: blotted out in our own sentences it would tell what it is.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms: set[str] = set()
+        words: set[str] = set()
         for secret in secrets:
             if len(secret) >= SHORTEST_SECRET:
-                encoded = base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode()
-                forms |= {secret, quote_plus(secret, errors="replace"), quote(secret, "", errors="replace")}
-                forms.add(encoded)
+                forms.add(base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode())
+                plain = {secret, quote_plus(secret, errors="replace"), quote(secret, "", errors="replace")}
+                (words if _may_be_a_word(secret) else forms).update(plain)
         # The longest first: one secret may be the beginning of another.
-        ordered = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        patterns = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
+        patterns += [rf"(?<=[:=]){re.escape(word)}(?![\w ])" for word in sorted(words, key=len, reverse=True)]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         """See `structlog.types.Processor`."""

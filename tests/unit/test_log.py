@@ -145,6 +145,23 @@ def test_a_secret_that_begins_another_leaves_nothing_of_it() -> None:
     assert redacted == {"event": REDACTED}
 
 
+@pytest.mark.parametrize("secret", ["password", "wrong", "relay", "running", "587", "secret", "1234567890"])
+def test_a_secret_that_is_a_word_does_not_give_itself_away(secret: str) -> None:
+    event = {
+        "event": "running",
+        "error": "the password is wrong, says the relay at port 587; a secret, 1234567890 times: wrong",
+    }
+    assert Redactor([secret])(None, "", dict(event)) == event
+
+
+@pytest.mark.parametrize("secret", ["password", "hunter2", "tiny"])
+def test_a_secret_that_is_a_word_is_blotted_out_where_a_password_stands(secret: str) -> None:
+    redactor = Redactor([secret])
+    for text in (f"mongodb://user:{secret}@host/", f"SMTP_PASSWORD={secret}", f"'password':{secret}, more"):
+        assert secret not in redactor.text(text).replace("'password'", "").replace("SMTP_PASSWORD", "")
+        assert REDACTED in redactor.text(text)
+
+
 def test_too_short_secrets_are_left_alone() -> None:
     assert Redactor(["a", ""])(None, "", {"event": "a cat"}) == {"event": "a cat"}
 
