@@ -39,6 +39,7 @@ class Progress:
     started: float | None = None
     step: str = ""
     unclean: list[str] = field(default_factory=list)
+    uncertain_before: int = 0
 
 
 class Deadline:

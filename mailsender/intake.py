@@ -108,6 +108,7 @@ class IntakeState:
     records: int = 0
     letters: int = 0
     bad_letters: int = 0
+    errors: int = 0
     dead_letters: int = 0
     replays: int = 0
     joined: int = 0
@@ -456,6 +457,7 @@ class Intake:
             replays=found.count(Inserted.REPLAY),
             joined=found.count(Inserted.JOINED),
             clashes=len(refused) - taken,
+            errors=_final(letters, found),
         )
         await self._answer(letters, found)
         if not refused:
@@ -468,6 +470,7 @@ class Intake:
             )
         others = [self._instead(letter, what) for letter, what in refused]
         again = await self._insist("MongoDB", lambda: self._queue.insert(others), stop)
+        self._count(errors=_final(others, again))
         for letter, what in zip(others, again, strict=True):
             if what in _NOT_STORED:  # two hashes of 64 bits in the same second: one in 2**64, so say it
                 log.error("letter_id_collision", id=letter.id, origin=str(letter.answers[0].origin))
@@ -606,6 +609,13 @@ class Intake:
 
     def _count(self, **more: int) -> None:
         self._now(**{name: getattr(self._state, name) + number for name, number in more.items()})
+
+
+def _final(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:
+    """How many letters were stored now that are errors from the start."""
+    return sum(
+        what is Inserted.NEW and letter.status.final for letter, what in zip(letters, found, strict=True)
+    )
 
 
 def _sendable(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:

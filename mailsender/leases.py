@@ -167,10 +167,25 @@ class LeaseKeeper:
         self.interval = lease / 6
         self.health = Health(self.interval)
         self.stats: QueueStats | None = None
+        self._counted_at = 0.0
         self._refused = False
         self._forbidden = False
         self.lost = 0
         self.reclaimed = 0
+
+    @property
+    def stats_age(self) -> float | None:
+        """Seconds since the queue was counted; None where it never was."""
+        return self._clock.monotonic() - self._counted_at if self.stats is not None else None
+
+    async def count(self) -> None:
+        """Count the queue anew.
+
+        Raises:
+            Unavailable: the queue is away; what was counted before stays.
+        """
+        self.stats = await self._queue.stats()
+        self._counted_at = self._clock.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Renew and reclaim until `stop`."""
@@ -232,7 +247,7 @@ class LeaseKeeper:
         was_good = self.health.good
         try:
             await self.renew()
-            self.stats = await self._queue.stats()
+            await self.count()
         except Unavailable as error:
             self.health.failed()
             forbidden = isinstance(error, Forbidden)

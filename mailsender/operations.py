@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KEY_BYTES = 16
 """Bytes of the random key of a posted record, as the original chose it; ours can be printed."""
 
+FRESH = 1.0
+"""Seconds for which a count of the queue is good, and for which a new one is waited for."""
+
 BREATH = 0.005
 """Seconds of work on a posted batch after which others have their turn."""
 
@@ -33,6 +36,7 @@ class ReplicaOperations:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._counting: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> str:
@@ -50,9 +54,9 @@ class ReplicaOperations:
         if replica.parts.sink.trouble_with(replica.settings.kafka_topic_mailsender):
             text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
             raise Refused("no-broker", text, retry_after=RETRY_SOON)
-        limit, stats = replica.settings.queue_max_letters, replica.keeper.stats
-        if limit and stats is not None and stats.awaiting > limit:
-            text = f"{stats.awaiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
+        if (waiting := replica.queue_full) is not None:
+            limit = replica.settings.queue_max_letters
+            text = f"{waiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
             raise Refused("queue-full", text, retry_after=RETRY_LATER)
 
     async def post(self, body: bytes, key: str = "") -> Posted:
@@ -114,28 +118,25 @@ class ReplicaOperations:
         """Whether all parts do their work, and which do not."""
         replica = self._replica
         reasons = [] if replica.state == "running" else [replica.state]
-        troubles = {
-            "mongodb": replica.queue_trouble or replica.dispatch.trouble or replica.settler.trouble,
-            "kafka": replica.parts.source.trouble or replica.parts.sink.trouble,
-            "relay": replica.dispatch.relay.reason,
-            "slots": replica.gate.trouble,
-            "notes": replica.parts.notes.trouble,
-        }
-        if not replica.keeper.health.good and replica.state == "running":
-            troubles["mongodb"] = troubles["mongodb"] or "does not answer"
-        reasons += [f"{part}: {trouble}" for part, trouble in troubles.items() if trouble]
+        reasons += [f"{each.part}: {each.text}" for each in replica.conditions.now() if each.trouble]
         reasons += replica.supervisor.troubles
         return not reasons, reasons
 
     async def status(self) -> Mapping[str, Any]:
-        """All that an operator wants to see at once; the queue's counts are at most one beat old."""
+        """All that an operator wants to see at once; the queue is counted anew where it can be."""
         replica = self._replica
-        stats = replica.keeper.stats
+        await self._count()
+        stats, age = replica.keeper.stats, replica.keeper.stats_age
         return {
+            "waits_for": [
+                asdict(each) | {"since": _moment(each.since), "until": _moment(each.until)}
+                for each in replica.conditions.now()
+            ],
             "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),
             "queue": None
             if stats is None
             else {
+                "age_seconds": round(age or 0.0, 1),
                 "awaiting": stats.awaiting,
                 "processing": stats.processing,
                 "sent": stats.sent,
@@ -174,16 +175,24 @@ class ReplicaOperations:
         self._replica.drain("halt")
         return self._progress()
 
+    async def _count(self) -> None:
+        """Count the queue, unless that was done a moment ago, or takes long, or cannot be done."""
+        keeper = self._replica.keeper
+        if self._counting is None and (keeper.stats_age is None or keeper.stats_age > FRESH):
+            self._counting = asyncio.create_task(keeper.count())
+            self._counting.add_done_callback(self._counted)
+        if self._counting is not None:
+            await asyncio.wait({self._counting}, timeout=FRESH)
+
+    def _counted(self, task: asyncio.Task[None]) -> None:
+        self._counting = None
+        if not task.cancelled():
+            task.exception()  # the keeper tells what is wrong with the queue
+
     def _counters(self) -> dict[str, int]:
-        tally, keeper = self._replica.settler.tally, self._replica.keeper
-        return {
-            "sent": tally.sent,
-            "error": tally.error,
-            "deferred": tally.deferred,
-            "released": tally.released,
-            "uncertain": tally.uncertain,
-            "recovered": tally.recovered,
-            "late_settlements": tally.late,
+        keeper, counted = self._replica.keeper, self._replica.counted()
+        return counted | {
+            "late_settlements": counted.pop("late"),
             "leases_lost": keeper.lost,
             "leases_reclaimed": keeper.reclaimed,
         }
@@ -216,6 +225,7 @@ class ReplicaOperations:
             "trouble": relay.trouble or relay.breaker.why or None,
             "phase": relay.phase or relay.breaker.phase or None,
             "since": _moment(relay.since or relay.refusing_since),
+            "again": _moment(relay.again_at) if relay.away else None,
             "remark": self._replica.parts.relay.remark or None,
         }
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import structlog
 
 from mailsender import __version__
+from mailsender.condition import Condition, Conditions
 from mailsender.dispatch import Dispatch, LetterBasket
 from mailsender.drain import Deadline, Progress
 from mailsender.gate import SlotGate
@@ -118,11 +119,50 @@ class Replica:
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
-        self.summary = Summary(self.settler.tally, self.keeper, clock)
+        self.conditions = Conditions(clock, self._conditions)
+        self.summary = Summary(self.counted, self.keeper, self.conditions, clock)
         self._stop = asyncio.Event()
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deadline: Deadline | None = None
+
+    # --- how it is -------------------------------------------------------------------------------
+
+    def counted(self) -> dict[str, int]:
+        """What was done since the start."""
+        counted = asdict(self.settler.tally)
+        # Letters may fail before anybody tries to send them.
+        return counted | {"error": counted["error"] + self.intake.state.errors}
+
+    def _conditions(self) -> Iterator[Condition]:
+        relay, running = self.dispatch.relay, self.state == "running"
+        mongodb = self.queue_trouble or self.dispatch.trouble or self.settler.trouble
+        if not mongodb and running and not self.keeper.health.good:
+            mongodb = "does not answer"
+        for part, text in (
+            ("mongodb", mongodb),
+            ("kafka", self.parts.source.trouble or self.parts.sink.trouble),
+            ("slots", self.gate.trouble),
+            ("notes", self.parts.notes.trouble),
+        ):
+            if text:
+                yield Condition(part=part, text=text)
+        if relay.reason:
+            since = relay.since or relay.refusing_since or 0.0
+            until = relay.again_at if relay.away else None
+            yield Condition(part="relay", text=relay.reason, since=since, until=until)
+        if self.gate.exhausted_until is not None:
+            text = f"{self.gate.allowance.quota} transactions a day are used up"
+            yield Condition(part="quota", text=text, trouble=False, until=self.gate.exhausted_until)
+        if (over := self.queue_full) is not None:
+            text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
+            yield Condition(part="queue", text=text, trouble=False)
+
+    @property
+    def queue_full(self) -> int | None:
+        """How many letters wait, where they are more than are taken over HTTP."""
+        limit, stats = self.settings.queue_max_letters, self.keeper.stats
+        return stats.awaiting if limit and stats is not None and stats.awaiting > limit else None
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -133,6 +173,7 @@ class Replica:
         self.state = "draining"
         self.progress.reason = reason
         self.progress.started = self.clock.monotonic()
+        self.progress.uncertain_before = self.settler.tally.uncertain
         log.info("drain_begins", reason=reason, timeout=self.settings.drain_timeout)
         self._stop.set()
 
@@ -187,7 +228,14 @@ class Replica:
             self.watchdog.stop()
         for reason in self.progress.unclean:
             log.error("drain_unclean", reason=reason, action="leases and the sweep make up for it")
-        log.info("stopped", clean=not self.progress.unclean)
+        tally = self.settler.tally
+        log.info(
+            "stopped",
+            clean=not self.progress.unclean,
+            # Nothing is left undone with them, but somebody may want to look after them.
+            uncertain=tally.uncertain - self.progress.uncertain_before,
+            uncertain_since_start=tally.uncertain,
+        )
         return 1 if self.progress.unclean else 0
 
     async def _open_run_drain(self) -> None:

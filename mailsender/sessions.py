@@ -56,6 +56,12 @@ class RelayState:
     share: int = 0  # letters that it takes in one session, 0 while that is not known
     share_until: float = 0.0
     last_share: int = 0
+    again_at: float = 0.0  # epoch seconds of the next try, while it is away
+
+    def tried_next(self, now: float, seconds: float) -> None:
+        """One of those who try to reach it will do so again in `seconds`."""
+        again = now + seconds
+        self.again_at = min(self.again_at, again) if self.again_at > now else again
 
     @property
     def away(self) -> bool:
@@ -214,7 +220,9 @@ class OwnSession:
                 self.note_away(error)
             else:
                 return True
-            await pause(self._stopping, backoff * (0.75 + self._chance.random() / 2))
+            seconds = backoff * (0.75 + self._chance.random() / 2)
+            self._state.tried_next(self._clock.epoch(), seconds)
+            await pause(self._stopping, seconds)
             backoff = min(LAST_BACKOFF, backoff * 2)
         return False
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print `/status`: a line on the service, then a table for each of its parts.
+    """Print `/status`: a line on the service, what it waits for, then a table for each of its parts.
 
     The parts are taken as they come, so that a newer service can be asked with an older command.
     """
@@ -19,6 +19,10 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
     console.print(_headline(status))
     for reason in status.get("not_ready_because") or ():
         console.print(Text(f"  {reason}", style="yellow"))
+    for condition in status.get("waits_for") or ():
+        until = f", until {condition['until']}" if condition.get("until") else ""
+        line = f"  waits for {condition['part']}: {condition['text']}; since {condition['since']}{until}"
+        console.print(Text(line, style="yellow"))
     for name, part in status.items():
         if isinstance(part, Mapping) and part:
             console.print(_table(name, part))

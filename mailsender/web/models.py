@@ -103,10 +103,13 @@ class LetterView(BaseModel):
 
 
 class QueueView(BaseModel):
-    """Letters in the queue, of all replicas, at most one beat old."""
+    """Letters in the queue, of all replicas."""
 
     model_config = _CLOSED
 
+    age_seconds: float = Field(
+        ge=0, description="How old the counts are: older than some seconds while MongoDB does not answer."
+    )
     awaiting: Count
     processing: Count
     sent: Count
@@ -170,6 +173,7 @@ class RelayView(BaseModel):
     trouble: str | None = Field(description="What it said, or why it cannot be reached.")
     phase: str | None = Field(description="The step at which it failed.")
     since: datetime | None = Field(description="Since when it is in this state.")
+    again: datetime | None = Field(description="When it is tried again, while it is away.")
     remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")
 
 
@@ -182,6 +186,9 @@ class IntakeView(BaseModel):
     records: Count
     letters: Count
     bad_letters: Count
+    errors: Count = Field(
+        description="Letters stored as errors: bad ones, and those that could not be kept apart."
+    )
     dead_letters: Count = Field(description="Records moved to the dead-letter topic.")
     replays: Count = Field(description="Letters read a second time.")
     joined: Count = Field(description="Letters that another record had brought already.")
@@ -216,6 +223,18 @@ class EventLoopView(BaseModel):
     longest_stall_cpu_seconds: float = Field(
         ge=0, description="The most that one of them worked: the rest is a machine without time for us."
     )
+
+
+class ConditionView(BaseModel):
+    """What keeps letters, or a part of the service, waiting."""
+
+    model_config = _CLOSED
+
+    part: str
+    text: str
+    trouble: bool = Field(description="False where it is as it was set up to be; the service is ready then.")
+    since: datetime
+    until: datetime | None = Field(description="When it is tried again, or over, where that is known.")
 
 
 class LoopView(BaseModel):
@@ -264,6 +283,7 @@ class StatusView(BaseModel):
     state: Literal["starting", "running", "draining", "stopped"]
     ready: bool
     not_ready_because: list[str]
+    waits_for: list[ConditionView] = Field(description="What keeps letters waiting now.")
     uptime_seconds: float = Field(ge=0)
     queue: QueueView | None = Field(description="Null until MongoDB has told it for the first time.")
     since_start: CountersView

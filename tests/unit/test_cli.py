@@ -61,6 +61,10 @@ class Played:
 
     async def status(self) -> Mapping[str, Any]:
         return {
+            "waits_for": [
+                {"part": "quota", "text": "all [red]used[/red]", "since": "today", "until": "tomorrow"},
+                {"part": "queue", "text": "full", "since": "noon", "until": None},
+            ],
             "queue": {"awaiting": 12345, "oldest_due_seconds": 1.5},
             "relay": {"name": "smtp.example.test:25", "trouble": "550 [red]no[/red]", "since": None},
             "drain": {"draining": False},
@@ -214,6 +218,8 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert result.exit_code == 0, result.output
     assert f"mailsender {__version__}: running, not ready" in result.stdout
     assert "kafka: no broker answers [sic]" in result.stdout
+    assert "waits for quota: all [red]used[/red]; since today, until tomorrow" in result.stdout
+    assert "waits for queue: full; since noon\n" in result.stdout
     assert "12,345" in result.stdout
     assert "oldest due seconds" in result.stdout
     assert "550 [red]no[/red]" in result.stdout

@@ -6,22 +6,25 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender import operations
 from mailsender import replica as replica_module
 from mailsender import sessions
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.letter import Letter, Recipient, Status
+from mailsender.letter import Letter, Origin, Recipient, Status, now_ms
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
-from mailsender.ports import Forbidden, Record, RelayAway, SystemClock, Unavailable
+from mailsender.ports import Forbidden, QueueStats, Record, RelayAway, SystemClock, Unavailable
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
+from mailsender.wire import Limits, read_batch
 from tests.dispatching import until
 from tests.fakes import FakeSink
 from tests.relays import FakeRelay, FakeSession
@@ -258,6 +261,110 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert [event for event in events if event["event"] == "drain_unclean"] == []
     assert len(relay.sent) == 1
     assert (await queue.stats()).sent == 1
+
+
+class Counting(MemoryQueue):
+    """Counts how often it is counted, and stops answering when told to."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.counts, self.away, self.silent = 0, False, False
+
+    async def stats(self) -> QueueStats:
+        self.counts += 1
+        if self.silent:
+            await asyncio.Event().wait()
+        if self.away:
+            raise Unavailable("gone")
+        return await super().stats()
+
+
+@pytest.mark.asyncio
+async def test_the_queue_is_counted_for_who_looks_and_says_how_old_the_counts_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operations, "FRESH", 0.01)
+    clock = SystemClock()
+    queue = Counting(clock)
+    replica = replica_over(FakeRelay(), queue, clock, monkeypatch)
+    asked = ReplicaOperations(replica)
+    assert (await asked.status())["queue"]["awaiting"] == 0
+    await queue.insert([letter()])
+    await asyncio.sleep(0.02)
+    counts = queue.counts
+    looks = await asyncio.gather(*(asked.status() for _ in range(20)))
+    assert {look["queue"]["awaiting"] for look in looks} == {1}, "not only at the next beat"
+    assert queue.counts == counts + 1, "many who look at once are one count"
+    queue.away = True
+    await asyncio.sleep(0.2)
+    old = (await asked.status())["queue"]
+    assert old["awaiting"] == 1
+    assert old["age_seconds"] >= 0.2
+    queue.silent = True
+    async with asyncio.timeout(5):
+        assert (await asked.status())["queue"]["age_seconds"] >= 0.2, "nobody waits for ever"
+
+
+@pytest.mark.asyncio
+async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SystemClock()
+    queue = MemoryQueue(clock)
+    replica = replica_over(FakeRelay(), queue, clock, monkeypatch)
+    replica.settings = replica.settings.model_copy(update={"queue_max_letters": 1})
+    asked = ReplicaOperations(replica)
+    replica.state, replica.queue_trouble = "running", ""
+    replica.keeper.health.answered(clock.monotonic())
+    first = letter()
+    await queue.insert([first, first.evolve(id="7" * 24)])
+    replica.gate.exhausted_until = clock.epoch() + 100
+    status = await asked.status()
+    assert next(iter(status)) == "waits_for"
+    found = {each["part"]: each for each in status["waits_for"]}
+    assert found["queue"]["text"] == "2 letters wait, more than QUEUE_MAX_LETTERS (1)"
+    assert found["quota"]["until"] is not None
+    assert asked.ready() == (True, [])
+    with pytest.raises(Refused, match="2 letters wait already") as refused:
+        asked.accepting()
+    assert refused.value.reason == "queue-full"
+
+
+@pytest.mark.asyncio
+async def test_letters_that_failed_at_intake_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    stop = asyncio.Event()
+    bad = Record(topic="in", partition=0, offset=0, timestamp=-1, key=b"k", value=b'[{"Subject": 1}]')
+    await replica.intake._insert(
+        list(read_batch(bad.value, bad.key, Limits(), origin=origin_of(bad), now=now_ms(0))), stop
+    )
+    status = await ReplicaOperations(replica).status()
+    assert status["since_start"]["error"] == 1
+    assert replica.counted()["error"] == 1
+
+
+def origin_of(record: Record) -> Callable[[int], Origin]:
+    return lambda index: Origin(
+        topic=record.topic, partition=record.partition, offset=record.offset, index=index, timestamp=-1
+    )
+
+
+@pytest.mark.asyncio
+async def test_at_the_end_it_says_how_many_are_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, relay = SystemClock(), FakeRelay(hold=asyncio.Event(), before_dot=False)
+    queue = MemoryQueue(clock)
+    await queue.insert([letter()])
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    replica.settler.tally.uncertain = 3  # before the drain
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            await relay.started.wait()
+            replica.drain("test")
+            assert await running == 0
+    (stopped,) = [event for event in events if event["event"] == "stopped"]
+    assert (stopped["clean"], stopped["uncertain"], stopped["uncertain_since_start"]) == (True, 1, 4)
 
 
 class Unlucky(NoNotes):
