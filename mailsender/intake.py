@@ -45,9 +45,6 @@ _NOT_STORED = (Inserted.CLASH, Inserted.TAKEN, Inserted.CROWDED)
 SURELY_STORED = 1024 * 1024
 """Bytes up to which a letter is stored as it is, so that its report can be made before it is read back."""
 
-AT_ONCE = 16
-"""Letters of an insert that are read back when their publisher came second; a flood is left to the sweep."""
-
 APART_CLOCKS = 5.0
 """Seconds by which the clock of this machine, or of a producer, may be off before it is said."""
 
@@ -167,7 +164,8 @@ class Intake:
 
     It opens the source when it runs and closes it when it ends; queue and sink are opened and closed by the
     composition root. `owner` gets letters that can be sent; `final` takes those that are errors from the
-    start, once they are durable, for their report.
+    start, once they are durable, for their report; `joined` hears of letters that another record had brought
+    before.
 
     While one batch is being stored the next one is decoded; its storing begins when the first is durable.
     """
@@ -182,6 +180,7 @@ class Intake:
         clock: Clock,
         owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
+        joined: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -189,6 +188,7 @@ class Intake:
         self._clock = clock
         self._owner = owner
         self._final = final
+        self._joined = joined
         self._state = IntakeState()
         self._records = 0
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
@@ -495,7 +495,7 @@ class Intake:
         return found
 
     async def _answer(self, letters: Sequence[Letter], found: Sequence[Inserted]) -> None:
-        """Hand on what is final already: bad letters, and those whose second publisher came too late.
+        """Hand on what is final already, and say who has got a further publisher.
 
         The reporter's sweep makes up for what is not handed on here.
         """
@@ -508,11 +508,8 @@ class Intake:
                 ends.append(letter)
             elif what is Inserted.JOINED:
                 joined.append(letter.id)
-        with suppress(Unavailable):
-            for letter_id in joined[:AT_ONCE]:
-                known = await self._queue.get(letter_id)
-                if known is not None and known.status.final:
-                    ends.append(known)
+        if joined and self._joined is not None:
+            self._joined(joined)
         if ends:
             await self._final(ends)
 

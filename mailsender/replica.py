@@ -116,6 +116,7 @@ class Replica:
             clock=clock,
             owner=self.dispatch,
             final=self.reporter.offer,
+            joined=self.reporter.joined,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)

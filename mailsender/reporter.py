@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -46,6 +46,17 @@ ones come to that less than once a batch."""
 
 _GivenUp = tuple[Letter, int, Outgoing, Rejected]
 """A letter, which of its answers it is about, the report, and why the broker will never take it."""
+
+
+JOINED: Final = 1000
+"""Letters with a second publisher that are looked after; the sweep finds what is beyond."""
+
+JOINED_AT_ONCE: Final = 16
+"""Of them, those that are read in one round."""
+
+SOON, LATER = 0.2, 10.0
+"""Seconds between two looks at one of them: first and longest. One that ends in this replica is looked at at
+once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +130,7 @@ class Reporter:
         self._ailing = False
         self._ailing_since = 0.0
         self._wait = config.first_wait
+        self._joined: dict[str, tuple[float, float]] = {}  # when to look, and the pause before
 
     @property
     def state(self) -> ReporterState:
@@ -135,6 +147,9 @@ class Reporter:
         beyond the bound are left to the sweep: sending must not wait for reports.
         """
         for letter in letters:
+            if letter.id in self._joined:
+                self.joined([letter.id])  # it is read with all its publishers
+                continue
             while self._full(letter) and self._running and not self._failing:
                 self._room.clear()
                 self._changed.set()
@@ -143,6 +158,17 @@ class Reporter:
                 self._count(left_to_sweep=1)
             else:
                 self._take(letter)
+        self._changed.set()
+
+    def joined(self, ids: Iterable[str]) -> None:
+        """Letters have got a further publisher, of whom whoever has them in hand does not know.
+
+        Its report goes out when they end, or at once where they have ended.
+        """
+        now = self._clock.monotonic()
+        for each in ids:
+            if each in self._joined or len(self._joined) < JOINED:
+                self._joined[each] = (now, SOON)
         self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -176,6 +202,8 @@ class Reporter:
                 await self._mark()
             if self._clock.monotonic() >= self._sweep_at and self._room_taken() < self._config.max_bytes // 2:
                 await self._sweep()
+            if self._joined:
+                await self._look_at_joined()
             if self._put_off and self._clock.monotonic() >= self._again_at:
                 self._try_again()
             if self._waiting:
@@ -197,6 +225,8 @@ class Reporter:
             await asyncio.wait({stopping}, timeout=seconds)
             return
         soon = min(self._sweep_at, self._again_at) if self._put_off else self._sweep_at
+        if self._joined:
+            soon = min(soon, *(at for at, _ in self._joined.values()))
         seconds = max(0.0, soon - self._clock.monotonic())
         changed = asyncio.create_task(self._changed.wait())
         await asyncio.wait({changed, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -393,6 +423,22 @@ class Reporter:
             if self._swept_in_a_row:
                 log.info("reports_swept", letters=self._swept_in_a_row, doing="they are published now")
             self._swept_in_a_row = 0
+
+    async def _look_at_joined(self) -> None:
+        """Take those that have ended, with the publishers who wait for their report."""
+        now = self._clock.monotonic()
+        due = [each for each, (at, _) in self._joined.items() if at <= now][:JOINED_AT_ONCE]
+        for each in due:
+            known, (_, wait) = await self._queue.get(each), self._joined[each]
+            ended = known is not None and known.status.final
+            if known is not None and not ended:
+                self._joined[each] = (now + wait, min(LATER, 2 * wait))
+            elif each in self._in_hand:  # a report for those before is under way
+                self._joined[each] = (now + SOON, SOON)
+            else:
+                del self._joined[each]
+                if known is not None and known.answered < len(known.answers) and not self._full(known):
+                    self._take(known)
 
     # --- accounts --------------------------------------------------------------------------------
 

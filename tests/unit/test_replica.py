@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,7 +22,16 @@ from mailsender.letter import Letter, Origin, Recipient, Status, now_ms
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
-from mailsender.ports import Forbidden, QueueStats, Record, RelayAway, SystemClock, Unavailable
+from mailsender.ports import (
+    Forbidden,
+    Landed,
+    Outgoing,
+    QueueStats,
+    Record,
+    RelayAway,
+    SystemClock,
+    Unavailable,
+)
 from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
@@ -261,6 +272,88 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert [event for event in events if event["event"] == "drain_unclean"] == []
     assert len(relay.sent) == 1
     assert (await queue.stats()).sent == 1
+
+
+class Twice:
+    """A topic on which a letter comes, and when told to once more from another record."""
+
+    trouble = ""
+
+    def __init__(self) -> None:
+        one = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"], "ID": letter().id}
+        self.value = json.dumps([one]).encode()
+        self.records: asyncio.Queue[Record] = asyncio.Queue()
+
+    def publish(self, offset: int) -> None:
+        key = str(offset).encode()
+        self.records.put_nowait(
+            Record(topic="in", partition=0, offset=offset, timestamp=-1, key=key, value=self.value)
+        )
+
+    async def open(self) -> None:
+        pass
+
+    async def fetch(self, timeout: float) -> list[Record]:
+        with suppress(TimeoutError):
+            return [await asyncio.wait_for(self.records.get(), timeout)]
+        return []
+
+    async def idle(self, timeout: float) -> None:
+        await asyncio.sleep(timeout)
+
+    async def commit(self, offsets: object) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+class Reports(FakeSink):
+    """Lets a test wait for so many reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = asyncio.Event()
+
+    async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
+        answers = await super().publish(records)
+        self.more.set()
+        return answers
+
+    async def number(self, number: int) -> None:
+        while len(self.published) < number:
+            self.more.clear()
+            await self.more.wait()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("when", ["while it is sent", "after it was sent", "both at once"])
+async def test_a_second_publisher_has_its_report_at_once(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink, topic = SystemClock(), Reports(), Twice()
+    relay = FakeRelay(hold=asyncio.Event())
+    assert relay.hold is not None
+    monkeypatch.setattr(sys.modules[__name__], "QuietSource", lambda: topic)
+    replica = replica_over(relay, MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    noticed, joined = asyncio.Event(), replica.reporter.joined
+    monkeypatch.setattr(replica.intake, "_joined", lambda ids: (joined(ids), noticed.set()))
+    running = asyncio.create_task(replica.run())
+    async with asyncio.timeout(10):  # the sweep comes after 30 seconds
+        topic.publish(1)
+        if when == "both at once":
+            topic.publish(2)
+        await relay.started.wait()
+        if when == "while it is sent":
+            topic.publish(2)
+            await noticed.wait()
+        relay.hold.set()
+        if when == "after it was sent":
+            await sink.number(1)
+            topic.publish(2)
+        await sink.number(2)
+        replica.drain("test")
+        assert await running == 0
+    assert sorted(record.key or b"" for record in sink.published) == [b"1", b"2"]
+    assert len(relay.sent) == 1
 
 
 class Counting(MemoryQueue):
