@@ -37,6 +37,7 @@ class ReplicaOperations:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
 
     @property
     def state(self) -> str:
@@ -62,19 +63,9 @@ class ReplicaOperations:
     async def post(self, body: bytes, key: str = "") -> Posted:
         """Publish `body` as its producer would, with an `ID` in each letter that has none."""
         self.accepting()
-        try:
-            elements = decode(body, self._replica.limits)
-        except NotABatch as error:
-            raise BadBatch(str(error)) from None
-        if not elements:
-            raise BadBatch("The array is empty: there is nothing to send.")
-        await self._examine(elements)
-        breath = _Breath()
-        for index, element in enumerate(elements):
-            if not letter_id(element):
-                elements[index] = with_id(element, self._new_id())
-            await breath.taken()
-        value = _written(elements)
+        # One after the other: the work for several at once would be one long turn for all others.
+        async with self._reading:
+            elements, value = await self._read(body)
         topic = self._replica.settings.kafka_topic_mailsender
         named = key.encode() or _printable_key()
         record = Outgoing(topic=topic, key=named, value=value, anywhere=not key)
@@ -89,6 +80,27 @@ class ReplicaOperations:
             )
             raise Refused("unconfirmed", text, retry_after=RETRY_SOON, ids=ids) from answer
         return Posted(topic=answer.topic, partition=answer.partition, offset=answer.offset, ids=ids)
+
+    async def _read(self, body: bytes) -> tuple[list[dict[str, Any]], bytes]:
+        """The elements of a batch, each with an ID, and the batch of them.
+
+        Raises:
+            BadBatch: it is none, or some of its letters are wrong.
+        """
+        try:
+            elements = decode(body, self._replica.limits)
+        except NotABatch as error:
+            raise BadBatch(str(error)) from None
+        if not elements:
+            raise BadBatch("The array is empty: there is nothing to send.")
+        await asyncio.sleep(0)
+        await self._examine(elements)
+        breath = _Breath()
+        for index, element in enumerate(elements):
+            if not letter_id(element):
+                elements[index] = with_id(element, self._new_id())
+            await breath.taken()
+        return elements, _written(elements)
 
     async def _examine(self, elements: Sequence[Mapping[str, Any]]) -> None:
         """Look through a batch, and let others have their turn meanwhile.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -19,6 +20,10 @@ POLICY: Final = (
 
 HOUR: Final = "public, max-age=3600"
 """How long browsers keep the page's parts, which change with releases only."""
+
+
+PIECE: Final = 64 * 1024
+"""Bytes of a file that are written at once."""
 
 
 class Pages:
@@ -39,15 +44,27 @@ class Pages:
             body=_content("index.html"), content_type="text/html", charset="utf-8", headers=headers
         )
 
-    async def file(self, request: web.Request) -> web.Response:
-        """A part of the page."""
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """A part of the page, written piece by piece: of one that nobody reads little is held."""
         name = request.match_info["file"]
         media = FILES.get(name)
         if media is None:
             raise web.HTTPNotFound
         charset = "utf-8" if media.startswith("text/") else None
         headers = {"Cache-Control": HOUR}
-        return web.Response(body=_content(name), content_type=media, charset=charset, headers=headers)
+        content = _content(name)
+        response = web.StreamResponse(headers=headers)
+        response.content_type, response.charset, response.content_length = media, charset, len(content)
+        await response.prepare(request)
+        try:
+            for start in range(0, 0 if request.method == "HEAD" else len(content), PIECE):
+                await response.write(content[start : start + PIECE])
+        except asyncio.CancelledError:  # its time is over, and no other answer can follow on this connection
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        await response.write_eof()
+        return response
 
 
 @cache
