@@ -155,7 +155,7 @@ async def test_members_who_want_more_than_there_is_share_it(slots: SlotStore) ->
     allowance = Allowance(letters=1000, period=1.0)
     greedy = await slots.lease(wish(10_000, allowance, "a"))
     assert greedy.count > 900, "while nobody else asks"
-    assert (await slots.lease(wish(10_000, allowance, "b"))).count == 0
+    assert (await slots.lease(wish(10_000, allowance, "b"))).count < 200
     taken = {"a": 0, "b": 0}
     ends = time.monotonic() + 3.0
     while time.monotonic() < ends:

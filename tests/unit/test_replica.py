@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import operations
+from mailsender import operations, sessions
 from mailsender import replica as replica_module
-from mailsender import sessions
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.letter import Letter, Origin, Recipient, Status, now_ms
 from mailsender.notebook import NoNotes, Notes
@@ -278,6 +277,7 @@ class Twice:
     """A topic on which a letter comes, and when told to once more from another record."""
 
     trouble = ""
+    lost = 0
 
     def __init__(self) -> None:
         one = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"], "ID": letter().id}
@@ -301,7 +301,7 @@ class Twice:
     async def idle(self, timeout: float) -> None:
         await asyncio.sleep(timeout)
 
-    async def commit(self, offsets: object) -> bool:
+    async def commit(self, offsets: object, notes: object = None) -> bool:
         return True
 
     async def close(self) -> None:
@@ -409,6 +409,7 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     asked = ReplicaOperations(replica)
     replica.state, replica.queue_trouble = "running", ""
     replica.keeper.health.answered(clock.monotonic())
+    replica.dispatch.relay.connected_ever = True
     first = letter()
     await queue.insert([first, first.evolve(id="7" * 24)])
     replica.gate.exhausted_until = clock.epoch() + 100
