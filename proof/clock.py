@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_SLEEP = """\
+import select
+import time
+
+def sleep(seconds):
+    select.select([], [], [], seconds)
+
+time.sleep = sleep
+"""
+"""Python sleeps until a moment of the monotonic clock, which libfaketime refuses where it has to leave that
+clock alone."""
+
 PLACES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/local/lib/faketime/libfaketimeMT.so.1")
 
 
@@ -44,5 +56,11 @@ class OtherClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._path),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_NO_CACHE": "0",
         }
+
+    def for_python(self, tree: Path) -> dict[str, str]:
+        """The same for a process of Python, whose modules lie in `tree`."""
+        shim = self._path.with_suffix(".python")
+        shim.mkdir(exist_ok=True)
+        (shim / "sitecustomize.py").write_text(_SLEEP)
+        return {**self.environment, "PYTHONPATH": f"{shim}:{tree}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -14,6 +15,24 @@ from mailsender.dev.process import LOOPBACK, ChildError
 
 NODES = 3
 _UP = 90.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where the partitions of a topic are.
+
+    One of them is on `there`, the first of which leads it, all others are on `others`; without these, each is
+    on all nodes.
+    """
+
+    partition: int = 0
+    there: Sequence[int] = ()
+    others: Sequence[int] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def nodes(self, partition: int, everywhere: Sequence[int]) -> Sequence[int]:
+        """The nodes of a partition."""
+        return (self.there if partition == self.partition else self.others) or everywhere
 
 
 class Node(KafkaBroker):
@@ -68,15 +87,6 @@ class Node(KafkaBroker):
         return properties
 
 
-def _places(only: Mapping[int, Sequence[int]], numbers: Sequence[int], partitions: int) -> list[list[int]]:
-    """The nodes of each partition. Brokers want all to have as many; the others avoid the last one's node."""
-    count = max((len(nodes) for nodes in only.values()), default=len(numbers))
-    avoided = {nodes[-1] for nodes in only.values()}
-    free = [number for number in numbers if number not in avoided]
-    turned = (free[n % len(free) :] + free[: n % len(free)] for n in range(partitions))
-    return [list(only.get(n, nodes[:count])) for n, nodes in enumerate(turned)]
-
-
 class Cluster:
     """All of them, as one broker in the experiments' eyes."""
 
@@ -102,12 +112,10 @@ class Cluster:
 
     def ensure_topics(self, topics: Sequence[str]) -> None:
         """Make those that are missing, each partition on all nodes."""
-        self.make({topic: {} for topic in topics})
+        self.make({topic: Layout() for topic in topics})
 
-    def make(
-        self, topics: Mapping[str, Mapping[int, Sequence[int]]], *, settings: Mapping[str, str] | None = None
-    ) -> None:
-        """Make topics. Of each it is said which partitions are only on some nodes, the first of them leads.
+    def make(self, topics: Mapping[str, Layout]) -> None:
+        """Make topics.
 
         Raises:
             ChildError: one could not be made.
@@ -115,11 +123,13 @@ class Cluster:
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         numbers = [each.number for each in self.nodes]
         wanted = []
-        for topic, only in topics.items():
-            places = _places(only, numbers, self.partitions)
-            wanted.append(
-                NewTopic(topic, len(places), replica_assignment=places, config=dict(settings or {}))
-            )
+        for topic, layout in topics.items():
+            places = [
+                [*layout.nodes(number, numbers[number % NODES :] + numbers[: number % NODES])]
+                for number in range(self.partitions)
+            ]
+            config = dict(layout.settings)
+            wanted.append(NewTopic(topic, len(places), replica_assignment=places, config=config))
         for topic, done in admin.create_topics(wanted, operation_timeout=20).items():
             try:
                 done.result(30)

@@ -242,8 +242,7 @@ def _once(name: str, seconds: float, make: Callable[..., Row], options: Options)
     return [_step(name, seconds, make, options.seed)]
 
 
-LONG = {"guided", "mutants", "clocks", "sick", "vanished", "builds", "lagging"}
-LONG |= {"publishers", "offsets", "callers", "whole", "strangers"}
+LONG = {"guided", "mutants", "callers", "clocks", "sick", "vanished", "builds", "lagging", "strangers"}
 """Parts without a short form."""
 
 PARTS: dict[str, Part] = {

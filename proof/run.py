@@ -6,7 +6,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from proof import gather
-from proof.cluster import Cluster
+from proof.cluster import Cluster, Layout
 from proof.history import Break, History, Published, Rate, Report
 from proof.load import RULES, Publisher
 from proof.outage import Outages
@@ -51,8 +51,7 @@ class Run:
         replica_set: bool = False,
         mongo: Mongod | ReplicaSet | None = None,
         certificates: Certificates | None = None,
-        topics: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
-        topic_settings: Mapping[str, str] | None = None,
+        topics: Mapping[str, Layout] | None = None,
     ) -> None:
         self.stage = stage
         self.name = name
@@ -76,7 +75,7 @@ class Run:
             self.relay.port,
             settings={**FAST, **(settings or {}), "PYTHONPATH": str(stage.tree)},
         )
-        _make(stage.broker, self.topics, topics or {}, topic_settings)
+        _make(stage.broker, self.topics, topics or {})
         self.publisher_name = f"{name}.{seed}"
         self.publisher = Publisher(
             stage.broker.bootstrap, self.topics.letters, self.publisher_name, random.Random(f"load/{seed}")
@@ -249,18 +248,13 @@ class Run:
         self._reader.close()
 
 
-def _make(
-    broker: KafkaBroker | Cluster,
-    topics: Topics,
-    only: Mapping[str, Mapping[int, Sequence[int]]],
-    settings: Mapping[str, str] | None,
-) -> None:
-    """Make the topics. Where there are several brokers, `only` says which partitions are not on all."""
+def _make(broker: KafkaBroker | Cluster, topics: Topics, layouts: Mapping[str, Layout]) -> None:
+    """Make the topics. `layouts` say of some where they are, if there are several brokers."""
+    names = {"letters": topics.letters, "reports": topics.reports, "dead": topics.dead}
     if isinstance(broker, Cluster):
-        names = {"letters": topics.letters, "reports": topics.reports, "dead": topics.dead}
-        broker.make({name: only.get(what, {}) for what, name in names.items()}, settings=settings)
+        broker.make({name: layouts.get(what, Layout()) for what, name in names.items()})
     else:
-        broker.ensure_topics([topics.letters, topics.reports, topics.dead])
+        broker.ensure_topics([*names.values()])
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +24,24 @@ from tests.acceptance.harness import Replica
 
 PAUSE = 0.01
 """Seconds between two questions."""
+
+
+IMPORTS = 0.4
+"""Seconds in which an interpreter imports the client libraries on a machine as quick as it is meant to be."""
+
+_LIBRARIES = (
+    "import aiohttp.web, aiokafka, aiosmtplib, motor.motor_asyncio, pydantic_settings, structlog, uvloop"
+)
+
+
+def slower() -> float:
+    """How many times slower than meant this machine starts a process now; 1 where it is not."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", _LIBRARIES], check=True, timeout=60)
+        took.append(time.monotonic() - began)
+    return max(1.0, statistics.median(took) / IMPORTS)
 
 
 def peak(pid: int) -> float:

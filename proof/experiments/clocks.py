@@ -88,7 +88,7 @@ def _of_replicas(stage: Stage, seed: int) -> Found:
         wrong = [OtherClock(world.directory / f"clock{place}", day * DAY) for place, day in enumerate(days)]
         world.world.started()
         for each in wrong:
-            world.world.started(**each.environment)
+            world.world.started(**each.for_python(stage.tree))
         world.publisher.publish(200)
         rest(4.0)
         wrong[0].set(-3 * DAY)  # it is put right while it runs, and too far

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from confluent_kafka import Producer
 
 from proof.checker import check
-from proof.cluster import Cluster
+from proof.cluster import Cluster, Layout
 from proof.experiments.publishers import restart
 from proof.history import Allowed
 from proof.run import Run, rest, run
@@ -24,7 +24,12 @@ SICK = 1
 LOST = 3
 """The node that is killed."""
 
-WAYS: dict[str, Sequence[int]] = {"without a leader": [LOST], "below its min ISR": [2, LOST]}
+WAYS = {
+    "without a leader": Layout(
+        partition=SICK, there=[LOST], others=[1], settings={"min.insync.replicas": "1"}
+    ),
+    "below its min ISR": Layout(partition=SICK, there=[2, LOST], others=[1, 2]),
+}
 TOPICS = ("letters", "reports", "dead")
 
 LETTERS, BAD = 400, 20
@@ -38,7 +43,7 @@ def sick(stage: Stage, seed: int, *, topic: str, way: str) -> Row:
     """One partition of one topic, in one way."""
     began = time.monotonic()
     cluster = stage.cluster
-    with run(stage.with_broker(cluster), "sick", seed, topics={topic: {SICK: WAYS[way]}}) as world:
+    with run(stage.with_broker(cluster), "sick", seed, topics={topic: WAYS[way]}) as world:
         service = world.world.started()
         well = [n for n in range(cluster.partitions) if topic != "letters" or n != SICK]
         _publish(world, 100, well)
@@ -159,15 +164,10 @@ def lost(stage: Stage, seed: int, *, what: str) -> Row:
     """A leader that knew more than its successor, or a disk."""
     began = time.monotonic()
     cluster = stage.cluster
-    only = {"letters": {SICK: [LOST, 2]}} if what == UNCLEAN else {}
     settings = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
-    with run(
-        stage.with_broker(cluster),
-        "lost",
-        seed,
-        topics=only,
-        topic_settings=settings if what == UNCLEAN else None,
-    ) as world:
+    layout = Layout(partition=SICK, there=[LOST, 2], others=[1, 2], settings=settings)
+    topics = {"letters": layout} if what == UNCLEAN else {}
+    with run(stage.with_broker(cluster), "lost", seed, topics=topics) as world:
         service = world.world.started()
         LOSSES[what](world, service, cluster)
         if not world.wait_done(PATIENCE):

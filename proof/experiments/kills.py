@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import subprocess
-import sys
 import time
 from bisect import bisect
 from collections import Counter
@@ -21,6 +19,7 @@ from proof.load import Filler
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import NOT_RUN, Row, row
+from proof.vitals import slower
 from proof.watch import Watch
 
 PER_KILL = 60
@@ -36,13 +35,8 @@ RARELY = 100
 FIRST_MAIL, FIRST_LETTER = 2.0, 5.0
 """Seconds after a start within which the first transaction begins, and the first new letter is stored.
 
-They are for a machine on which an interpreter imports the client libraries in `IMPORTS` seconds. A start is
-mostly that, so a slower machine has as much more time."""
-
-IMPORTS = 0.4
-LIBRARIES = (
-    "import aiohttp.web, aiokafka, aiosmtplib, motor.motor_asyncio, pydantic_settings, structlog, uvloop"
-)
+They are for a machine as quick as `proof.vitals` means it. A start is mostly imports, so a slower one has as
+much more time."""
 
 STATE, UNCERTAIN = "MAILSENDER_STATE_DIR", "SMTP_UNCERTAIN"
 
@@ -109,7 +103,7 @@ def kills(
         return Row(experiment=title, seed=seed, runs=0, verdict=why)
     settings = {"KAFKA_GROUP_INSTANCE_ID": "replica-0", "SMTP_MAX_SENDERS": str(SESSIONS)}
     settings |= {"SMTP_RATE_LIMIT_MAX_LETTERS": str(rate), "SMTP_RATE_LIMIT_PERIOD": "1s"}
-    slower = _slower()
+    times = slower()
     # At a slow rate a relay that thinks for long would make the duplicates that are to be counted.
     plan: dict[str, Any] | None = {"delay": {}} if rate else None
     with run(stage, f"kills-{form}-{rate}", seed, settings=settings, plan=plan) as world:
@@ -117,7 +111,7 @@ def kills(
         watch = world.watch()
         starts = _lives(world, watch, runs=runs, latest=latest, rate=rate, backlog=backlog, sorts=sorts)
         history = world.history()
-        waits = Waits.of(starts, history, watch, slower=slower)
+        waits = Waits.of(starts, history, watch, slower=times)
         watch.close()
         for fault in waits.faults:
             world.fault(fault)
@@ -132,16 +126,6 @@ def kills(
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="{again}"',
     )
-
-
-def _slower() -> float:
-    """How many times slower than meant this machine starts a process; 1 where it is not."""
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", LIBRARIES], check=True, timeout=60)
-        took.append(time.monotonic() - began)
-    return max(1.0, statistics.median(took) / IMPORTS)
 
 
 def _lives(
