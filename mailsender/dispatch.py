@@ -347,7 +347,7 @@ class Dispatch:
         except Unavailable as error:
             self._dry = False
             self.trouble = str(error) or type(error).__name__
-            self._keeper.health.failed()
+            self._keeper.away(error)
             return 0
         self.trouble = ""
         self._take(lease)

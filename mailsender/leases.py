@@ -170,6 +170,7 @@ class LeaseKeeper:
         self._counted_at = 0.0
         self._refused = False
         self._forbidden = False
+        self._away_since: float | None = None
         self.lost = 0
         self.reclaimed = 0
 
@@ -218,8 +219,8 @@ class LeaseKeeper:
                     check="whether MongoDB's user may remove documents",
                 )
             self._refused = True
-        except Unavailable:
-            self.health.failed()
+        except Unavailable as error:
+            self.away(error)
         return False
 
     async def renew(self) -> None:
@@ -249,20 +250,27 @@ class LeaseKeeper:
             await self.renew()
             await self.count()
         except Unavailable as error:
-            self.health.failed()
-            forbidden = isinstance(error, Forbidden)
-            if was_good or (forbidden and not self._forbidden):
-                log.warning(
-                    "mongodb_away",
-                    error=str(error),
-                    action="nothing new is claimed; leases are renewed as soon as it is back",
-                )
-            self._forbidden |= forbidden  # a server that comes back may let us in no more: worth a line too
+            self.away(error)
             return
-        self._forbidden = False
         self.health.answered(self._clock.monotonic())
-        if not was_good:
-            log.info("mongodb_answers")
+        if self._away_since is not None or not was_good:
+            seconds = self._clock.monotonic() - self._away_since if self._away_since is not None else 0.0
+            log.info("mongodb_answers", after_seconds=round(seconds, 1))
+        self._forbidden, self._away_since = False, None
+
+    def away(self, error: Unavailable) -> None:
+        """Note that MongoDB does not answer; whoever meets it first has it told, once."""
+        self.health.failed()
+        forbidden = isinstance(error, Forbidden)
+        if self._away_since is None or (forbidden and not self._forbidden):
+            log.warning(
+                "mongodb_away",
+                error=str(error),
+                action="nothing new is claimed; leases are renewed as soon as it is back",
+            )
+        if self._away_since is None:
+            self._away_since = self._clock.monotonic()
+        self._forbidden |= forbidden  # a server that comes back may let us in no more: worth a line too
 
     async def _reclaim(self) -> None:
         if not self.health.steady(self._clock.monotonic()):
@@ -270,8 +278,8 @@ class LeaseKeeper:
         try:
             # Steady now, it must not be done after an outage that begins now: owners could not renew in it.
             count = await self._queue.reclaim(RECLAIM_BATCH, self.health.longest_gap)
-        except Unavailable:
-            self.health.failed()
+        except Unavailable as error:
+            self.away(error)
             return
         if count:
             self.reclaimed += count

@@ -242,3 +242,21 @@ async def test_leases_are_kept_although_nothing_may_be_removed() -> None:
         await keeper.run(SteppingEvent(clock, 1.0, 25))
     assert len(queue.renewals) == 3
     assert [each["event"] for each in logs].count("forgetting_refused") == 1
+
+
+@pytest.mark.asyncio
+async def test_whoever_meets_an_outage_first_has_it_told_once() -> None:
+    clock, queue = ManualClock(), RenewingQueue()
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    with capture_logs() as logs:
+        keeper.away(Unavailable("a claim found nobody"))
+        queue.error = Unavailable("nor did a beat")
+        await keeper.run(SteppingEvent(clock, 10.0, 2))
+        queue.error = None
+        await keeper.run(SteppingEvent(clock, 10.0, 1))
+    assert [(each["event"], each.get("error")) for each in logs] == [
+        ("mongodb_away", "a claim found nobody"),
+        ("mongodb_answers", None),
+    ]
+    assert logs[-1]["after_seconds"] > 0
