@@ -50,6 +50,9 @@ POLL = 1.0
 """Seconds between two looks into an empty queue; a letter of this replica's own intake nudges. A look is the
 dearest thing that an idle service does."""
 
+WATCH = 5.0
+"""Seconds between two looks whether sessions wait for a reply since longer than usual."""
+
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""
 
@@ -268,6 +271,9 @@ class Dispatch:
             self._claiming = group.create_task(
                 keep("claiming", self._claim_all, self._stopping, "only letters fresh from intake are sent")
             )
+            group.create_task(
+                keep("watching", self._watch_dots, self._stopping, "nobody hears of a relay that hangs")
+            )
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no worker has begun, let the workers end their letter."""
@@ -314,6 +320,11 @@ class Dispatch:
             worker.cut()
         await asyncio.wait(late, timeout=5.0)
         return False
+
+    async def _watch_dots(self) -> None:
+        while not self._stopping.is_set():
+            self.relay.look_at_dots([at for worker in self._workers if (at := worker.dot_at)])
+            await pause(self._stopping, WATCH)
 
     # --- claiming --------------------------------------------------------------------------------
 

@@ -163,6 +163,7 @@ class ReplicaOperations:
                 "max": replica.settings.smtp_max_senders,
                 "open": replica.dispatch.relay.open_sessions,
                 "busy": replica.dispatch.relay.busy,
+                "slow": replica.dispatch.relay.dots.slow,
             },
             "relay": self._relay(),
             "intake": asdict(replica.intake.state),

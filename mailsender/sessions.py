@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from mailsender.breaker import Breaker, Refusals
+from mailsender.dots import Dots
 from mailsender.letter import Result
 from mailsender.ports import Clock, Relay, RelayAway, Session
 from mailsender.waiting import first_of, pause
@@ -50,6 +52,7 @@ class RelayState:
     asked_by: object = None  # the worker that opens a session although no letter waits
     breaker: Breaker = field(default_factory=Breaker)
     refusals: Refusals = field(default_factory=Refusals)
+    dots: Dots = field(default_factory=Dots)
     scale: Scale = field(default_factory=Scale)
     refusing_since: float | None = None  # epoch seconds
     uneasy: bool = False  # something was refused that may be everybody's, since it took one
@@ -75,6 +78,11 @@ class RelayState:
             return self.trouble
         if self.breaker.open:
             return f"refuses letters: {self.breaker.why}"
+        if self.dots.stuck:
+            return (
+                f"all {self.dots.slow} open sessions wait for the reply to a message's end, the longest for"
+                f" {self.dots.longest:.0f} s"
+            )
         return "" if self.connected_ever else "not asked yet"
 
     # --- what it says of letters ------------------------------------------------------------------
@@ -129,6 +137,23 @@ class RelayState:
         self.scale.rule(Ruling.EVERYBODY)
         return self.breaker.left(now)
 
+    def look_at_dots(self, since: Sequence[float]) -> None:
+        """Say it, once, when sessions wait for the reply to a dot since longer than usual."""
+        dots = self.dots
+        were_slow = dots.slow
+        dots.look(self.clock.monotonic(), since, self.open_sessions)
+        if dots.slow and not were_slow:
+            log.warning(
+                "relay_slow",
+                relay=self.name,
+                sessions=dots.slow,
+                open_sessions=self.open_sessions,
+                seconds=round(dots.longest, 1),
+                action="their letters are waited for; what comes too late is uncertain",
+            )
+        elif were_slow and not dots.slow:
+            log.info("relay_slow_no_more", relay=self.name)
+
     def learn_share(self, taken: int) -> None:
         """A session was refused more after so many letters: twice the same is a limit."""
         if taken == self.last_share and taken != self.share:
@@ -151,6 +176,7 @@ class Held:
     `carried` counts the transactions begun in it, `taken` those in which the relay took somebody. `share` is
     how many it is to carry, 0 for no limit; `room` how many recipients the relay takes in one transaction.
     `refused` is the number of its last refusal that was weighed: what it takes after that was judged later.
+    `dot_at` is when the dot was written whose reply is waited for, 0 while there is none.
     """
 
     session: Session
@@ -160,6 +186,7 @@ class Held:
     worn: bool = False
     room: int = NO_LIMIT
     refused: int = 0
+    dot_at: float = 0.0
 
 
 class OwnSession:
@@ -202,6 +229,11 @@ class OwnSession:
     def open(self) -> bool:
         """Whether there is one."""
         return self._held is not None
+
+    @property
+    def dot_at(self) -> float:
+        """Since when it waits for the reply to a dot; 0 while it does not."""
+        return 0.0 if self._held is None else self._held.dot_at
 
     @property
     def room(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.address import BadAddress, parse_address
+from mailsender.dots import Dots
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
 from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
@@ -86,6 +87,7 @@ class _Means:
     clock: Clock
     hand: Hand
     policy: SendPolicy
+    dots: Dots
     cut: bool = False
 
 
@@ -95,7 +97,7 @@ class _Go:
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     """
 
-    __slots__ = ("denied", "lease_lost", "letter_id", "means", "recipients", "runs", "slot", "token")
+    __slots__ = ("denied", "held", "lease_lost", "letter_id", "means", "recipients", "runs", "slot", "token")
 
     def __init__(
         self,
@@ -106,8 +108,10 @@ class _Go:
         runs: tuple[tuple[int, int], ...],
         recipients: tuple[str, ...],
         slot: Slot,
+        held: Held,
     ) -> None:
         self.means = means
+        self.held = held
         self.token = token
         self.letter_id = letter_id
         self.runs = runs
@@ -124,7 +128,8 @@ class _Go:
 
     def dot(self) -> bool:
         means = self.means
-        left = means.hand.lasts(self.token, self.letter_id) - means.clock.monotonic()
+        self.held.dot_at = now = means.clock.monotonic()
+        left = means.hand.lasts(self.token, self.letter_id) - now
         self.lease_lost = left < means.policy.dot_margin
         # The last question: a note of a dot says that it was written.
         self.denied = self.lease_lost or means.cut or not self._noted()
@@ -135,6 +140,9 @@ class _Go:
         return all(notes.dot(self.token, self.letter_id, start, count) for start, count in self.runs)
 
     def replied(self, results: Mapping[str, Result]) -> None:
+        now = self.means.clock.monotonic()
+        self.means.dots.replied(now - self.held.dot_at, now)
+        self.held.dot_at = 0.0
         found = [_as_noted(results[each], results) for each in self.recipients]
         notes = self.means.hand.notes
         at = 0
@@ -276,7 +284,7 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._chance = chance
-        self._means = _Means(clock, hand, policy)
+        self._means = _Means(clock, hand, policy, state.dots)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._stopping = asyncio.Event()
         self._second, self._date = 0, now_ms(0)
@@ -297,6 +305,11 @@ class Worker:
             lanes.create_task(keep("sending", self._lane, self._stopping, loss))
             if self._gate.allowance.unlimited:
                 lanes.create_task(keep("sending", self._second_lane, self._stopping, loss))
+
+    @property
+    def dot_at(self) -> float:
+        """Since when its session waits for the reply to a dot; 0 while it does not."""
+        return self._line.dot_at
 
     async def close(self) -> None:
         """Close the session."""
@@ -609,6 +622,7 @@ class Worker:
                 runs=errand.runs(part),
                 recipients=part,
                 slot=slot,
+                held=held,
             )
             said = await self._carry(held, envelope, message, go)
             if go.denied:

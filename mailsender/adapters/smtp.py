@@ -26,6 +26,7 @@ from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
 from mailsender.adapters.smtp_login import MECHANISMS, LoginMemory, log_in
 from mailsender.adapters.smtp_names import Host, dial, own_name
+from mailsender.adapters.smtp_patience import Patience
 from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers
 from mailsender.letter import Phase
@@ -74,6 +75,7 @@ class SmtpRelay:
         self._outbox: Outbox | None = None
         self._logins = LoginMemory()
         self._pipelining = Pipelining(self._name, clock)
+        self._patience = Patience(self._name, config.timeouts.dot)
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -109,7 +111,7 @@ class SmtpRelay:
         self._pipelining.reconsider()
         opening = _Opening(config, await self._tls_context(), self._outbox, self._logins)
         try:
-            return await opening.session(self._clock, self._pipelining)
+            return await opening.session(self._clock, self._pipelining, self._patience)
         except (SMTPException, OSError, ValueError) as error:
             raise relay_away(
                 error, phase=opening.phase, host=config.host, user=config.user, password=config.password
@@ -161,7 +163,7 @@ class _Opening:
             tls_context=context,
         )
 
-    async def session(self, clock: Clock, pipelining: Pipelining) -> SmtpSession:
+    async def session(self, clock: Clock, pipelining: Pipelining, patience: Patience) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
         try:
             await self._connect()
@@ -170,7 +172,7 @@ class _Opening:
                 await self._starttls()
             if self._config.authenticates:
                 await self._log_in()
-            return self._taken_over(clock, pipelining)
+            return self._taken_over(clock, pipelining, patience)
         except BaseException:
             self._cut()
             raise
@@ -248,7 +250,7 @@ class _Opening:
 
         await log_in(say, offered=offered, user=user, password=password, memory=self._logins)
 
-    def _taken_over(self, clock: Clock, pipelining: Pipelining) -> SmtpSession:
+    def _taken_over(self, clock: Clock, pipelining: Pipelining, patience: Patience) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""
         client = self._client
         transport, protocol = client.transport, client.protocol
@@ -261,7 +263,7 @@ class _Opening:
             offers = replace(offers, pipelining=False)
         channel = Channel(cast("asyncio.Transport", transport), self._outbox)
         log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
-        return SmtpSession(channel, offers, self._config.timeouts, clock, pipelining)
+        return SmtpSession(channel, offers, self._config.timeouts, clock, pipelining, patience)
 
     def _cut(self) -> None:
         """Leave nothing open; a polite TLS goodbye could take half a minute."""

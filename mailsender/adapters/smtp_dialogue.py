@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from mailsender.adapters.smtp_channel import Channel, Lost
+from mailsender.adapters.smtp_patience import Patience
 from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers, plan, stuffed
 from mailsender.adapters.smtp_transaction import VERDICTS, Transaction
@@ -72,27 +73,29 @@ _Step = tuple[Phase, bytes, Transaction | _Question, str]
 
 
 class SmtpSession:
-    """See `mailsender.ports.Session`. `pipelining` is shared by all sessions with a relay."""
+    """See `mailsender.ports.Session`. All sessions with a relay share `pipelining` and `patience`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  what a session is made of, once
         self,
         channel: Channel,
         offers: Offers,
         timeouts: Timeouts,
         clock: Clock,
         pipelining: Pipelining | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._offers = offers
         self._pipelining = pipelining or Pipelining("", clock)
         self._timeouts = timeouts
+        self._dots = patience or Patience("", timeouts.dot)
+        self._dot_wait = timeouts.dot
         self._patience = {
             Phase.MAIL: timeouts.command,
             Phase.RCPT: timeouts.command,
             Phase.RSET: timeouts.command,
             Phase.DATA: timeouts.data,
-            Phase.DOT: timeouts.dot,
         }
         self._clock = clock
         self._used = clock.monotonic()
@@ -281,8 +284,11 @@ class SmtpSession:
         phase, _, about, _ = step
         if isinstance(about, _Question):
             return about.seconds
+        if phase is Phase.DOT:
+            self._dot_wait = self._dots.dot
+            return self._dot_wait
         seconds = self._patience[phase]
-        if self._pipelining.trusted or not about.ahead or phase is Phase.DOT:
+        if self._pipelining.trusted or not about.ahead:
             return seconds
         return self._pipelining.patience(seconds, behind_dot=about.behind_dot)
 
@@ -399,6 +405,8 @@ class SmtpSession:
         """See `Listener`."""
         if lost.late and self._owed:
             self._doubt_pipelining()
+            if self._owed[0][0] is Phase.DOT:
+                self._dots.overdue(self._dot_wait)
         owed, live = list(self._owed), list(self._live)
         self._owed.clear()
         self._unsaid.clear()

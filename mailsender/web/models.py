@@ -159,6 +159,7 @@ class SessionsView(BaseModel):
     max: Count
     open: Count
     busy: Count
+    slow: Count = Field(description="They wait for the reply to a message's end since longer than usual.")
 
 
 class RelayView(BaseModel):

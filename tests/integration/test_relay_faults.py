@@ -5,14 +5,16 @@ Claim, session, dialogue, rules and settlement are the real ones, over a queue i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from mailsender import breaker, dispatch, weighing, worker
+from mailsender import breaker, dispatch, dots, weighing, worker
 from mailsender.adapters.smtp import SmtpRelay
 from mailsender.adapters.smtp_dialogue import Timeouts
 from mailsender.letter import Letter, Status
@@ -338,3 +340,27 @@ async def test_a_reply_that_comes_too_late_every_time_makes_two_copies_at_most(p
     assert copies(relay)["r0@example.test"] == 2
     assert (done.status, done.attempts) == (Status.ERROR, 2)
     assert done.recipients[0].uncertain
+
+
+async def test_after_a_reply_that_came_too_late_the_next_one_is_waited_for_longer() -> None:
+    relay, short = LateReply(seconds=0.3), Timeouts(dot=0.2)
+    async with sending(relay, many(1), max_attempts=0, delay=0.01, senders=1, timeouts=short) as scene:
+        [done] = await scene.settled(1)
+    assert copies(relay)["r0@example.test"] == 2
+    assert (done.status, done.recipients[0].uncertain) == (Status.SENT, True)
+
+
+async def test_sessions_that_all_hang_after_the_dot_are_told_once_and_are_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dots, "SLOW", 0.05)
+    monkeypatch.setattr(dispatch, "WATCH", 0.02)
+    relay = LateReply(seconds=0.6)
+    with capture_logs() as events:
+        async with sending(relay, many(2), senders=2, timeouts=Timeouts(dot=5)) as scene:
+            await until(lambda: scene.dispatch.relay.dots.stuck)
+            assert re.match("all [12] open sessions wait for the reply", scene.dispatch.relay.reason)
+            await scene.settled(2)
+            await until(lambda: scene.dispatch.relay.reason == "")
+            await until(lambda: [e for e in events if e["event"] == "relay_slow_no_more"])
+    assert [each["event"] for each in events].count("relay_slow") == 1

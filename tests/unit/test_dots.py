@@ -1,0 +1,54 @@
+"""Replies to dots that are longer in coming than usual."""
+
+from __future__ import annotations
+
+from mailsender.adapters.smtp_patience import LONGEST, Patience
+from mailsender.dots import FORGET, MARGIN, SLOW, Dots
+
+
+def test_some_that_wait_are_slow_and_all_of_them_are_stuck() -> None:
+    dots = Dots()
+    dots.look(100.0, [90.0, 95.0], 2)
+    assert (dots.slow, dots.stuck) == (0, False)
+    dots.look(100.0 + SLOW, [90.0, 95.0, 129.0], 3)
+    assert (dots.slow, dots.longest, dots.stuck) == (2, 10 + SLOW, False)
+    dots.look(130.0 + SLOW, [90.0, 95.0, 129.0], 3)
+    assert (dots.slow, dots.stuck) == (3, True)
+    dots.look(131.0 + SLOW, [90.0, 95.0, 129.0, 160.0], 4)
+    assert dots.stuck, "that another session was opened shows nothing yet"
+    dots.replied(1.0, 131.5 + SLOW)
+    dots.look(132.0 + SLOW, [90.0, 95.0, 129.0], 4)
+    assert (dots.slow, dots.stuck) == (3, False), "a reply does"
+    dots.look(140.0 + SLOW, [], 4)
+    assert (dots.slow, dots.longest, dots.stuck) == (0, 0.0, False)
+
+
+def test_what_is_usual_for_a_relay_is_not_slow() -> None:
+    dots = Dots()
+    dots.replied(40.0, 100.0)
+    dots.look(200.0, [200.0 - 40.0 * MARGIN + 1], 1)
+    assert dots.slow == 0
+    dots.look(200.0, [200.0 - 40.0 * MARGIN - 1], 1)
+    assert dots.slow == 1
+    later = 101.0 + FORGET
+    dots.look(later, [later - SLOW - 1], 1)
+    assert dots.slow == 1, "an hour later it is forgotten"
+
+
+def test_without_a_session_nothing_is_stuck() -> None:
+    dots = Dots()
+    dots.look(1000.0, [], 0)
+    assert not dots.stuck
+
+
+def test_sessions_that_find_out_together_wait_longer_once_and_not_for_ever() -> None:
+    patience = Patience("relay", 600.0)
+    for _ in range(5):
+        patience.overdue(600.0)
+    assert patience.dot == 1200.0
+    for _ in range(9):
+        patience.overdue(patience.dot)
+    assert patience.dot == LONGEST
+    long = Patience("relay", 2 * LONGEST)
+    long.overdue(long.dot)
+    assert long.dot == 2 * LONGEST
