@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from pydantic import SecretStr
+
 from mailsender import log
 from mailsender.adapters.probe import probe_mongo, probe_relay
 from mailsender.adapters.probe_kafka import KafkaWish, probe_kafka
@@ -50,6 +52,14 @@ def _judge(settings: Settings) -> list[Finding]:
             " set a name with its domain, or leave it out"
         )
         found.append(Finding(part="settings", level="warning", text=text))
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else ""
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            text = (
+                f"{name.upper()}: the quotes around it are a part of it; leave them out if they should not be"
+            )
+            found.append(Finding(part="settings", level="warning", text=text))
     return found
 
 

@@ -290,7 +290,7 @@ def _ask(
 
     try:
         place = url or _dev_url() or DEFAULT_URL
-        return asyncio.run(question(ServiceClient(url=place, key=key)))
+        return asyncio.run(question(ServiceClient(url=place.strip(), key=key.strip())))
     except ServiceError as error:
         _fail(str(error), document=_error(str(error), error.problem) if as_json else None)
 

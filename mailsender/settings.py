@@ -10,6 +10,7 @@ import difflib
 import ipaddress
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import getaddresses, parseaddr
@@ -21,7 +22,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mailsender.address import BadAddress, parse_address
 from mailsender.limiter import Allowance
@@ -89,9 +90,7 @@ def _field(default: Any, text: str, *, original: bool = False, shown: str = "", 
 class Settings(BaseSettings):
     """Every setting, by its environment name in lower case."""
 
-    model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", frozen=True, case_sensitive=False
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
     # The relay
     smtp_host: str = _field(..., "The relay's host name or address.", original=True)
@@ -287,6 +286,18 @@ class Settings(BaseSettings):
         "auto", "`auto` is `console` on a terminal, else `json`."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let our own reader take the place of those that take a value as it stands."""
+        return init_settings, _Surroundings(settings_cls)
+
     @model_validator(mode="before")
     @classmethod
     def _tls_by_port(cls, data: Any) -> Any:
@@ -406,9 +417,6 @@ class Settings(BaseSettings):
 def _check_sender(settings: Settings) -> None:
     name = "SMTP_FROM" if settings.smtp_from else "SMTP_USER"
     text = settings.smtp_from or settings.smtp_user
-    # Looked for in the whole text: parsing it turns some of them into spaces.
-    if any(ord(char) < 32 or ord(char) == 127 for char in text):
-        raise ValueError("SMTP_FROM: it holds control characters")
     if len(getaddresses([text])) > 1:
         raise ValueError(f"SMTP_FROM: one address is needed ({name} gives several)")
     try:
@@ -426,6 +434,81 @@ def _loopback(host: str) -> bool:
         return False
 
 
+class _Surroundings(PydanticBaseSettingsSource):
+    """The environment, and behind it the files of `SECRETS_DIR`.
+
+    White space around a value, and the byte order mark of some editors, are no part of it: a secret made with
+    `echo` ends with a newline. What is empty then counts as absent.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """Part of the base class; not used, as all values are read at once."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """See `PydanticBaseSettingsSource`.
+
+        Raises:
+            SettingsError: it names each value that is broken as text.
+        """
+        fields = self.settings_cls.model_fields
+        given = {name.lower(): _bare(text) for name, text in os.environ.items()}
+        found = {name: text for name, text in given.items() if text and name in fields}
+        files = _secret_files(given.get(SECRETS_DIR.lower(), ""), set(fields) - set(found))
+        found |= {name: text for name, text in files.items() if text}
+        faults = [(name, _broken(text, fields[name].annotation is SecretStr)) for name, text in found.items()]
+        if any(fault for _, fault in faults):
+            raise SettingsError("; ".join(f"{name.upper()}: {fault}" for name, fault in faults if fault))
+        return found
+
+
+def _bare(text: str) -> str:
+    return text.strip().removeprefix("\ufeff").strip()
+
+
+def _secret_files(directory: str, wanted: set[str]) -> dict[str, str]:
+    """What the files of `directory` hold that are called as the settings in `wanted`, in any case."""
+    if not directory:
+        return {}
+    try:
+        paths = {path.name.lower(): path for path in Path(directory).iterdir()}
+    except NotADirectoryError:
+        raise SettingsError(f"{SECRETS_DIR}: {directory} is no directory") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{SECRETS_DIR}: {directory} cannot be read: {_why(error)}") from None
+    found = {}
+    for name in wanted & set(paths):
+        try:
+            found[name] = _bare(paths[name].read_text(encoding="utf-8", errors="surrogateescape"))
+        except OSError as error:
+            text = f"{name.upper()}: its file {paths[name]} cannot be read: {_why(error)}"
+            raise SettingsError(text) from None
+    return found
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _broken(text: str, secret: bool) -> str:
+    """What is wrong with `text` as text, whatever it should mean; a password may look like anything."""
+    kinds = {unicodedata.category(char) for char in text}
+    if "Cs" in kinds:
+        return "it is not UTF-8"
+    if "Cc" in kinds:
+        return "a control character, such as a newline or a tab, stands in it"
+    if secret:
+        return ""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return "the quotes around it are a part of it; leave them out (env files know no quotes)"
+    if text.startswith(("tcp://", "udp://")):
+        return (
+            "it is a link to a Service of that name, which Kubernetes puts into the environment; set it"
+            " yourself, or enableServiceLinks: false"
+        )
+    return ""
+
+
 def load() -> Settings:
     """Read the environment.
 
@@ -433,12 +516,8 @@ def load() -> Settings:
         SettingsError: one line that names every missing or bad value, without the value of a secret. What
             can only be judged over several settings is named once each of them is good by itself.
     """
-    directory = os.environ.get(SECRETS_DIR, "")
-    if directory and not Path(directory).is_dir():
-        raise SettingsError(f"{SECRETS_DIR}: {directory} is no directory")
-    source: dict[str, Any] = {"_secrets_dir": directory or None}
     try:
-        return Settings(**source)
+        return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
 

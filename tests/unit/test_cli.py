@@ -333,6 +333,11 @@ def test_bad_settings_stop_the_start_with_one_line_and_2(command: Command, name:
     assert "s3cret" not in result.output
 
 
+def test_a_newline_behind_the_key_is_no_part_of_it(command: Command, played: tuple[Played, str]) -> None:
+    variables = {"HTTP_API_KEY": f"{KEY}\n", "MAILSENDER_URL": f"{played[1]}\n"}
+    assert command("status", env=variables).exit_code == 0
+
+
 @pytest.mark.parametrize("outcome", [0, 3])
 def test_run_ends_with_the_services_own_status(
     command: Command, monkeypatch: pytest.MonkeyPatch, outcome: int

@@ -313,6 +313,92 @@ def test_settings_may_lie_in_files_and_the_environment_goes_before_them(
     assert settings.smtp_host == "smtp.example.test"
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {} ", "\t{}", "\ufeff{}\n"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_HOST", "smtp.example.test"),
+        ("SMTP_PASSWORD", "pass word"),
+        ("HTTP_API_KEY", "key"),
+        ("KAFKA_TOPIC_PROFILE", "topic"),
+        ("MONGODB_URI", "mongodb://u:p@db.example.test/"),
+        ("SMTP_PORT", "2525"),
+        ("SMTP_TLS", "implicit"),
+    ],
+)
+def test_what_stands_around_a_value_is_no_part_of_it(
+    environment: Any, tmp_path: Path, around: str, name: str, value: str
+) -> None:
+    bare = getattr(environment(**{name: value}), name.lower())
+    assert getattr(environment(**{name: around.format(value)}), name.lower()) == bare
+    (tmp_path / name).write_text(around.format(value), encoding="utf-8")
+    settings = environment(**{name: None, "MAILSENDER_SECRETS_DIR": f"{tmp_path}\n"})
+    assert getattr(settings, name.lower()) == bare
+
+
+def test_a_variable_of_spaces_counts_as_absent(environment: Any, tmp_path: Path) -> None:
+    assert environment(SMTP_PORT=" \n").smtp_port == 587
+    (tmp_path / "SMTP_PORT").write_text("2525\n")
+    assert environment(SMTP_PORT=" ", MAILSENDER_SECRETS_DIR=str(tmp_path)).smtp_port == 2525
+
+
+@pytest.mark.parametrize(
+    "name", ["SMTP_HOST", "SMTP_PASSWORD", "HTTP_API_KEY", "KAFKA_GROUPID", "MONGODB_URI"]
+)
+@pytest.mark.parametrize("inside", ["\n", "\r", "\t", "\x1b", "\x7f", "\x85"])
+def test_a_control_character_within_a_value_is_refused_by_name(
+    environment: Any, name: str, inside: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**{name: f"s3cret{inside}tail"})
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "control character" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_value_that_is_no_text_is_refused_by_name(environment: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^SMTP_PASSWORD: it is not UTF-8"):
+        environment(SMTP_PASSWORD=b"pa\xdf".decode("utf-8", "surrogateescape"))
+    (tmp_path / "SMTP_PASSWORD").write_bytes(b"pa\xdf")
+    with pytest.raises(SettingsError, match=r"^SMTP_PASSWORD: it is not UTF-8"):
+        environment(SMTP_PASSWORD=None, MAILSENDER_SECRETS_DIR=str(tmp_path))
+
+
+def test_a_file_of_a_setting_that_cannot_be_read_is_named(environment: Any, tmp_path: Path) -> None:
+    (tmp_path / "SMTP_PASSWORD").mkdir()
+    (tmp_path / "..data").mkdir()
+    with pytest.raises(SettingsError, match=r"^SMTP_PASSWORD: its file .* cannot be read"):
+        environment(MAILSENDER_SECRETS_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_HOST", '"smtp.example.test"'),
+        ("SMTP_FROM", '"Shop <shop@example.test>"'),
+        ("SMTP_FROM", "'shop@example.test'"),
+        ("SMTP_PORT", "'587'"),
+        ("KAFKA_BROKERS", '"k:1"'),
+        ("MONGODB_URI", "'mongodb://db.example.test/'"),
+        ("SMTP_RATE_LIMIT_PERIOD", '"5s"'),
+    ],
+)
+def test_quotes_around_a_value_are_named_as_the_cause(environment: Any, name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: the quotes around it are a part of it"):
+        environment(**{name: value})
+
+
+def test_quotes_of_a_name_or_a_password_are_its_own(environment: Any) -> None:
+    assert environment(SMTP_FROM='"Shop, Ltd" <shop@example.test>').sender[0] == "Shop, Ltd"
+    assert environment(SMTP_PASSWORD='"pass"').smtp_password.get_secret_value() == '"pass"'
+
+
+@pytest.mark.parametrize("name", ["SMTP_PORT", "HTTP_PORT"])
+def test_a_service_link_of_kubernetes_is_named_as_the_cause(environment: Any, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: .*enableServiceLinks"):
+        environment(**{name: "tcp://10.0.0.1:25"})
+
+
 def test_a_directory_of_secrets_that_is_none_is_named(environment: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="MAILSENDER_SECRETS_DIR"):
         environment(MAILSENDER_SECRETS_DIR=str(tmp_path / "missing"))
