@@ -456,7 +456,11 @@ class _Surroundings(PydanticBaseSettingsSource):
         found = {name: text for name, text in given.items() if text and name in fields}
         files = _secret_files(given.get(SECRETS_DIR.lower(), ""), set(fields) - set(found))
         found |= {name: text for name, text in files.items() if text}
-        faults = [(name, _broken(text, fields[name].annotation is SecretStr)) for name, text in found.items()]
+        faults = [
+            (name, _broken(text, fields[name].annotation is SecretStr))
+            for name, text in found.items()
+            if not _is_link(name, text)
+        ]
         if any(fault for _, fault in faults):
             raise SettingsError("; ".join(f"{name.upper()}: {fault}" for name, fault in faults if fault))
         return found

@@ -393,7 +393,7 @@ def test_quotes_of_a_name_or_a_password_are_its_own(environment: Any) -> None:
     assert environment(SMTP_PASSWORD='"pass"').smtp_password.get_secret_value() == '"pass"'
 
 
-@pytest.mark.parametrize("name", ["SMTP_PORT", "HTTP_PORT"])
+@pytest.mark.parametrize("name", ["SMTP_HOST", "MONGO_NODEPORT_SVC_SERVICE_PORT"])
 def test_a_service_link_of_kubernetes_is_named_as_the_cause(environment: Any, name: str) -> None:
     with pytest.raises(SettingsError, match=rf"^{name}: .*enableServiceLinks"):
         environment(**{name: "tcp://10.0.0.1:25"})
