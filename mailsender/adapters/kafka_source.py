@@ -483,7 +483,7 @@ class KafkaSource:
                 partition=partition.partition,
                 committed=place.committed,
                 read_from=place.position,
-                reason="the log is not what was read there: it was cut off, or the topic made anew",
+                reason="other records lie there than were read: the log was cut off, or the topic made anew",
                 doing="it is read again from where it still agrees; nothing is taken in twice",
                 check="the brokers: an unclean election, a restored disk, a topic that was deleted",
             )
