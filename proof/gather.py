@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from pymongo.collection import Collection
 
@@ -94,7 +100,24 @@ def offsets(bootstrap: str, group: str, topic: str) -> dict[int, tuple[int, int]
         ends = {partition: end for partition, (_, end) in extents_of(reader, topic).items() if end}
     finally:
         reader.close()
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(20)
-    committed = {place.partition: max(0, place.offset) for place in found.topic_partitions}
+    found = _committed(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), group)
+    committed = {place.partition: max(0, place.offset) for place in found}
     return {partition: (committed.get(partition, 0), end) for partition, end in ends.items()}
+
+
+def _committed(admin: AdminClient, group: str, *, timeout: float = 30.0) -> list[TopicPartition]:
+    """What a group committed; for a while after a broker's start or end nobody may know."""
+    passing = {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+            return list(asked[group].result(20).topic_partitions)
+        except KafkaException as error:
+            if error.args[0].code() not in passing or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)

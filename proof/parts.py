@@ -203,7 +203,7 @@ def _sick(options: Options) -> list[Step]:
     return steps + [_step(f"lost {what}", 40, lost, options.seed, what=what) for what in LOSSES]
 
 
-QUICK_KINDS = ("large keys", "headers", "packed", "elements", "JSON")
+QUICK_KINDS = ("headers", "packed", "elements")
 
 INPUTS = {"records": 100, "messages": 530, "wire": 100, "replies": 50, "http": 200, "settings": 630}
 """Seconds for a million each, in two processes."""

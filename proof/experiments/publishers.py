@@ -26,7 +26,8 @@ MOST_MEMORY = 256.0
 
 MOST_STALL, MOST_SEEN_STALL = 0.1, 1.0
 """Seconds for which its loop may stand still: by its own watchdog, which counts work, so that a machine which
-is slower than meant has as much more time; and as seen from outside, with the waits of a busy machine."""
+is slower than meant has as much more time; or, of a service without one, as seen from outside, with the waits
+of a busy machine."""
 
 PATIENCE = 30.0
 """Seconds after which what was written has to be answered."""
@@ -78,7 +79,7 @@ def judge_vitals(world: Run, seen: Seen) -> None:
         world.fault(f"{seen.memory:.0f} MiB of memory, {MOST_MEMORY:g} allowed")
     if seen.own is not None and seen.own > MOST_STALL and seen.own > (most := MOST_STALL * slower()):
         world.fault(f"its loop stood still for {seen.own * 1000:.0f} ms, {most * 1000:.0f} allowed")
-    if seen.stall > MOST_SEEN_STALL:
+    if seen.own is None and seen.stall > MOST_SEEN_STALL:
         world.fault(f"it answered nobody for {seen.stall:.1f} s")
 
 
