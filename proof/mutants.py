@@ -14,15 +14,19 @@ from pathlib import Path
 
 from proof.experiments.builds import builds
 from proof.experiments.callers import callers
+from proof.experiments.clocks import clocks
 from proof.experiments.cluster import sick
 from proof.experiments.drains import drains
 from proof.experiments.kills import kills
+from proof.experiments.lagging import lagging
 from proof.experiments.misbehaving import misbehaving
 from proof.experiments.offsets import offsets
 from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.strangers import strangers
 from proof.experiments.vanished import vanished
+from proof.experiments.whole import whole
 from proof.stage import Stage
 from proof.table import NOT_RUN, Row
 
@@ -141,6 +145,42 @@ MUTANTS = (
         attempt=lambda stage, seed: builds(stage, seed, runs=14),
         finding="two IDs",
         seconds=60.0,
+    ),
+    Mutant(
+        name="what decides is read from any member",
+        file="adapters/mongo.py",
+        old="        read_preference=ReadPreference.PRIMARY,\n",
+        new="",
+        attempt=lambda stage, seed: lagging(stage, seed, letters=400),
+        finding="seen",
+        seconds=80.0,
+    ),
+    Mutant(
+        name="a record's age is told by the clocks of its producer and this replica",
+        file="intake.py",
+        old="        if self._may_be_forgotten(record, standing, history):\n",
+        new="        if self._clock.epoch() - record.timestamp / 1000 > self._config.retention:\n",
+        attempt=lambda stage, seed: clocks(stage, seed, whose="producers"),
+        finding="dead without need",
+        seconds=110.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="a text of any BSON kind is taken for a text",
+        file="adapters/mongo_documents.py",
+        old="    return text[:]\n",
+        new="    return text\n",
+        attempt=lambda stage, seed: strangers(stage, seed, runs=400),
+        finding="seen",
+        seconds=110.0,
+    ),
+    Mutant(
+        name="what is no batch ends the loop that reads",
+        file="intake.py",
+        old="        except NotABatch as error:\n            self._bury_once(",
+        new="        except KeyError as error:\n            self._bury_once(",
+        attempt=lambda stage, seed: whole(stage, seed, seconds=8),
+        finding="seen",
+        seconds=100.0,
     ),
     Mutant(
         name="a batch of any size is unpacked",
