@@ -59,7 +59,7 @@ proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; A
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	deploy/engine/ship $(ARGS)
 
-bench: .venv/bench/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/performance.md
+bench: .venv/bench/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/
 	.venv/bench/bin/python -m benchmarks $(ARGS)
 
 bench-quick: .venv/bench/.made compiled ## The same beside a bare aiosmtplib loop only, under a minute

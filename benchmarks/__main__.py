@@ -1,7 +1,7 @@
 """Measures mailsender beside its peers: `make bench` and `make bench-quick`.
 
 Prints the tables, writes the medians to `build/bench.json`, and with `--write` the tables to
-docs/performance.md.
+docs/performance/tables.md and their short form to docs/performance.md.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from benchmarks import depth, goals, idle, latency, replicas, shapes, where
 from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
-from benchmarks.table import Section, comparison, put_between, summaries, to_json
+from benchmarks.table import Section, comparison, put_between, short, summaries, to_json
 
 JSON = ROOT / "build" / "bench.json"
 PAGE = ROOT / "docs" / "performance.md"
+TABLES = ROOT / "docs" / "performance" / "tables.md"
 
 SECTIONS: dict[str, Callable[[Stage], Section]] = {
     "depth": depth.measure,
@@ -41,7 +42,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds of each peer (5, with --quick 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the usual number of letters (1)")
     parser.add_argument("--only", nargs="*", choices=[*SECTIONS, "peers"], help="these parts of the full run")
-    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the tables into {TABLES.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
     if options.write and (options.quick or options.only):
         parser.error("--write is for the full run: it replaces all tables")
@@ -78,12 +81,15 @@ def main() -> None:
     install_missing({"smtp-sink": "postfix"} | ({} if options.quick else {"redis-server": "redis-server"}))
     here = machine()
     try:
-        text = _page(here, _run(options))
+        sections = _run(options)
     except KeyboardInterrupt:
         sys.exit("Interrupted; every part was stopped.")
+    text = _page(here, sections)
     print(text)
     if options.write:
-        PAGE.write_text(put_between(PAGE.read_text("utf-8"), text), "utf-8")
+        TABLES.write_text(put_between(TABLES.read_text("utf-8"), text), "utf-8")
+        brief = f"Measured {here}.\n\n{short(*sections[:2])}"
+        PAGE.write_text(put_between(PAGE.read_text("utf-8"), brief), "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from typing import Any
 
 from benchmarks.measure import Round
 
+SHORT = ("sender", "letters/s", "CPU s/1000", "peak MB")
+"""The columns of a comparison that its short form has, beside the first one with ratios."""
+
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -91,6 +94,16 @@ def comparison(
     notes = [f"Rounds × letters: {counts}."]
     notes += [f"{name} is left out: {why}" for name, why in skipped.items()]
     return Section("Letters per second", [*head, *(f"{name} ÷ this" for name in measured)], body, notes)
+
+
+def short(comparison: Section, goals: Section) -> str:
+    """What somebody who has five minutes wants to see of a comparison and of its goals."""
+    wanted = [comparison.head.index(name) for name in SHORT if name in comparison.head]
+    ours = [index for index, name in enumerate(comparison.head) if name.endswith("÷ this")][:1]
+    columns = wanted + ours
+    rows = [[row[index] for index in columns] for row in comparison.rows]
+    table = grid([comparison.head[index] for index in columns], rows)
+    return f"{table}\n\n{grid(goals.head, goals.rows)}"
 
 
 def _sizes(rounds: Sequence[Round]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import goals, letters, table
+from benchmarks.__main__ import PAGE, TABLES
 from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
 from mailsender.address import parse_address
 from mailsender.letter import Letter
@@ -152,3 +154,18 @@ def test_polling_ends_with_the_condition_or_the_time() -> None:
     poll(lambda: next(asked), "third answer", timeout=5, pause=0)
     with pytest.raises(TimeoutError, match="no answer"):
         poll(lambda: False, "answer", timeout=0.01, pause=0)
+
+
+def test_the_short_form_has_who_how_fast_and_at_what_price() -> None:
+    head = ["sender", "letters/s", "min", "CPU s/1000", "peak MB", "mailsender ÷ this", "two ÷ this"]
+    compared = table.Section("c", head, [["mailsender", "9", "8", "0.1", "50", "1.00", "1.20"]])
+    brief = table.short(compared, table.Section("g", ["what", "goal"], [["speed", "8"]]))
+    lines = [re.sub(" +", " ", line) for line in brief.splitlines()]
+    assert lines[0] == "| sender | letters/s | CPU s/1000 | peak MB | mailsender ÷ this |"
+    assert lines[2] == "| mailsender | 9 | 0.1 | 50 | 1.00 |"
+    assert brief.endswith("| speed |    8 |")
+
+
+def test_both_pages_have_their_markers() -> None:
+    for page in (PAGE, TABLES):
+        assert table.put_between(page.read_text("utf-8"), "new") != page.read_text("utf-8")
