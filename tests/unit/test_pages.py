@@ -1,0 +1,160 @@
+"""The pages for operators and for those who test against the catcher: what they name and show is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import smtplib
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+import mailsender
+from mailsender.cli import app
+from mailsender.dev.process import free_port, listens
+from mailsender.settings import Settings, load, table
+from mailsender.web.endpoints import ENDPOINTS
+from mailsender.web.models import StatusView
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "docs" / name for name in ("production.md", "testing.md", "on-call.md")]
+TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+KNOWN = {row.name for row in table()} | {"MAILSENDER_COMPILE", "HOST", "KEY", "DEPLOYMENT", "ID"}
+EVENTS = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "mailsender").rglob("*.py"))
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT[name], re.DOTALL)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_settings_that_a_page_names_are_there(name: str) -> None:
+    named = set(
+        re.findall(r"\b((?:SMTP|KAFKA|MONGODB|MONGO|HTTP|MAILSENDER|QUEUE|DRAIN)_[A-Z_]+)\b", TEXT[name])
+    )
+    assert named
+    assert sorted(named - KNOWN) == []
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_events_that_a_page_names_are_there(name: str) -> None:
+    named = set(
+        re.findall(r"`((?:loop|letter|relay|partition|drain|setting|records|log)_[a-z_]+)`", TEXT[name])
+    )
+    assert [event for event in sorted(named) if f'"{event}"' not in EVENTS] == []
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_commands_that_a_page_shows_can_be_understood(name: str) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    shown = re.findall(r"(?:^|`|bin/)mailsender ([a-z]+)([^`\n#&]*)", TEXT[name], re.MULTILINE)
+    for command, rest in shown:
+        options = {option for each in group.commands[command].params for option in each.opts}
+        given = {word for word in shlex.split(rest) if word.startswith("--")}
+        assert given <= options, command
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT[name]):
+        assert (ROOT / "docs" / target).exists(), target
+    assert f"docs/{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_status_is_said_to_have_it_has() -> None:
+    for field in ("waits_for", "not_ready_because", "rate", "sessions", "reports", "intake", "queue"):
+        assert field in StatusView.model_fields
+    paths = {endpoint.path for endpoint in ENDPOINTS}
+    assert {"/readyz", "/status", "/post", "/letters/{id}"} <= paths
+
+
+def test_the_whole_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, configuration) = blocks("production.md", "sh")[:2]
+    for line in configuration.splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.sender == ("Example Shop", "no-reply@example.com")
+    assert settings.allowance.rate == pytest.approx(14, rel=0.1)
+    assert "authSource=mts" in settings.mongo_uri
+    assert settings.bind_host == "0.0.0.0"
+
+
+def test_the_files_that_installing_takes_are_there() -> None:
+    install = blocks("production.md", "sh")[0]
+    for name in re.findall(r"-r (\S+)", install):
+        assert (ROOT / name).exists()
+
+
+@pytest.fixture
+def catcher() -> Iterator[tuple[int, int]]:
+    """The catcher by itself, as the page starts it; its ports for SMTP and HTTP."""
+    (command,) = blocks("testing.md", "sh")
+    words = shlex.split(command.partition("#")[0])
+    smtp, http = free_port(), free_port()
+    words[words.index("--smtp-port") + 1], words[words.index("--http-port") + 1] = str(smtp), str(http)
+    environment = {"PYTHONPATH": str(Path(mailsender.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, *words[1:]], env=environment)
+    try:
+        ends = time.monotonic() + 20
+        while not (listens(smtp) and listens(http)):
+            assert process.poll() is None
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        yield smtp, http
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_test_finds_its_letter_as_the_page_has_it(catcher: tuple[int, int]) -> None:
+    smtp, http = catcher
+    (script,) = blocks("testing.md", "python")
+    names: dict[str, object] = {}
+    exec(script.replace(":8025", f":{http}"), names)
+    url = f"http://127.0.0.1:{http}"
+    assert names["newer"](0) == []  # type: ignore[operator]
+    with smtplib.SMTP("127.0.0.1", smtp, timeout=10) as session:
+        session.sendmail("a@example.test", ["b@example.test"], "Subject: found\r\n\r\nbody")
+        for address, code in (("reject-550@example.test", 550), ("reject-451@example.test", 451)):
+            with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+                session.sendmail("a@example.test", [address], "Subject: x\r\n\r\nbody")
+            assert refused.value.recipients[address][0] == code
+        with pytest.raises(smtplib.SMTPDataError) as at_dot:
+            session.sendmail("a@example.test", ["dot-451@example.test"], "Subject: x\r\n\r\nbody")
+        assert at_dot.value.smtp_code == 451
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            session.sendmail("a@example.test", ["drop@example.test"], "Subject: x\r\n\r\nbody")
+    found = names["wait_for_letter"](0)  # type: ignore[operator]
+    assert (found["id"], found["mail_from"], found["rcpt_tos"], found["subject"]) == (
+        1,
+        "a@example.test",
+        ["b@example.test"],
+        "found",
+    )
+    for path in ("/messages/1.json", "/messages/1.eml", "/counts.json"):
+        with urllib.request.urlopen(url + path) as answer:
+            assert answer.status == 200
+            if path == "/counts.json":
+                assert json.load(answer)["received"] == 1
+    urllib.request.urlopen(urllib.request.Request(f"{url}/messages", method="DELETE")).close()
+    assert names["newer"](0) == []  # type: ignore[operator]
+
+
+def test_the_settings_for_short_tests_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict(re.findall(r"`(SMTP_[A-Z_]+)=([^`]+)`", TEXT["testing.md"]))
+    assert given
+    for name, value in {**given, "SMTP_FROM": "a@example.test", "KAFKA_BROKERS": "k:1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MONGODB_URI", "memory:")
+    assert isinstance(load(), Settings)
