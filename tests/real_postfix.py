@@ -46,7 +46,24 @@ class RealPostfix:
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._postfix.start)
+        if self.FRONT is None:  # postscreen remembers whom it greeted
+            async with asyncio.timeout(20):
+                while not await self._greets():  # noqa: ASYNC110  it has no event
+                    await asyncio.sleep(0.1)
         return self
+
+    async def _greets(self) -> bool:
+        """Its port is open before all of its parts are there."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            greeting = await reader.readline()
+            writer.write(b"QUIT\r\n")
+            await reader.read()
+        except ConnectionError:
+            return False
+        finally:
+            writer.close()
+        return greeting.startswith(b"220")
 
     async def __aexit__(
         self,

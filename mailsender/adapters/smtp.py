@@ -109,9 +109,9 @@ class SmtpRelay:
             )
         self._outbox = self._outbox or Outbox()
         self._pipelining.reconsider()
-        opening = _Opening(config, await self._tls_context(), self._outbox, self._logins)
+        opening = _Opening(config, await self._tls_context(), self._outbox, self._logins, self._clock)
         try:
-            return await opening.session(self._clock, self._pipelining, self._patience)
+            return await opening.session(self._pipelining, self._patience)
         except (SMTPException, OSError, ValueError) as error:
             raise relay_away(
                 error, phase=opening.phase, host=config.host, user=config.user, password=config.password
@@ -149,11 +149,17 @@ class _Opening:
     """One way from nothing to a session; `phase` is how far it has come."""
 
     def __init__(
-        self, config: SmtpConfig, context: ssl.SSLContext | None, outbox: Outbox, logins: LoginMemory
+        self,
+        config: SmtpConfig,
+        context: ssl.SSLContext | None,
+        outbox: Outbox,
+        logins: LoginMemory,
+        clock: Clock,
     ) -> None:
         self._config = config
         self._outbox = outbox
         self._logins = logins
+        self._clock = clock
         self.phase = Phase.CONNECT
         self._host = Host.of(config.host)
         self._client = SMTP(
@@ -163,8 +169,12 @@ class _Opening:
             tls_context=context,
         )
 
-    async def session(self, clock: Clock, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+    async def session(self, pipelining: Pipelining, patience: Patience) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
+        if self._config.authenticates:
+            self.phase = Phase.AUTH
+            self._logins.check(self._clock.monotonic())
+            self.phase = Phase.CONNECT
         try:
             await self._connect()
             await self._ehlo()
@@ -172,7 +182,7 @@ class _Opening:
                 await self._starttls()
             if self._config.authenticates:
                 await self._log_in()
-            return self._taken_over(clock, pipelining, patience)
+            return self._taken_over(pipelining, patience)
         except BaseException:
             self._cut()
             raise
@@ -248,9 +258,11 @@ class _Opening:
         def say(line: bytes) -> Awaitable[SMTPResponse]:
             return self._client.execute_command(line, timeout=self._config.timeouts.command)
 
-        await log_in(say, offered=offered, user=user, password=password, memory=self._logins)
+        await log_in(
+            say, offered=offered, user=user, password=password, memory=self._logins, clock=self._clock
+        )
 
-    def _taken_over(self, clock: Clock, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+    def _taken_over(self, pipelining: Pipelining, patience: Patience) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""
         client = self._client
         transport, protocol = client.transport, client.protocol
@@ -263,7 +275,7 @@ class _Opening:
             offers = replace(offers, pipelining=False)
         channel = Channel(cast("asyncio.Transport", transport), self._outbox)
         log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
-        return SmtpSession(channel, offers, self._config.timeouts, clock, pipelining, patience)
+        return SmtpSession(channel, offers, self._config.timeouts, self._clock, pipelining, patience)
 
     def _cut(self) -> None:
         """Leave nothing open; a polite TLS goodbye could take half a minute."""

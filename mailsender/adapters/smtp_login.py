@@ -8,14 +8,18 @@ password never answers a question for the name.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import structlog
 from aiosmtplib import SMTPAuthenticationError, SMTPResponse, SMTPServerDisconnected
+
+from mailsender.ports import Clock
 
 log = structlog.get_logger()
 
@@ -29,6 +33,12 @@ _NO_SUCH_MECHANISM: Final = frozenset({504, 534})
 
 _ABOUT_THE_FORM: Final = frozenset({500, 501, 502}) | _NO_SUCH_MECHANISM
 """Replies that say nothing about the credentials. All others of 5xx may, once a password was told."""
+
+FIRST_PAUSE, LAST_PAUSE = 10.0, 600.0
+"""Seconds between two logins that are refused, of whatever session; doubled each time.
+
+Each session would come again by itself, and relays lock an account, or an address, after some wrong logins.
+"""
 
 
 class Form(NamedTuple):
@@ -54,11 +64,31 @@ class LoginMemory:
 
     `order` begins with what worked last, or with what was not tried yet. `further_spent` says that a password
     that was refused has been tried in a second form already: each try counts towards the lock of the account.
+    `turn` lets one session at a time log in, as long as that is not known to work.
     """
 
     order: list[Form] = field(default_factory=lambda: list(FORMS))
     worked: Form | None = None
     further_spent: bool = False
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    refusal: SMTPAuthenticationError | None = None
+    again: float = 0.0  # monotonic seconds
+    pause: float = 0.0
+
+    def check(self, now: float) -> None:
+        """Raise the relay's last refusal as long as it is too early for another login.
+
+        Raises:
+            SMTPAuthenticationError: the same as last time.
+        """
+        if self.refusal is not None and now < self.again:
+            raise SMTPAuthenticationError(self.refusal.code, self.refusal.message)
+
+    def refused(self, refusal: SMTPAuthenticationError, now: float) -> None:
+        """Log in no more for a while, which is longer each time."""
+        if self.refusal is None or now >= self.again:  # else others were on their way beside this one
+            self.pause = min(LAST_PAUSE, self.pause * 2) if self.pause else FIRST_PAUSE
+            self.refusal, self.again = refusal, now + self.pause
 
     def forms(self, offered: Collection[str]) -> list[Form]:
         """Those of the mechanisms in `offered`, the likeliest first."""
@@ -69,6 +99,7 @@ class LoginMemory:
         self.order.remove(form)
         self.order.insert(0, form)
         self.worked, self.further_spent = form, False
+        self.refusal, self.pause = None, 0.0
 
     def failed(self, *forms: Form) -> None:
         """Try the others first."""
@@ -81,14 +112,32 @@ class LoginMemory:
 
 
 async def log_in(
-    say: Say, *, offered: Collection[str], user: str, password: str, memory: LoginMemory
+    say: Say, *, offered: Collection[str], user: str, password: str, memory: LoginMemory, clock: Clock
 ) -> None:
     """Log in, in whatever form the relay takes of the mechanisms in `offered` (upper case).
 
     Raises:
-        SMTPAuthenticationError: it takes none; with the reply that says most about why.
+        SMTPAuthenticationError: it takes none, or another session has heard so just now; with the reply that
+            says most about why.
         SMTPException: the connection was lost, or an answer took too long.
     """
+    known = memory.worked is not None and memory.refusal is None
+    async with contextlib.nullcontext() if known else memory.turn:
+        memory.check(clock.monotonic())
+        try:
+            await _try_forms(say, offered, user, password, memory)
+        except LoginRefused as error:
+            memory.refused(error, clock.monotonic())
+            raise
+
+
+class LoginRefused(SMTPAuthenticationError):  # noqa: N818  an answer
+    """The relay has judged the credentials, or said that it cannot now; not only the form of the login."""
+
+
+async def _try_forms(
+    say: Say, offered: Collection[str], user: str, password: str, memory: LoginMemory
+) -> None:
     refusals = _Refusals()
     useless: set[str] = set()
     for form in memory.forms(offered):
@@ -142,9 +191,10 @@ class _Refusals:
 
     def raise_if_any(self) -> None:
         """Raise the one that says most."""
-        reply = self._telling or self._first
-        if reply is not None:
-            raise SMTPAuthenticationError(reply.code, reply.message)
+        if self._telling is not None:
+            raise LoginRefused(self._telling.code, self._telling.message)
+        if self._first is not None:
+            raise SMTPAuthenticationError(self._first.code, self._first.message)
 
 
 class _Attempt:

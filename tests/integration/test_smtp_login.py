@@ -11,8 +11,10 @@ import pytest
 import structlog
 
 from mailsender.adapters.smtp import SmtpRelay
+from mailsender.adapters.smtp_login import FIRST_PAUSE, LAST_PAUSE
 from mailsender.letter import Envelope
-from mailsender.ports import RelayAway, SystemClock
+from mailsender.ports import Clock, RelayAway, SystemClock
+from tests.clocks import ManualClock
 from tests.integration.test_relay_zoo import real
 from tests.real_postfix import PostfixSenderLogin
 from tests.relay_zoo import (
@@ -36,9 +38,9 @@ OTHER_REFUSALS = [
 ]
 
 
-def logging_in(relay: Any, **changes: Any) -> SmtpRelay:
+def logging_in(relay: Any, clock: Clock | None = None, **changes: Any) -> SmtpRelay:
     account = {"user": USER, "password": PASSWORD, "auth_cleartext": True}
-    return SmtpRelay(config(relay.host, relay.port, **(account | changes)), SystemClock())
+    return SmtpRelay(config(relay.host, relay.port, **(account | changes)), clock or SystemClock())
 
 
 async def log_in(adapter: SmtpRelay) -> None:
@@ -133,8 +135,9 @@ async def test_a_real_postfix_takes_our_login() -> None:
 @pytest.mark.asyncio
 async def test_a_wrong_password_is_tried_in_one_further_form_once_and_for_all() -> None:
     """Each try counts towards the lock of the account."""
+    clock = ManualClock()
     async with ZooRelay(needs_login=True) as relay:
-        adapter = logging_in(relay, password="wrong")
+        adapter = logging_in(relay, clock, password="wrong")
         judged = []
         for _ in range(3):
             with pytest.raises(RelayAway) as caught:
@@ -142,7 +145,52 @@ async def test_a_wrong_password_is_tried_in_one_further_form_once_and_for_all() 
             assert (caught.value.phase, caught.value.code, caught.value.permanent) == ("auth", 535, True)
             assert "SMTP_PASSWORD" in str(caught.value)
             judged.append(len(auth_commands(relay)))
+            clock.forward(LAST_PAUSE)
     assert judged == [2, 3, 4]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("worked_before", [False, True])
+async def test_many_sessions_do_not_lock_an_account(worked_before: bool) -> None:
+    """Relays lock an account, or an address, after some wrong logins; each session comes for one again."""
+    clock = ManualClock()
+    async with ZooRelay(needs_login=True) as relay:
+        adapter = logging_in(relay, clock)
+        if worked_before:
+            await log_in(adapter)
+        relay.accounts = {}
+        tried = []
+        for pause in (FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4):
+            before = len(auth_commands(relay))
+            for _ in range(3):
+                made = await asyncio.gather(*(adapter.connect() for _ in range(8)), return_exceptions=True)
+                assert {str(each) for each in made} == {str(made[0])}
+                assert all(isinstance(each, RelayAway) and each.code == 535 for each in made)
+            tried.append(len(auth_commands(relay)) - before)
+            clock.forward(pause - 1)
+            with pytest.raises(RelayAway):
+                await adapter.connect()
+            assert len(auth_commands(relay)) == before + tried[-1]
+            clock.forward(1)
+        relay.accounts = {USER: PASSWORD}
+        await log_in(adapter)
+        await log_in(adapter)
+    # While it works sessions log in side by side, so several may find out at once that it no longer does.
+    assert tried[0] <= 8 if worked_before else tried[0] == 2
+    assert tried[1:] == [1, 1]
+
+
+@pytest.mark.asyncio
+async def test_too_many_logins_are_not_answered_by_more_of_them() -> None:
+    """Google says 454 4.7.0 for ten minutes then."""
+    clock = ManualClock()
+    async with ZooRelay(script={"AUTH": "454 4.7.0 Too many login attempts"}) as relay:
+        adapter = logging_in(relay, clock)
+        for _ in range(5):
+            with pytest.raises(RelayAway) as caught:
+                await adapter.connect()
+            assert (caught.value.code, caught.value.permanent) == (454, False)
+        assert len(auth_commands(relay)) == 1
 
 
 @pytest.mark.asyncio
