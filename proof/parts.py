@@ -195,11 +195,12 @@ def _callers(options: Options) -> list[Step]:
 
 
 def _sick(options: Options) -> list[Step]:
-    steps = [
-        _step(f"sick {topic} {way}", 35, sick, options.seed, topic=topic, way=way)
-        for topic in SICK_TOPICS
-        for way in SICKNESSES
-    ]
+    steps = []
+    for topic in SICK_TOPICS:
+        seconds = 90 if topic == "letters" else 35
+        for way in SICKNESSES:
+            more = {"topic": topic, "way": way}
+            steps.append(_step(f"sick {topic} {way}", seconds, sick, options.seed, **more))
     return steps + [_step(f"lost {what}", 40, lost, options.seed, what=what) for what in LOSSES]
 
 

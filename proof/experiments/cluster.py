@@ -36,6 +36,10 @@ LETTERS, BAD = 400, 20
 IN_TIME = 20.0
 """Seconds in which what does not depend on the sick partition is done."""
 
+NOTHING_COMES = 70.0
+"""Seconds for which the sick partition of the in-topic stays so: longer than a client has patience with a
+broker from which nothing comes."""
+
 PATIENCE = 60.0
 
 
@@ -79,7 +83,7 @@ def _meanwhile(world: Run, service: Replica, well: Sequence[int], topic: str) ->
     """How often readiness changed, how many letters were accepted and how many reported."""
     rest(2.0)  # until the others have noticed
     before, told = len(_accepted(world)), world.told()
-    ready = _Readiness(service)
+    ready, began = _Readiness(service), time.monotonic()
     if topic == "dead":
         _publish(world, 0, well, bad=BAD)
     wanted = sum(_publish(world, LETTERS, well))
@@ -89,6 +93,8 @@ def _meanwhile(world: Run, service: Replica, well: Sequence[int], topic: str) ->
         world.read_reports(0.3)
         if len(_accepted(world)) - before >= wanted and world.told() - told >= share * LETTERS:
             break
+    if topic == "letters":
+        rest(max(0.0, NOTHING_COMES - (time.monotonic() - began)))
     answered = service.post([{"Subject": "[post]", "Body": "x", "Addresses": []}]).status
     accepted = len(_accepted(world)) - before
     if accepted < wanted:
