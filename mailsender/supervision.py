@@ -149,6 +149,12 @@ def _reason(error: Exception | None) -> str:
     return type(error).__name__
 
 
+def was_cancelled() -> bool:
+    """Whether somebody cancelled the task that runs now, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def _run(loop: Loop) -> Exception | None:
     """What the loop raised, None when it ended.
 
@@ -156,11 +162,10 @@ async def _run(loop: Loop) -> Exception | None:
     """
     try:
         await loop()
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+    except asyncio.CancelledError:
+        if was_cancelled():
             raise
-        return RuntimeError(f"cancelled from within: {error}")
+        return RuntimeError("cancelled from within")
     except Exception as error:  # noqa: BLE001  whatever it is, the others go on
         return error
     return None

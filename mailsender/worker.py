@@ -23,7 +23,7 @@ from mailsender.reply_rules import Action, Rule, as_deferred, rule_for
 from mailsender.retry import Attempt, RetryPolicy, after_attempt, as_error, progress
 from mailsender.sessions import Held, OwnSession, RelayState, Stopped
 from mailsender.settle import Settler
-from mailsender.supervision import Keep, once
+from mailsender.supervision import Keep, once, was_cancelled
 from mailsender.waiting import pause
 from mailsender.weighing import Ruling
 
@@ -362,6 +362,12 @@ class Worker:
     async def _safely(self, token: str, letter: Letter) -> None:
         try:
             await self._handle(token, letter)
+        except asyncio.CancelledError:
+            if was_cancelled():
+                raise
+            # A library cancelled what we waited for: that ends this letter, and nobody else would.
+            self._raised(token, letter, RuntimeError("cancelled from within"))
+            self._line.retire()
         except Exception as error:  # noqa: BLE001  one letter's failure never harms the next
             self._raised(token, letter, error)
             self._line.retire()

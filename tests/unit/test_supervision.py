@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from mailsender import supervision
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
+from mailsender.letter import Outcome
 from mailsender.notebook import NoNotes
 from mailsender.operations import ReplicaOperations
 from mailsender.ports import Landed, Outgoing, Record, SystemClock
@@ -20,7 +21,7 @@ from mailsender.settings import Settings
 from mailsender.supervision import FAILURES, Supervisor, once
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink
-from tests.relays import FakeRelay
+from tests.relays import FakeRelay, FakeSession
 
 
 class GivenUp(list[tuple[str, str]]):
@@ -282,6 +283,33 @@ async def test_what_fails_once_goes_on(
     assert [each["loop"] for each in events if each["event"] == "loop_failed"] == [loop]
     assert (await queue.stats()).sent == 1
     assert len(replica.parts.relay.sent) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.asyncio
+async def test_a_letter_whose_sending_a_library_cancels_is_answered(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = replica_with(monkeypatch)
+    transact = FakeSession.transact
+    cancelled: list[bool] = []
+
+    async def cancels(self: FakeSession, *arguments: Any) -> Outcome:
+        if not cancelled:
+            cancelled.append(True)
+            raise asyncio.CancelledError
+        return await transact(self, *arguments)
+
+    monkeypatch.setattr(FakeSession, "transact", cancels)
+    sink = replica.parts.sink
+    assert isinstance(sink, ReportTopic)
+    with capture_logs() as events:
+        running = asyncio.create_task(replica.run())
+        async with asyncio.timeout(20):
+            await sink.reported.wait()
+            replica.drain("test")
+            assert await running == 0, events
+    assert len(replica.hand) == 0
+    assert [each["letter"] for each in events if each["event"] == "letter_raised"] != []
 
 
 @pytest.mark.asyncio

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender import supervision
+from mailsender.ports import SystemClock
 from mailsender.web import connections
 from mailsender.web.app import make_app, serve
 from mailsender.web.connections import FEWEST, MAX_HEAD, Connection, Crowd, affordable
@@ -197,6 +199,27 @@ async def test_a_caller_who_cannot_be_let_in_does_not_end_the_listening(
         async with serving(Played(), key="") as client:
             assert (await client.ask("GET", "/healthz"))[0] == 200
     assert [event["event"] for event in events] == ["http_out_of_descriptors"]
+
+
+@pytest.mark.asyncio
+async def test_letting_in_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    monkeypatch.setattr(supervision, "FIRST_BACKOFF", 0.001)
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [RuntimeError("nobody expects this")]
+
+    async def failing(listener: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop()
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", failing)
+    keeper = supervision.Supervisor(SystemClock(), lambda *_: None)
+    app = make_app(Played(), api_key="", max_bytes=1000, timeout=5)
+    with capture_logs() as events:
+        server = await serve(app, "127.0.0.1", 0, keep=keeper.keep)
+        assert (await raw(server.port, GET)).startswith(b"HTTP/1.1 200 ")
+        await server.close()
+    assert [(event["event"], event["loop"]) for event in events] == [("loop_failed", "http")]
 
 
 def test_files_are_kept_for_the_main_job(monkeypatch: pytest.MonkeyPatch) -> None:
