@@ -42,6 +42,12 @@ the process died now. Two writes' worth, so that one can be gathered while the o
 SLOW = 0.5
 """Seconds that a write may take before no more letters are begun: it may be the first of an outage."""
 
+UNSTORABLE = "what became of its recipients could not be stored"
+"""The reason of a letter whose outcome MongoDB takes in no other words."""
+
+REPEAT_UNWRITTEN = 60.0
+"""Seconds after which an outcome that MongoDB refused in all words is offered again."""
+
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 """Seconds between tries while MongoDB is away."""
 
@@ -98,6 +104,7 @@ class Settler:
         self._releases: dict[str, list[str]] = {}
         self._progress: list[_Progress] = []
         self._finals: list[Letter] = []
+        self._unwritten: dict[str, Settlement] = {}
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
         self._reporting = asyncio.Event()
@@ -165,17 +172,15 @@ class Settler:
 
         What is final is handed on once `run` runs.
         """
-        batch = self._dated(settlements)
-        late = await self._settle(batch)
+        written, late = await self._settle(self._dated(settlements))
         self._idle.clear()
-        self._written(batch, late)
+        self._written(written, late)
         self._note_idle()
         return late
 
     async def release_now(self, token: str, ids: Sequence[str]) -> None:
         """Give back letters that were never in hand, however long it takes."""
-        await self._until_written(partial(self._queue.release, token, ids))
-        self.tally.released += len(ids)
+        self.tally.released += await self._give_back(token, ids)
 
     async def _write_all(self) -> None:
         self._wake.set()  # something may wait since this failed
@@ -221,14 +226,15 @@ class Settler:
         batch = self._dated(self._settlements[:BATCH])
         if not batch:
             return
-        late = await self._settle(batch)
+        written, late = await self._settle(batch)
         del self._settlements[: len(batch)]
         self._waiting_bytes -= sum(each.letter.size for each in batch)
         self._let_in()
         # A letter that came back to us meanwhile is in hand under another token.
         hand = self._hand
-        hand.drop([s.letter.id for s in batch if hand.token(s.letter.id) == s.token])
-        self._written(batch, late)
+        ended = [s.letter.id for s in batch if hand.token(s.letter.id) == s.token]
+        hand.drop([each for each in ended if each not in self._unwritten])
+        self._written(written, late)
 
     def _written(self, batch: Sequence[Settlement], late: frozenset[str]) -> None:
         if late:
@@ -257,32 +263,108 @@ class Settler:
             for each in batch
         ]
 
-    async def _settle(self, batch: Sequence[Settlement]) -> frozenset[str]:
-        """Write a batch; an outcome that the store can never hold is told apart and kept in plainer words.
+    async def _settle(self, batch: Sequence[Settlement]) -> tuple[list[Settlement], frozenset[str]]:
+        """Write a batch; returns what was written, in the words in which it was, and the late ones' IDs.
 
-        Not to write it would be worse than to lose its words: the letter would be sent again for ever.
+        An outcome that the store can never hold is told apart and kept in plainer words. Not to write it
+        would be worse than to lose its words: the letter would be sent again for ever.
         """
-        try:
-            return await self._until_written(partial(self._queue.settle, batch))
-        except Rejected as error:
-            if len(batch) == 1 and batch[0] == _plain(batch[0]):
-                log.error("outcome_not_written", letter=batch[0].letter.id, error=str(error))
-                return frozenset()
-        if len(batch) == 1:
-            return await self._settle([_plain(batch[0])])
-        middle = len(batch) // 2
-        return await self._settle(batch[:middle]) | await self._settle(batch[middle:])
+        written: list[Settlement] = []
+        late: set[str] = set()
+        pending = [list(batch)]
+        while pending:
+            part = pending.pop()
+            try:
+                late |= await self._until_written(partial(self._queue.settle, part))
+            except Rejected as error:
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                plainer = self._plainer(part[0])
+                if plainer is None:
+                    self._keep_unwritten(part[0], str(error))
+                else:
+                    pending.append([plainer])
+            else:
+                written += part
+                for each in part:
+                    self._unwritten.pop(each.letter.id, None)
+        return written, frozenset(late)
+
+    def _plainer(self, settlement: Settlement) -> Settlement | None:
+        """The same outcome in fewer words, and in the fewest after that; None where there are none fewer."""
+        for fewer in (_plain(settlement), self._barest(settlement)):
+            if fewer != settlement:
+                return fewer
+        return None
+
+    def _barest(self, settlement: Settlement) -> Settlement:
+        """An end with nothing about the recipients: what became of each cannot be kept.
+
+        A letter that should be tried again ends, too, for nobody would know who has it already.
+        """
+        letter = settlement.letter
+        sent = letter.status is Status.SENT or any(each.accepted for each in letter.recipients)
+        if letter.reason == UNSTORABLE:
+            return settlement
+        return Settlement(
+            token=settlement.token,
+            letter=letter.evolve(
+                status=Status.SENT if sent else Status.ERROR,
+                recipients=tuple([Recipient(address=each) for each in letter.addresses]),
+                relay="",
+                message_id="",
+                reason=UNSTORABLE,
+                finished_at=letter.finished_at or now_ms(self._clock.epoch()),
+            ),
+        )
+
+    def _keep_unwritten(self, settlement: Settlement, fault: str) -> None:
+        """Keep an outcome that no words can store: the letter stays ours, unsent, until it can be written."""
+        letter_id = settlement.letter.id
+        if letter_id not in self._unwritten:
+            log.error(
+                "outcome_not_written",
+                letter=letter_id,
+                error=fault,
+                action="the letter is kept in hand and not sent again; tried again every minute",
+                check="whether a rule of the collection refuses it",
+            )
+        self._unwritten[letter_id] = settlement
+        asyncio.get_running_loop().call_later(REPEAT_UNWRITTEN, self._repeat, letter_id)
+
+    def _repeat(self, letter_id: str) -> None:
+        settlement = self._unwritten.get(letter_id)
+        if settlement is not None:
+            self.put(settlement)
 
     async def _write_releases(self) -> None:
         for token in list(self._releases):
             waiting = self._releases[token]
             ids = waiting[:]  # more of the same claim may come while it is written
-            await self._until_written(partial(self._queue.release, token, ids))
+            released = await self._give_back(token, ids)
             del waiting[: len(ids)]
             if not waiting:
                 del self._releases[token]
             self._hand.drop([each for each in ids if self._hand.token(each) == token])
-            self.tally.released += len(ids)
+            self.tally.released += released
+
+    async def _give_back(self, token: str, ids: Sequence[str]) -> int:
+        """Give letters back; how many. One that the store will not take back is left to its lease."""
+        given = 0
+        pending = [list(ids)]
+        while pending:
+            part = pending.pop()
+            try:
+                await self._until_written(partial(self._queue.release, token, part))
+            except Rejected as error:
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                else:
+                    log.error("letter_not_given_back", letter=part[0], error=str(error))
+            else:
+                given += len(part)
+        return given
 
     async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:
         backoff = FIRST_BACKOFF

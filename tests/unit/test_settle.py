@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailsender.adapters.memory import MemoryQueue
 from mailsender.leases import Hand, LeaseKeeper
@@ -400,3 +401,126 @@ async def test_an_ordinary_letter_pays_nothing() -> None:
     async with running(relay, queue=queue) as scene:
         await scene.settled(2)
     assert queue.calls == 0
+
+
+class StrictQueue(MemoryQueue):
+    """Stores only outcomes that `takes` likes."""
+
+    def __init__(self, clock: SystemClock, takes: Callable[[Letter], bool]) -> None:
+        super().__init__(clock)
+        self.takes = takes
+
+    async def settle(self, settlements):  # type: ignore[no-untyped-def]
+        if not all(self.takes(each.letter) for each in settlements):
+            raise Rejected("cannot be stored")
+        return await super().settle(settlements)
+
+
+def has_text(letter: Letter) -> bool:
+    return any(each.result is not None and each.result.text for each in letter.recipients)
+
+
+def has_results(letter: Letter) -> bool:
+    return any(each.result is not None for each in letter.recipients)
+
+
+def partly(letter: Letter) -> Letter:
+    """One has it, the other waits."""
+    said = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="later")
+    got = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
+    recipients = (Recipient(address="a@b.test", result=got), Recipient(address="c@d.test", result=said))
+    return letter.evolve(addresses=("a@b.test", "c@d.test"), recipients=recipients, status=Status.AWAITING)
+
+
+@pytest.mark.parametrize(
+    ("refuses", "kept", "status"),
+    [(has_text, True, Status.AWAITING), (has_results, False, Status.SENT)],
+    ids=["without texts", "without results"],
+)
+@pytest.mark.asyncio
+async def test_what_is_reported_is_what_was_written(
+    refuses: Callable[[Letter], bool], kept: bool, status: Status
+) -> None:
+    """An outcome in plainer words is reported in these; one of which nothing can be kept ends the letter."""
+    clock, hand = SystemClock(), Hand()
+    reported: list[Letter] = []
+
+    async def report(letters: Sequence[Letter]) -> None:
+        reported.extend(letters)
+
+    queue = StrictQueue(clock, lambda each: not refuses(each))
+    settler = Settler(queue, hand, clock, report=report)
+    await queue.insert([partly(letter(n)).evolve(recipients=()) for n in range(3)])
+    lease = await queue.claim(3, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    one, other, third = lease.letters
+    settler.put(Settlement(token="t", letter=partly(one)))
+    settler.put(Settlement(token="t", letter=as_error(other, "no address")))
+    settler.put(Settlement(token="t", letter=partly(third).evolve(status=Status.SENT)))
+    assert await settler.flush(10)
+    stored = {each.id: await queue.get(each.id) for each in lease.letters}
+    assert reported
+    assert all(stored[each.id] == each for each in reported)
+    found = stored[one.id]
+    assert found is not None
+    assert (found.status, has_results(found)) == (status, kept)
+    assert len(hand) == 0
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+@pytest.mark.asyncio
+async def test_what_can_be_written_in_no_words_is_neither_reported_nor_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stays in hand, so that its lease is renewed, until the store takes it."""
+    monkeypatch.setattr("mailsender.settle.REPEAT_UNWRITTEN", 0.05)
+    clock, hand = SystemClock(), Hand()
+    reported: list[str] = []
+
+    async def report(letters: Sequence[Letter]) -> None:
+        reported.extend(each.id for each in letters)
+
+    queue = StrictQueue(clock, lambda each: each.id != letter(1).id)
+    settler = Settler(queue, hand, clock, report=report)
+    await queue.insert([letter(n) for n in range(3)])
+    lease = await queue.claim(3, 60.0, "t")
+    hand.take(lease)
+    writing = asyncio.create_task(settler.run())
+    with capture_logs() as logs:
+        for each in lease.letters:
+            settler.put(Settlement(token="t", letter=as_error(each, "no address")))
+        assert await settler.flush(10)
+        assert sorted(reported) == sorted([letter(0).id, letter(2).id])
+        assert hand.by_token() == {"t": [letter(1).id]}
+        assert settler.open.is_set()
+        assert (settler.tally.error, (await queue.stats()).processing) == (2, 1)
+        queue.takes = lambda _: True
+        await until(lambda: len(reported) == 3)
+    assert len(hand) == 0
+    assert [each["event"] for each in logs].count("outcome_not_written") == 1
+    writing.cancel()
+    await asyncio.wait({writing})
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_cannot_be_given_back_holds_up_no_other() -> None:
+    clock, hand = SystemClock(), Hand()
+
+    class Keeps(MemoryQueue):
+        async def release(self, token, ids):  # type: ignore[no-untyped-def]
+            if letter(1).id in ids:
+                raise Rejected("no")
+            await super().release(token, ids)
+
+    queue = Keeps(clock)
+    settler = Settler(queue, hand, clock, report=ignore)
+    await queue.insert([letter(n) for n in range(4)])
+    hand.take(await queue.claim(4, 60.0, "t"))
+    writing = asyncio.create_task(settler.run())
+    settler.release("t", [letter(n).id for n in range(4)])
+    assert await settler.flush(10)
+    assert ((await queue.stats()).awaiting, len(hand), settler.tally.released) == (3, 0, 3)
+    writing.cancel()
+    await asyncio.wait({writing})
