@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -46,6 +46,8 @@ Collection: TypeAlias = Any
 
 Document: TypeAlias = dict[str, Any]
 
+T = TypeVar("T")
+
 DUPLICATE_KEY = 11000
 
 GRACE = 2.0
@@ -61,7 +63,7 @@ MILLISECOND = 0.001
 """What a stored date may lack of the time that it was."""
 
 # Given to every collection: a client's own options do not take this error handler.
-_CODEC: CodecOptions[Document] = CodecOptions(
+CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=True,
     # The original wrote Kafka keys of any bytes as strings: they come back as surrogate escapes (PEP 383).
     unicode_decode_error_handler="surrogateescape",
@@ -168,7 +170,7 @@ def durable(client: Client, database: str, collection: str, timeout: float) -> C
     """
     return client.get_database(database).get_collection(
         collection,
-        codec_options=_CODEC,
+        codec_options=CODEC,
         write_concern=WriteConcern(w="majority", j=True, wtimeout=int(timeout * 1000)),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("local"),
@@ -230,6 +232,36 @@ def passing(error: Exception) -> bool:
     if isinstance(error, ConfigurationError):
         return True  # at run time it is about the servers: too old, or without the mechanism of our login
     return isinstance(error, PyMongoError) and error.timeout
+
+
+async def narrowed(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[int]]
+) -> tuple[int, list[tuple[T, Rejected]]]:
+    """Write `items`, in halves where some are refused for good, so that each culprit stands alone.
+
+    Args:
+        items: what to write.
+        write: writes some of them and says how many it changed; to repeat it changes nothing.
+
+    Returns:
+        How many were changed altogether, and the culprits with what was said of them.
+
+    Raises:
+        Unavailable: as `write` does.
+    """
+    changed = 0
+    culprits: list[tuple[T, Rejected]] = []
+    pending = [items] if items else []
+    while pending:
+        part = pending.pop()
+        try:
+            changed += await write(part)
+        except Rejected as error:
+            if len(part) > 1:
+                pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+            else:
+                culprits.append((part[0], error))
+    return changed, culprits
 
 
 def _codes(error: Exception) -> set[Any]:
@@ -320,6 +352,6 @@ class ServerClock:
 
     async def _read(self) -> ClockReading:
         asked = self._clock.monotonic()
-        hello = await self._admin.command("hello", codec_options=_CODEC)
+        hello = await self._admin.command("hello", codec_options=CODEC)
         answered = self._clock.monotonic()
         return ClockReading(server=hello["localTime"].timestamp(), asked=asked, answered=answered)

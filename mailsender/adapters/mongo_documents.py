@@ -31,7 +31,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from bson import ObjectId, Timestamp, json_util
+from bson import ObjectId, Timestamp, encode, json_util
+from bson.errors import BSONError
 
 from mailsender.letter import (
     Answer,
@@ -116,6 +117,19 @@ def _object_id(letter_id: str) -> ObjectId:
     if len(octets) * 2 != _ID_DIGITS:  # spaces are let pass between digits
         raise ValueError("an ID has 24 hex digits")
     return ObjectId(octets)
+
+
+def nameable(stored: Any) -> bool:
+    """Whether a document with this `_id` can be named by what `letter_id` makes of it.
+
+    One that is text of invalid UTF-8 cannot be, nor some values that extended JSON cannot say.
+    """
+    if isinstance(stored, ObjectId):
+        return True
+    try:
+        return encode({"_id": stored_id(letter_id(stored))}) == encode({"_id": stored})
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return False
 
 
 def letter_id(stored: Any) -> str:

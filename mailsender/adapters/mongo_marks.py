@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 from bson import ObjectId
@@ -27,7 +28,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import OperationFailure
 
 from mailsender.adapters.mongo import Collection, Document, ServerClock, committed
-from mailsender.adapters.mongo_documents import letter_id, stored_id
+from mailsender.adapters.mongo_documents import letter_id, nameable, stored_id
 from mailsender.adapters.mongo_indexes import ensure_indexes
 from mailsender.letter import Letter, Settlement
 
@@ -44,6 +45,9 @@ STALE = 60.0
 
 UNAUTHORIZED = 13
 """MongoDB's code for a user who may not do this."""
+
+_OURS = {"_id": {"$type": "objectId"}}
+"""As our marks are named."""
 
 INDEXES = (
     IndexModel(
@@ -175,12 +179,12 @@ class Marks:
         A mark of which a settlement may still be under way is left alone: nobody would know of it.
         """
         since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
-        query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
+        query = {"reported": False, "$expr": {"$lte": ["$at", since]}, **_OURS}
         cursor = self._committed.find(query, {"letters": 1, "leases": 1}).sort([("at", ASCENDING)])
         old = _holding(await cursor.limit(AT_ONCE).to_list(AT_ONCE), limit)
         if old:
             busy = await self._busy(old)
-            old = [mark for mark in old if busy.isdisjoint(map(letter_id, mark["letters"]))]
+            old = [mark for mark in old if busy.isdisjoint(map(letter_id, _letters(mark)))]
             marks = [mark["_id"] for mark in old]
             unreported = [each for mark in old for each in self._unreported(mark)]
             theirs = {"_id": {"$in": unreported}, "mark": {"$in": marks}}
@@ -199,12 +203,12 @@ class Marks:
 
         One that another publisher joined has a field `reported` of its own, and stays.
         """
-        query = {"$expr": {"$lte": ["$forget_at", "$$NOW"]}, "forget_at": {"$exists": True}}
+        query = {"$expr": {"$lte": ["$forget_at", "$$NOW"]}, "forget_at": {"$exists": True}, **_OURS}
         cursor = self._marks.find(query, {"letters": 1}).sort([("forget_at", ASCENDING)])
         old = await cursor.limit(AT_ONCE).to_list(AT_ONCE)
         if not old:
             return 0
-        ids = [each for mark in old for each in mark["letters"]]
+        ids = [each for mark in old for each in _letters(mark)]
         marks = [mark["_id"] for mark in old]
         theirs = {"_id": {"$in": ids}, "mark": {"$in": marks}, "reported": {"$exists": False}}
         result = await self._letters.delete_many(theirs, hint="_id_")
@@ -230,14 +234,15 @@ class Marks:
         if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
             cursor = await cursor
         found = await cursor.to_list(1)
-        return int(found[0]["letters"]) if found else 0
+        count = found[0]["letters"] if found else 0
+        return int(count) if isinstance(count, int | float) and isfinite(count) else 0
 
     async def _busy(self, marks: Sequence[Document]) -> set[str]:
         """Letters that are still to be settled under their marks, as a majority knows."""
         query = {
-            "_id": {"$in": [each for mark in marks for each in mark["letters"]]},
+            "_id": {"$in": [each for mark in marks for each in _letters(mark)]},
             "status": "processing",
-            "lease": {"$in": sorted({lease for mark in marks for lease in mark["leases"]})},
+            "lease": {"$in": sorted({lease for mark in marks for lease in _leases(mark)})},
         }
         found = await self._committed_letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
         return {letter_id(each["_id"]) for each in found}
@@ -246,14 +251,14 @@ class Marks:
         """Of a mark of ours we know which reports are out; of another's, all may be wanting."""
         ours = self._ours.get(mark["_id"])
         if ours is None:
-            return list(mark["letters"])
-        return [each for each in mark["letters"] if letter_id(each) in ours.left]
+            return _letters(mark)
+        return [each for each in _letters(mark) if letter_id(each) in ours.left]
 
     async def _mark_alone(self, marks: Sequence[Document]) -> None:
         """Mark by themselves the letters that are still under marks about to go: their reports are out."""
         await self._clock.now()
         theirs = {
-            "_id": {"$in": [each for mark in marks for each in mark["letters"]]},
+            "_id": {"$in": [each for mark in marks for each in _letters(mark)]},
             "mark": {"$in": [mark["_id"] for mark in marks]},
             "reported": {"$exists": False},
         }
@@ -303,6 +308,17 @@ def mark_in(document: Document) -> ObjectId | None:
     return mark if "reported" not in document and isinstance(mark, ObjectId) else None
 
 
+def _letters(mark: Document) -> list[Any]:
+    """The letters of a mark; one that another program wrote may hold anything."""
+    found = mark.get("letters")
+    return [each for each in found if nameable(each)] if isinstance(found, list) else []
+
+
+def _leases(mark: Document) -> list[str]:
+    found = mark.get("leases")
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
 def _mark_id(leases: Sequence[str], ids: Sequence[str]) -> ObjectId:
     """The same for the same settlements: a repetition whose first reply was lost makes no second mark."""
     named = "\0".join([*leases, *ids]).encode("utf-8", "surrogateescape")
@@ -313,7 +329,7 @@ def _holding(marks: list[Document], letters: int) -> list[Document]:
     """The first of `marks` that hold so many letters together."""
     total = 0
     for number, mark in enumerate(marks, start=1):
-        total += len(mark["letters"])
+        total += len(_letters(mark))
         if total >= letters:
             return marks[:number]
     return marks

@@ -12,11 +12,12 @@ import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from random import randrange
 from typing import Any
 
 import structlog
-from bson import ObjectId, encode
+from bson import encode
 from bson.errors import BSONError
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
@@ -29,8 +30,18 @@ from mailsender.adapters.mongo import (
     committed,
     disconnect,
     durable,
+    narrowed,
 )
-from mailsender.adapters.mongo_documents import SHARING, letter_id, likeness, slice_of, state_of, stored_id
+from mailsender.adapters.mongo_apart import Apart
+from mailsender.adapters.mongo_documents import (
+    SHARING,
+    letter_id,
+    likeness,
+    nameable,
+    slice_of,
+    state_of,
+    stored_id,
+)
 from mailsender.adapters.mongo_indexes import INDEXES, ensure_indexes
 from mailsender.adapters.mongo_insert import Inserter
 from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share, mark_in
@@ -38,7 +49,7 @@ from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.history import History, from_document
 from mailsender.letter import FreshClaim, Lease, Letter, Recipient, Settlement, Status, now_ms
-from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Unavailable
+from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Rejected, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -48,6 +59,9 @@ BUSY_TRIES = 5
 
 LANES = 5
 """Over how many heads of the queue replicas spread out when they get in each other's way."""
+
+RENEWALS = 3
+"""How many renewals have to fit into a lease, one after the other, although none is answered."""
 
 _BY_ID = "_id_"
 _LEASED = "mailsender_until"
@@ -97,6 +111,7 @@ class MongoQueue:
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
         self._skip = 0
+        self._apart = Apart(self._letters, timeout)
 
     async def open(self) -> None:
         """See `Queue.open`."""
@@ -147,22 +162,21 @@ class MongoQueue:
         held = {token: {each: stored_id(each) for each in ids} for token, ids in leases.items() if ids}
         if not held:
             return frozenset()
-        updates = [
-            UpdateMany(
-                {"_id": {"$in": list(ids.values())}, "status": "processing", "lease": token},
-                [{"$set": {"until": _from_now(lease)}}],
-                hint=_BY_ID,
-            )
-            for token, ids in held.items()
-        ]
-        async with calling(self._timeout):
-            result = await self._letters.bulk_write(updates, ordered=False)
-            if result.matched_count == sum(map(len, held.values())):
-                return frozenset()
-            every = [each for ids in held.values() for each in ids.values()]
-            query = {"_id": {"$in": every}, "lease": {"$in": list(held)}, "status": "processing"}
+        deadline = min(self._timeout, lease / RENEWALS)
+        each_one = [(token, stored) for token, ids in held.items() for stored in ids.values()]
+        renewed, culprits = await narrowed(each_one, partial(self._push, lease, deadline))
+        if culprits:
+            self._apart.tell("lease_not_renewed", [stored for (_, stored), _ in culprits])
+        if renewed == len(each_one):
+            return frozenset()
+        query = {
+            "_id": {"$in": [stored for _, stored in each_one]},
+            "lease": {"$in": list(held)},
+            "status": "processing",
+        }
+        async with calling(deadline):
             found = await self._letters.find(query, {"lease": 1}, hint=_BY_ID).to_list(None)
-        ours = {(document["lease"], letter_id(document["_id"])) for document in found}
+        ours = {(str(document["lease"]), letter_id(document["_id"])) for document in found}
         return frozenset(each for token, ids in held.items() for each in ids if (token, each) not in ours)
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
@@ -214,9 +228,9 @@ class MongoQueue:
             found = await self._committed.find(query, hint=_BY_ID).to_list(None)
         held: defaultdict[str, list[Letter]] = defaultdict(list)
         for document in found:
-            letter = letter_of(document)
-            if letter.id in leases[document["lease"]]:
-                held[document["lease"]].append(letter)
+            letter, lease = letter_of(document), document["lease"]
+            if isinstance(lease, str) and letter.id in leases[lease]:
+                held[lease].append(letter)
         return dict(held)
 
     async def claims_of(self, run: str) -> dict[str, list[str]]:
@@ -226,28 +240,41 @@ class MongoQueue:
             found = await self._committed.find(query, {"lease": 1}, hint=_LEASED).to_list(None)
         claims: defaultdict[str, list[str]] = defaultdict(list)
         for document in found:
-            claims[document["lease"]].append(letter_id(document["_id"]))
+            if isinstance(document["lease"], str) and nameable(document["_id"]):
+                claims[document["lease"]].append(letter_id(document["_id"]))
         return dict(claims)
 
     async def reclaim(self, limit: int, within: float = math.inf) -> int:
         """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
+        ends = self._clock.monotonic() + within
         async with calling(min(self._timeout, within)):
-            cursor = self._letters.find(_RUN_OUT, {"_id": 1}).sort([("until", ASCENDING)]).limit(limit)
-            ids = _addressable(await cursor.to_list(limit))
-            if not ids:
-                return 0
-            result = await self._letters.update_many({"_id": {"$in": ids}, **_RUN_OUT}, _FREE, hint=_BY_ID)
-        return int(result.modified_count)
+            cursor = self._letters.find(self._apart.beside(_RUN_OUT), {"_id": 1})
+            found = await cursor.sort([("until", ASCENDING)]).limit(limit).to_list(limit)
+        ids = [each["_id"] for each in found if nameable(each["_id"])]
+        if len(ids) < len(found):
+            await self._apart.unnamed(_RUN_OUT)
+        freed, culprits = await narrowed(ids, partial(self._free, ends))
+        for stored, fault in culprits:
+            await self._apart.put(stored, str(fault))
+        return freed
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""
         since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
         query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
+        try:
+            async with calling(self._timeout):
+                await self._marks.dissolve(older_than, limit)
+        except Rejected as error:
+            _log.error("marks_not_dissolved", error=str(error), action="what they stand for is not reported")
         async with calling(self._timeout):
-            await self._marks.dissolve(older_than, limit)
             # What a majority has not got yet may be rolled back, and must not be published.
-            cursor = self._committed.find(query, _SIZE).sort([("at", ASCENDING)]).limit(limit)
-            ids = _addressable(_within(await cursor.to_list(limit)))
+            cursor = self._committed.find(self._apart.beside(query), _SIZE)
+            heads = _within(await cursor.sort([("at", ASCENDING)]).limit(limit).to_list(limit))
+        ids = [each["_id"] for each in heads if nameable(each["_id"])]
+        if len(ids) < len(heads):
+            await self._apart.unnamed(query)
+        async with calling(self._timeout):
             found = await self._committed.find({"_id": {"$in": ids}, "reported": False}).to_list(None)
         self._marks.disown([letter_id(document["_id"]) for document in found])
         return _in_order(found, ids)
@@ -258,26 +285,42 @@ class MongoQueue:
             return
         async with calling(self._timeout):
             letters = await self._marks.report(letters)
-            if not letters:
-                return
-            # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
-            alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
-            if alone:
+        if not letters:
+            return
+        # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
+        alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
+        if alone and await self._mark_alone(alone) == len(letters):
+            return
+        _, culprits = await narrowed(letters, self._mark_each)
+        for letter, _ in culprits:
+            # Else every sweep would publish its report again.
+            self._apart.leave(stored_id(letter.id))
+        if culprits:
+            self._apart.tell("report_not_marked", [stored_id(letter.id) for letter, _ in culprits])
+
+    async def _mark_alone(self, ids: list[Any]) -> int:
+        """Mark letters of one publisher; how many. What the server refuses is tried one by one after that."""
+        try:
+            async with calling(self._timeout):
                 await self._server_clock.now()
                 forget = self._server_clock.latest() + self._retention
                 fields = {"answered": 1, "reported": True, "expire_at": forget}
-                query = {"_id": {"$in": alone}, "reported": False, "also": {"$exists": False}}
+                query = {"_id": {"$in": ids}, "reported": False, "also": {"$exists": False}}
                 result = await self._letters.update_many(query, {"$set": fields}, hint=_BY_ID)
-                if result.matched_count == len(letters):
-                    return
-            by_answers: defaultdict[int, list[Any]] = defaultdict(list)
-            for letter in letters:
-                by_answers[len(letter.answers)].append(stored_id(letter.id))
-            updates = [
-                UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
-                for answers, ids in by_answers.items()
-            ]
-            await self._letters.bulk_write(updates, ordered=False)
+        except Rejected:
+            return 0
+        return int(result.matched_count)
+
+    async def _mark_each(self, letters: Sequence[Letter]) -> int:
+        by_answers: defaultdict[int, list[Any]] = defaultdict(list)
+        for letter in letters:
+            by_answers[len(letter.answers)].append(stored_id(letter.id))
+        updates = [
+            UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
+            for answers, ids in by_answers.items()
+        ]
+        async with calling(self._timeout):
+            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
@@ -322,7 +365,7 @@ class MongoQueue:
             sent=max(0, total - awaiting - processing - error),
             error=error,
             unreported=unreported,
-            oldest_due=(now - first["due"]).total_seconds() if first else 0.0,
+            oldest_due=_since(first.get("due") if first else None, now),
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -357,31 +400,58 @@ class MongoQueue:
 
     # --- what the calls above are made of ---
 
+    async def _push(self, lease: float, deadline: float, held: Sequence[tuple[str, Any]]) -> int:
+        """Renew letters, each with its token; how many."""
+        ids: defaultdict[str, list[Any]] = defaultdict(list)
+        for token, stored in held:
+            ids[token].append(stored)
+        updates = [_renewing(token, stored, lease) for token, stored in ids.items()]
+        async with calling(deadline):
+            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
+
+    async def _free(self, ends: float, ids: Sequence[Any]) -> int:
+        """Take leases that ran out off letters, until `ends` on the monotonic clock; how many."""
+        query = {"_id": {"$in": list(ids)}, **_RUN_OUT}
+        left = ends - self._clock.monotonic()
+        async with calling(max(0.001, min(self._timeout, left))):
+            result = await self._letters.update_many(query, _FREE, hint=_BY_ID)
+        return int(result.modified_count)
+
     async def _due_ids(self, limit: int) -> list[Any]:
         """The `_id`s of letters to try for: the head of the queue, or a lane beside it when it is crowded."""
-        async with calling(self._timeout):
-            while True:
-                cursor = self._letters.find(_DUE, _SIZE).sort([("due", ASCENDING), ("seq", ASCENDING)])
+        while True:
+            async with calling(self._timeout):
+                cursor = self._letters.find(self._apart.beside(_DUE), _SIZE)
+                cursor = cursor.sort([("due", ASCENDING), ("seq", ASCENDING)])
                 found = _within(await cursor.skip(self._skip).limit(limit).to_list(limit))
-                if found or not self._skip:
-                    return _addressable(found)
+            if not found and self._skip:
                 self._skip = 0
+                continue
+            ids = [each["_id"] for each in found if nameable(each["_id"])]
+            if len(ids) == len(found) or not await self._apart.unnamed(_DUE):
+                return ids
 
     async def _take(self, ids: list[Any], token: str, lease: float) -> bool:
         """Try to put letters under `token`; False when other replicas were faster with all of them."""
-        query = {"_id": {"$in": ids}, **_DUE}
         change = {"status": "processing", "lease": token, "until": _from_now(lease)}
         try:
-            async with calling(self._timeout):
-                result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
+            taken, culprits = await narrowed(ids, partial(self._put, change))
         except Unavailable as error:
             if isinstance(error, Forbidden):
                 raise
             # It may have been done all the same: reading back by token tells.
             self._server_clock.forget()
             return True
-        self._skip = 0 if result.modified_count == len(ids) else randrange(LANES) * len(ids)  # noqa: S311
-        return bool(result.modified_count)
+        for stored, fault in culprits:
+            await self._apart.put(stored, str(fault))
+        self._skip = 0 if taken == len(ids) else randrange(LANES) * len(ids)  # noqa: S311
+        return bool(taken)
+
+    async def _put(self, change: Document, ids: Sequence[Any]) -> int:
+        query = {"_id": {"$in": list(ids)}, **_DUE}
+        async with calling(self._timeout):
+            result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
+        return int(result.modified_count)
 
     async def _under(self, token: str, ids: list[Any]) -> tuple[Letter, ...]:
         async with calling(self._timeout):
@@ -418,28 +488,22 @@ def _within(found: list[Document]) -> list[Document]:
     return found
 
 
-def _addressable(found: list[Document]) -> list[Any]:
-    """The `_id`s by which a document can be named; one that is text of invalid UTF-8 cannot be."""
-    ids = []
-    for document in found:
-        if isinstance(document["_id"], ObjectId):
-            ids.append(document["_id"])
-            continue
-        try:
-            encode({"_id": document["_id"]})
-        except (BSONError, UnicodeError):
-            _log.warning(
-                "letter_cannot_be_named",
-                action="left alone, for its _id is not valid UTF-8; give it another one",
-            )
-            continue
-        ids.append(document["_id"])
-    return ids
-
-
 def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
     place = {letter_id(each): number for number, each in enumerate(ids)}
     return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
+
+
+def _since(due: Any, now: datetime) -> float:
+    """Seconds since `due`, where it is a date: another program may have written anything."""
+    return (now - due).total_seconds() if isinstance(due, datetime) else 0.0
+
+
+def _renewing(token: str, ids: list[Any], lease: float) -> UpdateMany:
+    return UpdateMany(
+        {"_id": {"$in": ids}, "status": "processing", "lease": token},
+        [{"$set": {"until": _from_now(lease)}}],
+        hint=_BY_ID,
+    )
 
 
 def _from_now(seconds: float) -> Document:

@@ -25,12 +25,31 @@ from mailsender.letter import (
 )
 from mailsender.wire.tokens import token_of
 
+MOST = 1_000_000
+"""The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
+
 
 def letter_of(document: Mapping[str, Any]) -> Letter:
     """The letter of a document, ours or another program's.
 
     A field of a wrong type does not raise: the letter comes with a `reason`, so that it ends as an `error`.
     """
+    try:
+        return _letter_of(document)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Nothing is known to come here; but whatever another program wrote, it must harm no other letter.
+        return Letter(
+            id=letter_id(document["_id"]),
+            addresses=(),
+            subject="",
+            body="",
+            status=Status.ERROR,
+            reason=f"its document cannot be read: {type(error).__name__}",
+            adopted=True,
+        )
+
+
+def _letter_of(document: Mapping[str, Any]) -> Letter:
     faults: list[str] = []
     addresses = _addresses(document.get("addresses"), faults)
     subject = _text(document, "subject", faults)
@@ -49,7 +68,7 @@ def letter_of(document: Mapping[str, Any]) -> Letter:
         subject=subject,
         body=body,
         answers=answers,
-        answered=_number(document.get("answered")),
+        answered=min(_number(document.get("answered")), len(answers)),
         recipients=_noted(document, _recipients(document, addresses)),
         status=status,
         attempts=_number(document.get("attempts")),
@@ -72,7 +91,7 @@ def origin_of(value: Any) -> Origin | None:
             index=int(value["index"]),
             timestamp=int(value["timestamp"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -99,7 +118,9 @@ def _string(value: Any) -> str:
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    """A count as we store it; what is no count is none. One beyond all measure could not be counted on."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return min(int(value), MOST) if plain and value > 0 else 0
 
 
 def _digest(value: Any) -> bytes:
@@ -132,8 +153,15 @@ def _token(document: Mapping[str, Any]) -> Any:
         except (ValueError, RecursionError):
             return clean(token)
     # Another program's token may be any BSON value: relaxed extended JSON is what a report can hold of it.
-    text = json_util.dumps(token, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
-    return json.loads(clean(text))
+    try:
+        text = json_util.dumps(token, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
+        return json.loads(clean(text), parse_constant=_refuse)
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        return ""
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tuple[Recipient, ...]:
@@ -193,10 +221,11 @@ def _read_outcome(address: str, value: Mapping[str, Any]) -> Recipient:
 
 
 def _read_result(value: Mapping[str, Any]) -> Result:
+    code, enhanced = value.get("code"), value.get("enhanced")
     return Result(
         verdict=Verdict(value["verdict"]),
         phase=Phase(value["phase"]),
-        code=value.get("code"),
-        enhanced=value.get("enhanced"),
+        code=int(code) if isinstance(code, int) and 200 <= code <= 599 else None,
+        enhanced=clean(enhanced) if isinstance(enhanced, str) else None,
         text=clean(value.get("text", "")),
     )

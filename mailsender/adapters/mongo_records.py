@@ -8,6 +8,7 @@ from typing import Any
 
 from bson import encode
 
+from mailsender.adapters.mongo_documents import clean
 from mailsender.ports import Record
 
 CHUNK_BYTES = 12 * 1024 * 1024
@@ -22,9 +23,9 @@ def documents_of(record: Record, reason: str, now: datetime) -> Iterator[dict[st
     a BSON document with `key`, `headers` and `value`.
     """
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    headers = [{"name": name, "value": value} for name, value in record.headers]
+    headers = [{"name": clean(name), "value": value} for name, value in record.headers]
     content = {"key": record.key, "headers": headers, "value": record.value}
-    about = {"_id": place, "reason": reason, "timestamp": record.timestamp, "kept_at": now}
+    about = {"_id": place, "reason": clean(reason), "timestamp": record.timestamp, "kept_at": now}
     raw = encode(content)
     if len(raw) <= CHUNK_BYTES:
         yield {**about, **content}
