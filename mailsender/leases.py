@@ -1,6 +1,6 @@
 """The letters in hand and their leases: kept alive, known when lost, and other replicas' reclaimed.
 
-The keeper of leases is the one loop that runs whatever else is going on, so it looks after the queue, too.
+The keeper of leases is there whatever else is going on, so it looks after the queue, too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ RECLAIM_EVERY = 2.0
 
 FORGET_EVERY = 10.0
 """Seconds between two looks for letters to be forgotten, which were remembered for a minute at least."""
+
+COUNT_SHARE = 10
+"""How many times as long as counting took is waited until the next: millions of letters take a while."""
+
+LEAST_STEP, MOST_STEP = 0.5, 5.0
+"""Seconds by which MongoDB's clock may seem to go wrong, for an answer takes its time; a sixth of a lease where
+that lies between."""
 
 RECLAIM_BATCH = 1000
 """Leases reclaimed in one round trip; a dead replica's share comes back in a few of them."""
@@ -120,22 +127,38 @@ class Hand:
 
 
 class Health:
-    """For how long MongoDB has answered without a break. Pure, given `now` in monotonic seconds.
+    """For how long MongoDB has answered without a break, and what its clock shows. Pure, given `now`.
 
-    A gap between two answers longer than `longest_gap`, two intervals, is a break, too: the process was
-    stopped, or the driver waited for the next primary.
+    `now` is in monotonic seconds. A gap between two answers longer than `longest_gap`, two intervals, is a
+    break, too: the process was stopped, or the driver waited for the next primary. So is a clock of MongoDB's
+    that was set, or that of another member: leases that it says ran out may be those of the living.
     """
 
     def __init__(self, interval: float) -> None:
         self.longest_gap = 2 * interval
+        self._step = max(LEAST_STEP, min(MOST_STEP, interval))
         self._since: float | None = None
         self._last = float("-inf")
+        self._server: float | None = None
 
-    def answered(self, now: float) -> None:
-        """An operation succeeded."""
-        if self._since is None or now - self._last > self.longest_gap:
+    def answered(self, now: float, server: float) -> float:
+        """An operation succeeded, and MongoDB's clock showed `server`, in epoch seconds.
+
+        Returns by how many seconds the clock was set since the last time, 0.0 where it was not.
+        """
+        stepped = 0.0
+        if self._server is not None:
+            stepped = server - self.server(now)
+            if abs(stepped) <= self._step:
+                stepped = 0.0
+        if self._since is None or stepped or now - self._last > self.longest_gap:
             self._since = now
-        self._last = now
+        self._last, self._server = now, server
+        return stepped
+
+    def server(self, now: float) -> float:
+        """What MongoDB's clock shows, unless it was set since it was asked; -inf before that."""
+        return self._server + now - self._last if self._server is not None else float("-inf")
 
     def failed(self) -> None:
         """An operation did not."""
@@ -156,7 +179,8 @@ class Health:
 class LeaseKeeper:
     """Renews what is in hand, watches MongoDB's health, reclaims leases that ran out, forgets what may be.
 
-    `lease` is in seconds. Renewal comes six times a lease, so that five may fail before one ends.
+    `lease` is in seconds. Renewal comes six times a lease, so that five may fail before one ends. It has a
+    loop of its own, `run`, which waits for nothing else; what can wait is done by `tidy`.
     """
 
     def __init__(self, queue: Queue, hand: Hand, clock: Clock, *, lease: float) -> None:
@@ -168,6 +192,7 @@ class LeaseKeeper:
         self.health = Health(self.interval)
         self.stats: QueueStats | None = None
         self._counted_at = 0.0
+        self._uncounted = False
         self._refused = False
         self._forbidden = False
         self._away_since: float | None = None
@@ -189,19 +214,43 @@ class LeaseKeeper:
         self._counted_at = self._clock.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Renew and reclaim until `stop`."""
-        beat_at = forget_at = self._clock.monotonic()
+        """Renew until `stop`."""
+        beat_at = self._clock.monotonic()
         while not stop.is_set():
             now = self._clock.monotonic()
             if now >= beat_at:
                 beat_at = now + self.interval
                 await self._beat()
+            await pause(stop, max(0.0, beat_at - self._clock.monotonic()))
+
+    async def tidy(self, stop: asyncio.Event) -> None:
+        """Count, reclaim and forget until `stop`; one that fails keeps no other from its turn."""
+        count_at = forget_at = self._clock.monotonic()
+        while not stop.is_set():
+            now = self._clock.monotonic()
             await self._reclaim()
+            if now >= count_at:
+                count_at = now + max(self.interval, COUNT_SHARE * await self._count())
             if now >= forget_at:
                 if await self._forget():
                     continue
                 forget_at = now + FORGET_EVERY
             await pause(stop, min(RECLAIM_EVERY, self.interval))
+
+    async def _count(self) -> float:
+        """Count the queue; the seconds that it took."""
+        began = self._clock.monotonic()
+        try:
+            await self.count()
+        except (Unavailable, Rejected) as error:
+            if not self._uncounted and self.health.good:
+                log.warning("counting_fails", error=str(error), action="the counts that are told grow old")
+                self._uncounted = True
+        else:
+            if self._uncounted:
+                log.info("counting_works")
+            self._uncounted = False
+        return self._clock.monotonic() - began
 
     async def _forget(self) -> bool:
         """Forget some letters whose time has come; whether there may be more."""
@@ -248,17 +297,23 @@ class LeaseKeeper:
         was_good = self.health.good
         try:
             await self.renew()
-            await self.count()
-        except Unavailable as error:
+            server = await self._queue.now(0.0)
+        except (Unavailable, Rejected) as error:
             self.away(error)
             return
-        self.health.answered(self._clock.monotonic())
+        stepped = self.health.answered(self._clock.monotonic(), server)
+        if stepped:
+            log.warning(
+                "mongodb_clock_set",
+                seconds=round(stepped, 3),
+                action="no lease is taken for run out until those who live could renew theirs",
+            )
         if self._away_since is not None or not was_good:
             seconds = self._clock.monotonic() - self._away_since if self._away_since is not None else 0.0
             log.info("mongodb_answers", after_seconds=round(seconds, 1))
         self._forbidden, self._away_since = False, None
 
-    def away(self, error: Unavailable) -> None:
+    def away(self, error: Exception) -> None:
         """Note that MongoDB does not answer; whoever meets it first has it told, once."""
         self.health.failed()
         forbidden = isinstance(error, Forbidden)
@@ -273,12 +328,15 @@ class LeaseKeeper:
         self._forbidden |= forbidden  # a server that comes back may let us in no more: worth a line too
 
     async def _reclaim(self) -> None:
-        if not self.health.steady(self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if not self.health.steady(now):
             return
         try:
             # Steady now, it must not be done after an outage that begins now: owners could not renew in it.
-            count = await self._queue.reclaim(RECLAIM_BATCH, self.health.longest_gap)
-        except Unavailable as error:
+            # Nor by a clock that is set just now.
+            gap, by = self.health.longest_gap, self.health.server(now)
+            count = await self._queue.reclaim(RECLAIM_BATCH, gap, by)
+        except (Unavailable, Rejected) as error:
             self.away(error)
             return
         if count:

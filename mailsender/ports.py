@@ -101,6 +101,10 @@ class QueueStats:
     oldest_due: float
 
 
+CLOCK_AGE: Final = 10.0
+"""Seconds for which a reading of the store's clock is used."""
+
+
 class Histories(Protocol):
     """What is known of the in-topic's partitions."""
 
@@ -128,12 +132,12 @@ class Queue(Histories, Protocol):
         """Connect and make sure that the indexes exist. Safe to repeat."""
         ...
 
-    async def now(self) -> float:
+    async def now(self, age: float = CLOCK_AGE) -> float:
         """The store's own clock, in epoch seconds: the one by which ages are judged.
 
         Never ahead of the store's clock, and behind it by a round trip at most. The store is asked again only
-        after ten seconds; in between the answer is carried on by the monotonic clock, so that asking once
-        for each batch costs nothing.
+        when its last answer is older than `age` in seconds; in between the answer is carried on by the
+        monotonic clock, so that asking once for each batch costs nothing.
         """
         ...
 
@@ -213,12 +217,13 @@ class Queue(Histories, Protocol):
         """IDs of the letters that are `processing` under tokens that begin with `run`, by token."""
         ...
 
-    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         """Turn up to `limit` letters whose lease ran out back to `awaiting`; returns how many.
 
         Their due time stays, so they are first in line. A `processing` document without a lease
         (left by another program) counts as run out. What cannot be done within so many seconds is not done
-        later either: after an outage their owners come first.
+        later either: after an outage their owners come first. A lease that ends later than `by`, in epoch
+        seconds, has not run out even where the store's clock is beyond it: somebody set that ahead.
 
         Raises:
             Unavailable: the queue is away, or was for a part of that time.
@@ -554,6 +559,7 @@ class Relay(Protocol):
 
 
 __all__ = [
+    "CLOCK_AGE",
     "MOST_PUBLISHERS",
     "PUBLISHERS_BYTES",
     "Answer",

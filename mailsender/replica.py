@@ -254,7 +254,8 @@ class Replica:
                 ("intake", self.intake.run, "no records are taken in"),
                 ("reporter", self.reporter.run, "no reports are published"),
                 ("gate", self.gate.run, "nothing is sent, unless there is neither rate nor quota"),
-                ("keeper", self.keeper.run, "leases are not renewed, and counts grow old"),
+                ("keeper", self.keeper.run, "leases are not renewed"),
+                ("tidier", self.keeper.tidy, "leases that ran out are not reclaimed, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
             ):
                 stop = self._stops[name] = asyncio.Event()
@@ -340,6 +341,7 @@ class Replica:
         await self._ended("gate", deadline, lambda: deadline.left)
         await self._within(self.gate.close(), max(LEAST, deadline.left), "slots")
         step("renewal")
+        await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("keeper", deadline, lambda: deadline.left)
         step("close")
         self.summary.last()

@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         name="leases are reclaimed before they end",
         file="adapters/mongo_queue.py",
-        old='_RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}',
-        new='_RUN_OUT = {"status": "processing"}',
+        old='return {"status": "processing", "$expr": {"$lte": ["$until", now]}}',
+        new='return {"status": "processing"}',
         attempt=lambda stage, seed: rebalances(stage, seed, runs=4),
         finding="twice without a break",
     ),

@@ -27,7 +27,7 @@ from mailsender.letter import (
     now_ms,
 )
 from mailsender.limiter import Cursor, SlotGrant, SlotRequest
-from mailsender.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Clock, Inserted, QueueStats, Record
+from mailsender.ports import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Clock, Inserted, QueueStats, Record
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -72,8 +72,9 @@ class MemoryQueue:
     async def close(self) -> None:
         """See `Queue.close`."""
 
-    async def now(self) -> float:
+    async def now(self, age: float = CLOCK_AGE) -> float:
         """See `Queue.now`. It is the process's own clock."""
+        del age  # it is as good as new
         return self._clock.epoch()
 
     async def history(self, topic: str, partition: int) -> History:
@@ -197,10 +198,10 @@ class MemoryQueue:
                 claims.setdefault(entry.lease, []).append(entry.letter.id)
         return claims
 
-    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         """See `Queue.reclaim`."""
         del within  # it is done at once
-        now = self._clock.monotonic()
+        now = min(self._clock.monotonic(), by - (self._clock.epoch() - self._clock.monotonic()))
         run_out = sorted(
             (entry for entry in self._leased.values() if entry.until <= now), key=lambda each: each.until
         )

@@ -36,7 +36,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from mailsender.letter import now_ms
-from mailsender.ports import Clock, Forbidden, Rejected, Unavailable
+from mailsender.ports import CLOCK_AGE, Clock, Forbidden, Rejected, Unavailable
 
 Client: TypeAlias = Any
 """Motor's client or PyMongo's `AsyncMongoClient`; they share no base class."""
@@ -52,9 +52,6 @@ DUPLICATE_KEY = 11000
 
 GRACE = 2.0
 """Seconds after an operation's own deadline when we stop waiting for the driver to keep it."""
-
-CLOCK_AGE = 10.0
-"""Seconds for which a reading of the server's clock is used."""
 
 CLOCK_DRIFT = 0.001
 """How much faster than the server's our clock may run; far above what quartz does."""
@@ -332,10 +329,10 @@ class ServerClock:
         """
         return now_ms(await self.epoch())
 
-    async def epoch(self) -> float:
-        """The same in epoch seconds. To be called within `calling`, too."""
+    async def epoch(self, age: float = CLOCK_AGE) -> float:
+        """The same in epoch seconds, from a reading no older than `age`. To be called within `calling`."""
         reading = self._reading
-        if reading is None or reading.age(self._clock.monotonic()) > CLOCK_AGE:
+        if reading is None or reading.age(self._clock.monotonic()) > age:
             reading = await self._read()
             self._reading = reading
         return reading.low_end(self._clock.monotonic())

@@ -51,26 +51,54 @@ INDEXES = (
 _log = structlog.get_logger()
 
 
-async def ensure_indexes(collection: Collection, indexes: Sequence[IndexModel]) -> None:
-    """Build those of `indexes` that are missing.
+async def ensure_indexes(collection: Collection, indexes: Sequence[IndexModel]) -> dict[str, str]:
+    """Build those of `indexes` that are missing; returns the name under which each is there, by our name.
+
+    Somebody may have made one under another name, or otherwise: that is no reason not to start. One that
+    serves our queries goes by its own name; without one they are left to MongoDB's choice.
 
     Raises:
         Unavailable: MongoDB is away, or takes longer than `INDEX_TIMEOUT`.
     """
+    names: dict[str, str] = {}
     async with calling(INDEX_TIMEOUT):
         for index in indexes:
-            await _ensure(collection, index)
+            ours = index.document["name"]
+            found = await _ensure(collection, index)
+            if found:
+                names[ours] = found
+    return names
 
 
-async def _ensure(collection: Collection, index: IndexModel) -> None:
-    """Make sure of one index; one that somebody made in another way is no reason not to start."""
+async def _ensure(collection: Collection, index: IndexModel) -> str:
+    """Make sure of one index; returns the name of the one that serves, empty where none does."""
+    name = str(index.document["name"])
     try:
         await collection.create_indexes([index])
     except OperationFailure as error:
         if error.code not in _DIFFERS:
             raise
+        serving = ""
+    else:
+        return name
+    serving = await _like(collection, index)
+    if serving and serving != name:
+        _log.info("index_under_another_name", index=name, used=serving)
+    else:
         _log.warning(
             "index_differs",
-            index=index.document["name"],
+            index=name,
             action="the one that is there is used; drop it and start again to have ours",
         )
+    return serving
+
+
+async def _like(collection: Collection, index: IndexModel) -> str:
+    """The name of an index of the same keys that holds all that ours would hold."""
+    wanted = index.document
+    for name, found in (await collection.index_information()).items():
+        same = list(found["key"]) == list(wanted["key"].items())
+        partial = found.get("partialFilterExpression")
+        if same and (partial is None or partial == wanted.get("partialFilterExpression")):
+            return str(name)
+    return ""

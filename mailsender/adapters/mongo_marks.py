@@ -40,14 +40,15 @@ AT_ONCE = 8
 """Marks dissolved, or forgotten, in one go: up to four thousand letters, which MongoDB does in a fraction of
 a second."""
 
+KEPT = 50_000
+"""Letters whose marks a process keeps in mind: ten times as many as the reporter has room for, and about ten
+megabytes."""
+
 STALE = 60.0
 """Seconds beyond the age at which marks are dissolved, after which we look whether ours are still there."""
 
 UNAUTHORIZED = 13
 """MongoDB's code for a user who may not do this."""
-
-_OURS = {"_id": {"$type": "objectId"}}
-"""As our marks are named."""
 
 INDEXES = (
     IndexModel(
@@ -100,12 +101,13 @@ class Marks:
         self._clock = clock
         self._retention = retention
         self._shared_from = shared_from
+        self._indexes: dict[str, str] = {}
         self._ours: dict[ObjectId, _Ours] = {}
         self._mark_of: dict[str, ObjectId] = {}
 
     async def open(self) -> None:
         """Make sure that the indexes exist."""
-        await ensure_indexes(self._marks, INDEXES)
+        self._indexes = await ensure_indexes(self._marks, INDEXES)
 
     async def begin(self, settlements: Sequence[Settlement], now: datetime) -> Mark | None:
         """Store a mark for those that can share one; None where they are too few.
@@ -130,9 +132,13 @@ class Marks:
         return mark
 
     def keep(self, mark: Mark, ids: Iterable[str]) -> None:
-        """Keep in mind which letters were settled under our mark."""
+        """Keep in mind which letters were settled under our mark.
+
+        While nothing can be reported this would grow with every letter. What is beyond the bound is left to
+        the sweep, as is what the reporter has no room for.
+        """
         left = set(ids)
-        if left:
+        if left and len(self._mark_of) + len(left) <= KEPT:
             self._ours[mark.id] = _Ours(left, mark.at)
             self._mark_of.update(dict.fromkeys(left, mark.id))
 
@@ -179,9 +185,9 @@ class Marks:
         A mark of which a settlement may still be under way is left alone: nobody would know of it.
         """
         since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
-        query = {"reported": False, "$expr": {"$lte": ["$at", since]}, **_OURS}
+        query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
         cursor = self._committed.find(query, {"letters": 1, "leases": 1}).sort([("at", ASCENDING)])
-        old = _holding(await cursor.limit(AT_ONCE).to_list(AT_ONCE), limit)
+        old = _holding(_named(await cursor.limit(AT_ONCE).to_list(AT_ONCE)), limit)
         if old:
             busy = await self._busy(old)
             old = [mark for mark in old if busy.isdisjoint(map(letter_id, _letters(mark)))]
@@ -203,9 +209,9 @@ class Marks:
 
         One that another publisher joined has a field `reported` of its own, and stays.
         """
-        query = {"$expr": {"$lte": ["$forget_at", "$$NOW"]}, "forget_at": {"$exists": True}, **_OURS}
+        query = {"$expr": {"$lte": ["$forget_at", "$$NOW"]}, "forget_at": {"$exists": True}}
         cursor = self._marks.find(query, {"letters": 1}).sort([("forget_at", ASCENDING)])
-        old = await cursor.limit(AT_ONCE).to_list(AT_ONCE)
+        old = _named(await cursor.limit(AT_ONCE).to_list(AT_ONCE))
         if not old:
             return 0
         ids = [each for mark in old for each in _letters(mark)]
@@ -230,7 +236,8 @@ class Marks:
             {"$match": {"reported": False}},
             {"$group": {"_id": None, "letters": {"$sum": "$count"}}},
         ]
-        cursor = self._marks.aggregate(stages, hint="mailsender_unreported")
+        named = self._indexes.get("mailsender_unreported")
+        cursor = self._marks.aggregate(stages, **({"hint": named} if named else {}))
         if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
             cursor = await cursor
         found = await cursor.to_list(1)
@@ -306,6 +313,10 @@ def mark_in(document: Document) -> ObjectId | None:
     """The mark that says whether a letter was reported; None where the document says so itself."""
     mark = document.get("mark")
     return mark if "reported" not in document and isinstance(mark, ObjectId) else None
+
+
+def _named(marks: list[Document]) -> list[Document]:
+    return [mark for mark in marks if nameable(mark["_id"])]
 
 
 def _letters(mark: Document) -> list[Any]:

@@ -49,7 +49,7 @@ from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.history import History, from_document
 from mailsender.letter import FreshClaim, Lease, Letter, Recipient, Settlement, Status, now_ms
-from mailsender.ports import Clock, Forbidden, Inserted, QueueStats, Record, Rejected, Unavailable
+from mailsender.ports import CLOCK_AGE, Clock, Forbidden, Inserted, QueueStats, Record, Rejected, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -66,7 +66,6 @@ RENEWALS = 3
 _BY_ID = "_id_"
 _LEASED = "mailsender_until"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
-_RUN_OUT = {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}}
 _FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
 
 _log = structlog.get_logger()
@@ -112,23 +111,24 @@ class MongoQueue:
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
         self._skip = 0
         self._apart = Apart(self._letters, timeout)
+        self._indexes: dict[str, str] = {}
 
     async def open(self) -> None:
         """See `Queue.open`."""
         self._server_clock.forget()
         async with calling(self._timeout):
             await self._server_clock.now()
-        await ensure_indexes(self._letters, INDEXES)
+        self._indexes = await ensure_indexes(self._letters, INDEXES)
         await self._marks.open()
 
     async def close(self) -> None:
         """See `Queue.close`. Everything that shares the client is closed with it."""
         await disconnect(self._client, self._timeout)
 
-    async def now(self) -> float:
+    async def now(self, age: float = CLOCK_AGE) -> float:
         """See `Queue.now`."""
         async with calling(self._timeout):
-            return await self._server_clock.epoch()
+            return await self._server_clock.epoch(age)
 
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """See `Queue.insert`."""
@@ -237,23 +237,24 @@ class MongoQueue:
         """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
         query = {"status": "processing", "lease": {"$gte": run, "$lt": f"{run}g"}}
         async with calling(self._timeout):
-            found = await self._committed.find(query, {"lease": 1}, hint=_LEASED).to_list(None)
+            found = await self._committed.find(query, {"lease": 1}).to_list(None)
         claims: defaultdict[str, list[str]] = defaultdict(list)
         for document in found:
             if isinstance(document["lease"], str) and nameable(document["_id"]):
                 claims[document["lease"]].append(letter_id(document["_id"]))
         return dict(claims)
 
-    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
         ends = self._clock.monotonic() + within
+        run_out = _run_out(by)
         async with calling(min(self._timeout, within)):
-            cursor = self._letters.find(self._apart.beside(_RUN_OUT), {"_id": 1})
+            cursor = self._letters.find(self._apart.beside(run_out), {"_id": 1})
             found = await cursor.sort([("until", ASCENDING)]).limit(limit).to_list(limit)
         ids = [each["_id"] for each in found if nameable(each["_id"])]
         if len(ids) < len(found):
-            await self._apart.unnamed(_RUN_OUT)
-        freed, culprits = await narrowed(ids, partial(self._free, ends))
+            await self._apart.unnamed(run_out)
+        freed, culprits = await narrowed(ids, partial(self._free, run_out, ends))
         for stored, fault in culprits:
             await self._apart.put(stored, str(fault))
         return freed
@@ -409,9 +410,9 @@ class MongoQueue:
         async with calling(deadline):
             return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
 
-    async def _free(self, ends: float, ids: Sequence[Any]) -> int:
+    async def _free(self, run_out: Document, ends: float, ids: Sequence[Any]) -> int:
         """Take leases that ran out off letters, until `ends` on the monotonic clock; how many."""
-        query = {"_id": {"$in": list(ids)}, **_RUN_OUT}
+        query = {"_id": {"$in": list(ids)}, **run_out}
         left = ends - self._clock.monotonic()
         async with calling(max(0.001, min(self._timeout, left))):
             result = await self._letters.update_many(query, _FREE, hint=_BY_ID)
@@ -472,7 +473,10 @@ class MongoQueue:
         ]
 
     async def _count(self, query: Document, hint: str) -> int:
-        return int(await self._letters.count_documents(query, hint=hint))
+        """Count by the index of that name, without which MongoDB would look at every document."""
+        named = self._indexes.get(hint)
+        hinted = {"hint": named} if named else {}
+        return int(await self._letters.count_documents(query, **hinted))
 
 
 _SIZE = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
@@ -491,6 +495,12 @@ def _within(found: list[Document]) -> list[Document]:
 def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
     place = {letter_id(each): number for number, each in enumerate(ids)}
     return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
+
+
+def _run_out(by: float) -> Document:
+    """Letters whose lease ran out by the server's clock, and by `by` in epoch seconds as well."""
+    now: Any = {"$min": ["$$NOW", now_ms(by)]} if math.isfinite(by) else "$$NOW"
+    return {"status": "processing", "$expr": {"$lte": ["$until", now]}}
 
 
 def _since(due: Any, now: datetime) -> float:

@@ -356,3 +356,25 @@ async def test_an_old_mark_that_is_still_there_is_kept_in_mind(queue: Any, world
     await queue.mark_reported([*letters, *later])
     assert (await world.marks.find_one({}))["reported"] is True
     assert await unreported(queue) == set()
+
+
+async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
+    queue: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The profile topic is away, and letter after letter is sent."""
+    monkeypatch.setattr("mailsender.adapters.mongo_marks.KEPT", 3 * MANY)
+    letters: list[Letter] = []
+    for turn in range(5):
+        await queue.insert([letter(1000 * turn + number) for number in range(MANY)])
+        lease = await queue.claim(MANY, 60)
+        outcomes = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
+        assert await queue.settle(outcomes) == frozenset()
+        letters += [each.letter for each in outcomes]
+    assert len(queue._marks._mark_of) <= 3 * MANY
+    found: set[str] = set()
+    while batch := await queue.unreported(0, MANY):
+        found |= {each.id for each in batch}
+        await queue.mark_reported(batch)
+    assert found == ids(letters)
+    assert not queue._marks._mark_of
+    assert (await queue.stats()).unreported == 0

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
+from mailsender.adapters.mongo_indexes import INDEXES
+from mailsender.adapters.mongo_marks import INDEXES as MARK_INDEXES
 from mailsender.history import History, Milestone
 from mailsender.letter import Answer, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Inserted, Queue, Record, Unavailable
@@ -706,6 +708,16 @@ async def test_letters_whose_lease_ran_out_are_first_in_line(queue: Queue, world
     assert [each.subject for each in claimed.letters] == [f"Тема {number}" for number in range(6)]
 
 
+async def test_a_lease_that_only_a_clock_set_ahead_ended_is_not_reclaimed(queue: Queue, world: World) -> None:
+    """To pass time for the store alone is what a step of its clock does."""
+    await queue.insert([letter(1)])
+    before = await queue.now(0.0)
+    await claim_one(queue)
+    await world.pass_time(3600)
+    assert await queue.reclaim(10, by=before + (59 if world.raw is None else -3541)) == 0
+    assert await queue.reclaim(10, by=before + 70) == 1
+
+
 # --- reports ---------------------------------------------------------------------------------------
 
 
@@ -845,6 +857,37 @@ async def test_an_index_made_otherwise_does_not_stop_the_start(world: World) -> 
     queue = await world.replica()
     await queue.insert([letter(1)])
     assert (await claim_one(queue))[1].subject == "Тема 1"
+
+
+@pytest.mark.parametrize("place", ["letters", "letters.marks"])
+@only(*MONGO)
+async def test_indexes_of_the_same_keys_under_other_names_serve(world: World, place: str) -> None:
+    """An operator, or a tool, may have made each of them before."""
+    there = world.database.get_collection(place)
+    for index in INDEXES if place == "letters" else MARK_INDEXES:
+        options = {key: value for key, value in index.document.items() if key not in {"name", "key"}}
+        await there.create_index(
+            list(index.document["key"].items()), name=f"my_{len(options)}_{id(index)}", **options
+        )
+    queue = await world.replica()
+    await queue.insert([letter(1), letter(2), letter(3, status=Status.ERROR, reason="bad")])
+    await claim_one(queue)
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing, stats.error, stats.unreported) == (1, 1, 1, 1)
+    assert await queue.claims_of("") != {}
+
+
+@only(*MONGO)
+async def test_indexes_of_the_same_names_with_other_keys_harm_nobody(world: World) -> None:
+    for index in INDEXES:
+        keys = [(f"other_{index.document['name']}", 1)]
+        await world.raw.create_index(keys, name=index.document["name"])
+    queue = await world.replica()
+    await queue.insert([letter(1)])
+    assert (await queue.stats()).awaiting == 1
+    await send_one(queue)
+    await queue.mark_reported(await queue.unreported(0, 10))
+    assert (await queue.stats()).sent == 1
 
 
 @only(*MONGO)

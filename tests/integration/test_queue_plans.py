@@ -184,6 +184,14 @@ SWEEPS: list[dict[str, Any]] = [
         "sort": {"until": 1},
         "limit": K,
     },
+    {
+        "filter": {
+            "status": "processing",
+            "$expr": {"$lte": ["$until", {"$min": ["$$NOW", datetime(2100, 1, 1, tzinfo=UTC)]}]},
+        },
+        "sort": {"until": 1},
+        "limit": K,
+    },
     {"filter": {"reported": False, "$expr": {"$lte": ["$at", "$$NOW"]}}, "sort": {"at": 1}, "limit": K},
     {"filter": {"status": "processing", "lease": "token"}},
 ]

@@ -50,36 +50,61 @@ class TestHealth:
     def test_steady_only_after_two_intervals_without_a_break(self) -> None:
         health = Health(10.0)
         assert not health.steady(0.0)
-        health.answered(0.0)
-        health.answered(10.0)
+        health.answered(0.0, 1000.0)
+        health.answered(10.0, 1010.0)
         assert not health.steady(19.9)
-        health.answered(20.0)
+        health.answered(20.0, 1020.0)
         assert health.steady(20.0)
 
     def test_a_failure_starts_the_wait_again(self) -> None:
         health = Health(10.0)
         for now in (0.0, 10.0, 20.0):
-            health.answered(now)
+            health.answered(now, now)
         health.failed()
-        health.answered(30.0)
+        health.answered(30.0, 30.0)
         assert not health.steady(30.0)
-        health.answered(40.0)
-        health.answered(50.0)
+        health.answered(40.0, 40.0)
+        health.answered(50.0, 50.0)
         assert health.steady(50.0)
 
     def test_a_process_that_was_stopped_has_had_a_break(self) -> None:
         health = Health(10.0)
         for now in (0.0, 10.0, 20.0):
-            health.answered(now)
+            health.answered(now, now)
         assert not health.steady(300.0)
-        health.answered(300.0)
+        health.answered(300.0, 300.0)
         assert not health.steady(300.0)
+
+    @pytest.mark.parametrize("step", [60.0, -60.0, 3600.0])
+    def test_a_clock_that_was_set_starts_the_wait_again(self, step: float) -> None:
+        health = Health(10.0)
+        for now in (0.0, 10.0, 20.0):
+            assert health.answered(now, now + 0.4) == 0.0
+        assert health.server(25.0) == pytest.approx(25.4)
+        assert health.answered(30.0, 30.4 + step) == pytest.approx(step)
+        assert not health.steady(30.0)
+        assert health.answered(40.0, 40.0 + step) == 0.0
+        assert health.answered(50.0, 50.0 + step) == 0.0
+        assert health.steady(50.0)
+        assert health.server(55.0) == pytest.approx(55.0 + step)
+
+    def test_a_clock_that_was_set_during_an_outage_shows_after_it(self) -> None:
+        health = Health(10.0)
+        health.answered(0.0, 0.0)
+        health.failed()
+        assert health.answered(10.0, 100.0) == pytest.approx(90.0)
+        assert not health.steady(10.0)
 
 
 class RenewingQueue:
     """Answers renewals from a script; everything else of the port is not needed here."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.ahead = 0.0
+        self.by = 0.0
+        self.counts = 0
+        self.counting = 0.0
         self.lost: frozenset[str] = frozenset()
         self.away = False
         self.error: Exception | None = None
@@ -97,16 +122,24 @@ class RenewingQueue:
         return self.lost
 
     async def stats(self) -> QueueStats:
+        self.counts += 1
+        self.clock.forward(self.counting)
+        if self.away or self.counting > 10:
+            raise Unavailable("away")
+        return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
+
+    async def now(self, age: float = 10.0) -> float:
         if self.away:
             raise Unavailable("away")
         if self.error is not None:
             raise self.error
-        return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
+        return self.clock.epoch() + self.ahead
 
-    async def reclaim(self, limit: int, within: float = math.inf) -> int:
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         if self.outage > within:
             raise Unavailable("away")
         self.reclaims += 1
+        self.by = by
         return 0
 
     async def forget(self) -> int:
@@ -135,9 +168,19 @@ class SteppingEvent(asyncio.Event):
         return True
 
 
+async def both(keeper: LeaseKeeper, clock: ManualClock, seconds: float, steps: int) -> None:
+    """The two loops, a turn of each at a time."""
+    for _ in range(steps):
+        beat_at, still = clock.now, SteppingEvent(clock, 0.0, 1)
+        await keeper.run(still)
+        assert clock.now == beat_at
+        await keeper.tidy(SteppingEvent(clock, seconds, 1))
+
+
 @pytest.mark.asyncio
 async def test_renewal_counts_from_before_it_was_sent() -> None:
-    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     hand.take(lease("t", 1010.0, "a"))
     await keeper.renew()
@@ -146,7 +189,8 @@ async def test_renewal_counts_from_before_it_was_sent() -> None:
 
 @pytest.mark.asyncio
 async def test_a_lost_letter_leaves_the_hand() -> None:
-    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     hand.take(lease("t", 1010.0, "a", "b"))
     queue.lost = frozenset({"a"})
@@ -156,69 +200,114 @@ async def test_a_lost_letter_leaves_the_hand() -> None:
 
 @pytest.mark.asyncio
 async def test_nothing_is_reclaimed_until_mongodb_was_there_for_two_intervals() -> None:
-    clock, queue = ManualClock(), RenewingQueue()
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
     keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    await both(keeper, clock, 10.0, 2)
     assert queue.reclaims == 0
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    await both(keeper, clock, 10.0, 2)
     assert queue.reclaims == 2
 
 
 @pytest.mark.asyncio
 async def test_after_an_outage_the_wait_begins_again() -> None:
-    clock, queue = ManualClock(), RenewingQueue()
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
     keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    await both(keeper, clock, 10.0, 3)
     before = queue.reclaims
     queue.away = True
-    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    await both(keeper, clock, 10.0, 3)
     queue.away = False
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    await both(keeper, clock, 10.0, 2)
     assert queue.reclaims == before
-    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    await both(keeper, clock, 10.0, 1)
     assert queue.reclaims == before + 1
 
 
 @pytest.mark.asyncio
 async def test_a_reclaim_that_had_to_wait_for_mongodb_is_given_up() -> None:
     """A driver waits for the next primary by itself, and owners could not renew while it did."""
-    clock, queue = ManualClock(), RenewingQueue()
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
     keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 10.0, 3))
+    await both(keeper, clock, 10.0, 3)
     before = queue.reclaims
     assert before
     queue.outage = 20.5
-    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    await both(keeper, clock, 10.0, 1)
     queue.outage = 0.0
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    await both(keeper, clock, 10.0, 2)
     assert queue.reclaims == before
-    await keeper.run(SteppingEvent(clock, 10.0, 1))
+    await both(keeper, clock, 10.0, 1)
     assert queue.reclaims == before + 1
 
 
 @pytest.mark.asyncio
+async def test_a_clock_of_mongodbs_that_was_set_ahead_gives_no_live_claim_away() -> None:
+    """Between the step and the next beat only leases count that ended by the clock as it was."""
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
+    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
+    await both(keeper, clock, 10.0, 3)
+    before = queue.reclaims
+    queue.ahead = 60.0
+    await keeper.tidy(SteppingEvent(clock, 10.0, 1))
+    assert (queue.reclaims, queue.by) == (before + 1, clock.epoch() - 10.0)
+    with capture_logs() as logs:
+        await both(keeper, clock, 10.0, 2)
+    assert queue.reclaims == before + 1
+    assert [each["seconds"] for each in logs if each["event"] == "mongodb_clock_set"] == [60.0]
+    await both(keeper, clock, 10.0, 1)
+    assert (queue.reclaims, queue.by) == (before + 2, clock.epoch() - 10.0 + 60.0)
+
+
+@pytest.mark.asyncio
+async def test_a_queue_too_long_to_be_counted_keeps_nothing_from_its_turn() -> None:
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
+    queue.counting = 12.0
+    hand.take(lease("t", clock.monotonic() + 60.0, "a"))
+    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
+    with capture_logs() as logs:
+        await keeper.run(SteppingEvent(clock, 10.0, 3))
+        assert len(queue.renewals) == 3
+        assert queue.counts == 0, "renewal waits for nothing else"
+        await keeper.tidy(SteppingEvent(clock, 1.0, 5))
+    assert queue.reclaims >= 1
+    assert queue.forgets >= 1
+    assert keeper.health.good
+    assert (queue.counts, keeper.stats) == (1, None)
+    assert [each["event"] for each in logs].count("counting_fails") == 1
+
+
+@pytest.mark.asyncio
 async def test_what_may_be_forgotten_is_forgotten_at_once_and_looked_for_seldom() -> None:
-    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
     queue.forgettable = 250
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 1.0, 1))
+    await keeper.run(SteppingEvent(clock, 0.0, 1))
+    await keeper.tidy(SteppingEvent(clock, 1.0, 1))
     assert (queue.forgettable, queue.forgets) == (0, 4)
-    await keeper.run(SteppingEvent(clock, 1.0, 25))
+    await keeper.tidy(SteppingEvent(clock, 1.0, 25))
     assert queue.forgets == 4 + 3  # at 0, 10 and 20 seconds
 
 
 @pytest.mark.asyncio
 async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
-    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
     queue.away = True
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 1.0, 25))
+    await both(keeper, clock, 1.0, 25)
     assert queue.forgets == 0
 
 
 @pytest.mark.asyncio
 async def test_a_server_that_comes_back_and_lets_us_in_no_more_is_told() -> None:
-    clock, queue = ManualClock(), RenewingQueue()
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
     keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
     await keeper.run(SteppingEvent(clock, 10.0, 2))
     with capture_logs() as logs:
@@ -234,12 +323,14 @@ async def test_a_server_that_comes_back_and_lets_us_in_no_more_is_told() -> None
 
 @pytest.mark.asyncio
 async def test_leases_are_kept_although_nothing_may_be_removed() -> None:
-    clock, queue, hand = ManualClock(), RenewingQueue(), Hand()
+    clock = ManualClock()
+    queue, hand = RenewingQueue(clock), Hand()
     queue.refuses = True
     hand.take(lease("t", clock.monotonic() + 60.0, "a"))
     keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     with capture_logs() as logs:
-        await keeper.run(SteppingEvent(clock, 1.0, 25))
+        await both(keeper, clock, 10.0, 3)
+        await keeper.tidy(SteppingEvent(clock, 1.0, 25))
     assert len(queue.renewals) == 3
     assert [each["event"] for each in logs].count("forgetting_refused") == 1
 

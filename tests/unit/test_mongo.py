@@ -1,0 +1,79 @@
+"""What a connection string may say, and what it may not change."""
+
+from __future__ import annotations
+
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.errors import BulkWriteError, ConfigurationError, OperationFailure, WriteError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from mailsender.adapters import mongo
+from mailsender.ports import Forbidden, Rejected, Unavailable
+
+OPTIONS = [
+    "readPreference=secondaryPreferred",
+    "readPreference=nearest&readPreferenceTags=dc:east&maxStalenessSeconds=120",
+    "readConcernLevel=available",
+    "readConcernLevel=linearizable",
+    "w=0",
+    "w=1&journal=false&wtimeoutMS=1",
+    "retryWrites=false&retryReads=false",
+    "maxPoolSize=1&waitQueueTimeoutMS=1",
+    "timeoutMS=1&socketTimeoutMS=1&serverSelectionTimeoutMS=1",
+    "uuidRepresentation=standard&unicode_decode_error_handler=strict&tz_aware=false",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+@pytest.mark.asyncio
+async def test_no_connection_string_takes_a_promise_back(
+    options: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads that decide ask the primary, and what was acknowledged a majority has."""
+    if driver == "pymongo":
+        monkeypatch.setattr(mongo, "Driver", AsyncMongoClient)
+    client = mongo.connect(f"mongodb://127.0.0.1:1/?{options}", timeout=7.0, app_name="unit")
+    letters = mongo.durable(client, "mts", "letters", 7.0)
+    assert letters.read_preference == ReadPreference.PRIMARY
+    assert letters.read_concern == ReadConcern("local")
+    assert mongo.committed(letters).read_preference == ReadPreference.PRIMARY
+    assert mongo.committed(letters).read_concern == ReadConcern("majority")
+    assert letters.write_concern == WriteConcern(w="majority", j=True, wtimeout=7000)
+    assert letters.codec_options == mongo.CODEC
+    inner = client if driver == "pymongo" else client.delegate
+    assert inner.options.timeout == 7.0
+    assert inner.options.pool_options.max_pool_size == mongo.POOL
+    assert inner.options.pool_options.wait_queue_timeout == 7.0
+    await mongo.disconnect(client, 1.0)
+
+
+def test_what_the_server_says_is_a_state_of_the_world_or_a_fault_of_the_data() -> None:
+    states = [
+        *[OperationFailure("x", code) for code in (20, 59, 73, 166, 1, 8, 26, 10107, 64)],
+        OperationFailure("x", 9999),
+        ConfigurationError("wire version"),
+        WriteError("x", 14031),
+        BulkWriteError({"writeErrors": [{"code": 11600}], "writeConcernErrors": []}),
+        BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]}),
+    ]
+    for error in states:
+        found = mongo.translated(error)
+        assert isinstance(found, Unavailable), error
+        assert not isinstance(found, Forbidden)
+    faults = [
+        *[OperationFailure("x", code) for code in (2, 9, 14, 15, 22, 10334, 17419, 40353)],
+        WriteError("x", 121),
+        WriteError("x", 171),
+        BulkWriteError({"writeErrors": [{"code": 121}, {"code": 17419}], "writeConcernErrors": []}),
+        OverflowError("x"),
+    ]
+    for each in faults:
+        assert isinstance(mongo.translated(each), Rejected), each
+    for code in (11, 13, 18, 8000):
+        told = mongo.translated(OperationFailure("user bob in secret-db", code))
+        assert isinstance(told, Forbidden)
+        assert "MONGODB_USERNAME" in str(told)
+        assert "bob" not in str(told)
