@@ -53,6 +53,9 @@ dearest thing that an idle service does."""
 WATCH = 5.0
 """Seconds between two looks whether sessions wait for a reply since longer than usual."""
 
+DOUBTS = 100
+"""Claims without an answer that are told apart; whether there is any is all that is asked."""
+
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""
 
@@ -193,6 +196,7 @@ class Dispatch:
         self._stopping = asyncio.Event()
         self.relay = RelayState(relay.name, clock)
         self.trouble = ""
+        self._doubts: set[str] = set()
         self._workers = [
             Worker(
                 basket=basket,
@@ -228,7 +232,7 @@ class Dispatch:
         if room <= 0:
             return None
         return FreshClaim(
-            token=self._hand.new_token(),
+            token=self._doubted(),
             limit=min(room, wanted),
             lease=self._policy.lease,
             since=self._clock.monotonic(),
@@ -236,6 +240,7 @@ class Dispatch:
 
     def take_fresh(self, lease: Lease) -> None:
         """Letters that came in under such a claim."""
+        self._doubts.discard(lease.token)
         self._take(lease)
 
     async def _more_fresh_room(self, wanted: int) -> int:
@@ -296,6 +301,36 @@ class Dispatch:
         ended, _ = await asyncio.wait({self._claiming}, timeout=timeout)
         return bool(ended)
 
+    async def return_lost(self) -> int:
+        """Give back letters that are ours in the queue and not in hand: a claim's reply was lost; how many.
+
+        To be called when nothing is claimed any more. Without such a reply the queue is not asked.
+
+        Raises:
+            Unavailable: the queue cannot say whether there are any.
+        """
+        if not self._doubts:
+            return 0
+        ours = await self._queue.claims_of(self._hand.run)
+        lost = 0
+        for token, ids in ours.items():
+            strange = [each for each in ids if self._hand.token(each) != token]
+            lost += len(strange)
+            self._settler.release(token, strange)
+        return lost
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a claim was never answered; what it takes may still come under our name."""
+        return bool(self._doubts)
+
+    def _doubted(self) -> str:
+        """A token for a claim, which is in doubt until its letters are taken."""
+        token = self._hand.new_token()
+        if len(self._doubts) < DOUBTS:
+            self._doubts.add(token)
+        return token
+
     async def finish(self, timeout: float) -> bool:
         """Wait for the workers; cut those that are not done after `timeout` seconds. True if none was cut.
 
@@ -354,13 +389,14 @@ class Dispatch:
         """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
         self._looked_at = self._clock.monotonic()
         try:
-            lease = await self._queue.claim(room, self._policy.lease, self._hand.new_token())
+            lease = await self._queue.claim(room, self._policy.lease, self._doubted())
         except Unavailable as error:
             self._dry = False
             self.trouble = str(error) or type(error).__name__
             self._keeper.away(error)
             return 0
         self.trouble = ""
+        self._doubts.discard(lease.token)
         self._take(lease)
         return len(lease.letters)
 

@@ -30,7 +30,7 @@ COUNT_SHARE = 10
 """How many times as long as counting took is waited until the next: millions of letters take a while."""
 
 LEAST_STEP, MOST_STEP = 0.5, 5.0
-"""Seconds by which MongoDB's clock may seem to go wrong, for an answer takes its time; a sixth of a lease where
+"""Seconds by which MongoDB's clock may seem to go wrong, for an answer takes its time; a sixth of a lease if
 that lies between."""
 
 RECLAIM_BATCH = 1000
@@ -40,12 +40,14 @@ RECLAIM_BATCH = 1000
 class Hand:
     """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    What ends is noted in `notes`. Whoever may find too many letters here takes `eased` before it looks, and
-    waits for that: it is set once, when some have left, and another takes its place.
+    What ends is noted in `notes`. `run` names this process: a successor that has its notes knows it. Whoever
+    may find too many letters here takes `eased` before it looks, and waits for that: it is set once, when some
+    have left, and another takes its place.
     """
 
     def __init__(self, notes: Notes | None = None) -> None:
         self.notes = notes or NoNotes()
+        self.run = self.notes.run or secrets.token_hex(8)
         self._tokens: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
         self._until: dict[str, float] = {}
@@ -58,9 +60,8 @@ class Hand:
         return len(self._tokens)
 
     def new_token(self) -> str:
-        """A token for a claim, by which a successor knows that it was ours; 32 hex digits."""
-        run = self.notes.run
-        return run + secrets.token_hex(16 - len(run) // 2)
+        """A token for a claim, which begins with `run`, so that it is known for ours; 32 hex digits."""
+        return self.run + secrets.token_hex(16 - len(self.run) // 2)
 
     def take(self, lease: Lease) -> None:
         """Note a claim's letters."""

@@ -328,6 +328,7 @@ class Replica:
         step("workers")
         await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
         step("settle")
+        await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
         if len(self.hand):
@@ -345,6 +346,21 @@ class Replica:
         await self._ended("keeper", deadline, lambda: deadline.left)
         step("close")
         self.summary.last()
+
+    async def _return_lost(self, deadline: Deadline) -> None:
+        """Give back what claims took whose answers were lost; where nobody can know, it is not clean."""
+        doubt = "a claim was never answered; what it takes after all comes back when its lease ends"
+        try:
+            async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
+                lost = await self.dispatch.return_lost()
+        except (TimeoutError, Unavailable):
+            self.progress.unclean.append(doubt)
+            return
+        if lost:
+            log.info("lost_claims_returned", letters=lost)
+        # While MongoDB has not answered for a while again, it may still carry out what it was told before.
+        if self.dispatch.in_doubt and not self.keeper.health.steady(self.clock.monotonic()):
+            self.progress.unclean.append(doubt)
 
     async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
         """Tell a loop to stop and wait for its end; one that takes longer than `seconds()` is cancelled."""

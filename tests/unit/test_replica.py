@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 from mailsender import operations, sessions
 from mailsender import replica as replica_module
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.letter import Letter, Origin, Recipient, Status, now_ms
+from mailsender.leases import Health
+from mailsender.letter import Lease, Letter, Origin, Recipient, Status, now_ms
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
@@ -483,6 +484,49 @@ class Absent(MemoryQueue):
     async def claims_of(self, run: str) -> dict[str, list[str]]:
         self.asked.set()
         raise Unavailable("gone again")
+
+
+class Unheard(MemoryQueue):
+    """Claims letters, and its answer is lost; `away` says whether it answers nothing else either."""
+
+    away = False
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.claimed = asyncio.Event()
+
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+        await super().claim(limit, lease, token)
+        self.claimed.set()
+        raise Unavailable("no answer")
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        if self.away:
+            raise Unavailable("no answer")
+        return await super().claims_of(run)
+
+
+@pytest.mark.parametrize("state", ["away", "back", "steady"])
+@pytest.mark.asyncio
+async def test_letters_of_a_claim_without_an_answer_go_back_or_the_drain_is_not_clean(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = Unheard(clock)
+    queue.away = state == "away"
+    await queue.insert([letter()])
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    if state == "steady":
+        monkeypatch.setattr(Health, "steady", lambda *_: True)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await queue.claimed.wait()
+        replica.drain("test")
+        status = await running
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing) == ((0, 1) if state == "away" else (1, 0))
+    assert status == (0 if state == "steady" else 1)
+    assert relay.sent == []
 
 
 class Closed(MemoryQueue):
