@@ -84,7 +84,9 @@ class History:
 
     `log` counts the logs that the partition had: it grows where a part of it turned out to be another one.
     Records below `forgotten` may be forgotten; those from `buried[0]` to below `buried[1]` are dead letters
-    for that already. `retention` is the one in force when this was written, in seconds.
+    for that already. `retention` is the one in force when this was written, in seconds. After it was made
+    longer, letters that were reported under the `shorter` one are forgotten as they were to be, until
+    `shorter_until`.
     """
 
     milestones: tuple[Milestone, ...] = ()
@@ -92,6 +94,8 @@ class History:
     forgotten: int = 0
     buried: tuple[int, int] = (0, 0)
     retention: float = 0.0
+    shorter: float = 0.0
+    shorter_until: float = 0.0
 
     @property
     def high(self) -> int:
@@ -112,7 +116,13 @@ class History:
 
     def aged(self, now: float, retention: float) -> History:
         """As it is at `now`. What was forgotten under a shorter retention stays so under a longer one."""
-        least = min(retention, self.retention) if self.retention else retention
+        shorter, until = self.shorter, self.shorter_until
+        if now >= until:
+            shorter = 0.0
+        if 0.0 < self.retention < retention:
+            shorter = min(shorter or self.retention, self.retention)
+            until = max(until, now + self.retention)
+        least = min(retention, shorter or retention)
         times = [each.at for each in self.milestones]
         # A record was taken in after the milestone before it.
         place = bisect_right(times, now - least)
@@ -120,7 +130,7 @@ class History:
         if place:
             beyond = self.milestones[place : place + 1]
             forgotten = max(forgotten, beyond[0].offset if beyond else self.high)
-        return replace(self, forgotten=forgotten, retention=retention)
+        return replace(self, forgotten=forgotten, retention=retention, shorter=shorter, shorter_until=until)
 
     def reached(self, milestone: Milestone, since: float, first: int = 0) -> History:
         """With one milestone more; thinned out where they become too many.
@@ -170,6 +180,8 @@ class History:
             "forgotten": self.forgotten,
             "buried": list(self.buried),
             "retention": self.retention,
+            "shorter": self.shorter,
+            "shorter_until": self.shorter_until,
         }
 
 
@@ -191,6 +203,8 @@ def from_document(told: dict[str, Any]) -> History:
             forgotten=int(told["forgotten"]),
             buried=(int(first), int(end)),
             retention=float(told["retention"]),
+            shorter=float(told.get("shorter", 0.0)),
+            shorter_until=float(told.get("shorter_until", 0.0)),
         )
     except (KeyError, TypeError, ValueError):
         return History()

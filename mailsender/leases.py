@@ -40,9 +40,9 @@ RECLAIM_BATCH = 1000
 class Hand:
     """Which letters are in hand, under which token, and until when by the monotonic clock.
 
-    What ends is noted in `notes`. `run` names this process: a successor that has its notes knows it. Whoever
-    may find too many letters here takes `eased` before it looks, and waits for that: it is set once, when some
-    have left, and another takes its place.
+    What ends is noted in `notes`. `run` names this process: a successor that has its notes knows it.
+    Whoever may find too many letters here takes `eased` before it looks, and waits for that: it is set once,
+    when some have left, and another takes its place.
     """
 
     def __init__(self, notes: Notes | None = None) -> None:

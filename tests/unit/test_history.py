@@ -52,6 +52,20 @@ def test_a_retention_that_is_raised_makes_nothing_young_again() -> None:
     assert later.aged(93 * DAY, 60 * DAY).standing(350) is Standing.FORGOTTEN
 
 
+def test_what_was_reported_under_a_shorter_retention_is_forgotten_by_it_although_it_was_raised() -> None:
+    """The store forgets each letter when it was to be forgotten at its report."""
+    known = history((100, 1), (200, 31), (300, 32)).aged(32.4 * DAY, 30 * DAY).aged(32.5 * DAY, 60 * DAY)
+    assert known.standing(299) is Standing.AGAIN
+    stored = from_document(json.loads(json.dumps(known.document())))
+    assert stored.aged(62.2 * DAY, 60 * DAY).standing(299) is Standing.FORGOTTEN
+    later = stored.reached(milestone(400, 40), since=39 * DAY)
+    assert later.aged(62.4 * DAY, 60 * DAY).standing(350) is Standing.AGAIN
+    assert later.aged(90 * DAY, 60 * DAY).standing(350) is Standing.AGAIN
+    assert later.aged(101 * DAY, 60 * DAY).standing(350) is Standing.FORGOTTEN
+    twice = stored.aged(40 * DAY, 90 * DAY)
+    assert twice.aged(62.2 * DAY, 90 * DAY).standing(299) is Standing.FORGOTTEN
+
+
 def test_milestones_are_bounded_and_the_newest_and_the_oldest_stay() -> None:
     known = History()
     for n in range(1, 3000):
