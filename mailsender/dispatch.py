@@ -388,13 +388,17 @@ class Dispatch:
     async def _claim(self, room: int) -> int:
         """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
         self._looked_at = self._clock.monotonic()
+        token = self._doubted()
         try:
-            lease = await self._queue.claim(room, self._policy.lease, self._doubted())
+            lease = await self._queue.claim(room, self._policy.lease, token)
         except Unavailable as error:
             self._dry = False
             self.trouble = str(error) or type(error).__name__
             self._keeper.away(error)
             return 0
+        except Exception:
+            self._doubts.discard(token)  # a fault of ours, and no claim that is still under way
+            raise
         self.trouble = ""
         self._doubts.discard(lease.token)
         self._take(lease)

@@ -284,8 +284,12 @@ class MongoQueue:
         """See `Queue.mark_reported`."""
         if not letters:
             return
-        async with calling(self._timeout):
-            letters = await self._marks.report(letters)
+        try:
+            async with calling(self._timeout):
+                letters = await self._marks.report(letters)
+        except Rejected as error:
+            _log.error("marks_not_written", error=str(error), action="their letters are marked by the sweep")
+            return
         if not letters:
             return
         # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.

@@ -231,7 +231,8 @@ BROKEN = {
     "handing on": (lambda replica: replica.settler, ("_report",)),
     "reporter": (lambda replica: replica.parts.queue, ("unreported", "mark_reported")),
     "gate": (lambda replica: replica.parts.slots, ("lease",)),
-    "keeper": (lambda replica: replica.parts.queue, ("stats", "reclaim", "forget")),
+    "keeper": (lambda replica: replica.keeper, ("renew",)),
+    "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim", "forget")),
     "claiming": (lambda replica: replica.parts.queue, ("claim",)),
     "sending": (lambda replica: replica.parts.relay, ("connect",)),
 }
