@@ -476,6 +476,8 @@ def _held(value: Any) -> int:
         elif isinstance(each, list | tuple):
             todo += each
         elif isinstance(each, JsonText):
+            size += getsizeof(each.text)
+        elif isinstance(each, JsonText):
             todo.append(each.text)
     return size
 

@@ -28,7 +28,7 @@ EXAMPLES = 150
 FIELDS = (
     *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest", "seq"),
     *("due", "lease", "until", "settled_by", "outcome", "recipients", "attempts", "relay", "message_id"),
-    *("reason", "finished_at", "reported", "at", "mark", "also", "answered", "expire_at"),
+    *("reason", "finished_at", "reported", "at", "mark", "also", "answered", "expire_at", "slices"),
 )
 EPOCH = DatetimeMS(0)
 

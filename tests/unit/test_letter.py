@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailsender.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, JsonText, Letter, Phase, Recipient, Result, Status, Verdict
 
 LETTER = Letter(
     id="6b03f03e1c3fe5165a363fce",
@@ -66,6 +66,8 @@ def test_every_byte_that_a_letter_holds_counts() -> None:
     assert key.size - plain >= held - 10
     token = LETTER.evolve(answers=(Answer(token="t" * held),))
     assert token.size - plain >= held - 10
+    written = LETTER.evolve(answers=(Answer(token=JsonText("1" * held)),))
+    assert written.size - plain >= held - 10
     nested = LETTER.evolve(answers=(Answer(token=[[{"a": [1.5]}] for _ in range(1000)]),))
     assert nested.size - plain >= 1000 * 200
     deep: list[object] = []
