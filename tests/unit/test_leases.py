@@ -337,7 +337,8 @@ async def test_leases_are_kept_although_nothing_may_be_removed() -> None:
 
 @pytest.mark.asyncio
 async def test_whoever_meets_an_outage_first_has_it_told_once() -> None:
-    clock, queue = ManualClock(), RenewingQueue()
+    clock = ManualClock()
+    queue = RenewingQueue(clock)
     keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
     await keeper.run(SteppingEvent(clock, 10.0, 2))
     with capture_logs() as logs:
