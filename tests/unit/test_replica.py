@@ -409,7 +409,7 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     replica.settings = replica.settings.model_copy(update={"queue_max_letters": 1})
     asked = ReplicaOperations(replica)
     replica.state, replica.queue_trouble = "running", ""
-    replica.keeper.health.answered(clock.monotonic())
+    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
     replica.dispatch.relay.connected_ever = True
     first = letter()
     await queue.insert([first, first.evolve(id="7" * 24)])
