@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect
 from mailsender.adapters.mongo_indexes import INDEXES
 from mailsender.adapters.mongo_marks import INDEXES as MARK_INDEXES
 from mailsender.history import History, Milestone
-from mailsender.letter import Answer, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
+from mailsender.letter import Answer, JsonText, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ports import Inserted, Queue, Record, Unavailable
 from tests.clocks import ManualClock
 from tests.contract.conftest import (
@@ -142,6 +142,8 @@ async def test_what_comes_in_comes_out(queue: Queue) -> None:
         {"$set": {"a.b": [1, {"$x": None}]}, "": "\0"},
         [[[[]]], "[]"],
         "\ud800",
+        JsonText("3.14159265358979323846264338327950288"),
+        JsonText('{"a":[1.50,1e400,-0],"ж":"\\u0000"}'),
     ],
 )
 async def test_any_token_comes_back_word_for_word(queue: Queue, token: object) -> None:
