@@ -197,11 +197,11 @@ def _callers(options: Options) -> list[Step]:
 def _sick(options: Options) -> list[Step]:
     steps = []
     for topic in SICK_TOPICS:
-        seconds = 90 if topic == "letters" else 35
+        seconds = 100 if topic == "letters" else 45
         for way in SICKNESSES:
             more = {"topic": topic, "way": way}
             steps.append(_step(f"sick {topic} {way}", seconds, sick, options.seed, **more))
-    return steps + [_step(f"lost {what}", 40, lost, options.seed, what=what) for what in LOSSES]
+    return steps + [_step(f"lost {what}", 60, lost, options.seed, what=what) for what in LOSSES]
 
 
 QUICK_KINDS = ("headers", "packed", "elements")
@@ -265,20 +265,20 @@ PARTS: dict[str, Part] = {
     "publishers": _publishers,
     "offsets": _offsets,
     "clocks": lambda options: [
-        _step(f"clocks {whose}", 25, clocks, options.seed, whose=whose)
+        _step(f"clocks {whose}", 35, clocks, options.seed, whose=whose)
         for whose in (("producers",) if options.short else CLOCKS)
     ],
     "callers": _callers,
     "sick": _sick,
     "vanished": lambda options: [
-        _step(f"vanished {what}", 20, vanished, options.seed, what=what) for what in FILES
+        _step(f"vanished {what}", 25, vanished, options.seed, what=what) for what in FILES
     ],
     "builds": lambda options: _repeated("builds", 20, 2, builds, each=3.5, options=options),
     "whole": lambda options: [
         _step("whole", 15 + options.count(60, 8), whole, options.seed, seconds=options.count(60, 8))
     ],
-    "lagging": lambda options: [_step("lagging", 20, lagging, options.seed, letters=options.count(800, 600))],
-    "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.05, options=options),
+    "lagging": lambda options: [_step("lagging", 35, lagging, options.seed, letters=options.count(800, 600))],
+    "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.1, options=options),
     "inputs": _inputs,
     "guided": _guided,
     "mutants": _mutants,
