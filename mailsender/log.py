@@ -14,12 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, TextIO, cast
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 import structlog
 from pydantic import SecretStr
 from structlog.types import EventDict, ExcInfo, Processor, WrappedLogger
 
+from mailsender import connection_string
 from mailsender.safejson import to_json
 from mailsender.settings import Settings
 
@@ -175,18 +176,10 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
     values = [getattr(settings, name) for name in type(settings).model_fields]
     found = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
     for uri in (settings.mongodb_uri, settings.mongo_local):
-        password = _uri_password(uri)
-        if password:
-            found.append(password)
+        found += connection_string.passwords(uri)
     if settings.authenticates:
         found.append(f"\0{settings.smtp_user}\0{settings.smtp_password.get_secret_value()}")  # RFC 4616
     return tuple(value for value in found if value)
-
-
-def _uri_password(uri: str) -> str:
-    # Not urlsplit().password alone: it raises on an address list, which MongoDB's URIs may hold.
-    userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return userinfo.partition(":")[2] if at else ""
 
 
 def _may_be_a_word(secret: str) -> bool:

@@ -24,6 +24,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailsender import connection_string
 from mailsender.address import BadAddress, parse_address
 from mailsender.limiter import Allowance
 
@@ -340,6 +341,7 @@ class Settings(BaseSettings):
             raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
         if not (self.mongodb_uri or self.mongo_local or self.mongo_nodeport_svc_service_host):
             raise ValueError("MONGODB_URI: is missing")
+        _check_uri(self)
         if self.authenticates and self.smtp_tls == "none" and not self.smtp_auth_cleartext:
             raise ValueError(
                 "SMTP_TLS: is none, so SMTP_PASSWORD would be sent in clear text;"
@@ -412,6 +414,17 @@ class Settings(BaseSettings):
         if self.http_host:
             return self.http_host
         return "0.0.0.0" if self.http_api_key.get_secret_value() else "127.0.0.1"
+
+
+def _check_uri(settings: Settings) -> None:
+    name = next(
+        name
+        for name in ("mongodb_uri", "mongo_local", "mongo_nodeport_svc_service_host")
+        if getattr(settings, name)
+    )
+    wrong = "" if settings.in_memory else connection_string.fault(settings.mongo_uri)
+    if wrong:
+        raise ValueError(f"{name.upper()}: {wrong}")
 
 
 def _check_sender(settings: Settings) -> None:

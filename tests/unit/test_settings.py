@@ -186,6 +186,27 @@ def test_user_and_password_are_escaped_in_the_uri(user: str, password: str) -> N
     assert parsed["nodelist"] == [("db", 27018)]
 
 
+@pytest.mark.parametrize("name", ["MONGODB_URI", "MONGO_LOCAL"])
+@pytest.mark.parametrize(
+    "password", ["geheim@wort/Zwei", "geheim/wort", "geheim:wort", "gehe[im@wort", "12?geheim=wort"]
+)
+def test_a_password_that_is_not_encoded_stops_the_start_and_is_not_told(
+    environment: Any, name: str, password: str
+) -> None:
+    variables = {"MONGODB_URI": None, name: f"mongodb://u:{password}@127.0.0.1:1/"}
+    with pytest.raises(SettingsError) as caught:
+        environment(**variables)
+    text = str(caught.value)
+    assert text.startswith(f"{name}: ")
+    assert "percent-encoded" in text
+    assert [piece for piece in ("gehe", "wort", "Zwei") if piece in text] == []
+
+
+def test_a_host_that_is_more_than_one_is_named(environment: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^MONGO_NODEPORT_SVC_SERVICE_HOST: "):
+        environment(MONGODB_URI=None, MONGO_NODEPORT_SVC_SERVICE_HOST="mongodb://db/")
+
+
 def test_a_uri_takes_precedence_over_its_parts(environment: Any) -> None:
     settings = environment(MONGO_LOCAL="mongodb://local/", MONGO_NODEPORT_SVC_SERVICE_HOST="part")
     assert settings.mongo_uri == NEEDED["MONGODB_URI"]
