@@ -46,6 +46,16 @@ def passwords(uri: str) -> list[str]:
     return list(dict.fromkeys([password, unquote_plus(password)])) if password else []
 
 
+def files(uri: str) -> list[str]:
+    """The options that name files, as ``option=path``."""
+    options = (option.partition("=") for option in re.split("[&;]", uri.partition("?")[2]))
+    return [
+        f"{name}={unquote_plus(value)}"
+        for name, _, value in options
+        if name.lower().endswith("file") and name.lower().startswith("tls")
+    ]
+
+
 def _authority(rest: str) -> str:
     return rest.partition("/")[0].partition("?")[0]
 

@@ -35,6 +35,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from mailsender import connection_string
 from mailsender.letter import now_ms
 from mailsender.ports import CLOCK_AGE, Clock, Forbidden, Rejected, Unavailable
 
@@ -139,11 +140,17 @@ def connect(uri: str, *, timeout: float, app_name: str) -> Client:
             waitQueueTimeoutMS=milliseconds,
             tz_aware=True,
         )
-    except (ConfigurationError, ValueError, TypeError) as error:
-        raise Rejected(
-            f"MongoDB's connection string cannot be used ({type(error).__name__}); it should read"
-            " mongodb://user:password@host:port/?options, with user and password percent-encoded"
-        ) from None
+    except OSError as error:
+        raise Rejected(_unusable(error.strerror or type(error).__name__, uri)) from None
+    except (ConfigurationError, ValueError, TypeError, LookupError) as error:
+        shape = "it should read mongodb://user:password@host:port/?options, user and password percent-encoded"
+        raise Rejected(_unusable(f"{type(error).__name__}; {shape}", uri)) from None
+
+
+def _unusable(why: str, uri: str) -> str:
+    named = connection_string.files(uri)
+    beside = f"; see {' and '.join(named)}" if named else ""
+    return f"MongoDB's connection string (MONGODB_URI) cannot be used: {why}{beside}"
 
 
 async def disconnect(client: Client, timeout: float) -> None:
