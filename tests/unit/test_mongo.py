@@ -77,3 +77,11 @@ def test_what_the_server_says_is_a_state_of_the_world_or_a_fault_of_the_data() -
         assert isinstance(told, Forbidden)
         assert "MONGODB_USERNAME" in str(told)
         assert "bob" not in str(told)
+
+
+@pytest.mark.parametrize("code", [12501, 16500])
+def test_what_a_service_refuses_for_its_own_load_condemns_no_letter(code: int) -> None:
+    assert mongo.passing(OperationFailure("quota exceeded", code))
+    assert mongo.passing(
+        BulkWriteError({"writeErrors": [{"index": 0, "code": code}], "writeConcernErrors": []})
+    )
