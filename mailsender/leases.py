@@ -231,7 +231,8 @@ class LeaseKeeper:
             now = self._clock.monotonic()
             await self._reclaim()
             if now >= count_at:
-                count_at = now + max(self.interval, COUNT_SHARE * await self._count())
+                took = await self._count()
+                count_at = now + max(self.interval, COUNT_SHARE * took)
             if now >= forget_at:
                 if await self._forget():
                     continue

@@ -180,7 +180,8 @@ class Settler:
 
     async def release_now(self, token: str, ids: Sequence[str]) -> None:
         """Give back letters that were never in hand, however long it takes."""
-        self.tally.released += await self._give_back(token, ids)
+        released = await self._give_back(token, ids)
+        self.tally.released += released
 
     async def _write_all(self) -> None:
         self._wake.set()  # something may wait since this failed
