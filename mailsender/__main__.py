@@ -1,6 +1,16 @@
-"""`python -m mailsender`: the same as the `mailsender` command."""
+"""Where the process begins: `python -m mailsender`, and the `mailsender` command."""
 
+import sys
+
+from mailsender import stopping
+
+if sys.argv[1:2] == ["run"]:
+    stopping.end_at_once()
+
+# It imports much, and the signals must be heard before.
 from mailsender.cli import main
 
 if __name__ == "__main__":
     main()
+
+__all__ = ["main"]

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -96,17 +94,15 @@ def _options(
 
 @app.command(cls=Command, rich_help_panel=SERVICE)
 def run() -> None:
-    """Run the service until SIGTERM, Ctrl-C or `halt`.
+    """Run the service until SIGTERM, SIGHUP, Ctrl-C or `halt`.
 
     Settings come from the environment, and from files in MAILSENDER_SECRETS_DIR; README lists them. The first
     signal stops it in good order, a second one cuts that short. It logs to standard error.
     """
-    # As process 1 of a container a signal without a handler is ignored, and importing takes a second.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
     from mailsender.service import run_service  # noqa: PLC0415  brings in every client library
 
-    raise typer.Exit(run_service(settings))
+    run_service(settings)
 
 
 @app.command(cls=Command, rich_help_panel=SERVICE)

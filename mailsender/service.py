@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import signal
+import os
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
-from mailsender import __version__, notes
+from mailsender import __version__, notes, stopping
 from mailsender.adapters.kafka import KafkaConfig
 from mailsender.adapters.kafka_sink import KafkaSink
 from mailsender.adapters.kafka_source import KafkaSource
@@ -162,16 +163,24 @@ def kafka_config(settings: Settings) -> KafkaConfig:
     )
 
 
-def run_service(settings: Settings) -> int:
-    """Run one replica until it is drained; returns the exit status."""
+def run_service(settings: Settings) -> NoReturn:
+    """Run one replica until it is drained; ends the process with its exit status.
+
+    Nothing is waited for then: a name that is being looked up cannot be called off, and neither the event
+    loop nor the interpreter would end before that thread does, a minute later where a resolver is silent.
+    """
     writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
     for name, near in slips().items():
         log.warning("setting_unknown", name=name, nearest=near or None, action="it is ignored")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
         status = runner.run(_main(settings))
+    except BaseException:
+        runner.close()
+        raise
     writer.drain(LAST_LINES)
-    return status
+    os._exit(status)
 
 
 def _lines_lost(count: int) -> None:
@@ -221,13 +230,9 @@ async def _main(settings: Settings) -> int:
         return 2
     replica = Replica(settings, parts, clock)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)
     _spare_the_collector()
     _give_memory_back()
     log.info("starting", version=__version__, loop=type(loop).__module__)
-    try:
-        return await replica.run()
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    return await replica.run()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -344,9 +344,9 @@ def test_run_ends_with_the_services_own_status(
 ) -> None:
     seen: list[Settings] = []
 
-    def run_service(settings: Settings) -> int:
+    def run_service(settings: Settings) -> NoReturn:
         seen.append(settings)
-        return outcome
+        raise SystemExit(outcome)
 
     replace_module(monkeypatch, "mailsender.service", run_service=run_service)
     assert command("run", env=NEEDED).exit_code == outcome
