@@ -77,15 +77,16 @@ class Breaker:
 class Refusals:
     """Letters refused in words that do not tell whether it is them or everybody, since one was last taken.
 
-    `number` counts them. A letter that the relay took says something about those refusals only that came
-    before it was begun: what was under way already tells nothing of a fault that began meanwhile.
+    `number` counts them; `numbers` are those of letters that are on their way still. A letter that the relay
+    took says something about those refusals only that came before it was begun: what was under way already
+    tells nothing of a fault that began meanwhile.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._proved = 0
         self._runs: Final[dict[Words, set[str]]] = {}
-        self._numbers: Final[dict[str, int]] = {}
+        self.numbers: Final[dict[str, int]] = {}
 
     def note(self, letter_id: str, result: Result) -> bool:
         """One more; whether they are so many now that it is everybody."""
@@ -98,9 +99,9 @@ class Refusals:
     def remember(self, letter_id: str) -> None:
         """Note when it was refused first."""
         self.number += 1
-        self._numbers.setdefault(letter_id, self.number)
-        while len(self._numbers) > REMEMBERED:
-            del self._numbers[next(iter(self._numbers))]
+        self.numbers.setdefault(letter_id, self.number)
+        while len(self.numbers) > REMEMBERED:
+            del self.numbers[next(iter(self.numbers))]
 
     def taken(self, since: int) -> bool:
         """The relay took a letter that was begun at that number; whether no refusal is younger."""
@@ -112,12 +113,12 @@ class Refusals:
 
     def others_taken_since(self, letter_id: str) -> bool:
         """Whether the relay took others after it had refused this one: then it is about this one."""
-        number = self._numbers.get(letter_id)
+        number = self.numbers.get(letter_id)
         return number is not None and self._proved >= number
 
     def settled(self, letter_id: str) -> None:
         """The letter came to its end: nothing about it has to be remembered."""
-        self._numbers.pop(letter_id, None)
+        self.numbers.pop(letter_id, None)
 
     def end(self) -> None:
         """The run is over: the relay took somebody, or is held."""

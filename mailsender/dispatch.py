@@ -358,7 +358,7 @@ class Dispatch:
 
     async def _watch_dots(self) -> None:
         while not self._stopping.is_set():
-            self.relay.look_at_dots([at for worker in self._workers if (at := worker.dot_at)])
+            self.relay.look_at_dots([held for worker in self._workers if (held := worker.held)])
             await pause(self._stopping, WATCH)
 
     # --- claiming --------------------------------------------------------------------------------

@@ -15,11 +15,15 @@ FORGET = 3600.0
 """Seconds for which a long wait counts as usual."""
 
 
+Session = tuple[int, float, int]
+"""A session's name, since when it waits for the reply to a dot (0: it does not), and what it took so far."""
+
+
 class Dots:
-    """What is known of a relay's replies to dots.
+    """What is known of a relay's replies to dots, from looks at the sessions: no letter pays for it.
 
     `slow` sessions wait for longer than usual, the longest for `longest` seconds. `stuck`: all that are open
-    do, or did when they were looked at, and not one reply has come since.
+    do, or did at a look before, and not one reply has come since.
     """
 
     def __init__(self) -> None:
@@ -28,22 +32,26 @@ class Dots:
         self.stuck = False
         self._usual = SLOW
         self._usual_until = 0.0
-        self._replied_at = float("-inf")
-        self._stuck_at = 0.0
+        self._seen: dict[int, tuple[float, int]] = {}
+        self._seen_at = 0.0
 
-    def replied(self, waited: float, now: float) -> None:
-        """One was answered."""
-        self._replied_at = now
-        if waited > self._usual / MARGIN:
-            self._usual, self._usual_until = max(self._usual, waited * MARGIN), now + FORGET
-
-    def look(self, now: float, since: Sequence[float], sessions: int) -> None:
-        """Look at those that wait: `since` when, of so many open `sessions`."""
+    def look(self, now: float, sessions: Sequence[Session]) -> None:
+        """Look at all open sessions."""
         if now > self._usual_until:
             self._usual = SLOW
-        waits = [now - at for at in since if now - at > self._usual]
+        replied = False
+        for name, since, taken in sessions:
+            before, took = self._seen.get(name, (0.0, taken))
+            replied = replied or taken > took
+            if before and since != before and taken > took:
+                self._learn(self._seen_at - before, now)
+        waits = [now - since for _, since, _ in sessions if since and now - since > self._usual]
         self.slow, self.longest = len(waits), max(waits, default=0.0)
-        if not waits or (self.stuck and self._replied_at > self._stuck_at):
-            self.stuck = False
-        if waits and len(waits) >= sessions and not self.stuck:
-            self.stuck, self._stuck_at = True, now
+        self.stuck = bool(waits) and (len(waits) == len(sessions) or (self.stuck and not replied))
+        self._seen = {name: (since, taken) for name, since, taken in sessions}
+        self._seen_at = now
+
+    def _learn(self, waited: float, now: float) -> None:
+        """A reply came after so long, or a little longer."""
+        if waited * MARGIN > self._usual:
+            self._usual, self._usual_until = waited * MARGIN, now + FORGET

@@ -113,16 +113,20 @@ def after_attempt(
     only if none was accepted. When it was finished is for whoever writes it down.
     """
     recipients, told = after_results(letter.recipients, attempt, policy)
-    status, delay = Status.AWAITING, 0.0
-    if not any(r.open for r in recipients):
-        status = Status.SENT if any(r.accepted for r in recipients) else Status.ERROR
+    status, delay, accepted = Status.AWAITING, 0.0, False
+    for each in recipients:
+        if each.open:
+            delay = _delay(recipients, attempt, policy, jitter)
+            break
+        accepted = accepted or each.accepted
     else:
-        delay = _delay(recipients, attempt, policy, jitter)
-    doubted = any(each.verdict is Verdict.UNCERTAIN for each in attempt.results.values())
+        status = Status.SENT if accepted else Status.ERROR
+    if attempt.cut and not status.final:
+        # Of a drain only what is uncertain counts: the rest was not tried in earnest.
+        told = any(each.verdict is Verdict.UNCERTAIN for each in attempt.results.values())
     moved = letter.evolve(
         recipients=recipients,
-        # Of a drain only what is uncertain counts: the rest was not tried in earnest.
-        attempts=letter.attempts + (doubted if attempt.cut and not status.final else told),
+        attempts=letter.attempts + told,
         relay=attempt.relay,
         message_id=attempt.message_id,
         status=status,
@@ -140,10 +144,15 @@ def after_results(
         result = results.get(each.address)
         if result is None or not each.open:
             moved.append(each)
+            continue
+        verdict = result.verdict
+        if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
+            moved.append(Recipient(address=each.address, result=result, tries=each.tries, doubts=each.doubts))
+            told = True
         elif attempt.told_nothing(each.address, result):
             moved.append(_noted(each, result))
         else:
-            moved.append(_next_recipient(each, result, policy))
+            moved.append(_put_off(each, result, policy))
             told = True
     return tuple(moved), told
 
@@ -180,15 +189,10 @@ def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolic
     return min(waits) if waits else attempt.pause
 
 
-def _next_recipient(recipient: Recipient, result: Result, policy: RetryPolicy) -> Recipient:
-    again = result.verdict is Verdict.DEFERRED or result.verdict is Verdict.UNCERTAIN
-    if not again:
-        return Recipient(
-            address=recipient.address, result=result, tries=recipient.tries, doubts=recipient.doubts
-        )
-    tries = recipient.tries + 1
-    doubts = recipient.doubts + (result.verdict is Verdict.UNCERTAIN)
-    over = result.verdict is Verdict.UNCERTAIN and doubts > policy.resends
+def _put_off(recipient: Recipient, result: Result, policy: RetryPolicy) -> Recipient:
+    doubted = result.verdict is Verdict.UNCERTAIN
+    tries, doubts = recipient.tries + 1, recipient.doubts + doubted
+    over = doubted and doubts > policy.resends
     return Recipient(
         address=recipient.address,
         result=result,

@@ -137,11 +137,11 @@ class RelayState:
         self.scale.rule(Ruling.EVERYBODY)
         return self.breaker.left(now)
 
-    def look_at_dots(self, since: Sequence[float]) -> None:
+    def look_at_dots(self, sessions: Sequence[Held]) -> None:
         """Say it, once, when sessions wait for the reply to a dot since longer than usual."""
         dots = self.dots
         were_slow = dots.slow
-        dots.look(self.clock.monotonic(), since, self.open_sessions)
+        dots.look(self.clock.monotonic(), [(id(each), each.dot_at, each.taken) for each in sessions])
         if dots.slow and not were_slow:
             log.warning(
                 "relay_slow",
@@ -231,9 +231,9 @@ class OwnSession:
         return self._held is not None
 
     @property
-    def dot_at(self) -> float:
-        """Since when it waits for the reply to a dot; 0 while it does not."""
-        return 0.0 if self._held is None else self._held.dot_at
+    def held(self) -> Held | None:
+        """What is known of the session, if there is one."""
+        return self._held
 
     @property
     def room(self) -> int:

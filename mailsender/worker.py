@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.address import BadAddress, parse_address
-from mailsender.dots import Dots
 from mailsender.gate import NoSlots, SlotGate
 from mailsender.leases import Hand
 from mailsender.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
@@ -87,7 +86,6 @@ class _Means:
     clock: Clock
     hand: Hand
     policy: SendPolicy
-    dots: Dots
     cut: bool = False
 
 
@@ -137,24 +135,29 @@ class _Go:
 
     def _noted(self) -> bool:
         notes = self.means.hand.notes
-        return all(notes.dot(self.token, self.letter_id, start, count) for start, count in self.runs)
+        for start, count in self.runs:  # noqa: SIM110  one run, nearly always: a generator costs more than it
+            if not notes.dot(self.token, self.letter_id, start, count):
+                return False
+        return True
 
     def replied(self, results: Mapping[str, Result]) -> None:
-        now = self.means.clock.monotonic()
-        self.means.dots.replied(now - self.held.dot_at, now)
         self.held.dot_at = 0.0
-        found = [_as_noted(results[each], results) for each in self.recipients]
-        notes = self.means.hand.notes
+        found = [results[each] for each in self.recipients]
+        for place, result in enumerate(found):
+            if result.verdict is Verdict.REFUSED:
+                found[place] = _as_noted(result, results)
+        notes, runs = self.means.hand.notes, self.runs
+        if len(runs) == 1:
+            notes.replied(self.token, self.letter_id, runs[0][0], found)
+            return
         at = 0
-        for start, count in self.runs:
+        for start, count in runs:
             notes.replied(self.token, self.letter_id, start, found[at : at + count])
             at += count
 
 
 def _as_noted(result: Result, results: Mapping[str, Result]) -> Result:
     """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
-    if result.verdict is not Verdict.REFUSED:
-        return result
     final = rule_for(result, taken=_some_taken(results), carried=False).action is Action.ANSWER
     return result if final else as_deferred(result)
 
@@ -284,7 +287,7 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._chance = chance
-        self._means = _Means(clock, hand, policy, state.dots)
+        self._means = _Means(clock, hand, policy)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._stopping = asyncio.Event()
         self._second, self._date = 0, now_ms(0)
@@ -307,9 +310,9 @@ class Worker:
                 lanes.create_task(keep("sending", self._second_lane, self._stopping, loss))
 
     @property
-    def dot_at(self) -> float:
-        """Since when its session waits for the reply to a dot; 0 while it does not."""
-        return self._line.dot_at
+    def held(self) -> Held | None:
+        """Its session, if there is one now."""
+        return self._line.held
 
     async def close(self) -> None:
         """Close the session."""
@@ -440,8 +443,19 @@ class Worker:
     async def _send(self, token: str, letter: Letter) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
         errand = _Errand(token, letter, self._policy.max_recipients)
-        while errand.left and await self._next_part(errand):
-            pass
+        while errand.left:
+            part = errand.left[: min(errand.size, self._line.room)]
+            try:
+                said = await self._transact(errand, part)
+            except Exception as error:
+                if not errand.results:
+                    raise
+                self._refuse_the_rest(errand, error)
+                break
+            if not self._take_in(errand, part, said):
+                break
+            if errand.left and not await self._write_down(errand, part):
+                break
         if self._hand.token(letter.id) != token and not errand.results:
             return  # lost meanwhile, and nothing was sent
         if errand.doubtful:
@@ -452,30 +466,22 @@ class Worker:
         else:
             self._settler.release(token, [letter.id])
 
-    async def _next_part(self, errand: _Errand) -> bool:
-        """One transaction for those who are left, or for some of them; whether to go on."""
-        part = errand.left[: min(errand.size, self._line.room)]
-        try:
-            said = await self._transact(errand, part)
-        except Exception as error:
-            if not errand.results:
-                raise
-            # What earlier slices came to stays true; the others end here, with the reason.
-            log.error(
-                "slice_raised", letter=errand.letter.id, exc_info=error, action="the others are refused"
-            )
-            errand.results |= _refused(errand.left, error)
-            return False
+    def _refuse_the_rest(self, errand: _Errand, error: Exception) -> None:
+        """What earlier slices came to stays true; the others end here, with the reason."""
+        log.error("slice_raised", letter=errand.letter.id, exc_info=error, action="the others are refused")
+        errand.results |= _refused(errand.left, error)
+
+    def _take_in(self, errand: _Errand, part: tuple[str, ...], said: _Said | None) -> bool:
+        """Note what one transaction came to; whether to go on with the letter."""
         if said is None:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
-        if said.good:
-            errand.results |= said.results
-            errand.taken = True
-        elif not self._judge(errand, part, said):
-            return False
-        return not errand.left or await self._write_down(errand, part)
+        if not said.good:
+            return self._judge(errand, part, said)
+        errand.results |= said.results
+        errand.taken = True
+        return True
 
     async def _write_down(self, errand: _Errand, part: tuple[str, ...]) -> bool:
         """Have the outcomes of `part` written; False when the letter is lost, or it is time to stop.
@@ -686,8 +692,9 @@ class Worker:
 
     def _finish(self, attempt: Attempt, token: str, letter: Letter) -> None:
         moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
-        if moved.status.final:
-            self._state.refusals.settled(letter.id)
+        refusals = self._state.refusals
+        if refusals.numbers and moved.status.final:
+            refusals.settled(letter.id)
         self._settle(token, moved, delay)
         self._log(moved, delay, attempt.results)
 

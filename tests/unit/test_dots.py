@@ -8,36 +8,37 @@ from mailsender.dots import FORGET, MARGIN, SLOW, Dots
 
 def test_some_that_wait_are_slow_and_all_of_them_are_stuck() -> None:
     dots = Dots()
-    dots.look(100.0, [90.0, 95.0], 2)
+    dots.look(100.0, [(1, 90.0, 5), (2, 95.0, 5)])
     assert (dots.slow, dots.stuck) == (0, False)
-    dots.look(100.0 + SLOW, [90.0, 95.0, 129.0], 3)
+    dots.look(100.0 + SLOW, [(1, 90.0, 5), (2, 95.0, 5), (3, 129.0, 0)])
     assert (dots.slow, dots.longest, dots.stuck) == (2, 10 + SLOW, False)
-    dots.look(130.0 + SLOW, [90.0, 95.0, 129.0], 3)
+    dots.look(130.0 + SLOW, [(1, 90.0, 5), (2, 95.0, 5), (3, 129.0, 0)])
     assert (dots.slow, dots.stuck) == (3, True)
-    dots.look(131.0 + SLOW, [90.0, 95.0, 129.0, 160.0], 4)
+    dots.look(131.0 + SLOW, [(1, 90.0, 5), (2, 95.0, 5), (3, 129.0, 0), (4, 0.0, 0)])
     assert dots.stuck, "that another session was opened shows nothing yet"
-    dots.replied(1.0, 131.5 + SLOW)
-    dots.look(132.0 + SLOW, [90.0, 95.0, 129.0], 4)
-    assert (dots.slow, dots.stuck) == (3, False), "a reply does"
-    dots.look(140.0 + SLOW, [], 4)
+    dots.look(132.0 + SLOW, [(1, 90.0, 5), (2, 95.0, 5), (3, 129.0, 0), (4, 0.0, 1)])
+    assert (dots.slow, dots.stuck) == (3, False), "a letter that is taken does"
+    dots.look(140.0 + SLOW, [(4, 0.0, 1)])
     assert (dots.slow, dots.longest, dots.stuck) == (0, 0.0, False)
 
 
 def test_what_is_usual_for_a_relay_is_not_slow() -> None:
     dots = Dots()
-    dots.replied(40.0, 100.0)
-    dots.look(200.0, [200.0 - 40.0 * MARGIN + 1], 1)
-    assert dots.slow == 0
-    dots.look(200.0, [200.0 - 40.0 * MARGIN - 1], 1)
+    dots.look(140.0, [(1, 100.0, 7)])
     assert dots.slow == 1
-    later = 101.0 + FORGET
-    dots.look(later, [later - SLOW - 1], 1)
+    dots.look(145.0, [(1, 0.0, 8)])
+    dots.look(200.0, [(1, 200.0 - 40.0 * MARGIN + 1, 8)])
+    assert dots.slow == 0
+    dots.look(202.0, [(1, 200.0 - 40.0 * MARGIN, 8)])
+    assert dots.slow == 1
+    later = 146.0 + FORGET
+    dots.look(later, [(1, later - SLOW - 1, 8)])
     assert dots.slow == 1, "an hour later it is forgotten"
 
 
 def test_without_a_session_nothing_is_stuck() -> None:
     dots = Dots()
-    dots.look(1000.0, [], 0)
+    dots.look(1000.0, [])
     assert not dots.stuck
 
 
