@@ -66,6 +66,8 @@ RENEWALS = 3
 _BY_ID = "_id_"
 _LEASED = "mailsender_until"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
+_NEVER = {"$type": ["timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"]}
+"""What MongoDB sorts behind every date, and so is never in the past."""
 _FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
 
 _log = structlog.get_logger()
@@ -247,6 +249,8 @@ class MongoQueue:
     async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
         ends = self._clock.monotonic() + within
+        async with calling(min(self._timeout, within)):
+            await self._bring_back()
         run_out = _run_out(by)
         async with calling(min(self._timeout, within)):
             cursor = self._letters.find(self._apart.beside(run_out), {"_id": 1})
@@ -258,6 +262,11 @@ class MongoQueue:
         for stored, fault in culprits:
             await self._apart.put(stored, str(fault))
         return freed
+
+    async def _bring_back(self) -> None:
+        """Give a time to what another program gave something that no date ever reaches."""
+        await self._letters.update_many({"status": "awaiting", "due": _NEVER}, [{"$set": {"due": "$$NOW"}}])
+        await self._letters.update_many({"status": "processing", "until": _NEVER}, _FREE)
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""

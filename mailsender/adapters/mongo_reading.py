@@ -170,8 +170,9 @@ def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tupl
         if "outcome" in document:
             outcome = document["outcome"]
             return tuple([_read_outcome(each, outcome) for each in addresses])
-        if "recipients" in document:
-            return tuple(map(_read_recipient, document["recipients"]))
+        stored = document.get("recipients")
+        if stored and isinstance(stored, list):  # else nobody would ever be sent to, and it would never end
+            return tuple(map(_read_recipient, stored))
     except (KeyError, TypeError, ValueError, AttributeError):
         # Another program's field of the same name: nothing happened to the recipients here yet.
         return untouched

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import Code, ObjectId, encode
+from bson import Code, MaxKey, ObjectId, Regex, Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
 from mailsender.letter import Answer, Settlement, Status
@@ -78,6 +78,27 @@ async def test_a_field_of_a_wrong_type_becomes_a_reason(
     await queue.settle([Settlement(token=token, letter=wrong)])
     (found,) = await queue.unreported(0, 10)
     assert (found.status, found.reason) == (Status.ERROR, claimed.reason)
+
+
+@only(*MONGO)
+async def test_a_time_that_never_comes_is_now(queue: Queue, world: World) -> None:
+    # What MongoDB sorts behind every date is never in the past.
+    for never in (Timestamp(2**31, 1), Regex("x"), Code("f()"), MaxKey()):
+        await world.raw.insert_one({"status": "awaiting", **ORIGINAL, "due": never})
+        await world.raw.insert_one({"status": "processing", **ORIGINAL, "until": never})
+    await queue.reclaim(10)
+    lease = await queue.claim(10, 60)
+    assert len(lease.letters) == 8
+
+
+@pytest.mark.parametrize("none", [{}, []])
+@only(*MONGO)
+async def test_recipients_that_are_none_are_those_of_the_addresses(
+    queue: Queue, world: World, none: object
+) -> None:
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL, "recipients": none})
+    _, claimed = await claim_one(queue)
+    assert claimed.pending == claimed.addresses
 
 
 @only(*MONGO)
