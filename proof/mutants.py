@@ -151,7 +151,7 @@ MUTANTS = (
         file="adapters/mongo.py",
         old="        read_preference=ReadPreference.PRIMARY,\n",
         new="",
-        attempt=lambda stage, seed: lagging(stage, seed, letters=400),
+        attempt=lambda stage, seed: lagging(stage, seed, letters=800),
         finding="seen",
         seconds=80.0,
     ),

@@ -180,7 +180,8 @@ def _tls(options: Options) -> list[Step]:
 def _publishers(options: Options) -> list[Step]:
     wanted = [QUICK_KINDS] if options.short else [(kind,) for kind in KINDS]
     return [
-        _step(f"publishers {' '.join(kinds)}", 12, publishers, options.seed, kinds=kinds) for kinds in wanted
+        _step(f"publishers {' '.join(kinds)}", 4 + 9 * len(kinds), publishers, options.seed, kinds=kinds)
+        for kinds in wanted
     ]
 
 

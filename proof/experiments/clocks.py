@@ -19,7 +19,7 @@ from proof.stage import Stage
 from proof.table import NOT_RUN, Row, row
 
 DAY = 86_400.0
-LEASE = 2.0
+LEASE = 6.0
 RATE = Rate(letters=20, period=1.0, burst=3)
 PATIENCE = 40.0
 FAR = 2**62
@@ -120,7 +120,7 @@ def _of_mongodb(stage: Stage, seed: int) -> Found:
             rest(2.0)
             ahead += step
             clock.set(ahead)
-        rest(3.0)
+        rest(LEASE)
         filler.stop()
         _done(world)
         for each in replicas:
