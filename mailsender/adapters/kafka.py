@@ -20,7 +20,6 @@ import structlog
 from aiokafka.errors import (
     BrokerResponseError,
     CorruptRecordException,
-    InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -138,7 +137,7 @@ def translated(error: BaseException, *, keyless: bool = False) -> Rejected | Una
     ours: Rejected | Unavailable
     if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
         ours = TooLarge(described(error))
-    elif isinstance(error, InvalidRecordError | InvalidTimestampError):
+    elif isinstance(error, InvalidRecordError):
         ours = Rejected(f"Kafka: {described(error)}")
     elif keyless and isinstance(error, CorruptRecordException):
         ours = Rejected(f"Kafka: {described(error)}; on a compacted topic a record needs a key")

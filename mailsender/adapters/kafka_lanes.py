@@ -81,6 +81,7 @@ class Lanes:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._counts: dict[str, int] = {}
         self._known: dict[str, _Known] = {}
+        self._untimed_until = 0.0
 
     def of(self, topic: str, partition: int) -> Lane:
         """The lane of a partition."""
@@ -121,6 +122,17 @@ class Lanes:
             await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         else:
             await asyncio.sleep(0)
+
+    # --- the time of records ---------------------------------------------------------------------
+
+    def distrust_clock(self) -> None:
+        """A broker refused the time of our clock: for a while records go without one."""
+        self._untimed_until = asyncio.get_running_loop().time() + REMEMBERED
+
+    @property
+    def timestamp(self) -> int | None:
+        """What a record's time is to be: None for that of our clock, -1 for none."""
+        return -1 if asyncio.get_running_loop().time() < self._untimed_until else None
 
     # --- what topics refuse ----------------------------------------------------------------------
 

@@ -17,7 +17,12 @@ from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
@@ -52,8 +57,9 @@ ROUNDS = 3
 TRIAL = 1.0
 """Seconds that a partition which was in trouble before may hold up those who publish."""
 
-_ABOUT_THE_PRODUCER: Final = (ProducerClosed, OutOfOrderSequenceNumber)
-"""Errors after which a new producer may do what this one could not."""
+_ABOUT_THE_PRODUCER: Final = (ProducerClosed, OutOfOrderSequenceNumber, InvalidTimestampError)
+"""Errors after which a new producer may do what this one could not; the last one because the next records go
+without the time of our clock."""
 
 _PARTITIONER: Final = DefaultPartitioner()
 
@@ -67,6 +73,7 @@ class KafkaSink:
         self._lanes = Lanes()
         self._acked = 0.0
         self._told = False
+        self._clock_told = False
         self._keeper: Keeper[AIOKafkaProducer] = Keeper(
             config, make=self._make, begun=self._begun, abandon=_abandon
         )
@@ -144,6 +151,7 @@ class KafkaSink:
                 self._acked = now
             elif away is None and isinstance(answer, Unavailable):
                 away = answer
+        self._say_clock()
         if self._acked == now:
             self._keeper.well()
             self._log.well()
@@ -164,6 +172,19 @@ class KafkaSink:
         elif self._told and away is None and not self._lanes.ailing():
             self._told = False
             log.info("kafka_publishing_well")
+
+    def _say_clock(self) -> None:
+        distrusted = self._lanes.timestamp is not None
+        if distrusted and not self._clock_told:
+            log.warning(
+                "clocks_disagree",
+                whose="this machine",
+                of="the brokers' clock",
+                reason="a broker refuses records for their time",
+                doing="they are published without one",
+                check="that NTP runs on both",
+            )
+        self._clock_told = distrusted
 
 
 class _Publishing:
@@ -237,7 +258,7 @@ class _Publishing:
         """Batches by partition; records without a key go where there is room."""
         packed: dict[Lane, list[_Batch]] = {}
         places: dict[tuple[str, bytes | None, bool], Lane] = {}
-        now = asyncio.get_running_loop().time()
+        now, timestamp = asyncio.get_running_loop().time(), self._lanes.timestamp
         for i in todo:
             record = self._records[i]
             refused = self._refused(record)
@@ -256,13 +277,13 @@ class _Publishing:
             if batches is None:
                 batches = packed[lane] = []
             try:
-                if batches and batches[-1].add(i, record):
+                if batches and batches[-1].add(i, record, timestamp):
                     continue
                 if batches and record.key is None:
                     lane = places[where] = await self._lane(producer, record)
                     batches = packed.setdefault(lane, [])
                 batch = _Batch(producer.create_batch())
-                batch.add(i, record)
+                batch.add(i, record, timestamp)
             except (TypeError, ValueError) as error:
                 self._found[i] = Rejected(f"it cannot be written as a record: {described(error)}")
                 continue
@@ -334,6 +355,8 @@ class _Publishing:
                 self._found[i] = Landed(topic=lane.topic, partition=lane.partition, offset=first + place)
                 self._failed.pop(i, None)
             return
+        if isinstance(error, InvalidTimestampError):
+            self._lanes.distrust_clock()
         alone = len(batch.members) == 1
         record = self._records[batch.members[0]]
         ours = translated(error, keyless=alone and record.key is None)
@@ -372,10 +395,10 @@ class _Batch:
     members: list[int] = field(default_factory=list)
     future: asyncio.Future[RecordMetadata] | None = None
 
-    def add(self, i: int, record: Outgoing) -> bool:
+    def add(self, i: int, record: Outgoing, timestamp: int | None) -> bool:
         """Put a record in; False when it is full. The first one always finds room."""
         added = self.builder.append(
-            timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
+            timestamp=timestamp, key=record.key, value=record.value, headers=list(record.headers)
         )
         if added is None:
             return False

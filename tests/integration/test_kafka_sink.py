@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE
 from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import KafkaConfig
@@ -93,6 +94,16 @@ async def test_what_a_compacted_topic_refuses_harms_no_neighbour(
     answers = await sink.publish([good, keyless, good, keyless])
     assert [type(answer) for answer in answers] == [Landed, Rejected, Landed, Rejected]
     assert sink.trouble_with(topics.reports) == ""
+
+
+async def test_a_broker_that_refuses_our_time_gets_records_without_one(
+    kafka: KafkaServer, topics: Topics, sink: KafkaSink
+) -> None:
+    make_topic(kafka.bootstrap, topics.reports, 1, **{"message.timestamp.before.max.ms": "0"})
+    answers = await sink.publish([Outgoing(topic=topics.reports, key=b"k", value=b"x")] * 3)
+    assert [type(answer) for answer in answers] == [Landed] * 3
+    (found, *_) = consume(kafka.bootstrap, topics.reports, 3)
+    assert found.timestamp()[0] == TIMESTAMP_NOT_AVAILABLE
 
 
 async def test_a_producer_that_is_given_up_leaves_no_complaint_of_python(

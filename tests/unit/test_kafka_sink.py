@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    InvalidTimestampError,
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
@@ -241,6 +242,28 @@ async def test_a_record_that_the_broker_refuses_for_good_is_set_apart() -> None:
     sent = len(stage.producer.sent)
     assert kinds(await stage.sink.publish([keyless] * 500)) == [Rejected] * 500
     assert len(stage.producer.sent) == sent  # it is known by now
+
+
+async def test_where_a_broker_refuses_the_time_of_our_clock_records_go_without_one() -> None:
+    """Brokers refuse times that are an hour ahead; the record is not at fault."""
+    stage = Stage(timeout=3.0)
+    times: list[int | None] = []
+
+    class Noting(BatchBuilder):
+        def append(self, **told: Any) -> Any:
+            times.append(told["timestamp"])
+            return super().append(**told)
+
+    stage.producer.create_batch = lambda: Noting(  # type: ignore[method-assign]
+        100_000, 0, is_transactional=False, key_serializer=None, value_serializer=None
+    )
+    stage.producer.answer = lambda *_: times[-1] == -1 or InvalidTimestampError()
+    with capture_logs() as logs:
+        assert kinds(await stage.sink.publish(to(0, 3))) == [Landed] * 3
+        assert kinds(await stage.sink.publish(to(0, 3))) == [Landed] * 3
+    assert times == [None] * 3 + [-1] * 6
+    assert [entry["event"] for entry in logs] == ["clocks_disagree"]
+    assert stage.sink.trouble_with("out") == ""
 
 
 async def test_what_is_too_large_for_a_topic_is_known_after_the_first_one() -> None:
