@@ -31,6 +31,8 @@ FIELDS = (
 )
 """Of the original's documents, and of those of this service or of any program that looks like it."""
 
+FAR = datetime(9999, 12, 31, tzinfo=UTC)
+
 PATIENCE = 40.0
 """Seconds within which each of them has to be in a state of its own."""
 
@@ -40,7 +42,7 @@ def anything(chance: Random, depth: int = 2) -> Any:
     values: list[Any] = [
         *(None, True, 0, -1, 2**31, Int64(2**62), 1.5, float("nan"), float("inf"), "", "x" * 5000),
         *(text(chance).replace("\ud800", "").replace("\udfff", ""), b"\xff\x00", Binary(b"x", 4)),
-        *(ObjectId(), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), MinKey(), MaxKey()),
+        *(ObjectId(), datetime(1, 1, 1, tzinfo=UTC), FAR, MinKey(), MaxKey()),
         *(Decimal128("NaN"), Decimal128("9" * 34), Regex("("), Code("f()"), Timestamp(2**31, 1)),
         *(DBRef("letters", 1), [], {}, "awaiting", "processing", "sent", "error"),
     ]
@@ -128,10 +130,18 @@ def _wait(world: Run, written: list[Any]) -> list[dict[str, Any]]:
 
 
 def _open(world: Run, written: list[Any]) -> list[dict[str, Any]]:
-    """Those that wait still, or are in somebody's hand: of a status that the service knows."""
+    """Those that wait still, or are in somebody's hand: of a status that the service knows.
+
+    Who gave a date that is thousands of years away may wait until then.
+    """
     known = {"_id": {"$in": written}, "status": {"$in": ["awaiting", "processing"]}}
     with world.world.letters() as letters:
-        return list(letters.find(known))
+        found = list(letters.find(known))
+    return [each for each in found if not any(_far(each.get(name)) for name in ("due", "until"))]
+
+
+def _far(value: Any) -> bool:
+    return isinstance(value, datetime) and value.year == FAR.year
 
 
 def _once(world: Run, acceptances: Any) -> None:
