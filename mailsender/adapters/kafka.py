@@ -26,6 +26,7 @@ from aiokafka.errors import (
     kafka_errors,
 )
 
+from mailsender.adapters.tls import client_context
 from mailsender.ports import Clock, Rejected, SystemClock, TooLarge, Unavailable
 
 log = structlog.get_logger()
@@ -96,10 +97,7 @@ def _tls(config: KafkaConfig) -> ssl.SSLContext:
     for name in (config.tls_ca_file, config.tls_cert_file, config.tls_key_file):
         if name:
             Path(name).open("rb").close()  # whose error names the file, as those of ssl do not
-    context = ssl.create_default_context(cafile=config.tls_ca_file or None)
-    if config.tls_cert_file:
-        context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
-    return context
+    return client_context(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)
 
 
 def described(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from mailsender.adapters.smtp_names import Host, dial, own_name
 from mailsender.adapters.smtp_patience import Patience
 from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers
+from mailsender.adapters.tls import Renewed, client_context
 from mailsender.letter import Phase
 from mailsender.ports import Clock, RelayAway
 
@@ -71,7 +72,7 @@ class SmtpRelay:
         self._config = config
         self._clock = clock
         self._name = Host.of(config.host).with_port(config.port)
-        self._context: ssl.SSLContext | None = None
+        self._tls = Renewed(lambda: tls_context(config), config.ca_file)
         self._outbox: Outbox | None = None
         self._logins = LoginMemory()
         self._pipelining = Pipelining(self._name, clock)
@@ -113,22 +114,24 @@ class SmtpRelay:
         try:
             return await opening.session(self._pipelining, self._patience)
         except (SMTPException, OSError, ValueError) as error:
+            if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
+                self._tls.forget()
             raise relay_away(
                 error, phase=opening.phase, host=config.host, user=config.user, password=config.password
             ) from error
 
     async def _tls_context(self) -> ssl.SSLContext | None:
-        """Made once: reading the CAs takes a while, and is done aside."""
-        if self._context is None and self._config.tls != "none":
-            try:
-                self._context = await asyncio.to_thread(tls_context, self._config)
-            except (OSError, ssl.SSLError) as error:
-                raise RelayAway(
-                    f"SMTP_TLS_CA_FILE={self._config.ca_file} is no readable PEM file: {error}",
-                    phase=Phase.CONNECT,
-                    permanent=True,
-                ) from error
-        return self._context
+        """Reading the CAs takes a while, and is done aside."""
+        if self._config.tls == "none":
+            return None
+        try:
+            return await asyncio.to_thread(self._tls.get)
+        except OSError as error:
+            raise RelayAway(
+                f"SMTP_TLS_CA_FILE={self._config.ca_file} is no readable PEM file: {error}",
+                phase=Phase.CONNECT,
+                permanent=True,
+            ) from error
 
 
 def tls_context(config: SmtpConfig) -> ssl.SSLContext:
@@ -137,8 +140,7 @@ def tls_context(config: SmtpConfig) -> ssl.SSLContext:
     Raises:
         OSError: the CA file cannot be read, or holds no certificate.
     """
-    context = ssl.create_default_context(cafile=config.ca_file or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = client_context(config.ca_file)
     if not config.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

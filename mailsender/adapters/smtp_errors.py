@@ -19,6 +19,7 @@ from mailsender.reply import clean
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _WRONG_NAME = {62, 64}
 _NO_TRUSTED_CA = {2, 18, 19, 20, 21}
+_NOT_STRICT = set(range(85, 95))  # what Python asks of CAs from 3.13 on
 _NO_TLS_AT_ALL = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 _BAD_CREDENTIALS = {530, 534, 535, 538}  # RFC 4954 §6
 
@@ -86,6 +87,8 @@ def _certificate(error: ssl.SSLError) -> str:
         mend = "this machine's clock may be wrong"
     elif code in _NO_TRUSTED_CA:
         mend = "if its CA is your own, name the CA's PEM file in SMTP_TLS_CA_FILE"
+    elif code in _NOT_STRICT:
+        mend = "its CA was not made by the rules (RFC 5280); name the CA's PEM file in SMTP_TLS_CA_FILE"
     else:
         mend = "nothing is sent until it is in order"
     return f"the relay's certificate is not to be trusted: {why}; {mend}"

@@ -20,7 +20,7 @@ from mailsender.letter import Phase
 from mailsender.ports import RelayAway, SystemClock
 from tests.parts import Certificates
 from tests.scripted import BODY, ScriptedRelay, freeze, stall, then
-from tests.sessions import ACCEPTED, DEFERRED, LARGE, MESSAGE, SHORT, SHORTLY, opened, send, verdicts
+from tests.sessions import ACCEPTED, DEFERRED, LARGE, MESSAGE, SHORT, SHORTLY, config, opened, send, verdicts
 
 MODES = ["implicit", "starttls"]
 
@@ -237,3 +237,44 @@ async def test_a_ca_file_that_cannot_be_read_is_named(tmp_path: Path, content: s
     with pytest.raises(RelayAway, match="SMTP_TLS_CA_FILE") as caught:
         await relay.connect()
     assert caught.value.permanent
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_ca_that_is_replaced_while_we_run_is_read_again(tmp_path: Path, mode: Any) -> None:
+    path, before, after = tmp_path / "ca.pem", trustme.CA(), trustme.CA()
+    before.cert_pem.write_to_path(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    before.issue_cert("127.0.0.1").configure_cert(context)
+    async with secured(mode, context) as relay:
+        client = SmtpRelay(config(relay.host, relay.port, tls=mode, ca_file=str(path)), SystemClock())
+        await (await client.connect()).close()
+        path.unlink()
+        await (await client.connect()).close()
+        after.cert_pem.write_to_path(path)
+        with pytest.raises(RelayAway, match="not to be trusted"):
+            await client.connect()
+        after.issue_cert("127.0.0.1").configure_cert(context)
+        await (await client.connect()).close()
+
+
+@pytest.mark.asyncio
+async def test_a_certificate_that_is_not_trusted_has_the_cas_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's CAs have no one file that could be looked at."""
+    made: list[SmtpConfig] = []
+
+    def counted(given: SmtpConfig) -> ssl.SSLContext:
+        made.append(given)
+        return tls_context(given)
+
+    monkeypatch.setattr("mailsender.adapters.smtp.tls_context", counted)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with secured("implicit", context) as relay:
+        client = SmtpRelay(config(relay.host, relay.port, tls="implicit"), SystemClock())
+        for _ in range(2):
+            with pytest.raises(RelayAway, match="not to be trusted"):
+                await client.connect()
+    assert len(made) == 2
