@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from pymongo import ReturnDocument
 
 from mailsender.adapters.mongo import Client, Document, calling, durable
@@ -26,9 +27,14 @@ from mailsender.limiter import (
     days_around,
     grant_of,
 )
-from mailsender.ports import Clock, Unavailable
+from mailsender.ports import Clock, Rejected, Unavailable
+
+_log = structlog.get_logger()
 
 _CURSOR = {"_id": "cursor"}
+
+MOST_USED = 2**53
+"""No quota is as large, and up to it every whole number can be told."""
 
 TRIES = 3
 """Leases after which one whose day was not known is given up: the second knows the store's time."""
@@ -47,6 +53,21 @@ class MongoSlotStore:
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """See `SlotStore.lease`. Slots whose reply is lost are lost with it."""
+        try:
+            return await self._lease(request)
+        except (Rejected, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Somebody wrote into the cursor what cannot be counted with; it would be met again and again.
+            _log.error(
+                "slots_cursor_mended",
+                error=f"{type(error).__name__}: {error}",
+                action="what can be read of it stays; the next slot is now, without a burst",
+                check="who writes into the collection of slots",
+            )
+        async with calling(self._timeout):
+            await self._slots.update_one(_CURSOR, _mending())
+        return await self._lease(request)
+
+    async def _lease(self, request: SlotRequest) -> SlotGrant:
         for _ in range(TRIES):
             days = days_around(self._clock.monotonic() + self._ahead, request.allowance.timezone)
             asked = self._clock.monotonic()
@@ -136,6 +157,29 @@ def leasing(request: SlotRequest, days: Sequence[float]) -> list[Document]:
         },
         {"$unset": ["today", "turn", "share", "others"]},
     ]
+
+
+def _mending() -> list[Document]:
+    """What is left of a cursor when all is taken out that cannot be counted with."""
+    return [
+        {"$set": {"now": _seconds("$$NOW")}},
+        {
+            "$replaceWith": {
+                "_id": "$_id",
+                "next": {"$max": ["$now", _number("$next", {"$add": ["$now", AHEAD]})]},
+                "used": _number("$used", MOST_USED),
+                "day": _number("$day", {"$add": ["$now", AHEAD]}),
+                "members": {},
+            }
+        },
+    ]
+
+
+def _number(field: str, most: Any) -> Document:
+    """The number in a field, 0 where there is none up to `most`."""
+    plain = {"$in": [{"$type": field}, ["double", "int", "long"]]}
+    fits = {"$and": [plain, {"$gte": [field, 0]}, {"$lte": [field, most]}]}
+    return {"$cond": [fits, field, 0]}
 
 
 def _by_now(*from_on: tuple[float, float], otherwise: float) -> Any:

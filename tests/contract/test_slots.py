@@ -10,6 +10,7 @@ from itertools import pairwise, product
 from typing import Any
 
 import pytest
+from bson import Decimal128
 
 from mailsender.adapters.mongo_slots import leasing
 from mailsender.limiter import (
@@ -39,6 +40,30 @@ def wish(want: int, allowance: Allowance, member: str = "") -> SlotRequest:
 
 def times(grant: SlotGrant) -> list[float]:
     return [grant.first + index * grant.step for index in range(grant.count)]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"next": "soon", "used": "many", "day": [], "members": 5},
+        {"next": float("nan"), "used": float("inf")},
+        {"members": {"a": {"at": 4102444800.0, "next": "x", "hungry": []}}},
+        {"members": {"a": 5}},
+        {"next": None, "used": None, "day": None, "members": None},
+        {"used": {"a": 1}, "day": True},
+        {"next": Decimal128("1E+6000")},
+    ],
+)
+@only(*MONGO)
+async def test_a_cursor_that_holds_what_is_none_is_mended(slots: Any, garbage: dict[str, Any]) -> None:
+    """Else nothing would be sent any more, and no restart would help."""
+    await slots.lease(wish(3, QUOTA, "me"))
+    good = await slots._slots.find_one({"_id": "cursor"})
+    await slots._slots.replace_one({"_id": "cursor"}, {**good, **garbage})
+    for allowance in (QUOTA, FAST):
+        assert (await slots.lease(wish(3, allowance, "me"))).count == 3
+    if "used" not in garbage and "day" not in garbage:
+        assert (await slots.lease(wish(10, QUOTA, "me"))).count <= 4, "what was used of the quota stays"
 
 
 async def test_slots_are_consecutive_and_given_once(slots: SlotStore) -> None:
