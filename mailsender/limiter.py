@@ -218,7 +218,9 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
         count = min(count, 1 + math.floor((now + AHEAD - turn) / share))
     count = max(0, count)
     if member:
-        members[member] = Member(at=now, next=turn + count * share, hungry=count < request.want)
+        # Who is alone owes nothing to those who come later.
+        following = turn + count * share if others else now
+        members[member] = Member(at=now, next=following, hungry=count < request.want)
     moved = Cursor(next=first + count * allowance.step, used=used + count, day=day, members=members)
     return moved, first, count
 

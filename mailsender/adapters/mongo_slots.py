@@ -130,7 +130,7 @@ def leasing(request: SlotRequest, days: Sequence[float]) -> list[Document]:
         mine = [{"$set": {"turn": turn}}]
     kept = {
         "at": "$now",
-        "next": {"$add": ["$turn", {"$multiply": ["$count", "$share"]}]},
+        "next": {"$cond": ["$others", {"$add": ["$turn", {"$multiply": ["$count", "$share"]}]}, "$now"]},
         "hungry": {"$lt": ["$count", request.want]},
     }
     return [

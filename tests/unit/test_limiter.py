@@ -40,13 +40,13 @@ class Store:
         self._chance = chance
         self._wobble = wobble
 
-    def lease(self, asked: float, want: int) -> SlotGrant:
+    def lease(self, asked: float, want: int, member: str = "") -> SlotGrant:
         """What a replica gets that asks at `asked` by the true time, which is its monotonic clock, too."""
         reached = asked + self._latency()
         # Readings lie within AGREEMENT of each other; the next may well be earlier than this one.
         now = reached + self._chance.uniform(-self._wobble, 0)
         answered = reached + self._latency()
-        request = SlotRequest(want=want, allowance=self.allowance)
+        request = SlotRequest(want=want, allowance=self.allowance, member=member)
         self.cursor, first, count = take(self.cursor, now, request)
         return grant_of(
             cursor=self.cursor,
@@ -73,7 +73,7 @@ def spends(allowance: Allowance, *, seed: int, replicas: int, length: float, wob
         now, number = heapq.heappop(turns)
         if now > NOON + length:
             continue
-        grant = store.lease(now, chance.choice([1, 2, 5, 50]))
+        grant = store.lease(now, chance.choice([1, 2, 5, 50]), chance.choice(["", str(number)]))
         awake = grant.answered + max(0.0, grant.again)
         fate = chance.random()
         if fate < 0.05:
@@ -146,6 +146,32 @@ def test_a_busy_replica_reaches_the_rate() -> None:
         granted += count
     assert granted / 10 == pytest.approx(50, rel=0.25)
     assert allowance.rate == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("letters", "period", "burst"), [(5, 5.0, 1), (5, 5.0, 5), (14, 1.0, 1), (300, 1.0, 100)]
+)
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+def test_who_shares_a_rate_gets_all_of_it_and_as_much_as_the_others(
+    letters: int, period: float, burst: int, replicas: int
+) -> None:
+    """Each wants more than there is, and asks again when it is told to, or when its slots are handed out."""
+    allowance = Allowance(letters=letters, period=period, burst=burst)
+    store = Store(allowance, random.Random(1), 0.0)
+    length = max(60.0, 40 * period)
+    taken = Counter[str]()
+    turns = [(NOON + number / 1000, str(number)) for number in range(replicas)]
+    while turns:
+        now, name = heapq.heappop(turns)
+        if now > NOON + length:
+            continue
+        grant = store.lease(now, 1000, name)
+        taken[name] += grant.count
+        if replicas == 1 and not grant.count:
+            assert now + grant.again <= store.cursor.next - AHEAD + 0.02, "nobody waits for nobody"
+        heapq.heappush(turns, (max(now + 0.01, now + grant.again), name))
+    assert sum(taken.values()) >= 0.9 * allowance.rate * length
+    assert max(taken.values()) < 2 * min(taken.values()), taken
 
 
 @pytest.mark.no_cover  # days of slots take three times as long when each line is counted
