@@ -25,7 +25,7 @@ from mailsender.adapters.smtp_channel import Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
 from mailsender.adapters.smtp_errors import relay_away
 from mailsender.adapters.smtp_login import MECHANISMS, LoginMemory, log_in
-from mailsender.adapters.smtp_names import Host, dial, own_name
+from mailsender.adapters.smtp_names import Host, Lookups, dial, own_name
 from mailsender.adapters.smtp_patience import Patience
 from mailsender.adapters.smtp_pipelining import Pipelining
 from mailsender.adapters.smtp_plan import Offers
@@ -75,6 +75,7 @@ class SmtpRelay:
         self._tls = Renewed(lambda: tls_context(config), config.ca_file)
         self._outbox: Outbox | None = None
         self._logins = LoginMemory()
+        self._lookups = Lookups()
         self._pipelining = Pipelining(self._name, clock)
         self._patience = Patience(self._name, config.timeouts.dot)
         if config.tls != "none" and not config.verify:
@@ -112,7 +113,7 @@ class SmtpRelay:
         self._pipelining.reconsider()
         opening = _Opening(config, await self._tls_context(), self._outbox, self._logins, self._clock)
         try:
-            return await opening.session(self._pipelining, self._patience)
+            return await opening.session(self._lookups, self._pipelining, self._patience)
         except (SMTPException, OSError, ValueError) as error:
             if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
                 self._tls.forget()
@@ -171,14 +172,14 @@ class _Opening:
             tls_context=context,
         )
 
-    async def session(self, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+    async def session(self, lookups: Lookups, pipelining: Pipelining, patience: Patience) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
         if self._config.authenticates:
             self.phase = Phase.AUTH
             self._logins.check(self._clock.monotonic())
             self.phase = Phase.CONNECT
         try:
-            await self._connect()
+            await self._connect(lookups)
             await self._ehlo()
             if self._config.tls == "starttls":
                 await self._starttls()
@@ -189,7 +190,7 @@ class _Opening:
             self._cut()
             raise
 
-    async def _connect(self) -> None:
+    async def _connect(self, lookups: Lookups) -> None:
         """TCP and TLS by one deadline, the greeting by another.
 
         The client takes one time-out for both; its transport appears in between.
@@ -197,7 +198,7 @@ class _Opening:
         loop = asyncio.get_running_loop()
         timeouts = self._config.timeouts
         deadline = loop.time() + timeouts.connect
-        connection = await dial(self._host.lookup, self._config.port, timeouts.connect)
+        connection = await dial(lookups, self._host.lookup, self._config.port, timeouts.connect)
         self._client.local_hostname = self._config.helo_name or own_name(connection)
         async with asyncio.timeout(None) as limit:
 

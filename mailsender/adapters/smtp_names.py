@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from mailsender.address import BadAddress, parse_address
 
@@ -35,7 +35,42 @@ class Host(NamedTuple):
         return f"[{self.name}]:{port}" if ":" in self.name else f"{self.name}:{port}"
 
 
-async def dial(host: str, port: int, seconds: float) -> socket.socket:
+_Found: TypeAlias = list[Any]
+
+
+class Lookups:
+    """One look-up of a relay's name at a time, however many sessions want it.
+
+    The system's resolver cannot be called off, and there are few threads for it: sessions that each asked
+    again while it hangs would leave none to others.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: asyncio.Future[_Found] | None = None
+
+    async def addresses(self, host: str, port: int) -> _Found:
+        """What `host` stands for; who waits no longer leaves the look-up to the next.
+
+        Raises:
+            OSError: there is no such name.
+            ValueError: it is none.
+        """
+        if self._under_way is None or self._under_way.done():
+            loop = asyncio.get_running_loop()
+            self._under_way = asyncio.ensure_future(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            self._under_way.add_done_callback(_noticed)
+        under_way = self._under_way
+        await asyncio.wait({under_way})
+        return under_way.result()
+
+
+def _noticed(done: asyncio.Future[_Found]) -> None:
+    """An error that nobody waits for any more is no event."""
+    if not done.cancelled():
+        done.exception()
+
+
+async def dial(lookups: Lookups, host: str, port: int, seconds: float) -> socket.socket:
     """A connection to the first address of `host` that takes one.
 
     Each address gets its share of what is left of `seconds`: a name of which one address leads nowhere is
@@ -47,8 +82,11 @@ async def dial(host: str, port: int, seconds: float) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    async with asyncio.timeout_at(deadline):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        async with asyncio.timeout_at(deadline):
+            found = await lookups.addresses(host, port)
+    except TimeoutError:
+        raise socket.gaierror(socket.EAI_AGAIN, "the resolver did not answer in time") from None
     failed: OSError = OSError("there is no address")
     for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
         connection = socket.socket(family, kind, protocol)

@@ -149,6 +149,32 @@ async def test_of_several_addresses_a_dead_one_leaves_time_for_the_next(
             each.close()
 
 
+@pytest.mark.asyncio
+async def test_a_resolver_that_hangs_is_asked_once_for_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads are few, and none of them can be called off."""
+    async with ZooRelay() as relay:
+        answered, asked = asyncio.Event(), []
+
+        async def slow(host: str, *_: Any, **__: Any) -> list[Any]:
+            asked.append(host)
+            await answered.wait()
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", relay.port))]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", slow)
+        hurried = replace(SHORTLY, connect=0.1)
+        client = SmtpRelay(config("relay.test", relay.port, timeouts=hurried), SystemClock())
+        for _ in range(2):
+            failed = await asyncio.gather(*(client.connect() for _ in range(5)), return_exceptions=True)
+            assert {str(error) for error in failed} == {
+                "no address was found for SMTP_HOST=relay.test (the resolver did not answer in time)"
+            }
+        assert len(asked) == 1
+        answered.set()
+        await (await client.connect()).close()
+        await (await client.connect()).close()
+        assert len(asked) == 2
+
+
 def _knock(address: tuple[str, int]) -> socket.socket:
     """A connection that nobody takes: a few of them fill a listener's queue."""
     knocking = socket.socket()
