@@ -206,7 +206,7 @@ MUTANTS = (
         old="            except Exception as error:  # noqa: BLE001  a file that is away for a moment,",
         new="            except TimeoutError as error:  # a file that is away for a moment,",
         attempt=lambda stage, seed: vanished(stage, seed, what="Kafka's CA"),
-        finding="lost",
+        finding="seen",
         seconds=110.0,  # what never comes is waited for
     ),
     Mutant(
