@@ -98,8 +98,11 @@ FIRST_LOCATION = 10_000
 _LOGIN = frozenset({11, 18, 334, 391})
 """UserNotFound, AuthenticationFailed, MechanismUnavailable, ReauthenticationRequired."""
 
-_RIGHTS = frozenset({13, 31, 8000})
-"""Unauthorized, RoleNotFound, and Atlas' word for both."""
+_RIGHTS = frozenset({13, 31})
+"""Unauthorized, RoleNotFound."""
+
+_ATLAS = 8000
+"""AtlasError: the service before MongoDB refuses, for a quota, for a right, or for a login."""
 
 BAD_LOGIN = (
     "MongoDB does not let us in: the user or the password is wrong, or the user was made in another database;"
@@ -109,6 +112,10 @@ BAD_LOGIN = (
 NO_RIGHTS = (
     "MongoDB does not allow it: the user, if there is one, lacks rights; see MONGODB_USERNAME, or the user in"
     " MONGODB_URI, and grant what `mailsender check` says"
+)
+ATLAS = (
+    "the service that runs MongoDB refuses (8000): its quota of space or load is used up, the user lacks a"
+    " right, or the password is wrong; see its console, MONGODB_USERNAME and MONGODB_PASSWORD, or MONGODB_URI"
 )
 
 POOL = 32
@@ -213,6 +220,8 @@ def translated(error: Exception) -> Unavailable | Rejected:
         return Forbidden(BAD_LOGIN)
     if codes & _RIGHTS:
         return Forbidden(NO_RIGHTS)
+    if _ATLAS in codes:
+        return Forbidden(ATLAS)
     if passing(error):
         return Unavailable(f"MongoDB is not available: {_summary(error)}")
     return Rejected(f"MongoDB refuses: {_summary(error)}")

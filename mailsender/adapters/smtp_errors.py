@@ -21,7 +21,6 @@ _WRONG_NAME = {62, 64}
 _NO_TRUSTED_CA = {2, 18, 19, 20, 21}
 _NOT_STRICT = set(range(85, 95))  # what Python asks of CAs from 3.13 on
 _NO_TLS_AT_ALL = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
-_BAD_CREDENTIALS = {530, 534, 535, 538}  # RFC 4954 §6
 
 
 def relay_away(error: Exception, *, phase: Phase, host: str, user: str, password: str) -> RelayAway:
@@ -61,7 +60,7 @@ def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) 
         said = said.replace(secret, "***")
     code = error.code if 200 <= error.code <= 599 else None  # -1 where there was no SMTP reply
     hint = ""
-    if phase is Phase.AUTH and code in _BAD_CREDENTIALS:
+    if phase is Phase.AUTH and code is not None and code >= 500:  # 535 (RFC 4954 §6), and 550, 553 of others
         hint = "; see SMTP_USER and SMTP_PASSWORD"
     elif code is None:
         hint = "; is SMTP_PORT the port of a mail server?"

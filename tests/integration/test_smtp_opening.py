@@ -140,7 +140,12 @@ async def test_a_mechanism_that_the_relay_does_not_know_after_all_gives_way_to_t
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("reply", "permanent", "hint"),
-    [("535 5.7.8 Bad credentials", True, True), ("454 4.7.0 Temporary failure", False, False)],
+    [
+        ("535 5.7.8 Bad credentials", True, True),
+        ("553 5.3.0 Auth failure", True, True),
+        ("550 5.7.1 No such account", True, True),
+        ("454 4.7.0 Temporary failure", False, False),
+    ],
 )
 async def test_a_refused_login_says_which_settings_to_look_at(
     reply: str, permanent: bool, hint: bool

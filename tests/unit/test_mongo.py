@@ -72,11 +72,18 @@ def test_what_the_server_says_is_a_state_of_the_world_or_a_fault_of_the_data() -
     ]
     for each in faults:
         assert isinstance(mongo.translated(each), Rejected), each
-    for code in (11, 13, 18, 8000):
+    for code in (11, 13, 18):
         told = mongo.translated(OperationFailure("user bob in secret-db", code))
         assert isinstance(told, Forbidden)
         assert "MONGODB_USERNAME" in str(told)
         assert "bob" not in str(told)
+
+
+def test_what_atlas_refuses_may_be_a_quota_or_a_right() -> None:
+    told = mongo.translated(OperationFailure("you are over your space quota, using 513 MB of 512 MB", 8000))
+    assert isinstance(told, Forbidden)
+    assert [word for word in ("space", "right", "MONGODB_USERNAME") if word not in str(told)] == []
+    assert "513" not in str(told)
 
 
 @pytest.mark.parametrize("code", [12501, 16500])
