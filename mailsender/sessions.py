@@ -49,7 +49,7 @@ class RelayState:
     phase: str = ""
     since: float | None = None  # epoch seconds of the first failure in a row
     connected_ever: bool = False
-    asked_by: object = None  # the worker that opens a session although no letter waits
+    asked_by: int = 0  # the `id` of the worker that opens a session although no letter waits
     breaker: Breaker = field(default_factory=Breaker)
     refusals: Refusals = field(default_factory=Refusals)
     dots: Dots = field(default_factory=Dots)

@@ -400,8 +400,8 @@ class Worker:
         state = self._state
         if state.connected_ever:
             return False
-        state.asked_by = state.asked_by or self
-        return state.asked_by is self
+        state.asked_by = state.asked_by or id(self)
+        return state.asked_by == id(self)
 
     async def _may_begin(self) -> bool:
         """Wait until outcomes can be written again; False when it is time to stop."""
