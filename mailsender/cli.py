@@ -11,7 +11,9 @@ environment.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -71,6 +73,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 def main() -> None:
     """Run the command that the process was called with."""
+    # What a relay says may be in letters that the terminal's encoding lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="mailsender")
 
 
@@ -372,7 +378,8 @@ def settings_table() -> None:
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"  # JSON has its own way to write the rest
+    typer.echo(json.dumps(document, ensure_ascii=plain, indent=2))
 
 
 def _error(text: str, problem: Mapping[str, Any] | None = None) -> dict[str, Any]:

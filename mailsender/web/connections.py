@@ -79,6 +79,19 @@ class Connection(web.RequestHandler):
         self._crowd.leave(self)
         super().connection_lost(exc)
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See `web.RequestHandler`; what is no HTTP reaches no application that could set a header."""
+        answer = super().handle_error(request, status, exc, message)
+        answer.headers["Server"] = "mailsender"
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         # In slices, for what comes in one with the end of a request is not measured.

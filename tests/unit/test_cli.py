@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -331,6 +332,35 @@ def test_bad_settings_stop_the_start_with_one_line_and_2(command: Command, name:
     assert result.stderr.startswith("mailsender: SMTP_PORT: ")
     assert result.stderr.count("\n") == 1
     assert "s3cret" not in result.output
+
+
+UNPRINTABLE = """
+from mailsender import check, cli
+from mailsender.findings import Finding
+
+async def run_checks(settings, to):
+    return [Finding(part="relay", level="error", text="550 Отказано 📪")]
+
+check.run_checks = run_checks
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_what_the_terminal_cannot_show_is_escaped(encoding: str, options: list[str]) -> None:
+    environment = {**NEEDED, "PYTHONIOENCODING": encoding, "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", UNPRINTABLE, "check", *options],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"550 \\u041e" in done.stdout
+    if options:
+        assert json.loads(done.stdout)["findings"][0]["text"] == "550 Отказано 📪"
 
 
 def test_a_newline_behind_the_key_is_no_part_of_it(command: Command, played: tuple[Played, str]) -> None:

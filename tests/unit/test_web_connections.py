@@ -55,6 +55,26 @@ async def test_a_head_that_does_not_come_ends_the_connection(said: bytes, answer
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        b"GET  /  HTTP/9.9\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused_without_a_word_of_what_we_are_made_of(said: bytes) -> None:
+    async with serving(Played(), key="") as client:
+        answer = await ended(client.port, said)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert b"Server: mailsender\r\n" in answer
+    assert b"aiohttp" not in answer
+    assert b"Python" not in answer
+
+
+@pytest.mark.asyncio
 async def test_a_second_head_on_the_same_connection_has_no_more_time(quick: None) -> None:
     async with serving(Played(), key="") as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
