@@ -15,7 +15,6 @@ from pathlib import Path
 from proof.experiments.builds import builds
 from proof.experiments.callers import callers
 from proof.experiments.clocks import clocks
-from proof.experiments.cluster import sick
 from proof.experiments.drains import drains
 from proof.experiments.kills import kills
 from proof.experiments.lagging import lagging
@@ -208,15 +207,6 @@ MUTANTS = (
         attempt=lambda stage, seed: vanished(stage, seed, what="Kafka's CA"),
         finding="seen",
         seconds=110.0,  # what never comes is waited for
-    ),
-    Mutant(
-        name="the trouble of one partition is that of all",
-        file="adapters/kafka_lanes.py",
-        old="        where = topic, partition\n",
-        new="        where = topic, 0\n",
-        attempt=lambda stage, seed: sick(stage, seed, topic="reports", way="below its min ISR"),
-        finding="seen",
-        seconds=70.0,
     ),
 )
 
