@@ -140,9 +140,14 @@ class Replica:
         mongodb = self.queue_trouble or self.dispatch.trouble or self.settler.trouble
         if not mongodb and running and not self.keeper.health.good:
             mongodb = "does not answer"
+        # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
+        whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
         for part, text in (
-            ("mongodb", mongodb),
-            ("kafka", self.parts.source.trouble or self.parts.sink.trouble),
+            ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
+            (
+                "kafka",
+                self.parts.source.trouble or self.parts.sink.trouble or (why if whom == "Kafka" else ""),
+            ),
             ("slots", self.gate.trouble),
             ("notes", self.parts.notes.trouble),
         ):

@@ -37,7 +37,7 @@ from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
 from mailsender.wire import Limits, read_batch
 from tests.dispatching import until
-from tests.fakes import FakeSink
+from tests.fakes import FakeSink, record
 from tests.relays import FakeRelay, FakeSession
 
 
@@ -484,6 +484,36 @@ class Absent(MemoryQueue):
     async def claims_of(self, run: str) -> dict[str, list[str]]:
         self.asked.set()
         raise Unavailable("gone again")
+
+
+class Refusing(MemoryQueue):
+    """Answers all questions and takes nothing in, as where a quota of space is used up."""
+
+    async def now(self, age: float = 10.0) -> float:
+        raise Unavailable("the quota is used up")
+
+
+@pytest.mark.asyncio
+async def test_it_is_not_ready_while_the_queue_takes_no_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def one(_: QuietSource, __: float) -> list[Record]:
+        return [record(b"[]")]
+
+    async def idle(_: QuietSource, timeout: float) -> None:
+        await asyncio.sleep(timeout)
+
+    monkeypatch.setattr(QuietSource, "fetch", one)
+    monkeypatch.setattr(QuietSource, "idle", idle, raising=False)
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), Refusing(clock), clock, monkeypatch)
+    replica.state, replica.queue_trouble = "running", ""
+    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
+    replica.dispatch.relay.connected_ever = True
+    asked, stop = ReplicaOperations(replica), asyncio.Event()
+    assert asked.ready() == (True, [])
+    taking = asyncio.create_task(replica.intake.run(stop))
+    await until(lambda: asked.ready() == (False, ["mongodb: the quota is used up"]))
+    stop.set()
+    await asyncio.wait({taking})
 
 
 class Unheard(MemoryQueue):
