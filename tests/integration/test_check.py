@@ -194,6 +194,7 @@ NEEDED = {
     "letters.marks": {"find", "insert", "update", "remove", "createIndex"},
     "letters.slots": {"find", "insert", "update"},
     "letters.deadletters": {"find", "insert", "update"},
+    "letters.partitions": {"find", "insert", "update"},
 }
 """What README says that the user has to be allowed."""
 
@@ -229,7 +230,7 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
     assert "createIndex, insert, remove, update in mts.letters and mts.letters.marks" in lines[0].text
-    assert "insert, update in mts.letters.deadletters and mts.letters.slots" in lines[0].text
+    assert "insert, update in mts.letters.deadletters and mts.letters.partitions and mts.letters.slots" in lines[0].text
     assert "readWrite" in lines[0].text
 
 
