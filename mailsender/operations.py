@@ -52,7 +52,8 @@ class ReplicaOperations:
         if replica.state != "running":
             text = f"This replica is {replica.state} and takes no letters; try another one."
             raise Refused(replica.state, text, retry_after=RETRY_SOON)
-        if replica.parts.sink.trouble_with(replica.settings.kafka_topic_mailsender):
+        # Not the topic's trouble: a post is what tells whether that is over.
+        if replica.parts.sink.trouble:
             text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
             raise Refused("no-broker", text, retry_after=RETRY_SOON)
         if (waiting := replica.queue_full) is not None:

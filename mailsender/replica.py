@@ -142,12 +142,11 @@ class Replica:
             mongodb = "does not answer"
         # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
         whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
+        reports = self.parts.sink.trouble_with(self.settings.kafka_topic_profile)
+        kafka = self.parts.source.trouble or reports or (why if whom == "Kafka" else "")
         for part, text in (
             ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
-            (
-                "kafka",
-                self.parts.source.trouble or self.parts.sink.trouble or (why if whom == "Kafka" else ""),
-            ),
+            ("kafka", kafka),
             ("slots", self.gate.trouble),
             ("notes", self.parts.notes.trouble),
         ):

@@ -81,6 +81,7 @@ class Lanes:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._counts: dict[str, int] = {}
         self._known: dict[str, _Known] = {}
+        self._shut: dict[str, str] = {}
         self._untimed_until = 0.0
 
     def of(self, topic: str, partition: int) -> Lane:
@@ -99,8 +100,18 @@ class Lanes:
         """Whether a partition of the topic is well, as far as is known."""
         return len(self._ailing(topic)) < self._counts.get(topic, 1)
 
+    def shut(self, topic: str, reason: str) -> None:
+        """No partition of the topic takes anything: it is not there, or may not be written to."""
+        self._shut[topic] = f"{topic}: {reason}"
+
+    def opened(self, topic: str) -> None:
+        """A partition of the topic took something."""
+        self._shut.pop(topic, None)
+
     def all_ail(self, topic: str) -> str:
-        """The trouble of a topic's first partition, where no partition of it is without one; else empty."""
+        """The trouble of a topic, or of its first partition where none is without one; else empty."""
+        if topic in self._shut:
+            return self._shut[topic]
         ailing = self._ailing(topic)
         return ailing[0].trouble if ailing and not self.some_well(topic) else ""
 

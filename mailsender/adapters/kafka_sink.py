@@ -22,6 +22,7 @@ from aiokafka.errors import (
     KafkaError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -249,6 +250,8 @@ class _Publishing:
             why = Unavailable(f"Kafka: {reason}") if isinstance(error, TimeoutError) else translated(error)
             for i in todo:
                 self._failed.setdefault(i, why)
+            for topic in {self._records[i].topic for i in todo}:
+                self._lanes.shut(topic, str(why).removeprefix("Kafka: "))
             return None
         carried = [self._carry(producer, lane, batches) for lane, batches in packed.items()]
         found = await asyncio.gather(*carried)
@@ -350,6 +353,7 @@ class _Publishing:
         error = future.exception()
         if error is None:
             lane.well()
+            self._lanes.opened(lane.topic)
             first = future.result().offset
             for place, i in enumerate(batch.members):
                 self._found[i] = Landed(topic=lane.topic, partition=lane.partition, offset=first + place)
@@ -376,6 +380,8 @@ class _Publishing:
         if isinstance(error, _ABOUT_THE_PRODUCER):
             self._failed.update(dict.fromkeys(batch.members, translated(error)))
             return
+        if isinstance(error, TopicAuthorizationFailedError):
+            self._lanes.shut(lane.topic, described(error))
         lane.ail(described(error), None)
         self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
 

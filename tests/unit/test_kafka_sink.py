@@ -140,6 +140,33 @@ async def test_one_partition_in_trouble_is_no_trouble_of_its_topic() -> None:
     assert stage.sink.trouble == ""
 
 
+async def test_a_topic_that_may_not_be_written_to_is_in_trouble_whole_until_it_may() -> None:
+    stage = Stage()
+    stage.producer.answer = lambda *_: TopicAuthorizationFailedError()
+    await stage.sink.publish(to(0))
+    assert "TopicAuthorizationFailed" in stage.sink.trouble_with("out")
+    assert stage.sink.trouble_with("another") == ""
+    stage.producer.answer = lambda *_: True
+    await stage.sink.publish(to(2))
+    assert stage.sink.trouble_with("out") == ""
+
+
+async def test_a_topic_whose_partitions_nobody_knows_is_in_trouble_whole_until_somebody_does() -> None:
+    stage = Stage()
+
+    async def unknown(_: str) -> set[int]:
+        await asyncio.Event().wait()
+        return set()
+
+    known = stage.producer.partitions_for
+    stage.producer.partitions_for = unknown  # type: ignore[method-assign]
+    await stage.sink.publish(to(0))
+    assert "which partitions" in stage.sink.trouble_with("out")
+    stage.producer.partitions_for = known  # type: ignore[method-assign]
+    await stage.sink.publish(to(0))
+    assert stage.sink.trouble_with("out") == ""
+
+
 async def test_a_reason_is_made_anew_each_time() -> None:
     stage = Stage()
     stage.producer.answer = lambda *_: False

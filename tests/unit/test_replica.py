@@ -164,6 +164,30 @@ async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
 
 
 @pytest.mark.asyncio
+async def test_the_trouble_of_a_topic_ends_with_a_post_that_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    batch = json.dumps([{"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}]).encode()
+    # Nobody else writes to this topic: were the post not tried, it would be in trouble for ever.
+    sink.ailing.add(replica.settings.kafka_topic_mailsender)
+    posted = await operations.post(batch)
+    assert posted.topic == replica.settings.kafka_topic_mailsender
+
+
+@pytest.mark.asyncio
+async def test_not_ready_where_no_report_can_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, replica.queue_trouble, operations = "running", "", ReplicaOperations(replica)
+    assert not any(reason.startswith("kafka: no broker") for reason in operations.ready()[1])
+    sink.ailing.add(replica.settings.kafka_topic_profile)
+    ready, reasons = operations.ready()
+    assert not ready
+    assert "kafka: no broker answers" in reasons
+
+
+@pytest.mark.asyncio
 async def test_the_key_of_a_posted_record_can_be_chosen_and_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, sink = SystemClock(), FakeSink()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
