@@ -144,12 +144,12 @@ async def test_what_waits_for_room_in_the_hand_is_claimed_when_there_is(
 @pytest.mark.parametrize("why", ["away", "stopping"])
 @pytest.mark.asyncio
 async def test_no_fresh_letters_while_nothing_can_be_sent(why: str) -> None:
-    relay = FakeRelay()
+    relay = FakeRelay(away="connection refused" if why == "away" else "")
     async with running(relay) as scene:
-        await until(lambda: scene.dispatch._dry)
         if why == "away":
-            scene.dispatch.relay.trouble = "connection refused"
+            await until(lambda: scene.dispatch.relay.away)
         else:
+            await until(lambda: scene.dispatch._dry)
             scene.dispatch.stop_claiming()
         assert await scene.dispatch.claim_fresh(1) is None
 
