@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from mailsender.waiting import pause
+from mailsender.web.problems import ProblemError
 
 log = structlog.get_logger()
 
@@ -86,8 +88,15 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """See `web.RequestHandler`; what is no HTTP reaches no application that could set a header."""
-        answer = super().handle_error(request, status, exc, message)
+        """See `web.RequestHandler`; what is no HTTP reaches no application that could answer it.
+
+        The library would repeat what was sent, and in another form than all other errors have.
+        """
+        answer: web.StreamResponse = super().handle_error(request, status, exc, message)
+        if status == HTTPStatus.BAD_REQUEST:
+            detail = "This is no request that can be read, or its first line or a header of it is too long."
+            answer = ProblemError(status, detail).response()
+            answer.force_close()
         answer.headers["Server"] = "mailsender"
         answer.headers["X-Content-Type-Options"] = "nosniff"
         return answer

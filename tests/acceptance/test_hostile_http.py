@@ -19,6 +19,7 @@ from aiosmtpd.controller import Controller
 import mailsender
 from mailsender.dev.kafka import MockBroker
 from mailsender.dev.process import Child, free_port
+from proof.vitals import slower
 
 MOST_MEMORY = 256 * 1024
 """KiB."""
@@ -233,5 +234,7 @@ async def test_strangers_take_neither_memory_nor_the_loop_nor_the_relay(
             await asyncio.sleep(0.1)
     assert sorted(mailbox[0].subjects) == sorted(STRANGERS)
     assert peak(child.pid) < MOST_MEMORY, seen
-    assert status["event_loop"]["longest_stall_cpu_seconds"] <= LONGEST_TURN, (status["event_loop"], seen)
+    longest = status["event_loop"]["longest_stall_cpu_seconds"]
+    # On a machine that is shared the same work takes more of a processor's time.
+    assert longest <= LONGEST_TURN or longest <= LONGEST_TURN * slower(), (status["event_loop"], seen)
     assert status["loops"] == []

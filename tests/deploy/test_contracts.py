@@ -68,6 +68,11 @@ def test_it_would_find_a_fault(tools: Path, tmp_path: Path) -> None:
 
 def schemathesis(tools: Path, directory: Path, location: str | Path, port: int, *more: str) -> Any:
     """All checks, all phases, a bounded number of cases, the same ones at every run."""
+    # 413: ten thousand long addresses are right by the schema, which cannot count the bytes of a body.
+    (directory / "schemathesis.toml").write_text(
+        "[checks.positive_data_acceptance]\n"
+        'expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "413", "429", "5xx"]\n'
+    )
     return run(
         *(tools / "python/bin/st", "run", location, "--url", f"http://127.0.0.1:{port}"),
         *("--header", f"X-API-KEY: {KEY}", "--checks", "all", "--max-examples", str(EXAMPLES)),

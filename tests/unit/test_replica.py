@@ -225,7 +225,8 @@ async def test_a_long_batch_lets_others_have_their_turn(
         while not posting.done():
             await asyncio.sleep(0)
             longest[-1], before = max(longest[-1], time.thread_time() - before), time.thread_time()
-    assert min(longest) < 0.1
+    # Whoever counts the lines that are covered takes as long again, and more.
+    assert min(longest) < (0.3 if sys.gettrace() else 0.1)
     if sink.published:
         assert posting.exception() is None
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 from contextlib import AsyncExitStack
@@ -72,6 +73,8 @@ async def test_what_is_no_http_is_refused_without_a_word_of_what_we_are_made_of(
     assert b"Server: mailsender\r\n" in answer
     assert b"aiohttp" not in answer
     assert b"Python" not in answer
+    assert b"Content-Type: application/problem+json" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 400
 
 
 @pytest.mark.asyncio
