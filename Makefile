@@ -92,7 +92,8 @@ build/compiled/.made: .venv/bench/.made pyproject.toml build_hook.py $(shell fin
 	@MAILSENDER_COMPILE=1 .venv/bench/bin/python -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
 	@.venv/bench/bin/python -m zipfile -e build/wheel/*.whl build/compiled
-	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs build/compiled/
+	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs \
+		../../requirements build/compiled/
 	@touch -r build/wheel/.begun $@
 
 .venv/dev/.made: requirements/dev.txt

@@ -231,7 +231,7 @@ BROKEN = {
     "handing on": (lambda replica: replica.settler, ("_report",)),
     "reporter": (lambda replica: replica.parts.queue, ("unreported", "mark_reported")),
     "gate": (lambda replica: replica.parts.slots, ("lease",)),
-    "keeper": (lambda replica: replica.keeper, ("renew",)),
+    "keeper": (lambda replica: replica.parts.queue, ("now",)),
     "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim", "forget")),
     "claiming": (lambda replica: replica.parts.queue, ("claim",)),
     "sending": (lambda replica: replica.parts.relay, ("connect",)),
@@ -246,6 +246,8 @@ def break_(replica: Replica, loop: str, method: str, times: float) -> asyncio.Ev
 
     async def broken(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
+        if loop == "keeper" and args != (0.0,):
+            return await whole(*args, **kwargs)  # intake asks, too, for no reading of this very moment
         calls += 1
         if calls <= times:
             raise AssertionError("nobody expects this")
