@@ -8,9 +8,16 @@ or an address into a command. So only the plain form is taken:
   §3.3). Its dots may stand where a dot-atom has none, first, last or beside another: ``a..b@docomo.ne.jp`` is
   in use, and goes onto the wire in quotes (RFC 5321 §4.1.2). A local part that is written in quotes
   (``"a b"@example.org``) is refused.
-* The domain is a name of letters, digits and hyphens (RFC 5321 §4.1.2), a single label included; a
-  name beyond ASCII is turned into its A-labels (RFC 5891), so that it needs no extension of the relay.
-  An address literal (``a@[192.0.2.1]``) is refused.
+* A local part may have more than the 64 octets of RFC 5321 §4.5.3.1.1: reply addresses of GitHub and
+  rewritten ones (SRS) do. The section lets a client try, and the relay judges. Only the whole is bounded.
+* The domain is a name of letters, digits, hyphens (RFC 5321 §4.1.2) and underscores, a single label included.
+  Underscores are no part of that section, but DNS has them, some hosts' names do, and Postfix takes them.
+* A label beyond ASCII is turned into its A-label (RFC 5891), so that it needs no extension of the relay. One
+  in ASCII goes out as it is written, an A-label of whatever kind too: DNS knows whether there is such a name.
+  So a domain with an emoji is taken as ``xn--i-7iq.ws`` only. IDNA2008 has no such labels, and the older
+  rules disagree about which name is meant.
+* A dot behind the domain is refused: it is no part of a Mailbox (RFC 5321 §4.1.2), and relays refuse it.
+  So is an address literal (``a@[192.0.2.1]``).
 """
 
 from __future__ import annotations
@@ -22,20 +29,16 @@ from unicodedata import category, normalize
 
 import idna
 
-MAX_LOCAL = 64
-"""Octets of the longest local part (RFC 5321 §4.5.3.1.1)."""
-
 MAX_ADDRESS = 254
 """Octets of the longest address: a path of 256 less its angle brackets (RFC 5321 §4.5.3.1.3)."""
 
 _ATEXT = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+")
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?")
+_LABEL = re.compile(r"\w(?:[\w\-]{0,61}\w)?", re.ASCII)
 # Nearly every address there is; what it matches needs no closer look than its length.
 _PLAIN = re.compile(
     r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+)*)"
-    r"@((?!xn--)[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
-    r"(?:\.(?!xn--)[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?)*)",
-    re.IGNORECASE | re.ASCII,
+    r"@(\w(?:[\w\-]{0,61}\w)?(?:\.\w(?:[\w\-]{0,61}\w)?)*)",
+    re.ASCII,
 )
 # Of those again nearly every one: its domain is in lower case already, and has no hyphen beside another. Any
 # number of them, a line each.
@@ -43,8 +46,8 @@ _AS_WRITTEN = re.compile(
     r"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]++)*+"
     r"@[a-z0-9]++(?:[.\-][a-z0-9]++)*+\n)*+"
 )
-# So short that neither the part before the @ nor a label can be too long.
-_SHORT = MAX_LOCAL + 1
+# So short that no label can be longer than DNS has it: 63 octets, behind one and the @.
+_SHORT = 65
 # Controls, invisible formatting (it can make one address look like another), lone surrogates.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
@@ -91,18 +94,13 @@ def parse_address(text: str) -> Address:
     plain = _PLAIN.fullmatch(text) if len(text) <= MAX_ADDRESS else None
     if plain:
         local, domain = plain.groups()
-        if len(local) <= MAX_LOCAL:
-            return Address(text, local, domain.lower())
-    else:
-        local, domain = _split(text)
-        _check_local(local)
-        domain = _a_labels(domain)
-    octets = len(_on_the_wire(local).encode())
-    if octets > MAX_LOCAL:
-        raise BadAddress(f"the part before the @ is longer than {MAX_LOCAL} octets")
-    if octets + 1 + len(domain) > MAX_ADDRESS:
+        return Address(text, local, domain.lower())
+    local, domain = _split(text)
+    _check_local(local)
+    address = Address(text=text, local=local, domain=_a_labels(domain).lower())
+    if len(address.wire.encode()) > MAX_ADDRESS:
         raise BadAddress(f"it is longer than {MAX_ADDRESS} octets")
-    return Address(text=text, local=local, domain=domain.lower())
+    return address
 
 
 def all_as_written(texts: Collection[str]) -> bool:
@@ -160,12 +158,22 @@ def _a_labels(domain: str) -> str:
         raise BadAddress("nothing stands after the @")
     if domain.startswith("["):
         raise BadAddress("an IP address in place of a domain is not supported")
-    if not domain.isascii() or "xn--" in domain.lower():
+    if not domain.isascii():
         try:
-            domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
+            mapped = idna.uts46_remap(domain, std3_rules=False)
+            domain = ".".join(map(_a_label, mapped.split(".")))
         except idna.IDNAError:
-            raise BadAddress("its domain is not a valid internationalized name") from None
+            raise BadAddress(
+                "its domain is not a valid internationalized name; one that DNS knows all the same can be"
+                " written in A-labels (xn--)"
+            ) from None
+    if domain.endswith("."):
+        raise BadAddress("its domain ends with a dot")
     for label in domain.split("."):
         if not _LABEL.fullmatch(label):
             raise BadAddress("its domain is not a valid name")
     return domain
+
+
+def _a_label(label: str) -> str:
+    return label if label.isascii() else idna.alabel(label).decode("ascii")

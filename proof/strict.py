@@ -17,7 +17,7 @@ MAX_COMMAND_WITH_EXTENSIONS = 512 + 26 + 17 + 16  # SIZE, BODY, SMTPUTF8
 MAX_TEXT_LINE = 1000  # §4.5.3.1.6, the CRLF counted
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"  # with the underscores that DNS and Postfix take
 _MAILBOX = rf'(?:{_ATEXT}(?:\.{_ATEXT})*|"(?:[^"\\\x00-\x1f\x7f]|\\[ -~])*")@{_LABEL}(?:\.{_LABEL})*'
 _MAIL = re.compile(rf"MAIL FROM:<({_MAILBOX})?>((?: [A-Z0-9][A-Z0-9-]*(?:=[!-<>-~]+)?)*)", re.IGNORECASE)
 _RCPT = re.compile(rf"RCPT TO:<({_MAILBOX})>((?: [A-Z0-9][A-Z0-9-]*(?:=[!-<>-~]+)?)*)", re.IGNORECASE)

@@ -17,7 +17,17 @@ from mailsender.address import BadAddress, all_as_written, parse_address
         ("ivan@пример.рф", "ivan@xn--e1afmkfd.xn--p1ai"),
         ("ivan@XN--E1AFMKFD.рф", "ivan@xn--e1afmkfd.xn--p1ai"),
         ("ivan@xn--e1afmkfd.xn--p1ai", "ivan@xn--e1afmkfd.xn--p1ai"),
-        ("x" * 64 + "@b.c", "x" * 64 + "@b.c"),
+        # Longer than the standard's 64 octets before the @, and in use (RFC 5321 §4.5.3.1 lets a client try).
+        (f"reply+{'0' * 81}@reply.github.com", f"reply+{'0' * 81}@reply.github.com"),
+        ("я" * 40 + "@b.c", "я" * 40 + "@b.c"),
+        ("." + "x" * 100 + "@b.c", '".' + "x" * 100 + '"@b.c'),
+        ("x" * 250 + "@b.c", "x" * 250 + "@b.c"),
+        # Names in ASCII are DNS's to know, whatever IDNA says of what they decode to.
+        ("user@xn--i-7iq.ws", "user@xn--i-7iq.ws"),
+        ("user@XN--I-7IQ.ws", "user@xn--i-7iq.ws"),
+        ("user@xn--i-7iq.пример.рф", "user@xn--i-7iq.xn--e1afmkfd.xn--p1ai"),
+        ("user@my_host.example.com", "user@my_host.example.com"),
+        ("user@_Mail_.пример.рф", "user@_mail_.xn--e1afmkfd.xn--p1ai"),
         ("иван@пример.рф", "иван@xn--e1afmkfd.xn--p1ai"),
         # Not as the standards want it, but they exist, and quotes are how SMTP says it (RFC 5321 §4.1.2).
         ("a..b@docomo.ne.jp", '"a..b"@docomo.ne.jp'),
@@ -70,7 +80,7 @@ def test_only_a_local_part_beyond_ascii_needs_the_extension() -> None:
         ('a.."@b.c', "quoted"),
         ("a..\\@b.c", "not allowed"),
         ("a..b@c..d", "domain"),
-        ("." + "x" * 62 + "@b.c", "64 octets"),
+        ("." + "x" * 248 + "@b.c", "254 octets"),
         ("." + "x" * 10 + "@" + ".".join(["b" * 48] * 4) + "." + "b" * 45, "254 octets"),
         ("a\uff20evil.example@b.c", "not allowed"),  # becomes an @ where a relay folds it
         ("a\u2026b@c.d", "dots"),  # becomes three dots
@@ -79,17 +89,25 @@ def test_only_a_local_part_beyond_ascii_needs_the_extension() -> None:
         ("a@[192.0.2.1]", "IP address"),
         ("a@[IPv6:2001:db8::1]", "route"),
         ("a@b..c", "domain"),
-        ("a@b.c.", "domain"),
+        ("a@b.c.", "ends with a dot"),
+        ("a@пример.рф.", "ends with a dot"),
+        ("a@пример.рф。", "ends with a dot"),
+        ("a@.", "ends with a dot"),
         ("a@-b.c", "domain"),
         ("a@b-.c", "domain"),
-        ("a@b_c.d", "domain"),
-        ("a@xn--zzzzz9999.org", "internationalized"),
-        ("a@\u2603-\u2603.org", "internationalized"),
+        ("a@b c.d", "space"),
+        ("a@b/c.d", "domain"),
+        ("a@\u2100.org", "domain"),  # becomes a/c
+        ("a@\uff20.org", "domain"),  # becomes an @
+        ("a@xn--é.org", "internationalized"),
+        ("a@я_.рф", "internationalized"),
+        ("a@\u2603-\u2603.org", "internationalized .*xn--"),
+        ("a@i\u2764\ufe0f.ws", "internationalized .*xn--"),
         ("a@" + "b" * 64 + ".c", "domain"),
-        ("x" * 65 + "@b.c", "64 octets"),
-        ("я" * 33 + "@b.c", "64 octets"),
+        ("x" * 251 + "@b.c", "254 octets"),
+        ("я" * 126 + "@b.c", "254 octets"),
         ("a@" + ".".join(["b" * 60] * 4) + ".example.org", "254 octets"),
-        ("a@" + "é." * 60 + "org", "internationalized"),  # short to read, long as A-labels
+        ("a@" + "é." * 60 + "org", "254 octets"),  # short to read, long as A-labels
         ("a" * 1_000_000, "254 octets"),
     ],
 )
@@ -116,7 +134,6 @@ def test_whatever_is_taken_cannot_break_a_command(text: str) -> None:
     assert local == (f'"{bare}"' if quoted else bare)
     assert not set(bare + domain) & set('\r\n\0\t <>,;:()"\\')
     assert quoted is not all(bare.split(".")), "in quotes only where the dots want it"
-    assert len(local.encode()) <= 64
     assert len(address.wire.encode()) <= 254
     assert address.domain.isascii()
     assert parse_address(f"{bare}@{domain}").wire == address.wire

@@ -148,6 +148,7 @@ def test_the_schema_of_letters_is_one(validator: Any) -> None:
         {"Status": 7, "KafkaKey": [], "Colour": "blue"},
         {"Addresses": ["иван@пример.рф", "a.b+c@localhost", "Straße@straße.example"]},
         {"Addresses": ["a..b@docomo.ne.jp", ".a@docomo.ne.jp", "a.@docomo.ne.jp", "." + "a" * 61 + "@b.c"]},
+        {"Addresses": ["a" * 87 + "@reply.github.com", "a@xn--i-7iq.ws", "a@my_host.example.com"]},
     ],
 )
 def test_what_the_program_takes_the_schema_takes(change: dict[str, Any]) -> None:
@@ -171,8 +172,8 @@ def test_what_the_program_takes_the_schema_takes(change: dict[str, Any]) -> None
         {"Addresses": ["Ivan <a@example.test>"]},
         {"Addresses": ["a@[192.0.2.1]"]},
         {"Addresses": ["..@example.test"]},
-        {"Addresses": ["." + "a" * 62 + "@example.test"]},
-        {"Addresses": ["a" * 65 + "@example.test"]},
+        {"Addresses": ["." + "a" * 240 + "@example.test"]},
+        {"Addresses": ["a" * 242 + "@example.test"]},
         {"Addresses": ["a@" + "b" * 64]},
         {"Addresses": ["a@" + ".".join(["b" * 60] * 5)]},
         {"Subject": "a\r\nBcc: b@example.test"},
@@ -223,15 +224,16 @@ NEARLY = st.tuples(st.lists(PIECES, max_size=5), st.lists(PIECES, max_size=8)).m
 @given(NEARLY | st.text(SPECIAL, max_size=12) | st.text(SPECIAL, min_size=1).map("{}@a.b".format))
 @example("a@b\n")
 @example(".xn--b@c.example")
+@example("a@xn--i-7iq.ws")
+@example("a@b_.c")
 @example("a@b." + "c" * 63)
-@example("a" * 64 + "@b")
-@example("." + "a" * 61 + "@b")
-@example("." + "a" * 62 + "@b")
+@example("a" * 252 + "@b")
+@example("a" * 253 + "@b")
+@example("." + "a" * 249 + "@b")
+@example("." + "a" * 250 + "@b")
 @example("..@b")
 def test_plain_addresses_agree(address: str) -> None:
-    """ASCII is described exactly; a name in A-labels takes IDNA's tables to judge."""
-    if "@xn--" in address.lower() or re.search(r"@.*\.xn--", address, re.IGNORECASE | re.DOTALL):
-        return
+    """ASCII is described exactly."""
     assert Draft202012Validator({"anyOf": [PLAIN, DOTTED]}).is_valid(address) == acceptable(address)
 
 
@@ -239,10 +241,11 @@ LETTERS = "abzÀÖØßöøÿΑΡΣΩασςωАЯабяЁёЄєІіЇїҐґ0129"
 
 
 @given(
-    st.text(LETTERS + ".+-", min_size=1, max_size=40),
+    st.text(LETTERS + ".+-", min_size=1, max_size=60),
     st.lists(st.text(LETTERS + "-", min_size=1, max_size=17), min_size=1, max_size=4),
 )
-@example("ü" * 32, ["ÿя" * 8, "Ωя" * 8, "ÀЯ" * 8])
+@example("ü" * 50, ["ÿя" * 8, "Ωя" * 8, "ÀЯ" * 8])
+@example("ü" * 50, ["zΩґΑіЄÿбαёбґÀøΡЯ"] * 3)
 def test_internationalized_addresses_that_match_are_accepted(local: str, labels: list[str]) -> None:
     address = f"{local}@{'.'.join(labels)}"
     if ADDRESSES.is_valid(address):
