@@ -18,6 +18,9 @@ MAX_LINE = 4096
 MAX_LINES = 128
 """Lines of the longest reply; the EHLO of a large relay has about twenty."""
 
+MAX_EMPTY = 8
+"""Empty lines between two replies that are passed over: no reply has any, but some relays write them."""
+
 MAX_TEXT = 500
 """Characters of a reply that are kept for people: they are stored and reported with each recipient."""
 
@@ -28,6 +31,7 @@ MAX_KNOWN_LINE = 128
 """Octets of the longest of them, so that they take no more than some kilobytes a session."""
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_NOTHING = {b"", b"\r"}  # of a line that is not complete: it may be an empty one
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
@@ -92,10 +96,11 @@ def clean(text: str) -> str:
 class ReplyParser:
     """Gathers replies from bytes as they come, in whatever pieces."""
 
-    __slots__ = ("_buffer", "_code", "_known", "_lines")
+    __slots__ = ("_buffer", "_code", "_empty", "_known", "_lines")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._empty = 0
         self._known: dict[bytes, Reply] = {}
         self._code = 0
         self._lines: list[str] = []
@@ -103,12 +108,13 @@ class ReplyParser:
     @property
     def midway(self) -> bool:
         """Whether a reply has begun and is not complete."""
-        return bool(self._buffer or self._lines)
+        return bool(self._lines) or self._buffer not in _NOTHING
 
     def feed(self, data: bytes) -> Iterator[Reply]:
         """The replies that `data` completes, in order; iterate to the end before the next call.
 
-        Lines may end with a bare LF; a reply of one line may be its code alone (RFC 5321 §4.2).
+        Lines may end with a bare LF; a reply of one line may be its code alone (RFC 5321 §4.2). Some empty
+        lines between two replies are passed over.
 
         Raises:
             ReplyError: the stream is not SMTP, or a line or a reply is too long. It comes after the
@@ -124,6 +130,7 @@ class ReplyParser:
                     continue
                 if alone and len(line) <= MAX_KNOWN_LINE:
                     self._keep(line, reply)
+            self._empty = 0
             yield reply
         if len(self._buffer) > MAX_LINE:
             raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
@@ -138,6 +145,9 @@ class ReplyParser:
             raise ReplyError(f"the relay sent a line of more than {MAX_LINE} octets")
         found = _LINE.fullmatch(line)
         if not found:
+            if not line and not self._lines:
+                self._pass_over()
+                return None
             sample = clean(line[:60].decode("utf-8", "replace"))
             raise ReplyError(f"the relay sent what is no SMTP reply: {sample!r}")
         code = int(found[1])
@@ -151,3 +161,9 @@ class ReplyParser:
             return None
         lines, self._lines = self._lines, []
         return Reply.of(code, lines)
+
+    def _pass_over(self) -> None:
+        """Count an empty line."""
+        self._empty += 1
+        if self._empty > MAX_EMPTY:
+            raise ReplyError(f"the relay sent more than {MAX_EMPTY} empty lines")

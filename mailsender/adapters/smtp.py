@@ -20,6 +20,7 @@ from aiosmtplib import (
     SMTPResponse,
     SMTPResponseException,
 )
+from aiosmtplib.protocol import SMTPProtocol
 
 from mailsender.adapters.smtp_channel import Channel, Outbox
 from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
@@ -32,10 +33,12 @@ from mailsender.adapters.smtp_plan import Offers
 from mailsender.adapters.tls import Renewed, client_context
 from mailsender.letter import Phase
 from mailsender.ports import Clock, RelayAway
+from mailsender.reply import MAX_EMPTY
 
 log = structlog.get_logger()
 
 _UNKNOWN_COMMAND = {500, 502}
+_NO_REPLY = -1  # as the client has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +222,8 @@ class _Opening:
                 raise
             finally:
                 timer.cancel()
+        if self._client.protocol is not None:
+            _pass_over_empty_lines(self._client.protocol)
 
     async def _ehlo(self) -> None:
         self.phase = Phase.EHLO
@@ -271,7 +276,7 @@ class _Opening:
         transport, protocol = client.transport, client.protocol
         if transport is None or protocol is None or transport.is_closing():
             raise ConnectionResetError("the relay closed the connection")
-        if protocol._buffer:  # noqa: SLF001  no public way to see that a reply too many lies there
+        if protocol._buffer.strip():  # noqa: SLF001  no public way to see that a reply too many lies there
             raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
         offers = Offers.of(client.esmtp_extensions)
         if not self._config.pipelining:
@@ -286,3 +291,23 @@ class _Opening:
         self._client.close()
         if transport is not None:
             cast("asyncio.Transport", transport).abort()
+
+
+def _pass_over_empty_lines(protocol: SMTPProtocol) -> None:
+    """Have the client pass over some empty lines between two replies, as `ReplyParser` does."""
+    read, passed = protocol._read_response_from_buffer, 0  # noqa: SLF001  there is no public way
+
+    def tolerant() -> SMTPResponse | None:
+        nonlocal passed
+        buffer = protocol._buffer  # noqa: SLF001  as above
+        while buffer.startswith((b"\n", b"\r\n")):
+            del buffer[: buffer.index(b"\n") + 1]
+            passed += 1
+            if passed > MAX_EMPTY:
+                raise SMTPResponseException(_NO_REPLY, f"it sent more than {MAX_EMPTY} empty lines")
+        reply = read()
+        if reply is not None:
+            passed = 0
+        return reply
+
+    protocol._read_response_from_buffer = tolerant  # type: ignore[method-assign]  # noqa: SLF001  as above

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mailsender.letter import Outcome
 from mailsender.ports import NotBegun, RelayAway
-from tests.scripted import GREETING, ScriptedRelay
-from tests.sessions import SHORTLY, A, B, opened, send
+from tests.scripted import GOOD, GREETING, ScriptedRelay, pieces
+from tests.sessions import ACCEPTED, SHORTLY, A, B, opened, send, verdicts
 
 LINES = [
     b"220 ok\r\n",
@@ -94,3 +95,42 @@ async def test_every_odd_line_at_every_step_of_the_way(moment: str, line: bytes)
             words = str(error)
     assert 0 < len(words) < 1000
     assert words.isprintable()
+
+
+EMPTY = [b"\r\n", b"\n", b"\r\n\r\n\r\n"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("offers", [["PIPELINING"], []])
+async def test_empty_lines_between_replies_cost_nothing(
+    offers: list[str], empty: bytes, *, late: bool
+) -> None:
+    def behind(reply: str) -> Any:
+        line = reply.encode() + b"\r\n"
+        return pieces(line, empty) if late else line + empty
+
+    script = {moment: behind(reply) for moment, reply in GOOD.items()}
+    script["EHLO"] = behind("\r\n".join(["250-x", *(f"250-{each}" for each in offers), "250 AUTH PLAIN"]))
+    script["AUTH"] = behind("235 2.7.0 in")
+    script["DATA"] = GOOD["DATA"].encode() + b"\r\n" + empty
+    login = {"user": "u", "password": "p", "auth_cleartext": True}
+    async with ScriptedRelay(script) as relay, asyncio.timeout(20):
+        async with opened(relay, **login) as session:
+            made = await asyncio.gather(send(session, A), send(session, B), send(session, A))
+            assert [verdicts(each) for each in made] == [[ACCEPTED]] * 3
+            assert (await session.try_sender(A)).verdict is ACCEPTED
+        assert len(relay.peers) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("moment", ["EHLO", "MAIL", "dot"])
+async def test_a_relay_that_writes_nothing_but_empty_lines_is_left(moment: str) -> None:
+    async with ScriptedRelay({moment: b"\r\n" * 100}) as relay, asyncio.timeout(5):
+        try:
+            async with opened(relay) as session:
+                words = [result.text for result in (await send(session, A)).results.values()]
+        except RelayAway as error:
+            words = [str(error)]
+    assert "empty lines" in words[0]

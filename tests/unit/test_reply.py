@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.reply import MAX_LINE, MAX_LINES, MAX_TEXT, Kind, Reply, ReplyError, ReplyParser, clean
+from mailsender.reply import (
+    MAX_EMPTY,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_TEXT,
+    Kind,
+    Reply,
+    ReplyError,
+    ReplyParser,
+    clean,
+)
 
 
 def parse(data: bytes) -> list[Reply]:
@@ -37,6 +47,20 @@ def test_several_replies_in_one_piece_keep_their_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_empty_lines_between_replies_are_passed_over(end: bytes) -> None:
+    parser = ReplyParser()
+    for _ in range(3):
+        for reply in (b"250-a\r\n250 b\r\n", b"250 c\r\n"):
+            assert [each.code for each in parser.feed(end * MAX_EMPTY + reply)] == [250]
+            assert not parser.midway
+    for octet in end * MAX_EMPTY:
+        assert not list(parser.feed(bytes([octet])))
+        assert not parser.midway
+    with pytest.raises(ReplyError, match="empty lines"):
+        list(parser.feed(end))
+
+
 def test_an_enhanced_code_of_another_class_is_text() -> None:
     assert parse(b"550 4.2.1 odd\r\n") == [Reply(550, None, "4.2.1 odd")]
 
@@ -64,7 +88,8 @@ def test_the_first_digit_is_the_kind(code: int, kind: Kind) -> None:
     "garbage",
     [
         b"HTTP/1.1 400 Bad Request\r\n",
-        b"\r\n",
+        b"250-a\r\n\r\n250 b\r\n",
+        b" \r\n",
         b"25\r\n",
         b"2500 x\r\n",
         b"150 x\r\n",
@@ -82,7 +107,7 @@ def test_garbage_is_an_error(garbage: bytes) -> None:
 
 def test_a_reply_before_the_garbage_still_counts() -> None:
     """It may be the one that took responsibility for a letter."""
-    replies = ReplyParser().feed(b"250 queued\r\n\r\n")
+    replies = ReplyParser().feed(b"250 queued\r\n250_\r\n")
     assert next(replies).text == "queued"
     with pytest.raises(ReplyError):
         next(replies)
