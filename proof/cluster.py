@@ -10,7 +10,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from mailsender.dev.kafka import KafkaBroker, brokers_of, java_command
+from mailsender.dev.kafka import KafkaBroker, brokers_of
 from mailsender.dev.process import LOOPBACK, ChildError
 
 NODES = 3
@@ -48,15 +48,6 @@ class Node(KafkaBroker):
         """Its place in the quorum."""
         return f"{self.number}@{LOOPBACK}:{self._controller_port}"
 
-    def launch(self) -> None:
-        """Start the process alone."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        properties = self._write_configuration()
-        java = java_command(self.directory)
-        if not (self.directory / "data" / "meta.properties").exists():
-            self._format(java, properties)
-        self.child.start([*java, "kafka.Kafka", properties])
-
     def start(self) -> None:
         """Start it and wait until it knows itself among the others."""
         self.launch()
@@ -69,7 +60,6 @@ class Node(KafkaBroker):
     def _write_configuration(self) -> Path:
         properties = super()._write_configuration()
         told = {
-            "node.id": str(self.number),
             "controller.quorum.voters": ",".join(each.controller for each in self.others),
             "default.replication.factor": str(NODES),
             "min.insync.replicas": "2",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import socket
 import struct
@@ -22,7 +25,8 @@ KAFKA_VERSION = "4.1.0"
 _LOG4J_VERSION = "2.24.3"
 _JAVA_NEEDED = 17
 _READY_TIMEOUT = 60.0
-_NODE = 1
+_CLUSTER = "bWFpbHNlbmRlci1kZXYtMQ"
+_CHECKPOINT = "bootstrap.checkpoint"
 
 _POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -123,6 +127,7 @@ def kafka_jars() -> Path:
     wanted = cache_directory() / f"kafka-{KAFKA_VERSION}"
     if not _complete(wanted):
         _fetch_jars(wanted)
+        _archive_classes(wanted)
     return wanted / "lib"
 
 
@@ -184,6 +189,29 @@ def _run_maven(maven: str, directory: Path) -> None:
         raise PartMissing(f"Maven could not fetch Kafka's jars: {said[0] if said else done.returncode}")
 
 
+def _archive(kept: Path) -> Path:
+    """Where Kafka's classes lie as this Java has loaded and checked them once."""
+    return kept / f"classes-{java_version()}.jsa"
+
+
+def _archive_classes(kept: Path) -> None:
+    """Let a broker run for a moment and keep the classes that it loaded.
+
+    Each later start takes 2 s of CPU in place of 3.3 s. Without the archive, or with one that Java does not
+    want any more, all goes well, but slower.
+    """
+    with tempfile.TemporaryDirectory(prefix="mailsender-kafka-") as directory:
+        broker = KafkaBroker(Path(directory))
+        made = Path(directory) / "classes.jsa"
+        try:
+            broker.launch(f"-XX:ArchiveClassesAtExit={made}")
+            broker.child.until(lambda: brokers_of(broker.port), _READY_TIMEOUT)
+            broker.child.stop(_READY_TIMEOUT)  # it writes them at its end
+            _put(made, _archive(kept))
+        except (ChildError, OSError):
+            broker.kill()
+
+
 def java_command(directory: Path) -> list[str]:
     """Java with Kafka's classes, which logs into `directory`.
 
@@ -191,8 +219,11 @@ def java_command(directory: Path) -> list[str]:
         PartMissing: This machine cannot run Apache Kafka.
     """
     java_version()
-    jars = f"{kafka_jars()}{os.sep}*"
-    return ["java", *_JVM, f"-Dlog4j2.configurationFile={directory / 'log4j2.properties'}", "-cp", jars]
+    jars = kafka_jars()
+    archive = _archive(jars.parent)
+    known = [f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
+    log = f"-Dlog4j2.configurationFile={directory / 'log4j2.properties'}"
+    return ["java", *_JVM, *known, log, "-cp", f"{jars}{os.sep}*"]
 
 
 class Broker(Part):
@@ -222,19 +253,24 @@ class KafkaBroker(Broker):
         self, directory: Path, port: int = 0, *, partitions: int = 4, auto_create: bool = True
     ) -> None:
         super().__init__("kafka", directory, port)
+        self.number = 1
         self.partitions = partitions
         self._auto_create = auto_create
         self._controller_port = free_port()
 
     def start(self) -> None:
         """Start it and wait until it serves metadata that name it."""
+        self.launch()
+        self.child.until(lambda: brokers_of(self.port) == [self.port], _READY_TIMEOUT)
+
+    def launch(self, *options: str) -> None:
+        """Start the process alone, Java with these options."""
         java = java_command(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         properties = self._write_configuration()
         if not (self.directory / "data" / "meta.properties").exists():
             self._format(java, properties)
-        self.child.start([*java, "kafka.Kafka", properties])
-        self.child.until(lambda: brokers_of(self.port) == [self.port], _READY_TIMEOUT)
+        self.child.start([*java, *options, "kafka.Kafka", properties])
 
     def ensure_topics(self, topics: Sequence[str]) -> None:
         """Make those topics that are missing, with the broker's number of partitions."""
@@ -256,7 +292,7 @@ class KafkaBroker(Broker):
         (self.directory / "log4j2.properties").write_text(log4j, "utf-8")
         properties = self.directory / "server.properties"
         text = _PROPERTIES.format(
-            node=_NODE,
+            node=self.number,
             port=self.port,
             controller_port=self._controller_port,
             data=self.directory / "data",
@@ -267,15 +303,44 @@ class KafkaBroker(Broker):
         return properties
 
     def _format(self, java: list[str], properties: Path) -> None:
-        """Give the data directory its identity, as Kafka wants it done once before the first start."""
-        command = [*java, "kafka.tools.StorageTool", "format", "-t", "bWFpbHNlbmRlci1kZXYtMQ"]
-        done = subprocess.run(
-            [*command, "-c", properties], capture_output=True, text=True, timeout=60, check=False
-        )
+        """Give the data directory its identity, as Kafka wants it done once before the first start.
+
+        Kafka's tool does it the first time. What it made is the same for every broker but two lines, so it is
+        kept, and a start takes 1.5 s less.
+        """
+        data, kept = self.directory / "data", kafka_jars().parent / _CHECKPOINT
+        if not kept.exists():
+            self._run_storage_tool(java, properties)
+            with contextlib.suppress(OSError):  # a cache that cannot be written makes starts slower, no more
+                _put(data / _CHECKPOINT, kept)
+            return
+        data.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, data / _CHECKPOINT)
+        directory = base64.urlsafe_b64encode(b"\x01" + secrets.token_bytes(15)).decode().rstrip("=")
+        identity = f"version=1\ncluster.id={_CLUSTER}\nnode.id={self.number}\ndirectory.id={directory}\n"
+        (data / "meta.properties").write_text(identity, "ascii")
+
+    def _run_storage_tool(self, java: list[str], properties: Path) -> None:
+        command: list[str | Path] = [
+            *java,
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            _CLUSTER,
+            "-c",
+            properties,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
-            raise ChildError(
-                f"Kafka's data directory could not be made: {(done.stdout + done.stderr)[-500:]}"
-            )
+            said = (done.stdout + done.stderr)[-500:]
+            raise ChildError(f"Kafka's data directory could not be made: {said}")
+
+
+def _put(made: Path, wanted: Path) -> None:
+    """Copy in one step: who looks finds all of it or nothing."""
+    fresh = wanted.with_name(f"{wanted.name}.{secrets.token_hex(4)}")
+    shutil.copy(made, fresh)
+    fresh.rename(wanted)
 
 
 class MockBroker(Broker):
