@@ -302,7 +302,7 @@ class Record:
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
     appended: bool = False
     fault: str = ""
 
@@ -314,7 +314,7 @@ class Outgoing:
     topic: Final[str]
     key: Final[bytes | None]
     value: Final[bytes | None]
-    headers: Final[tuple[tuple[str, bytes], ...]]
+    headers: Final[tuple[tuple[str, bytes | None], ...]]
     anywhere: Final[bool]
 
     def __init__(
@@ -323,7 +323,7 @@ class Outgoing:
         topic: str,
         key: bytes | None,
         value: bytes | None,
-        headers: tuple[tuple[str, bytes], ...] = (),
+        headers: tuple[tuple[str, bytes | None], ...] = (),
         anywhere: bool = False,
     ) -> None:
         """Take its fields."""

@@ -856,7 +856,7 @@ def _record(found: ConsumerRecord) -> Record:
         key=found.key,
         value=found.value,
         appended=found.timestamp_type == 1,
-        headers=tuple((name, value or b"") for name, value in found.headers),
+        headers=tuple(found.headers),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,15 @@ from mailsender.wire.tokens import keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
 
+# What some producers write instead of JSON, by its first bytes.
+_FORMS = {
+    b"\x1f\x8b": "compressed by gzip; only what a Kafka client compresses by itself is undone",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; only what a Kafka client compresses by itself is undone",
+    b"\xff\xfe": "UTF-16; JSON is UTF-8",
+    b"\xfe\xff": "UTF-16; JSON is UTF-8",
+}
+_MOST_SCHEMAS = 2**28  # above it is the [ of UTF-16
+
 MAX_FAULTS = 5
 """Faults that a letter's reason names; a letter of a thousand bad addresses needs no longer sentence."""
 
@@ -58,12 +68,13 @@ def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, 
     """The elements of a batch, their tokens in a form in which they come back as they were written.
 
     Raises:
-        NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no byte order mark, no NaN
-            or Infinity), or nests too deep, or holds a number of thousands of digits, or more letters, or
-            values, than `limits` allow.
+        NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no NaN or Infinity), or
+            nests too deep, or holds a number of thousands of digits, or more letters, or values, than
+            `limits` allow.
     """
     if value is None:
         raise NotABatch("the record has no value")
+    value = value.removeprefix(BOM_UTF8)  # RFC 8259 §8.1: a reader may pass over it
     limits = limits or Limits()
     _check_values(value, limits)
     elements = _parse(value)
@@ -102,6 +113,7 @@ def _parse(value: bytes) -> Any:
         return from_json(value, allow_inf_nan=False, cache_strings="keys")
     except ValueError:
         pass  # the stdlib decides: it reads lone surrogates, which are legal JSON, and it names the place
+    _check_form(value)
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -114,6 +126,19 @@ def _parse(value: bytes) -> Any:
         raise NotABatch("the value nests too deep") from error
     except ValueError as error:  # a constant that is none of JSON's, or an integer beyond Python's limit
         raise NotABatch(f"the value is not JSON that can be read: {error}") from error
+
+
+def _check_form(value: bytes) -> None:
+    """Say what a value is that its first bytes tell to be something else than JSON."""
+    for beginning, form in _FORMS.items():
+        if value.startswith(beginning):
+            raise NotABatch(f"the value is not JSON: it is {form}")
+    schema = int.from_bytes(value[1:5], "big")
+    if value.startswith(b"\0") and len(value) > 5 and 0 < schema < _MOST_SCHEMAS:
+        raise NotABatch(
+            f"the value is not JSON: it begins with a schema registry's header (schema {schema}); its"
+            " producer needs a serializer that writes plain JSON"
+        )
 
 
 def _refuse_constant(name: str) -> Any:

@@ -826,7 +826,7 @@ async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: i
         timestamp=-1,
         key=b"\xff",
         value=b"x" * size,
-        headers=(("h", b"\0"),),
+        headers=(("h", b"\0"), ("n", None)),
     )
     where = await queue.keep_record(record, "too large")
     assert await queue.keep_record(record, "too large") == where
@@ -840,7 +840,7 @@ async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: i
     assert len(kept) == 1 + head.get("chunks", 0)
     if size == 10:
         assert (head["key"], head["value"]) == (b"\xff", b"x" * 10)
-        assert head["headers"] == [{"name": "h", "value": b"\0"}]
+        assert head["headers"] == [{"name": "h", "value": b"\0"}, {"name": "n", "value": None}]
         return
     parts = sorted((each for each in kept if "bytes" in each), key=lambda each: each["_id"]["chunk"])
     assert sum(len(each["bytes"]) for each in parts) == head["size"] > size

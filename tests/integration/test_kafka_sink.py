@@ -54,14 +54,15 @@ async def test_records_with_neither_key_nor_value(
 ) -> None:
     answers = await sink.publish(
         [
-            Outgoing(topic=topics.dead, key=None, value=None, headers=(("why", b"null"),)),
+            Outgoing(topic=topics.dead, key=None, value=None, headers=(("why", b"null"), ("none", None))),
             Outgoing(topic=topics.dead, key=None, value=b"x"),
             Outgoing(topic=topics.dead, key=b"k", value=None),
         ]
     )
     assert all(isinstance(answer, Landed) for answer in answers)
-    found = {(m.key(), m.value()) for m in consume(kafka.bootstrap, topics.dead, 3)}
-    assert found == {(None, None), (None, b"x"), (b"k", None)}
+    found = {(m.key(), m.value()): m.headers() for m in consume(kafka.bootstrap, topics.dead, 3)}
+    assert found.keys() == {(None, None), (None, b"x"), (b"k", None)}
+    assert found[None, None] == [("why", b"null"), ("none", None)]
 
 
 async def test_what_the_client_finds_too_large_harms_no_neighbour(topics: Topics, sink: KafkaSink) -> None:

@@ -81,7 +81,7 @@ async def test_records_come_as_they_are_from_the_earliest_on(kafka: KafkaServer,
         timestamp=1_666_000_000_123,
         key=b"\xff",
         value=b"\x00[]",
-        headers=(("h", b"\xfe"), ("h", b"")),
+        headers=(("h", b"\xfe"), ("h", None)),
     )
     assert (second.offset, second.key, second.value) == (1, None, None)
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from mailsender.adapters import kafka_source
 from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_source import KafkaSource
+from mailsender.adapters.kafka_source import KafkaSource, _record
 from mailsender.adapters.memory import MemoryQueue
 from mailsender.history import History, Milestone, digest_of
 from mailsender.ports import Record, Unavailable
@@ -419,3 +419,9 @@ async def test_a_member_that_is_thrown_out_again_and_again_goes_on_without_its_n
     assert len(told(logs, "kafka_instance_id_taken")) == 1
     assert not stage.source._named
     stage.source._log.thrown_out.clear()
+
+
+async def test_a_header_of_null_stays_null() -> None:
+    """A dead letter has its record's own headers."""
+    found = ConsumerRecord(TOPIC, 0, 1, 1000, 0, b"k", b"v", None, 1, 1, (("a", None), ("b", b"")))
+    assert _record(found).headers == (("a", None), ("b", b""))

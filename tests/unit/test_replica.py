@@ -164,6 +164,16 @@ async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
 
 
 @pytest.mark.asyncio
+async def test_a_posted_batch_may_begin_with_a_byte_order_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    batch = json.dumps([{"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}]).encode()
+    await operations.post(b"\xef\xbb\xbf" + batch)
+    assert json.loads(sink.published[0].value or b"")[0]["Subject"] == "s"
+
+
+@pytest.mark.asyncio
 async def test_the_trouble_of_a_topic_ends_with_a_post_that_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, sink = SystemClock(), FakeSink()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import tracemalloc
 from datetime import UTC, datetime
 from functools import partial
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, JsonText, Letter, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.text import header_fault, storable
 from mailsender.wire import (
     Limits,
@@ -66,8 +68,17 @@ class TestDecode:
             (b'[{"Token":-Infinity}]', "-Infinity"),
             (b'[{"Body":"\xff"}]', "not UTF-8 at byte 10"),
             (b'[{"Body":"\xed\xa0\x80"}]', "not UTF-8"),
-            ("[{}]".encode("utf-16"), "not UTF-8"),
-            (b"\xef\xbb\xbf[{}]", "not JSON"),
+            ("[{}]".encode("utf-16"), "UTF-16"),
+            ("[{}]".encode("utf-16-be"), "not JSON"),
+            (b"\xfe\xff" + "[{}]".encode("utf-16-be"), "UTF-16"),
+            (b"\xef\xbb\xbf", "not JSON"),
+            (b"\xef\xbb\xbf\xef\xbb\xbf[{}]", "not JSON"),
+            (b"[\xef\xbb\xbf{}]", "not JSON"),
+            (b"\0\0\0\0\7[{}]", "begins with a schema registry's header (schema 7)"),
+            (b"\0\0\1\x86\xa0\x02\xff\xfe", "begins with a schema registry's header (schema 100000)"),
+            (b"\0\0\0\0\0\0\0\0", "not JSON"),
+            (gzip.compress(b"[{}]"), "gzip"),
+            (b"\x28\xb5\x2f\xfd\x04\x58", "zstd"),
             (b'[{"Body":"a\nb"}]', "not JSON"),
             (b"[" * 100_000, "nests too deep"),
             (b'[{"Token":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nests too deep"),
@@ -76,8 +87,17 @@ class TestDecode:
         ],
     )
     def test_everything_else_is_not(self, value: bytes | None, words: str) -> None:
-        with pytest.raises(NotABatch, match=words.replace("-", r"\-")):
+        with pytest.raises(NotABatch, match=re.escape(words)):
             decode(value)
+
+    def test_a_byte_order_mark_is_no_part_of_the_batch(self) -> None:
+        value = b'\xef\xbb\xbf[{"Subject":"a","Token":1.50}]'
+        assert decode(value) == [{"Subject": "a", "Token": JsonText("1.50")}]
+
+    def test_a_record_with_a_byte_order_mark_has_the_letters_of_one_without(self) -> None:
+        value = json.dumps([GOOD, {**GOOD, "Token": 1.5}]).encode()
+        marked = read_batch(b"\xef\xbb\xbf" + value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW)
+        assert list(marked) == list(read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW))
 
     def test_lone_surrogates_are_legal_json(self) -> None:
         assert decode(b'[{"Subject":"\\ud800"}]') == [{"Subject": "\ud800"}]
