@@ -82,6 +82,7 @@ class Lanes:
         self._counts: dict[str, int] = {}
         self._known: dict[str, _Known] = {}
         self._shut: dict[str, str] = {}
+        self._unknown: dict[str, str] = {}
         self._untimed_until = 0.0
 
     def of(self, topic: str, partition: int) -> Lane:
@@ -95,14 +96,23 @@ class Lanes:
     def seen(self, topic: str, partitions: int) -> None:
         """A topic has so many partitions."""
         self._counts[topic] = partitions
+        self._unknown.pop(topic, None)
 
     def some_well(self, topic: str) -> bool:
         """Whether a partition of the topic is well, as far as is known."""
         return len(self._ailing(topic)) < self._counts.get(topic, 1)
 
     def shut(self, topic: str, reason: str) -> None:
-        """No partition of the topic takes anything: it is not there, or may not be written to."""
+        """No partition of the topic takes anything: it may not be written to. Until it takes something."""
         self._shut[topic] = f"{topic}: {reason}"
+
+    def unknown(self, topic: str, reason: str) -> None:
+        """Nobody tells which partitions the topic has. Until somebody does."""
+        self._unknown[topic] = f"{topic}: {reason}"
+
+    def is_unknown(self, topic: str) -> bool:
+        """Whether nobody told, when last asked."""
+        return topic in self._unknown
 
     def opened(self, topic: str) -> None:
         """A partition of the topic took something."""
@@ -110,8 +120,9 @@ class Lanes:
 
     def all_ail(self, topic: str) -> str:
         """The trouble of a topic, or of its first partition where none is without one; else empty."""
-        if topic in self._shut:
-            return self._shut[topic]
+        shut = self._shut.get(topic) or self._unknown.get(topic)
+        if shut:
+            return shut
         ailing = self._ailing(topic)
         return ailing[0].trouble if ailing and not self.some_well(topic) else ""
 

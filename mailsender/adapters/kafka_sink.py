@@ -90,6 +90,12 @@ class KafkaSink:
 
     def trouble_with(self, topic: str) -> str:
         """See `ports.RecordSink`."""
+        producer = self._keeper.client
+        if producer is not None and self._lanes.is_unknown(topic):
+            # The client has asked on by itself; else the trouble would last until the next record.
+            partitions = producer.client.cluster.partitions_for_topic(topic)
+            if partitions:
+                self._lanes.seen(topic, len(partitions))
         return self.trouble or self._lanes.all_ail(topic)
 
     def _away(self) -> str:
@@ -250,8 +256,11 @@ class _Publishing:
             why = Unavailable(f"Kafka: {reason}") if isinstance(error, TimeoutError) else translated(error)
             for i in todo:
                 self._failed.setdefault(i, why)
+            note = (
+                self._lanes.shut if isinstance(error, TopicAuthorizationFailedError) else self._lanes.unknown
+            )
             for topic in {self._records[i].topic for i in todo}:
-                self._lanes.shut(topic, str(why).removeprefix("Kafka: "))
+                note(topic, str(why).removeprefix("Kafka: "))
             return None
         carried = [self._carry(producer, lane, batches) for lane, batches in packed.items()]
         found = await asyncio.gather(*carried)

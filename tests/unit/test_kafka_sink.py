@@ -35,7 +35,9 @@ class Producer:
     """Takes batches; `answer` says what becomes of one, None being no answer at all."""
 
     def __init__(self) -> None:
-        self.client = SimpleNamespace(_conns={1: SimpleNamespace(connected=lambda: True)})
+        self.cached: set[int] | None = None  # what the client's own copy of the metadata says
+        cluster = SimpleNamespace(partitions_for_topic=lambda _: self.cached)
+        self.client = SimpleNamespace(_conns={1: SimpleNamespace(connected=lambda: True)}, cluster=cluster)
         self.sent: list[tuple[str, int, int]] = []
         self.silent: list[asyncio.Future[Any]] = []
         self.answer: Callable[[str, int, int], Exception | bool] = lambda _topic, _partition, _count: True
@@ -311,6 +313,44 @@ async def test_a_topic_that_we_may_not_write_to_costs_no_producer() -> None:
     answers = await stage.sink.publish([*to(0, topic="kept for others"), *to(0)])
     assert kinds(answers) == [Unavailable, Landed]
     assert stage.replaced == []
+
+
+async def test_a_topic_that_is_known_again_is_well_without_a_further_record() -> None:
+    """There may be none for hours, and the service would not be ready for as long."""
+    stage = Stage(timeout=0.05)
+    stage.producer.partitions_for = lambda _: asyncio.Event().wait()  # type: ignore[assignment,method-assign]
+    assert kinds(await stage.sink.publish(to(0))) == [Unavailable]
+    assert "which partitions" in stage.sink.trouble_with("out")
+    stage.producer.cached = {0, 1, 2}
+    assert stage.sink.trouble_with("out") == ""
+    assert stage.sink.trouble_with("out") == ""
+
+
+@pytest.mark.parametrize("moment", ["metadata", "batch"])
+async def test_a_topic_that_may_not_be_written_to_is_in_trouble_until_it_takes_something(moment: str) -> None:
+    stage = Stage(timeout=0.05)
+    well = stage.producer.partitions_for
+    if moment == "batch":
+        stage.producer.answer = lambda *_: TopicAuthorizationFailedError()
+    else:
+        stage.producer.partitions_for = refusing(TopicAuthorizationFailedError())  # type: ignore[method-assign]
+    await stage.sink.publish(to(0))
+    stage.producer.partitions_for = well  # type: ignore[method-assign]
+    stage.producer.cached = {0, 1, 2}
+    assert "TopicAuthorizationFailed" in stage.sink.trouble_with("out")
+    stage.producer.answer = lambda *_: False
+    await stage.sink.publish(to(1))
+    assert "TopicAuthorizationFailed" in stage.sink.trouble_with("out"), "that it is there is no right"
+    stage.producer.answer = lambda *_: True
+    assert kinds(await stage.sink.publish(to(2))) == [Landed]
+    assert stage.sink.trouble_with("out") == ""
+
+
+def refusing(error: Exception) -> Callable[[str], Any]:
+    async def refuse(_: str) -> set[int]:
+        raise error
+
+    return refuse
 
 
 async def test_a_record_that_cannot_be_written_harms_no_neighbour() -> None:
