@@ -418,8 +418,9 @@ class Worker:
     async def _handle(self, token: str, letter: Letter) -> None:
         if self._hand.token(letter.id) != token:
             return  # its lease was lost while it waited; under a newer one it comes again
-        # What came over the topic was checked at intake.
-        fault = letter.reason or (_address_fault(letter) if letter.adopted else "")
+        # What came over the topic was checked at intake; what only looks so could wait here for ever.
+        foreign = letter.adopted or not letter.addresses
+        fault = letter.reason or (_address_fault(letter) if foreign else "")
         if fault:
             self._settle(token, as_error(letter, fault))
             return

@@ -77,7 +77,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         message_id=_string(document.get("message_id")).replace(ID_IN_MESSAGE_ID, identity),
         finished_at=finished if isinstance(finished, datetime) else None,
         digest=_digest(document.get("digest")),
-        adopted="origin" not in document,
+        adopted=answers[0].origin is None,
     )
 
 

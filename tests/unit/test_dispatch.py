@@ -80,6 +80,17 @@ async def test_while_the_relay_is_away_no_attempt_is_counted_and_letters_wait_in
 
 
 @pytest.mark.asyncio
+async def test_a_letter_for_nobody_is_an_error_whoever_wrote_it() -> None:
+    """Another program may write a document that looks like one of ours."""
+    async with running(FakeRelay()) as scene:
+        nobody = letter(1).evolve(addresses=(), recipients=())
+        await scene.queue.insert([nobody])
+        scene.dispatch.nudge()
+        (told,) = await scene.settled(1)
+    assert (told.status, told.reason) == (Status.ERROR, "addresses: at least one is needed")
+
+
+@pytest.mark.asyncio
 async def test_slices_of_a_large_letter_are_one_attempt_and_each_recipient_is_asked_once() -> None:
     relay = FakeRelay()
     addresses = [f"a{n}@example.test" for n in range(25)]

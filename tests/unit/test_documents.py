@@ -248,6 +248,13 @@ def test_notes_of_another_program_do_no_harm(slices: object) -> None:
     assert found.addresses == letter().addresses
 
 
+@pytest.mark.parametrize("origin", [None, 7, {}, {"$set": None}, {"topic": "t"}])
+def test_an_origin_that_is_none_makes_no_document_ours(origin: object) -> None:
+    document, _ = document_of(letter(), NOW)
+    assert letter_of({**document, "origin": origin}).adopted
+    assert not letter_of(document).adopted
+
+
 def test_notes_that_are_alike_share_a_line() -> None:
     taken = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
     changed = {n: Recipient(address=str(n), result=taken) for n in (0, 1, 2, 5, 6)}
