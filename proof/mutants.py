@@ -15,6 +15,7 @@ from pathlib import Path
 from proof.experiments.builds import builds
 from proof.experiments.callers import callers
 from proof.experiments.clocks import clocks
+from proof.experiments.cluster import UNCLEAN, lost, sick
 from proof.experiments.drains import drains
 from proof.experiments.kills import kills
 from proof.experiments.lagging import lagging
@@ -34,9 +35,9 @@ PACKAGE = Path(__file__).parents[1] / "mailsender"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """One change, the experiment that has to notice it, and how its finding is called.
+    """One change, the experiment that has to notice it, and `finding`, a part of what that has to say.
 
-    `seconds` is about what that takes.
+    `seconds` is about what that takes, and `cores` how many are busy meanwhile.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Mutant:
     attempt: Callable[[Stage, int], Row]
     finding: str
     seconds: float = 12.0
+    cores: float = 0.5
 
 
 def _kills(stage: Stage, seed: int) -> Row:
@@ -94,6 +96,7 @@ MUTANTS = (
         new='return {"status": "processing"}',
         attempt=lambda stage, seed: rebalances(stage, seed, runs=4),
         finding="twice without a break",
+        cores=1.2,
     ),
     Mutant(
         name="slots lie closer together than they may",
@@ -109,7 +112,7 @@ MUTANTS = (
         old="        by_token: dict[str, list[str]] = {}\n        for token, letter in letters:\n",
         new="        by_token: dict[str, list[str]] = {}\n        for token, letter in ():\n",
         attempt=lambda stage, seed: drains(stage, seed, runs=6),
-        finding="seen",
+        finding="letters processing",
     ),
     Mutant(
         name="a connection lost after the dot counts as accepted",
@@ -118,6 +121,7 @@ MUTANTS = (
         new="verdict=Verdict.ACCEPTED if self.phase is Phase.DOT else Verdict.DEFERRED",
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500),
         finding="told sent, not accepted",
+        cores=1.2,
     ),
     Mutant(
         name="recipients stand in a header",
@@ -126,6 +130,7 @@ MUTANTS = (
         new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
         finding="a blind copy was seen",
+        cores=1.2,
     ),
     Mutant(
         name="what lies where something was read before counts as read",
@@ -144,6 +149,7 @@ MUTANTS = (
         attempt=lambda stage, seed: builds(stage, seed, runs=14),
         finding="two IDs",
         seconds=60.0,
+        cores=1.2,
     ),
     Mutant(
         name="what decides is read from any member",
@@ -151,7 +157,7 @@ MUTANTS = (
         old="        read_preference=ReadPreference.PRIMARY,\n",
         new="",
         attempt=lambda stage, seed: lagging(stage, seed, letters=800),
-        finding="seen",
+        finding="of a lease of",
         seconds=80.0,
     ),
     Mutant(
@@ -164,13 +170,14 @@ MUTANTS = (
         seconds=110.0,  # what never comes is waited for
     ),
     Mutant(
-        name="a text of any BSON kind is taken for a text",
-        file="adapters/mongo_documents.py",
-        old="    return text[:]\n",
-        new="    return text\n",
+        name="of documents of other programs nobody asks whom they are for",
+        file="worker.py",
+        old='fault = letter.reason or (_address_fault(letter) if foreign else "")',
+        new="fault = letter.reason",
         attempt=lambda stage, seed: strangers(stage, seed, runs=400),
-        finding="seen",
-        seconds=110.0,
+        finding="neither sent nor set apart",
+        seconds=85.0,
+        cores=0.4,
     ),
     Mutant(
         name="what is no batch ends the loop that reads",
@@ -178,7 +185,7 @@ MUTANTS = (
         old="        except NotABatch as error:\n            self._bury_once(",
         new="        except KeyError as error:\n            self._bury_once(",
         attempt=lambda stage, seed: whole(stage, seed, seconds=8),
-        finding="seen",
+        finding="not committed to the end",
         seconds=100.0,
     ),
     Mutant(
@@ -187,8 +194,9 @@ MUTANTS = (
         old="whole = _plain(self._raw, _unpacked(self._raw, codec, self._limit))",
         new="whole = _plain(self._raw, _unpacked(self._raw, codec, 2**30))",
         attempt=lambda stage, seed: publishers(stage, seed, kinds=("packed",)),
-        finding="seen",
+        finding="MiB of memory",
         seconds=45.0,
+        cores=1.2,
     ),
     Mutant(
         name="a page of another site may post",
@@ -196,7 +204,7 @@ MUTANTS = (
         old='    origin = headers.get("Origin")\n',
         new="    origin = None\n",
         attempt=lambda stage, seed: callers(stage, seed, kinds=("other sites",)),
-        finding="seen",
+        finding="was answered with 200",
         seconds=30.0,
     ),
     Mutant(
@@ -205,8 +213,26 @@ MUTANTS = (
         old="            except Exception as error:  # noqa: BLE001  a file that is away for a moment,",
         new="            except TimeoutError as error:  # a file that is away for a moment,",
         attempt=lambda stage, seed: vanished(stage, seed, what="Kafka's CA"),
-        finding="seen",
+        finding="s after its return",
         seconds=110.0,  # what never comes is waited for
+    ),
+    Mutant(
+        name="all partitions wait for the one that is sick",
+        file="adapters/kafka_sink.py",
+        old="            if not lane.open(now):\n",
+        new="            if self._lanes.some_trouble():\n",
+        attempt=lambda stage, seed: sick(stage, seed, topic="reports", way="without a leader"),
+        finding="letters were reported in time",
+        seconds=60.0,
+    ),
+    Mutant(
+        name="what lies at the offset of what was read counts as read",
+        file="adapters/kafka_places.py",
+        old="if offset == wanted.last and digest_of(key, value, timestamp) == wanted.digest:",
+        new="if offset == wanted.last:",
+        attempt=lambda stage, seed: lost(stage, seed, what=UNCLEAN),
+        finding="no line says that the log is another than the one that was read",
+        seconds=120.0,  # what never comes is waited for
     ),
 )
 
@@ -227,12 +253,12 @@ def hunt(stage: Stage, mutant: Mutant, seed: int) -> Row:
         found = mutant.attempt(stage, seed)
     finally:
         stage.tree = whole
-    seen = mutant.finding in found.verdict
+    seen = [line for line in (found.verdict, *found.details) if mutant.finding in line]
     return replace(
         found,
         experiment=title,
         verdict="kept" if seen else "BROKEN: the mutant was not found out",
-        notes=f"found by {found.experiment}: {found.verdict}",
+        notes=f"{found.experiment}: {seen[-1]}" if seen else f"{found.experiment}: {found.verdict}",
         details=() if seen else found.details,
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="mutants --seed {seed}"',

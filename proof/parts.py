@@ -5,7 +5,9 @@ The seconds were measured on two cores, and are to be measured anew when a count
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from proof.experiments.builds import builds
@@ -207,23 +209,27 @@ def _sick(options: Options) -> list[Step]:
 
 QUICK_KINDS = ("headers", "packed", "elements")
 
-INPUTS = {"records": 100, "messages": 530, "wire": 100, "replies": 50, "http": 200, "settings": 630}
-"""Seconds for a million each, in two processes."""
+INPUTS = {"records": 200, "messages": 160, "wire": 200, "replies": 100, "http": 400, "settings": 970}
+"""Seconds for a million each, in one process."""
 
 
 def _inputs(options: Options) -> list[Step]:
     count = options.count(1_000_000, 4000)
     # Settings take a millisecond each to read, a hundred times as long as a reply.
     counts = {name: count // 8 if options.short and name == "settings" else count for name in TARGETS}
-    return [
-        _step(f"inputs {name}", INPUTS[name] * count / 1_000_000, _volume, name, options.seed, count=count)
-        for name, count in counts.items()
-    ]
+    workers = max(1, (os.cpu_count() or 1) // options.jobs)
+    steps = []
+    for name, count in counts.items():
+        seconds = INPUTS[name] / workers * count / 1_000_000
+        more = {"count": count, "workers": workers}
+        step = _step(f"inputs {name}", seconds, _volume, name, options.seed, **more)
+        steps.append(replace(step, cores=float(workers)))
+    return steps
 
 
-def _volume(stage: Stage, name: str, seed: int, *, count: int) -> Row:
+def _volume(stage: Stage, name: str, seed: int, *, count: int, workers: int) -> Row:
     del stage  # they need no parts
-    return volume(name, seed, count=count)
+    return volume(name, seed, count=count, workers=workers)
 
 
 def _guided_one(stage: Stage, name: str, seed: int, seconds: int) -> Row:
@@ -236,7 +242,10 @@ def _guided(options: Options) -> list[Step]:
 
 
 def _mutants(options: Options) -> list[Step]:
-    return [_step(f"mutant {each.name}", each.seconds, hunt, each, options.seed) for each in MUTANTS]
+    return [
+        replace(_step(f"mutant {each.name}", each.seconds, hunt, each, options.seed), cores=each.cores)
+        for each in MUTANTS
+    ]
 
 
 def _once(name: str, seconds: float, make: Callable[..., Row], options: Options) -> list[Step]:
@@ -286,7 +295,42 @@ PARTS: dict[str, Part] = {
 }
 
 
+CORES = {
+    "builds": 1.0,
+    "callers": 0.7,
+    "clocks": 0.8,
+    "disk": 0.4,
+    "guided": 1.0,
+    "http": 0.9,
+    "kills": 1.4,
+    "lagging": 0.5,
+    "misbehaving": 1.6,
+    "network": 0.4,
+    "offsets": 0.4,
+    "outages": 0.3,
+    "publishers": 1.0,
+    "rate": 0.6,
+    "rebalances": 1.3,
+    "sick": 0.5,
+    "tls": 0.5,
+    "vanished": 0.5,
+    "whole": 1.0,
+}
+"""Cores that a step of a part keeps busy, on average, with all that it starts."""
+
+USUAL = 0.7
+"""The same of all others."""
+
+QUIET = {"callers", "http", "kills", "publishers", "rate", "whole"}
+"""Parts that judge times which a busy machine would spoil."""
+
+
 def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
     """The steps of some parts, in their order; without any, of all, or of those that have a short form."""
     names = parts or [name for name in PARTS if not options.short or name not in LONG]
-    return [step for name in names for step in PARTS[name](options)]
+    return [_measured(step, name) for name in names for step in PARTS[name](options)]
+
+
+def _measured(step: Step, part: str) -> Step:
+    """A step with what its part needs, where it does not say so itself."""
+    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=part in QUIET)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaException
 from pymongo.errors import PyMongoError
 
 from mailsender.dev.kafka import KafkaBroker
@@ -35,6 +36,10 @@ FAST = {
 }
 """Short times, so that many crashes fit into an hour. No attempt is the last one: what a relay defers, or
 loses, by chance must not end as an error."""
+
+
+NO_MORE = 20.0
+"""Seconds: longer than it takes to go on with what is there, after whatever an experiment did."""
 
 
 class Run:
@@ -178,24 +183,39 @@ class Run:
         return True
 
     def wait_done(self, timeout: float) -> bool:
-        """Wait until every letter is reported, marked so, and every offset committed; whether that is so."""
-        deadline = time.monotonic() + timeout
-        if not self.wait_told(len(self.publisher.published), timeout):
-            return False
+        """Wait until every letter is reported, marked so, and every offset committed; whether that is so.
+
+        What is missing when the service has nothing left to do, and no report has come for `NO_MORE` seconds,
+        will never come.
+        """
         wanted = {each.mark for each in self.publisher.published}
-        while time.monotonic() < deadline:
+        began = latest = time.monotonic()
+        while time.monotonic() < began + timeout:
             if wanted <= self._told and self._settled():
                 self.read_reports(0.2)
                 return True
+            before = len(self._reports)
             self.read_reports(0.2)
+            if len(self._reports) > before:
+                latest = time.monotonic()
+            elif time.monotonic() > latest + NO_MORE:
+                if self._settled() and not self._open():
+                    return False
+                latest = time.monotonic()
         return False
 
     def _settled(self) -> bool:
-        with contextlib.suppress(PyMongoError):
+        with contextlib.suppress(PyMongoError, KafkaException):
             places = gather.offsets(self.stage.broker.bootstrap, self.topics.group, self.topics.letters)
             committed = all(done == end for done, end in places.values())
             return committed and self.world.unreported() == 0
         return False
+
+    def _open(self) -> bool:
+        """Whether a letter waits, or is in somebody's hand."""
+        with contextlib.suppress(PyMongoError), self.world.letters() as letters:
+            return letters.find_one({"status": {"$in": ["awaiting", "processing"]}}, {"_id": 1}) is not None
+        return True
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class Options:
     """What the command line says. `runs` of None: as many as the part finds right.
 
     `rate`, in letters a second, and `form` are for kills alone: those at that rate, or in that form, only.
+    `jobs` steps run beside each other.
     """
 
     seed: int
@@ -26,6 +27,7 @@ class Options:
     short: bool = False
     rate: int | None = None
     form: str = ""
+    jobs: int = 1
 
     def count(self, full: int, short: int) -> int:
         """How many blows or inputs."""
@@ -39,11 +41,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One row of the table to be. `name` tells it from all others; `seconds` is what it took once."""
+    """One row of the table to be. `name` tells it from all others; `seconds` is what it took once.
+
+    `cores` are those that it keeps busy, on average, with all its parts; a `quiet` one judges times that
+    others may spoil.
+    """
 
     name: str
     seconds: float
     make: Callable[[Stage], Row]
+    cores: float = 0.0
+    quiet: bool = False
 
     def row(self, stage: Stage, options: Options) -> Row:
         """Run it. What breaks the harness itself is told as a row, so that the steps behind it still run."""
@@ -77,8 +85,3 @@ def left(steps: Sequence[Step], rows: Iterable[Row], tree: Path) -> list[Step]:
     now = digest(tree)
     there = {each.step for each in rows if each.tree == now}
     return [each for each in steps if each.name not in there]
-
-
-def minutes(steps: Iterable[Step]) -> float:
-    """About how long they take."""
-    return sum(each.seconds for each in steps) / 60

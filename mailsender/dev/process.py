@@ -48,13 +48,31 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+class _Mine:
+    """The ports that this process takes."""
+
+    ports = _PORTS
+
+
+_mine = _Mine()
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody uses, below the ephemeral ones."""
     for _ in range(200):
-        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        port = _mine.ports.start + secrets.randbelow(len(_mine.ports))
         if port_is_free(port):
             return port
-    raise ChildError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
+    raise ChildError(f"no free port between {_mine.ports.start} and {_mine.ports.stop}")
+
+
+def take_ports(share: int, of: int) -> None:
+    """From now on take ports of one of so many shares alone.
+
+    Where several processes start parts, none of them then gets the port of a part that is down for a while.
+    """
+    size = len(_PORTS) // of
+    _mine.ports = _PORTS[share * size : (share + 1) * size]
 
 
 def listens(port: int) -> bool:

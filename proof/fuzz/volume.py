@@ -56,7 +56,7 @@ TARGETS = {
     "settings": Target(
         title="environments",
         make=targets.make_environment,
-        judging=lambda: targets.plain(targets.judge_settings),
+        judging=targets.settings_judge,
     ),
 }
 

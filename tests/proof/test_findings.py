@@ -11,7 +11,7 @@ import pytest
 
 import mailsender
 from proof.fuzz.sockets import http_judge
-from proof.fuzz.targets import REQUIRED, judge_settings
+from proof.fuzz.targets import REQUIRED, settings_judge
 from proof.mutants import MUTANTS, Mutant
 
 
@@ -29,7 +29,8 @@ def test_half_a_surrogate_pair_in_an_ignored_key(body: bytes) -> None:
 
 
 def test_a_complaint_about_settings_is_one_line() -> None:
-    assert judge_settings({**REQUIRED, "HTTP_HOST": "a\nb\x1b[2J\u2028"}) == "refused"
+    with settings_judge() as judge:
+        assert judge({**REQUIRED, "HTTP_HOST": "a\nb\x1b[2J\u2028"}) == "refused"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from proof.experiments.http_abuse import Heard, fate_of, few_enough
+from proof.lanes import minutes
 from proof.load import Filler, Publisher
 from proof.parts import steps_of
 from proof.stage import Stage
-from proof.steps import Options, Step, digest, left, minutes
+from proof.steps import Options, Step, digest, left
 from proof.table import Row
 from proof.watch import is_commit, kind_of
 
@@ -39,12 +40,8 @@ def test_what_was_run_of_other_sources_is_run_again(tmp_path: Path) -> None:
     assert [each.name for each in left([step("one"), step("two")], [row], here)] == ["one", "two"]
 
 
-def test_minutes_are_those_of_all_steps() -> None:
-    assert minutes([step("one"), step("two", 90.0)]) == 2.0
-
-
-def test_the_whole_proof_fits_into_two_hours_and_a_half_and_its_short_form_into_six_minutes() -> None:
-    assert minutes(steps_of([], Options(seed=1))) < 150
+def test_the_whole_proof_fits_into_an_hour_and_a_quarter_and_its_short_form_into_six_minutes() -> None:
+    assert minutes(steps_of([], Options(seed=1, jobs=2)), 2, cores=2) < 75
     assert minutes(steps_of([], Options(seed=1, short=True))) < 6
 
 

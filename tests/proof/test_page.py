@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from proof.__main__ import in_order
 from proof.page import CHAPTERS, as_page, as_rows, part_of
 from proof.parts import steps_of
 from proof.steps import Options
@@ -19,6 +20,12 @@ def of(step: str, **more: object) -> Row:
 def test_every_step_of_the_proof_has_its_line() -> None:
     told = {name for chapter in CHAPTERS for name in chapter.tried}
     assert {part_of(of(step.name)) for step in steps_of([], Options(seed=1))} == told
+
+
+def test_rows_stand_as_in_the_plan_whichever_ended_first() -> None:
+    steps = ["lagging", "an older one", "tls", "kills notes full"]
+    found = in_order([of(step) for step in steps])
+    assert [each.step for each in found] == ["kills notes full", "tls", "lagging", "an older one"]
 
 
 def test_what_was_not_run_is_not_spoken_of() -> None:
