@@ -83,15 +83,18 @@ compiled: .venv/bench/.made ## The hot path compiled by mypyc, in build/compiled
 	else rm -rf build/compiled; echo 'No C compiler, or no headers of Python (on Debian: apt-get install gcc' \
 		'python3-dev): mailsender is measured as plain Python only' >&2; fi
 
+# Either environment has what compiles; who asks for the compiled form has made one of them.
+COMPILER = $(firstword $(wildcard .venv/bench/bin/python .venv/test/bin/python))
+
 # A wheel of this tree, unpacked, and beside it what tests need to run there.
-build/compiled/.made: .venv/bench/.made pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
+build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
 	@echo 'Compiling the hot path (about a minute)'
 	@rm -rf build/compiled build/wheel
 	@mkdir -p build/wheel
 	@touch build/wheel/.begun
-	@MAILSENDER_COMPILE=1 .venv/bench/bin/python -m pip wheel -q --disable-pip-version-check \
+	@MAILSENDER_COMPILE=1 $(COMPILER) -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
-	@.venv/bench/bin/python -m zipfile -e build/wheel/*.whl build/compiled
+	@$(COMPILER) -m zipfile -e build/wheel/*.whl build/compiled
 	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs \
 		../../requirements build/compiled/
 	@touch -r build/wheel/.begun $@

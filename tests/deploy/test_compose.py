@@ -28,7 +28,7 @@ from tests import parts
 from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]  # whatever comes first installs and builds
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]  # whatever comes first installs and builds
 
 FILE = ROOT / "docker-compose.yml"
 SAMPLE = (ROOT / "mailsender" / "dev" / "sample.json").read_bytes()

@@ -12,7 +12,7 @@ import pytest
 from tests import parts
 from tests.deploy.engine import ROOT, Engine
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 
 # What needs no server, and what another driver says to the same one, is no matter of containers.
 TESTS = ("-k", "not memory and not pymongo", "tests/contract", "tests/integration/test_parts.py")
