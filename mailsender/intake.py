@@ -28,6 +28,7 @@ from mailsender.ports import (
     RecordSink,
     RecordSource,
     Unavailable,
+    record_bytes,
 )
 from mailsender.wire import Limits, NotABatch, read_batch
 
@@ -134,7 +135,7 @@ class _Batch:
 
     def bury(self, record: Record, reason: str, detail: str) -> None:
         self.dead.append(DeadRecord(record=record, reason=reason, detail=detail))
-        self.bytes += len(record.value or b"")
+        self.bytes += record_bytes(record)
 
     def passed(self, record: Record) -> None:
         """All of `record` is in this batch or an earlier one."""

@@ -288,6 +288,13 @@ class SlotStore(Protocol):
 # --- Kafka ---------------------------------------------------------------------------------------
 
 
+RECORD_OVERHEAD: Final = 80
+"""Bytes that Kafka's clients count for a record beside its key, value and headers, rounded up."""
+
+HEADER_OVERHEAD: Final = 10
+"""Bytes of the two lengths of a header."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One record of the in-topic. `timestamp` in milliseconds, -1 where it has none.
@@ -305,6 +312,14 @@ class Record:
     headers: tuple[tuple[str, bytes | None], ...] = ()
     appended: bool = False
     fault: str = ""
+
+
+def record_bytes(record: Record | Outgoing) -> int:
+    """Bytes of a record's key, value and headers, and of what stands between them in a batch, rounded up."""
+    size = len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD
+    for name, value in record.headers:
+        size += (len(name) if name.isascii() else 4 * len(name)) + len(value or b"") + HEADER_OVERHEAD
+    return size
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

@@ -39,15 +39,12 @@ from mailsender.adapters.kafka import (
     translated,
 )
 from mailsender.adapters.kafka_lanes import Lane, Lanes
-from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
+from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable, record_bytes
 
 log = structlog.get_logger()
 
 BATCH_BYTES = 256 * 1024
 """Bytes of records that go to a partition in one request; far below what brokers take by default."""
-
-OVERHEAD = 80
-"""Bytes that the client counts for a record beside its key and value, rounded up."""
 
 FEW = 8
 """Records that wait a moment for their partition, when they come alone. Who brings more has others, too."""
@@ -304,7 +301,7 @@ class _Publishing:
 
     def _refused(self, record: Outgoing) -> Rejected | None:
         """Why a record need not be sent: the answer is known."""
-        size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
+        size = record_bytes(record)
         if size > self._largest:
             return TooLarge(f"{size} bytes with their envelope; {self._largest} are allowed")
         return self._lanes.refused(record.topic, size, keyless=record.key is None)
@@ -374,7 +371,7 @@ class _Publishing:
         record = self._records[batch.members[0]]
         ours = translated(error, keyless=alone and record.key is None)
         if isinstance(ours, Rejected) and alone:
-            size = len(record.key or b"") + len(record.value or b"") + OVERHEAD
+            size = record_bytes(record)
             self._lanes.learn(lane.topic, ours, size, keyless=record.key is None)
             self._found[batch.members[0]] = ours
         elif isinstance(ours, Rejected):

@@ -307,6 +307,24 @@ async def test_what_is_too_large_for_a_topic_is_known_after_the_first_one() -> N
     assert len(stage.producer.sent) == 2
 
 
+async def test_headers_are_a_part_of_what_is_too_large() -> None:
+    stage = Stage(timeout=3.0)
+    stage.producer.answer = lambda *_: MessageSizeTooLargeError()
+    headed = Outgoing(topic="out", key=b"k", value=b"x", headers=((("h" * 1000), b"x" * 49_000),))
+    assert kinds(await stage.sink.publish([headed])) == [TooLarge]
+    stage.producer.answer = lambda *_: True
+    small = Outgoing(topic="out", key=b"k", value=b"x" * 40_000)
+    assert kinds(await stage.sink.publish([small, headed])) == [Landed, TooLarge]
+    assert len(stage.producer.sent) == 2
+
+
+async def test_headers_are_a_part_of_what_the_client_finds_too_large() -> None:
+    stage = Stage(max_request_size=50_000)
+    headed = Outgoing(topic="out", key=b"k", value=b"x", headers=(("many", b"x" * 25_000), ("h", None)) * 2)
+    assert kinds(await stage.sink.publish([headed])) == [TooLarge]
+    assert stage.producer.sent == []
+
+
 async def test_a_topic_that_we_may_not_write_to_costs_no_producer() -> None:
     stage = Stage()
     stage.producer.answer = lambda topic, *_: topic == "out" or TopicAuthorizationFailedError()
