@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import getaddresses, parseaddr
 from pathlib import Path
@@ -79,7 +79,21 @@ def parse_duration(value: object) -> object:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+def duration_text(seconds: float) -> str:
+    """A duration as it is written in a setting: ``90s``, ``5m``, ``1d``."""
+    unit = next((name for name in ("d", "h", "m") if seconds and not seconds % _UNITS[name]), "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+_DAY = 86400.0
+
+LONGEST = 3650 * _DAY
+"""Seconds of the longest duration, ten years: far longer ones lead beyond what calendars can say."""
+
+MOST = 10**9
+"""The most of what has no bound of its own; what is computed with it still fits MongoDB's numbers."""
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=LONGEST)]
 
 
 def _field(default: Any, text: str, *, original: bool = False, shown: str = "", **limits: Any) -> Any:
@@ -120,7 +134,7 @@ class Settings(BaseSettings):
         5, "Worker tasks, each with its own session.", original=True, ge=1, le=1000
     )
     smtp_max_letters_per_session: int = _field(
-        1000, "Transactions after which a session is opened anew; 0 = no limit.", ge=0
+        1000, "Transactions after which a session is opened anew; 0 = no limit.", ge=0, le=MOST
     )
     smtp_session_idle: Duration = _field(30.0, "Time after which an idle session is closed.", shown="30s")
     smtp_max_recipients: int = _field(100, "Recipients in one transaction.", ge=1, le=10000)
@@ -155,23 +169,25 @@ class Settings(BaseSettings):
         0.0, "The share of letters refused at random without sending them, for courses and tests.", ge=0, le=1
     )
     smtp_rate_limit_max_letters: int = _field(
-        5, "Transactions per period, over all replicas; 0 = unlimited.", original=True, ge=0
+        5, "Transactions per period, over all replicas; 0 = unlimited.", original=True, ge=0, le=MOST
     )
     smtp_rate_limit_period: Duration = _field(5.0, "The rate's period.", original=True, shown="5s")
-    smtp_rate_limit_burst: int = _field(1, "Transactions that may come at once after a pause.", ge=1)
-    smtp_daily_quota: int = _field(0, "Transactions a day, over all replicas; 0 = none.", ge=0)
+    smtp_rate_limit_burst: int = _field(1, "Transactions that may come at once after a pause.", ge=1, le=MOST)
+    smtp_daily_quota: int = _field(0, "Transactions a day, over all replicas; 0 = none.", ge=0, le=MOST)
     smtp_quota_timezone: str = _field("UTC", "Time zone in which the quota's day begins.")
-    smtp_timeout_connect: Duration = _field(30.0, "TCP connection and TLS handshake.", shown="30s")
-    smtp_timeout_greeting: Duration = _field(300.0, "The 220 greeting (RFC 5321 §4.5.3.2.1).", shown="5m")
-    smtp_timeout_command: Duration = _field(
-        300.0, "EHLO, AUTH, MAIL, RCPT and RSET (RFC 5321 §4.5.3.2.2-3).", shown="5m"
+    smtp_timeout_connect: Duration = _field(30.0, "TCP connection and TLS handshake.", shown="30s", le=_DAY)
+    smtp_timeout_greeting: Duration = _field(
+        300.0, "The 220 greeting (RFC 5321 §4.5.3.2.1).", shown="5m", le=_DAY
     )
-    smtp_timeout_data: Duration = _field(120.0, "354 after DATA (RFC 5321 §4.5.3.2.4).", shown="2m")
+    smtp_timeout_command: Duration = _field(
+        300.0, "EHLO, AUTH, MAIL, RCPT and RSET (RFC 5321 §4.5.3.2.2-3).", shown="5m", le=_DAY
+    )
+    smtp_timeout_data: Duration = _field(120.0, "354 after DATA (RFC 5321 §4.5.3.2.4).", shown="2m", le=_DAY)
     smtp_timeout_block: Duration = _field(
-        180.0, "Writing the message when the relay reads slowly (RFC 5321 §4.5.3.2.5).", shown="3m"
+        180.0, "Writing the message when the relay reads slowly (RFC 5321 §4.5.3.2.5).", shown="3m", le=_DAY
     )
     smtp_timeout_dot: Duration = _field(
-        600.0, "The reply to the final dot (RFC 5321 §4.5.3.2.6).", shown="10m"
+        600.0, "The reply to the final dot (RFC 5321 §4.5.3.2.6).", shown="10m", le=_DAY
     )
 
     # Kafka
@@ -197,14 +213,17 @@ class Settings(BaseSettings):
     kafka_tls_cert_file: str = _field("", "PEM file of the client's certificate.")
     kafka_tls_key_file: str = _field("", "PEM file of its key.")
     kafka_session_timeout: Duration = _field(
-        10.0, "Time after which the group takes a dead member's partitions.", ge=6, shown="10s"
+        10.0, "Time after which the group takes a dead member's partitions.", ge=6, le=3600, shown="10s"
     )
-    kafka_timeout: Duration = _field(10.0, "Deadline of every wait on a broker.", ge=1, shown="10s")
+    kafka_timeout: Duration = _field(10.0, "Deadline of every wait on a broker.", ge=1, le=3600, shown="10s")
     kafka_max_request_size: int = _field(
-        1_000_000, "Bytes of the largest record to publish; at most what the broker takes.", ge=10_000
+        1_000_000,
+        "Bytes of the largest record to publish; at most what the broker takes.",
+        ge=10_000,
+        le=100_000_000,
     )
     intake_max_bytes: int = _field(
-        16 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024
+        16 * 1024 * 1024, "Bytes of fetched records held in memory.", ge=1024 * 1024, le=4 * 1024**3
     )
     letters_per_batch: int = _field(
         20_000, "Letters in one record; one with more goes to the dead-letter topic.", ge=1, le=100_000
@@ -247,11 +266,11 @@ class Settings(BaseSettings):
         30 * 86400.0, "Time for which reported letters are remembered.", ge=60, shown="30d"
     )
     mongodb_lease: Duration = _field(
-        60.0, "Time for which a claimed letter is ours without a renewal.", ge=2, shown="60s"
+        60.0, "Time for which a claimed letter is ours without a renewal.", ge=2, le=_DAY, shown="60s"
     )
-    mongodb_timeout: Duration = _field(10.0, "Deadline of every operation.", ge=0.5, shown="10s")
+    mongodb_timeout: Duration = _field(10.0, "Deadline of every operation.", ge=0.5, le=3600, shown="10s")
     queue_max_letters: int = _field(
-        1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0
+        1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0, le=MOST
     )
 
     # HTTP and the process
@@ -267,11 +286,11 @@ class Settings(BaseSettings):
         " any.",
         shown="addresses, and names that nobody outside can have",
     )
-    http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024)
+    http_max_bytes: int = _field(1_000_000, "Bytes of the largest request.", ge=1024, le=100_000_000)
     http_max_connections: int = _field(
         512, "Connections at once; fewer where the process may open few files.", ge=16, le=10_000
     )
-    http_timeout: Duration = _field(15.0, "Time that a request may take.", ge=1, shown="15s")
+    http_timeout: Duration = _field(15.0, "Time that a request may take.", ge=1, le=3600, shown="15s")
     mailsender_secrets_dir: str = _field(
         "", "Directory with a file for each setting that shall not stand in the environment.", shown="none"
     )
@@ -281,7 +300,7 @@ class Settings(BaseSettings):
         " disk that outlives the process.",
         shown="none",
     )
-    drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, shown="30s")
+    drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, le=_DAY, shown="30s")
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "Least level logged.")
     log_format: Literal["auto", "json", "console"] = _field(
         "auto", "`auto` is `console` on a terminal, else `json`."
@@ -567,6 +586,9 @@ def _complaint(detail: Any) -> str:
     name = str(detail["loc"][0]).upper()
     if detail["type"] == "missing":
         return f"{name}: is missing"
+    bound = detail["ctx"].get("le", detail["ctx"].get("ge")) if "ctx" in detail else None
+    if bound is not None and _is_duration(Settings.model_fields[name.lower()]):
+        return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_text(bound)}"
     return f"{name}: {text[:1].lower()}{text[1:]}"
 
 
@@ -601,6 +623,10 @@ def table() -> list[Row]:
     return rows
 
 
+def _is_duration(field: FieldInfo) -> bool:
+    return any(isinstance(part, BeforeValidator) for part in field.metadata)
+
+
 def _values(field: FieldInfo) -> str:
     """What a setting takes: its kind, and its bounds where it has some."""
     kind = field.annotation
@@ -610,16 +636,16 @@ def _values(field: FieldInfo) -> str:
         return "true, false"
     if kind not in {int, float}:
         return "text"
-    duration = any(isinstance(part, BeforeValidator) for part in field.metadata)
+    duration = _is_duration(field)
     lows: list[Any] = [part.ge for part in field.metadata if isinstance(part, Ge)]
     highs: list[Any] = [part.le for part in field.metadata if isinstance(part, Le)]
     low, high = max(lows, default=None), min(highs, default=None)
-    unit = "s" if duration else ""
+    shown: Callable[[Any], str] = duration_text if duration else str
     words = ["duration" if duration else "number"]
     if low is not None and not (duration and low == 0):
-        words.append(f"from {low}{unit}")
+        words.append(f"from {shown(low)}")
     if high is not None:
-        words.append(f"to {high}{unit}")
+        words.append(f"to {shown(high)}")
     return " ".join(words)
 
 

@@ -123,6 +123,23 @@ def test_a_missing_value_is_named(environment: Any, name: str) -> None:
         environment(**{name: None})
 
 
+@pytest.mark.parametrize("value", ["1" + 21 * "0", "1" + 400 * "0", "nan", "inf"])
+@pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if field.annotation in {int, float}]
+)
+def test_every_number_is_bounded(environment: Any, name: str, value: str) -> None:
+    is_duration = isinstance(Settings.model_fields[name].default, float) and "probability" not in name
+    with pytest.raises(SettingsError, match=f"^{name.upper()}: [^:]+$"):
+        environment(**{name.upper(): value + "d" * is_duration})
+
+
+def test_the_bound_of_a_duration_is_told_as_one(environment: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^MONGODB_TIMEOUT: at most 1h$"):
+        environment(MONGODB_TIMEOUT="2h")
+    with pytest.raises(SettingsError, match=r"^MONGODB_RETENTION: at least 1m$"):
+        environment(MONGODB_RETENTION="1s", MONGODB_TIMEOUT=None)
+
+
 def test_several_bad_values_are_named_in_one_line(environment: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         environment(SMTP_HOST=None, SMTP_PORT="x", KAFKA_BROKERS="y")
@@ -315,8 +332,9 @@ def test_the_table_says_what_a_setting_takes() -> None:
     assert takes["SMTP_PORT"] == "number from 1 to 65535"
     assert takes["SMTP_TLS"] == "implicit, starttls, none"
     assert takes["SMTP_TLS_VERIFY"] == "true, false"
-    assert takes["SMTP_RATE_LIMIT_PERIOD"] == "duration"
-    assert takes["KAFKA_SESSION_TIMEOUT"] == "duration from 6s"
+    assert takes["SMTP_RATE_LIMIT_PERIOD"] == "duration to 3650d"
+    assert takes["MONGODB_TIMEOUT"] == "duration from 0.5s to 1h"
+    assert takes["KAFKA_SESSION_TIMEOUT"] == "duration from 6s to 1h"
     assert takes["SMTP_HOST"] == "text"
 
 
