@@ -18,7 +18,7 @@ from typing import NoReturn
 import structlog
 
 from mailsender import __version__, notes, stopping
-from mailsender.adapters.kafka import KafkaConfig
+from mailsender.adapters.kafka import OURS, KafkaConfig
 from mailsender.adapters.kafka_sink import KafkaSink
 from mailsender.adapters.kafka_source import KafkaSource
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
@@ -153,7 +153,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         tls_ca_file=settings.kafka_tls_ca_file,
         tls_cert_file=settings.kafka_tls_cert_file,
         tls_key_file=settings.kafka_tls_key_file,
-        client_id=f"mailsender-{socket.gethostname()}",
+        client_id=f"{OURS}-{socket.gethostname()}",
         group=settings.kafka_groupid,
         instance_id=settings.kafka_group_instance_id,
         session_timeout=settings.kafka_session_timeout,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -104,3 +106,33 @@ def committed(bootstrap: str, group: str, topic: str, partition: int) -> int:
     finally:
         consumer.close()
     return int(found.offset)
+
+
+@contextmanager
+def foreign_member(bootstrap: str, group: str, topic: str, **settings: str) -> Iterator[None]:
+    """Another program is in a group, with partitions, while the block lasts. Underlines stand for dots."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "client.id": "billing",
+            "log_level": 0,
+            **{name.replace("_", "."): value for name, value in settings.items()},
+        }
+    )
+    assigned, over = threading.Event(), threading.Event()
+    consumer.subscribe([topic], on_assign=lambda *_: assigned.set())
+
+    def poll() -> None:
+        while not over.is_set():
+            consumer.poll(0.1)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        assert assigned.wait(30)
+        yield
+    finally:
+        over.set()
+        thread.join()
+        consumer.close()

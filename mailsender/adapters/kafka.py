@@ -39,6 +39,10 @@ CALM = 10.0
 """Seconds without a warning of the client library after which a success ends its trouble."""
 
 
+OURS = "mailsender"
+"""How the client ids of all our replicas begin."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
     """How brokers are reached and how long is waited for them; times in seconds, sizes in bytes.
@@ -50,7 +54,7 @@ class KafkaConfig:
     """
 
     brokers: tuple[str, ...]
-    client_id: str = "mailsender"
+    client_id: str = OURS
     group: str = "mailsender"
     instance_id: str = ""
     security_protocol: str = "PLAINTEXT"

@@ -36,6 +36,7 @@ from mailsender.adapters.kafka import (
     described,
     end_tasks,
 )
+from mailsender.adapters.kafka_group import some, strangers
 from mailsender.adapters.kafka_places import Met, Place, placed
 from mailsender.adapters.kafka_quarantine import Quarantine, about_a_record
 from mailsender.adapters.kafka_records import UNREADABLE, read_within
@@ -66,6 +67,7 @@ THROWN_OUT, THROWN_OUT_WITHIN = 3, 120.0
 """So often, within so many seconds, a member is thrown out of the group only by another one of its name."""
 
 _FENCED = "FencedInstanceId"
+_KEPT_OUT = "InconsistentGroupProtocol"
 
 MOST_LOSSES = 100
 """Losses that are told by readiness and status; the log tells all."""
@@ -132,6 +134,7 @@ class KafkaSource:
         self._lost = 0
         self._losses: list[str] = []
         self._named = True
+        self._strangers: list[str] = []
         self._moved = False
         self._turn = 0
         self._unfinished: TopicPartition | None = None
@@ -601,12 +604,44 @@ class KafkaSource:
         self._log.well()
         return True
 
+    # --- other programs in our group -------------------------------------------------------------
+
+    async def _look_for_strangers(self, consumer: AIOKafkaConsumer) -> None:
+        """Tell of members that are none of ours. Whoever comes or goes has partitions assigned anew."""
+        group = self._config.group
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                coordinator = consumer._coordinator.coordinator_id  # noqa: SLF001  there is no public way
+                found = await strangers(consumer._client, coordinator, group)  # noqa: SLF001  as above
+        except Exception as error:  # noqa: BLE001  whatever it is, reading goes on
+            log.debug("kafka_group_not_told", reason=described(error))
+            return
+        if found == self._strangers:
+            return
+        self._strangers = found
+        if found:
+            log.warning(
+                "kafka_group_shared",
+                group=group,
+                members=some(found),
+                reason="another program is a member of our group, and what it reads is sent by nobody",
+                check="give it a group of its own, or set KAFKA_GROUPID",
+            )
+        else:
+            log.info("kafka_group_ours", group=group)
+
     # --- a name that somebody else has -----------------------------------------------------------
 
     def _give_up(self, consumer: AIOKafkaConsumer, error: BaseException) -> None:
         """Have a new client made after an error."""
         if _FENCED in repr(error):
             self._lose_name(consumer)
+        elif _KEPT_OUT in repr(error):
+            self._keeper.replace(
+                consumer,
+                f"another program is a member of the group {self._config.group} and shares partitions by"
+                " other rules, so we are not let in; `mailsender check` names it",
+            )
         else:
             self._keeper.replace(consumer, described(error))
 
@@ -789,6 +824,7 @@ class KafkaSource:
         for partition in mine:
             self._set_aside(consumer, partition, "it is not known yet where it is to be read")
         self._begin_task(self._place_all(consumer, sorted(mine), self._generation))
+        self._begin_task(self._look_for_strangers(consumer))
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))

@@ -18,6 +18,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from mailsender.adapters.kafka import KafkaConfig, client_log, client_options, described
+from mailsender.adapters.kafka_group import some, strangers
 from mailsender.adapters.probe import CLOSING
 from mailsender.findings import Finding
 
@@ -57,6 +58,7 @@ async def probe_kafka(config: KafkaConfig, wish: KafkaWish) -> list[Finding]:
             made_when_used = await _makes_topics(client, metadata["brokers"])
             barred = await _barred(client, [name for name in _names(wish) if name not in topics])
             forbidden = await _may_not_join(client, config.group, metadata["brokers"])
+            others = [] if forbidden else await _others(client, config.group)
     except TimeoutError:
         reason = f"; the client's last word: {said.last}" if said.last else ""
         text = f"no answer within {config.timeout:g} s; see KAFKA_BROKERS, and the firewall{reason}"
@@ -77,6 +79,12 @@ async def probe_kafka(config: KafkaConfig, wish: KafkaWish) -> list[Finding]:
             found.append(_missing(name, made_when_used=made_when_used))
     if forbidden:
         found.append(_no_right(f"group {config.group}", "READ"))
+    if others:
+        text = (
+            f"another program is a member of it: {some(others)}. What it reads is sent by nobody, or it keeps"
+            " us out; give it a group of its own, or set KAFKA_GROUPID"
+        )
+        found.append(Finding(part=f"group {config.group}", level="warning", text=text))
     return found
 
 
@@ -139,6 +147,15 @@ async def _may_not_join(
     except IncompatibleBrokerVersion:
         return False  # it cannot be asked
     return any(each[0] == GroupAuthorizationFailedError.errno for each in answer.groups)
+
+
+async def _others(client: AIOKafkaAdminClient, group: str) -> list[str]:
+    """Members of the group that are none of ours."""
+    try:
+        coordinator = await client.find_coordinator(group)
+        return await strangers(client._client, coordinator, group)  # noqa: SLF001  there is no public way
+    except (KafkaError, OSError):
+        return []  # of a new cluster's groups nobody knows yet; all else shows elsewhere
 
 
 async def _configs(client: AIOKafkaAdminClient, asked: Sequence[ConfigResource]) -> dict[str, dict[str, str]]:

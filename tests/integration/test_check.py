@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
 from tests import parts
+from tests.kafka_clients import foreign_member
 from tests.parts import Certificates, KafkaServer, MongoServer, Topics
 from tests.relay_zoo import HeloCritic, ZooRelay
 from tests.scripted import OFFERS, Script, ScriptedRelay
@@ -403,3 +404,21 @@ async def test_a_name_for_ehlo_that_is_no_whole_one(well: dict[str, str], name: 
     found = [line for line in made.lines if "SMTP_HELO_NAME" in line.text]
     assert bool(found) is warned
     assert all((line.level, line.part) == ("warning", "settings") for line in found)
+
+
+OTHERS = [
+    {"partition_assignment_strategy": "cooperative-sticky"},
+    {"partition_assignment_strategy": "roundrobin"},
+    {"group_protocol": "consumer"},
+]
+
+
+@pytest.mark.parametrize("settings", OTHERS, ids=lambda each: "-".join(each.values()))
+def test_another_program_in_our_group(well: dict[str, str], topics: Topics, settings: dict[str, str]) -> None:
+    well["KAFKA_GROUPID"] = topics.letters
+    with foreign_member(well["KAFKA_BROKERS"], topics.letters, topics.letters, **settings):
+        line = run(well).trouble()
+    assert (line.level, line.part) == ("warning", f"group {topics.letters}")
+    assert "billing at" in line.text
+    assert "KAFKA_GROUPID" in line.text
+    assert run(well).troubles() == []

@@ -21,7 +21,15 @@ from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.history import Milestone, digest_of
 from mailsender.ports import Record, SystemClock
-from tests.kafka_clients import committed, delete_records, delete_topic, make_topic, produce, transact
+from tests.kafka_clients import (
+    committed,
+    delete_records,
+    delete_topic,
+    foreign_member,
+    make_topic,
+    produce,
+    transact,
+)
 from tests.parts import KafkaServer, Topics
 
 pytestmark = pytest.mark.asyncio
@@ -440,6 +448,46 @@ async def test_two_members_of_one_name_do_not_throw_each_other_out_for_ever(
             await other
     (told,) = events(logs, "kafka_instance_id_taken")
     assert told["instance_id"] == "same"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"partition_assignment_strategy": "roundrobin"}, {"group_protocol": "consumer"}]
+)
+async def test_another_program_that_shares_our_group_is_named(
+    kafka: KafkaServer, topics: Topics, settings: dict[str, str]
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 2)
+    other = foreign_member(kafka.bootstrap, topics.group, topics.letters, **settings)
+    with capture_logs() as logs:
+        async with opened(kafka.bootstrap, topics) as source:
+            await fetch_until(source, lambda: source._member)
+            joining = asyncio.create_task(asyncio.to_thread(other.__enter__))
+            await fetch_until(source, lambda: joining.done() and events(logs, "kafka_group_shared"), 60)
+            leaving = asyncio.create_task(asyncio.to_thread(other.__exit__, None, None, None))
+            await fetch_until(source, lambda: leaving.done() and events(logs, "kafka_group_ours"), 60)
+    (told,) = events(logs, "kafka_group_shared")
+    assert told["members"].startswith("billing at ")
+
+
+async def test_another_program_that_keeps_us_out_of_our_group_is_told(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 2)
+    other = foreign_member(
+        kafka.bootstrap, topics.group, topics.letters, partition_assignment_strategy="cooperative-sticky"
+    )
+    with capture_logs() as logs:
+        with other:
+            source = KafkaSource(config(kafka.bootstrap, topics), topics.letters)
+            await source.open()
+            await fetch_until(source, lambda: events(logs, "kafka_reading_trouble"))
+            assert "another program is a member of the group" in source.trouble
+        try:
+            await fetch_until(source, lambda: source._member and not source.trouble, 60)
+        finally:
+            await source.close()
+    reasons = [each["reason"] for each in events(logs, "kafka_reading_trouble")]
+    assert any(f"another program is a member of the group {topics.group}" in each for each in reasons)
 
 
 async def test_what_a_poll_brought_before_partitions_were_taken_away_is_nobodys(topics: Topics) -> None:
