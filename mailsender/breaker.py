@@ -21,8 +21,37 @@ MIXED_RUN = 2 * RUN
 REMEMBERED = 1000
 """Letters that are known to have been refused when nobody knew why."""
 
+FIRST_SILENCE, LAST_SILENCE = 60.0, 3600.0
+"""Seconds after a second line about the same outage until a third one may follow; doubled each time."""
+
 Words = tuple[Phase, int | None, str | None]
 """What refusals in a row have to have in common."""
+
+
+class Telling:
+    """When an outage is told: as it begins, and again when something else is wrong than was told last.
+
+    Where two troubles alternate it is told ever more rarely, and then as it is at that time.
+    """
+
+    def __init__(self) -> None:
+        self._told: object = None
+        self._silence = 0.0
+        self._until = 0.0
+
+    def news(self, what: object, now: float) -> bool:
+        """Whether this is to be told now; it counts as told then."""
+        if what == self._told or now < self._until:
+            return False
+        if self._told is not None:
+            self._silence = min(LAST_SILENCE, self._silence * 2) or FIRST_SILENCE
+            self._until = now + self._silence
+        self._told = what
+        return True
+
+    def over(self) -> None:
+        """The outage is over: the next one is told at once."""
+        self._told, self._silence, self._until = None, 0.0, 0.0
 
 
 class Breaker:

@@ -239,7 +239,7 @@ class ReplicaOperations:
             "trouble": relay.trouble or relay.breaker.why or None,
             "phase": relay.phase or relay.breaker.phase or None,
             "since": _moment(relay.since or relay.refusing_since),
-            "again": _moment(relay.again_at) if relay.away else None,
+            "again": _moment(relay.next_try),
             "remark": self._replica.parts.relay.remark or None,
         }
 

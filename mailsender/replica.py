@@ -26,6 +26,7 @@ from mailsender.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, 
 from mailsender.recovery import Recovery
 from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
+from mailsender.sessions import NOT_ASKED
 from mailsender.settings import Settings
 from mailsender.settle import Settler
 from mailsender.stalls import Watchdog
@@ -142,8 +143,7 @@ class Replica:
             mongodb = "does not answer"
         # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
         whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
-        reports = self.parts.sink.trouble_with(self.settings.kafka_topic_profile)
-        kafka = self.parts.source.trouble or reports or (why if whom == "Kafka" else "")
+        kafka = self._kafka_trouble() or (why if whom == "Kafka" else "")
         for part, text in (
             ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
             ("kafka", kafka),
@@ -152,16 +152,23 @@ class Replica:
         ):
             if text:
                 yield Condition(part=part, text=text)
-        if relay.reason:
+        reason = relay.reason
+        if reason and not (self._stop.is_set() and reason == NOT_ASKED):
             since = relay.since or relay.refusing_since or 0.0
-            until = relay.again_at if relay.away else None
-            yield Condition(part="relay", text=relay.reason, since=since, until=until)
+            yield Condition(part="relay", text=reason, since=since, until=relay.next_try)
         if self.gate.exhausted_until is not None:
             text = f"{self.gate.allowance.quota} transactions a day are used up"
             yield Condition(part="quota", text=text, trouble=False, until=self.gate.exhausted_until)
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
+
+    def _kafka_trouble(self) -> str:
+        """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""
+        reports = self.parts.sink.trouble_with(self.settings.kafka_topic_profile)
+        if not self._stop.is_set():
+            return self.parts.source.trouble or reports
+        return reports if self.reporter.state.waiting and self.progress.step != "close" else ""
 
     @property
     def queue_full(self) -> int | None:
@@ -348,8 +355,8 @@ class Replica:
         step("renewal")
         await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("keeper", deadline, lambda: deadline.left)
-        step("close")
         self.summary.last()
+        step("close")
 
     async def _return_lost(self, deadline: Deadline) -> None:
         """Give back what claims took whose answers were lost; where nobody can know, it is not clean."""

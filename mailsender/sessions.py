@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from mailsender.breaker import Breaker, Refusals
+from mailsender.breaker import Breaker, Refusals, Telling
 from mailsender.dots import Dots
 from mailsender.letter import Result
 from mailsender.ports import Clock, Relay, RelayAway, Session
@@ -21,6 +21,9 @@ log = structlog.get_logger()
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 """Seconds between two tries to reach a relay that is away."""
 
+
+NOT_ASKED = "not asked yet"
+"""The reason of a relay of which nothing is known."""
 
 NO_LIMIT = 1_000_000
 """Recipients in a transaction as long as the relay has named no limit."""
@@ -55,6 +58,8 @@ class RelayState:
     dots: Dots = field(default_factory=Dots)
     scale: Scale = field(default_factory=Scale)
     refusing_since: float | None = None  # epoch seconds
+    told_away: Telling = field(default_factory=Telling)
+    told_refusing: Telling = field(default_factory=Telling)
     uneasy: bool = False  # something was refused that may be everybody's, since it took one
     share: int = 0  # letters that it takes in one session, 0 while that is not known
     share_until: float = 0.0
@@ -83,7 +88,17 @@ class RelayState:
                 f"all {self.dots.slow} open sessions wait for the reply to a message's end, the longest for"
                 f" {self.dots.longest:.0f} s"
             )
-        return "" if self.connected_ever else "not asked yet"
+        return "" if self.connected_ever else NOT_ASKED
+
+    @property
+    def next_try(self) -> float | None:
+        """Epoch seconds at which it is tried again while it is away or refuses letters, where that is known.
+
+        It is not once that time has come: a try is under way, or waits for a letter.
+        """
+        now = self.clock.epoch()
+        at = self.again_at if self.away else now + self.breaker.left(self.clock.monotonic())
+        return at if at > now else None
 
     # --- what it says of letters ------------------------------------------------------------------
 
@@ -98,6 +113,7 @@ class RelayState:
         self.uneasy = False
         self.refusals.end()
         if self.breaker.close():
+            self.told_refusing.over()
             lasted = self.clock.epoch() - (self.refusing_since or 0.0)
             log.info("relay_takes_letters", relay=self.name, after_seconds=round(lasted, 1))
             self.refusing_since = None
@@ -120,9 +136,12 @@ class RelayState:
         self.uneasy = True
         now = self.clock.monotonic()
         self.refusals.remember(letter_id)
+        words = result.phase, result.code, result.enhanced
         said = " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
         if self.breaker.trip(said, result.phase, now):
             self.refusing_since = self.clock.epoch()
+        # Those who were on their way still when it was told say nothing more of it.
+        if self.breaker.why == said and self.told_refusing.news(words, now):
             log.warning(
                 "relay_refuses_letters",
                 relay=self.name,
@@ -350,8 +369,12 @@ class OwnSession:
         state = self._state
         if not state.trouble:
             state.since = self._clock.epoch()
+        event = "relay_away" if state.open_sessions == 0 else "relay_refuses_session"
+        # The relay's own words hold numbers that differ each time; its code tells what they are about.
+        kind = event, error.phase, error.code or str(error)
+        if state.told_away.news(kind, self._clock.monotonic()):
             log.warning(
-                "relay_away" if state.open_sessions == 0 else "relay_refuses_session",
+                event,
                 relay=state.name,
                 phase=error.phase,
                 code=error.code,
@@ -366,4 +389,5 @@ class OwnSession:
             away = round(self._clock.epoch() - state.since, 1) if state.since else 0.0
             log.info("relay_answers", relay=state.name, after_seconds=away)
         state.connected_ever = True
+        state.told_away.over()
         state.trouble, state.phase, state.since = "", "", None

@@ -174,7 +174,9 @@ class RelayView(BaseModel):
     trouble: str | None = Field(description="What it said, or why it cannot be reached.")
     phase: str | None = Field(description="The step at which it failed.")
     since: datetime | None = Field(description="Since when it is in this state.")
-    again: datetime | None = Field(description="When it is tried again, while it is away.")
+    again: datetime | None = Field(
+        description="When it is tried again, while it is away or refuses letters; null once it is time."
+    )
     remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")
 
 

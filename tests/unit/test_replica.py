@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,12 +17,14 @@ from structlog.testing import capture_logs
 from mailsender import operations, sessions
 from mailsender import replica as replica_module
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
+from mailsender.breaker import FIRST_WAIT
 from mailsender.leases import Health
-from mailsender.letter import Lease, Letter, Origin, Recipient, Status, now_ms
+from mailsender.letter import Lease, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
 from mailsender.ports import (
+    Clock,
     Forbidden,
     Landed,
     Outgoing,
@@ -36,6 +38,7 @@ from mailsender.replica import Parts, Replica
 from mailsender.settings import Settings
 from mailsender.web.operations import BadBatch, Refused
 from mailsender.wire import Limits, read_batch
+from tests.clocks import ManualClock
 from tests.dispatching import until
 from tests.fakes import FakeSink, record
 from tests.relays import FakeRelay, FakeSession
@@ -100,7 +103,7 @@ class SilentRelay(FakeRelay):
 def replica_over(
     relay: FakeRelay,
     queue: MemoryQueue,
-    clock: SystemClock,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     notes: Notes | None = None,
     sink: FakeSink | None = None,
@@ -307,6 +310,88 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert [event for event in events if event["event"] == "drain_unclean"] == []
     assert len(relay.sent) == 1
     assert (await queue.stats()).sent == 1
+
+
+class LeftSource(QuietSource):
+    """In trouble from its closing on, as a client is that is there no more."""
+
+    async def close(self) -> None:
+        self.trouble = "not connected yet"
+
+
+class LeftSink(FakeSink):
+    """The same for reports; lets a test look while it is closed."""
+
+    look: Callable[[], None] = staticmethod(lambda: None)
+
+    async def close(self) -> None:
+        self.trouble = "not connected yet"
+        self.look()
+
+
+def waits_of(events: Sequence[Mapping[str, object]]) -> list[str]:
+    """What the last summary says that letters wait for."""
+    found = [event for event in events if event["event"] == "summary"]
+    waits = found[-1].get("waits_for", []) if found else []
+    assert isinstance(waits, list)
+    return waits
+
+
+@pytest.mark.asyncio
+async def test_a_replica_that_stops_waits_for_nothing_that_it_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sink = SystemClock(), LeftSink()
+    relay = FakeRelay(hold=asyncio.Event())
+    assert relay.hold is not None
+    queue, source = MemoryQueue(clock), LeftSource()
+    await queue.insert([letter()])
+    monkeypatch.setattr(sys.modules[__name__], "QuietSource", lambda: source)
+    replica = replica_over(relay, queue, clock, monkeypatch, sink=sink, DRAIN_TIMEOUT="20s")
+    asked, looks = ReplicaOperations(replica), []
+    sink.look = lambda: looks.append(asked.ready())
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            await relay.started.wait()
+            replica.drain("test")
+            await until(lambda: source.trouble)
+            looks.append(asked.ready())
+            status = await asked.status()
+            relay.hold.set()
+            assert await running == 0
+    assert (status["waits_for"], looks) == ([], [(False, ["draining"])] * 2)
+    assert asked.ready() == (False, ["stopped"])
+    assert waits_of(events) == []
+
+
+@pytest.mark.asyncio
+async def test_a_replica_that_stops_says_that_reports_wait_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    sink.away, sink.trouble = True, "no broker answers"
+    queue, relay = MemoryQueue(clock), FakeRelay()
+    await queue.insert([letter()])
+    replica = replica_over(relay, queue, clock, monkeypatch, sink=sink)
+    async with asyncio.timeout(30):
+        with capture_logs() as events:
+            running = asyncio.create_task(replica.run())
+            await until(lambda: replica.reporter.state.waiting)
+            replica.drain("test")
+            assert await running == 1
+    (wait,) = waits_of(events)
+    assert wait.startswith("kafka: no broker answers")
+
+
+@pytest.mark.asyncio
+async def test_a_replica_that_stops_before_it_began_waits_for_neither_kafka_nor_the_relay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    sink.trouble = "not connected yet"
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.queue_trouble = ""
+    replica.drain("test")
+    assert ReplicaOperations(replica).ready() == (False, ["draining"])
 
 
 class Twice:
@@ -659,6 +744,27 @@ async def test_a_stop_ends_a_recovery_that_waits_for_mongodb(monkeypatch: pytest
             assert await running == 0
     assert [each["event"] for each in events].count("recovery_waits") == 1
     assert not relay.connects
+
+
+@pytest.mark.asyncio
+async def test_it_says_when_a_relay_that_refuses_letters_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    replica.state, replica.queue_trouble = "running", ""
+    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
+    replica.dispatch.relay.connected_ever = True
+    refusal = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
+    replica.dispatch.relay.hold(letter().id, refusal)
+    asked = ReplicaOperations(replica)
+    status = await asked.status()
+    again = now_ms(clock.epoch() + FIRST_WAIT).isoformat()
+    (waits,) = status["waits_for"]
+    assert (waits["part"], waits["until"]) == ("relay", again)
+    assert (status["relay"]["state"], status["relay"]["again"]) == ("refuses", again)
+    clock.forward(FIRST_WAIT)
+    assert (await asked.status())["relay"]["again"] is None, "a letter is tried as soon as there is one"
 
 
 @dataclass
