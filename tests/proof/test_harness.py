@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from proof import run
 from proof.experiments.http_abuse import Heard, fate_of, few_enough
+from proof.history import Published, Report
 from proof.lanes import minutes
 from proof.load import Filler, Publisher
 from proof.parts import steps_of
@@ -43,6 +47,31 @@ def test_what_was_run_of_other_sources_is_run_again(tmp_path: Path) -> None:
 def test_the_whole_proof_fits_into_an_hour_and_a_quarter_and_its_short_form_into_six_minutes() -> None:
     assert minutes(steps_of([], Options(seed=1, jobs=2)), 2, cores=2) < 75
     assert minutes(steps_of([], Options(seed=1, short=True))) < 6
+
+
+@pytest.mark.parametrize(("left", "waits"), [(False, False), (True, True)])
+def test_what_never_comes_is_not_waited_for_once_the_service_has_nothing_left_to_do(
+    monkeypatch: pytest.MonkeyPatch, *, left: bool, waits: bool
+) -> None:
+    class Quiet(run.Run):
+        def __init__(self) -> None:
+            self.publisher = SimpleNamespace(published=[Published(mark="one", addresses=())])  # type: ignore[assignment]
+            self._told: set[str] = set()
+            self._reports: list[Report] = []
+
+        def read_reports(self, seconds: float) -> None:
+            time.sleep(0.01)
+
+        def _settled(self) -> bool:
+            return True
+
+        def _open(self) -> bool:
+            return left
+
+    monkeypatch.setattr(run, "NO_MORE", 0.1)
+    began = time.monotonic()
+    assert not Quiet().wait_done(1.0)
+    assert (time.monotonic() - began >= 1.0) is waits
 
 
 @pytest.mark.parametrize(
