@@ -32,6 +32,9 @@ SORTS = {
 SEEN = {"insert", "commit", "claim", "marking", "settle", "report", "mark"}
 """Moments that only the world shows, a few milliseconds late: then what comes next has just begun."""
 
+IN_SIGHT = 10.0
+"""Seconds that such a moment is waited for: on a busy machine a start alone takes some."""
+
 SOON = 0.03
 """Seconds within which an outcome is written, reported and marked on an idle machine, with some to spare."""
 
@@ -77,7 +80,7 @@ def strike(world: Run, watch: Watch, service: Replica, hit: Blow) -> None:
             rest(hit.seconds)
         elif hit.when in SEEN:
             rest(hit.seconds)
-            watch.next(hit.when, 3.0)
+            watch.next(hit.when, IN_SIGHT)
             rest(world.chance.choice([0.0, world.chance.uniform(0.0, BARELY)]))
         elif hit.when == "soon":
             world.relay.wait_for(world.relay.accepted() + hit.letters, timeout=20)
