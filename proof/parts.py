@@ -200,11 +200,11 @@ def _callers(options: Options) -> list[Step]:
 def _sick(options: Options) -> list[Step]:
     steps = []
     for topic in SICK_TOPICS:
-        seconds = 100 if topic == "letters" else 45
+        seconds = 100 if topic == "letters" else 30
         for way in SICKNESSES:
             more = {"topic": topic, "way": way}
             steps.append(_step(f"sick {topic} {way}", seconds, sick, options.seed, **more))
-    return steps + [_step(f"lost {what}", 60, lost, options.seed, what=what) for what in LOSSES]
+    return steps + [_step(f"lost {what}", 40, lost, options.seed, what=what) for what in LOSSES]
 
 
 QUICK_KINDS = ("headers", "packed", "elements")
