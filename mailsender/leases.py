@@ -266,7 +266,7 @@ class LeaseKeeper:
                 log.error(
                     "forgetting_refused",
                     error=str(error),
-                    action="sending goes on, reported letters stay; tried again, but not told again",
+                    action="reported letters stay, nothing waits for it; tried again, but not told again",
                     check="whether MongoDB's user may remove documents",
                 )
             self._refused = True

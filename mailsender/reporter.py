@@ -123,7 +123,8 @@ class Reporter:
         self._failing = False
         self._running = False
         self._ended = False
-        self._swept_in_a_row = 0
+        self._swept: set[str] = set()  # of those in hand
+        self._swept_out = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._sweep_at = clock.monotonic()
@@ -214,6 +215,7 @@ class Reporter:
         finally:
             self._room.set()
         self._works()
+        self._tell_swept()
         return bool(self._waiting)
 
     async def _rest(self, stopping: asyncio.Task[bool]) -> None:
@@ -400,6 +402,8 @@ class Reporter:
         self._count(marked=len(self._unmarked))
         marked, self._unmarked = self._unmarked, []
         for letter in marked:
+            if letter.id in self._swept:
+                self._swept_out += 1
             self._let_go(letter)
 
     def _let_go(self, letter: Letter) -> None:
@@ -407,6 +411,7 @@ class Reporter:
         self._in_hand[letter.id] -= 1
         if not self._in_hand[letter.id]:
             del self._in_hand[letter.id]
+            self._swept.discard(letter.id)
 
     async def _sweep(self) -> None:
         """Find what was left unmarked; at once again when there may be more."""
@@ -417,12 +422,15 @@ class Reporter:
         for letter in fresh:
             self._take(letter)
         self._count(swept=len(fresh))
-        self._swept_in_a_row += len(fresh)
+        self._swept.update(letter.id for letter in fresh)
         if len(found) < limit:
             self._sweep_at = self._clock.monotonic() + self._config.sweep_every
-            if self._swept_in_a_row:
-                log.info("reports_swept", letters=self._swept_in_a_row, doing="they are published now")
-            self._swept_in_a_row = 0
+
+    def _tell_swept(self) -> None:
+        """Say how many of those found are out, once all are that can be and no more are to be found."""
+        if self._swept_out and not self._waiting and self._clock.monotonic() < self._sweep_at:
+            log.info("reports_swept", letters=self._swept_out, doing="they are published now")
+            self._swept_out = 0
 
     async def _look_at_joined(self) -> None:
         """Take those that have ended, with the publishers who wait for their report."""
@@ -469,7 +477,7 @@ class Reporter:
             log.warning(
                 "reporting_fails",
                 reason=str(error),
-                doing="sending goes on; reports wait in the queue and are published later",
+                doing="reports wait in the queue and are published later; nothing else waits for them",
             )
 
     def _works(self) -> None:

@@ -185,7 +185,7 @@ def run_service(settings: Settings) -> NoReturn:
 
 def _lines_lost(count: int) -> None:
     log.warning(
-        "log_lines_lost", lines=count, action="they are dropped while the log takes none; mail goes on"
+        "log_lines_lost", lines=count, action="they are dropped while the log takes none; mail does not wait"
     )
 
 

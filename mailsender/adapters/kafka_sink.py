@@ -169,7 +169,7 @@ class KafkaSink:
                 reason=str(away),
                 records=len(answers),
                 partitions=self._lanes.ailing(),
-                doing="what was not acknowledged is published again; other partitions go on",
+                doing="what was not acknowledged is published again; partitions that are well do not wait",
                 check="that the brokers of KAFKA_BROKERS answer, that all partitions have a leader and enough"
                 " replicas, and that the topic may be written to",
             )

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from mailsender.adapters.memory import MemoryQueue
 from mailsender.dispatch import LetterBasket, Pace
@@ -88,6 +89,22 @@ async def test_a_letter_for_nobody_is_an_error_whoever_wrote_it() -> None:
         scene.dispatch.nudge()
         (told,) = await scene.settled(1)
     assert (told.status, told.reason) == (Status.ERROR, "addresses: at least one is needed")
+
+
+@pytest.mark.asyncio
+async def test_the_log_of_a_refusal_names_the_letter_and_the_codes_but_nobody() -> None:
+    """Relays repeat addresses and more in what they say; reports and `GET /letters/ID` have their words."""
+    said = "<r1@example.test>: no such user"
+    refused = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text=said)
+    with capture_logs() as logs:
+        async with running(FakeRelay(answer=lambda _: refused)) as scene:
+            await scene.queue.insert([letter(1)])
+            scene.dispatch.nudge()
+            (done,) = await scene.settled(1)
+    (line,) = [each for each in logs if each["event"] == "letter_failed"]
+    assert (line["letter"], line["code"], line["enhanced"]) == (done.id, 550, "5.1.1")
+    assert "example.test" not in str({**line, "letter": ""})
+    assert done.recipients[0].result == refused
 
 
 @pytest.mark.asyncio

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 import mailsender
 from mailsender.cli import app
 from mailsender.dev.process import free_port, listens
+from mailsender.drain import RESERVE
 from mailsender.settings import Settings, load, table
 from mailsender.web.endpoints import ENDPOINTS
 from mailsender.web.models import StatusView
@@ -75,6 +76,26 @@ def test_what_status_is_said_to_have_it_has() -> None:
         assert field in StatusView.model_fields
     paths = {endpoint.path for endpoint in ENDPOINTS}
     assert {"/readyz", "/status", "/post", "/letters/{id}"} <= paths
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of a page's tables."""
+    return [line.strip("|").split("|") for line in TEXT[name].splitlines() if line.startswith("| ")]
+
+
+def test_the_fields_that_a_page_names_of_an_event_it_has() -> None:
+    (row,) = [row for row in rows("on-call.md") if "`letter_failed`" in row[0]]
+    worker = (ROOT / "mailsender" / "worker.py").read_text(encoding="utf-8")
+    fields = set(re.findall(r"^            (\w+)=", worker.partition('"letter_failed"')[2], re.MULTILINE))
+    assert {"code", "attempts"} <= fields
+    assert set(re.findall(r"`([a-z]+)`", row[1])) <= fields
+
+
+@pytest.mark.parametrize("page", ["on-call.md", "limits.md", "kubernetes.md"])
+def test_it_is_said_when_a_drain_cuts_sessions(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert f"{1 - RESERVE:.0%}".replace("%", " %") in text
+    assert "only after `DRAIN_TIMEOUT`" not in text
 
 
 def test_the_whole_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,6 +339,51 @@ async def test_a_sweep_goes_on_until_nothing_is_left() -> None:
     assert [(e["event"], e["letters"]) for e in logs] == [("reports_swept", 35)]
 
 
+async def test_what_the_sweep_found_is_told_when_it_is_published_and_not_before() -> None:
+    stage = Stage()
+    await stage.finished(5)
+    stage.clock.forward(31)
+    stage.sink.away = True
+    with capture_logs() as logs:
+        async with stage.running():
+            await stage.until(lambda: len(stage.sink.calls) > 2)
+            assert [e["event"] for e in logs] == ["reporting_fails"], "nothing is published yet"
+            stage.sink.away = False
+            await stage.until(lambda: stage.reporter.state.marked == 5)
+    swept = [e for e in logs if e["event"] == "reports_swept"]
+    assert [(e["letters"], e["doing"]) for e in swept] == [(5, "they are published now")]
+
+
+async def test_of_what_the_sweep_found_only_that_is_told_which_was_published() -> None:
+    stage = Stage()
+    await stage.finished(5)
+    stage.clock.forward(31)
+    sick = {b"k1", b"k3"}
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.key in sick else None
+    with capture_logs() as logs:
+        async with stage.running():
+            await stage.until(lambda: stage.reporter.state.put_off == 2)
+            await stage.until(lambda: [e for e in logs if e["event"] == "reports_swept"])
+            sick.clear()
+            stage.clock.forward(6)
+            await stage.until(lambda: stage.reporter.state.marked == 5)
+    assert [e["letters"] for e in logs if e["event"] == "reports_swept"] == [3, 2]
+
+
+async def test_that_reports_wait_says_nothing_of_what_does_not_wait_for_them() -> None:
+    """MongoDB may be the reason, and then nothing is sent either."""
+    stage = Stage()
+    letters = await stage.finished(1)
+    stage.queue.failures["mark_reported"] = 2
+    with capture_logs() as logs:
+        async with stage.running():
+            await stage.reporter.offer(letters)
+            await stage.until(lambda: stage.reporter.state.marked == 1)
+    (told,) = [e for e in logs if e["event"] == "reporting_fails"]
+    assert "goes on" not in told["doing"]
+    assert told["doing"].endswith("nothing else waits for them")
+
+
 async def test_the_sweep_leaves_what_is_in_hand() -> None:
     stage = Stage()
     letters = await stage.finished(2)
