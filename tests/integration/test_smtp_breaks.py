@@ -10,6 +10,7 @@ import pytest
 from mailsender.adapters.smtp import SmtpRelay
 from mailsender.letter import Phase, Verdict
 from mailsender.ports import NotBegun, SystemClock
+from mailsender.reply import MAX_EMPTY
 from tests.clocks import ManualClock
 from tests.scripted import (
     BODY,
@@ -168,7 +169,8 @@ async def test_a_refused_recipient_stays_refused_when_the_rest_is_lost() -> None
 @pytest.mark.parametrize(
     "garbage",
     [
-        b"\r\n",
+        b"\r\n" * (MAX_EMPTY + 1),
+        b" \r\n",
         b"ok\r\n",
         b"\xff\x00\r\n",
         b"999 x\r\n",
@@ -237,8 +239,8 @@ async def test_the_relays_words_are_cleaned_and_cut() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "more",
-    [b"421 4.4.2 Idle too long\r\n", b"250 2.0.0 Ok\r\n", b"250-half", b"\r\n"],
-    ids=["421", "250", "half", "empty"],
+    [b"421 4.4.2 Idle too long\r\n", b"250 2.0.0 Ok\r\n", b"250-half", b" \r\n", b"\r\n" * (MAX_EMPTY + 1)],
+    ids=["421", "250", "half", "a space", "too many empty"],
 )
 async def test_what_comes_unasked_ends_the_session_and_answers_nothing(more: bytes) -> None:
     async with (

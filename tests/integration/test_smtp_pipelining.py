@@ -197,7 +197,7 @@ async def test_replies_in_pieces_and_of_many_lines() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("more", [b"250 2.0.0 Ok\r\n", b"250-half", b"\r\n", b"nonsense\r\n"])
+@pytest.mark.parametrize("more", [b"250 2.0.0 Ok\r\n", b"250-half", b" \r\n", b"nonsense\r\n"])
 async def test_what_nobody_asked_for_ends_the_session_and_sends_nothing_more(more: bytes) -> None:
     """Three replies to DATA's one: they could be taken for those of the message behind it."""
     async with pipelined({"DATA": [then(b"354 Go on\r\n" + more)]}) as (relay, session):
