@@ -15,7 +15,7 @@ from mailsender.adapters.smtp_names import is_whole
 from mailsender.findings import Finding, worst
 from mailsender.ports import SystemClock
 from mailsender.service import kafka_config, smtp_config
-from mailsender.settings import Settings
+from mailsender.settings import Settings, slips
 
 __all__ = ["run_checks", "worst"]
 
@@ -40,6 +40,10 @@ async def run_checks(settings: Settings, recipient: str = "") -> list[Finding]:
 def _judge(settings: Settings) -> list[Finding]:
     """What can be said about the settings without asking anybody."""
     found = [Finding(part="settings", level="ok", text="complete")]
+    for slip in slips():
+        meant = f"; {slip.nearest} may be meant" if slip.nearest else ""
+        text = f"{slip.name} (in {slip.place}) is no setting and is ignored{meant}"
+        found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_tls != "none" and not settings.smtp_tls_verify:
         text = "SMTP_TLS_VERIFY=false: anybody on the way can read the mail; set SMTP_TLS_CA_FILE instead"
         found.append(Finding(part="settings", level="warning", text=text))

@@ -3,9 +3,8 @@
 Modules are imported inside of the commands that need them, so that `mailsender --help` and `mailsender
 status` do not pay for Kafka's and MongoDB's clients; each such line carries its `noqa: PLC0415`.
 
-The environment of the service is read by `mailsender.settings` and nobody else. Commands that talk to a
-running service need an address and a key instead; those are options, and typer fills them from the
-environment.
+The environment of the service is read by `mailsender.surroundings` and nobody else. Commands that talk to a
+running service need an address and a key instead: options, else what the service's own settings say.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import typer
 
 from mailsender import __version__
 from mailsender.cli_help import DEVELOPERS, RUNNING, SERVICE, Command, Group
+from mailsender.surroundings import SettingsError, place, read
 
 if TYPE_CHECKING:
     from mailsender.client import ServiceClient
@@ -31,8 +31,6 @@ STATE: Final = Path(".dev")
 """Where `mailsender dev` keeps its state, and says where its parts listen."""
 
 STDIN: Final = Path("-")
-
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 _EXTRA: Final = frozenset({"aiosmtpd", "confluent_kafka", "fiftyone"})
 """What the `dev` extra brings."""
@@ -54,7 +52,7 @@ Url = Annotated[
         "--url",
         metavar="URL",
         envvar="MAILSENDER_URL",
-        help=f"Where the service listens. Else that of `mailsender dev` here, else {DEFAULT_URL}.",
+        help="Where the service listens. Else that of `mailsender dev` here, else as HTTP_HOST and HTTP_PORT say.",
         show_default=False,
     ),
 ]
@@ -64,7 +62,8 @@ Key = Annotated[
         "--key",
         metavar="KEY",
         envvar="HTTP_API_KEY",
-        help="The service's X-API-KEY. Others on the machine can read options: prefer the variable.",
+        help="The service's X-API-KEY. Others on the machine can read options: prefer the variable, or a file"
+        " in MAILSENDER_SECRETS_DIR.",
         show_default=False,
     ),
 ]
@@ -155,7 +154,7 @@ def check(
 
 
 def _settings(*, as_json: bool = False) -> Settings:
-    from mailsender.settings import SettingsError, load  # noqa: PLC0415  pydantic takes a while to import
+    from mailsender.settings import load  # noqa: PLC0415  pydantic takes a while to import
 
     try:
         return load()
@@ -235,11 +234,14 @@ def status(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
 @app.command(cls=Command, rich_help_panel=RUNNING)
 def health(
     port: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--port", metavar="PORT", envvar="HTTP_PORT", help="Where the service listens on this machine."
+            "--port",
+            metavar="PORT",
+            help="Where the service listens on this machine. Else as HTTP_PORT says.",
+            show_default=False,
         ),
-    ] = 8000,
+    ] = None,
     ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not only alive.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -249,11 +251,16 @@ def health(
     """
     from mailsender.health import probe  # noqa: PLC0415  only this command needs it
 
-    fault = probe(port, ready=ready)
+    host, own = "", port
+    try:
+        host, own = place()
+        fault = probe(own if port is None else port, host=host, ready=ready)
+    except SettingsError as error:
+        fault = str(error)
     document = {
         "well": not fault,
         "asked": "ready" if ready else "alive",
-        "port": port,
+        "port": own if port is None else port,
         "fault": fault or None,
     }
     if fault:
@@ -291,10 +298,13 @@ def _ask(
     from mailsender.client import ServiceClient, ServiceError  # noqa: PLC0415  brings in aiohttp
 
     try:
-        place = url or _dev_url() or DEFAULT_URL
-        return asyncio.run(question(ServiceClient(url=place.strip(), key=key.strip())))
+        where = (url or "").strip() or _dev_url() or _own_url()
+        key = key.strip() or read(["http_api_key"]).get("http_api_key", "")
+        return asyncio.run(question(ServiceClient(url=where, key=key)))
     except ServiceError as error:
         _fail(str(error), document=_error(str(error), error.problem) if as_json else None)
+    except SettingsError as error:
+        _fail(str(error), status=2, document=_error(str(error)) if as_json else None)
 
 
 def _dev_url() -> str | None:
@@ -315,6 +325,12 @@ def _dev_url() -> str | None:
         text = f"{path} cannot be read ({reason}); remove it, or say where with --url"
         raise ServiceError(text) from error
     return str(found)
+
+
+def _own_url() -> str:
+    """The address of the service that has the settings of this command's surroundings."""
+    host, port = place()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 # --- contracts -----------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ TIMEOUT = 4.0
 """Seconds; health checks of containers are usually given five."""
 
 
-def probe(port: int, *, ready: bool, timeout: float = TIMEOUT) -> str:
-    """Ask ``/healthz`` (or ``/readyz``) on this machine: empty when all is well, else why not."""
+def probe(port: int, *, ready: bool, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> str:
+    """Ask ``/healthz`` (or ``/readyz``) at an address of this machine: empty when all is well, else why not."""
     path = "/readyz" if ready else "/healthz"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

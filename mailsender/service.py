@@ -171,8 +171,14 @@ def run_service(settings: Settings) -> NoReturn:
     """
     writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
-    for name, near in slips().items():
-        log.warning("setting_unknown", name=name, nearest=near or None, action="it is ignored")
+    for slip in slips():
+        log.warning(
+            "setting_unknown",
+            name=slip.name,
+            nearest=slip.nearest or None,
+            place=slip.place,
+            action="it is ignored",
+        )
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
         status = runner.run(_main(settings))

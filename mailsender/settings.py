@@ -1,4 +1,4 @@
-"""The only reader of the environment.
+"""All settings: their names, kinds, bounds and meanings, read from `mailsender.surroundings`.
 
 The original service's names are kept where they mean the same thing. Durations read ``250ms``, ``5s``,
 ``1m``, ``24h``, ``30d`` or several in a row (``1m30s``) and are seconds in the code.
@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from mailsender import connection_string
 from mailsender.address import BadAddress, parse_address
 from mailsender.limiter import Allowance
+from mailsender.surroundings import SettingsError, is_link, read, secret_files
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
@@ -34,11 +35,6 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
-
-
-SECRETS_DIR = "MAILSENDER_SECRETS_DIR"
-"""Names a directory whose files hold settings, each under its setting's name, as Docker and Kubernetes mount
-secrets. The environment goes before it."""
 
 
 _PREFIXES = (
@@ -49,23 +45,15 @@ _PREFIXES = (
 _NEAR = 0.85
 """How alike (`difflib`) a name has to be to one of ours to be a slip: other programs have names, too."""
 
+_NEAR_OF_OURS = 0.75
+"""The same for one that is meant for us, whatever it may be: how alike the other has to be to be named."""
+
 _OTHERS = re.compile(
     r"\w+_SERVICE_(HOST|PORT(_\w+)?)"  # what Kubernetes puts beside a container for each service
     r"|\w+_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
     r"|(MONGODB_ROOT|MONGO_INITDB|KAFKA_CFG)_\w+"  # of their images
     r"|MAILSENDER_(URL|COMPILE|TEST_\w+|SECRETS_DIR)",
 )
-
-_LINK = re.compile(r"(tcp|udp|sctp)://")
-
-
-class SettingsError(Exception):
-    """Some settings are missing or wrong; the text is one line that names each of them."""
-
-    def __init__(self, text: str) -> None:
-        """Note what is wrong; what cannot be printed, as a value may hold it, becomes a space."""
-        super().__init__(" ".join("".join(char if char.isprintable() else " " for char in text).split()))
-
 
 def parse_duration(value: object) -> object:
     """Seconds of ``1m30s``; anything else is left for pydantic to refuse."""
@@ -326,7 +314,7 @@ class Settings(BaseSettings):
         What Kubernetes says about a service that happens to be named `smtp` or `http` is no port of ours.
         """
         if isinstance(data, dict):
-            data = {name: each for name, each in data.items() if not _is_link(name, each)}
+            data = {name: each for name, each in data.items() if not is_link(name, each)}
         if isinstance(data, dict) and "smtp_tls" not in data and str(data.get("smtp_port", "")) == "465":
             return {**data, "smtp_tls": "implicit"}
         return data
@@ -467,11 +455,7 @@ def _loopback(host: str) -> bool:
 
 
 class _Surroundings(PydanticBaseSettingsSource):
-    """The environment, and behind it the files of `SECRETS_DIR`.
-
-    White space around a value, and the byte order mark of some editors, are no part of it: a secret made with
-    `echo` ends with a newline. What is empty then counts as absent.
-    """
+    """What `mailsender.surroundings` finds, refused where it is broken as text."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """Part of the base class; not used, as all values are read at once."""
@@ -484,46 +468,15 @@ class _Surroundings(PydanticBaseSettingsSource):
             SettingsError: it names each value that is broken as text.
         """
         fields = self.settings_cls.model_fields
-        given = {name.lower(): _bare(text) for name, text in os.environ.items()}
-        found = {name: text for name, text in given.items() if text and name in fields}
-        files = _secret_files(given.get(SECRETS_DIR.lower(), ""), set(fields) - set(found))
-        found |= {name: text for name, text in files.items() if text}
+        found = read(fields)
         faults = [
             (name, _broken(text, fields[name].annotation is SecretStr))
             for name, text in found.items()
-            if not _is_link(name, text)
+            if not is_link(name, text)
         ]
         if any(fault for _, fault in faults):
             raise SettingsError("; ".join(f"{name.upper()}: {fault}" for name, fault in faults if fault))
         return found
-
-
-def _bare(text: str) -> str:
-    return text.strip().removeprefix("\ufeff").strip()
-
-
-def _secret_files(directory: str, wanted: set[str]) -> dict[str, str]:
-    """What the files of `directory` hold that are called as the settings in `wanted`, in any case."""
-    if not directory:
-        return {}
-    try:
-        paths = {path.name.lower(): path for path in Path(directory).iterdir()}
-    except NotADirectoryError:
-        raise SettingsError(f"{SECRETS_DIR}: {directory} is no directory") from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{SECRETS_DIR}: {directory} cannot be read: {_why(error)}") from None
-    found = {}
-    for name in wanted & set(paths):
-        try:
-            found[name] = _bare(paths[name].read_text(encoding="utf-8", errors="surrogateescape"))
-        except OSError as error:
-            text = f"{name.upper()}: its file {paths[name]} cannot be read: {_why(error)}"
-            raise SettingsError(text) from None
-    return found
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _broken(text: str, secret: bool) -> str:
@@ -558,25 +511,38 @@ def load() -> Settings:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
 
 
-def slips(environment: Iterable[str] | None = None) -> dict[str, str]:
-    """Names in the environment that look like settings and are none, with the nearest, or an empty text.
+@dataclass(frozen=True, slots=True)
+class Slip:
+    """A name that looks like a setting and is none; `nearest` may be empty. `place` says where it stands."""
+
+    name: str
+    nearest: str
+    place: str
+
+
+def slips() -> list[Slip]:
+    """What the environment and the directory of secrets hold that looks like a setting and is none."""
+    found = [Slip(name, near, "the environment") for name, near in astray(os.environ).items()]
+    directory, files = secret_files()
+    names = [path.name for path in files]
+    return found + [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
+
+
+def astray(names: Iterable[str]) -> dict[str, str]:
+    """Those of `names` that look like settings and are none, each with the nearest, or an empty text.
 
     What begins with `SMTP_` is meant for us; of other names only those that are nearly one of ours.
     """
     known = [name.upper() for name in Settings.model_fields]
     found = {}
-    given = os.environ if environment is None else environment
-    for name in sorted({name.upper() for name in given}):
+    for name in sorted({name.upper() for name in names}):
         if name in known or not name.startswith(_PREFIXES) or _OTHERS.fullmatch(name):
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
-        if near or name.startswith("SMTP_"):
+        ours = name.startswith("SMTP_")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_NEAR_OF_OURS if ours else _NEAR)
+        if near or ours:
             found[name] = near[0] if near else ""
     return found
-
-
-def _is_link(name: str, value: object) -> bool:
-    return name in {"smtp_port", "http_port"} and isinstance(value, str) and bool(_LINK.match(value))
 
 
 def _complaint(detail: Any) -> str:
@@ -585,7 +551,8 @@ def _complaint(detail: Any) -> str:
         return text
     name = str(detail["loc"][0]).upper()
     if detail["type"] == "missing":
-        return f"{name}: is missing"
+        meant = "".join(f" ({slip.name} is set, in {slip.place})" for slip in slips() if slip.nearest == name)
+        return f"{name}: is missing{meant}"
     bound = detail["ctx"].get("le", detail["ctx"].get("ge")) if "ctx" in detail else None
     if bound is not None and _is_duration(Settings.model_fields[name.lower()]):
         return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_text(bound)}"

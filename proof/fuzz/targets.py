@@ -22,7 +22,8 @@ from mailsender.adapters.mongo_documents import Unstorable, document_of
 from mailsender.letter import Letter, Origin, Status
 from mailsender.mime import BadBody, BadHeader, Composer
 from mailsender.reply import MAX_TEXT, ReplyError, ReplyParser
-from mailsender.settings import SettingsError, load
+from mailsender.settings import load
+from mailsender.surroundings import SettingsError
 from mailsender.wire import Limits, NotABatch, decode, read_letter, report_bytes
 from proof.fuzz import chance as nasty
 from proof.strict import message_faults

@@ -24,6 +24,7 @@ from pymongo import MongoClient
 import mailsender
 from mailsender import settings
 from mailsender.dev.process import free_port
+from mailsender.surroundings import SECRETS_DIR
 from tests import parts
 from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy
@@ -68,7 +69,7 @@ def test_the_settings_are_good(resolved: Object, tmp_path: Path, monkeypatch: py
     make_secrets(tmp_path)
     for name, value in resolved["services"]["mailsender"]["environment"].items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(settings.SECRETS_DIR, str(tmp_path))
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
     found = settings.load()
     assert found.http_api_key.get_secret_value() == (tmp_path / "http_api_key").read_text()
     assert found.authenticates

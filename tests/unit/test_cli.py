@@ -136,6 +136,32 @@ def test_post_reads_standard_input_and_the_environment(command: Command, played:
     assert service.keys == ["user & 17"]
 
 
+@pytest.mark.parametrize("name", ["status", "halt", "post", "health"])
+def test_what_the_service_s_own_settings_say_is_taken(
+    command: Command, played: tuple[Played, str], tmp_path: Path, name: str
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "HTTP_API_KEY").write_text(f"{KEY}\n")
+    (secrets / "HTTP_PORT").write_text(played[1].rpartition(":")[2])
+    words = ["post", "-"] if name == "post" else [name]
+    result = command(*words, input=b"[{}]", env={"MAILSENDER_SECRETS_DIR": str(secrets), "HTTP_HOST": "0.0.0.0"})
+    assert result.exit_code == 0, result.output
+    (secrets / "HTTP_PORT").write_text(str(free_port()))
+    port = played[1].rpartition(":")[2]
+    result = command(*words, input=b"[{}]", env={"MAILSENDER_SECRETS_DIR": str(secrets), "HTTP_PORT": port})
+    assert result.exit_code == 0, result.output
+
+
+def test_settings_that_cannot_be_read_are_one_line(command: Command, tmp_path: Path) -> None:
+    for name, status in (("status", 2), ("halt", 2), ("health", 1)):
+        result = command(name, "--json", env={"MAILSENDER_SECRETS_DIR": str(tmp_path / "none")})
+        assert result.exit_code == status
+        assert result.stderr.startswith("mailsender: MAILSENDER_SECRETS_DIR: ")
+        assert result.stderr.count("\n") == 1
+        assert json.loads(result.stdout)
+
+
 def test_a_refused_batch_is_told_fault_by_fault(command: Command, played: tuple[Played, str]) -> None:
     service, url = played
     service.error = BadBatch("1 of 3 letters is wrong.", [Flaw()])

@@ -21,6 +21,7 @@ import mailsender
 from mailsender.cli import app
 from mailsender.dev.process import free_port, listens
 from mailsender.drain import RESERVE
+from mailsender.log import _serialize
 from mailsender.settings import Settings, load, table
 from mailsender.web.endpoints import ENDPOINTS
 from mailsender.web.models import StatusView
@@ -62,6 +63,20 @@ def test_the_commands_that_a_page_shows_can_be_understood(name: str) -> None:
         options = {option for each in group.commands[command].params for option in each.opts}
         given = {word for word in shlex.split(rest) if word.startswith("--")}
         assert given <= options, command
+
+
+def test_what_on_call_greps_for_are_warnings_and_errors_alone() -> None:
+    """`summary` counts errors, and what is quoted may hold any word."""
+    (shown,) = re.findall(r"kubectl logs DEPLOYMENT \| (grep .*)", TEXT["on-call.md"])
+    lines = [
+        _serialize({"time": "t", "level": "info", "event": "summary", "error": 0, "sent": 3}),
+        _serialize({"time": "t", "level": "warning", "event": "relay_away", "error": "warning"}),
+        _serialize({"time": "t", "level": "error", "event": "loop_failed"}),
+    ]
+    found = subprocess.run(
+        shlex.split(shown), input="\n".join(lines), capture_output=True, text=True, check=True
+    ).stdout
+    assert found.splitlines() == lines[1:]
 
 
 @pytest.mark.parametrize("name", TEXT)

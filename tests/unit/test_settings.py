@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
 from mailsender.log import secret_values
-from mailsender.settings import Settings, SettingsError, load, parse_duration, slips, table
+from mailsender.settings import Settings, Slip, astray, load, parse_duration, slips, table
+from mailsender.surroundings import SettingsError, place
 
 NEEDED = {
     "SMTP_HOST": "smtp.example.test",
@@ -468,11 +469,45 @@ def test_settings_do_not_change(environment: Any) -> None:
         ("QUEUE_MAX_LETTER", "QUEUE_MAX_LETTERS"),
         ("LOG_LEVLE", "LOG_LEVEL"),
         ("KAFKA_GROUP_ID", "KAFKA_GROUPID"),
+        ("SMTP_RATE_LIMIT_MAX", "SMTP_RATE_LIMIT_MAX_LETTERS"),
+        ("SMTP_PASSWROD", "SMTP_PASSWORD"),
         ("SMTP_SERVER_FARM", ""),
     ],
 )
 def test_a_slip_in_a_name_is_told_with_the_nearest(name: str, nearest: str) -> None:
-    assert slips([name, "PATH", "SMTP_HOST"]) == {name.upper(): nearest}
+    assert astray([name, "PATH", "SMTP_HOST"]) == {name.upper(): nearest}
+
+
+def test_a_slip_in_the_name_of_a_secret_s_file_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SMTP_PASSWROD", "tls.crt", "..data", "SMTP_USER"):
+        (tmp_path / name).write_text("s3cret")
+    monkeypatch.setenv("MAILSENDER_SECRETS_DIR", f"{tmp_path}\n")
+    monkeypatch.setenv("SMTP_RATE_LIMIT_MAX", "5")
+    assert slips() == [
+        Slip("SMTP_RATE_LIMIT_MAX", "SMTP_RATE_LIMIT_MAX_LETTERS", "the environment"),
+        Slip("SMTP_PASSWROD", "SMTP_PASSWORD", f"a file in {tmp_path}"),
+    ]
+
+
+def test_the_place_of_a_service_with_these_settings(environment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place() == ("127.0.0.1", environment().http_port)
+    for host, seen in (("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")):
+        monkeypatch.setenv("HTTP_HOST", host)
+        monkeypatch.setenv("HTTP_PORT", " 8010\n")
+        assert place() == (seen, 8010)
+    monkeypatch.setenv("HTTP_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.delenv("HTTP_HOST")
+    assert place()[1] == environment().http_port, "a link to a Service of Kubernetes is no port"
+    monkeypatch.setenv("HTTP_PORT", "http")
+    with pytest.raises(SettingsError, match=r"^HTTP_PORT: "):
+        place()
+
+
+def test_a_setting_that_is_missing_is_told_with_the_slip_that_may_be_it(environment: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^SMTP_HOST: is missing \(SMTP_HOTS is set, in the environment\)"):
+        environment(SMTP_HOST=None, SMTP_HOTS="smtp.example.test")
 
 
 @pytest.mark.parametrize(
@@ -487,7 +522,7 @@ def test_a_slip_in_a_name_is_told_with_the_nearest(name: str, nearest: str) -> N
     ],
 )
 def test_what_platforms_and_other_programs_put_there_is_no_slip(name: str) -> None:
-    assert slips([name]) == {}
+    assert astray([name]) == {}
 
 
 def test_what_kubernetes_says_about_a_service_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
