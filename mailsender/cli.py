@@ -52,7 +52,7 @@ Url = Annotated[
         "--url",
         metavar="URL",
         envvar="MAILSENDER_URL",
-        help="Where the service listens. Else that of `mailsender dev` here, else as HTTP_HOST and HTTP_PORT say.",
+        help="Where the service listens. Else that of `mailsender dev` here, else by HTTP_HOST, HTTP_PORT.",
         show_default=False,
     ),
 ]

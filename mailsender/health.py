@@ -13,7 +13,7 @@ TIMEOUT = 4.0
 
 
 def probe(port: int, *, ready: bool, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> str:
-    """Ask ``/healthz`` (or ``/readyz``) at an address of this machine: empty when all is well, else why not."""
+    """Ask ``/healthz`` (or ``/readyz``) at `host`: empty when all is well, else why not."""
     path = "/readyz" if ready else "/healthz"
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:

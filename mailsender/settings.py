@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import getaddresses, parseaddr
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import quote_plus
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -54,6 +53,7 @@ _OTHERS = re.compile(
     r"|(MONGODB_ROOT|MONGO_INITDB|KAFKA_CFG)_\w+"  # of their images
     r"|MAILSENDER_(URL|COMPILE|TEST_\w+|SECRETS_DIR)",
 )
+
 
 def parse_duration(value: object) -> object:
     """Seconds of ``1m30s``; anything else is left for pydantic to refuse."""

@@ -118,6 +118,26 @@ ATLAS = (
     " right, or the password is wrong; see its console, MONGODB_USERNAME and MONGODB_PASSWORD, or MONGODB_URI"
 )
 
+_OF_THE_DRIVER = (
+    ("_OperationCancelled", "a server does not answer any more, and its connections were given up"),
+    ("NetworkTimeout", "a server does not answer"),
+    ("ServerSelectionTimeoutError", "no server can be reached that will do"),
+    ("NotPrimaryError", "the primary is none any more"),
+    ("WaitQueueTimeoutError", "all connections are in use"),
+    ("CursorNotFound", "the cursor is lost"),
+    ("AutoReconnect", "a connection was lost"),
+    ("ConnectionFailure", "a server cannot be reached"),
+    ("ConfigurationError", "the servers do not suit"),
+)
+"""The driver's errors by class, the narrow ones first, as one of them is private."""
+
+_SAYS_NOTHING = frozenset({"_OperationCancelled", "CursorNotFound"})
+
+_OF_PYTHON = {
+    "OverflowError": "a number is too large for BSON",
+    "RecursionError": "a value is nested too deeply for BSON",
+}
+
 POOL = 32
 """Connections at most: far more than we use at once, so that nothing waits for one, whatever the URI says."""
 
@@ -292,13 +312,17 @@ def _summary(error: Exception) -> str:
     if isinstance(error, BulkWriteError):
         found = [*error.details.get("writeConcernErrors", ()), *error.details.get("writeErrors", ())]
         codes = sorted({each.get("code", 0) for each in found})
-        return f"{type(error).__name__} {', '.join(map(str, codes))}"
+        return f"error {', '.join(map(str, codes))}"
     if isinstance(error, OperationFailure):
         name = (error.details or {}).get("codeName", "")
-        return f"{type(error).__name__} {error.code} {name}".rstrip()
-    if isinstance(error, PyMongoError):
-        return f"{type(error).__name__}: {brief(str(error))}"
-    return type(error).__name__
+        return f"error {error.code or 'without a number'} {name}".rstrip()
+    if not isinstance(error, PyMongoError):
+        return _OF_PYTHON.get(type(error).__name__, "a value cannot be written as BSON")
+    for kind, words in _OF_THE_DRIVER:
+        if kind in {each.__name__ for each in type(error).__mro__}:
+            said = brief(str(error))
+            return f"{words}: {said}" if said and kind not in _SAYS_NOTHING else words
+    return brief(str(error)) or "the driver does not say why"
 
 
 def brief(text: str) -> str:

@@ -145,7 +145,8 @@ def test_what_the_service_s_own_settings_say_is_taken(
     (secrets / "HTTP_API_KEY").write_text(f"{KEY}\n")
     (secrets / "HTTP_PORT").write_text(played[1].rpartition(":")[2])
     words = ["post", "-"] if name == "post" else [name]
-    result = command(*words, input=b"[{}]", env={"MAILSENDER_SECRETS_DIR": str(secrets), "HTTP_HOST": "0.0.0.0"})
+    given = {"MAILSENDER_SECRETS_DIR": str(secrets), "HTTP_HOST": "0.0.0.0"}
+    result = command(*words, input=b"[{}]", env=given)
     assert result.exit_code == 0, result.output
     (secrets / "HTTP_PORT").write_text(str(free_port()))
     port = played[1].rpartition(":")[2]

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from bson.errors import InvalidDocument
 from pymongo import AsyncMongoClient
-from pymongo.errors import BulkWriteError, ConfigurationError, OperationFailure, WriteError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConfigurationError,
+    CursorNotFound,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WriteError,
+    WTimeoutError,
+    _OperationCancelled,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -48,6 +65,37 @@ async def test_no_connection_string_takes_a_promise_back(
     assert inner.options.pool_options.max_pool_size == mongo.POOL
     assert inner.options.pool_options.wait_queue_timeout == 7.0
     await mongo.disconnect(client, 1.0)
+
+
+def test_no_name_of_a_class_of_the_driver_is_said() -> None:
+    """Somebody reads it who runs mail, not Python."""
+    hang = _OperationCancelled("operation cancelled")
+    assert str(mongo.translated(hang)) == (
+        "MongoDB is not available: a server does not answer any more, and its connections were given up"
+    )
+    for error in [
+        ServerSelectionTimeoutError("h:1: [Errno 111] Connection refused, Timeout: 1s, Topology Description"),
+        NetworkTimeout("h:1: timed out"),
+        AutoReconnect("connection closed"),
+        NotPrimaryError("not primary"),
+        WaitQueueTimeoutError("Timed out while checking out a connection from connection pool"),
+        ConfigurationError("wire version"),
+        WTimeoutError("waiting for replication timed out", 64),
+        CursorNotFound("cursor id 7 not found", 43),
+        BulkWriteError({"writeErrors": [{"code": 11600}], "writeConcernErrors": []}),
+        WriteError("x", 121),
+        OperationFailure("x"),
+        InvalidDocument("cannot encode"),
+        OverflowError("x"),
+        RecursionError(),
+        PyMongoError("closed"),
+        AutoReconnect(),
+    ]:
+        said = str(mongo.translated(error)).removeprefix("MongoDB ")
+        assert not re.search(r"[a-z][A-Z]|_|Error|: $", said), said
+    assert "h:1: [Errno 111] Connection refused" in str(
+        mongo.translated(ServerSelectionTimeoutError("h:1: [Errno 111] Connection refused, Timeout: 1s"))
+    )
 
 
 def test_what_the_server_says_is_a_state_of_the_world_or_a_fault_of_the_data() -> None:

@@ -491,7 +491,7 @@ def test_a_slip_in_the_name_of_a_secret_s_file_is_told(
     ]
 
 
-def test_the_place_of_a_service_with_these_settings(environment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_service_with_these_settings_is(environment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place() == ("127.0.0.1", environment().http_port)
     for host, seen in (("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7")):
         monkeypatch.setenv("HTTP_HOST", host)
@@ -506,7 +506,8 @@ def test_the_place_of_a_service_with_these_settings(environment: Any, monkeypatc
 
 
 def test_a_setting_that_is_missing_is_told_with_the_slip_that_may_be_it(environment: Any) -> None:
-    with pytest.raises(SettingsError, match=r"^SMTP_HOST: is missing \(SMTP_HOTS is set, in the environment\)"):
+    words = r"^SMTP_HOST: is missing \(SMTP_HOTS is set, in the environment\)"
+    with pytest.raises(SettingsError, match=words):
         environment(SMTP_HOST=None, SMTP_HOTS="smtp.example.test")
 
 
