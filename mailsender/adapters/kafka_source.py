@@ -202,12 +202,14 @@ class KafkaSource:
             self._hunt -= 1
             await asyncio.sleep(min(timeout, 0.1))
             return
-        if self._poll is None:
-            self._poll = asyncio.create_task(consumer.getmany(timeout_ms=int(timeout * 1000), max_records=1))
-        await asyncio.wait({self._poll}, timeout=timeout + GRACE)
-        if not self._poll.done():
-            return
-        poll, self._poll = self._poll, None
+        poll = self._poll
+        if poll is None:
+            poll = asyncio.create_task(consumer.getmany(timeout_ms=int(timeout * 1000), max_records=1))
+            self._poll = poll
+        await asyncio.wait({poll}, timeout=timeout + GRACE)
+        if poll is not self._poll or not poll.done():
+            return  # in the moment of its end partitions were taken away: what it brought is nobody's
+        self._poll = None
         if poll.cancelled():
             return
         error = poll.exception()

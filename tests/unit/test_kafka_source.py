@@ -392,6 +392,18 @@ async def test_what_a_poll_brought_before_partitions_were_taken_away_is_nobodys(
     assert values(await stage.take()) == letters(3)
 
 
+async def test_partitions_that_go_in_the_moment_in_which_a_poll_ends_are_no_fault() -> None:
+    stage = Stage(p0=letters(3))
+    stage.assign()
+
+    async def poll() -> dict[TopicPartition, list[ConsumerRecord]]:
+        return {at(0): [made(0, 2, b"2")]}
+
+    stage.source._poll = asyncio.create_task(poll())
+    stage.source._poll.add_done_callback(lambda _: stage.assign())
+    assert values([*await stage.take(), *await stage.take()]) == letters(3)
+
+
 async def test_a_member_whose_name_another_one_has_goes_on_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
