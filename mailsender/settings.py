@@ -32,6 +32,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}", re.ASCII)
+
 MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
 
@@ -88,6 +90,24 @@ def _field(default: Any, text: str, *, original: bool = False, shown: str = "", 
     """A setting with what its table says: `original` for the Go service's own, `shown` for its default."""
     extra: dict[str, Any] = {"original": original, "shown": shown}
     return Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+def _check_name(value: str, *, forbidden: str, longest: int) -> None:
+    found = next((char for char in value if char in forbidden), None)
+    if found is not None:
+        raise ValueError(f"{'a space' if found == ' ' else repr(found)} cannot stand in it")
+    if not 0 < len(value.encode()) <= longest:
+        raise ValueError(f"it has to have 1 to {longest} bytes")
+
+
+def _check_topics(settings: Settings) -> None:
+    """A dead letter on the in-topic would be read again, and be a dead letter again, for ever."""
+    given: dict[str, str] = {}
+    for name in ("KAFKA_TOPIC_MAILSENDER", "KAFKA_TOPIC_PROFILE", "KAFKA_TOPIC_DEAD_LETTER"):
+        topic = getattr(settings, name.lower())
+        if topic in given:
+            raise ValueError(f"{name}: is the topic of {given[topic]}; each needs one of its own")
+        given[topic] = name
 
 
 class Settings(BaseSettings):
@@ -340,9 +360,36 @@ class Settings(BaseSettings):
             raise ValueError("at least one host:port is needed")
         return ",".join(brokers)
 
+    @field_validator("kafka_topic_mailsender", "kafka_topic_profile", "kafka_topic_dead_letter")
+    @classmethod
+    def _topic(cls, value: str) -> str:
+        """Kafka's rule for names of topics (`org.apache.kafka.common.internals.Topic`)."""
+        if not _TOPIC.fullmatch(value) or value in {".", ".."}:
+            raise ValueError("a topic's name has 1 to 249 letters, digits, dots, dashes or underscores")
+        return value
+
+    @field_validator("mongodb_base_name")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        """MongoDB's rule for names of databases, on any system."""
+        _check_name(value, forbidden='/\\. "$*<>:|?', longest=63)
+        return value
+
+    @field_validator("mongodb_collection")
+    @classmethod
+    def _collection(cls, value: str) -> str:
+        """MongoDB's rule for names of collections; 255 bytes hold the database and our endings, too."""
+        _check_name(value, forbidden="$", longest=180)
+        if value.startswith((".", "system.")) or value.endswith(".") or ".." in value:
+            raise ValueError(
+                "it may not begin with `system.`, nor with a dot, end with one or hold two in a row"
+            )
+        return value
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         """What can only be judged over several settings."""
+        _check_topics(self)
         _check_sender(self)
         if self.smtp_rate_limit_max_letters and self.smtp_rate_limit_period <= 0:
             raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,44 @@ def test_every_number_is_bounded(environment: Any, name: str, value: str) -> Non
     is_duration = isinstance(Settings.model_fields[name].default, float) and "probability" not in name
     with pytest.raises(SettingsError, match=f"^{name.upper()}: [^:]+$"):
         environment(**{name.upper(): value + "d" * is_duration})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("MONGODB_BASE_NAME", "a.b", "'.' cannot stand in it"),
+        ("MONGODB_BASE_NAME", "x y", "a space cannot stand in it"),
+        ("MONGODB_BASE_NAME", "ж" * 40, "63 bytes"),
+        ("MONGODB_COLLECTION", "a$b", "'$' cannot stand in it"),
+        ("MONGODB_COLLECTION", ".x", "dot"),
+        ("MONGODB_COLLECTION", "x.", "dot"),
+        ("MONGODB_COLLECTION", "x..y", "dot"),
+        ("MONGODB_COLLECTION", "system.x", "system."),
+        ("MONGODB_COLLECTION", "x" * 181, "180 bytes"),
+        ("KAFKA_TOPIC_MAILSENDER", "a b", "letters, digits"),
+        ("KAFKA_TOPIC_PROFILE", "ж", "letters, digits"),
+        ("KAFKA_TOPIC_DEAD_LETTER", "..", "letters, digits"),
+        ("KAFKA_TOPIC_DEAD_LETTER", "x" * 250, "249"),
+    ],
+)
+def test_a_name_that_a_store_would_not_take_is_refused_by_setting(
+    environment: Any, name: str, value: str, why: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: .*{re.escape(why)}"):
+        environment(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("KAFKA_TOPIC_MAILSENDER", "KAFKA_TOPIC_PROFILE"),
+        ("KAFKA_TOPIC_MAILSENDER", "KAFKA_TOPIC_DEAD_LETTER"),
+        ("KAFKA_TOPIC_PROFILE", "KAFKA_TOPIC_DEAD_LETTER"),
+    ],
+)
+def test_each_topic_is_another_one(environment: Any, first: str, second: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{second}: .*{first}"):
+        environment(**{first: "same", second: "same"})
 
 
 def test_the_bound_of_a_duration_is_told_as_one(environment: Any) -> None:
