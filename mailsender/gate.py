@@ -145,7 +145,7 @@ class SlotGate:
             log.warning(
                 "clock_stepped_back",
                 action="no slots until MongoDB's clock has caught up",
-                advice="check time synchronisation of MongoDB's hosts",
+                advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
             )
         if not grant.count:
             return grant.again

@@ -235,6 +235,19 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
     return replace(cursor, next=following, used=used)
 
 
+def _stepped_back(cursor: Cursor, now: float, request: SlotRequest) -> bool:
+    """Whether the store's clock shows less than when slots were leased before.
+
+    A cursor far ahead tells it, unless somebody may have put it there whose rate is lower: then it is told by
+    when that one asked.
+    """
+    allowance = request.allowance
+    if cursor.next <= now + AHEAD + allowance.step + allowance.life:
+        return False
+    others = [each for name, each in cursor.members.items() if name != request.member]
+    return not others or any(each.at > now + 2 * AGREEMENT for each in others)
+
+
 def grant_of(
     *,
     cursor: Cursor,
@@ -249,7 +262,7 @@ def grant_of(
     allowance = request.allowance
     _, day_end = day_bounds(now, allowance.timezone)
     exhausted = count == 0 and allowance.quota > 0 and cursor.used >= allowance.quota
-    stepped_back = cursor.next > now + AHEAD + allowance.step + allowance.life
+    stepped_back = count == 0 and _stepped_back(cursor, now, request)
     again = 0.0
     if count == 0:
         tomorrow = exhausted or first > day_end - DAY_MARGIN
@@ -269,6 +282,6 @@ def grant_of(
         answered=answered,
         again=again,
         exhausted=exhausted,
-        stepped_back=stepped_back and count == 0,
+        stepped_back=stepped_back,
         used=cursor.used,
     )

@@ -229,6 +229,16 @@ def test_a_clock_that_was_set_back_is_told() -> None:
     assert (count, grant.stepped_back, grant.again) == (0, True, 60.0)
 
 
+def test_a_replica_of_a_lower_rate_is_no_clock_that_was_set_back() -> None:
+    slow = SlotRequest(want=9, allowance=Allowance(letters=1, period=10.0), member="a")
+    fast = SlotRequest(want=9, allowance=Allowance(letters=20, period=1.0), member="b")
+    cursor, _, _ = take(Cursor(), NOON, slow)
+    cursor, first, count = take(cursor, NOON + 0.1, fast)
+    assert (count, _grant(cursor, first, count, NOON + 0.1, fast).stepped_back) == (0, False)
+    cursor, first, count = take(cursor, NOON - 3600, slow)
+    assert (count, _grant(cursor, first, count, NOON - 3600, slow).stepped_back) == (0, True)
+
+
 def test_waiting_for_the_next_slot_is_no_step_back() -> None:
     request = SlotRequest(want=9, allowance=Allowance(letters=1, period=100.0))
     cursor, _, _ = take(Cursor(), NOON, request)
