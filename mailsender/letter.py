@@ -419,6 +419,18 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A letter as somebody looks it up: since when the queue has it, and when it may be tried next.
+
+    `accepted_at` is None where that is not known, `due` where it does not await.
+    """
+
+    letter: Letter
+    accepted_at: datetime | None
+    due: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """Letters taken for sending, and until when they are ours.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from mailsender.letter import Letter, now_ms
+from mailsender.letter import Looked, now_ms
 from mailsender.ports import Landed, Outgoing, Rejected, Unavailable
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
@@ -178,11 +178,11 @@ class ReplicaOperations:
             "drain": self._progress(),
         }
 
-    async def letter(self, letter_id: str) -> Letter | None:
-        """One letter of the queue, or None."""
+    async def letter(self, letter_id: str) -> Looked | None:
+        """One letter of the queue with its times, or None."""
         if self._replica.queue_trouble:
             raise Unavailable(self._replica.queue_trouble)
-        return await self._replica.parts.queue.get(letter_id)
+        return await self._replica.parts.queue.look(letter_id)
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""

@@ -20,6 +20,7 @@ from mailsender.letter import (
     FreshClaim,
     Lease,
     Letter,
+    Looked,
     Origin,
     Outcome,
     Recipient,
@@ -251,6 +252,10 @@ class Queue(Histories, Protocol):
 
     async def get(self, letter_id: str) -> Letter | None:
         """One letter by its ID, or None."""
+        ...
+
+    async def look(self, letter_id: str) -> Looked | None:
+        """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
         ...
 
     async def stats(self) -> QueueStats:

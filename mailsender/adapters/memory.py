@@ -21,6 +21,7 @@ from mailsender.letter import (
     FreshClaim,
     Lease,
     Letter,
+    Looked,
     Recipient,
     Settlement,
     Status,
@@ -46,6 +47,7 @@ class _Entry:
     lease: str = ""
     until: float = 0.0
     settled_by: str = ""
+    since: float = 0.0
     at: float | None = None
     expires: float | None = None
 
@@ -240,6 +242,15 @@ class MemoryQueue:
         entry = self._entries.get(letter_id.lower())
         return entry.letter if entry else None
 
+    async def look(self, letter_id: str) -> Looked | None:
+        """See `Queue.look`."""
+        entry = self._entries.get(letter_id.lower())
+        if entry is None:
+            return None
+        due = now_ms(self._clock.epoch() + entry.due - self._clock.monotonic())
+        awaits = entry.letter.status is Status.AWAITING
+        return Looked(letter=entry.letter, accepted_at=now_ms(entry.since), due=due if awaits else None)
+
     async def stats(self) -> QueueStats:
         """See `Queue.stats`."""
         now = self._clock.monotonic()
@@ -265,6 +276,7 @@ class MemoryQueue:
         if entry is not None:
             return self._join(entry, letter)
         entry = _Entry(letter=_as_stored(letter), order=next(self._orders), due=self._clock.monotonic())
+        entry.since = self._clock.epoch()
         if letter.status.final:
             finished_at = letter.finished_at or now_ms(self._clock.epoch())
             entry.letter = entry.letter.evolve(finished_at=finished_at)

@@ -17,7 +17,7 @@ from random import randrange
 from typing import Any
 
 import structlog
-from bson import encode
+from bson import Timestamp, encode
 from bson.errors import BSONError
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
@@ -48,7 +48,7 @@ from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share,
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.history import History, from_document
-from mailsender.letter import FreshClaim, Lease, Letter, Recipient, Settlement, Status, now_ms
+from mailsender.letter import FreshClaim, Lease, Letter, Looked, Recipient, Settlement, Status, now_ms
 from mailsender.ports import CLOCK_AGE, Clock, Forbidden, Inserted, QueueStats, Record, Rejected, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
@@ -338,6 +338,11 @@ class MongoQueue:
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
+        found = await self.look(letter_id)
+        return None if found is None else found.letter
+
+    async def look(self, letter_id: str) -> Looked | None:
+        """See `Queue.look`. The time of acceptance is the server's, in whole seconds."""
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
@@ -351,7 +356,13 @@ class MongoQueue:
             mark = mark_in(document)
             if mark is not None and await self._marks.reported([mark]):
                 letter = letter.evolve(answered=len(letter.answers))
-        return letter
+        due, accepted = document.get("due"), document.get("seq")
+        awaits = letter.status is Status.AWAITING and isinstance(due, datetime)
+        return Looked(
+            letter=letter,
+            accepted_at=accepted.as_datetime() if isinstance(accepted, Timestamp) else None,
+            due=due if awaits else None,
+        )
 
     async def forget(self) -> int:
         """See `Queue.forget`. MongoDB itself forgets what was marked letter by letter."""

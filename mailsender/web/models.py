@@ -94,6 +94,14 @@ class LetterView(BaseModel):
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
     relay: str = Field(description="The relay of the last attempt, or empty.")
     message_id: str = Field(description="The same over all attempts; empty before the first one.")
+    accepted_at: datetime | None = Field(
+        description="When it was stored, in whole seconds; null where another program did so."
+    )
+    due: datetime | None = Field(
+        description="While it is `awaiting`: when it may be tried next. In the past: it waits for"
+        " what `waits_for` of `/status` says, for the rate, or for letters before it. `recipients` tell"
+        " why the time is a later one."
+    )
     finished_at: datetime | None = Field(description="When it became `sent` or `error`.")
     recipients: list[RecipientView]
     publishers: Count = Field(description="How many records brought it; each gets the report.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mailsender.letter import Letter
+from mailsender.letter import Looked
 
 
 class Fault(Protocol):
@@ -103,8 +103,8 @@ class Operations(Protocol):
         """Counts, rate and quota, sessions, relay, drain: what JSON can hold, no secrets, no addresses."""
         ...
 
-    async def letter(self, letter_id: str) -> Letter | None:
-        """One letter of the queue, or None. `letter_id` is 24 lower-case hex digits."""
+    async def letter(self, letter_id: str) -> Looked | None:
+        """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
         ...
 
     def begin_drain(self) -> Mapping[str, Any]:

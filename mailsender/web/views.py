@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from mailsender.letter import Letter, Recipient
+from mailsender.letter import Looked, Recipient
 from mailsender.web.models import LetterView, OriginView, RecipientView
 
 
-def letter_view(letter: Letter) -> LetterView:
-    """What became of `letter`, recipient by recipient.
+def letter_view(found: Looked) -> LetterView:
+    """What became of a letter, recipient by recipient, and until when it waits.
 
     Neither body nor subject nor token: a one-time code stands as readily in a subject as in a body.
     """
+    letter = found.letter
     first = letter.answers[0]
     return LetterView.model_construct(
         id=letter.id,
@@ -19,6 +20,8 @@ def letter_view(letter: Letter) -> LetterView:
         reason=letter.reason,
         relay=letter.relay,
         message_id=letter.message_id,
+        accepted_at=found.accepted_at,
+        due=found.due,
         finished_at=letter.finished_at,
         recipients=[recipient_view(recipient) for recipient in letter.recipients],
         publishers=len(letter.answers),

@@ -20,7 +20,7 @@ from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, Letter, Looked, Origin, Phase, Recipient, Result, Status, Verdict
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
@@ -31,6 +31,8 @@ KEY = "correct horse ключ"
 _LIMIT = Path("/proc/sys/net/core/somaxconn")
 SOMAXCONN = int(_LIMIT.read_text()) if _LIMIT.exists() else 0
 ID = "6b03f03e1c3fe5165a363fce"
+SINCE = datetime(2026, 1, 2, 3, tzinfo=UTC)
+DUE = datetime(2026, 1, 2, 4, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Played:
     async def status(self) -> Mapping[str, Any]:
         return {"queue": {"awaiting": 4}}
 
-    async def letter(self, letter_id: str) -> Letter | None:
-        return self.letters.get(letter_id)
+    async def letter(self, letter_id: str) -> Looked | None:
+        found = self.letters.get(letter_id)
+        return found and Looked(letter=found, accepted_at=SINCE, due=None if found.status.final else DUE)
 
     def begin_drain(self) -> Mapping[str, Any]:
         self.drains += 1
@@ -420,10 +423,15 @@ async def test_a_letter_is_shown_without_its_content() -> None:
     assert body["status"] == "error"
     assert body["reported"] is True
     assert body["finished_at"] == "2026-01-02T03:04:05Z"
+    assert (body["accepted_at"], body["due"]) == ("2026-01-02T03:00:00Z", None)
     assert body["recipients"][0]["code"] == 550
     assert body["recipients"][1]["verdict"] is None
     assert body["origin"] == {"topic": "t", "partition": 0, "offset": 5, "index": 1}
     assert not [secret for secret in ("BODY-SECRET", "493021", "TOKEN-SECRET") if secret in text]
+    waiting = letter.evolve(status=Status.AWAITING)
+    async with serving(Played(letters={ID: waiting})) as client:
+        _, _, text = await client.ask("GET", f"/letters/{ID}")
+    assert json.loads(text)["due"] == "2026-01-02T04:00:00Z"
 
 
 @pytest.mark.asyncio
