@@ -27,7 +27,7 @@ from mailsender.web.endpoints import ENDPOINTS
 from mailsender.web.models import StatusView
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / name for name in ("production.md", "testing.md", "on-call.md")]
+PAGES = [ROOT / "docs" / name for name in ("production.md", "testing.md", "on-call.md", "changes.md")]
 TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 KNOWN = {row.name for row in table()} | {"MAILSENDER_COMPILE", "HOST", "KEY", "DEPLOYMENT", "ID"}
 EVENTS = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "mailsender").rglob("*.py"))
