@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mailsender.letter import Looked, now_ms
-from mailsender.ports import Landed, Outgoing, Rejected, Unavailable
+from mailsender.ports import Forbidden, Landed, Outgoing, Rejected, Unavailable
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
 from mailsender.wire import Fault, NotABatch, batch_text, decode, faults, letter_id, with_id
@@ -74,6 +74,12 @@ class ReplicaOperations:
         if isinstance(answer, Rejected):
             raise answer
         ids = tuple(letter_id(element) for element in elements)
+        if isinstance(answer, Forbidden):
+            text = (
+                f"mailsender may not write to {topic}: give its user WRITE there. Then post the same letters,"
+                " with the IDs that `ids` gives them."
+            )
+            raise Refused("forbidden", text, retry_after=RETRY_SOON, ids=ids) from answer
         if not isinstance(answer, Landed):
             text = (
                 "Kafka did not confirm the batch in time; it may have been stored. To repeat it safely post"

@@ -23,11 +23,12 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
     kafka_errors,
 )
 
 from mailsender.adapters.tls import client_context
-from mailsender.ports import Clock, Rejected, SystemClock, TooLarge, Unavailable
+from mailsender.ports import Clock, Forbidden, Rejected, SystemClock, TooLarge, Unavailable
 
 log = structlog.get_logger()
 
@@ -143,6 +144,8 @@ def translated(error: BaseException, *, keyless: bool = False) -> Rejected | Una
         ours = Rejected(f"Kafka: {described(error)}")
     elif keyless and isinstance(error, CorruptRecordException):
         ours = Rejected(f"Kafka: {described(error)}; on a compacted topic a record needs a key")
+    elif isinstance(error, TopicAuthorizationFailedError):
+        ours = Forbidden(f"Kafka: {described(error)}")
     else:
         ours = Unavailable(f"Kafka: {described(error)}")
     ours.__cause__ = error

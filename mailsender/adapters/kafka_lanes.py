@@ -110,6 +110,10 @@ class Lanes:
         """Nobody tells which partitions the topic has. Until somebody does."""
         self._unknown[topic] = f"{topic}: {reason}"
 
+    def is_shut(self, topic: str) -> bool:
+        """Whether it may not be written to, as far as is known."""
+        return topic in self._shut
+
     def is_unknown(self, topic: str) -> bool:
         """Whether nobody told, when last asked."""
         return topic in self._unknown

@@ -39,7 +39,7 @@ from mailsender.adapters.kafka import (
     translated,
 )
 from mailsender.adapters.kafka_lanes import Lane, Lanes
-from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable, record_bytes
+from mailsender.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable, record_bytes
 
 log = structlog.get_logger()
 
@@ -280,7 +280,7 @@ class _Publishing:
             lane = places[where]
             if not lane.open(now):
                 self._put_off.add(i)
-                self._failed[i] = Unavailable(f"Kafka: {lane.trouble}")
+                self._failed[i] = self._ailing(lane)
                 continue
             batches = packed.get(lane)
             if batches is None:
@@ -324,7 +324,7 @@ class _Publishing:
         deadline = self._deadline
         if trial:
             deadline = min(deadline, asyncio.get_running_loop().time() + TRIAL)
-            self._leave(batches[1:], Unavailable(f"Kafka: {lane.trouble}"))
+            self._leave(batches[1:], self._ailing(lane))
             batches = batches[:1]
         trouble: BaseException | None = None
         try:
@@ -353,7 +353,7 @@ class _Publishing:
                 self._fail(lane, batch, unsent)
             else:
                 lane.ail("no acknowledgement in time", batch.future)
-                self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
+                self._leave([batch], self._ailing(lane))
 
     def _take(self, lane: Lane, batch: _Batch, future: asyncio.Future[RecordMetadata]) -> None:
         error = future.exception()
@@ -389,7 +389,12 @@ class _Publishing:
         if isinstance(error, TopicAuthorizationFailedError):
             self._lanes.shut(lane.topic, described(error))
         lane.ail(described(error), None)
-        self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
+        self._leave([batch], self._ailing(lane))
+
+    def _ailing(self, lane: Lane) -> Unavailable:
+        """Why nothing goes to a partition in trouble."""
+        kind = Forbidden if self._lanes.is_shut(lane.topic) else Unavailable
+        return kind(f"Kafka: {lane.trouble}")
 
     def _leave(self, batches: Sequence[_Batch], why: Exception) -> None:
         """Records of these get no acknowledgement in this call, unless they go elsewhere."""

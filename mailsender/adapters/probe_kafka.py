@@ -23,6 +23,7 @@ from mailsender.adapters.probe import CLOSING
 from mailsender.findings import Finding
 
 _TOPIC, _BROKER = ConfigResourceType.TOPIC, ConfigResourceType.BROKER
+_MAKES: Final = "auto.create.topics.enable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +117,12 @@ async def _close_kafka(client: AIOKafkaAdminClient) -> None:
         return  # the findings stand; the connection ends with the process
 
 
-async def _makes_topics(client: AIOKafkaAdminClient, brokers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a topic comes into being when it is first used; True also where we may not know."""
+async def _makes_topics(client: AIOKafkaAdminClient, brokers: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether a topic comes into being when it is first used; None where we may not know."""
     asked = [ConfigResource(_BROKER, str(broker["node_id"])) for broker in brokers[:1]]
     settings = await _configs(client, asked)
-    return all(each.get("auto.create.topics.enable") != "false" for each in settings.values())
+    told = [each[_MAKES] for each in settings.values() if _MAKES in each]
+    return told[0] != "false" if told else None
 
 
 async def _barred(client: AIOKafkaAdminClient, unseen: Sequence[str]) -> frozenset[str]:
@@ -183,8 +185,12 @@ def _no_right(part: str, operations: str) -> Finding:
     return Finding(part=part, level="error", text=text)
 
 
-def _missing(name: str, *, made_when_used: bool) -> Finding:
+def _missing(name: str, *, made_when_used: bool | None) -> Finding:
     part = f"topic {name}"
+    if made_when_used is None:
+        text = "does not exist, and whether the brokers make topics by themselves may not be seen"
+        text += " (DESCRIBE_CONFIGS on the cluster is not allowed); create it"
+        return Finding(part=part, level="warning", text=text)
     if made_when_used:
         text = "does not exist; create it, or the brokers do so at its first use, by their own defaults"
         return Finding(part=part, level="warning", text=text)
@@ -198,6 +204,10 @@ def _judge_topic(
     part = f"topic {name}"
     count = len(topic["partitions"])
     found = [Finding(part=part, level="ok", text=f"{count} partition{'s' * (count != 1)}")]
+    if not settings:
+        text = "whether it is compacted, and how large its records may be, may not be seen;"
+        text += " allow DESCRIBE_CONFIGS"
+        found.append(Finding(part=part, level="warning", text=text))
     if name == wish.letters and "compact" in settings.get("cleanup.policy", ""):
         text = "is compacted, so letters are lost when a key comes twice; set cleanup.policy=delete"
         found.append(Finding(part=part, level="warning", text=text))

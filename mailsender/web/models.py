@@ -39,7 +39,8 @@ class Problem(BaseModel):
     errors: list[FaultView] = Field([], description="Bad batches: each fault with its place; at most 100.")
     sample: list[dict[str, Any]] = Field([], description="Bad batches: what a right one looks like.")
     ids: list[LetterId] = Field(
-        [], description="`unconfirmed`: the IDs under which the letters may have been stored, in order."
+        [],
+        description="`unconfirmed`, `forbidden`: the IDs with which the same letters can be posted again.",
     )
     id: str = Field("", description="Unexpected errors: the name under which the log explains it.")
     instance: str = Field("", description="The same as a URI.")

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import KafkaConfig
 from mailsender.adapters.kafka_sink import KafkaSink, _abandon
-from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
+from mailsender.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable
 
 pytestmark = pytest.mark.asyncio
 
@@ -329,8 +329,10 @@ async def test_a_topic_that_we_may_not_write_to_costs_no_producer() -> None:
     stage = Stage()
     stage.producer.answer = lambda topic, *_: topic == "out" or TopicAuthorizationFailedError()
     answers = await stage.sink.publish([*to(0, topic="kept for others"), *to(0)])
-    assert kinds(answers) == [Unavailable, Landed]
+    assert kinds(answers) == [Forbidden, Landed]
     assert stage.replaced == []
+    # Within its pause nothing is sent there, and what is said is as certain.
+    assert kinds(await stage.sink.publish(to(0, topic="kept for others"))) == [Forbidden]
 
 
 async def test_a_topic_that_is_known_again_is_well_without_a_further_record() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from mailsender.adapters import probe
+from mailsender.adapters import probe, probe_kafka
 from mailsender.findings import Finding, worst
 
 HELLO = {"setName": "rs0", "hosts": ["a:1", "b:1", "c:1"]}
@@ -128,3 +128,30 @@ async def test_a_clock_that_is_off_is_told(off: float, told: str, monkeypatch: p
     findings = await probe.probe_mongo("mongodb://x", "mts", "letters", timeout=1.0)
     warnings = [finding.text for finding in findings if finding.level == "warning"]
     assert [told in text for text in warnings] == ([True] if told else [])
+
+
+# --- Kafka ---------------------------------------------------------------------------------------
+
+WISH = probe_kafka.KafkaWish(letters="in", reports="out", dead_letters="dead", record_bytes=1000)
+
+
+def test_it_says_where_it_may_not_look_at_a_topic() -> None:
+    topic = {"partitions": [{"partition": 0, "leader": 1}]}
+    seen = probe_kafka._judge_topic("in", topic, {"cleanup.policy": "delete"}, WISH)
+    assert [each.level for each in seen] == ["ok"]
+    unseen = probe_kafka._judge_topic("in", topic, {}, WISH)
+    assert [each.level for each in unseen] == ["ok", "warning"]
+    assert "DESCRIBE_CONFIGS" in unseen[1].text
+
+
+@pytest.mark.parametrize(
+    ("known", "level", "words"),
+    [
+        (None, "warning", "may not be seen"),
+        (False, "error", "the brokers make no topics by themselves"),
+        (True, "warning", "the brokers do so at its first use"),
+    ],
+)
+def test_of_a_topic_that_is_missing_it_says_what_it_knows(known: bool | None, level: str, words: str) -> None:
+    found = probe_kafka._missing("in", made_when_used=known)
+    assert (found.level, words in found.text) == (level, True)

@@ -167,6 +167,25 @@ async def test_a_batch_that_kafka_did_not_confirm_is_neither_taken_nor_refused(
 
 
 @pytest.mark.asyncio
+async def test_a_batch_that_may_not_be_written_is_not_said_to_be_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+
+    async def publish(records: object) -> list[Exception]:
+        return [Forbidden("Kafka: TopicAuthorizationFailedError")]
+
+    monkeypatch.setattr(sink, "publish", publish)
+    batch = json.dumps([{"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}]).encode()
+    with pytest.raises(Refused, match=r"may not write to mts-to-mailsender.*WRITE") as refused:
+        await operations.post(batch)
+    assert (refused.value.reason, len(refused.value.ids)) == ("forbidden", 1)
+    assert "may have been stored" not in str(refused.value)
+
+
+@pytest.mark.asyncio
 async def test_a_posted_batch_may_begin_with_a_byte_order_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, sink = SystemClock(), FakeSink()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
