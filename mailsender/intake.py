@@ -460,6 +460,7 @@ class Intake:
             clashes=len(refused) - taken,
             errors=_final(letters, found),
         )
+        _tell_bad(letters, found)
         await self._answer(letters, found)
         if not refused:
             return
@@ -607,6 +608,26 @@ class Intake:
 
     def _count(self, **more: int) -> None:
         self._now(**{name: getattr(self._state, name) + number for name, number in more.items()})
+
+
+def _tell_bad(letters: Sequence[Letter], found: Sequence[Inserted]) -> None:
+    """One event for a batch, however many. What its publisher wrote is in no reason: it names fields."""
+    bad = [
+        letter
+        for letter, what in zip(letters, found, strict=True)
+        if what is Inserted.NEW and letter.status is Status.ERROR
+    ]
+    if not bad:
+        return
+    first, origin = bad[0], bad[0].answers[0].origin
+    log.warning(
+        "bad_letters",
+        letters=len(bad),
+        first=first.id,
+        origin=origin and f"{origin.topic}[{origin.partition}]@{origin.offset}, letter {origin.index}",
+        reason=first.reason,
+        doing="they are errors, and their publishers get reports; the letters beside them are sent",
+    )
 
 
 def _final(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:

@@ -108,6 +108,18 @@ async def test_inserts_are_bounded_and_no_offset_is_ahead_of_its_letters() -> No
     assert stage.source.commits[-1] == {("in", 0): 2}
 
 
+async def test_bad_letters_are_told_once_a_batch_and_once_for_all() -> None:
+    value = b'[{"Addresses":["a@b.test"]},{"Subject":7},{"Subject":8,"Body":"SECRET"}]'
+    stage = Stage([record(value)], [record(value)])
+    with capture_logs() as events:
+        await stage.run()
+    (told,) = [each for each in events if each["event"] == "bad_letters"]
+    bad = await stage.letter(index=1)
+    assert (told["letters"], told["first"], told["origin"]) == (2, bad.id, "in[0]@0, letter 1")
+    assert "Subject must be a string" in told["reason"]
+    assert "SECRET" not in str(told)
+
+
 async def test_a_record_read_twice_is_a_replay() -> None:
     stage = Stage([record(letters("a", "b"))], [record(letters("a", "b"))])
     await stage.run()
