@@ -188,8 +188,8 @@ def _no_right(part: str, operations: str) -> Finding:
 def _missing(name: str, *, made_when_used: bool | None) -> Finding:
     part = f"topic {name}"
     if made_when_used is None:
-        text = "does not exist, and whether the brokers make topics by themselves may not be seen"
-        text += " (DESCRIBE_CONFIGS on the cluster is not allowed); create it"
+        text = "does not exist, and whether the brokers make topics by themselves cannot be seen"
+        text += " (it may be that DESCRIBE_CONFIGS on the cluster is not allowed); create it"
         return Finding(part=part, level="warning", text=text)
     if made_when_used:
         text = "does not exist; create it, or the brokers do so at its first use, by their own defaults"
@@ -205,8 +205,8 @@ def _judge_topic(
     count = len(topic["partitions"])
     found = [Finding(part=part, level="ok", text=f"{count} partition{'s' * (count != 1)}")]
     if not settings:
-        text = "whether it is compacted, and how large its records may be, may not be seen;"
-        text += " allow DESCRIBE_CONFIGS"
+        text = "whether it is compacted, and how large its records may be, cannot be seen;"
+        text += " it may be that DESCRIBE_CONFIGS is not allowed"
         found.append(Finding(part=part, level="warning", text=text))
     if name == wish.letters and "compact" in settings.get("cleanup.policy", ""):
         text = "is compacted, so letters are lost when a key comes twice; set cleanup.policy=delete"

@@ -147,7 +147,7 @@ def test_it_says_where_it_may_not_look_at_a_topic() -> None:
 @pytest.mark.parametrize(
     ("known", "level", "words"),
     [
-        (None, "warning", "may not be seen"),
+        (None, "warning", "cannot be seen"),
         (False, "error", "the brokers make no topics by themselves"),
         (True, "warning", "the brokers do so at its first use"),
     ],
