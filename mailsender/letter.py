@@ -419,8 +419,8 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """A letter as somebody looks it up: since when the queue has it, and when it may be tried next.
+class StoredLetter:
+    """A letter as the queue keeps it: since when it does, and when the letter may be tried next.
 
     `accepted_at` is None where that is not known, `due` where it does not await.
     """

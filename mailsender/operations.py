@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from mailsender.letter import Looked, now_ms
+from mailsender.letter import StoredLetter, now_ms
 from mailsender.ports import Forbidden, Landed, Outgoing, Rejected, Unavailable
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
@@ -184,11 +184,11 @@ class ReplicaOperations:
             "drain": self._progress(),
         }
 
-    async def letter(self, letter_id: str) -> Looked | None:
+    async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None."""
         if self._replica.queue_trouble:
             raise Unavailable(self._replica.queue_trouble)
-        return await self._replica.parts.queue.look(letter_id)
+        return await self._replica.parts.queue.look_up(letter_id)
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""

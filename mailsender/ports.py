@@ -20,12 +20,12 @@ from mailsender.letter import (
     FreshClaim,
     Lease,
     Letter,
-    Looked,
     Origin,
     Outcome,
     Recipient,
     Result,
     Settlement,
+    StoredLetter,
 )
 from mailsender.limiter import SlotGrant, SlotRequest
 
@@ -254,7 +254,7 @@ class Queue(Histories, Protocol):
         """One letter by its ID, or None."""
         ...
 
-    async def look(self, letter_id: str) -> Looked | None:
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
         """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
         ...
 

@@ -353,7 +353,7 @@ class _Publishing:
                 self._fail(lane, batch, unsent)
             else:
                 lane.ail("no acknowledgement in time", batch.future)
-                self._leave([batch], self._ailing(lane))
+                self._leave([batch], Unavailable(f"Kafka: {lane.trouble}"))
 
     def _take(self, lane: Lane, batch: _Batch, future: asyncio.Future[RecordMetadata]) -> None:
         error = future.exception()
@@ -392,7 +392,7 @@ class _Publishing:
         self._leave([batch], self._ailing(lane))
 
     def _ailing(self, lane: Lane) -> Unavailable:
-        """Why nothing goes to a partition in trouble."""
+        """Why something is not sent to a partition in trouble, or was refused there: it is not stored."""
         kind = Forbidden if self._lanes.is_shut(lane.topic) else Unavailable
         return kind(f"Kafka: {lane.trouble}")
 

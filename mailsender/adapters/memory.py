@@ -21,10 +21,10 @@ from mailsender.letter import (
     FreshClaim,
     Lease,
     Letter,
-    Looked,
     Recipient,
     Settlement,
     Status,
+    StoredLetter,
     now_ms,
 )
 from mailsender.limiter import Cursor, SlotGrant, SlotRequest
@@ -242,14 +242,14 @@ class MemoryQueue:
         entry = self._entries.get(letter_id.lower())
         return entry.letter if entry else None
 
-    async def look(self, letter_id: str) -> Looked | None:
-        """See `Queue.look`."""
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
+        """See `Queue.look_up`."""
         entry = self._entries.get(letter_id.lower())
         if entry is None:
             return None
         due = now_ms(self._clock.epoch() + entry.due - self._clock.monotonic())
         awaits = entry.letter.status is Status.AWAITING
-        return Looked(letter=entry.letter, accepted_at=now_ms(entry.since), due=due if awaits else None)
+        return StoredLetter(letter=entry.letter, accepted_at=now_ms(entry.since), due=due if awaits else None)
 
     async def stats(self) -> QueueStats:
         """See `Queue.stats`."""

@@ -48,7 +48,7 @@ from mailsender.adapters.mongo_marks import SHARED_FROM, Mark, Marks, can_share,
 from mailsender.adapters.mongo_reading import letter_of
 from mailsender.adapters.mongo_records import documents_of
 from mailsender.history import History, from_document
-from mailsender.letter import FreshClaim, Lease, Letter, Looked, Recipient, Settlement, Status, now_ms
+from mailsender.letter import FreshClaim, Lease, Letter, Recipient, Settlement, Status, StoredLetter, now_ms
 from mailsender.ports import CLOCK_AGE, Clock, Forbidden, Inserted, QueueStats, Record, Rejected, Unavailable
 
 CLAIM_BYTES = 8 * 1024 * 1024
@@ -338,11 +338,11 @@ class MongoQueue:
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
-        found = await self.look(letter_id)
+        found = await self.look_up(letter_id)
         return None if found is None else found.letter
 
-    async def look(self, letter_id: str) -> Looked | None:
-        """See `Queue.look`. The time of acceptance is the server's, in whole seconds."""
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
+        """See `Queue.look_up`. The time of acceptance is the server's, in whole seconds."""
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
@@ -358,7 +358,7 @@ class MongoQueue:
                 letter = letter.evolve(answered=len(letter.answers))
         due, accepted = document.get("due"), document.get("seq")
         awaits = letter.status is Status.AWAITING and isinstance(due, datetime)
-        return Looked(
+        return StoredLetter(
             letter=letter,
             accepted_at=accepted.as_datetime() if isinstance(accepted, Timestamp) else None,
             due=due if awaits else None,

@@ -83,8 +83,9 @@ _UNAVAILABLE = problem(
 _NOT_POSTED = problem(
     503,
     "`reason` says why. With `draining` or `starting`, `no-broker`, `queue-full` and `busy` nothing was"
-    " taken; another replica may take it, or this one later. With `unconfirmed` it may have been stored: post"
-    " the same letters with the IDs that `ids` gives them, and none is sent twice.",
+    " taken; another replica may take it, or this one later. With `forbidden` Kafka does not let us write to"
+    " the topic until somebody allows it; with `unconfirmed` it may have been stored: post the same letters"
+    " with the IDs that `ids` gives them, and none is sent twice.",
     RETRY_AFTER,
 )
 

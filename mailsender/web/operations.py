@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mailsender.letter import Looked
+from mailsender.letter import StoredLetter
 
 
 class Fault(Protocol):
@@ -42,7 +42,7 @@ class Refused(Exception):  # noqa: N818  as above
 
     `reason` is a stable word for programs (``draining``, ``queue-full``, ``no-broker`` …), the text is
     for people, `retry_after` says in how many seconds another attempt makes sense. Nothing was taken, but
-    with ``unconfirmed``: there nobody knows, and `ids` are those with which the letters may be there.
+    with ``unconfirmed``: there nobody knows. `ids` are those with which the letters can be posted again.
     """
 
     def __init__(self, reason: str, text: str, *, retry_after: float, ids: Sequence[str] = ()) -> None:
@@ -103,7 +103,7 @@ class Operations(Protocol):
         """Counts, rate and quota, sessions, relay, drain: what JSON can hold, no secrets, no addresses."""
         ...
 
-    async def letter(self, letter_id: str) -> Looked | None:
+    async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
         ...
 

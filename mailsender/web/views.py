@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mailsender.letter import Looked, Recipient
+from mailsender.letter import Recipient, StoredLetter
 from mailsender.web.models import LetterView, OriginView, RecipientView
 
 
-def letter_view(found: Looked) -> LetterView:
+def letter_view(found: StoredLetter) -> LetterView:
     """What became of a letter, recipient by recipient, and until when it waits.
 
     Neither body nor subject nor token: a one-time code stands as readily in a subject as in a body.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,8 +125,9 @@ def _parse(value: bytes) -> Any:
         raise NotABatch(f"the value is not JSON: {error}") from error
     except RecursionError as error:
         raise NotABatch("the value nests too deep") from error
-    except ValueError as error:  # a constant that is none of JSON's, or an integer beyond Python's limit
-        raise NotABatch(f"the value is not JSON that can be read: {error}") from error
+    except ValueError as error:  # an integer beyond Python's limit; its words are advice to a programmer
+        digits = sys.get_int_max_str_digits()
+        raise NotABatch(f"it holds a number of more than {digits} digits") from error
 
 
 def _check_form(value: bytes) -> None:
@@ -142,7 +144,7 @@ def _check_form(value: bytes) -> None:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise NotABatch(f"the value is not JSON: {name} is none")
 
 
 def read_batch(

@@ -616,24 +616,24 @@ async def test_whoever_looks_sees_since_when_a_letter_is_there_and_until_when_it
 ) -> None:
     before = await queue.now(0)
     await queue.insert([letter(1)])
-    found = await queue.look(letter(1).id)
+    found = await queue.look_up(letter(1).id)
     assert found is not None
     assert found.accepted_at is not None
     assert found.due is not None
     assert abs(found.accepted_at.timestamp() - before) < 5
     assert abs(found.due.timestamp() - before) < 5
     token, claimed = await claim_one(queue)
-    held = await queue.look(letter(1).id)
+    held = await queue.look_up(letter(1).id)
     assert held is not None
     assert (held.letter.status, held.due) == (Status.PROCESSING, None)
     later = claimed.evolve(status=Status.AWAITING, attempts=1)
     await queue.settle([Settlement(token=token, letter=later, delay=100)])
-    again = await queue.look(letter(1).id.upper())
+    again = await queue.look_up(letter(1).id.upper())
     assert again is not None
     assert again.due is not None
     assert abs(again.due.timestamp() - before - 100) < 10
     assert again.accepted_at == found.accepted_at
-    assert await queue.look("0" * 24) is None
+    assert await queue.look_up("0" * 24) is None
 
 
 async def test_a_settlement_repeated_changes_nothing(queue: Queue) -> None:

@@ -20,7 +20,7 @@ from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
-from mailsender.letter import Answer, Letter, Looked, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, StoredLetter, Verdict
 from mailsender.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
@@ -72,9 +72,11 @@ class Played:
     async def status(self) -> Mapping[str, Any]:
         return {"queue": {"awaiting": 4}}
 
-    async def letter(self, letter_id: str) -> Looked | None:
+    async def letter(self, letter_id: str) -> StoredLetter | None:
         found = self.letters.get(letter_id)
-        return found and Looked(letter=found, accepted_at=SINCE, due=None if found.status.final else DUE)
+        return found and StoredLetter(
+            letter=found, accepted_at=SINCE, due=None if found.status.final else DUE
+        )
 
     def begin_drain(self) -> Mapping[str, Any]:
         self.drains += 1
