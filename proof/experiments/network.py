@@ -16,11 +16,16 @@ from proof.table import Row, row
 WITHIN = 6.0
 """Seconds that a trouble lasts at most: longer than every time-out of the service's here."""
 
+LEASE = 4.0
+
+STEADY = LEASE / 3 + 0.5
+"""Seconds after which MongoDB counts as back; a stop before that may be unclean, for a lost claim."""
+
 
 def network(stage: Stage, seed: int, *, runs: int) -> Row:
     """`runs` troubles, each with one of the three ways."""
     began = time.monotonic()
-    settings = {"MONGODB_LEASE": "4s", "MONGODB_TIMEOUT": "3s", "SMTP_TIMEOUT_DOT": "3s"}
+    settings = {"MONGODB_LEASE": f"{LEASE:g}s", "MONGODB_TIMEOUT": "3s", "SMTP_TIMEOUT_DOT": "3s"}
     settings |= {f"SMTP_TIMEOUT_{name}": "3s" for name in ("CONNECT", "GREETING", "COMMAND", "DATA")}
     with run(stage, "network", seed, settings=settings) as world, contextlib.ExitStack() as stack:
         proxies = {"relay": Proxy(world.relay.port), "mongodb": Proxy(stage.mongod.port)}
@@ -40,6 +45,7 @@ def network(stage: Stage, seed: int, *, runs: int) -> Row:
         world.wait_done(90)
         if not service.child.running:
             world.fault(f"the service ended, with {service.child.returncode}")
+        rest(STEADY)
         world.stop_services()
         verdict = check(world.history(), Allowed(duplicates=5 * runs))
     return row(
