@@ -173,13 +173,13 @@ async def serve(
 
 
 def _protocol_logger() -> logging.Logger:
-    """For aiohttp's own use: without a traceback for every stranger who speaks no HTTP."""
+    """For aiohttp's own use: without a traceback for every stranger who speaks no HTTP, or hangs up."""
     logger = logging.getLogger("mailsender.web.protocol")
-    if _not_malformed not in logger.filters:
-        logger.addFilter(_not_malformed)
+    if _not_a_strangers not in logger.filters:
+        logger.addFilter(_not_a_strangers)
     return logger
 
 
-def _not_malformed(record: logging.LogRecord) -> bool:
+def _not_a_strangers(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | ConnectionError)

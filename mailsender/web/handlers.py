@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
 from mailsender.safejson import to_json
@@ -42,7 +42,9 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post}
-        return [adders[one.method](one.path, getattr(self, one.name)) for one in SERVICE]
+        return [
+            adders[one.method](one.path, getattr(self, one.name), expect_handler=_expected) for one in SERVICE
+        ]
 
     async def greet(self, _: web.Request) -> web.Response:
         """Name, version and state in one line."""
@@ -105,6 +107,7 @@ class Handlers:
         """The body; the limit holds while it arrives, whether or not its length was announced."""
         try:
             async with asyncio.timeout(self._read_timeout) as scope:
+                await _let_come(request)
                 return await request.read()
         except TimeoutError:
             if not scope.expired():
@@ -115,6 +118,31 @@ class Handlers:
             detail = "The body could not be read: its framing is broken."
             extra: dict[str, Any] = {"sample": list(SAMPLE)}
             raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
+
+
+async def _expected(request: web.Request) -> web.Response | None:
+    """A 417 for an expectation that nobody knows; whose body shall come is decided after who asks, and what.
+
+    Without this aiohttp tells everybody to go on: those without a key, and with a body over the limit, too.
+    """
+    if _waits(request) or request.version < HttpVersion11:
+        return None
+    detail = "The only Expect that is known here is 100-continue."
+    return ProblemError(HTTPStatus.EXPECTATION_FAILED, detail).response()
+
+
+def _waits(request: web.Request) -> bool:
+    """Whether the body comes only when it is asked for (RFC 9110 §10.1.1)."""
+    expect = request.headers.get("Expect", "").strip().lower()
+    return expect == "100-continue" and request.version >= HttpVersion11
+
+
+async def _let_come(request: web.Request) -> None:
+    """Ask for the body, where its sender waits for that."""
+    writer = request.writer
+    if _waits(request):
+        await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.output_size = 0  # the answer has not begun: aiohttp looks at this when it fails
 
 
 def _uncompressed(request: web.Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -547,18 +548,57 @@ async def test_heads_over_the_limits_are_400_and_no_traceback_in_the_log(
 
 
 @pytest.mark.asyncio
-async def test_a_caller_who_hangs_up_in_mid_body_is_no_incident() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [b"Content-Length: 50\r\n\r\n[", b"Transfer-Encoding: chunked\r\n\r\n5\r\n[{"],
+    ids=["length", "chunked"],
+)
+async def test_a_caller_who_hangs_up_in_mid_body_is_no_incident(
+    said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     service = Played()
     with capture_logs() as events:
         async with serving(service, key="") as client:
             _, writer = await asyncio.open_connection("127.0.0.1", client.port)
-            writer.write(b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[")
+            writer.write(b"POST /post HTTP/1.1\r\nHost: x\r\n" + said)
             await writer.drain()
+            assert (await client.ask("GET", "/healthz"))[0] == 200  # by now it is being read
             writer.close()
             await writer.wait_closed()
             assert (await client.ask("POST", "/post", data=b"[]"))[0] == 200
     assert service.bodies == [b"[]"]
     assert not [event for event in events if event["event"] == "http_request_failed"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+EXPECTING = b"POST /post HTTP/1.1\r\nHost: x\r\nX-API-KEY: %s\r\nExpect: %s\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("key", "expect", "size", "answer"),
+    [
+        (b"k" * 32, b"100-continue", 2, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"wrong", b"100-continue", 2, b"HTTP/1.1 401 "),
+        (b"k" * 32, b"100-continue", 50_000_000, b"HTTP/1.1 413 "),
+        (b"k" * 32, b"elephants", 2, b"HTTP/1.1 417 "),
+    ],
+    ids=["asked for", "no key", "too large", "unknown"],
+)
+async def test_a_body_that_waits_is_asked_for_when_it_is_wanted(
+    key: bytes, expect: bytes, size: int, answer: bytes
+) -> None:
+    async with serving(Played(), key="k" * 32) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(EXPECTING % (key, expect, size))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(answer)
+        if head.startswith(b"HTTP/1.1 100"):
+            writer.write(b"[]")
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        else:
+            assert b"application/problem+json" in head
+        writer.close()
 
 
 @pytest.mark.asyncio
