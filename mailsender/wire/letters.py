@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,11 @@ from mailsender.wire.schema import (
 from mailsender.wire.tokens import keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
+_SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
+_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+
+DEEP = 2 * MAX_TOKEN_DEPTH
+"""Levels of a batch below which nothing is read that could be a part of a good letter."""
 
 # What some producers write instead of JSON, by its first bytes.
 _FORMS = {
@@ -70,15 +74,18 @@ def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, 
 
     Raises:
         NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no NaN or Infinity), or
-            nests too deep, or holds a number of thousands of digits, or more letters, or values, than
-            `limits` allow.
+            holds more letters, or values, than `limits` allow.
     """
     if value is None:
         raise NotABatch("the record has no value")
     value = value.removeprefix(BOM_UTF8)  # RFC 8259 §8.1: a reader may pass over it
     limits = limits or Limits()
     _check_values(value, limits)
-    elements = _parse(value)
+    try:
+        elements = _parse(value)
+    except RecursionError:
+        value = _shallow(value)
+        elements = _parse(value)
     if not isinstance(elements, list):
         raise NotABatch(f"the value is {kind(elements)}, not an array of letters")
     if len(elements) > limits.letters:
@@ -120,14 +127,36 @@ def _parse(value: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise NotABatch(f"the value is not UTF-8 at byte {error.start}") from error
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise NotABatch(f"the value is not JSON: {error}") from error
-    except RecursionError as error:
-        raise NotABatch("the value nests too deep") from error
-    except ValueError as error:  # an integer beyond Python's limit; its words are advice to a programmer
-        digits = sys.get_int_max_str_digits()
-        raise NotABatch(f"it holds a number of more than {digits} digits") from error
+
+
+def _integer(text: str) -> int | float:
+    """An integer, or, where it has more digits than Python takes, what a letter refuses by its field."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _shallow(value: bytes) -> bytes:
+    """`value` without what lies deeper than `DEEP`: one letter of that kind must not condemn its neighbours.
+
+    Python's reader ends at some 950 levels, with nothing of the batch.
+    """
+    kept, begin, depth = [], 0, 0
+    for found in _SIGN.finditer(value):
+        step = _STEPS.get(found[0], 0)
+        if step > 0 and depth == DEEP - 1:
+            kept.append(value[begin : found.start()])
+        elif step < 0 and depth == DEEP:
+            kept.append(b"0")
+            begin = found.end()
+        depth += step
+    if depth >= DEEP:
+        raise NotABatch("the value nests too deep, and does not end")
+    return b"".join([*kept, value[begin:]])
 
 
 def _check_form(value: bytes) -> None:

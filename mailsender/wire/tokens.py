@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isfinite
 from secrets import token_hex
 from typing import Any
 
 from mailsender.letter import JsonText
-from mailsender.wire.schema import MAX_TOKEN_DEPTH, depth_within, few_values
+from mailsender.wire.schema import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 
 
 class _Number:
@@ -66,10 +68,23 @@ def batch_text(elements: Sequence[Mapping[str, Any]], *, ascii_only: bool) -> st
         texts[f'"{name}"'] = token.text
         return name
 
-    held = json.dumps(elements, ensure_ascii=ascii_only, separators=(",", ":"), default=hold)
+    write = partial(json.dumps, ensure_ascii=ascii_only, separators=(",", ":"), default=hold, allow_nan=False)
+    try:
+        held = write(elements)
+    except ValueError:
+        held = write(_finite(elements))
     for name, text in texts.items():
         held = held.replace(name, text, 1)
     return held
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for each number that is too large for a program: it stands where nobody reads it."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _may_have_changed(token: object, *, minus: bool) -> bool:
@@ -99,7 +114,7 @@ def _fraction(text: str) -> float | _Number:
 
 
 def _integer(text: str) -> int | _Number:
-    return _Number(text) if text == "-0" else int(text)
+    return _Number(text) if text == "-0" or len(text) > MAX_TOKEN else int(text)
 
 
 def _as_written(value: Any) -> Any:

@@ -31,6 +31,7 @@ from mailsender.wire import (
 )
 from mailsender.wire.plain import plain_elements
 from mailsender.wire.schema import token_fault
+from mailsender.wire.tokens import batch_text, token_text
 
 NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
 ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)
@@ -81,8 +82,7 @@ class TestDecode:
             (b"\x28\xb5\x2f\xfd\x04\x58", "zstd"),
             (b'[{"Body":"a\nb"}]', "not JSON"),
             (b"[" * 100_000, "nests too deep"),
-            (b'[{"Token":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nests too deep"),
-            (b'[{"Token":' + b"9" * 5000 + b"}]", "it holds a number of more than 4300 digits"),
+            (b'[{"Token":' + b"[" * 100_000 + b"]" * 99_000, "nests too deep"),
             (b"\x00\x01\x02", "not JSON"),
         ],
     )
@@ -98,6 +98,44 @@ class TestDecode:
         value = json.dumps([GOOD, {**GOOD, "Token": 1.5}]).encode()
         marked = read_batch(b"\xef\xbb\xbf" + value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW)
         assert list(marked) == list(read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW))
+
+    @pytest.mark.parametrize("depth", [940, 990, 2_000, 90_000])
+    @pytest.mark.parametrize(("opens", "ends"), [(b"[", b"]"), (b'{"]}\\"[":', b"}")], ids=["arrays", "objects"])
+    def test_what_nests_too_deep_does_not_condemn_its_neighbours(
+        self, depth: int, opens: bytes, ends: bytes
+    ) -> None:
+        deep = opens * (depth // len(opens)) + b"1" + ends * (depth // len(opens))
+        good = b'{"Addresses":["a@b.test"],"Token":1.50,"q":"[\\"["}'
+        value = b"[%b,{%b,%b},{%b,%b},%b]" % (
+            good, good[1:-1], b'"unknown":' + deep, good[1:-1], b'"Token":' + deep, good
+        )  # fmt: skip
+        letters = list(read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW))
+        assert [letter.reason for letter in letters] == ["", "", "Token nests deeper than 32 levels", ""]
+        assert letters[0].answers[0].token == letters[3].answers[0].token == JsonText("1.50")
+
+    @pytest.mark.parametrize("digits", [400, 4_000, 4_301, 90_000])
+    @pytest.mark.parametrize("sign", [b"", b"-"], ids=["plus", "minus"])
+    def test_a_number_of_any_length_is_the_fault_of_its_letter_alone(self, digits: int, sign: bytes) -> None:
+        number = sign + b"9" * digits
+        value = b'[%b,{"Addresses":["a@b.test"],"unknown":%b},{"Addresses":["a@b.test"],"Token":%b}]' % (
+            b'{"Addresses":["a@b.test"],"Token":1.50}', number, number
+        )  # fmt: skip
+        first, second, third = read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW)
+        assert (first.reason, second.reason) == ("", "")
+        assert first.answers[0].token == JsonText("1.50")
+        if len(number) <= 4096:
+            assert token_text(third.answers[0].token).encode() == number
+        else:
+            assert third.reason == f"Token has {len(number)} bytes as JSON; 4096 are allowed"
+
+    def test_a_batch_that_is_written_again_holds_no_infinity(self) -> None:
+        batch = decode(b'[{"unknown":{"a":[1e999,-1e999,1]},"Token":[1e999]}]')
+        assert batch_text(batch, ascii_only=True) == '[{"unknown":{"a":[null,null,1]},"Token":[1e999]}]'
+
+    def test_a_number_in_the_place_of_a_text_is_called_so(self) -> None:
+        value = b'[{"Addresses":["a@b.test"],"Subject":' + b"9" * 5000 + b"}]"
+        (letter,) = read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW)
+        assert letter.reason == "Subject must be a string, not a number"
 
     def test_lone_surrogates_are_legal_json(self) -> None:
         assert decode(b'[{"Subject":"\\ud800"}]') == [{"Subject": "\ud800"}]
