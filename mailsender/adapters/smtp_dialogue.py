@@ -41,6 +41,9 @@ PROBE_TIMEOUT = 5.0
 ONE_WRITE = 16 * 1024
 """Octets up to which message and dot go out together: they fit into any socket's buffer."""
 
+# RFC 5321 §4.2.1: a second digit of 2 speaks of the transmission channel. Behind the dot none of these says
+# that the message was taken: they answer a connection, or QUIT.
+_OF_THE_CHANNEL = frozenset(range(220, 230))
 _CLOSING = 421  # RFC 5321 §3.8: the relay closes the connection, whatever was asked
 _BAD_SEQUENCE = 503
 _DATA = b"DATA\r\n"
@@ -307,7 +310,7 @@ class SmtpSession:
                 about.answer.set_result(reply)
             return
         wanted = Kind.INTERMEDIATE if phase is Phase.DATA else Kind.COMPLETED
-        if reply.kind is not wanted:
+        if reply.kind is not wanted or reply.code in _OF_THE_CHANNEL:
             if reply.kind < Kind.TRANSIENT:
                 self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
                 return

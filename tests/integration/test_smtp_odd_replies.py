@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mailsender.letter import Outcome
+from mailsender.letter import Outcome, Verdict
 from mailsender.ports import NotBegun, RelayAway
 from tests.scripted import GOOD, GREETING, ScriptedRelay, pieces
 from tests.sessions import ACCEPTED, SHORTLY, A, B, opened, send, verdicts
@@ -95,6 +95,22 @@ async def test_every_odd_line_at_every_step_of_the_way(moment: str, line: bytes)
             words = str(error)
     assert 0 < len(words) < 1000
     assert words.isprintable()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("line", ["221 bye", "220 welcome", "354 go", "150 wait"])
+async def test_what_says_nothing_of_the_message_behind_its_dot_leaves_it_uncertain(line: str) -> None:
+    async with ScriptedRelay({"dot": line}) as relay, opened(relay) as session:
+        (result,) = (await send(session, A)).results.values()
+    assert result.verdict is Verdict.UNCERTAIN
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("moment", ["MAIL", "RCPT"])
+async def test_a_relay_that_says_goodbye_before_the_message_took_none(moment: str) -> None:
+    async with ScriptedRelay({moment: "221 bye"}) as relay, opened(relay) as session:
+        (result,) = (await send(session, A)).results.values()
+    assert result.verdict is Verdict.DEFERRED
 
 
 EMPTY = [b"\r\n", b"\n", b"\r\n\r\n\r\n"]
