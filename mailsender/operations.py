@@ -157,6 +157,7 @@ class ReplicaOperations:
             else {
                 "age_seconds": round(age or 0.0, 1),
                 "awaiting": stats.awaiting,
+                "due": stats.due,
                 "processing": stats.processing,
                 "sent": stats.sent,
                 "error": stats.error,

@@ -90,11 +90,12 @@ PUBLISHERS_BYTES: Final = 1024 * 1024
 class QueueStats:
     """How full the queue is.
 
-    `oldest_due` is how long, in seconds, the letter that should have been sent first has been waiting
+    Of those that are `awaiting`, `due` are no longer waiting for a time of their own. `oldest_due` is how long, in seconds, the letter that should have been sent first has been waiting
     beyond its time; 0.0 where none is due.
     """
 
     awaiting: int
+    due: int
     processing: int
     sent: int
     error: int

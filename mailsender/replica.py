@@ -27,7 +27,7 @@ from mailsender.recovery import Recovery
 from mailsender.reporter import Reporter, ReporterConfig
 from mailsender.retry import RetryPolicy
 from mailsender.sessions import NOT_ASKED
-from mailsender.settings import Settings
+from mailsender.settings import Settings, duration_text
 from mailsender.settle import Settler
 from mailsender.stalls import Watchdog
 from mailsender.summary import Summary
@@ -47,6 +47,9 @@ FILES = 128
 
 UNREAD = 30.0
 """Seconds that a caller has for reading an answer, beside the time of the request itself."""
+
+LONG = 60.0
+"""Seconds of sending from which on a backlog is told: of less nobody has to think."""
 
 LEAST = 0.5
 """Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
@@ -159,9 +162,24 @@ class Replica:
         if self.gate.exhausted_until is not None:
             text = f"{self.gate.allowance.quota} transactions a day are used up"
             yield Condition(part="quota", text=text, trouble=False, until=self.gate.exhausted_until)
+        elif (backlog := self._backlog()) is not None:
+            yield backlog
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
+
+    def _backlog(self) -> Condition | None:
+        """More letters that are due than the rate lets out in `LONG` seconds."""
+        allowance, stats = self.gate.allowance, self.keeper.stats
+        if stats is None or not allowance.letters:
+            return None
+        takes = stats.due * allowance.period / allowance.letters
+        if takes <= LONG:
+            return None
+        counted_at = self.clock.epoch() - (self.keeper.stats_age or 0.0)
+        rate = f"{allowance.letters} in {duration_text(allowance.period)}"
+        text = f"{stats.due} letters are due, and the rate is {rate}"
+        return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
 
     def _kafka_trouble(self) -> str:
         """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""

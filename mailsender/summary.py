@@ -62,6 +62,7 @@ class Summary:
                 seconds=round(now - self._since),
                 **changed,
                 awaiting=stats.awaiting if stats else None,
+                due=stats.due if stats else None,
                 unreported=stats.unreported if stats else None,
                 oldest_due=round(stats.oldest_due, 1) if stats else None,
                 counts_age=round(age, 1) if age is not None else None,

@@ -256,6 +256,7 @@ class MemoryQueue:
         now = self._clock.monotonic()
         return QueueStats(
             awaiting=self._counts[Status.AWAITING],
+            due=sum(due <= now for due, _, _ in self._waiting),
             processing=self._counts[Status.PROCESSING],
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],

@@ -374,6 +374,8 @@ class MongoQueue:
         async with calling(self._timeout):
             now = await self._server_clock.now()
             awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
+            # The few that wait for a time of their own are counted, not the many that are due.
+            later = await self._count({"status": "awaiting", "due": {"$gt": now}}, "mailsender_due")
             processing = await self._count({"status": "processing"}, _LEASED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported = await self._count({"reported": False}, "mailsender_unreported")
@@ -386,6 +388,7 @@ class MongoQueue:
             )
         return QueueStats(
             awaiting=awaiting,
+            due=max(0, awaiting - later),
             processing=processing,
             sent=max(0, total - awaiting - processing - error),
             error=error,

@@ -120,6 +120,7 @@ class QueueView(BaseModel):
         ge=0, description="How old the counts are: older than some seconds while MongoDB does not answer."
     )
     awaiting: Count
+    due: Count = Field(description="Those of `awaiting` that wait for no time of their own.")
     processing: Count
     sent: Count
     error: Count

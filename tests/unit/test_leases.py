@@ -126,7 +126,7 @@ class RenewingQueue:
         self.clock.forward(self.counting)
         if self.away or self.counting > 10:
             raise Unavailable("away")
-        return QueueStats(awaiting=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
+        return QueueStats(awaiting=0, due=0, processing=0, sent=0, error=0, unreported=0, oldest_due=0.0)
 
     async def now(self, age: float = 10.0) -> float:
         if self.away:

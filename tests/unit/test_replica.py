@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import pytest
 from structlog.testing import capture_logs
@@ -562,6 +563,27 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     with pytest.raises(Refused, match="2 letters wait already") as refused:
         asked.accepting()
     assert refused.value.reason == "queue-full"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("letters", "told"), [(120, False), (121, True)])
+async def test_letters_that_wait_for_the_rate_are_told_with_the_time_they_take(
+    letters: int, monkeypatch: pytest.MonkeyPatch, *, told: bool
+) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    replica.gate.allowance = replace(replica.gate.allowance, letters=2, period=1.0)
+    asked = ReplicaOperations(replica)
+    await replica.parts.queue.insert([letter().evolve(id=f"{number:024x}") for number in range(letters)])
+    began = clock.epoch()
+    status = await asked.status()
+    found = {each["part"]: each for each in status["waits_for"]}
+    assert ("rate" in found) is told
+    if told:
+        assert found["rate"]["text"] == "121 letters are due, and the rate is 2 in 1s"
+        assert not found["rate"]["trouble"]
+        until = datetime.fromisoformat(found["rate"]["until"]).timestamp()
+        assert 60 <= until - began < 70
 
 
 @pytest.mark.asyncio

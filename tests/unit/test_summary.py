@@ -27,7 +27,7 @@ class Stage:
 
     def waiting(self, awaiting: int) -> None:
         self.keeper.stats = QueueStats(
-            awaiting=awaiting, processing=0, sent=0, error=0, unreported=0, oldest_due=7.0
+            awaiting=awaiting, due=awaiting, processing=0, sent=0, error=0, unreported=0, oldest_due=7.0
         )
         self.keeper._counted_at = self.clock.monotonic()
 
