@@ -62,6 +62,18 @@ without the time of our clock."""
 _PARTITIONER: Final = DefaultPartitioner()
 
 
+async def _why_unknown(producer: AIOKafkaProducer, topic: str) -> str:
+    """Why nobody told which partitions a topic has."""
+    try:
+        async with asyncio.timeout(TRIAL):
+            told = await producer.client.force_metadata_update()
+    except (KafkaError, TimeoutError):
+        told = False
+    if told and not producer.client.cluster.partitions_for_topic(topic):
+        return "the brokers know no such topic, or have just made it"
+    return "nobody tells in time which partitions there are"
+
+
 class KafkaSink:
     """See `ports.RecordSink`."""
 
@@ -249,19 +261,26 @@ class _Publishing:
                     packed = await self._pack(producer, todo)
         except (KafkaError, TimeoutError) as error:
             # Nobody knows where they go; nothing was sent, so the producer is as good as before.
-            reason = "nobody tells in time which partitions there are"
-            why = Unavailable(f"Kafka: {reason}") if isinstance(error, TimeoutError) else translated(error)
-            for i in todo:
-                self._failed.setdefault(i, why)
-            note = (
-                self._lanes.shut if isinstance(error, TopicAuthorizationFailedError) else self._lanes.unknown
-            )
-            for topic in {self._records[i].topic for i in todo}:
-                note(topic, str(why).removeprefix("Kafka: "))
+            await self._note_unknown(producer, todo, error)
             return None
         carried = [self._carry(producer, lane, batches) for lane, batches in packed.items()]
         found = await asyncio.gather(*carried)
         return next((error for error in found if error is not None), None)
+
+    async def _note_unknown(
+        self, producer: AIOKafkaProducer, todo: Sequence[int], error: KafkaError | TimeoutError
+    ) -> None:
+        forbidden = isinstance(error, TopicAuthorizationFailedError)
+        for topic in {self._records[i].topic for i in todo}:
+            if isinstance(error, TimeoutError):
+                why = Unavailable(f"Kafka: {await _why_unknown(producer, topic)}")
+            else:
+                why = translated(error)
+            note = self._lanes.shut if forbidden else self._lanes.unknown
+            note(topic, str(why).removeprefix("Kafka: "))
+            for i in todo:
+                if self._records[i].topic == topic:
+                    self._failed.setdefault(i, why)
 
     async def _pack(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> dict[Lane, list[_Batch]]:
         """Batches by partition; records without a key go where there is room."""
@@ -454,5 +473,9 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
         drained = batch._drain_waiter  # noqa: SLF001  as above
         if drained.done() and not drained.cancelled():
             drained.exception()  # looked at, or Python complains that nobody did
+    sender = producer._sender  # noqa: SLF001  as above
+    # It would tell a transaction of the end, and there is none: Python would complain. All were told above.
+    if sender.sender_task is not None:
+        sender.sender_task.remove_done_callback(sender._fail_all)  # noqa: SLF001  as above
     await close_connections(producer.client)
-    await end_tasks([producer._sender.sender_task])  # noqa: SLF001  there is no public way
+    await end_tasks([sender.sender_task])

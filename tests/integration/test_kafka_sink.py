@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,6 +15,7 @@ from mailsender.adapters.kafka_sink import KafkaSink
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
+from tests import parts
 from tests.kafka_clients import consume, make_topic
 from tests.parts import KafkaServer, Topics
 
@@ -63,6 +65,24 @@ async def test_records_with_neither_key_nor_value(
     found = {(m.key(), m.value()): m.headers() for m in consume(kafka.bootstrap, topics.dead, 3)}
     assert found.keys() == {(None, None), (None, b"x"), (b"k", None)}
     assert found[None, None] == [("why", b"null"), ("none", None)]
+
+
+async def test_a_topic_that_nobody_makes_is_called_missing_until_it_is_there(tmp_path: Path) -> None:
+    with parts.running(parts.local_kafka(tmp_path / "kafka", auto_create=False)) as broker:
+        sink = KafkaSink(config(broker.bootstrap))
+        await sink.open()
+        try:
+            record = Outgoing(topic="reports", key=b"k", value=b"x")
+            (answer,) = await sink.publish([record])
+            assert "the brokers know no such topic" in str(answer)
+            assert sink.trouble_with("reports").startswith("reports: the brokers know no such topic")
+            make_topic(broker.bootstrap, "reports")
+            async with asyncio.timeout(20):
+                while not isinstance((await sink.publish([record]))[0], Landed):
+                    pass
+            assert sink.trouble_with("reports") == ""
+        finally:
+            await sink.close()
 
 
 async def test_what_the_client_finds_too_large_harms_no_neighbour(topics: Topics, sink: KafkaSink) -> None:

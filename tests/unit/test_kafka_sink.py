@@ -37,10 +37,18 @@ class Producer:
     def __init__(self) -> None:
         self.cached: set[int] | None = None  # what the client's own copy of the metadata says
         cluster = SimpleNamespace(partitions_for_topic=lambda _: self.cached)
-        self.client = SimpleNamespace(_conns={1: SimpleNamespace(connected=lambda: True)}, cluster=cluster)
+        self.reached = False  # whether a broker answers when it is asked anew
+        self.client = SimpleNamespace(
+            _conns={1: SimpleNamespace(connected=lambda: True)},
+            cluster=cluster,
+            force_metadata_update=self._update,
+        )
         self.sent: list[tuple[str, int, int]] = []
         self.silent: list[asyncio.Future[Any]] = []
         self.answer: Callable[[str, int, int], Exception | bool] = lambda _topic, _partition, _count: True
+
+    async def _update(self) -> bool:
+        return self.reached
 
     async def partitions_for(self, topic: str) -> set[int]:
         return set(range(PARTITIONS))
@@ -344,6 +352,15 @@ async def test_a_topic_that_is_known_again_is_well_without_a_further_record() ->
     stage.producer.cached = {0, 1, 2}
     assert stage.sink.trouble_with("out") == ""
     assert stage.sink.trouble_with("out") == ""
+
+
+async def test_a_topic_that_does_not_exist_is_called_so() -> None:
+    stage = Stage(timeout=0.05)
+    stage.producer.partitions_for = lambda _: asyncio.Event().wait()  # type: ignore[assignment,method-assign]
+    stage.producer.reached = True
+    (answer,) = await stage.sink.publish(to(0))
+    assert "the brokers know no such topic" in str(answer)
+    assert stage.sink.trouble_with("out") == "out: the brokers know no such topic, or have just made it"
 
 
 @pytest.mark.parametrize("moment", ["metadata", "batch"])
