@@ -90,8 +90,8 @@ PUBLISHERS_BYTES: Final = 1024 * 1024
 class QueueStats:
     """How full the queue is.
 
-    Of those that are `awaiting`, `due` are no longer waiting for a time of their own. `oldest_due` is how long, in seconds, the letter that should have been sent first has been waiting
-    beyond its time; 0.0 where none is due.
+    Of those that are `awaiting`, `due` wait for no time of their own. `oldest_due` is how long, in seconds,
+    the letter that should have been sent first has been waiting beyond its time; 0.0 where none is due.
     """
 
     awaiting: int

@@ -272,6 +272,7 @@ class _Publishing:
     ) -> None:
         forbidden = isinstance(error, TopicAuthorizationFailedError)
         for topic in {self._records[i].topic for i in todo}:
+            why: Rejected | Unavailable
             if isinstance(error, TimeoutError):
                 why = Unavailable(f"Kafka: {await _why_unknown(producer, topic)}")
             else:

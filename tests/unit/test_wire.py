@@ -100,7 +100,9 @@ class TestDecode:
         assert list(marked) == list(read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW))
 
     @pytest.mark.parametrize("depth", [940, 990, 2_000, 90_000])
-    @pytest.mark.parametrize(("opens", "ends"), [(b"[", b"]"), (b'{"]}\\"[":', b"}")], ids=["arrays", "objects"])
+    @pytest.mark.parametrize(
+        ("opens", "ends"), [(b"[", b"]"), (b'{"]}\\"[":', b"}")], ids=["arrays", "objects"]
+    )
     def test_what_nests_too_deep_does_not_condemn_its_neighbours(
         self, depth: int, opens: bytes, ends: bytes
     ) -> None:
