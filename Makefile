@@ -42,8 +42,11 @@ help: ## This list
 dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
 	@exec .venv/dev/bin/mailsender dev
 
+# Two at a time: half of the time of most tests goes into waiting. Each worker has a broker and a database of its own.
+WORKERS ?= 2
+
 test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
-	.venv/test/bin/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+	.venv/test/bin/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 # All but what looks at the checkout, which is not here; coverage sees nothing of compiled code.
 test-compiled: .venv/test/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it

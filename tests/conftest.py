@@ -13,6 +13,7 @@ from pymongo import MongoClient
 
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
+from mailsender.dev.process import take_ports
 from tests import parts
 from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, Topics
 
@@ -30,6 +31,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in UNCOVERED:
             item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where workers run side by side each takes ports of its own."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        take_ports(int(worker["workerid"].removeprefix("gw")), worker["workercount"])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells which parts it met."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["met"] = parts.met
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """See `pytest_sessionfinish`."""
+    parts.met.update(getattr(node, "workeroutput", {}).get("met", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import importlib.util
 import os
 import re
@@ -126,8 +127,12 @@ def kafka_jars() -> Path:
     """
     wanted = cache_directory() / f"kafka-{KAFKA_VERSION}"
     if not _complete(wanted):
-        _fetch_jars(wanted)
-        _archive_classes(wanted)
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        with wanted.with_name(f"{wanted.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one run of the tests come here at the same time
+            if not _complete(wanted):
+                _fetch_jars(wanted)
+                _archive_classes(wanted)
     return wanted / "lib"
 
 
@@ -159,7 +164,6 @@ def _fetch_jars(wanted: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise PartMissing("there is no Maven to fetch Kafka's jars with (on Debian: apt-get install maven)")
-    wanted.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{wanted.name}.", dir=wanted.parent))
     try:
         (fresh / "pom.xml").write_text(_POM, "utf-8")
