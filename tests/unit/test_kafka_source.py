@@ -189,6 +189,18 @@ async def test_partitions_that_come_together_are_asked_for_together() -> None:
     assert stage.consumer.asked == 1
 
 
+async def test_a_fetch_holds_so_many_records_however_small_they_are_and_the_next_one_goes_on_there() -> None:
+    """Nothing else goes on while a fetch is read, and `max_bytes` are a hundred thousand records of a byte."""
+    count = 2 * kafka_source.MOST + 100
+    stage = Stage(p0=[b"x"] * count, p1=[b"y"] * count)
+    stage.assign()
+    fetches = [found for _ in range(20) if (found := await stage.source.fetch(0.0))]
+    assert max(map(len, fetches)) < kafka_source.MOST + 100
+    taken = [(record.partition, record.offset) for found in fetches for record in found]
+    assert sorted(taken) == [(partition, offset) for partition in (0, 1) for offset in range(count)]
+    assert [place for place in taken if place[0] == 0] == [(0, offset) for offset in range(count)]
+
+
 async def test_what_was_committed_is_compared_and_reading_goes_on() -> None:
     stage = Stage(p0=letters(10))
     stage.assign()
