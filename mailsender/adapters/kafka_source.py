@@ -227,7 +227,7 @@ class KafkaSource:
             self._give_up(consumer, error)
 
     async def _drain(self, consumer: AIOKafkaConsumer, room: int) -> AsyncIterator[Record]:
-        """Take what was fetched ahead, partition by partition, up to `room` bytes, or `MOST`, and a last chunk.
+        """Take what was fetched ahead, partition by partition: `room` bytes or `MOST`, and a chunk.
 
         Nothing here suspends: `getmany` without a timeout does only during a rebalance, which is looked at
         before every call.

@@ -190,7 +190,7 @@ async def test_partitions_that_come_together_are_asked_for_together() -> None:
 
 
 async def test_a_fetch_holds_so_many_records_however_small_they_are_and_the_next_one_goes_on_there() -> None:
-    """Nothing else goes on while a fetch is read, and `max_bytes` are a hundred thousand records of a byte."""
+    """Nothing else goes on while a fetch is read; `max_bytes` are a hundred thousand records of a byte."""
     count = 2 * kafka_source.MOST + 100
     stage = Stage(p0=[b"x"] * count, p1=[b"y"] * count)
     stage.assign()
