@@ -252,6 +252,7 @@ class _Publishing:
     async def _send_together(self, producer: AIOKafkaProducer, todo: Sequence[int]) -> BaseException | None:
         """Send batches of our own making: one acknowledgement serves all records of a batch."""
         packed: dict[Lane, list[_Batch]] = {}
+        unknown: KafkaError | TimeoutError | None = None
         try:
             async with asyncio.timeout_at(self._deadline):
                 packed = await self._pack(producer, todo)
@@ -260,8 +261,10 @@ class _Publishing:
                     await self._lanes.freed(min(TRIAL, self.left()))
                     packed = await self._pack(producer, todo)
         except (KafkaError, TimeoutError) as error:
+            unknown = error
+        if unknown is not None:
             # Nobody knows where they go; nothing was sent, so the producer is as good as before.
-            await self._note_unknown(producer, todo, error)
+            await self._note_unknown(producer, todo, unknown)
             return None
         carried = [self._carry(producer, lane, batches) for lane, batches in packed.items()]
         found = await asyncio.gather(*carried)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from bson import ObjectId
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, monitoring
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.asyncio
 
 FINISHED = 200_000
 K = 100
+
+ANY_DATE: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+"""The bounds of an index reach to the last date that there is, which Python has no name for."""
 
 
 class Commands(CommandListener):
@@ -95,7 +99,9 @@ def explained(database: Any, sent: dict[str, Any]) -> dict[str, Any]:
     kept += ("pipeline", "cursor")
     name = next(iter(sent))
     command = {name: sent[name], **{key: sent[key] for key in kept if key in sent}}
-    found: dict[str, Any] = database.command({"explain": command, "verbosity": "executionStats"})
+    found: dict[str, Any] = database.command(
+        {"explain": command, "verbosity": "executionStats"}, codec_options=ANY_DATE
+    )
     return found
 
 
