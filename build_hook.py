@@ -60,7 +60,7 @@ def compiled(root: Path, modules: list[str], scratch: Path) -> list[Path]:
         options = [*MYPY, f"--cache-dir={scratch / 'cache'}"]
         extensions = mypycify(
             [*options, *files],
-            opt_level="3",
+            opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"),
             debug_level="0",
             target_dir=str(scratch / "c"),
             group_name="mailsender",
