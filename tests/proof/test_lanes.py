@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -75,7 +76,8 @@ def test_every_step_is_run_once(tmp_path: Path, lanes: int) -> None:
     assert {each.verdict for each in found} == {"kept"}
 
 
-def test_ctrl_c_ends_all_lanes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_whatever_ends_the_run_ends_all_lanes(tmp_path: Path, end: signal.Signals) -> None:
     arguments = ["inputs", "--runs", "10000000", "--jobs", "2", "--no-page", "--directory", str(tmp_path)]
     run = subprocess.Popen(
         [sys.executable, "-m", "proof", *arguments],
@@ -89,12 +91,19 @@ def test_ctrl_c_ends_all_lanes(tmp_path: Path) -> None:
     with run.stdout as said:
         while "…" not in (line := said.readline()):
             assert line, "it ended before it began a step"
-    os.killpg(run.pid, signal.SIGINT)
-    assert run.wait(60) != 0
-    deadline = time.monotonic() + 30
-    while _is_there(run.pid):
-        assert time.monotonic() < deadline, "a process of it lives on"
-        time.sleep(0.05)  # there is no event for it
+    try:
+        if end is signal.SIGKILL:
+            run.kill()  # it alone
+        else:
+            os.killpg(run.pid, end)
+        assert run.wait(60) != 0
+        deadline = time.monotonic() + 30
+        while _is_there(run.pid):
+            assert time.monotonic() < deadline, "a process of it lives on"
+            time.sleep(0.05)  # there is no event for it
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 def _is_there(group: int) -> bool:
