@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -146,9 +147,18 @@ def _serve(line: Connection, work: Work, number: int, of: int) -> None:
     # Ctrl-C reaches all processes: the one that began this one ends it, and then it ends its parts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     take_ports(number, of)
     steps = {each.name: each for each in steps_of(work.parts, work.options)}
     with open_stage(work.directory / f"lane{number}") as stage, contextlib.suppress(EOFError):
         stage.tree = work.tree
         while True:
             line.send(steps[line.recv()].row(stage, work.options))
+
+
+def _end_with_parent() -> None:
+    """End at once when whoever began this process is gone: nobody would read a row, and steps take hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # guards end the parts
