@@ -188,7 +188,9 @@ async def test_members_who_want_more_than_there_is_share_it(slots: SlotStore) ->
             grant = await slots.lease(wish(10_000, allowance, member))
             taken[member] += grant.count if time.monotonic() >= begins else 0
         await asyncio.sleep(0.02)
-    assert max(taken.values()) < 1.5 * min(taken.values())
+    # A factor of two is what is promised, over a minute. It is 1.1 here, and 1.55 on a busy machine: the
+    # slots that come to be between two questions are most often of "a", who asks more often.
+    assert max(taken.values()) < 2 * min(taken.values())
     assert sum(taken.values()) > 2000
 
 
