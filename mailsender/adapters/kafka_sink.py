@@ -62,16 +62,17 @@ without the time of our clock."""
 _PARTITIONER: Final = DefaultPartitioner()
 
 
-async def _why_unknown(producer: AIOKafkaProducer, topic: str) -> str:
-    """Why nobody told which partitions a topic has."""
+NO_TOPIC: Final = "the brokers know no such topic, or have just made it"
+NOBODY_TELLS: Final = "nobody tells in time which partitions there are"
+
+
+async def _tells(producer: AIOKafkaProducer, deadline: float) -> bool:
+    """Whether a broker answers, until `deadline` on the loop's clock, when it is asked for topics anew."""
     try:
-        async with asyncio.timeout(TRIAL):
-            told = await producer.client.force_metadata_update()
+        async with asyncio.timeout_at(deadline):
+            return bool(await producer.client.force_metadata_update())
     except (KafkaError, TimeoutError):
-        told = False
-    if told and not producer.client.cluster.partitions_for_topic(topic):
-        return "the brokers know no such topic, or have just made it"
-    return "nobody tells in time which partitions there are"
+        return False
 
 
 class KafkaSink:
@@ -254,7 +255,8 @@ class _Publishing:
         packed: dict[Lane, list[_Batch]] = {}
         unknown: KafkaError | TimeoutError | None = None
         try:
-            async with asyncio.timeout_at(self._deadline):
+            # Some of the time is kept for finding out why nobody knows.
+            async with asyncio.timeout_at(self._deadline - min(TRIAL, self.left() / 4)):
                 packed = await self._pack(producer, todo)
                 if not packed and self._put_off and len(todo) <= FEW and not self._waited:
                     self._waited = True
@@ -274,10 +276,12 @@ class _Publishing:
         self, producer: AIOKafkaProducer, todo: Sequence[int], error: KafkaError | TimeoutError
     ) -> None:
         forbidden = isinstance(error, TopicAuthorizationFailedError)
+        told = isinstance(error, TimeoutError) and await _tells(producer, self._deadline)
         for topic in {self._records[i].topic for i in todo}:
             why: Rejected | Unavailable
             if isinstance(error, TimeoutError):
-                why = Unavailable(f"Kafka: {await _why_unknown(producer, topic)}")
+                none = told and not producer.client.cluster.partitions_for_topic(topic)
+                why = Unavailable(f"Kafka: {NO_TOPIC if none else NOBODY_TELLS}")
             else:
                 why = translated(error)
             note = self._lanes.shut if forbidden else self._lanes.unknown

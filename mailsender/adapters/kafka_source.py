@@ -49,8 +49,8 @@ OVERHEAD = 120
 """Bytes that a record takes in memory beside what it has on the wire."""
 
 MOST = 4096
-"""Records of one fetch, more only to end a chunk: read in some 20 ms, in which nothing else goes on. By bytes
-alone a fetch could be 130,000 records of two bytes, which took 0.25 s."""
+"""Records of one fetch, more only to end a chunk: while they are read nothing else goes on. By bytes alone a
+fetch could be 130,000 records of two bytes; with so many the loop stood still for 0.25 s."""
 
 PER_PARTITION = 256 * 1024
 """Bytes of one partition in one fetch, more only for a single batch that is larger. Small enough for buffers

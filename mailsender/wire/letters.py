@@ -82,10 +82,13 @@ def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, 
     limits = limits or Limits()
     _check_values(value, limits)
     try:
-        elements = _parse(value)
+        return _elements(value, limits)
     except RecursionError:
-        value = _shallow(value)
-        elements = _parse(value)
+        return _elements(_shallow(value), limits)
+
+
+def _elements(value: bytes, limits: Limits) -> list[dict[str, Any]]:
+    elements = _parse(value)
     if not isinstance(elements, list):
         raise NotABatch(f"the value is {kind(elements)}, not an array of letters")
     if len(elements) > limits.letters:

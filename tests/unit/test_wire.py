@@ -115,6 +115,12 @@ class TestDecode:
         assert [letter.reason for letter in letters] == ["", "", "Token nests deeper than 32 levels", ""]
         assert letters[0].answers[0].token == letters[3].answers[0].token == JsonText("1.50")
 
+    def test_no_depth_is_beyond_one_reading_and_not_beyond_the_other(self) -> None:
+        """Where a token holds a fraction the batch is read twice, and the second time from further down."""
+        for depth in range(900, 1010):
+            value = b'[{"Token":1.50},{"unknown":%b}]' % (b"[" * depth + b"]" * depth)
+            assert decode(value)[0] == {"Token": JsonText("1.50")}
+
     @pytest.mark.parametrize("digits", [400, 4_000, 4_301, 90_000])
     @pytest.mark.parametrize("sign", [b"", b"-"], ids=["plus", "minus"])
     def test_a_number_of_any_length_is_the_fault_of_its_letter_alone(self, digits: int, sign: bytes) -> None:
