@@ -71,20 +71,27 @@ def batch_text(elements: Sequence[Mapping[str, Any]], *, ascii_only: bool) -> st
     write = partial(json.dumps, ensure_ascii=ascii_only, separators=(",", ":"), default=hold, allow_nan=False)
     try:
         held = write(elements)
-    except ValueError:
-        held = write(_finite(elements))
+    except (ValueError, RecursionError):
+        held = write(_writable(elements))
     for name, text in texts.items():
         held = held.replace(name, text, 1)
     return held
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null for each number that is too large for a program: it stands where nobody reads it."""
+def _writable(value: Any, levels: int = 4 * MAX_TOKEN_DEPTH) -> Any:
+    """`value` with null for numbers that are too large for a program, and for what nests deeper.
+
+    Neither is a part of a good letter: it stands under keys that nobody reads.
+    """
     if isinstance(value, float):
         return value if isfinite(value) else None
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
+        return {key: _writable(item, levels - 1) for key, item in value.items()}
+    return [_writable(item, levels - 1) for item in value]
 
 
 def _may_have_changed(token: object, *, minus: bool) -> bool:

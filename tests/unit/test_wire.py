@@ -140,6 +140,12 @@ class TestDecode:
         batch = decode(b'[{"unknown":{"a":[1e999,-1e999,1]},"Token":[1e999]}]')
         assert batch_text(batch, ascii_only=True) == '[{"unknown":{"a":[null,null,1]},"Token":[1e999]}]'
 
+    @pytest.mark.parametrize("inner", [b"1", b"1e999"])
+    @pytest.mark.parametrize("depth", [100, 500, 900, 986, 5000])
+    def test_a_batch_of_any_depth_is_written_again(self, depth: int, inner: bytes) -> None:
+        value = b'[{"unknown":%b,"Token":1.50}]' % (b"[" * depth + inner + b"]" * depth)
+        assert decode(batch_text(decode(value), ascii_only=True).encode())[0]["Token"] == JsonText("1.50")
+
     def test_a_number_in_the_place_of_a_text_is_called_so(self) -> None:
         value = b'[{"Addresses":["a@b.test"],"Subject":' + b"9" * 5000 + b"}]"
         (letter,) = read_batch(value, b"k", Limits(), origin=lambda _: ORIGIN, now=NOW)
