@@ -38,13 +38,17 @@ def problems() -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except ConnectionError:
-            raise  # the caller hung up: aiohttp ends the connection, there is nobody to answer
-        except Exception as error:  # noqa: BLE001  the last resort: the caller gets an id, the log the rest
+        except Exception as error:  # the last resort: the caller gets an id, the log the rest
+            if isinstance(error, ConnectionError) and _hung_up(request):
+                raise  # aiohttp ends the connection: there is nobody to answer
             problem = _expected(request, error) or _unexpected(request, error)
             return problem.response()
 
     return middleware
+
+
+def _hung_up(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _expected(request: web.Request, error: Exception) -> ProblemError | None:

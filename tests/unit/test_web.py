@@ -571,6 +571,17 @@ async def test_a_caller_who_hangs_up_in_mid_body_is_no_incident(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.asyncio
+async def test_a_connection_of_ours_that_breaks_is_an_incident_while_the_caller_is_there() -> None:
+    async def breaks(_: bytes) -> Posted:
+        raise ConnectionResetError("not the caller's")
+
+    with capture_logs() as events:
+        async with serving(Played(result=breaks), key="") as client:
+            assert (await client.ask("POST", "/post", data=b"[]"))[0] == 500
+    assert [event["event"] for event in events if event["log_level"] == "error"] == ["http_request_failed"]
+
+
 EXPECTING = b"POST /post HTTP/1.1\r\nHost: x\r\nX-API-KEY: %s\r\nExpect: %s\r\nContent-Length: %d\r\n\r\n"
 
 
