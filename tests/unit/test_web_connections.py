@@ -7,8 +7,10 @@ import json
 import resource
 import socket
 from contextlib import AsyncExitStack
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
 from mailsender import supervision
@@ -17,6 +19,7 @@ from mailsender.web import connections
 from mailsender.web.app import make_app, serve
 from mailsender.web.connections import FEWEST, MAX_HEAD, Connection, Crowd, affordable
 from mailsender.web.operations import Posted
+from mailsender.web.pages import Pages
 from tests.unit.test_web import Played, raw, serving
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -203,6 +206,27 @@ async def test_an_answer_that_nobody_reads_is_cut(quick: None, monkeypatch: pyte
     finally:
         caller.close()
         await server.close()
+
+
+@pytest.mark.asyncio
+async def test_a_file_that_a_socket_takes_at_once_leaves_turns_to_others() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    name = "swagger-ui-bundle.js"
+    takes_all = Mock(
+        **{"write.side_effect": AsyncMock(), "write_headers": AsyncMock(), "write_eof": AsyncMock()}
+    )
+    request = make_mocked_request("GET", f"/docs/{name}", match_info={"file": name}, writer=takes_all)
+    beside = asyncio.create_task(others())
+    await Pages().file(request)
+    beside.cancel()
+    assert turns >= takes_all.write.call_count > 10
 
 
 @pytest.mark.asyncio
