@@ -13,13 +13,16 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     BrokerResponseError,
     CorruptRecordException,
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -74,6 +77,29 @@ class KafkaConfig:
     compression: str | None = None
     stall: float = 60.0
     retry_unreadable: float = 60.0
+
+
+def _losing(send: Callable[..., Any]) -> Callable[..., Any]:
+    """`send` of the library's connections, which a loss ends with the error that it expects of one.
+
+    A transport of uvloop's that was lost in this very turn of the loop raises RuntimeError when it is written
+    to (aiokafka's issue 1038). That ended the task that renews metadata, and nobody saw it: from then on
+    every commit waited for that task.
+    """
+
+    @wraps(send)
+    def sent(connection: Any, *args: Any, **named: Any) -> Any:
+        try:
+            return send(connection, *args, **named)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection was lost: {error}") from error
+
+    return sent
+
+
+AIOKafkaConnection.send = _losing(AIOKafkaConnection.send)
+AIOKafkaConnection._send_sasl_token = _losing(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001  no public way
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:

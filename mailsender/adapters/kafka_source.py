@@ -147,7 +147,7 @@ class KafkaSource:
         self._watched_from = self._clock.epoch()
         self._seen = self._clock.epoch()
         self._commit_fault = ""
-        self._unconfirmed = False
+        self._unconfirmed_since: float | None = None
         self._troubled_since: float | None = None
         self._told = False
 
@@ -598,10 +598,11 @@ class KafkaSource:
         if task is None:
             return True
         await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        self._unconfirmed = not task.done()
-        if self._unconfirmed:
+        if not task.done():
+            if self._unconfirmed_since is None:
+                self._unconfirmed_since = self._clock.monotonic()
             return False
-        self._committing = None
+        self._committing = self._unconfirmed_since = None
         error = None if task.cancelled() else task.exception()
         if isinstance(error, IllegalStateError | CommitFailedError):
             log.debug("commit_left_to_another", reason=described(error))
@@ -687,7 +688,7 @@ class KafkaSource:
                 return f"{_named(partition)} waits: {reason}"
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
-        if self._unconfirmed and self._committing is not None and not self._committing.done():
+        if self._unconfirmed_since is not None and self._commits():
             return "the broker does not confirm the commit of offsets"
         return self._commit_fault or self._silence(consumer)
 
@@ -733,6 +734,19 @@ class KafkaSource:
             latest = max(answered.values())
         return self._clock.epoch() - latest
 
+    def _commits(self) -> bool:
+        """Whether a commit is under way."""
+        return self._committing is not None and not self._committing.done()
+
+    def _unconfirmed_for(self, now: float) -> float:
+        """Seconds since a commit that is under way still has been waited for in vain.
+
+        The library asks again for as long as it lives; if what it waits for itself has ended it does not.
+        """
+        if self._unconfirmed_since is None or not self._commits():
+            return 0.0
+        return now - self._unconfirmed_since
+
     def _answered(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, float]:
         """When each partition that is read had its last answer."""
         return {
@@ -742,13 +756,13 @@ class KafkaSource:
 
     def _watch(self) -> None:
         """Say when trouble begins and ends, and give up a client that nothing comes from any more."""
-        now, reason = self._clock.monotonic(), self._hindrance()
+        now, reason, stall = self._clock.monotonic(), self._hindrance(), self._config.stall
         consumer = self._keeper.client
         if consumer is not None and self._named and self._config.instance_id:
             thrown = self._log.thrown_out
             if len(thrown) >= THROWN_OUT and now - thrown[-THROWN_OUT] < THROWN_OUT_WITHIN:
                 self._lose_name(consumer)
-        if consumer is not None and self._silent_for(consumer) > self._config.stall:
+        if consumer is not None and max(self._silent_for(consumer), self._unconfirmed_for(now)) > stall:
             self._keeper.replace(consumer, reason)
         if reason:
             self._troubled_since = now if self._troubled_since is None else self._troubled_since

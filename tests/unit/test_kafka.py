@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import ssl
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
+from unittest.mock import AsyncMock
 
 import pytest
+import uvloop
 from aiokafka import TopicPartition
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     CorruptRecordException,
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RequestTimedOutError,
     UnsupportedCodecError,
 )
+from aiokafka.protocol.admin import ApiVersionRequest
 from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import ClientLog, KafkaConfig, client_log, client_options, translated
@@ -51,6 +59,38 @@ def test_tls_checks_certificates_by_the_given_ca(certificates: Certificates) -> 
 def test_a_missing_ca_file_is_an_error_and_not_no_check() -> None:
     with pytest.raises(OSError):
         client_options(KafkaConfig(brokers=BROKERS, security_protocol="SSL", tls_ca_file="/nowhere.pem"))
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_request_on_a_connection_that_is_lost_is_an_error_of_the_connection(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """uvloop raises RuntimeError then, for which the library's tasks are not prepared."""
+
+    async def requests() -> None:
+        async def resets(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(resets, "127.0.0.1", 0)
+        connection = AIOKafkaConnection("127.0.0.1", server.sockets[0].getsockname()[1])
+        connection._do_version_lookup = AsyncMock()
+        await connection.connect()
+        connection._read_task.cancel()  # it would see the loss, in the turn after this one
+        await connection._closed_fut
+        try:
+            # asyncio's own transport says nothing of it; that of uvloop does so at once.
+            asyncio.ensure_future(connection.send(ApiVersionRequest())).cancel()
+            connection.close()
+            await connection.send(ApiVersionRequest())
+        finally:
+            connection.close()
+            server.close()
+            await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=factory) as runner, pytest.raises(KafkaConnectionError):
+        runner.run(requests())
 
 
 def test_the_password_is_not_shown() -> None:

@@ -388,6 +388,51 @@ async def test_no_position_is_committed_over_a_record_that_nobody_has_yet() -> N
     assert stage.consumer.offsets[at(0)].offset == 1
 
 
+# --- a commit that hangs -------------------------------------------------------------------------
+
+
+async def test_a_client_that_never_confirms_a_commit_is_replaced() -> None:
+    stage = Stage(p0=letters(2))
+    stage.assign()
+    first, second = await stage.take()
+    hangs = asyncio.get_running_loop().create_future()
+
+    async def commit(_: object) -> None:
+        await hangs
+
+    stage.consumer.commit = commit  # type: ignore[method-assign]
+    assert not await stage.source.commit({(TOPIC, 0): first.offset + 1})
+    stage.clock.forward(stage.source._config.stall - 1)
+    await stage.take()
+    assert stage.replaced == []
+    assert not await stage.source.commit({(TOPIC, 0): second.offset + 1}), "it is the same that hangs"
+    stage.clock.forward(2)
+    await stage.take()
+    assert set(stage.replaced) == {"the broker does not confirm the commit of offsets"}
+    hangs.cancel()
+
+
+async def test_a_commit_that_comes_late_costs_nothing() -> None:
+    stage = Stage(p0=letters(1))
+    stage.assign()
+    (only,) = await stage.take()
+    hangs, real = asyncio.get_running_loop().create_future(), stage.consumer.commit
+
+    async def commit(offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        await hangs
+        await real(offsets)
+
+    stage.consumer.commit = commit  # type: ignore[method-assign]
+    assert not await stage.source.commit({(TOPIC, 0): only.offset + 1})
+    hangs.set_result(None)
+    assert await stage.source.commit({(TOPIC, 0): only.offset + 1})
+    stage.clock.forward(2 * stage.source._config.stall)
+    stage.consumer.answered[at(0)] = stage.clock.epoch()
+    await stage.take()
+    assert stage.replaced == []
+    assert stage.source.trouble == ""
+
+
 # --- the group -----------------------------------------------------------------------------------
 
 
