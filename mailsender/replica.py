@@ -51,6 +51,9 @@ UNREAD = 30.0
 LONG = 60.0
 """Seconds of sending from which on a backlog is told: of less nobody has to think."""
 
+CLOSING = 1.0
+"""Seconds for saying good-bye to what may not answer, although the drain's time is over."""
+
 LEAST = 0.5
 """Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
 
@@ -418,8 +421,12 @@ class Replica:
 
     async def _close_parts(self) -> None:
         limit = self.settings.kafka_timeout
-        await self._within(self.parts.sink.close(), limit, "producer")
-        await self._within(self.parts.queue.close(), limit, "mongodb")
+        if self._deadline is not None:  # nothing depends on it any more
+            limit = min(limit, max(CLOSING, self._deadline.left))
+        await asyncio.gather(
+            self._within(self.parts.sink.close(), limit, "producer"),
+            self._within(self.parts.queue.close(), limit, "mongodb"),
+        )
         self.parts.notes.close()
 
 

@@ -177,10 +177,19 @@ class Settings(BaseSettings):
         0.0, "The share of letters refused at random without sending them, for courses and tests.", ge=0, le=1
     )
     smtp_rate_limit_max_letters: int = _field(
-        5, "Transactions per period, over all replicas; 0 = unlimited.", original=True, ge=0, le=MOST
+        5,
+        "Transactions per period, over all replicas, and in any one the burst more; 0 = unlimited.",
+        original=True,
+        ge=0,
+        le=MOST,
     )
     smtp_rate_limit_period: Duration = _field(5.0, "The rate's period.", original=True, shown="5s")
-    smtp_rate_limit_burst: int = _field(1, "Transactions that may come at once after a pause.", ge=1, le=MOST)
+    smtp_rate_limit_burst: int = _field(
+        1,
+        "Transactions that may come at once after a pause; take it off the rate if the relay counts exactly.",
+        ge=1,
+        le=MOST,
+    )
     smtp_daily_quota: int = _field(0, "Transactions a day, over all replicas; 0 = none.", ge=0, le=MOST)
     smtp_quota_timezone: str = _field("UTC", "Time zone in which the quota's day begins.")
     smtp_timeout_connect: Duration = _field(30.0, "TCP connection and TLS handshake.", shown="30s", le=_DAY)

@@ -18,11 +18,14 @@ from typing import Final
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    InvalidProducerEpoch,
     InvalidTimestampError,
     KafkaError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
+    ProducerFenced,
     TopicAuthorizationFailedError,
+    UnknownProducerId,
 )
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -55,9 +58,17 @@ ROUNDS = 3
 TRIAL = 1.0
 """Seconds that a partition which was in trouble before may hold up those who publish."""
 
-_ABOUT_THE_PRODUCER: Final = (ProducerClosed, OutOfOrderSequenceNumber, InvalidTimestampError)
-"""Errors after which a new producer may do what this one could not; the last one because the next records go
-without the time of our clock."""
+_ABOUT_THE_PRODUCER: Final = (
+    ProducerClosed,
+    OutOfOrderSequenceNumber,
+    # A broker of before Kafka 2.5 forgets a producer with the last of its records (KAFKA-7190).
+    UnknownProducerId,
+    InvalidProducerEpoch,
+    ProducerFenced,
+    # The next records go without the time of our clock.
+    InvalidTimestampError,
+)
+"""Errors after which a new producer may do what this one could not."""
 
 _PARTITIONER: Final = DefaultPartitioner()
 

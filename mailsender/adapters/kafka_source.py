@@ -173,6 +173,12 @@ class KafkaSource:
             self._watch()
             return []
         self._wake(consumer)
+        trouble = _ended(consumer)
+        if trouble is not None:
+            # Met while reading it would look like a record that cannot be decoded.
+            self._give_up(consumer, trouble)
+            self._watch()
+            return []
         await self._wait_for_records(consumer, 0.0 if self._stash else timeout)
         records, self._stash = self._stash, []
         room = self._config.max_bytes // 2 - sum(_size(record) for record in records)
@@ -920,6 +926,16 @@ def _record(found: ConsumerRecord) -> Record:
 
 def _size(record: Record) -> int:
     return record_bytes(record) + OVERHEAD
+
+
+def _ended(consumer: AIOKafkaConsumer) -> BaseException | None:
+    """What ended a task of the group's, where it is no error of Kafka's: reading would raise it for ever."""
+    coordinator = consumer._coordinator  # noqa: SLF001  there is no public way
+    error = coordinator._pending_exception  # noqa: SLF001  there is no public way
+    task = coordinator._coordination_task  # noqa: SLF001  there is no public way
+    if error is None and task is not None and task.done() and not task.cancelled():
+        error = task.exception()
+    return None if error is None or isinstance(error, KafkaError) else error
 
 
 async def _abandon(consumer: AIOKafkaConsumer) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import monotonic
@@ -39,6 +40,9 @@ LOOK: Final = 1.0
 
 QUIET: Final = 60.0
 """Seconds between two lines about a crowd."""
+
+SEND_BUFFER: Final = 64 * 1024
+"""Bytes of an answer that the system keeps for a caller who has yet to read them; Linux doubles it."""
 
 FEWEST: Final = 16
 """Connections that there may always be: probes and an operator have to get in."""
@@ -137,7 +141,7 @@ class Connection(web.RequestHandler):
         if seen != self._request_seen:
             self._request_seen, self.moved_at = seen, now
         elif now - self.moved_at > self._stuck and self.transport is not None:
-            self.transport.abort()
+            reset(self.transport)
 
     def _refuse(self, status: bytes) -> None:
         if status and self.transport is not None:
@@ -197,6 +201,14 @@ class Crowd:
                 connection.look(now)
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """Cut a connection so that the system, too, forgets what its caller did not read."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
 def _moved_at(connection: Connection) -> float:
     return connection.moved_at
 
@@ -218,6 +230,8 @@ async def listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.setblocking(False)
+            # Those whom it accepts inherit it. By itself the system takes megabytes for who does not read.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             listener.bind((address[0], port, *address[2:]))
             listener.listen(backlog)
             port = listener.getsockname()[1]

@@ -27,6 +27,9 @@ PROBES: Final = frozenset(endpoint.path for endpoint in SERVICE if endpoint.publ
 MAX_IN_FLIGHT: Final = 256
 """Requests under way at once; the next is refused, which is cheaper for all than to queue it."""
 
+MAX_FILES: Final = 32
+"""Requests under way at once for what needs no key: some browsers, each of which asks for four files."""
+
 RETRY_AWAY: Final = 5.0
 """Seconds after which to try again when a part of the outside world is away."""
 
@@ -150,16 +153,21 @@ def guard(allowed_hosts: Sequence[str]) -> Middleware:
 
 
 def bound(timeout: float, most: int) -> Middleware:
-    """At most `most` requests at once, and `MAX_IN_FLIGHT`, each for at most `timeout` seconds."""
-    in_flight, most = 0, min(most, MAX_IN_FLIGHT)
+    """At most `most` requests at once, and `MAX_IN_FLIGHT`, each for at most `timeout` seconds.
+
+    Those for what needs no key, a page's files, are counted apart: a stranger who does not read his answers
+    takes nobody's place but other strangers'.
+    """
+    most = min(most, MAX_IN_FLIGHT)
+    in_flight, mosts = {True: 0, False: 0}, {True: min(most, MAX_FILES), False: most}
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal in_flight
-        if in_flight >= most and not is_cheap(request.path):
-            detail = f"{most} requests are under way already; nothing of this one was done."
+        public = is_public(request.path)
+        if in_flight[public] >= mosts[public] and not is_cheap(request.path):
+            detail = f"{mosts[public]} requests are under way already; nothing of this one was done."
             raise away(detail, reason="busy", retry_after=1)
-        in_flight += 1
+        in_flight[public] += 1
         try:
             async with asyncio.timeout(timeout) as scope:
                 return await handler(request)
@@ -173,6 +181,6 @@ def bound(timeout: float, most: int) -> Middleware:
                 reason="timeout",
             ) from None
         finally:
-            in_flight -= 1
+            in_flight[public] -= 1
 
     return middleware

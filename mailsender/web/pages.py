@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from mailsender.web import openapi
+from mailsender.web.connections import reset
 from mailsender.web.endpoints import FILES, JSON, PAGES
 
 POLICY: Final = (
@@ -63,7 +64,7 @@ class Pages:
                 await asyncio.sleep(0)
         except asyncio.CancelledError:  # its time is over, and no other answer can follow on this connection
             if request.transport is not None:
-                request.transport.abort()
+                reset(request.transport)
             raise
         await response.write_eof()
         return response

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    InvalidProducerEpoch,
     InvalidTimestampError,
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
     TopicAuthorizationFailedError,
+    UnknownProducerId,
     kafka_errors,
 )
 from aiokafka.partitioner import DefaultPartitioner
@@ -252,6 +256,20 @@ async def test_a_producer_through_which_nothing_goes_any_more_is_given_up() -> N
 
 
 # --- records that are refused for good -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced]
+)
+async def test_a_producer_that_one_partition_does_not_take_is_given_up_though_others_do(
+    error: type[Exception],
+) -> None:
+    """Else that partition would get nothing again, while all looks well."""
+    stage = Stage()
+    stage.producer.answer = lambda _, partition, __: partition != 1 or error()
+    answers = await stage.sink.publish([*to(0), *to(1), *to(2)])
+    assert kinds(answers) == [Landed, Unavailable, Landed]
+    assert stage.replaced
 
 
 async def test_a_record_that_the_broker_refuses_for_good_is_set_apart() -> None:

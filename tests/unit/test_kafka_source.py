@@ -45,7 +45,9 @@ class Consumer:
         self.answered: dict[TopicPartition, float] = {}
         self.leaders = dict.fromkeys(self.logs, 1)
         self._client = SimpleNamespace(cluster=SimpleNamespace(leader_for_partition=self.leaders.get))
-        self._coordinator = SimpleNamespace(fetch_committed_offsets=self._fetch_committed)
+        self._coordinator = SimpleNamespace(
+            fetch_committed_offsets=self._fetch_committed, _pending_exception=None, _coordination_task=None
+        )
         self._subscription = SimpleNamespace(
             subscription=SimpleNamespace(assignment=SimpleNamespace(state_value=self._state))
         )
@@ -386,6 +388,17 @@ async def test_no_position_is_committed_over_a_record_that_nobody_has_yet() -> N
     stage.source._commit_positions(stage.consumer)
     await asyncio.sleep(0)
     assert stage.consumer.offsets[at(0)].offset == 1
+
+
+async def test_a_fault_in_a_task_of_the_group_is_no_record_that_cannot_be_read() -> None:
+    stage = Stage(p0=letters(2))
+    stage.assign()
+    assert len(await stage.take(1)) == 2
+    stage.consumer._coordinator._pending_exception = RuntimeError("a library's")
+    with capture_logs() as logs:
+        await stage.take(2)
+    assert set(stage.replaced) == {"RuntimeError: a library's"}
+    assert told(logs, "partition_unreadable") == []
 
 
 # --- a commit that hangs -------------------------------------------------------------------------

@@ -269,6 +269,30 @@ async def test_a_long_batch_lets_others_have_their_turn(
 
 
 @pytest.mark.asyncio
+async def test_what_does_not_say_good_bye_keeps_no_drain_beyond_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mute(FakeSink):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    class Away(MemoryQueue):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), Away(clock), clock, monkeypatch, sink=Mute(), KAFKA_TIMEOUT="20s")
+    with capture_logs() as events:
+        running = asyncio.create_task(replica.run())
+        await until(lambda: replica.state == "running")
+        began = clock.monotonic()
+        replica.drain("test")
+        assert await running == 0
+    assert clock.monotonic() - began < 5, "a second for the drain, another for both, and some to spare"
+    assert {each["part"] for each in events if each["event"] == "close_failed"} == {"producer", "mongodb"}
+
+
+@pytest.mark.asyncio
 async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, relay = SystemClock(), MuteRelay()
     queue = MemoryQueue(clock)

@@ -209,6 +209,46 @@ async def test_an_answer_that_nobody_reads_is_cut(quick: None, monkeypatch: pyte
 
 
 @pytest.mark.asyncio
+async def test_callers_who_do_not_read_files_take_nobody_elses_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.web.middleware.MAX_FILES", 2)
+    inside, enter = [], Crowd.enter
+
+    def entered(self: Crowd, connection: Connection) -> None:
+        inside.append(connection)
+        enter(self, connection)
+
+    monkeypatch.setattr(Crowd, "enter", entered)
+    app = make_app(Played(), api_key="", max_bytes=1000, timeout=5)
+    server = await serve(app, "127.0.0.1", 0)
+    loop, callers = asyncio.get_running_loop(), [socket.socket() for _ in range(2)]
+    ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    try:
+        for caller in callers:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            await loop.sock_connect(caller, ("127.0.0.1", server.port))
+            await loop.sock_sendall(caller, ask)
+            await loop.sock_recv(caller, 1)
+        refused = await raw(server.port, ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b'"busy"' in refused
+        for path in (b"/status", b"/healthz"):
+            asked = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path
+            assert (await raw(server.port, asked)).startswith(b"HTTP/1.1 200 ")
+        buffers = [
+            each.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            for each in inside
+            if each.transport
+        ]
+        assert buffers
+        assert max(buffers) <= 2 * connections.SEND_BUFFER, "Linux doubles what it is told"
+    finally:
+        for caller in callers:
+            caller.close()
+        await server.close()
+
+
+@pytest.mark.asyncio
 async def test_a_file_that_a_socket_takes_at_once_leaves_turns_to_others() -> None:
     turns = 0
 
