@@ -36,8 +36,8 @@ def letters_schema() -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": "Batch",
-        "description": "A JSON array of letters, UTF-8. A letter that is wrong gets a report of its own. Where"
-        " an element is no object the record is no batch, and goes to the dead letters whole.",
+        "description": "A JSON array of letters, UTF-8. A wrong letter gets a report of its own. Where an"
+        " element is no object the record is no batch, and goes to the dead letters whole.",
         "type": "array",
         "items": letter,
     }
