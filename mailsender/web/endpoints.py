@@ -194,6 +194,7 @@ SERVICE: Final = (
             problem(408, "The body did not arrive in time. The connection is closed."),
             problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
             problem(415, "The body is compressed; it is taken only as it is."),
+            problem(417, "`Expect` asks for something else than `100-continue`."),
             _NOT_POSTED,
         ),
         takes_batch=True,

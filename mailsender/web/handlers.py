@@ -128,7 +128,7 @@ async def _expected(request: web.Request) -> web.Response | None:
     if _waits(request) or request.version < HttpVersion11:
         return None
     detail = "The only Expect that is known here is 100-continue."
-    return ProblemError(HTTPStatus.EXPECTATION_FAILED, detail).response()
+    return ProblemError(HTTPStatus.EXPECTATION_FAILED, detail, reason="expectation").response()
 
 
 def _waits(request: web.Request) -> bool:

@@ -108,7 +108,8 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
         413: f"The body is over {request.client_max_size} bytes; post the letters in smaller batches.",
     }
     detail = details.get(error.status, error.reason or "")
-    return ProblemError(error.status, detail, headers=headers)
+    reason = "too-large" if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else ""
+    return ProblemError(error.status, detail, reason=reason, headers=headers)
 
 
 def authenticate(api_key: str) -> Middleware:
