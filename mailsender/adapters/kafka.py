@@ -91,6 +91,8 @@ def _losing(send: Callable[..., Any]) -> Callable[..., Any]:
     def sent(connection: Any, *args: Any, **named: Any) -> Any:
         try:
             return send(connection, *args, **named)
+        except KafkaError:
+            raise  # they are RuntimeErrors, too
         except RuntimeError as error:
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"the connection was lost: {error}") from error

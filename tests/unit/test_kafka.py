@@ -14,13 +14,14 @@ from aiokafka import TopicPartition
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     CorruptRecordException,
+    IncompatibleBrokerVersion,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RequestTimedOutError,
     UnsupportedCodecError,
 )
-from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.admin import ApiVersionRequest, DescribeConfigsRequest
 from structlog.testing import capture_logs
 
 from mailsender.adapters.kafka import ClientLog, KafkaConfig, client_log, client_options, translated
@@ -91,6 +92,24 @@ def test_a_request_on_a_connection_that_is_lost_is_an_error_of_the_connection(
 
     with asyncio.Runner(loop_factory=factory) as runner, pytest.raises(KafkaConnectionError):
         runner.run(requests())
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_the_broker_does_not_know_says_nothing_of_the_connection() -> None:
+    async def hears(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hears, "127.0.0.1", 0)
+    connection = AIOKafkaConnection("127.0.0.1", server.sockets[0].getsockname()[1])
+    connection._do_version_lookup = AsyncMock()
+    await connection.connect()
+    try:
+        with pytest.raises(IncompatibleBrokerVersion):
+            connection.send(DescribeConfigsRequest([]))
+    finally:
+        connection.close()
+        server.close()
+        await server.wait_closed()
 
 
 def test_the_password_is_not_shown() -> None:
