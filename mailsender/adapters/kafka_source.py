@@ -564,7 +564,7 @@ class KafkaSource:
         }
         if not ours:
             return True
-        self._committing = asyncio.create_task(consumer.commit(ours))
+        self._begin_commit(consumer, ours)
         done = await self._committed(deadline)
         if done:
             self._committed_at.update(ours)
@@ -596,7 +596,13 @@ class KafkaSource:
         for partition, (position, _) in ahead.items():
             self._next[partition] = position
         self._committed_at.update(ahead)
-        self._committing = asyncio.create_task(consumer.commit(ahead))
+        self._begin_commit(consumer, ahead)
+
+    def _begin_commit(
+        self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, tuple[int, str]]
+    ) -> None:
+        self._unconfirmed_since = None
+        self._committing = asyncio.create_task(consumer.commit(offsets))
 
     async def _committed(self, deadline: float) -> bool:
         """Whether the commit under way, if any, is through; one that hangs goes on and is asked for again."""
@@ -608,7 +614,7 @@ class KafkaSource:
             if self._unconfirmed_since is None:
                 self._unconfirmed_since = self._clock.monotonic()
             return False
-        self._committing = self._unconfirmed_since = None
+        self._committing = None
         error = None if task.cancelled() else task.exception()
         if isinstance(error, IllegalStateError | CommitFailedError):
             log.debug("commit_left_to_another", reason=described(error))

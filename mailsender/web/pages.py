@@ -60,7 +60,7 @@ class Pages:
         try:
             for start in range(0, 0 if request.method == "HEAD" else len(content), PIECE):
                 await response.write(content[start : start + PIECE])
-                # A socket takes megabytes before a write waits: a hundred callers' would hold up all else.
+                # While a socket takes what comes no write waits: a hundred callers' would hold up all else.
                 await asyncio.sleep(0)
         except asyncio.CancelledError:  # its time is over, and no other answer can follow on this connection
             if request.transport is not None:

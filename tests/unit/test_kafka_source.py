@@ -446,6 +446,30 @@ async def test_a_commit_that_comes_late_costs_nothing() -> None:
     assert stage.source.trouble == ""
 
 
+async def test_that_an_earlier_commit_came_late_is_not_held_against_the_next_one() -> None:
+    stage = Stage(p0=letters(2))
+    stage.assign()
+    first, second = await stage.take()
+    loop, real = asyncio.get_running_loop(), stage.consumer.commit
+    hangs = [loop.create_future(), loop.create_future()]
+    waits = iter(hangs)
+
+    async def commit(offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        await next(waits)
+        await real(offsets)
+
+    stage.consumer.commit = commit  # type: ignore[method-assign]
+    assert not await stage.source.commit({(TOPIC, 0): first.offset + 1})
+    hangs[0].set_result(None)
+    await stage.take()  # while nothing is read it is seen that the commit is through
+    stage.clock.forward(2 * stage.source._config.stall)
+    stage.consumer.answered[at(0)] = stage.clock.epoch()
+    assert not await stage.source.commit({(TOPIC, 0): second.offset + 1})
+    await stage.take()
+    assert stage.replaced == []
+    hangs[1].cancel()
+
+
 # --- the group -----------------------------------------------------------------------------------
 
 
