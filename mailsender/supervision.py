@@ -7,6 +7,7 @@ and has stopped doing a part of its work.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -35,8 +36,8 @@ Loop: TypeAlias = Callable[[], Awaitable[object]]
 class LoopState:
     """A loop that has failed at least once: how often, when last (epoch seconds), why, and what it is at.
 
-    `state` is ``waiting`` to be begun again, ``trying`` until it has run for `CALM` seconds, ``running`` or
-    ``given up``.
+    `state` is ``given up``, ``waiting`` to be begun again, ``trying`` until it has run for `CALM` seconds, or
+    ``running``: of loops that share a name, the gravest.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Supervisor:
         self._clock = clock
         self._give_up = give_up
         self._states: dict[str, LoopState] = {}
+        self._each: defaultdict[str, dict[object, str]] = defaultdict(dict)
+        """What each of the loops that share a name is at."""
 
     @property
     def states(self) -> list[LoopState]:
@@ -90,9 +93,9 @@ class Supervisor:
             stop: set when the loop is to end; a loop that fails after that is not begun again.
             loss: what does not happen while it does not run.
         """
-        failures = 0
+        failures, one = 0, object()
         while True:
-            calm = asyncio.get_running_loop().call_later(CALM, self._goes_on, name) if failures else None
+            calm = asyncio.get_running_loop().call_later(CALM, self._goes_on, name, one) if failures else None
             began = self._clock.monotonic()
             error = await _run(loop)
             if calm is not None:
@@ -112,18 +115,18 @@ class Supervisor:
                 action="the service drains and exits" if last else f"begun again in {backoff:g} s",
                 exc_info=error,
             )
-            self._note(name, reason, "given up" if last else "waiting")
+            self._note(name, one, reason, "given up" if last else "waiting")
             if last:
                 self._give_up(name, reason)
                 return
             await pause(stop, backoff)
-            self._note_state(name, "trying")
+            self._note_state(name, one, "trying")
 
-    def _goes_on(self, name: str) -> None:
-        self._note_state(name, "running")
+    def _goes_on(self, name: str, one: object) -> None:
+        self._note_state(name, one, "running")
         log.info("loop_goes_on", loop=name)
 
-    def _note(self, name: str, error: str, state: str) -> None:
+    def _note(self, name: str, one: object, error: str, state: str) -> None:
         known = self._states.get(name)
         self._states[name] = LoopState(
             name=name,
@@ -132,11 +135,15 @@ class Supervisor:
             error=error,
             state=state,
         )
+        self._note_state(name, one, state)
 
-    def _note_state(self, name: str, state: str) -> None:
-        self._states[name] = replace(self._states[name], state=state)
+    def _note_state(self, name: str, one: object, state: str) -> None:
+        each = self._each[name]
+        each[one] = state
+        self._states[name] = replace(self._states[name], state=max(each.values(), key=_GRAVITY.index))
 
 
+_GRAVITY: Final = ("running", "trying", "waiting", "given up")
 _DOING: Final = {"waiting": "begun again soon", "trying": "begun again", "given up": "given up"}
 
 

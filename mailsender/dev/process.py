@@ -242,8 +242,15 @@ class Child:
         self.wait(10.0)
 
     def freeze(self) -> None:
-        """Stop its execution (SIGSTOP): its connections stay open and nothing answers."""
+        """Stop its execution (SIGSTOP): its connections stay open and nothing answers.
+
+        Returns when all its threads have stopped: on a busy machine some of them can still answer after the
+        signal was sent.
+        """
         self.signal(signal.SIGSTOP)
+        if self.running:
+            with contextlib.suppress(ChildProcessError):  # ended meanwhile, and somebody waited for it
+                os.waitid(os.P_PID, self._started().pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

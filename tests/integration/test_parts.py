@@ -196,6 +196,21 @@ def test_stop_ends_a_frozen_child(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGTERM
 
 
+def test_a_frozen_child_does_nothing_any_more(tmp_path: Path) -> None:
+    child = Child("counter", tmp_path)
+    many = "from threading import *\n[Thread(target=Event().wait).start() for _ in range(20)]"
+    child.start([sys.executable, "-c", f"{many}\nopen('ready', 'w')\nwhile True: sum(range(1000))"])
+    child.until((tmp_path / "ready").exists, 10)
+    try:
+        for _ in range(50):
+            child.freeze()
+            threads = Path(f"/proc/{child.pid}/task").glob("*/stat")
+            assert {each.read_text().rpartition(")")[2].split()[0] for each in threads} == {"T"}
+            child.thaw()
+    finally:
+        child.kill()
+
+
 def test_stop_kills_a_child_that_will_not_end(tmp_path: Path) -> None:
     child = Child("stubborn", tmp_path)
     ready = tmp_path / "ready"

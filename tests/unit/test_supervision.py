@@ -128,6 +128,64 @@ async def test_a_loop_that_was_to_end_is_not_begun_again(soon: None) -> None:
 
 
 @pytest.mark.asyncio
+async def test_of_loops_with_one_name_the_gravest_state_is_told(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "CALM", 0.01)
+    stop, goes_on, tries = asyncio.Event(), asyncio.Event(), 0
+    keeper = Supervisor(SystemClock(), GivenUp())
+
+    async def waits() -> None:
+        if not stop.is_set():
+            monkeypatch.setattr(supervision, "FIRST_BACKOFF", 60)
+            raise KeyError
+
+    async def recovers() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            monkeypatch.setattr(supervision, "FIRST_BACKOFF", 0.001)
+            raise LookupError
+        await asyncio.sleep(0.02)  # longer than what counts as calm
+        goes_on.set()
+        await stop.wait()
+
+    with capture_logs():
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            for loop in (waits, recovers):
+                group.create_task(keeper.keep("sending", loop, stop, ""))
+            await goes_on.wait()
+            assert [each.state for each in keeper.states] == ["waiting"]
+            stop.set()
+
+
+@pytest.mark.asyncio
+async def test_what_waits_for_its_turn_while_another_is_given_up_changes_nothing(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "FAILURES", 2)
+    stop, waits = asyncio.Event(), asyncio.Event()
+    keeper = Supervisor(ManualClock(), lambda *_: stop.set())
+
+    async def fails_once() -> None:
+        if not waits.is_set():
+            monkeypatch.setattr(supervision, "FIRST_BACKOFF", 60)  # it waits until the drain wakes it
+            waits.set()
+            raise LookupError
+
+    async def fails() -> None:
+        await waits.wait()
+        monkeypatch.setattr(supervision, "FIRST_BACKOFF", 0.001)
+        raise KeyError
+
+    with capture_logs():
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(keeper.keep("sending", fails_once, stop, ""))
+            group.create_task(keeper.keep("sending", fails, stop, ""))
+    assert keeper.troubles == ["the sending loop failed and is given up: KeyError"]
+
+
+@pytest.mark.asyncio
 async def test_a_cancellation_that_was_asked_for_ends_it() -> None:
     given_up, stop = GivenUp(), asyncio.Event()
     keeper = Supervisor(ManualClock(), given_up)
