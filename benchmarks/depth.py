@@ -28,11 +28,21 @@ from benchmarks.measure import cpu_seconds
 from benchmarks.parts import Stage
 from benchmarks.run import alone, say
 from benchmarks.table import Section
-from mailsender.adapters.mongo import Client, connect
-from mailsender.adapters.mongo_documents import document_of, stored_id
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.ports import SystemClock
+from mailsender.model.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Settlement,
+    Status,
+    Verdict,
+)
+from mailsender.model.ports import SystemClock
+from mailsender.queue.mongo.client import Client, connect
+from mailsender.queue.mongo.documents import document_of, stored_id
+from mailsender.queue.mongo.queue import MongoQueue
 
 SHALLOW, DEEP = 1_000, 1_000_000
 BATCH, CYCLES, WARM_UP = 500, 60, 5

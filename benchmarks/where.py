@@ -29,15 +29,18 @@ LETTERS, BATCH = 40_000, 100
 
 AREAS = (
     ("handing octets to the relay's socket", ("Channel.write (",)),
-    ("composing messages", ("mailsender/mime.py",)),
-    ("making and encoding reports", ("mailsender/wire/reports.py",)),
-    ("publishing and marking them", ("mailsender/reporter.py", "adapters/kafka_sink.py")),
+    ("composing messages", ("mailsender/message/compose.py",)),
+    ("making and encoding reports", ("mailsender/reports/report.py",)),
+    ("publishing and marking them", ("mailsender/reports/publisher.py", "kafka/producer.py")),
     ("Kafka's client", ("aiokafka/", "adapters/kafka")),
     ("documents and MongoDB's driver", ("adapters/mongo", "pymongo/", "bson/", "motor/")),
-    ("decoding batches", ("mailsender/wire/", "mailsender/intake.py")),
-    ("settling", ("mailsender/settle.py", "mailsender/retry.py")),
-    ("the dialogue with the relay", ("adapters/smtp", "mailsender/reply.py")),
-    ("handing letters to workers and on", ("mailsender/worker.py", "mailsender/dispatch.py")),
+    ("decoding batches", ("mailsender/wire/", "mailsender/intake/consumer.py")),
+    ("settling", ("mailsender/sending/settler.py", "mailsender/sending/attempt.py")),
+    ("the dialogue with the relay", ("adapters/smtp", "mailsender/smtp/replies.py")),
+    (
+        "handing letters to workers and on",
+        ("mailsender/sending/sender.py", "mailsender/sending/dispatcher.py"),
+    ),
 )
 """What a sample is counted under: the first whose mark stands in its stack."""
 

@@ -8,7 +8,7 @@ if sys.argv[1:2] == ["run"]:
     stopping.end_at_once()
 
 # It imports much, and the signals must be heard before.
-from mailsender.cli import main
+from mailsender.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from mailsender.ports import Clock
+from mailsender.model.ports import Clock
 
 log = structlog.get_logger()
 

@@ -1,244 +1,475 @@
-"""The composition root: builds the parts from the settings and runs a replica over them.
-
-Beside it only the embedded stack and `check`, which tries the parts one by one, name adapters.
-"""
+"""One replica: opens its parts, runs the loops over them, and drains them in order."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
-import os
-import socket
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import structlog
 
-from mailsender import __version__, notes, stopping
-from mailsender.adapters.kafka import OURS, KafkaConfig
-from mailsender.adapters.kafka_sink import KafkaSink
-from mailsender.adapters.kafka_source import KafkaSource
-from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.adapters.mongo_slots import MongoSlotStore
-from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
-from mailsender.adapters.smtp_dialogue import Timeouts
-from mailsender.log import configure, secret_values
-from mailsender.log_writer import LogWriter
-from mailsender.notebook import NoNotes, Notes
-from mailsender.ports import Clock, Queue, Rejected, SlotStore, SystemClock
-from mailsender.replica import Parts, Replica
-from mailsender.settings import Settings, slips
+from mailsender import __version__
+from mailsender.admin.operations import ReplicaOperations
+from mailsender.drain import Deadline, Progress
+from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.intake.schema import Limits
+from mailsender.journal.port import NoNotes, Notes
+from mailsender.message.compose import Composer
+from mailsender.model.ports import (
+    Clock,
+    Forbidden,
+    Queue,
+    RecordSink,
+    RecordSource,
+    Relay,
+    SlotStore,
+    Unavailable,
+)
+from mailsender.observe.condition import Condition, Conditions
+from mailsender.observe.stalls import Watchdog
+from mailsender.observe.summary import Summary
+from mailsender.observe.supervision import Supervisor
+from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.ratelimit.limiter import SlotGate
+from mailsender.reports.publisher import Reporter, ReporterConfig
+from mailsender.sending.attempt import RetryPolicy
+from mailsender.sending.dispatcher import Dispatch, LetterBasket
+from mailsender.sending.recovery import Recovery
+from mailsender.sending.sender import SendPolicy
+from mailsender.sending.sessions import NOT_ASKED
+from mailsender.sending.settler import Settler
+from mailsender.settings.environment import Settings, duration_text
+from mailsender.web.app import make_app, serve
+from mailsender.web.connections import affordable
 
 log = structlog.get_logger()
 
-LAST_LINES = 1.0
-"""Seconds that the last lines of the log have to go out: a pipe that nobody reads must not keep us."""
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
+"""Seconds between tries to open the queue while MongoDB is away."""
 
-LARGE = 1024 * 1024
-"""Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
-faster from the heap."""
+FILES = 128
+"""Files and connections that the service opens beside those of HTTP and of the relay's sessions."""
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+UNREAD = 30.0
+"""Seconds that a caller has for reading an answer, beside the time of the request itself."""
 
+LONG = 60.0
+"""Seconds of sending from which on a backlog is told: of less nobody has to think."""
 
-def build(settings: Settings, clock: Clock) -> Parts:
-    """The real parts, not yet opened.
+CLOSING = 1.0
+"""Seconds for saying good-bye to what may not answer, although the drain's time is over."""
 
-    Raises:
-        Rejected: a connection string cannot be read, or notes cannot be kept where they are wanted.
-    """
-    queue, slots = build_store(settings, clock)
-    kafka = kafka_config(settings)
-    return Parts(
-        queue=queue,
-        slots=slots,
-        source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
-        sink=KafkaSink(kafka),
-        relay=SmtpRelay(smtp_config(settings), clock),
-        notes=build_notes(settings),
-    )
+LEAST = 0.5
+"""Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
 
 
-def build_notes(settings: Settings) -> Notes:
-    """Where notes for the next start are kept, if anywhere; those of a queue in memory would be of no use.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The outside world, behind its ports."""
 
-    Raises:
-        Rejected: one line that names the setting.
-    """
-    if not settings.mailsender_state_dir or settings.in_memory:
-        return NoNotes()
-    try:
-        from mailsender.adapters.recorder import FileRecorder  # noqa: PLC0415  Windows has no such locks
-    except ImportError:
-        raise Rejected("MAILSENDER_STATE_DIR: this system lacks the locks that notes need") from None
-    # A pod's name and a machine's stay over a restart. With the host's name in them, notes on a disk that
-    # hosts share are never taken from a living process whose lock cannot be seen from here.
-    place = notes.place(
-        [
-            socket.gethostname(),
-            *settings.mongo_hosts,
-            settings.mongodb_base_name,
-            settings.mongodb_collection,
-        ]
-    )
-    recorder = FileRecorder(Path(settings.mailsender_state_dir), place)
-    try:
-        recorder.prepare()
-    except Rejected as error:
-        raise Rejected(f"MAILSENDER_STATE_DIR: {error}") from error
-    return recorder
+    queue: Queue
+    slots: SlotStore
+    source: RecordSource
+    sink: RecordSink
+    relay: Relay
+    notes: Notes = field(default_factory=NoNotes)
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
-    """The queue and the slots: in MongoDB over one client, or in memory."""
-    if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock)
-    client = connect(settings.mongo_uri, timeout=settings.mongodb_timeout, app_name="mailsender")
-    database, collection = settings.mongodb_base_name, settings.mongodb_collection
-    queue = MongoQueue(
-        client,
-        database=database,
-        collection=collection,
-        retention=settings.mongodb_retention,
-        clock=clock,
-        timeout=settings.mongodb_timeout,
-    )
-    slots = MongoSlotStore(
-        client,
-        database=database,
-        collection=f"{collection}.slots",
-        clock=clock,
-        timeout=settings.mongodb_timeout,
-    )
-    return queue, slots
+class Replica:
+    """One replica of the service, over parts that somebody else built."""
 
-
-def smtp_config(settings: Settings) -> SmtpConfig:
-    """How the relay is reached."""
-    return SmtpConfig(
-        host=settings.smtp_host,
-        port=settings.smtp_port,
-        tls=settings.smtp_tls,
-        ca_file=settings.smtp_tls_ca_file,
-        verify=settings.smtp_tls_verify,
-        user=settings.smtp_user if settings.authenticates else "",
-        password=settings.smtp_password.get_secret_value(),
-        auth_cleartext=settings.smtp_auth_cleartext,
-        helo_name=settings.smtp_helo_name,
-        pipelining=settings.smtp_pipelining == "auto",
-        timeouts=Timeouts(
-            connect=settings.smtp_timeout_connect,
-            greeting=settings.smtp_timeout_greeting,
-            command=settings.smtp_timeout_command,
-            data=settings.smtp_timeout_data,
-            block=settings.smtp_timeout_block,
-            dot=settings.smtp_timeout_dot,
-        ),
-    )
-
-
-def kafka_config(settings: Settings) -> KafkaConfig:
-    """How the brokers are reached, and the group."""
-    return KafkaConfig(
-        brokers=tuple(settings.brokers),
-        security_protocol=settings.kafka_security_protocol,
-        sasl_mechanism=settings.kafka_sasl_mechanism,
-        sasl_username=settings.kafka_sasl_username,
-        sasl_password=settings.kafka_sasl_password.get_secret_value(),
-        tls_ca_file=settings.kafka_tls_ca_file,
-        tls_cert_file=settings.kafka_tls_cert_file,
-        tls_key_file=settings.kafka_tls_key_file,
-        client_id=f"{OURS}-{socket.gethostname()}",
-        group=settings.kafka_groupid,
-        instance_id=settings.kafka_group_instance_id,
-        session_timeout=settings.kafka_session_timeout,
-        timeout=settings.kafka_timeout,
-        max_request_size=settings.kafka_max_request_size,
-        max_bytes=settings.intake_max_bytes,
-    )
-
-
-def run_service(settings: Settings) -> NoReturn:
-    """Run one replica until it is drained; ends the process with its exit status.
-
-    Nothing is waited for then: a name that is being looked up cannot be called off, and neither the event
-    loop nor the interpreter would end before that thread does, a minute later where a resolver is silent.
-    """
-    writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
-    configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
-    for slip in slips():
-        log.warning(
-            "setting_unknown",
-            name=slip.name,
-            nearest=slip.nearest or None,
-            place=slip.place,
-            action="it is ignored",
+    def __init__(self, settings: Settings, parts: Parts, clock: Clock) -> None:
+        self.settings = settings
+        self.parts = parts
+        self.clock = clock
+        self.state = "starting"
+        self.progress = Progress()
+        self.started = clock.monotonic()
+        self.queue_trouble = "not opened yet"
+        self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
+        self.hand = Hand(parts.notes)
+        self.basket = LetterBasket()
+        self.keeper = LeaseKeeper(parts.queue, self.hand, clock, lease=settings.mongodb_lease)
+        self.gate = SlotGate(
+            parts.slots, settings.allowance, clock, backlog=self.basket.__len__, member=secrets.token_hex(8)
         )
-    runner = asyncio.Runner(loop_factory=_loop_factory())
-    try:
-        status = runner.run(_main(settings))
-    except BaseException:
-        runner.close()
-        raise
-    writer.drain(LAST_LINES)
-    os._exit(status)
+        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
+        self.settler = Settler(parts.queue, self.hand, clock, report=self.reporter.offer)
+        composer, policy = Composer(*settings.sender), _send_policy(settings)
+        chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        self.recovery = Recovery(
+            queue=parts.queue,
+            notes=parts.notes,
+            settler=self.settler,
+            composer=composer,
+            policy=policy,
+            relay=parts.relay.name,
+            chance=chance,
+        )
+        self.dispatch = Dispatch(
+            queue=parts.queue,
+            relay=parts.relay,
+            composer=composer,
+            gate=self.gate,
+            hand=self.hand,
+            keeper=self.keeper,
+            settler=self.settler,
+            policy=policy,
+            senders=settings.smtp_max_senders,
+            clock=clock,
+            basket=self.basket,
+            chance=chance,
+        )
+        self.intake = Intake(
+            parts.source,
+            parts.queue,
+            parts.sink,
+            config=_intake_config(settings, self.limits),
+            clock=clock,
+            owner=self.dispatch,
+            final=self.reporter.offer,
+            joined=self.reporter.joined,
+        )
+        self.watchdog = Watchdog(clock)
+        self.supervisor = Supervisor(clock, self._given_up)
+        self.conditions = Conditions(clock, self._conditions)
+        self.summary = Summary(self.counted, self.keeper, self.conditions, clock)
+        self._stop = asyncio.Event()
+        self._stops: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._deadline: Deadline | None = None
+
+    # --- how it is -------------------------------------------------------------------------------
+
+    def counted(self) -> dict[str, int]:
+        """What was done since the start."""
+        counted = asdict(self.settler.tally)
+        # Letters may fail before anybody tries to send them.
+        return counted | {"error": counted["error"] + self.intake.state.errors}
+
+    def _conditions(self) -> Iterator[Condition]:
+        relay, running = self.dispatch.relay, self.state == "running"
+        mongodb = self.queue_trouble or self.dispatch.trouble or self.settler.trouble
+        if not mongodb and running and not self.keeper.health.good:
+            mongodb = "does not answer"
+        # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
+        whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
+        kafka = self._kafka_trouble() or (why if whom == "Kafka" else "")
+        for part, text in (
+            ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
+            ("kafka", kafka),
+            ("slots", self.gate.trouble),
+            ("notes", self.parts.notes.trouble),
+        ):
+            if text:
+                yield Condition(part=part, text=text)
+        reason = relay.reason
+        if reason and not (self._stop.is_set() and reason == NOT_ASKED):
+            since = relay.since or relay.refusing_since or 0.0
+            yield Condition(part="relay", text=reason, since=since, until=relay.next_try)
+        if self.gate.exhausted_until is not None:
+            text = f"{self.gate.allowance.quota} transactions a day are used up"
+            yield Condition(part="quota", text=text, trouble=False, until=self.gate.exhausted_until)
+        elif (backlog := self._backlog()) is not None:
+            yield backlog
+        if (over := self.queue_full) is not None:
+            text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
+            yield Condition(part="queue", text=text, trouble=False)
+
+    def _backlog(self) -> Condition | None:
+        """More letters that are due than the rate lets out in `LONG` seconds."""
+        allowance, stats = self.gate.allowance, self.keeper.stats
+        if stats is None or not allowance.letters:
+            return None
+        takes = stats.due * allowance.period / allowance.letters
+        if takes <= LONG:
+            return None
+        counted_at = self.clock.epoch() - (self.keeper.stats_age or 0.0)
+        rate = f"{allowance.letters} in {duration_text(allowance.period)}"
+        text = f"{stats.due} letters are due, and the rate is {rate}"
+        return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
+
+    def _kafka_trouble(self) -> str:
+        """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""
+        reports = self.parts.sink.trouble_with(self.settings.kafka_topic_profile)
+        if not self._stop.is_set():
+            return self.parts.source.trouble or reports
+        return reports if self.reporter.state.waiting and self.progress.step != "close" else ""
+
+    @property
+    def queue_full(self) -> int | None:
+        """How many letters wait, where they are more than are taken over HTTP."""
+        limit, stats = self.settings.queue_max_letters, self.keeper.stats
+        return stats.awaiting if limit and stats is not None and stats.awaiting > limit else None
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def drain(self, reason: str) -> None:
+        """Begin the drain; what is under way already goes on."""
+        if self._stop.is_set():
+            return
+        self.state = "draining"
+        self.progress.reason = reason
+        self.progress.started = self.clock.monotonic()
+        self.progress.uncertain_before = self.settler.tally.uncertain
+        log.info("drain_begins", reason=reason, timeout=self.settings.drain_timeout)
+        self._stop.set()
+
+    def on_signal(self, name: str) -> None:
+        """The first signal begins the drain, a second one cuts it short."""
+        if self._stop.is_set() and self._deadline is not None:
+            log.warning("drain_hurried", signal=name, action="sessions are cut and letters given back")
+            self._deadline.hurry()
+        else:
+            self.drain(name)
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until drained; returns the exit status."""
+        settings = self.settings
+        self.watchdog.start()
+        most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
+        app = make_app(
+            ReplicaOperations(self),
+            api_key=settings.http_api_key.get_secret_value(),
+            max_bytes=settings.http_max_bytes,
+            timeout=settings.http_timeout,
+            most=most,
+            allowed_hosts=settings.allowed_hosts,
+        )
+        try:
+            server = await serve(
+                app,
+                settings.bind_host,
+                settings.http_port,
+                most=most,
+                stuck=settings.http_timeout + UNREAD,
+                keep=self.supervisor.keep,
+            )
+        except OSError as error:
+            log.error(
+                "http_cannot_listen",
+                host=settings.bind_host,
+                port=settings.http_port,
+                error=error.strerror or str(error),
+                advice="set HTTP_HOST and HTTP_PORT to a free address",
+            )
+            return 1
+        log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
+        try:
+            await self._open_run_drain()
+        finally:
+            await self._close_parts()
+            self.state = "stopped"
+            await server.close()
+            self.watchdog.stop()
+        for reason in self.progress.unclean:
+            log.error("drain_unclean", reason=reason, action="leases and the sweep make up for it")
+        tally = self.settler.tally
+        log.info(
+            "stopped",
+            clean=not self.progress.unclean,
+            # Nothing is left undone with them, but somebody may want to look after them.
+            uncertain=tally.uncertain - self.progress.uncertain_before,
+            uncertain_since_start=tally.uncertain,
+        )
+        return 1 if self.progress.unclean else 0
+
+    async def _open_run_drain(self) -> None:
+        if not await self._open_queue() or not await self._recover():
+            return
+        await self.parts.sink.open()
+        if not self._stop.is_set():
+            self.state = "running"
+            log.info("running", version=__version__, relay=self.parts.relay.name)
+        async with asyncio.TaskGroup() as group:
+            keep = self.supervisor.keep
+            self._tasks["settler"] = group.create_task(self.settler.run(keep))
+            self._tasks["dispatch"] = group.create_task(self.dispatch.run(keep))
+            for name, loop, loss in (
+                ("intake", self.intake.run, "no records are taken in"),
+                ("reporter", self.reporter.run, "no reports are published"),
+                ("gate", self.gate.run, "nothing is sent, unless there is neither rate nor quota"),
+                ("keeper", self.keeper.run, "leases are not renewed"),
+                ("tidier", self.keeper.tidy, "leases that ran out are not reclaimed, and counts grow old"),
+                ("summary", self.summary.run, "no line says what was done"),
+            ):
+                stop = self._stops[name] = asyncio.Event()
+                self._tasks[name] = group.create_task(keep(name, partial(loop, stop), stop, loss), name=name)
+            await self._stop.wait()
+            await self._drain()
+            for task in self._tasks.values():
+                task.cancel()
+
+    def _given_up(self, name: str, reason: str) -> None:
+        """A loop fails whatever is tried: the service drains instead of doing a part of its work."""
+        self.progress.unclean.append(f"the {name} loop failed: {reason}")
+        self.drain(f"{name} failed")
+
+    async def _open_queue(self) -> bool:
+        """Open the queue, waiting for MongoDB; False when a stop came first."""
+        backoff = FIRST_BACKOFF
+        told = forbidden = False
+        while not self._stop.is_set():
+            try:
+                await self.parts.queue.open()
+            except Unavailable as error:
+                # That there is a server is one piece of news, that it does not let us in another.
+                if not told or (isinstance(error, Forbidden) and not forbidden):
+                    log.warning("mongodb_not_there", error=str(error), action="tried again until it is")
+                told, forbidden = True, forbidden or isinstance(error, Forbidden)
+                self.queue_trouble = str(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(backoff):
+                        await self._stop.wait()
+                backoff = min(LAST_BACKOFF, backoff * 2)
+            else:
+                self.queue_trouble = ""
+                return True
+        return False
+
+    async def _recover(self) -> bool:
+        """Settle what dead processes left, before anything is claimed; False when a stop came first."""
+        work = asyncio.ensure_future(self.recovery.run())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+            return False
+        error = work.exception()
+        if error is not None:
+            # Notes are advice; without them it is slower, but right.
+            log.error(
+                "recovery_failed",
+                error=type(error).__name__,
+                exc_info=error,
+                action="goes on without the notes; the leases of their letters give them back",
+            )
+        return True
+
+    # --- the drain: see `mailsender.drain` for the order and its reasons ------------------------
+
+    async def _drain(self) -> None:
+        deadline = self._deadline = Deadline(self.clock, self.settings.drain_timeout)
+        step, unclean = self._step, self.progress.unclean
+        step("intake")
+        if not await self._ended("intake", deadline, lambda: deadline.work_left / 2):
+            unclean.append("intake could not end its insert, its commit or its membership in time")
+        step("release")
+        self.dispatch.stop_claiming()
+        if not await deadline.bound(self.dispatch.claimed_out, lambda: deadline.work_left / 2):
+            unclean.append("a claim was not answered in time; its lease gives back what it took")
+        step("workers")
+        await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
+        step("settle")
+        await self._return_lost(deadline)
+        if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
+            unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
+        if len(self.hand):
+            unclean.append(f"{len(self.hand)} letters are still in hand; their leases give them back")
+        step("report")
+        await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
+        left = self.reporter.state.waiting
+        if left:
+            unclean.append(f"{left} reports were not published and marked in time")
+        step("slots")
+        await self._ended("gate", deadline, lambda: deadline.left)
+        await self._within(self.gate.close(), max(LEAST, deadline.left), "slots")
+        step("renewal")
+        await self._ended("tidier", deadline, lambda: deadline.left)
+        await self._ended("keeper", deadline, lambda: deadline.left)
+        self.summary.last()
+        step("close")
+
+    async def _return_lost(self, deadline: Deadline) -> None:
+        """Give back what claims took whose answers were lost; where nobody can know, it is not clean."""
+        doubt = "a claim was never answered; what it takes after all comes back when its lease ends"
+        try:
+            async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
+                lost = await self.dispatch.return_lost()
+        except (TimeoutError, Unavailable):
+            self.progress.unclean.append(doubt)
+            return
+        if lost:
+            log.info("lost_claims_returned", letters=lost)
+        # While MongoDB has not answered for a while again, it may still carry out what it was told before.
+        if self.dispatch.in_doubt and not self.keeper.health.steady(self.clock.monotonic()):
+            self.progress.unclean.append(doubt)
+
+    async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
+        """Tell a loop to stop and wait for its end; one that takes longer than `seconds()` is cancelled."""
+        task = self._tasks[name]
+        self._stops[name].set()
+
+        async def wait(timeout: float) -> bool:
+            return bool((await asyncio.wait({task}, timeout=max(LEAST, timeout)))[0])
+
+        ended = await deadline.bound(wait, seconds)
+        if not ended:
+            task.cancel()
+            await asyncio.wait({task}, timeout=LEAST)
+        return ended
+
+    def _step(self, name: str) -> None:
+        self.progress.step = name
+        log.info("drain_step", step=name, in_hand=len(self.hand))
+
+    async def _within(self, work: Awaitable[None], seconds: float, name: str) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await work
+        except (TimeoutError, Unavailable) as error:
+            log.warning("close_failed", part=name, error=str(error) or "took too long")
+
+    async def _close_parts(self) -> None:
+        limit = self.settings.kafka_timeout
+        if self._deadline is not None:  # nothing depends on it any more
+            limit = min(limit, max(CLOSING, self._deadline.left))
+        await asyncio.gather(
+            self._within(self.parts.sink.close(), limit, "producer"),
+            self._within(self.parts.queue.close(), limit, "mongodb"),
+        )
+        self.parts.notes.close()
 
 
-def _lines_lost(count: int) -> None:
-    log.warning(
-        "log_lines_lost", lines=count, action="they are dropped while the log takes none; mail does not wait"
+def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
+    return IntakeConfig(
+        dead_letter_topic=settings.kafka_topic_dead_letter,
+        retention=settings.mongodb_retention,
+        limits=limits,
+        stop_timeout=settings.drain_timeout / 4,
     )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop  # noqa: PLC0415  there is none for Windows
-
-    return uvloop.new_event_loop
-
-
-def _spare_the_collector() -> None:
-    """Let the garbage collector leave alone what stays, and come less often.
-
-    Letters hold no cycles: reference counts free them. With the defaults a tenth of the service's CPU time
-    went into looking for some among the thousands in hand.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+def _reporter_config(settings: Settings) -> ReporterConfig:
+    return ReporterConfig(
+        topic=settings.kafka_topic_profile,
+        with_body=settings.report_body,
+        max_request_size=settings.kafka_max_request_size,
+        sweep_age=settings.report_sweep_after,
+        stop_timeout=settings.drain_timeout / 4,
+    )
 
 
-def _give_memory_back() -> None:
-    """Have the C library return large buffers to the system when they are freed, instead of keeping them.
-
-    By default it learns from each large buffer that such sizes are common, keeps them, and does so in an
-    arena for each thread: with letters of megabytes a process of 80 MB grows by hundreds. Without glibc
-    nothing is done.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_ARENA_MAX, 2)
-        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
-
-
-async def _main(settings: Settings) -> int:
-    clock = SystemClock()
-    try:
-        parts = build(settings, clock)
-    except Rejected as error:
-        log.error("cannot_start", error=str(error))
-        return 2
-    replica = Replica(settings, parts, clock)
-    loop = asyncio.get_running_loop()
-    for number in stopping.signals():
-        loop.add_signal_handler(number, replica.on_signal, number.name)
-    _spare_the_collector()
-    _give_memory_back()
-    log.info("starting", version=__version__, loop=type(loop).__module__)
-    return await replica.run()
+def _send_policy(settings: Settings) -> SendPolicy:
+    return SendPolicy(
+        reverse_path=settings.sender[1],
+        max_recipients=settings.smtp_max_recipients,
+        max_letters_per_session=settings.smtp_max_letters_per_session,
+        session_idle=settings.smtp_session_idle,
+        refuse_probability=settings.smtp_refuse_probability,
+        retry=RetryPolicy(
+            max_attempts=settings.smtp_max_attempts,
+            delay=settings.smtp_retry_delay,
+            retry_for=settings.smtp_retry_for,
+            resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
+        ),
+        lease=settings.mongodb_lease,
+    )

@@ -57,7 +57,7 @@ def _kills(stage: Stage, seed: int) -> Row:
 MUTANTS = (
     Mutant(
         name="offsets are committed before the insert",
-        file="intake.py",
+        file="intake/consumer.py",
         old="        if batch.letters:\n            await self._insert(batch.letters, stop)\n",
         new=(
             "        if batch.offsets:\n"
@@ -72,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         name="some reports are marked without being published",
-        file="reporter.py",
+        file="reports/publisher.py",
         old="for each in batch for index in range(each.answered, len(each.answers))]",
         new="for each in batch for index in range(each.answered, len(each.answers)) if each.id[-2:] != '77']",
         attempt=_kills,
@@ -81,7 +81,7 @@ MUTANTS = (
     ),
     Mutant(
         name="nobody looks for what a kill left under a mark",
-        file="adapters/mongo_marks.py",
+        file="queue/mongo/marks.py",
         old="        if old:\n            busy = ",
         new="        if False:\n            busy = ",
         # Only an end between a settlement and its report leaves a mark behind, as that without a broker does.
@@ -91,7 +91,7 @@ MUTANTS = (
     ),
     Mutant(
         name="leases are reclaimed before they end",
-        file="adapters/mongo_queue.py",
+        file="queue/mongo/queue.py",
         old='return {"status": "processing", "$expr": {"$lte": ["$until", now]}}',
         new='return {"status": "processing"}',
         attempt=lambda stage, seed: rebalances(stage, seed, runs=4),
@@ -100,7 +100,7 @@ MUTANTS = (
     ),
     Mutant(
         name="slots lie closer together than they may",
-        file="limiter.py",
+        file="ratelimit/gcra.py",
         old="crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)",
         new="return (self.period + self.life + AGREEMENT) / (self.letters + self.burst) / 1.4",
         attempt=lambda stage, seed: rate(stage, seed, replicas=2, seconds=8, failover=False),
@@ -108,7 +108,7 @@ MUTANTS = (
     ),
     Mutant(
         name="the drain gives nothing back",
-        file="dispatch.py",
+        file="sending/dispatcher.py",
         old="        by_token: dict[str, list[str]] = {}\n        for token, letter in letters:\n",
         new="        by_token: dict[str, list[str]] = {}\n        for token, letter in ():\n",
         attempt=lambda stage, seed: drains(stage, seed, runs=6),
@@ -116,7 +116,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a connection lost after the dot counts as accepted",
-        file="adapters/smtp_transaction.py",
+        file="smtp/transaction.py",
         old="verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED",
         new="verdict=Verdict.ACCEPTED if self.phase is Phase.DOT else Verdict.DEFERRED",
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=1500),
@@ -125,7 +125,7 @@ MUTANTS = (
     ),
     Mutant(
         name="recipients stand in a header",
-        file="mime.py",
+        file="message/compose.py",
         old="            self.message_id(letter.id).encode(),\n",
         new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
@@ -134,7 +134,7 @@ MUTANTS = (
     ),
     Mutant(
         name="what lies where something was read before counts as read",
-        file="adapters/mongo_insert.py",
+        file="queue/mongo/insert.py",
         old="each.verdict = Inserted.TAKEN if each.letter.id_computed else Inserted.CLASH",
         new="each.verdict = Inserted.REPLAY",
         attempt=lambda stage, seed: offsets(stage, seed, way="remade while it runs"),
@@ -143,7 +143,7 @@ MUTANTS = (
     ),
     Mutant(
         name="the next build names letters otherwise",
-        file="letter.py",
+        file="model/letter.py",
         old='return f"{seconds:08x}{self._digest().hex()}"',
         new='return f"{seconds:08x}{self._digest()[::-1].hex()}"',
         attempt=lambda stage, seed: builds(stage, seed, runs=14),
@@ -153,7 +153,7 @@ MUTANTS = (
     ),
     Mutant(
         name="what decides is read from any member",
-        file="adapters/mongo.py",
+        file="queue/mongo/client.py",
         old="        read_preference=ReadPreference.PRIMARY,\n",
         new="",
         attempt=lambda stage, seed: lagging(stage, seed, letters=800),
@@ -162,7 +162,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a record's age is told by the clocks of its producer and this replica",
-        file="intake.py",
+        file="intake/consumer.py",
         old="        if self._may_be_forgotten(record, standing, history):\n",
         new="        if self._clock.epoch() - record.timestamp / 1000 > self._config.retention:\n",
         attempt=lambda stage, seed: clocks(stage, seed, whose="producers"),
@@ -171,7 +171,7 @@ MUTANTS = (
     ),
     Mutant(
         name="of documents of other programs nobody asks whom they are for",
-        file="worker.py",
+        file="sending/sender.py",
         old='fault = letter.reason or (_address_fault(letter) if foreign else "")',
         new="fault = letter.reason",
         attempt=lambda stage, seed: strangers(stage, seed, runs=400),
@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         name="what is no batch ends the loop that reads",
-        file="intake.py",
+        file="intake/consumer.py",
         old="        except NotABatch as error:\n            self._bury_once(",
         new="        except KeyError as error:\n            self._bury_once(",
         attempt=lambda stage, seed: whole(stage, seed, seconds=8),
@@ -190,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a batch of any size is unpacked",
-        file="adapters/kafka_records.py",
+        file="kafka/records.py",
         old="whole = _plain(self._raw, _unpacked(self._raw, codec, self._limit))",
         new="whole = _plain(self._raw, _unpacked(self._raw, codec, 2**30))",
         attempt=lambda stage, seed: publishers(stage, seed, kinds=("packed",)),
@@ -209,7 +209,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a file that is away ends the task that connects to Kafka",
-        file="adapters/kafka.py",
+        file="kafka/client.py",
         old="            except Exception as error:  # noqa: BLE001  a file that is away for a moment,",
         new="            except TimeoutError as error:  # a file that is away for a moment,",
         attempt=lambda stage, seed: vanished(stage, seed, what="Kafka's CA"),
@@ -218,7 +218,7 @@ MUTANTS = (
     ),
     Mutant(
         name="all partitions wait for the one that is sick",
-        file="adapters/kafka_sink.py",
+        file="kafka/producer.py",
         old="            if not lane.open(now):\n",
         new="            if self._lanes.some_trouble():\n",
         attempt=lambda stage, seed: sick(stage, seed, topic="reports", way="without a leader"),
@@ -227,7 +227,7 @@ MUTANTS = (
     ),
     Mutant(
         name="what lies at the offset of what was read counts as read",
-        file="adapters/kafka_places.py",
+        file="kafka/places.py",
         old="if offset == wanted.last and digest_of(key, value, timestamp) == wanted.digest:",
         new="if offset == wanted.last:",
         attempt=lambda stage, seed: lost(stage, seed, what=UNCLEAN),

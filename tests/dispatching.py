@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.dispatch import Dispatch, LetterBasket
-from mailsender.gate import SlotGate
-from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Answer, Letter, Origin, Recipient
-from mailsender.limiter import Allowance
-from mailsender.notebook import Notes
-from mailsender.ports import SystemClock
-from mailsender.retry import RetryPolicy
-from mailsender.settle import Settler
-from mailsender.worker import SendPolicy
+from mailsender.journal.port import Notes
+from mailsender.model.letter import Answer, Letter, Origin, Recipient
+from mailsender.model.ports import SystemClock
+from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.limiter import SlotGate
+from mailsender.sending.attempt import RetryPolicy
+from mailsender.sending.dispatcher import Dispatch, LetterBasket
+from mailsender.sending.sender import SendPolicy
+from mailsender.sending.settler import Settler
 from tests.relays import FakeRelay
 
 UNLIMITED = Allowance(letters=0, period=1.0)

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.letter import FreshClaim, Lease, Letter
-from mailsender.ports import Inserted, Landed, Outgoing, Record, TooLarge, Unavailable
+from mailsender.model.letter import FreshClaim, Lease, Letter
+from mailsender.model.ports import Inserted, Landed, Outgoing, Record, TooLarge, Unavailable
+from mailsender.queue.memory import MemoryQueue
 from tests.clocks import ManualClock
 
 

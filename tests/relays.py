@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.ports import Go, NotBegun, RelayAway
+from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.model.ports import Go, NotBegun, RelayAway
 
 ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
 

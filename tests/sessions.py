@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
-from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
-from mailsender.letter import Envelope, Outcome, Result, Verdict
-from mailsender.ports import Clock, SystemClock
+from mailsender.model.letter import Envelope, Outcome, Result, Verdict
+from mailsender.model.ports import Clock, SystemClock
+from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.session import SmtpSession, Timeouts
 from tests.parts import Certificates
 from tests.scripted import ScriptedRelay
 

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mailsender.supervision import Keep, Loop, once
+from mailsender.observe.supervision import Keep, Loop, once
 from mailsender.web import connections
 from mailsender.web.handlers import READ_SHARE, Handlers
 from mailsender.web.middleware import authenticate, bound, guard, problems

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from mailsender.waiting import pause
+from mailsender.aio import pause
 from mailsender.web.problems import ProblemError
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
-from mailsender.safejson import to_json
+from mailsender.observe.safejson import to_json
 from mailsender.web.endpoints import JSON, SERVICE
 from mailsender.web.models import PostedView
 from mailsender.web.operations import Operations

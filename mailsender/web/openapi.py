@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from mailsender.intake.schema import LetterIn
+from mailsender.model.documents import components, readable, reference
 from mailsender.web.endpoints import (
     ENDPOINTS,
     JSON,
@@ -22,8 +24,6 @@ from mailsender.web.endpoints import (
     problem,
 )
 from mailsender.web.problems import SAMPLE
-from mailsender.wire import LetterIn
-from mailsender.wire.documents import components, readable, reference
 
 VERSION: Final = "1.0.0"
 """The version of the contract: a release of the program that leaves the contract alone does not raise it.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mailsender.letter import StoredLetter
+from mailsender.model.letter import StoredLetter
 
 
 class Fault(Protocol):

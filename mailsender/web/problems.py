@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from mailsender.safejson import to_json
+from mailsender.observe.safejson import to_json
 from mailsender.web.endpoints import PROBLEM
 from mailsender.web.models import FaultView, Problem
 from mailsender.web.operations import BadBatch, Fault, Refused

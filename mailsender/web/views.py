@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailsender.letter import Recipient, StoredLetter
+from mailsender.model.letter import Recipient, StoredLetter
 from mailsender.web.models import LetterView, OriginView, RecipientView
 
 

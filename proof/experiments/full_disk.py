@@ -8,8 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from mailsender.adapters.note_file import STEP
-from mailsender.notes import SIZE as SIZE_OF_A_NOTE
+from mailsender.journal.file import STEP
+from mailsender.journal.record import SIZE as SIZE_OF_A_NOTE
 from proof.checker import Verdict, check
 from proof.experiments.kills import STATE
 from proof.load import Filler

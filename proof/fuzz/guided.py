@@ -31,7 +31,7 @@ def main() -> None:
 
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["mailsender"]):
-        from mailsender.letter import Letter
+        from mailsender.model.letter import Letter
         from proof.fuzz import chance, targets
 
     def letter(data: bytes) -> Letter:

@@ -15,12 +15,12 @@ from typing import Any
 
 import aiohttp
 
-from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
-from mailsender.adapters.smtp_dialogue import Timeouts
-from mailsender.letter import Envelope, Letter, Result, Verdict
-from mailsender.mime import BadBody, BadHeader
-from mailsender.operations import ReplicaOperations
-from mailsender.ports import Landed, Outgoing, SystemClock
+from mailsender.admin.operations import ReplicaOperations
+from mailsender.message.compose import BadBody, BadHeader
+from mailsender.model.letter import Envelope, Letter, Result, Verdict
+from mailsender.model.ports import Landed, Outgoing, SystemClock
+from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.session import Timeouts
 from mailsender.web.app import make_app, serve
 from proof import ledger as books
 from proof.fuzz import chance as nasty

@@ -18,13 +18,15 @@ from unittest import mock
 
 import bson
 
-from mailsender.adapters.mongo_documents import Unstorable, document_of
-from mailsender.letter import Letter, Origin, Status
-from mailsender.mime import BadBody, BadHeader, Composer
-from mailsender.reply import MAX_TEXT, ReplyError, ReplyParser
-from mailsender.settings import load
-from mailsender.surroundings import SettingsError
-from mailsender.wire import Limits, NotABatch, decode, read_letter, report_bytes
+from mailsender.intake.batch import NotABatch, decode, read_letter
+from mailsender.intake.schema import Limits
+from mailsender.message.compose import BadBody, BadHeader, Composer
+from mailsender.model.letter import Letter, Origin, Status
+from mailsender.queue.mongo.documents import Unstorable, document_of
+from mailsender.reports.report import report_bytes
+from mailsender.settings.environment import load
+from mailsender.settings.sources import SettingsError
+from mailsender.smtp.replies import MAX_TEXT, ReplyError, ReplyParser
 from proof.fuzz import chance as nasty
 from proof.strict import message_faults
 
@@ -210,7 +212,7 @@ def _environ(text: str) -> str:
 
 
 def _setting_names() -> list[str]:
-    from mailsender.settings import Settings
+    from mailsender.settings.environment import Settings
 
     return sorted(Settings.model_fields)
 

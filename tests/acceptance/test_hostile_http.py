@@ -89,7 +89,7 @@ def service(mailbox: tuple[Mailbox, int], tmp_path: Path) -> Iterator[tuple[Chil
 
 
 def ready(port: int) -> bool:
-    from mailsender.health import probe
+    from mailsender.cli.health import probe
 
     return not probe(port, ready=True)
 

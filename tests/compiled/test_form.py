@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from mailsender.adapters.smtp_plan import Plan
-from mailsender.letter import (
+from mailsender.model.letter import (
     Answer,
     Envelope,
     Letter,
@@ -26,8 +25,9 @@ from mailsender.letter import (
     Settlement,
     Verdict,
 )
-from mailsender.ports import Landed, Outgoing
-from mailsender.retry import Attempt
+from mailsender.model.ports import Landed, Outgoing
+from mailsender.sending.attempt import Attempt
+from mailsender.smtp.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -12,12 +12,22 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.adapters.mongo_slots import MongoSlotStore
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.ports import Queue, SlotStore, SystemClock
+from mailsender.model.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Settlement,
+    Status,
+    Verdict,
+)
+from mailsender.model.ports import Queue, SlotStore, SystemClock
+from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.ratelimit.mongo import MongoSlotStore
 from tests.clocks import ManualClock
 
 RETENTION = 1000.0

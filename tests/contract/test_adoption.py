@@ -9,8 +9,8 @@ import pytest
 from bson import Code, MaxKey, ObjectId, Regex, Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
-from mailsender.letter import Answer, Settlement, Status
-from mailsender.ports import Inserted, Queue
+from mailsender.model.letter import Answer, Settlement, Status
+from mailsender.model.ports import Inserted, Queue
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
 
 pytestmark = pytest.mark.asyncio

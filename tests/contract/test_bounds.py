@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mailsender.letter import Answer, Letter, Settlement, Status
-from mailsender.ports import Inserted, Queue
+from mailsender.model.letter import Answer, Letter, Settlement, Status
+from mailsender.model.ports import Inserted, Queue
 from tests.contract.conftest import MONGO, World, again, claim_one, ended, letter, only
 
 pytestmark = pytest.mark.asyncio

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mailsender.letter import FreshClaim, Letter, Settlement, Status
-from mailsender.ports import Inserted, Queue, Unavailable
+from mailsender.model.letter import FreshClaim, Letter, Settlement, Status
+from mailsender.model.ports import Inserted, Queue, Unavailable
 from tests.contract.conftest import MONGO, World, again, ended, letter
 from tests.contract.test_queue import lose_reply
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from mailsender.letter import Letter, Settlement
-from mailsender.ports import Inserted, Queue, Unavailable
+from mailsender.model.letter import Letter, Settlement
+from mailsender.model.ports import Inserted, Queue, Unavailable
 from tests.contract.conftest import MONGO, RETENTION, World, again, ended, letter, only
 
 pytestmark = [pytest.mark.asyncio, only(*MONGO)]
@@ -362,7 +362,7 @@ async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
     queue: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The profile topic is away, and letter after letter is sent."""
-    monkeypatch.setattr("mailsender.adapters.mongo_marks.KEPT", 3 * MANY)
+    monkeypatch.setattr("mailsender.queue.mongo.marks.KEPT", 3 * MANY)
     letters: list[Letter] = []
     for turn in range(5):
         await queue.insert([letter(1000 * turn + number) for number in range(MANY)])

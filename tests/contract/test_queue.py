@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from mailsender.adapters.mongo_indexes import INDEXES
-from mailsender.adapters.mongo_marks import INDEXES as MARK_INDEXES
-from mailsender.history import History, Milestone
-from mailsender.letter import Answer, JsonText, Origin, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.ports import Inserted, Queue, Record, Unavailable
+from mailsender.model.history import History, Milestone
+from mailsender.model.letter import (
+    Answer,
+    JsonText,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Settlement,
+    Status,
+    Verdict,
+)
+from mailsender.model.ports import Inserted, Queue, Record, Unavailable
+from mailsender.queue.mongo.indexes import INDEXES
+from mailsender.queue.mongo.marks import INDEXES as MARK_INDEXES
 from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from bson import Decimal128
 
-from mailsender.adapters.mongo_slots import leasing
-from mailsender.limiter import (
+from mailsender.model.ports import SlotStore
+from mailsender.ratelimit.gcra import (
     AHEAD,
     Allowance,
     Cursor,
@@ -24,7 +24,7 @@ from mailsender.limiter import (
     give_back,
     take,
 )
-from mailsender.ports import SlotStore
+from mailsender.ratelimit.mongo import leasing
 from tests.contract.conftest import MONGO, only
 
 pytestmark = pytest.mark.asyncio

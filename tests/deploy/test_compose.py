@@ -22,9 +22,9 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 
 import mailsender
-from mailsender import settings
 from mailsender.dev.process import free_port
-from mailsender.surroundings import SECRETS_DIR
+from mailsender.settings import environment as settings
+from mailsender.settings.sources import SECRETS_DIR
 from tests import parts
 from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from pymongo.uri_parser import parse_uri
 
 from mailsender import __version__
-from mailsender.settings import Settings, load
-from mailsender.surroundings import SettingsError
+from mailsender.settings.environment import Settings, load
+from mailsender.settings.sources import SettingsError
 from mailsender.web import app as web_app
 from mailsender.web.middleware import PROBES
 from tests.deploy import kube

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.settings import Settings
+from mailsender.settings.environment import Settings
 from mailsender.web.handlers import Handlers
 from mailsender.web.pages import Pages
 from tests.acceptance import conftest as acceptance

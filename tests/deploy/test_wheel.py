@@ -67,7 +67,7 @@ def test_the_command_is_on_the_path(environment: Path, tmp_path: Path) -> None:
 
 
 def test_every_module_of_the_service_loads(environment: Path, tmp_path: Path) -> None:
-    load = "import mailsender.service, mailsender.check, mailsender.tables, mailsender.client"
+    load = "import mailsender.app, mailsender.check.run, mailsender.cli.tables, mailsender.cli.client"
     run(environment / "python", "-W", "error", "-c", load, directory=tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_the_embedded_stack_says_which_extra_it_wants(environment: Path, tmp_pat
 def test_its_types_are_seen(environment: Path, tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     user.write_text(
-        "from mailsender.letter import Letter\n\n"
+        "from mailsender.model.letter import Letter\n\n"
         "def first(letter: Letter) -> int:\n    return letter.addresses[0]\n"
     )
     mypy: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--config-file="]

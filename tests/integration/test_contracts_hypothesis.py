@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis_jsonschema import from_schema
 from jsonschema import Draft202012Validator
 
-from mailsender.letter import Origin, Status
-from mailsender.wire import Limits, decode, faults, read_letter
+from mailsender.intake.batch import decode, faults, read_letter
+from mailsender.intake.schema import Limits
+from mailsender.model.letter import Origin, Status
 from tests import parts
 from tests.acceptance import conftest as acceptance
 from tests.acceptance.harness import World

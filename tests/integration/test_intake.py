@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_sink import KafkaSink
-from mailsender.adapters.kafka_source import KafkaSource
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod
-from mailsender.intake import Intake, IntakeConfig
-from mailsender.letter import Letter
-from mailsender.ports import SystemClock
-from mailsender.reporter import Reporter, ReporterConfig
+from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.kafka.client import KafkaConfig
+from mailsender.kafka.consumer import KafkaSource
+from mailsender.kafka.producer import KafkaSink
+from mailsender.model.letter import Letter
+from mailsender.model.ports import SystemClock
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.reports.publisher import Reporter, ReporterConfig
 from tests.kafka_clients import committed, consume, make_topic, produce
 from tests.parts import KafkaServer, MongoServer, Topics
 

@@ -14,13 +14,13 @@ from aiokafka import codec as aiokafka_codec
 from aiokafka.record.util import calc_crc32c
 from structlog.testing import capture_logs
 
-from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_source import KafkaSource
-from mailsender.adapters.memory import MemoryQueue
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
-from mailsender.history import Milestone, digest_of
-from mailsender.ports import Record, SystemClock
+from mailsender.kafka.client import KafkaConfig
+from mailsender.kafka.consumer import KafkaSource
+from mailsender.model.history import Milestone, digest_of
+from mailsender.model.ports import Record, SystemClock
+from mailsender.queue.memory import MemoryQueue
 from tests.kafka_clients import (
     committed,
     delete_records,

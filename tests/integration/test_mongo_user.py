@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 from pymongo import MongoClient
 
-from mailsender.adapters.mongo import connect, disconnect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.letter import Settlement
-from mailsender.ports import Inserted, SystemClock, Unavailable
+from mailsender.model.letter import Settlement
+from mailsender.model.ports import Inserted, SystemClock, Unavailable
+from mailsender.queue.mongo.client import connect, disconnect
+from mailsender.queue.mongo.queue import MongoQueue
 from tests import parts
 from tests.contract.conftest import again, ended, letter
 

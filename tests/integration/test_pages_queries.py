@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.letter import Answer, Letter, Origin, Recipient, Settlement, Status
-from mailsender.ports import SystemClock
+from mailsender.model.letter import Answer, Letter, Origin, Recipient, Settlement, Status
+from mailsender.model.ports import SystemClock
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
 from tests.parts import MongoServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "changes.md").read_text(encoding="utf-8")

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.probe import probe_mongo, probe_relay
-from mailsender.adapters.probe_kafka import KafkaWish, probe_kafka
-from mailsender.adapters.smtp import SmtpConfig, SmtpRelay
+from mailsender.check.findings import Finding, worst
+from mailsender.check.kafka import KafkaWish, probe_kafka
+from mailsender.check.probe import probe_mongo, probe_relay
 from mailsender.dev.kafka import MockBroker
 from mailsender.dev.mongod import Mongod
-from mailsender.findings import Finding, worst
-from mailsender.ports import SystemClock
+from mailsender.kafka.client import KafkaConfig
+from mailsender.model.ports import SystemClock
+from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from tests import parts
 from tests.parts import Certificates, KafkaServer, MongoServer, Topics
 from tests.scripted import ScriptedRelay, stall

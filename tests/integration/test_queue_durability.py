@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
 from mailsender.dev.mongod import Mongod, ReplicaSet
-from mailsender.ports import Inserted, Rejected, SystemClock, Unavailable
+from mailsender.model.ports import Inserted, Rejected, SystemClock, Unavailable
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
 from tests.contract.conftest import letter
 
 pytestmark = pytest.mark.asyncio

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import WriteError
 
-from mailsender.adapters.mongo import connect, disconnect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.letter import Letter, Settlement, Status
-from mailsender.ports import Inserted, SystemClock
-from mailsender.wire import report_bytes
+from mailsender.model.letter import Letter, Settlement, Status
+from mailsender.model.ports import Inserted, SystemClock
+from mailsender.queue.mongo.client import connect, disconnect
+from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.reports.report import report_bytes
 from tests.contract.conftest import again, ended, letter
 from tests.parts import MongoServer
 

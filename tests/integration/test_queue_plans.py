@@ -13,10 +13,10 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, monitoring
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.mongo_queue import MongoQueue
-from mailsender.letter import Answer, Letter, Origin, Settlement, Status
-from mailsender.ports import SystemClock
+from mailsender.model.letter import Answer, Letter, Origin, Settlement, Status
+from mailsender.model.ports import SystemClock
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
 from tests.parts import MongoServer
 
 pytestmark = pytest.mark.asyncio

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import breaker, dispatch, dots, weighing, worker
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.adapters.smtp_dialogue import Timeouts
-from mailsender.letter import Letter, Status
-from mailsender.limiter import Allowance
-from mailsender.ports import SystemClock
+from mailsender.model.letter import Letter, Status
+from mailsender.model.ports import SystemClock
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.routing import breaker, dots
+from mailsender.sending import dispatcher as dispatch
+from mailsender.sending import sender as worker
+from mailsender.sending import weighing
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.session import Timeouts
 from tests.dispatching import Scene, letter, running, until
 from tests.relay_zoo import (
     EverySecond,

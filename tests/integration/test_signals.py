@@ -161,7 +161,7 @@ def test_as_process_1_it_hears_a_signal_before_it_has_imported_anything(
 
 STUCK = """
 import asyncio, time
-from mailsender import service
+from mailsender import app as service
 
 async def main(settings):
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
@@ -169,7 +169,7 @@ async def main(settings):
     return 3
 
 service._main = main
-from mailsender.settings import load
+from mailsender.settings.environment import load
 service.run_service(load())
 """
 

@@ -12,9 +12,9 @@ import uvloop
 from aiosmtpd.handlers import Message
 from aiosmtpd.smtp import SMTP
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.ports import NotBegun, SystemClock
+from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.model.ports import NotBegun, SystemClock
+from mailsender.smtp.connect import SmtpRelay
 from tests.parts import SmtpSink
 from tests.scripted import (
     BODY,

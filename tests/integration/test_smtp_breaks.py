@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.letter import Phase, Verdict
-from mailsender.ports import NotBegun, SystemClock
-from mailsender.reply import MAX_EMPTY
+from mailsender.model.letter import Phase, Verdict
+from mailsender.model.ports import NotBegun, SystemClock
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.replies import MAX_EMPTY
 from tests.clocks import ManualClock
 from tests.scripted import (
     BODY,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from mailsender.adapters import smtp_pipelining
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.adapters.smtp_pipelining import BROKEN_FOR
-from mailsender.letter import Outcome, Verdict
-from mailsender.ports import NotBegun
+from mailsender.model.letter import Outcome, Verdict
+from mailsender.model.ports import NotBegun
+from mailsender.smtp import pipelining as smtp_pipelining
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.pipelining import BROKEN_FOR
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running
 from tests.relay_zoo import BrokenFirewall, LateReply

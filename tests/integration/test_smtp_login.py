@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import structlog
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.adapters.smtp_login import FIRST_PAUSE, LAST_PAUSE
-from mailsender.letter import Envelope
-from mailsender.ports import Clock, RelayAway, SystemClock
+from mailsender.model.letter import Envelope
+from mailsender.model.ports import Clock, RelayAway, SystemClock
+from mailsender.smtp.auth import FIRST_PAUSE, LAST_PAUSE
+from mailsender.smtp.connect import SmtpRelay
 from tests.clocks import ManualClock
 from tests.integration.test_relay_zoo import real
 from tests.real_postfix import PostfixSenderLogin

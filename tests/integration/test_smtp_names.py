@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.ports import RelayAway, SystemClock
+from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.smtp.connect import SmtpRelay
 from tests.integration.test_relay_zoo import real
 from tests.parts import Certificates
 from tests.real_postfix import PostfixHelo, RealPostfix

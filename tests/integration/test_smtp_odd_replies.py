@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mailsender.letter import Outcome, Verdict
-from mailsender.ports import NotBegun, RelayAway
+from mailsender.model.letter import Outcome, Verdict
+from mailsender.model.ports import NotBegun, RelayAway
 from tests.scripted import GOOD, GREETING, ScriptedRelay, pieces
 from tests.sessions import ACCEPTED, SHORTLY, A, B, opened, send, verdicts
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.ports import RelayAway, SystemClock
+from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.smtp.connect import SmtpRelay
 from tests.scripted import (
     GREETING,
     Answer,

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mailsender.adapters.smtp import SmtpRelay
-from mailsender.adapters.smtp_dialogue import SmtpSession
-from mailsender.letter import Outcome, Phase
-from mailsender.ports import NotBegun, SystemClock
+from mailsender.model.letter import Outcome, Phase
+from mailsender.model.ports import NotBegun, SystemClock
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.session import SmtpSession
 from tests.parts import SmtpSink
 from tests.scripted import DOT, OFFERS, Act, Script, ScriptedRelay, drop, pieces, stall, then
 from tests.sessions import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailsender.letter import Phase, Verdict
+from mailsender.model.letter import Phase, Verdict
 from tests.scripted import Answer, ScriptedRelay, drop
 from tests.sessions import ACCEPTED, DEFERRED, REFUSED, SENDER, A, mail_commands, opened, send, verdicts
 

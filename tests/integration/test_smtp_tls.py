@@ -15,9 +15,9 @@ import structlog
 import trustme
 import uvloop
 
-from mailsender.adapters.smtp import SmtpConfig, SmtpRelay, tls_context
-from mailsender.letter import Phase
-from mailsender.ports import RelayAway, SystemClock
+from mailsender.model.letter import Phase
+from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.smtp.connect import SmtpConfig, SmtpRelay, tls_context
 from tests.parts import Certificates
 from tests.scripted import BODY, ScriptedRelay, freeze, stall, then
 from tests.sessions import ACCEPTED, DEFERRED, LARGE, MESSAGE, SHORT, SHORTLY, config, opened, send, verdicts
@@ -269,7 +269,7 @@ async def test_a_certificate_that_is_not_trusted_has_the_cas_read_again(
         made.append(given)
         return tls_context(given)
 
-    monkeypatch.setattr("mailsender.adapters.smtp.tls_context", counted)
+    monkeypatch.setattr("mailsender.smtp.connect.tls_context", counted)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with secured("implicit", context) as relay:

@@ -74,7 +74,7 @@ def held(tmp_path: Path) -> Iterator[Start]:
         process.wait(10)
 
 
-@pytest.mark.parametrize("module", ["mailsender.settings", "mailsender.service", "motor"])
+@pytest.mark.parametrize("module", ["mailsender.settings.environment", "mailsender.app", "motor"])
 def test_a_signal_during_the_imports_ends_it_in_good_order(held: Start, module: str) -> None:
     process = held(module)
     process.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def test_as_process_1_of_a_container_it_hears_the_signal(held: Start) -> None:
     namespace = in_a_pid_namespace()
     if not works(namespace):
         missing("PID namespaces cannot be made here (unshare)")
-    outer = held("mailsender.service", within=namespace, number="1")
+    outer = held("mailsender.app", within=namespace, number="1")
     children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
     [inner] = map(int, children)
     os.kill(inner, signal.SIGTERM)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailsender.letter import Letter
-from mailsender.mime import Composer
-from mailsender.reply import Reply, ReplyParser
+from mailsender.message.compose import Composer
+from mailsender.model.letter import Letter
+from mailsender.smtp.replies import Reply, ReplyParser
 from proof.fuzz import sockets, targets
 from proof.fuzz.volume import TARGETS, one_slice
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.address import BadAddress, all_as_written, parse_address
+from mailsender.model.address import BadAddress, all_as_written, parse_address
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 from benchmarks import goals, letters, table
 from benchmarks.__main__ import PAGE, TABLES
 from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
-from mailsender.address import parse_address
-from mailsender.letter import Letter
-from mailsender.mime import Composer
+from mailsender.message.compose import Composer
+from mailsender.model.address import parse_address
+from mailsender.model.letter import Letter
 
 ROUNDS = {
     "mailsender": [Round(1000, 0.1, 0.05, 0.2, 100), Round(1000, 0.2, 0.06, 0.1, 110)],

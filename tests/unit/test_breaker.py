@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mailsender.breaker import FIRST_WAIT, LAST_WAIT, MIXED_RUN, REMEMBERED, RUN, Breaker, Refusals
-from mailsender.letter import Phase, Result, Verdict
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.breaker import FIRST_WAIT, LAST_WAIT, MIXED_RUN, REMEMBERED, RUN, Breaker, Refusals
 
 NO = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=554)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from mailsender.check import _judge
-from mailsender.settings import Settings
+from mailsender.check.run import _judge
+from mailsender.settings.environment import Settings
 
 
 def test_quotes_around_a_secret_are_a_warning_that_does_not_tell_it() -> None:

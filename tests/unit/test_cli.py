@@ -19,11 +19,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mailsender import __version__
-from mailsender.cli import app
+from mailsender.check.findings import Finding, worst
+from mailsender.cli.app import app
 from mailsender.dev.process import free_port
-from mailsender.findings import Finding, worst
-from mailsender.letter import Letter
-from mailsender.settings import Settings
+from mailsender.model.letter import Letter
+from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
 from mailsender.web.operations import BadBatch, Posted, Refused
 
@@ -211,7 +211,7 @@ def test_ctrl_c_while_it_waits_is_130(tmp_path: Path) -> None:
     code = (
         # A shell that started us in the background has told us to ignore it.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from mailsender.cli import main; main()"
+        "from mailsender.cli.app import main; main()"
     )
     with socket.create_server(("127.0.0.1", 0)) as mute:
         mute.settimeout(30)
@@ -362,8 +362,8 @@ def test_bad_settings_stop_the_start_with_one_line_and_2(command: Command, name:
 
 
 UNPRINTABLE = """
-from mailsender import check, cli
-from mailsender.findings import Finding
+from mailsender.check import run as check; from mailsender.cli import app as cli
+from mailsender.check.findings import Finding
 
 async def run_checks(settings, to):
     return [Finding(part="relay", level="error", text="550 Отказано 📪")]
@@ -405,7 +405,7 @@ def test_run_ends_with_the_services_own_status(
         seen.append(settings)
         raise SystemExit(outcome)
 
-    replace_module(monkeypatch, "mailsender.service", run_service=run_service)
+    replace_module(monkeypatch, "mailsender.app", run_service=run_service)
     assert command("run", env=NEEDED).exit_code == outcome
     assert seen[0].smtp_host == "h"
 
@@ -419,7 +419,7 @@ def test_check_says_a_line_for_each_finding(
     async def run_checks(_: Settings, __: str) -> list[Finding]:
         return [Finding(part="kafka", level=level, text="words") for level in levels]
 
-    replace_module(monkeypatch, "mailsender.check", run_checks=run_checks, worst=worst)
+    replace_module(monkeypatch, "mailsender.check.run", run_checks=run_checks, worst=worst)
     result = command("check", env=NEEDED)
     assert result.exit_code == expected
     assert result.stdout.splitlines() == [f"{level:<7} kafka: words" for level in levels]
@@ -430,7 +430,7 @@ def test_a_check_for_programs_names_each_finding(command: Command, monkeypatch: 
         levels: list[Any] = ["ok", "error"]
         return [Finding(part="kafka", level=level, text="слова") for level in levels]
 
-    replace_module(monkeypatch, "mailsender.check", run_checks=run_checks, worst=worst)
+    replace_module(monkeypatch, "mailsender.check.run", run_checks=run_checks, worst=worst)
     result = command("check", "--json", env=NEEDED)
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {

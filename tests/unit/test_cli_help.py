@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from mailsender.cli import app
-from mailsender.cli_help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, WHOLE
+from mailsender.cli.app import app
+from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, WHOLE
 from tests.parts import missing
 
 GROUPS = {
@@ -90,7 +90,7 @@ def test_an_example_can_be_typed(line: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_help_and_version_start_without_the_heavy_libraries() -> None:
     code = (
-        "import sys; from mailsender.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "import sys; from mailsender.cli.app import app; app(sys.argv[1:], standalone_mode=False);"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     # typer reads the options of a command with pydantic, whatever we do.
@@ -105,12 +105,12 @@ def test_help_and_version_start_without_the_heavy_libraries() -> None:
 
 def test_a_fault_of_our_own_shows_no_local_variables() -> None:
     code = """
-import mailsender.settings
+import mailsender.settings.environment
 def load():
     password = "s3cret" + "-of-a-frame"
     raise RuntimeError("a fault of our own")
-mailsender.settings.load = load
-from mailsender.cli import main
+mailsender.settings.environment.load = load
+from mailsender.cli.app import main
 main()
 """
     made = subprocess.run(

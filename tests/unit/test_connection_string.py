@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from mailsender.connection_string import fault, passwords
+from mailsender.queue.mongo.connection_string import fault, passwords
 
 GOOD = [
     "mongodb://db.example.test",

@@ -17,21 +17,24 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from openapi_spec_validator import validate
 from typer.testing import CliRunner
 
-from mailsender import intake
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.address import BadAddress, parse_address
-from mailsender.cli import app
-from mailsender.contracts import DOCUMENTS, asyncapi, letters_schema, report_schema, text_of
-from mailsender.dead_letters import MAX_DETAIL, DeadLetters, DeadRecord
-from mailsender.letter import Letter
-from mailsender.ports import Outgoing, Record, TooLarge, Unavailable
-from mailsender.text import header_fault
+from mailsender.cli.app import app
+from mailsender.cli.schemas import DOCUMENTS, asyncapi, letters_schema, report_schema, text_of
+from mailsender.intake import consumer as intake
+from mailsender.intake.batch import faults
+from mailsender.intake.dead_letter_form import DeadLetterHeaders
+from mailsender.intake.dead_letters import MAX_DETAIL, DeadLetters, DeadRecord
+from mailsender.intake.patterns import ADDRESS, DOTTED, PLAIN
+from mailsender.intake.schema import LetterIn
+from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.letter import Letter
+from mailsender.model.ports import Outgoing, Record, TooLarge, Unavailable
+from mailsender.model.text import header_fault
+from mailsender.queue.memory import MemoryQueue
+from mailsender.reports.report import report_bytes
 from mailsender.web import openapi
 from mailsender.web.app import make_app
 from mailsender.web.endpoints import ENDPOINTS, FILES
 from mailsender.web.operations import BadBatch, Posted, Refused
-from mailsender.wire import DeadLetterHeaders, LetterIn, faults, report_bytes
-from mailsender.wire.patterns import ADDRESS, DOTTED, PLAIN
 from tests.clocks import ManualClock
 from tests.unit.test_web import KEY, Flaw, Played, raises, raw, serving
 from tests.unit.test_wire import GOOD, finished, read

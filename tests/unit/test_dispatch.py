@@ -10,12 +10,12 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.dispatch import LetterBasket, Pace
-from mailsender.letter import Lease, Letter, Phase, Result, Status, Verdict
-from mailsender.limiter import Allowance
-from mailsender.notebook import NoNotes
-from mailsender.ports import SystemClock
+from mailsender.journal.port import NoNotes
+from mailsender.model.letter import Lease, Letter, Phase, Result, Status, Verdict
+from mailsender.model.ports import SystemClock
+from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.sending.dispatcher import LetterBasket, Pace
 from tests.dispatching import UNLIMITED, PlainComposer, Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 

@@ -11,7 +11,8 @@ from bson.codec_options import CodecOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.adapters.mongo_documents import (
+from mailsender.model.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.queue.mongo.documents import (
     Unstorable,
     clean,
     document_of,
@@ -22,8 +23,7 @@ from mailsender.adapters.mongo_documents import (
     state_of,
     stored_id,
 )
-from mailsender.adapters.mongo_reading import letter_of
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.queue.mongo.reading import letter_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 ORIGIN = Origin(topic="in", partition=1, offset=2, index=3, timestamp=-1)

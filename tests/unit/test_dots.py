@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mailsender.adapters.smtp_patience import LONGEST, Patience
-from mailsender.dots import FORGET, MARGIN, SLOW, Dots
+from mailsender.routing.dots import FORGET, MARGIN, SLOW, Dots
+from mailsender.smtp.patience import LONGEST, Patience
 
 
 def test_some_that_wait_are_slow_and_all_of_them_are_stuck() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.dispatch import FRESH, HAND_BYTES
-from mailsender.letter import Letter, Status
-from mailsender.limiter import Allowance
-from mailsender.ports import SystemClock
+from mailsender.model.letter import Letter, Status
+from mailsender.model.ports import SystemClock
+from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.sending.dispatcher import FRESH, HAND_BYTES
 from tests.dispatching import Scene, letter, running, until
 from tests.relays import FakeRelay
 
@@ -95,7 +95,7 @@ async def test_what_waits_in_the_queue_does_not_starve_behind_fresh_letters() ->
 @pytest.mark.asyncio
 async def test_a_full_basket_is_waited_for_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     patience = 2.0  # far longer than a busy machine takes for a hundred letters
-    monkeypatch.setattr("mailsender.dispatch.PATIENCE", patience)
+    monkeypatch.setattr("mailsender.sending.dispatcher.PATIENCE", patience)
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await until(lambda: scene.dispatch._dry)
@@ -130,7 +130,7 @@ async def test_a_full_hand_is_waited_for_as_a_full_basket_is() -> None:
 async def test_what_waits_for_room_in_the_hand_is_claimed_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mailsender.dispatch.POLL", 60.0)  # longer than `settled` has patience
+    monkeypatch.setattr("mailsender.sending.dispatcher.POLL", 60.0)  # longer than `settled` has patience
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=2) as scene:
         await scene.queue.insert([letter(1).evolve(body="b" * HAND_BYTES)])

@@ -6,10 +6,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from mailsender.adapters.memory import MemorySlotStore
-from mailsender.gate import NoSlots, SlotGate
-from mailsender.limiter import UNLIMITED, Allowance, Cursor, SlotGrant, SlotRequest, give_back, grant_of, take
-from mailsender.ports import SystemClock, Unavailable
+from mailsender.model.ports import SystemClock, Unavailable
+from mailsender.queue.memory import MemorySlotStore
+from mailsender.ratelimit.gcra import (
+    UNLIMITED,
+    Allowance,
+    Cursor,
+    SlotGrant,
+    SlotRequest,
+    give_back,
+    grant_of,
+    take,
+)
+from mailsender.ratelimit.limiter import NoSlots, SlotGate
 from tests.clocks import ManualClock
 from tests.dispatching import until
 
@@ -137,7 +146,7 @@ async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when(
 
 @pytest.mark.asyncio
 async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
     clock = ManualClock()
     store = Store(clock)
     gate, other = gate_of(clock, store, quota=3), gate_of(clock, store, quota=3)
@@ -156,7 +165,7 @@ async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: p
 
 @pytest.mark.asyncio
 async def test_a_gate_without_a_quota_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store)
@@ -167,7 +176,7 @@ async def test_a_gate_without_a_quota_does_not_look(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.asyncio
 async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailsender.gate.RETRY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.RETRY", 0.001)
     clock = ManualClock()
     store = Store(clock)
     store.away = True
@@ -184,8 +193,8 @@ async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: p
 async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mailsender.gate.RETRY", 0.001)
-    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.RETRY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, quota=3)
@@ -193,7 +202,7 @@ async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
         await until(lambda: gate.used_today == 0)
         store.away = True
         await until(lambda: gate.trouble)
-        monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 3600.0)
+        monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
         store.away = False
         await until(lambda: not gate.trouble)
 
@@ -202,7 +211,7 @@ async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
 async def test_while_the_store_s_clock_is_behind_nobody_looks_on_and_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mailsender.gate.LOOK_EVERY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
     clock = ManualClock()
     store = Store(clock)
     store.cursor = Cursor(next=clock.epoch() + 3600)

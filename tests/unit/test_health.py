@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from mailsender.cli import app
+from mailsender.cli.app import app
+from mailsender.cli.health import probe
 from mailsender.dev.process import free_port
-from mailsender.health import probe
 
 
 class _Alive(BaseHTTPRequestHandler):

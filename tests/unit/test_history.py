@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import random
 
-from mailsender.history import MOST, History, Milestone, Standing, digest_of, from_document, from_text
+from mailsender.model.history import MOST, History, Milestone, Standing, digest_of, from_document, from_text
 
 DAY = 86400.0
 

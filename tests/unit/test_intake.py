@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.history import History, digest_of, from_text
-from mailsender.intake import Intake, IntakeConfig
-from mailsender.letter import Letter, Origin, Status
-from mailsender.ports import MOST_PUBLISHERS, Inserted, Outgoing, Record, Rejected, TooLarge, Unavailable
-from mailsender.wire import Limits, report_bytes
+from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.intake.schema import Limits
+from mailsender.model.history import History, digest_of, from_text
+from mailsender.model.letter import Letter, Origin, Status
+from mailsender.model.ports import (
+    MOST_PUBLISHERS,
+    Inserted,
+    Outgoing,
+    Record,
+    Rejected,
+    TooLarge,
+    Unavailable,
+)
+from mailsender.reports.report import report_bytes
 from tests.clocks import ManualClock
 from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
 

@@ -24,9 +24,9 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import ApiVersionRequest, DescribeConfigsRequest
 from structlog.testing import capture_logs
 
-from mailsender.adapters.kafka import ClientLog, KafkaConfig, client_log, client_options, translated
-from mailsender.adapters.kafka_quarantine import CHUNK, Quarantine, about_a_record
-from mailsender.ports import TooLarge, Unavailable
+from mailsender.kafka.client import ClientLog, KafkaConfig, client_log, client_options, translated
+from mailsender.kafka.quarantine import CHUNK, Quarantine, about_a_record
+from mailsender.model.ports import TooLarge, Unavailable
 from tests.clocks import ManualClock
 from tests.parts import Certificates
 

@@ -7,8 +7,8 @@ import ssl
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.adapters import kafka
-from mailsender.adapters.kafka import KafkaConfig, Keeper
+from mailsender.kafka import client as kafka
+from mailsender.kafka.client import KafkaConfig, Keeper
 
 pytestmark = pytest.mark.asyncio
 

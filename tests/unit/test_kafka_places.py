@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mailsender.adapters.kafka_places import Met, Place, placed
-from mailsender.history import History, Milestone, digest_of
+from mailsender.kafka.places import Met, Place, placed
+from mailsender.model.history import History, Milestone, digest_of
 
 
 def record(offset: int, log: str = "") -> tuple[bytes, bytes, int]:

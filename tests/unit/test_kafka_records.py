@@ -18,7 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
-from mailsender.adapters.kafka_records import UNREADABLE, Batches
+from mailsender.kafka.records import UNREADABLE, Batches
 
 LIMIT = 1024 * 1024
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}

@@ -25,9 +25,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulat
 from aiokafka.structs import RecordMetadata, TopicPartition
 from structlog.testing import capture_logs
 
-from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_sink import KafkaSink, _abandon
-from mailsender.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable
+from mailsender.kafka.client import KafkaConfig
+from mailsender.kafka.producer import KafkaSink, _abandon
+from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable
 
 pytestmark = pytest.mark.asyncio
 

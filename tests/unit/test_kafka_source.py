@@ -13,12 +13,12 @@ from aiokafka.errors import IllegalStateError, KafkaError, LeaderNotAvailableErr
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from structlog.testing import capture_logs
 
-from mailsender.adapters import kafka_source
-from mailsender.adapters.kafka import KafkaConfig
-from mailsender.adapters.kafka_source import KafkaSource, _record
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.history import History, Milestone, digest_of
-from mailsender.ports import Record, Unavailable
+from mailsender.kafka import consumer as kafka_source
+from mailsender.kafka.client import KafkaConfig
+from mailsender.kafka.consumer import KafkaSource, _record
+from mailsender.model.history import History, Milestone, digest_of
+from mailsender.model.ports import Record, Unavailable
+from mailsender.queue.memory import MemoryQueue
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.asyncio

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.leases import Hand, Health, LeaseKeeper
-from mailsender.letter import Lease, Letter
-from mailsender.ports import Forbidden, QueueStats, Rejected, Unavailable
+from mailsender.model.letter import Lease, Letter
+from mailsender.model.ports import Forbidden, QueueStats, Rejected, Unavailable
+from mailsender.queue.inflight import Hand, Health, LeaseKeeper
 from tests.clocks import ManualClock
 
 

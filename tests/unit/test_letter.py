@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailsender.letter import Answer, JsonText, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.model.letter import Answer, JsonText, Letter, Phase, Recipient, Result, Status, Verdict
 
 LETTER = Letter(
     id="6b03f03e1c3fe5165a363fce",

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailsender import limiter
-from mailsender.limiter import (
+from mailsender.ratelimit import gcra as limiter
+from mailsender.ratelimit.gcra import (
     AGREEMENT,
     AHEAD,
     MIN_LIFE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.settings import table
+from mailsender.settings.environment import table
 
 ROOT = Path(__file__).parents[2]
 ROWS = [

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pymongo.errors import BulkWriteError
 
-from mailsender.log import KINDS, QUIET, REDACTED, Redactor, Throttle, configure, render_exception
+from mailsender.observe.log import KINDS, QUIET, REDACTED, Redactor, Throttle, configure, render_exception
 
 
 class Terminal(io.StringIO):

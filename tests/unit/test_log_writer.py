@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailsender import log_writer
-from mailsender.log_writer import MOST_BYTES, LogWriter
+from mailsender.observe import log_writer
+from mailsender.observe.log_writer import MOST_BYTES, LogWriter
 
 LINE = "x" * 999 + "\n"
 

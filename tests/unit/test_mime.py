@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailsender.address import BadAddress
-from mailsender.letter import Letter, Recipient
-from mailsender.mime import BadBody, BadHeader, Composer
-from mailsender.text import header_fault
+from mailsender.message.compose import BadBody, BadHeader, Composer
+from mailsender.model.address import BadAddress
+from mailsender.model.letter import Letter, Recipient
+from mailsender.model.text import header_fault
 
 DATE = datetime(2026, 3, 1, 9, 8, 7, 654000, tzinfo=UTC)
 COMPOSER = Composer("Почта", "news@example.org")

@@ -26,8 +26,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from mailsender.adapters import mongo
-from mailsender.ports import Forbidden, Rejected, Unavailable
+from mailsender.model.ports import Forbidden, Rejected, Unavailable
+from mailsender.queue.mongo import client as mongo
 
 OPTIONS = [
     "readPreference=secondaryPreferred",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.adapters.mongo import connect
-from mailsender.adapters.probe import probe_mongo
-from mailsender.ports import Rejected
+from mailsender.check.probe import probe_mongo
+from mailsender.model.ports import Rejected
+from mailsender.queue.mongo.client import connect
 
 
 @pytest.mark.asyncio

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailsender.adapters.mongo_rights import lacking
+from mailsender.queue.mongo.rights import lacking
 
 ALL = ["createIndex", "find", "insert", "remove", "update"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mailsender import notes
-from mailsender.letter import Phase, Result, Verdict
+from mailsender.journal import record as notes
+from mailsender.model.letter import Phase, Result, Verdict
 
 RUN, PLACE = b"r" * 8, notes.place(["host", "database", "letters"])
 LETTER, TOKEN = "6b03f03e1c3fe5165a363fce", "0" * 31 + "1"

@@ -18,11 +18,11 @@ import typer
 from typer.core import TyperGroup
 
 import mailsender
-from mailsender.cli import app
+from mailsender.cli.app import app
 from mailsender.dev.process import free_port, listens
 from mailsender.drain import RESERVE
-from mailsender.log import _serialize
-from mailsender.settings import Settings, load, table
+from mailsender.observe.log import _serialize
+from mailsender.settings.environment import Settings, load, table
 from mailsender.web.endpoints import ENDPOINTS
 from mailsender.web.models import StatusView
 
@@ -100,7 +100,7 @@ def rows(name: str) -> list[list[str]]:
 
 def test_the_fields_that_a_page_names_of_an_event_it_has() -> None:
     (row,) = [row for row in rows("on-call.md") if "`letter_failed`" in row[0]]
-    worker = (ROOT / "mailsender" / "worker.py").read_text(encoding="utf-8")
+    worker = (ROOT / "mailsender" / "sending/sender.py").read_text(encoding="utf-8")
     fields = set(re.findall(r"^            (\w+)=", worker.partition('"letter_failed"')[2], re.MULTILINE))
     assert {"code", "attempts"} <= fields
     assert set(re.findall(r"`([a-z]+)`", row[1])) <= fields

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from mailsender.adapters import probe, probe_kafka
-from mailsender.findings import Finding, worst
+from mailsender.check import kafka as probe_kafka
+from mailsender.check import probe
+from mailsender.check.findings import Finding, worst
 
 HELLO = {"setName": "rs0", "hosts": ["a:1", "b:1", "c:1"]}
 

@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from mailsender.cli import app
-from mailsender.cli_help import STATUSES
+from mailsender.cli.app import app
+from mailsender.cli.help import STATUSES
 from mailsender.web.app import make_app
 from mailsender.web.operations import Operations
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import notes
-from mailsender.adapters.note_file import STEP
-from mailsender.adapters.recorder import FileRecorder
-from mailsender.letter import Phase, Result, Verdict
-from mailsender.ports import Rejected
+from mailsender.journal import record as notes
+from mailsender.journal.file import STEP
+from mailsender.journal.journal import FileRecorder
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.model.ports import Rejected
 
 PLACE = notes.place(["host"])
 ONE, TWO, TOKEN = "1" * 24, "2" * 24, "a" * 32

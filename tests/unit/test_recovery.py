@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.leases import Hand
-from mailsender.letter import Lease, Letter, Phase, Result, Settlement, Status, Verdict
-from mailsender.notebook import NoNotes
-from mailsender.notes import LeftBehind, Story, noted_id
-from mailsender.ports import Unavailable
-from mailsender.recovery import Recovery
-from mailsender.retry import RetryPolicy
-from mailsender.settle import Settler
-from mailsender.worker import SendPolicy
+from mailsender.journal.port import NoNotes
+from mailsender.journal.record import LeftBehind, Story, noted_id
+from mailsender.model.letter import Lease, Letter, Phase, Result, Settlement, Status, Verdict
+from mailsender.model.ports import Unavailable
+from mailsender.queue.inflight import Hand
+from mailsender.queue.memory import MemoryQueue
+from mailsender.sending.attempt import RetryPolicy
+from mailsender.sending.recovery import Recovery
+from mailsender.sending.sender import SendPolicy
+from mailsender.sending.settler import Settler
 from tests.clocks import ManualClock
 from tests.dispatching import PlainComposer, letter
 

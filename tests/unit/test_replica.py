@@ -15,16 +15,15 @@ from datetime import datetime
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import operations, sessions
-from mailsender import replica as replica_module
-from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.breaker import FIRST_WAIT
-from mailsender.leases import Health
-from mailsender.letter import Lease, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
-from mailsender.notebook import NoNotes, Notes
-from mailsender.notes import LeftBehind
-from mailsender.operations import ReplicaOperations
-from mailsender.ports import (
+from mailsender import service as replica_module
+from mailsender.admin import operations
+from mailsender.admin.operations import ReplicaOperations
+from mailsender.intake.batch import read_batch
+from mailsender.intake.schema import Limits
+from mailsender.journal.port import NoNotes, Notes
+from mailsender.journal.record import LeftBehind
+from mailsender.model.letter import Lease, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
+from mailsender.model.ports import (
     Clock,
     Forbidden,
     Landed,
@@ -35,10 +34,13 @@ from mailsender.ports import (
     SystemClock,
     Unavailable,
 )
-from mailsender.replica import Parts, Replica
-from mailsender.settings import Settings
+from mailsender.queue.inflight import Health
+from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.routing.breaker import FIRST_WAIT
+from mailsender.sending import sessions
+from mailsender.service import Parts, Replica
+from mailsender.settings.environment import Settings
 from mailsender.web.operations import BadBatch, Refused
-from mailsender.wire import Limits, read_batch
 from tests.clocks import ManualClock
 from tests.dispatching import until
 from tests.fakes import FakeSink, record

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.reply import (
+from mailsender.smtp.replies import (
     MAX_EMPTY,
     MAX_LINE,
     MAX_LINES,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.letter import Phase, Result, Verdict
-from mailsender.reply import Reply
-from mailsender.reply_rules import ACCOUNT_CODES, RULES, Action, Scope, When, as_deferred, rule_for
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.sending.reply_rules import ACCOUNT_CODES, RULES, Action, Scope, When, as_deferred, rule_for
+from mailsender.smtp.replies import Reply
 
 ANSWER, DEFER, SPLIT, RENEW, HOLD, WEIGH = (
     Action.ANSWER,

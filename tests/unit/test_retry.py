@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.letter import Letter, Phase, Recipient, Result, Status, Verdict
-from mailsender.retry import MAX_DELAY, Attempt, RetryPolicy, after_attempt, as_error
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.sending.attempt import MAX_DELAY, Attempt, RetryPolicy, after_attempt, as_error
 
 POLICY = RetryPolicy(max_attempts=3, delay=60)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.adapters.recorder import FileRecorder
-from mailsender.notebook import NoNotes
-from mailsender.ports import Rejected
-from mailsender.service import build_notes
-from mailsender.settings import Settings
+from mailsender.app import build_notes
+from mailsender.journal.journal import FileRecorder
+from mailsender.journal.port import NoNotes
+from mailsender.model.ports import Rejected
+from mailsender.settings.environment import Settings
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **more: str) -> Settings:

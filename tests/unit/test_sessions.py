@@ -7,9 +7,9 @@ import random
 
 from structlog.testing import capture_logs
 
-from mailsender.letter import Phase, Result, Verdict
-from mailsender.ports import RelayAway
-from mailsender.sessions import OwnSession, RelayState
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.model.ports import RelayAway
+from mailsender.sending.sessions import OwnSession, RelayState
 from tests.clocks import ManualClock
 from tests.relays import FakeRelay
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from mailsender.log import secret_values
-from mailsender.settings import Settings, Slip, astray, load, parse_duration, slips, table
-from mailsender.surroundings import SettingsError, place
+from mailsender.observe.log import secret_values
+from mailsender.settings.environment import Settings, Slip, astray, load, parse_duration, slips, table
+from mailsender.settings.sources import SettingsError, place
 
 NEEDED = {
     "SMTP_HOST": "smtp.example.test",

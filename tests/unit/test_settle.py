@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.leases import Hand, LeaseKeeper
-from mailsender.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.limiter import Allowance
-from mailsender.notebook import NoNotes
-from mailsender.ports import Rejected, SystemClock, Unavailable
-from mailsender.retry import as_error
-from mailsender.settle import BATCH, BATCH_BYTES, GATHER, GATHER_NOTED, UNSETTLED, Settler
+from mailsender.journal.port import NoNotes
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
+from mailsender.model.ports import Rejected, SystemClock, Unavailable
+from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.sending.attempt import as_error
+from mailsender.sending.settler import BATCH, BATCH_BYTES, GATHER, GATHER_NOTED, UNSETTLED, Settler
 from tests.dispatching import Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -475,7 +475,7 @@ async def test_what_can_be_written_in_no_words_is_neither_reported_nor_sent_agai
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It stays in hand, so that its lease is renewed, until the store takes it."""
-    monkeypatch.setattr("mailsender.settle.REPEAT_UNWRITTEN", 0.05)
+    monkeypatch.setattr("mailsender.sending.settler.REPEAT_UNWRITTEN", 0.05)
     clock, hand = SystemClock(), Hand()
     reported: list[str] = []
 

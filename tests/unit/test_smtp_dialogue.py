@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from mailsender.adapters.smtp_channel import TOGETHER, Channel, Outbox
-from mailsender.adapters.smtp_dialogue import SmtpSession, Timeouts
-from mailsender.adapters.smtp_plan import Offers
-from mailsender.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.smtp.channel import TOGETHER, Channel, Outbox
+from mailsender.smtp.plan import Offers
+from mailsender.smtp.session import SmtpSession, Timeouts
 from tests.clocks import ManualClock
 
 

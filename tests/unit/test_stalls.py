@@ -8,8 +8,8 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.ports import SystemClock
-from mailsender.stalls import QUIET, STALL, TICK, Watchdog
+from mailsender.model.ports import SystemClock
+from mailsender.observe.stalls import QUIET, STALL, TICK, Watchdog
 from tests.clocks import ManualClock
 
 

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import summary as module
-from mailsender.adapters.memory import MemoryQueue
-from mailsender.condition import Condition, Conditions
-from mailsender.leases import Hand, LeaseKeeper
-from mailsender.ports import QueueStats
-from mailsender.summary import Summary
+from mailsender.model.ports import QueueStats
+from mailsender.observe import summary as module
+from mailsender.observe.condition import Condition, Conditions
+from mailsender.observe.summary import Summary
+from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.memory import MemoryQueue
 from tests.clocks import ManualClock
 
 

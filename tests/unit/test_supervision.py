@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender import supervision
-from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
-from mailsender.letter import Outcome
-from mailsender.notebook import NoNotes
-from mailsender.operations import ReplicaOperations
-from mailsender.ports import Landed, Outgoing, Record, SystemClock
-from mailsender.replica import Parts, Replica
-from mailsender.settings import Settings
-from mailsender.supervision import FAILURES, Supervisor, once
+from mailsender.admin.operations import ReplicaOperations
+from mailsender.journal.port import NoNotes
+from mailsender.model.letter import Outcome
+from mailsender.model.ports import Landed, Outgoing, Record, SystemClock
+from mailsender.observe import supervision
+from mailsender.observe.supervision import FAILURES, Supervisor, once
+from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.service import Parts, Replica
+from mailsender.settings.environment import Settings
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink
 from tests.relays import FakeRelay, FakeSession

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.text import cleaned, octets, storable
+from mailsender.model.text import cleaned, octets, storable
 
 
 @given(st.text())

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from mailsender.adapters.kafka import KafkaConfig, client_options
-from mailsender.adapters.smtp import SmtpConfig, tls_context
+from mailsender.kafka.client import KafkaConfig, client_options
+from mailsender.smtp.connect import SmtpConfig, tls_context
 
 STRICT = ssl.VERIFY_X509_STRICT
 

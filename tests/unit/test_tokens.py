@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.adapters.mongo_documents import document_of
-from mailsender.adapters.mongo_reading import letter_of
-from mailsender.letter import Letter, Origin, Status
-from mailsender.operations import _written
-from mailsender.wire import Limits, decode, faults, read_batch, report_bytes, with_id
+from mailsender.admin.operations import _written
+from mailsender.intake.batch import decode, faults, read_batch, with_id
+from mailsender.intake.schema import Limits
+from mailsender.model.letter import Letter, Origin, Status
+from mailsender.queue.mongo.documents import document_of
+from mailsender.queue.mongo.reading import letter_of
+from mailsender.reports.report import report_bytes
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PI = "3.14159265358979323846264338327950288"

@@ -21,8 +21,18 @@ from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
-from mailsender.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, StoredLetter, Verdict
-from mailsender.ports import TooLarge, Unavailable
+from mailsender.model.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    StoredLetter,
+    Verdict,
+)
+from mailsender.model.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused

@@ -13,8 +13,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from mailsender import supervision
-from mailsender.ports import SystemClock
+from mailsender.model.ports import SystemClock
+from mailsender.observe import supervision
 from mailsender.web import connections
 from mailsender.web.app import make_app, serve
 from mailsender.web.connections import FEWEST, MAX_HEAD, Connection, Crowd, affordable

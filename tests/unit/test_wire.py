@@ -12,26 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.letter import Answer, JsonText, Letter, Origin, Phase, Recipient, Result, Status, Verdict
-from mailsender.text import header_fault, storable
-from mailsender.wire import (
-    Limits,
-    NotABatch,
-    Report,
-    ReportTooLarge,
-    decode,
-    faults,
-    letter_id,
-    read_batch,
-    read_letter,
-    report,
-    report_bytes,
-    reports,
-    with_id,
+from mailsender.intake.batch import NotABatch, decode, faults, letter_id, read_batch, read_letter, with_id
+from mailsender.intake.fast import plain_elements
+from mailsender.intake.schema import Limits, token_fault
+from mailsender.model.letter import (
+    Answer,
+    JsonText,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
 )
-from mailsender.wire.plain import plain_elements
-from mailsender.wire.schema import token_fault
-from mailsender.wire.tokens import batch_text, token_text
+from mailsender.model.text import header_fault, storable
+from mailsender.model.tokens import batch_text, token_text
+from mailsender.reports import report as reports
+from mailsender.reports.model import Report
+from mailsender.reports.report import ReportTooLarge, report, report_bytes
 
 NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
 ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)

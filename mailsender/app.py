@@ -1,0 +1,245 @@
+"""The composition root: builds the parts from the settings and runs a replica over them.
+
+Beside it only the embedded stack and `check`, which tries the parts one by one, name adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from mailsender import __version__, stopping
+from mailsender.journal import record as notes
+from mailsender.journal.port import NoNotes, Notes
+from mailsender.kafka.client import OURS, KafkaConfig
+from mailsender.kafka.consumer import KafkaSource
+from mailsender.kafka.producer import KafkaSink
+from mailsender.model.ports import Clock, Queue, Rejected, SlotStore, SystemClock
+from mailsender.observe.log import configure, secret_values
+from mailsender.observe.log_writer import LogWriter
+from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.service import Parts, Replica
+from mailsender.settings.environment import Settings, slips
+from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.session import Timeouts
+
+log = structlog.get_logger()
+
+LAST_LINES = 1.0
+"""Seconds that the last lines of the log have to go out: a pipe that nobody reads must not keep us."""
+
+LARGE = 1024 * 1024
+"""Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
+faster from the heap."""
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+
+
+def build(settings: Settings, clock: Clock) -> Parts:
+    """The real parts, not yet opened.
+
+    Raises:
+        Rejected: a connection string cannot be read, or notes cannot be kept where they are wanted.
+    """
+    queue, slots = build_store(settings, clock)
+    kafka = kafka_config(settings)
+    return Parts(
+        queue=queue,
+        slots=slots,
+        source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
+        sink=KafkaSink(kafka),
+        relay=SmtpRelay(smtp_config(settings), clock),
+        notes=build_notes(settings),
+    )
+
+
+def build_notes(settings: Settings) -> Notes:
+    """Where notes for the next start are kept, if anywhere; those of a queue in memory would be of no use.
+
+    Raises:
+        Rejected: one line that names the setting.
+    """
+    if not settings.mailsender_state_dir or settings.in_memory:
+        return NoNotes()
+    try:
+        from mailsender.journal.journal import FileRecorder  # noqa: PLC0415  Windows has no such locks
+    except ImportError:
+        raise Rejected("MAILSENDER_STATE_DIR: this system lacks the locks that notes need") from None
+    # A pod's name and a machine's stay over a restart. With the host's name in them, notes on a disk that
+    # hosts share are never taken from a living process whose lock cannot be seen from here.
+    place = notes.place(
+        [
+            socket.gethostname(),
+            *settings.mongo_hosts,
+            settings.mongodb_base_name,
+            settings.mongodb_collection,
+        ]
+    )
+    recorder = FileRecorder(Path(settings.mailsender_state_dir), place)
+    try:
+        recorder.prepare()
+    except Rejected as error:
+        raise Rejected(f"MAILSENDER_STATE_DIR: {error}") from error
+    return recorder
+
+
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
+    """The queue and the slots: in MongoDB over one client, or in memory."""
+    if settings.in_memory:
+        return MemoryQueue(clock), MemorySlotStore(clock)
+    client = connect(settings.mongo_uri, timeout=settings.mongodb_timeout, app_name="mailsender")
+    database, collection = settings.mongodb_base_name, settings.mongodb_collection
+    queue = MongoQueue(
+        client,
+        database=database,
+        collection=collection,
+        retention=settings.mongodb_retention,
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    slots = MongoSlotStore(
+        client,
+        database=database,
+        collection=f"{collection}.slots",
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots
+
+
+def smtp_config(settings: Settings) -> SmtpConfig:
+    """How the relay is reached."""
+    return SmtpConfig(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        tls=settings.smtp_tls,
+        ca_file=settings.smtp_tls_ca_file,
+        verify=settings.smtp_tls_verify,
+        user=settings.smtp_user if settings.authenticates else "",
+        password=settings.smtp_password.get_secret_value(),
+        auth_cleartext=settings.smtp_auth_cleartext,
+        helo_name=settings.smtp_helo_name,
+        pipelining=settings.smtp_pipelining == "auto",
+        timeouts=Timeouts(
+            connect=settings.smtp_timeout_connect,
+            greeting=settings.smtp_timeout_greeting,
+            command=settings.smtp_timeout_command,
+            data=settings.smtp_timeout_data,
+            block=settings.smtp_timeout_block,
+            dot=settings.smtp_timeout_dot,
+        ),
+    )
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    """How the brokers are reached, and the group."""
+    return KafkaConfig(
+        brokers=tuple(settings.brokers),
+        security_protocol=settings.kafka_security_protocol,
+        sasl_mechanism=settings.kafka_sasl_mechanism,
+        sasl_username=settings.kafka_sasl_username,
+        sasl_password=settings.kafka_sasl_password.get_secret_value(),
+        tls_ca_file=settings.kafka_tls_ca_file,
+        tls_cert_file=settings.kafka_tls_cert_file,
+        tls_key_file=settings.kafka_tls_key_file,
+        client_id=f"{OURS}-{socket.gethostname()}",
+        group=settings.kafka_groupid,
+        instance_id=settings.kafka_group_instance_id,
+        session_timeout=settings.kafka_session_timeout,
+        timeout=settings.kafka_timeout,
+        max_request_size=settings.kafka_max_request_size,
+        max_bytes=settings.intake_max_bytes,
+    )
+
+
+def run_service(settings: Settings) -> NoReturn:
+    """Run one replica until it is drained; ends the process with its exit status.
+
+    Nothing is waited for then: a name that is being looked up cannot be called off, and neither the event
+    loop nor the interpreter would end before that thread does, a minute later where a resolver is silent.
+    """
+    writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
+    configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
+    for slip in slips():
+        log.warning(
+            "setting_unknown",
+            name=slip.name,
+            nearest=slip.nearest or None,
+            place=slip.place,
+            action="it is ignored",
+        )
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        status = runner.run(_main(settings))
+    except BaseException:
+        runner.close()
+        raise
+    writer.drain(LAST_LINES)
+    os._exit(status)
+
+
+def _lines_lost(count: int) -> None:
+    log.warning(
+        "log_lines_lost", lines=count, action="they are dropped while the log takes none; mail does not wait"
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415  there is none for Windows
+
+    return uvloop.new_event_loop
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector leave alone what stays, and come less often.
+
+    Letters hold no cycles: reference counts free them. With the defaults a tenth of the service's CPU time
+    went into looking for some among the thousands in hand.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _give_memory_back() -> None:
+    """Have the C library return large buffers to the system when they are freed, instead of keeping them.
+
+    By default it learns from each large buffer that such sizes are common, keeps them, and does so in an
+    arena for each thread: with letters of megabytes a process of 80 MB grows by hundreds. Without glibc
+    nothing is done.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
+
+
+async def _main(settings: Settings) -> int:
+    clock = SystemClock()
+    try:
+        parts = build(settings, clock)
+    except Rejected as error:
+        log.error("cannot_start", error=str(error))
+        return 2
+    replica = Replica(settings, parts, clock)
+    loop = asyncio.get_running_loop()
+    for number in stopping.signals():
+        loop.add_signal_handler(number, replica.on_signal, number.name)
+    _spare_the_collector()
+    _give_memory_back()
+    log.info("starting", version=__version__, loop=type(loop).__module__)
+    return await replica.run()

@@ -1,0 +1,1 @@
+"""`mailsender check`: tries what the settings name."""

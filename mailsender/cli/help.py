@@ -1,0 +1,136 @@
+"""What `--help` shows beyond options: commands in groups, examples, exit statuses.
+
+Plain text on purpose: it reads the same in a terminal of 80 columns, in a pipe and in a bug report, and does
+not wait for a library that paints boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from typer.core import TyperCommand, TyperGroup
+
+SERVICE: Final = "The service"
+RUNNING: Final = "A running service"
+DEVELOPERS: Final = "For developers"
+"""The groups, as `rich_help_panel` of a command names them."""
+
+Rows: TypeAlias = Sequence[tuple[str, str]]
+
+WHOLE: Final = ""
+"""Stands in the tables below for the command line as a whole."""
+
+EXAMPLES: Final[Mapping[str, Rows]] = {
+    WHOLE: (
+        ("mailsender dev", "try it on this machine"),
+        ("mailsender check && mailsender run", "run it if all it needs is there"),
+        ("mailsender post batch.json", "give it letters"),
+        ("mailsender status", "see what became of them"),
+        ("mailsender post --help", "more on one command"),
+    ),
+    "run": (
+        ("mailsender run", "in the foreground"),
+        ("mailsender run 2>> mailsender.observe.log", "its log in a file"),
+    ),
+    "check": (
+        ("mailsender check", "a line for each part"),
+        ("mailsender check --to ann@example.org", "would the relay take mail for her?"),
+        ("mailsender check --json | jq -r .worst", "ok, warning or error"),
+    ),
+    "dev": (
+        ("mailsender dev", "until Ctrl-C; `rm -r .dev` forgets its letters"),
+        ("mailsender status", "from the same directory: finds it by itself"),
+    ),
+    "schema": (
+        ("mailsender schema", "the names"),
+        ("mailsender schema openapi > openapi.json", "for a generator of clients"),
+        ("mailsender schema --write docs", "all of them"),
+    ),
+    "post": (
+        ("mailsender post batch.json", "prints an ID a line"),
+        ("make-letters | mailsender post -", "from standard input"),
+        ("mailsender post batch.json --json", "where the batch lies, and the IDs"),
+    ),
+    "status": (
+        ("mailsender status", "tables"),
+        ("mailsender status --json | jq .queue.awaiting", "one number"),
+        ("mailsender status --url http://10.0.0.7:8000", "on another machine"),
+    ),
+    "health": (
+        ("mailsender health", "is it alive? For a container's health check"),
+        ("mailsender health --ready", "does it work, with all it needs?"),
+    ),
+    "halt": (
+        ("mailsender halt", "begin; again: how far is it?"),
+        ("mailsender halt --json | jq .in_hand", "letters that it still holds"),
+    ),
+}
+"""Lines to type, and what they do; a test holds them against the commands."""
+
+STATUSES: Final[Mapping[str, Rows]] = {
+    WHOLE: (
+        ("0", "It worked."),
+        ("1", "It did not; a line on standard error says why."),
+        ("2", "The command line or a setting is wrong; nothing was begun."),
+        ("130", "Interrupted with Ctrl-C."),
+    ),
+    "run": (
+        ("0", "Stopped when asked to, and nothing was left behind."),
+        ("1", "It could not listen, or the drain left something; the log says what."),
+        ("2", "A setting is missing or wrong."),
+    ),
+    "check": (
+        ("0", "Nothing is broken; there may be warnings."),
+        ("1", "Something is broken: an `error` line says what."),
+        ("2", "A setting is missing or wrong; nobody was asked."),
+    ),
+    "health": (
+        ("0", "It is alive; with --ready: it is ready."),
+        ("1", "It is not; a line on standard error says why."),
+        ("2", "The command line is wrong."),
+    ),
+}
+"""What the exit status of a command means; one that is not named here keeps to `WHOLE`."""
+
+WIDEST: Final = 46
+"""Columns of the longest line to type that has its explanation beside it, not below."""
+
+
+class Command(TyperCommand):
+    """A command with its examples and exit statuses below its options."""
+
+    # typer's contexts and formatters have had several homes, none of them public: hence Any.
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables(self.name or WHOLE, formatter)
+
+
+class Group(TyperGroup):
+    """All commands, by group, in the order in which they were defined."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a table for each group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if isinstance(command, TyperCommand) and not command.hidden:
+                rows = groups.setdefault(command.rich_help_panel or "Others", [])
+                rows.append((name, command.get_short_help_str(limit=200)))
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables(WHOLE, formatter)
+
+
+def _write_tables(name: str, formatter: Any) -> None:
+    for title, rows in (
+        ("Examples", EXAMPLES.get(name)),
+        ("Exit status", STATUSES.get(name, STATUSES[WHOLE])),
+    ):
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=WIDEST)

@@ -1,0 +1,1 @@
+"""From the in-topic to durable letters."""

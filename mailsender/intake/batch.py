@@ -1,0 +1,390 @@
+"""The in-topic: the bytes of a record -> its elements -> letters.
+
+A value that is no JSON array of objects is not a batch, as a whole. An element that is no good letter
+becomes a letter with status `error` and a reason, and its neighbours never notice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from mailsender.intake.fast import plain_elements, plain_letter
+from mailsender.intake.schema import (
+    FIELDS,
+    MAX_TOKEN_DEPTH,
+    NO_ID,
+    LetterIn,
+    Limits,
+    depth_within,
+    few_values,
+    is_id,
+    kind,
+    token_fault,
+)
+from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
+from mailsender.model.text import cleaned, octets
+from mailsender.model.tokens import keep_numbers
+
+_TEXT = re.compile(rb'"[^"]*"')
+_SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
+_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+
+DEEP = 2 * MAX_TOKEN_DEPTH
+"""Levels of a batch below which nothing is read that could be a part of a good letter."""
+
+# What some producers write instead of JSON, by its first bytes.
+_FORMS = {
+    b"\x1f\x8b": "compressed by gzip; only what a Kafka client compresses by itself is undone",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; only what a Kafka client compresses by itself is undone",
+    b"\xff\xfe": "UTF-16; JSON is UTF-8",
+    b"\xfe\xff": "UTF-16; JSON is UTF-8",
+}
+_MOST_SCHEMAS = 2**28  # above it is the [ of UTF-16
+
+MAX_FAULTS = 5
+"""Faults that a letter's reason names; a letter of a thousand bad addresses needs no longer sentence."""
+
+
+class NotABatch(Exception):  # noqa: N818  an answer about the record, not a mistake of the program
+    """The value of a record is no JSON array of objects; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What is wrong with one element of a batch, and in which field of it (empty: in no one field)."""
+
+    index: int
+    field: str
+    text: str
+
+
+def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, Any]]:
+    """The elements of a batch, their tokens in a form in which they come back as they were written.
+
+    Raises:
+        NotABatch: `value` is no array of objects in strict JSON (RFC 8259: UTF-8, no NaN or Infinity), or
+            holds more letters, or values, than `limits` allow.
+    """
+    if value is None:
+        raise NotABatch("the record has no value")
+    value = value.removeprefix(BOM_UTF8)  # RFC 8259 §8.1: a reader may pass over it
+    limits = limits or Limits()
+    _check_values(value, limits)
+    try:
+        return _elements(value, limits)
+    except RecursionError:
+        return _elements(_shallow(value), limits)
+
+
+def _elements(value: bytes, limits: Limits) -> list[dict[str, Any]]:
+    elements = _parse(value)
+    if not isinstance(elements, list):
+        raise NotABatch(f"the value is {kind(elements)}, not an array of letters")
+    if len(elements) > limits.letters:
+        raise NotABatch(f"it holds {len(elements)} letters; {limits.letters} are allowed")
+    for index, element in enumerate(elements):
+        if not isinstance(element, dict):
+            raise NotABatch(f"element {index} is {kind(element)}, not an object")
+    keep_numbers(value, elements)
+    return elements
+
+
+def _check_values(value: bytes, limits: Limits) -> None:
+    """Refuse what would take more memory and time than a batch may, before it is taken apart.
+
+    A value in two bytes takes some sixty in memory, and while it is made nothing else goes on.
+    """
+    if _marks(value) <= limits.values:
+        return
+    # Those within texts do not count: what is escaped goes first, then what stands between quotes.
+    bare = value.replace(b"\\\\", b"").replace(b'\\"', b"")
+    texts = bare.count(b'"') // 2
+    if texts > limits.values or _marks(_TEXT.sub(b"", bare)) > limits.values:
+        raise NotABatch(f"it holds more than {limits.values} values; {limits.letters} letters need no more")
+
+
+def _marks(value: bytes) -> int:
+    """How many values there are at most: each but the first follows one of three signs."""
+    return value.count(b",") + value.count(b"[") + value.count(b"{")
+
+
+def _parse(value: bytes) -> Any:
+    try:
+        return from_json(value, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        pass  # the stdlib decides: it reads lone surrogates, which are legal JSON, and it names the place
+    _check_form(value)
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotABatch(f"the value is not UTF-8 at byte {error.start}") from error
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise NotABatch(f"the value is not JSON: {error}") from error
+
+
+def _integer(text: str) -> int | float:
+    """An integer, or, where it has more digits than Python takes, what a letter refuses by its field."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _shallow(value: bytes) -> bytes:
+    """`value` without what lies deeper than `DEEP`: one letter of that kind must not condemn its neighbours.
+
+    Python's reader ends at some 950 levels, with nothing of the batch.
+    """
+    kept, begin, depth = [], 0, 0
+    for found in _SIGN.finditer(value):
+        step = _STEPS.get(found[0], 0)
+        if step > 0 and depth == DEEP - 1:
+            kept.append(value[begin : found.start()])
+        elif step < 0 and depth == DEEP:
+            kept.append(b"0")
+            begin = found.end()
+        depth += step
+    if depth >= DEEP:
+        raise NotABatch("the value nests too deep, and does not end")
+    return b"".join([*kept, value[begin:]])
+
+
+def _check_form(value: bytes) -> None:
+    """Say what a value is that its first bytes tell to be something else than JSON."""
+    for beginning, form in _FORMS.items():
+        if value.startswith(beginning):
+            raise NotABatch(f"the value is not JSON: it is {form}")
+    schema = int.from_bytes(value[1:5], "big")
+    if value.startswith(b"\0") and len(value) > 5 and 0 < schema < _MOST_SCHEMAS:
+        raise NotABatch(
+            f"the value is not JSON: it begins with a schema registry's header (schema {schema}); its"
+            " producer needs a serializer that writes plain JSON"
+        )
+
+
+def _refuse_constant(name: str) -> Any:
+    raise NotABatch(f"the value is not JSON: {name} is none")
+
+
+def read_batch(
+    value: bytes | None,
+    key: bytes | None,
+    limits: Limits,
+    *,
+    origin: Callable[[int], Origin],
+    now: datetime,
+) -> Iterator[Letter]:
+    """The letters of a record, one by one, as `decode` and `read_letter` make them.
+
+    `origin` tells where the element of an index came from.
+
+    Raises:
+        NotABatch: at once, not while the letters are read.
+    """
+    if value:
+        _check_values(value, limits)
+    plain = plain_elements(value) if value else None
+    if plain is not None and len(plain) > limits.letters:
+        raise NotABatch(f"it holds {len(plain)} letters; {limits.letters} are allowed")
+    elements = decode(value, limits) if plain is None else plain
+
+    def letters() -> Iterator[Letter]:
+        for index, element in enumerate(elements):
+            where = origin(index)
+            letter = plain_letter(element, where, key, limits) if plain is not None else None
+            yield letter or read_letter(element, where, key, limits, now=now)
+
+    return letters()
+
+
+def read_letter(
+    element: Mapping[str, Any],
+    origin: Origin,
+    key: bytes | None,
+    limits: Limits,
+    *,
+    now: datetime,
+) -> Letter:
+    """The letter that an element is: `awaiting`, or final as `error` with a reason a person understands.
+
+    An `error` holds what can be stored of the element: strings without lone surrogates, empty values in
+    place of those of a wrong type or size. Its ID is its own where that is valid, else computed from
+    `origin`. It is finished at `now`.
+    """
+    fields = _canonical(element)
+    try:
+        good = LetterIn.model_validate(fields, context=limits)
+        recipients = _recipients(good.Addresses)
+    except ValidationError as error:
+        complaints = _complaints(error)
+    except _BadAddresses as error:
+        complaints = error.complaints
+    else:
+        return _good_letter(good, recipients, origin, key)
+    bad = _bad_letter(fields, origin, key, limits)
+    return bad.evolve(reason=cleaned(_reason(complaints)), finished_at=now)
+
+
+def _good_letter(
+    good: LetterIn, recipients: tuple[Recipient, ...], origin: Origin, key: bytes | None
+) -> Letter:
+    return Letter(
+        id=good.ID or origin.letter_id(),
+        addresses=good.Addresses,
+        subject=good.Subject,
+        body=good.Body,
+        answers=(Answer(token=good.Token, key=key, origin=origin),),
+        recipients=recipients,
+        # Whoever has the same computed ID came from the same place: nobody will ask for its content.
+        digest=content_digest(good.Addresses, good.Subject, good.Body) if good.ID else b"",
+    )
+
+
+def faults(elements: Sequence[Mapping[str, Any]], limits: Limits | None = None) -> list[Fault]:
+    """All that `read_letter` would refuse in a batch, in order; empty when every letter is good."""
+    found = []
+    for index, element in enumerate(elements):
+        for field, text in _complaints_of(element, limits or Limits()):
+            found.append(Fault(index=index, field=field, text=text))
+    return found
+
+
+def letter_id(element: Mapping[str, Any]) -> str:
+    """The ID that an element brings, in lower case; empty when it brings none or a bad one."""
+    return _own_id(_canonical(element))
+
+
+def with_id(element: Mapping[str, Any], new: str) -> dict[str, Any]:
+    """The element with `new` as its only `ID`, whatever the case of the key it was under."""
+    others = {key: value for key, value in element.items() if key.casefold() != "id"}
+    return {"ID": new, **others}
+
+
+class _BadAddresses(Exception):  # noqa: N818  carries complaints from one function to its caller
+    def __init__(self, complaints: list[tuple[str, str]]) -> None:
+        super().__init__("bad addresses")
+        self.complaints = complaints
+
+
+def _canonical(element: Mapping[str, Any]) -> dict[str, Any]:
+    """The known fields under their documented names; of two that differ only in case the last wins."""
+    fields: dict[str, Any] = {"Addresses": None}
+    for key, value in element.items():
+        name = FIELDS.get(key) or FIELDS.get(key.casefold())
+        if name is not None:
+            fields[name] = value
+    return fields
+
+
+def _recipients(addresses: Sequence[str]) -> tuple[Recipient, ...]:
+    """Each mailbox once, in the order and spelling of its first address."""
+    seen: dict[str, Recipient] = {}
+    complaints = []
+    for index, text in enumerate(addresses):
+        try:
+            wire = parse_address(text).wire
+        except BadAddress as error:
+            complaints.append((f"Addresses[{index}]", f"is not an address that mail can be sent to: {error}"))
+        else:
+            if wire not in seen:
+                seen[wire] = Recipient(address=text)
+    if complaints:
+        raise _BadAddresses(complaints)
+    return tuple(seen.values())
+
+
+def _complaints_of(element: Mapping[str, Any], limits: Limits) -> list[tuple[str, str]]:
+    try:
+        _recipients(LetterIn.model_validate(_canonical(element), context=limits).Addresses)
+    except ValidationError as error:
+        return _complaints(error)
+    except _BadAddresses as error:
+        return error.complaints
+    return []
+
+
+def _complaints(error: ValidationError) -> list[tuple[str, str]]:
+    """Field and fault, by our own words; those about addresses name their place in the array."""
+    found = []
+    for detail in error.errors(include_url=False, include_context=False):
+        name, *inner = detail["loc"]
+        field = f"{name}[{inner[0]}]" if inner else str(name)
+        text = f"must be a string, not {kind(detail['input'])}" if inner else detail["msg"]
+        found.append((field, text))
+    return found
+
+
+def _reason(complaints: Sequence[tuple[str, str]]) -> str:
+    named = "; ".join(f"{field} {text}" for field, text in complaints[:MAX_FAULTS])
+    more = len(complaints) - MAX_FAULTS
+    return f"{named}; and {more} more" if more > 0 else named
+
+
+def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, limits: Limits) -> Letter:
+    """What can be stored of an element that is no good letter."""
+    addresses = _kept_addresses(fields.get("Addresses"), limits)
+    subject = _kept_text(fields.get("Subject"))
+    body = _kept_text(fields.get("Body"))
+    if octets(body) > limits.body:
+        body = ""
+    return Letter(
+        id=_own_id(fields) or origin.letter_id(),
+        addresses=addresses,
+        subject=subject,
+        body=body,
+        answers=(Answer(token=_kept_token(fields.get("Token", "")), key=key, origin=origin),),
+        status=Status.ERROR,
+        digest=content_digest(addresses, subject, body),
+    )
+
+
+def _own_id(fields: Mapping[str, Any]) -> str:
+    value = fields.get("ID")
+    if isinstance(value, str) and is_id(value) and value != NO_ID:
+        return value.lower()
+    return ""
+
+
+def _kept_addresses(value: object, limits: Limits) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(cleaned(item) for item in value[: limits.addresses] if isinstance(item, str))
+
+
+def _kept_text(value: object) -> str:
+    return cleaned(value) if isinstance(value, str) else ""
+
+
+def _kept_token(value: Any) -> Any:
+    """The token when it can be one once its lone surrogates are replaced, else an empty one."""
+    if not few_values(value) or not depth_within(value, MAX_TOKEN_DEPTH):
+        return ""
+    kept = _cleaned_token(value)
+    return kept if token_fault(kept) is None else ""
+
+
+def _cleaned_token(value: Any) -> Any:
+    if isinstance(value, str):
+        return cleaned(value)
+    if isinstance(value, JsonText):
+        return JsonText(cleaned(value.text))
+    if isinstance(value, list):
+        return [_cleaned_token(item) for item in value]
+    if isinstance(value, dict):
+        return {cleaned(key): _cleaned_token(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,80 @@
+r"""Regular expressions for the published schemas; `address` and `text` decide, these tell it to others.
+
+JSON Schema leaves the dialect open, and validators run these under Python, ECMAScript, RE2 and more. So
+only what means the same in all of them is used: no look-around, no ``\d``, ``\w`` or ``\p``. In some a ``$``
+matches before a line break at the end, hence the bounds on length and the ``not`` beside it.
+
+No pattern describes every internationalized address: that takes normalization and the tables of IDNA.
+What `ADDRESS` matches is accepted, always, and of addresses in ASCII nothing else is. What it leaves out of
+those with letters beyond ASCII, and is accepted all the same, are other scripts, longer parts, and ``--``
+and ``_`` in the domain.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mailsender.model.address import MAX_ADDRESS
+
+ID: Final = "^[0-9A-Fa-f]{24}$"
+
+NOT_IN_A_HEADER: Final = r"[\x00-\x1f\x7f-\x9f" + "\u2028\u2029]"
+"""A control character, or what some libraries take for the end of a line."""
+
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
+
+# Letters of Western Europe, Greek and Cyrillic, written from left to right, that no normalization changes.
+_LETTERS = "À-ÖØ-öø-ÿΑ-ΡΣ-Ωα-ωА-яЁёЄєІіЇїҐґ"
+# As an A-label of 16 of these letters takes 42 octets at most (by trial), a name of three of them takes 128.
+_LETTERS_LABEL = f"[A-Za-z0-9{_LETTERS}]([A-Za-z0-9{_LETTERS}\\-]{{0,14}}[A-Za-z0-9{_LETTERS}])?"
+# Of two octets each: with the @ and such a name they are fewer than an address may have.
+_LETTERS_LOCAL = 50
+
+
+def _address(title: str, words: str, domain: str, *, refused: str, longest: int) -> dict[str, Any]:
+    return {
+        "title": title,
+        "type": "string",
+        "maxLength": longest,
+        "pattern": f"^{words}@{domain}$",
+        "not": {"type": "string", "pattern": refused},
+    }
+
+
+def _dot_atom(atext: str) -> str:
+    return f"[{atext}]+(\\.[{atext}]+)*"
+
+
+_DOMAIN = f"{_LABEL}(\\.{_LABEL})*"
+
+PLAIN: Final = _address("Plain", _dot_atom(_ATEXT), _DOMAIN, refused=r"[\n]", longest=MAX_ADDRESS)
+"""An address in ASCII whose dots stand where they should."""
+
+DOTTED: Final = _address(
+    "With a dot first, last or beside another before the @",
+    f"\\.*[{_ATEXT}][{_ATEXT}.]*",
+    _DOMAIN,
+    refused=r"[\n]",
+    longest=MAX_ADDRESS - 2,
+)
+"""An address in ASCII with dots anywhere; room is kept for the quotes that it has on the wire."""
+
+LETTERS: Final = _address(
+    "With letters beyond ASCII",
+    _dot_atom(_ATEXT + _LETTERS),
+    f"{_LETTERS_LABEL}(\\.{_LETTERS_LABEL}){{0,2}}",
+    refused=rf"[\n]|--|[^@]{{{_LETTERS_LOCAL + 1}}}@",
+    longest=MAX_ADDRESS,
+)
+"""An internationalized one; every letter beyond ASCII in it takes two octets."""
+
+ADDRESS: Final = {
+    "description": (
+        "One bare address: no name, no angle brackets, no quotes, no comments. What matches is accepted; dots"
+        " may stand anywhere before the @ (a..b@docomo.ne.jp), quotes are added on the way to the relay."
+        " Longer internationalized domains and further scripts are accepted, too, where they are valid: a"
+        " schema cannot say which."
+    ),
+    "anyOf": [PLAIN, DOTTED, LETTERS],
+}

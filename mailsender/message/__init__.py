@@ -1,0 +1,1 @@
+"""A letter as the octets of a message."""

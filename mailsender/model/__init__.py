@@ -1,0 +1,1 @@
+"""The words of the domain, and the ports to the world."""

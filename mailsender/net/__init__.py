@@ -1,0 +1,1 @@
+"""What connections to servers share."""

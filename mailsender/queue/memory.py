@@ -1,0 +1,402 @@
+"""The queue and the slot store in memory: for trials, and for tests of the loops.
+
+They live and die with the process and serve it alone; apart from that they keep the same contract as those
+in MongoDB.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import secrets
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+from mailsender.model.history import History
+from mailsender.model.letter import (
+    Answer,
+    FreshClaim,
+    Lease,
+    Letter,
+    Recipient,
+    Settlement,
+    Status,
+    StoredLetter,
+    now_ms,
+)
+from mailsender.model.ports import (
+    CLOCK_AGE,
+    MOST_PUBLISHERS,
+    PUBLISHERS_BYTES,
+    Clock,
+    Inserted,
+    QueueStats,
+    Record,
+)
+from mailsender.ratelimit import gcra as limiter
+from mailsender.ratelimit.gcra import Cursor, SlotGrant, SlotRequest
+
+RETENTION = 30 * 86400.0
+"""Seconds for which a reported letter is remembered, unless told otherwise."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A letter and what the queue knows about it. Times are on the monotonic clock.
+
+    `at` is when its present report became due; None while there is none, or once it was marked.
+    """
+
+    letter: Letter
+    order: int
+    due: float
+    lease: str = ""
+    until: float = 0.0
+    settled_by: str = ""
+    since: float = 0.0
+    at: float | None = None
+    expires: float | None = None
+
+
+class MemoryQueue:
+    """`Queue` in memory. Reported letters are forgotten after `retention` seconds."""
+
+    def __init__(self, clock: Clock, retention: float = RETENTION) -> None:
+        self._clock = clock
+        self._retention = retention
+        self._entries: dict[str, _Entry] = {}
+        self._waiting: list[tuple[float, int, str]] = []  # a heap of those that await
+        self._leased: dict[str, _Entry] = {}
+        self._unreported: dict[str, _Entry] = {}  # in the order of `at`, for time only goes on
+        self._expiring: deque[tuple[float, str]] = deque()
+        self._counts: Counter[Status] = Counter()
+        self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
+        self._histories: dict[tuple[str, int], History] = {}
+        self._orders = count()
+
+    async def open(self) -> None:
+        """See `Queue.open`."""
+
+    async def close(self) -> None:
+        """See `Queue.close`."""
+
+    async def now(self, age: float = CLOCK_AGE) -> float:
+        """See `Queue.now`. It is the process's own clock."""
+        del age  # it is as good as new
+        return self._clock.epoch()
+
+    async def history(self, topic: str, partition: int) -> History:
+        """See `Queue.history`."""
+        return self._histories.get((topic, partition), History())
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """See `Queue.note_history`."""
+        known = self._histories.get((topic, partition), History())
+        if (history.log, history.high) >= (known.log, known.high):
+            self._histories[topic, partition] = history
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """See `Queue.insert`. Memory holds whatever a letter holds."""
+        self._forget()
+        return [self._insert(letter) for letter in letters]
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        self._forget()
+        found: list[Inserted] = []
+        owned: dict[str, Letter] = {}
+        left = claim.limit
+        for letter in letters:
+            wanted = left > 0 and letter.status is Status.AWAITING
+            left -= wanted
+            letter_id = letter.id.lower()
+            tried_before = letter_id not in owned and self._held(letter_id, claim.token) is not None
+            verdict = self._insert(letter)
+            if wanted and verdict is Inserted.NEW:
+                self._own(letter_id, claim)
+            if wanted and verdict is Inserted.REPLAY and tried_before:
+                verdict = Inserted.NEW
+            if wanted and verdict is Inserted.NEW:
+                owned[letter_id] = letter
+            found.append(verdict)
+        letters = tuple(owned.values())
+        return found, Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
+
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+        """See `Queue.claim`."""
+        now = self._clock.monotonic()
+        token = token or secrets.token_hex(16)
+        entries = list(islice(self._due(now), limit))
+        for entry in entries:
+            entry.lease, entry.until = token, now + lease
+            self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
+            self._leased[entry.letter.id] = entry
+        return Lease(token=token, until=now + lease, letters=tuple(entry.letter for entry in entries))
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+        """See `Queue.renew`."""
+        until = self._clock.monotonic() + lease
+        lost = set()
+        for token, ids in leases.items():
+            for each in ids:
+                entry = self._held(each, token)
+                if entry is None:
+                    lost.add(each)
+                else:
+                    entry.until = until
+        return frozenset(lost)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """See `Queue.settle`."""
+        now = self._clock.monotonic()
+        late = set()
+        for each in settlements:
+            entry = self._held(each.letter.id, each.token)
+            if entry is None:
+                known = self._entries.get(each.letter.id)
+                if known is None or known.settled_by != each.token:
+                    late.add(each.letter.id)
+                continue
+            entry.settled_by = each.token
+            # Publishers may have joined since the claim: answers are the queue's own.
+            held = entry.letter
+            letter = each.letter.evolve(answers=held.answers, answered=held.answered)
+            if each.letter.status is Status.AWAITING:
+                entry.due = now + each.delay
+                self._put_back(entry, letter)
+            else:
+                self._unlease(entry)
+                self._change(entry, letter)
+                self._report(entry)
+        return frozenset(late)
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """See `Queue.progress`."""
+        entry = self._held(letter_id, token)
+        if entry is None:
+            return False
+        recipients = list(entry.letter.recipients)
+        for place, recipient in changed.items():
+            recipients[place] = recipient
+        entry.letter = entry.letter.evolve(recipients=tuple(recipients))
+        return True
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        """See `Queue.release`."""
+        for each in ids:
+            entry = self._held(each, token)
+            if entry is not None:
+                self._put_back(entry, entry.letter)
+
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        found = {
+            token: [entry.letter for each in ids if (entry := self._held(each, token))]
+            for token, ids in leases.items()
+        }
+        return {token: letters for token, letters in found.items() if letters}
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """See `Queue.claims_of`."""
+        claims: dict[str, list[str]] = {}
+        for entry in self._leased.values():
+            if entry.lease.startswith(run):
+                claims.setdefault(entry.lease, []).append(entry.letter.id)
+        return claims
+
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
+        """See `Queue.reclaim`."""
+        del within  # it is done at once
+        now = min(self._clock.monotonic(), by - (self._clock.epoch() - self._clock.monotonic()))
+        run_out = sorted(
+            (entry for entry in self._leased.values() if entry.until <= now), key=lambda each: each.until
+        )
+        for entry in run_out[:limit]:
+            self._put_back(entry, entry.letter)
+        return len(run_out[:limit])
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        """See `Queue.unreported`."""
+        since = self._clock.monotonic() - older_than
+        old = (
+            entry.letter for entry in self._unreported.values() if entry.at is not None and entry.at <= since
+        )
+        return list(islice(old, limit))
+
+    async def mark_reported(self, letters: Sequence[Letter]) -> None:
+        """See `Queue.mark_reported`."""
+        for letter in letters:
+            entry = self._unreported.get(letter.id)
+            if entry is None:
+                continue
+            published = max(entry.letter.answered, len(letter.answers))
+            entry.letter = entry.letter.evolve(answered=published)
+            if published >= len(entry.letter.answers):
+                del self._unreported[letter.id]
+                entry.at = None
+                entry.expires = self._clock.monotonic() + self._retention
+                self._expiring.append((entry.expires, letter.id))
+
+    async def forget(self) -> int:
+        """See `Queue.forget`."""
+        return self._forget()
+
+    async def get(self, letter_id: str) -> Letter | None:
+        """See `Queue.get`."""
+        entry = self._entries.get(letter_id.lower())
+        return entry.letter if entry else None
+
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
+        """See `Queue.look_up`."""
+        entry = self._entries.get(letter_id.lower())
+        if entry is None:
+            return None
+        due = now_ms(self._clock.epoch() + entry.due - self._clock.monotonic())
+        awaits = entry.letter.status is Status.AWAITING
+        return StoredLetter(letter=entry.letter, accepted_at=now_ms(entry.since), due=due if awaits else None)
+
+    async def stats(self) -> QueueStats:
+        """See `Queue.stats`."""
+        now = self._clock.monotonic()
+        return QueueStats(
+            awaiting=self._counts[Status.AWAITING],
+            due=sum(due <= now for due, _, _ in self._waiting),
+            processing=self._counts[Status.PROCESSING],
+            sent=self._counts[Status.SENT],
+            error=self._counts[Status.ERROR],
+            unreported=len(self._unreported),
+            oldest_due=max(0.0, now - self._waiting[0][0]) if self._waiting else 0.0,
+        )
+
+    async def keep_record(self, record: Record, reason: str) -> str:
+        """See `Queue.keep_record`."""
+        place = (record.topic, record.partition, record.offset)
+        self._records[place] = (record, reason)
+        return f"memory/{record.topic}/{record.partition}/{record.offset}"
+
+    # --- what the calls above are made of ---
+
+    def _insert(self, letter: Letter) -> Inserted:
+        entry = self._entries.get(letter.id.lower())
+        if entry is not None:
+            return self._join(entry, letter)
+        entry = _Entry(letter=_as_stored(letter), order=next(self._orders), due=self._clock.monotonic())
+        entry.since = self._clock.epoch()
+        if letter.status.final:
+            finished_at = letter.finished_at or now_ms(self._clock.epoch())
+            entry.letter = entry.letter.evolve(finished_at=finished_at)
+            self._report(entry)
+        else:
+            heapq.heappush(self._waiting, (entry.due, entry.order, entry.letter.id))
+        self._entries[entry.letter.id] = entry
+        self._counts[entry.letter.status] += 1
+        return Inserted.NEW
+
+    def _join(self, entry: _Entry, letter: Letter) -> Inserted:
+        stored, answer = entry.letter, letter.answers[0]
+        if stored.content != letter.content:
+            return Inserted.TAKEN if letter.id_computed else Inserted.CLASH
+        if any(each.origin == answer.origin for each in stored.answers):
+            return Inserted.REPLAY
+        if crowded(stored.answers[1:], answer):
+            return Inserted.CROWDED
+        entry.letter = stored.evolve(answers=(*stored.answers, answer))
+        if stored.status.final and entry.at is None:
+            entry.letter = entry.letter.evolve(answered=len(stored.answers))
+            entry.expires = None
+            self._report(entry)
+        return Inserted.JOINED
+
+    def _due(self, now: float) -> Iterator[_Entry]:
+        """Letters to claim, the longest waiting first; each is taken off the heap."""
+        while self._waiting and self._waiting[0][0] <= now:
+            yield self._entries[heapq.heappop(self._waiting)[2]]
+
+    def _held(self, letter_id: str, token: str) -> _Entry | None:
+        entry = self._leased.get(letter_id)
+        return entry if entry is not None and entry.lease == token else None
+
+    def _own(self, letter_id: str, claim: FreshClaim) -> None:
+        """Put a letter that has just come in under a claim."""
+        entry = self._entries[letter_id]
+        self._waiting.remove((entry.due, entry.order, letter_id))
+        heapq.heapify(self._waiting)
+        entry.lease, entry.until = claim.token, self._clock.monotonic() + claim.lease
+        self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
+        self._leased[letter_id] = entry
+
+    def _unlease(self, entry: _Entry) -> None:
+        del self._leased[entry.letter.id]
+        entry.lease = ""
+
+    def _put_back(self, entry: _Entry, letter: Letter) -> None:
+        self._unlease(entry)
+        self._change(entry, letter.evolve(status=Status.AWAITING))
+        heapq.heappush(self._waiting, (entry.due, entry.order, letter.id))
+
+    def _change(self, entry: _Entry, letter: Letter) -> None:
+        self._counts[entry.letter.status] -= 1
+        self._counts[letter.status] += 1
+        entry.letter = letter
+
+    def _report(self, entry: _Entry) -> None:
+        entry.at = self._clock.monotonic()
+        self._unreported[entry.letter.id] = entry
+
+    def _forget(self) -> int:
+        """Drop letters whose retention is over, unless somebody joined them meanwhile; how many."""
+        now = self._clock.monotonic()
+        before = len(self._entries)
+        while self._expiring and self._expiring[0][0] <= now:
+            expires, each = self._expiring.popleft()
+            entry = self._entries.get(each)
+            if entry is not None and entry.expires == expires:
+                self._counts[entry.letter.status] -= 1
+                del self._entries[each]
+        return before - len(self._entries)
+
+
+def crowded(sharing: Sequence[Answer], another: Answer) -> bool:
+    """Whether `another` publisher finds no room beside those who share a letter with the first."""
+    held = sum(each.size for each in sharing) + another.size
+    return len(sharing) >= MOST_PUBLISHERS or held > PUBLISHERS_BYTES
+
+
+def _as_stored(letter: Letter) -> Letter:
+    """The letter as it comes back from a queue: its ID in lower case, with recipients."""
+    answer = letter.answers[0]
+    return letter.evolve(
+        id=letter.id.lower(),
+        recipients=letter.recipients or tuple(Recipient(address=each) for each in letter.addresses),
+        answers=(Answer(token=answer.token, key=answer.key, origin=answer.origin),),
+    )
+
+
+class MemorySlotStore:
+    """`SlotStore` in memory; its clock is the process's own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._cursor = Cursor()
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        """See `SlotStore.lease`."""
+        monotonic, now = self._clock.monotonic(), self._clock.epoch()
+        self._cursor, first, granted = limiter.take(self._cursor, now, request)
+        return limiter.grant_of(
+            cursor=self._cursor,
+            first=first,
+            count=granted,
+            now=now,
+            request=request,
+            asked=monotonic,
+            answered=monotonic,
+        )
+
+    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
+        """See `SlotStore.give_back`."""
+        self._cursor = limiter.give_back(self._cursor, grant, unspent)

@@ -1,0 +1,124 @@
+"""Documents that no loop can deal with: set apart with the reason, so that none is met again and again.
+
+They come from other programs, or a rule of the collection refuses what would be written to them. Each gets
+the status `error` and a `reason`; where not even that can be written, this process leaves it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from bson import decode
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+
+from mailsender.model.ports import Rejected
+from mailsender.queue.mongo.client import CODEC, Collection, Document, calling
+from mailsender.queue.mongo.documents import letter_id, nameable
+
+MOST = 1000
+"""Documents that one process leaves alone; the one that was left first is tried again after that."""
+
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+_OPEN = {"$in": ["awaiting", "processing"]}
+_UNCLAIMED = {"lease": "", "until": ""}
+
+_NAMELESS = {
+    "$set": {
+        "status": "error",
+        "reason": "its _id cannot be named: it is not valid UTF-8, or a value without a name",
+    },
+    "$unset": {**_UNCLAIMED, "reported": ""},
+}
+
+_log = structlog.get_logger()
+
+
+class Apart:
+    """What is set apart in a collection of letters; `timeout` is the deadline of each call, in seconds."""
+
+    def __init__(self, letters: Collection, timeout: float) -> None:
+        self._letters = letters
+        self._timeout = timeout
+        self._left: dict[str, Any] = {}
+
+    def beside(self, query: Document) -> Document:
+        """`query` without what this process leaves alone."""
+        if not self._left:
+            return query
+        return {**query, "_id": {"$nin": list(self._left.values())}}
+
+    def leave(self, stored: Any) -> None:
+        """Leave a document alone from now on."""
+        self._left[letter_id(stored)] = stored
+        if len(self._left) > MOST:
+            del self._left[next(iter(self._left))]
+
+    def tell(self, event: str, ids: Sequence[Any]) -> None:
+        """Say that something could not be written to documents."""
+        _log.error(
+            event,
+            letters=len(ids),
+            first=letter_id(ids[0]),
+            check="whether a rule of the collection refuses it, or the document is too large",
+        )
+
+    async def put(self, stored: Any, fault: str) -> None:
+        """Set the document with this `_id` apart.
+
+        Raises:
+            Unavailable: MongoDB is away.
+        """
+        for update in _endings(fault):
+            try:
+                async with calling(self._timeout):
+                    await self._letters.update_one({"_id": stored, "status": _OPEN}, update)
+            except Rejected:
+                continue  # smaller ones follow
+            else:
+                _log.warning(
+                    "letter_set_apart",
+                    letter=letter_id(stored),
+                    fault=fault,
+                    action="its status is error; the others go on",
+                )
+                return
+        self.leave(stored)
+        self.tell("letter_left_alone", [stored])
+
+    async def unnamed(self, query: Document) -> bool:
+        """Set apart documents of `query` that no client can name by their `_id`; whether there were any.
+
+        As it came from the server, the `_id` is a filter all the same.
+        """
+        raw = self._letters.with_options(codec_options=_RAW)
+        async with calling(self._timeout):
+            found = await raw.find(query, {"_id": 1}).limit(MOST).to_list(MOST)
+            nameless = [each for each in found if not nameable(decode(each.raw, CODEC)["_id"])]
+            reason = "its _id cannot be named: it is not valid UTF-8, or a value without a name"
+            for each in nameless:
+                end = {
+                    "$set": {"status": "error", "reason": reason},
+                    "$unset": {**_UNCLAIMED, "reported": ""},
+                }
+                await self._letters.update_one(RawBSONDocument(each.raw), end)
+        if nameless:
+            _log.warning(
+                "letter_cannot_be_named",
+                letters=len(nameless),
+                action="their status is error, and no report is made; give them another _id",
+            )
+        return bool(nameless)
+
+
+def _endings(fault: str) -> list[Document]:
+    """Updates that end a letter, each smaller than the one before; the last makes the document shrink."""
+    error = {"status": "error", "reason": f"it cannot be claimed: {fault}", "reported": False}
+    dated = {"$currentDate": {"at": True, "finished_at": True}, "$unset": _UNCLAIMED}
+    return [
+        {"$set": error, **dated},
+        {"$set": {**error, "subject": "", "body": "", "recipients": []}, **dated},
+        {"$set": {"status": "error"}, "$unset": _UNCLAIMED},
+    ]

@@ -1,0 +1,417 @@
+"""How letters come into the MongoDB queue: in bulk, durably, once, and none at its neighbours' cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import structlog
+from bson import ObjectId, encode
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from mailsender.model.letter import FreshClaim, Lease, Letter, Origin, Status
+from mailsender.model.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted, Rejected, Unavailable
+from mailsender.queue.mongo.client import (
+    DUPLICATE_KEY,
+    Collection,
+    Document,
+    ServerClock,
+    calling,
+    passing,
+    translated,
+)
+from mailsender.queue.mongo.documents import (
+    SHARING,
+    Unstorable,
+    answer_document,
+    barest_of,
+    document_of,
+    origin_document,
+    remains_of,
+)
+from mailsender.queue.mongo.marks import Marks, mark_in
+from mailsender.queue.mongo.reading import letter_of
+
+CHUNK_LETTERS = 1000
+CHUNK_BYTES = 8 * 1024 * 1024
+
+_ROUNDS = 5
+"""How often a letter that vanishes (is forgotten) just when it is joined is tried again."""
+
+_ELEMENT = 8
+"""Bytes of an element of an array beside the document in it: its type, its number and the end of that."""
+
+_ORIGINS: Document = {"$map": {"input": SHARING, "in": "$$this.origin"}}
+_NO_DIGEST: Document = {"$ne": [{"$type": "$digest"}, "binData"]}
+
+_PROCESSING = Status.PROCESSING.value
+_FINAL = [Status.SENT.value, Status.ERROR.value]
+
+_log = structlog.get_logger()
+
+
+class _Incoming:
+    """A letter on its way in: its document, and what became of it once that is known.
+
+    `remains` says that the document is only what can be stored of the letter, `barest` that it is the least
+    of that. `token` is that of the claim under which it shall come in, and `owned` whether it did.
+    """
+
+    __slots__ = (
+        "barest",
+        "document",
+        "id",
+        "letter",
+        "now",
+        "owned",
+        "remains",
+        "size",
+        "token",
+        "verdict",
+    )
+
+    def __init__(self, letter: Letter, now: datetime) -> None:
+        self.letter = letter
+        self.now = now
+        self.remains = False
+        self.barest = False
+        self.verdict: Inserted | None = None
+        self.token = ""
+        self.owned = False
+        self.document: Document = {}
+        self.size = 0
+        try:
+            self.document, self.size = document_of(letter, now)
+        except Unstorable as error:
+            self.reduce(str(error))
+        # As the queue writes it: hex digits may come in either case.
+        self.id = letter.id.lower() if isinstance(self.document["_id"], ObjectId) else letter.id
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from; the port's contract promises one."""
+        origin = self.letter.answers[0].origin
+        if origin is None:
+            raise ValueError(f"letter {self.letter.id} has no origin")
+        return origin
+
+    def reduce(self, reason: str) -> None:
+        """Put what is left of the letter in its place, and the second time the least of it."""
+        _log.warning(
+            "letter_cannot_be_stored",
+            letter=self.letter.id,
+            fault=reason,
+            action="stored as an error without its body; the report gives its publisher the reason",
+        )
+        self.barest = self.remains
+        left = barest_of(self.letter, reason) if self.barest else remains_of(self.letter, reason)
+        self.document, self.size = document_of(left, self.now)
+        self.remains = True
+        self.token = ""
+
+    def claim(self, token: str, until: datetime) -> None:
+        """Let it come in as claimed."""
+        self.token = token
+        self.document |= {"status": _PROCESSING, "lease": token, "until": until}
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What the collection holds under an ID: whose it is, what content it has, and how many share it."""
+
+    content: bytes
+    digest: bytes
+    origins: set[Origin]
+    lease: str
+    mark: ObjectId | None
+    sharing: int
+    sharing_bytes: int
+
+    def has_room(self, size: int) -> bool:
+        """Whether another publisher, of so many bytes, may share it."""
+        return self.sharing < MOST_PUBLISHERS and self.sharing_bytes + size <= PUBLISHERS_BYTES
+
+
+class Inserter:
+    """Carries `Queue.insert` out on one collection."""
+
+    def __init__(self, letters: Collection, marks: Marks, server_clock: ServerClock, timeout: float) -> None:
+        self._letters = letters
+        self._marks = marks
+        self._server_clock = server_clock
+        self._timeout = timeout
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """See `Queue.insert`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+        incoming = [_Incoming(letter, now) for letter in letters]
+        await self._insert_all(incoming)
+        return [each.verdict or Inserted.NEW for each in incoming]
+
+    async def insert_claimed(
+        self, wanted: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+        incoming = [_Incoming(letter, now) for letter in wanted]
+        # Written by us, for an insert cannot compute: at its high end, so that it is not before what we count
+        # on.
+        until = self._server_clock.latest() + timedelta(seconds=claim.lease)
+        sendable = (each for each in incoming if each.letter.status is Status.AWAITING and not each.remains)
+        for each in islice(sendable, claim.limit):
+            each.claim(claim.token, until)
+        await self._insert_all(incoming)
+        owned: dict[str, Letter] = {}
+        for each in incoming:
+            if each.owned and owned.setdefault(each.id, each.letter) is not each.letter:
+                each.verdict = Inserted.REPLAY  # the same letter twice in this call
+        letters = tuple(owned.values())
+        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
+        return [each.verdict or Inserted.NEW for each in incoming], lease
+
+    async def _insert_all(self, incoming: list[_Incoming]) -> None:
+        for chunk in _chunks(incoming):
+            await self._insert_chunk(chunk)
+
+    async def _insert_chunk(self, chunk: list[_Incoming]) -> None:
+        """Insert first, then look at those whose ID was taken, until each has its verdict."""
+        open_ = chunk
+        for _ in range(_ROUNDS):
+            firsts: dict[str, _Incoming] = {}
+            for each in open_:
+                firsts.setdefault(each.id, each)
+            await self._store(list(firsts.values()))
+            open_ = [each for each in open_ if each.verdict is None]
+            if open_:
+                open_ = await self._resolve(open_)
+            if not open_:
+                return
+        raise Unavailable("letters vanish from the queue as fast as they are joined")
+
+    async def _store(self, firsts: list[_Incoming]) -> None:
+        """Insert letters of different IDs; those without a verdict afterwards were there before.
+
+        What the server refuses for good is halved until the culprit stands alone, and that one is stored
+        as an error.
+
+        Raises:
+            Unavailable: not even the barest document is taken, which is not the letter's fault.
+        """
+        pending = [firsts]
+        while pending:
+            part = pending.pop()
+            try:
+                culprits = await self._insert_many(part)
+            except Rejected as error:
+                culprits = part
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                _log.debug("insert_refused", fault=str(error))
+            for culprit in culprits:
+                if culprit.barest:
+                    raise Unavailable(
+                        "MongoDB takes no letter, however small; does a rule of its refuse them?"
+                    )
+                culprit.reduce("the queue cannot store the letter")
+                pending.append([culprit])
+
+    async def _insert_many(self, part: list[_Incoming]) -> list[_Incoming]:
+        """One bulk insert; gives verdicts to what it stored, and returns what the server refused for good.
+
+        Durable means: nothing but duplicate keys stood in the way *and* no member complained of the write
+        concern. Duplicates alone prove nothing, for a majority may not have them yet.
+        """
+        refused: dict[int, int] = {}
+        async with calling(self._timeout):
+            try:
+                await self._letters.insert_many([each.document for each in part], ordered=False)
+            except BulkWriteError as error:
+                if passing(error):
+                    self._server_clock.forget()
+                    raise translated(error) from error
+                refused = {each["index"]: each["code"] for each in error.details["writeErrors"]}
+        culprits = []
+        for index, each in enumerate(part):
+            code = refused.get(index)
+            if code is None:
+                each.verdict = Inserted.NEW
+                each.owned = bool(each.token)
+            elif code != DUPLICATE_KEY:
+                culprits.append(each)
+        return culprits
+
+    async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:
+        """Decide about letters whose ID is taken; returns those that have to be looked at again."""
+        stored = await self._stored([each.document["_id"] for each in taken])
+        joins: list[_Join] = []
+        again: list[_Incoming] = []
+        for each in taken:
+            found = stored.get(each.id)
+            if found is None:
+                again.append(each)  # its document vanished meanwhile
+            elif found.content != each.letter.content:
+                each.verdict = Inserted.TAKEN if each.letter.id_computed else Inserted.CLASH
+            elif each.origin in found.origins:
+                each.verdict = Inserted.REPLAY
+                if each.token and each.token == found.lease:
+                    # An earlier try of ours, whose reply was lost.
+                    each.verdict, each.owned = Inserted.NEW, True
+                    found.lease = ""
+            else:
+                join = _join_of(each, found)
+                if join is not None:
+                    joins.append(join)
+        return again + await self._join_all(joins)
+
+    async def _join_all(self, joins: list[_Join]) -> list[_Incoming]:
+        """Add publishers to their letters; returns those of whom nobody knows whether it was done.
+
+        One that the server refuses for good is told apart, and finds no room.
+        """
+        open_: list[_Incoming] = []
+        pending = [joins] if joins else []
+        while pending:
+            part = pending.pop()
+            try:
+                refused, matched = await self._write_joins(part)
+            except Rejected:
+                if len(part) > 1:
+                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                refused, matched = {0}, 0
+            for index in refused:
+                part[index].incoming.verdict = Inserted.CROWDED
+            joined = [join.incoming for index, join in enumerate(part) if index not in refused]
+            if matched < len(joined):
+                # Some were forgotten, or filled by others, between the look and the join. Those that did join
+                # are found as replays of themselves in the next round, which is as good.
+                open_ += joined
+            else:
+                for each in joined:
+                    each.verdict = Inserted.JOINED
+        return open_
+
+    async def _write_joins(self, joins: list[_Join]) -> tuple[set[int], int]:
+        """Those that the server refuses for good, by their place, and how many found their letter."""
+        async with calling(self._timeout):
+            told = await self._marks.reported([each.found.mark for each in joins if each.found.mark])
+            updates = [_join(each, told=each.found.mark in told) for each in joins]
+            try:
+                result = await self._letters.bulk_write(updates, ordered=False)
+            except BulkWriteError as error:
+                if passing(error):
+                    raise translated(error) from error
+                refused = {each["index"] for each in error.details["writeErrors"]}
+                return refused, int(error.details["nMatched"])
+        return set(), int(result.matched_count)
+
+    async def _stored(self, ids: list[Any]) -> dict[str, _Stored]:
+        content = {
+            name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
+            for name in ("addresses", "subject", "body")
+        }
+        shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "lease": 1, **content}
+        shown |= {"mark": 1, "reported": 1}
+        shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}
+        async with calling(self._timeout):
+            found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
+        return dict(map(_read_stored, found))
+
+
+def _missing(name: str) -> Document:
+    return {"$eq": [{"$type": f"${name}"}, "missing"]}
+
+
+def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
+    """Parts that one round trip carries well."""
+    chunk: list[_Incoming] = []
+    size = 0
+    for each in incoming:
+        if chunk and (len(chunk) >= CHUNK_LETTERS or size + each.size > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(each)
+        size += each.size
+    if chunk:
+        yield chunk
+
+
+def _read_stored(document: Document) -> tuple[str, _Stored]:
+    letter = letter_of(document)
+    origins = {answer.origin for answer in letter.answers if answer.origin}
+    lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
+    stored = _Stored(
+        content=letter.content,
+        digest=letter.digest,
+        origins=origins,
+        lease=lease,
+        mark=mark_in(document),
+        sharing=document["sharing"],
+        sharing_bytes=document["sharing_bytes"],
+    )
+    return letter.id, stored
+
+
+@dataclass(slots=True)
+class _Join:
+    """A publisher on its way to the letter that it shares: its answer, and that as BSON would take it."""
+
+    incoming: _Incoming
+    found: _Stored
+    answer: Document
+    size: int
+
+
+def _join_of(each: _Incoming, found: _Stored) -> _Join | None:
+    """How a publisher comes to share a letter; None where it finds no room, which is its verdict then."""
+    answer = answer_document(each.letter.answers[0])
+    size = len(encode(answer)) + _ELEMENT
+    if not found.has_room(size):
+        each.verdict = Inserted.CROWDED
+        return None
+    found.origins.add(each.origin)
+    found.sharing += 1
+    found.sharing_bytes += size
+    return _Join(each, found, answer, size)
+
+
+def _join(join: _Join, *, told: bool) -> UpdateOne:
+    """Add a publisher to a letter, unless its origin is there, and let a reported letter be reported again.
+
+    Who came before is not answered again, unless the letter is under a mark that was not seen reported, as
+    `told` says. A letter that others filled meanwhile is not found.
+
+    A pipeline reads `$name` in any string as a field, hence `$literal` around what came from outside.
+    """
+    each, found = join.incoming, join.found
+    known = {"$in": [{"$literal": origin_document(each.origin)}, _ORIGINS]}
+    fresh = {"$not": [known]}
+    room = {
+        "$and": [
+            {"$lt": [{"$size": SHARING}, MOST_PUBLISHERS]},
+            {"$lte": [{"$bsonSize": {"also": SHARING}}, PUBLISHERS_BYTES - join.size]},
+        ]
+    }
+    reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
+    untold = {"$and": [_missing("reported"), {"$not": [_missing("mark")]}]}
+    if told:
+        untold["$and"].append({"$ne": ["$mark", found.mark]})
+    update = {
+        "also": {"$cond": [fresh, {"$concatArrays": [SHARING, [{"$literal": join.answer}]]}, "$also"]},
+        "answered": {
+            "$cond": [reopened, {"$cond": [untold, 0, {"$add": [1, {"$size": SHARING}]}]}, "$answered"]
+        },
+        "reported": {"$cond": [reopened, False, "$reported"]},
+        "at": {"$cond": [reopened, "$$NOW", "$at"]},
+        "expire_at": {"$cond": [reopened, "$$REMOVE", "$expire_at"]},
+    }
+    same = {"$eq": ["$digest", {"$literal": found.digest}]} if found.digest else _NO_DIGEST
+    query = {"_id": each.document["_id"], "$expr": {"$and": [same, {"$or": [known, room]}]}}
+    return UpdateOne(query, [{"$set": update}])

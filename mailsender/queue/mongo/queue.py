@@ -1,0 +1,600 @@
+"""The queue in MongoDB.
+
+Times in filters and leases are the server's (`$$NOW`), so that replicas need not agree about the time.
+Claims and sweeps read ids from a partial index first and then change exactly those, guarded by the same
+condition: another replica may have come first. No query scans the collection.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from random import randrange
+from typing import Any
+
+import structlog
+from bson import Timestamp, encode
+from bson.errors import BSONError
+from pymongo import ASCENDING, UpdateMany, UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from mailsender.model.history import History, from_document
+from mailsender.model.letter import (
+    FreshClaim,
+    Lease,
+    Letter,
+    Recipient,
+    Settlement,
+    Status,
+    StoredLetter,
+    now_ms,
+)
+from mailsender.model.ports import (
+    CLOCK_AGE,
+    Clock,
+    Forbidden,
+    Inserted,
+    QueueStats,
+    Record,
+    Rejected,
+    Unavailable,
+)
+from mailsender.queue.mongo.apart import Apart
+from mailsender.queue.mongo.client import (
+    Client,
+    Document,
+    ServerClock,
+    calling,
+    committed,
+    disconnect,
+    durable,
+    narrowed,
+)
+from mailsender.queue.mongo.documents import (
+    SHARING,
+    letter_id,
+    likeness,
+    nameable,
+    slice_of,
+    state_of,
+    stored_id,
+)
+from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
+from mailsender.queue.mongo.insert import Inserter
+from mailsender.queue.mongo.marks import SHARED_FROM, Mark, Marks, can_share, mark_in
+from mailsender.queue.mongo.reading import letter_of
+from mailsender.queue.mongo.records import documents_of
+
+CLAIM_BYTES = 8 * 1024 * 1024
+"""Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
+
+BUSY_TRIES = 5
+"""How often a claim that lost all its letters to other replicas looks again."""
+
+LANES = 5
+"""Over how many heads of the queue replicas spread out when they get in each other's way."""
+
+RENEWALS = 3
+"""How many renewals have to fit into a lease, one after the other, although none is answered."""
+
+_BY_ID = "_id_"
+_LEASED = "mailsender_until"
+_DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
+_NEVER = {"$type": ["timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"]}
+"""What MongoDB sorts behind every date, and so is never in the past."""
+_FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
+
+_log = structlog.get_logger()
+
+
+class MongoQueue:
+    """`Queue` on a collection of MongoDB, shared with any number of replicas.
+
+    `retention` is how long, in seconds, reported letters are remembered; `timeout` the deadline of every
+    call to the server, in seconds. Records that the dead-letter topic refuses go to `deadletters`, by default
+    the collection's name with ``.deadletters``. From `shared_from` letters on that are settled at once, one
+    document in ``.marks`` says whether they were reported.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        database: str,
+        collection: str,
+        retention: float,
+        clock: Clock,
+        timeout: float,
+        deadletters: str = "",
+        shared_from: int = SHARED_FROM,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._timeout = timeout
+        self._retention = timedelta(seconds=retention)
+        self._letters = durable(client, database, collection, timeout)
+        self._committed = committed(self._letters)
+        self._server_clock = ServerClock(client, clock)
+        self._marks = Marks(
+            self._letters,
+            durable(client, database, f"{collection}.marks", timeout),
+            self._server_clock,
+            retention=self._retention,
+            shared_from=shared_from,
+        )
+        self._inserter = Inserter(self._letters, self._marks, self._server_clock, timeout)
+        self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
+        self._partitions = durable(client, database, f"{collection}.partitions", timeout)
+        self._skip = 0
+        self._apart = Apart(self._letters, timeout)
+        self._indexes: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """See `Queue.open`."""
+        self._server_clock.forget()
+        async with calling(self._timeout):
+            await self._server_clock.now()
+        self._indexes = await ensure_indexes(self._letters, INDEXES)
+        await self._marks.open()
+
+    async def close(self) -> None:
+        """See `Queue.close`. Everything that shares the client is closed with it."""
+        await disconnect(self._client, self._timeout)
+
+    async def now(self, age: float = CLOCK_AGE) -> float:
+        """See `Queue.now`."""
+        async with calling(self._timeout):
+            return await self._server_clock.epoch(age)
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """See `Queue.insert`."""
+        return await self._inserter.insert(letters)
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        """See `Queue.insert_claimed`."""
+        return await self._inserter.insert_claimed(letters, claim)
+
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+        """See `Queue.claim`."""
+        token = token or secrets.token_hex(16)
+        # Before the first try: a write whose reply was lost may give us letters only at a later one.
+        since = self._clock.monotonic()
+        tried: list[Any] = []
+        for _ in range(BUSY_TRIES):
+            ids = await self._due_ids(limit)
+            if not ids:
+                break
+            tried += ids
+            if await self._take(ids, token, lease):
+                letters = await self._under(token, tried)
+                if letters:
+                    return Lease(token=token, until=since + lease, letters=letters)
+        return Lease(token=token, until=since + lease)
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+        """See `Queue.renew`."""
+        held = {token: {each: stored_id(each) for each in ids} for token, ids in leases.items() if ids}
+        if not held:
+            return frozenset()
+        deadline = min(self._timeout, lease / RENEWALS)
+        each_one = [(token, stored) for token, ids in held.items() for stored in ids.values()]
+        renewed, culprits = await narrowed(each_one, partial(self._push, lease, deadline))
+        if culprits:
+            self._apart.tell("lease_not_renewed", [stored for (_, stored), _ in culprits])
+        if renewed == len(each_one):
+            return frozenset()
+        query = {
+            "_id": {"$in": [stored for _, stored in each_one]},
+            "lease": {"$in": list(held)},
+            "status": "processing",
+        }
+        async with calling(deadline):
+            found = await self._letters.find(query, {"lease": 1}, hint=_BY_ID).to_list(None)
+        ours = {(str(document["lease"]), letter_id(document["_id"])) for document in found}
+        return frozenset(each for token, ids in held.items() for each in ids if (token, each) not in ours)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """See `Queue.settle`. Letters that end alike share one update."""
+        if not settlements:
+            return frozenset()
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            mark = await self._marks.begin(settlements, now)
+            result = await self._letters.bulk_write(_settling(settlements, now, mark), ordered=False)
+            if result.matched_count == len(settlements):
+                if mark:
+                    self._marks.keep(mark, mark.letters)
+                return frozenset()
+            # Too few matched: letters that more publishers wait for by now, which cannot share a mark; late
+            # writers; or a repetition whose first reply was lost.
+            if mark:
+                await self._letters.bulk_write(_settling(settlements, now, None), ordered=False)
+            query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
+            found = await self._letters.find(query, {"settled_by": 1, "mark": 1, "reported": 1}).to_list(None)
+        settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
+        if mark:
+            self._marks.keep(mark, [letter_id(each["_id"]) for each in found if mark_in(each) == mark.id])
+        return frozenset(
+            each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
+        )
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """See `Queue.progress`. What it writes is as large as the slice, not as the letter."""
+        query = {"_id": stored_id(letter_id), "status": "processing", "lease": token}
+        update = {"$set": {f"slices.{token}.{min(changed)}": slice_of(changed)}}
+        async with calling(self._timeout):
+            result = await self._letters.update_one(query, update, hint=_BY_ID)
+        return bool(result.matched_count)
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        """See `Queue.release`."""
+        if not ids:
+            return
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "lease": token}
+        async with calling(self._timeout):
+            await self._letters.update_many(query, _FREE, hint=_BY_ID)
+
+    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """See `Queue.held`."""
+        ids = [stored_id(each) for each_token in leases.values() for each in each_token]
+        query = {"_id": {"$in": ids}, "status": "processing", "lease": {"$in": list(leases)}}
+        async with calling(self._timeout):
+            found = await self._committed.find(query, hint=_BY_ID).to_list(None)
+        held: defaultdict[str, list[Letter]] = defaultdict(list)
+        for document in found:
+            letter, lease = letter_of(document), document["lease"]
+            if isinstance(lease, str) and letter.id in leases[lease]:
+                held[lease].append(letter)
+        return dict(held)
+
+    async def claims_of(self, run: str) -> dict[str, list[str]]:
+        """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
+        query = {"status": "processing", "lease": {"$gte": run, "$lt": f"{run}g"}}
+        async with calling(self._timeout):
+            found = await self._committed.find(query, {"lease": 1}).to_list(None)
+        claims: defaultdict[str, list[str]] = defaultdict(list)
+        for document in found:
+            if isinstance(document["lease"], str) and nameable(document["_id"]):
+                claims[document["lease"]].append(letter_id(document["_id"]))
+        return dict(claims)
+
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
+        """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
+        ends = self._clock.monotonic() + within
+        async with calling(min(self._timeout, within)):
+            await self._bring_back()
+        run_out = _run_out(by)
+        async with calling(min(self._timeout, within)):
+            cursor = self._letters.find(self._apart.beside(run_out), {"_id": 1})
+            found = await cursor.sort([("until", ASCENDING)]).limit(limit).to_list(limit)
+        ids = [each["_id"] for each in found if nameable(each["_id"])]
+        if len(ids) < len(found):
+            await self._apart.unnamed(run_out)
+        freed, culprits = await narrowed(ids, partial(self._free, run_out, ends))
+        for stored, fault in culprits:
+            await self._apart.put(stored, str(fault))
+        return freed
+
+    async def _bring_back(self) -> None:
+        """Give a time to what another program gave something that no date ever reaches."""
+        await self._letters.update_many({"status": "awaiting", "due": _NEVER}, [{"$set": {"due": "$$NOW"}}])
+        await self._letters.update_many({"status": "processing", "until": _NEVER}, _FREE)
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""
+        since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
+        query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
+        try:
+            async with calling(self._timeout):
+                await self._marks.dissolve(older_than, limit)
+        except Rejected as error:
+            _log.error("marks_not_dissolved", error=str(error), action="what they stand for is not reported")
+        async with calling(self._timeout):
+            # What a majority has not got yet may be rolled back, and must not be published.
+            cursor = self._committed.find(self._apart.beside(query), _SIZE)
+            heads = _within(await cursor.sort([("at", ASCENDING)]).limit(limit).to_list(limit))
+        ids = [each["_id"] for each in heads if nameable(each["_id"])]
+        if len(ids) < len(heads):
+            await self._apart.unnamed(query)
+        async with calling(self._timeout):
+            found = await self._committed.find({"_id": {"$in": ids}, "reported": False}).to_list(None)
+        self._marks.disown([letter_id(document["_id"]) for document in found])
+        return _in_order(found, ids)
+
+    async def mark_reported(self, letters: Sequence[Letter]) -> None:
+        """See `Queue.mark_reported`."""
+        if not letters:
+            return
+        try:
+            async with calling(self._timeout):
+                letters = await self._marks.report(letters)
+        except Rejected as error:
+            _log.error("marks_not_written", error=str(error), action="their letters are marked by the sweep")
+            return
+        if not letters:
+            return
+        # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
+        alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
+        if alone and await self._mark_alone(alone) == len(letters):
+            return
+        _, culprits = await narrowed(letters, self._mark_each)
+        for letter, _ in culprits:
+            # Else every sweep would publish its report again.
+            self._apart.leave(stored_id(letter.id))
+        if culprits:
+            self._apart.tell("report_not_marked", [stored_id(letter.id) for letter, _ in culprits])
+
+    async def _mark_alone(self, ids: list[Any]) -> int:
+        """Mark letters of one publisher; how many. What the server refuses is tried one by one after that."""
+        try:
+            async with calling(self._timeout):
+                await self._server_clock.now()
+                forget = self._server_clock.latest() + self._retention
+                fields = {"answered": 1, "reported": True, "expire_at": forget}
+                query = {"_id": {"$in": ids}, "reported": False, "also": {"$exists": False}}
+                result = await self._letters.update_many(query, {"$set": fields}, hint=_BY_ID)
+        except Rejected:
+            return 0
+        return int(result.matched_count)
+
+    async def _mark_each(self, letters: Sequence[Letter]) -> int:
+        by_answers: defaultdict[int, list[Any]] = defaultdict(list)
+        for letter in letters:
+            by_answers[len(letter.answers)].append(stored_id(letter.id))
+        updates = [
+            UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
+            for answers, ids in by_answers.items()
+        ]
+        async with calling(self._timeout):
+            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
+
+    async def get(self, letter_id: str) -> Letter | None:
+        """See `Queue.get`."""
+        found = await self.look_up(letter_id)
+        return None if found is None else found.letter
+
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
+        """See `Queue.look_up`. The time of acceptance is the server's, in whole seconds."""
+        try:
+            query = {"_id": stored_id(letter_id)}
+            encode(query)
+        except (ValueError, BSONError):
+            return None
+        async with calling(self._timeout):
+            document = await self._letters.find_one(query)
+            if document is None:
+                return None
+            letter = letter_of(document)
+            mark = mark_in(document)
+            if mark is not None and await self._marks.reported([mark]):
+                letter = letter.evolve(answered=len(letter.answers))
+        due, accepted = document.get("due"), document.get("seq")
+        awaits = letter.status is Status.AWAITING and isinstance(due, datetime)
+        return StoredLetter(
+            letter=letter,
+            accepted_at=accepted.as_datetime() if isinstance(accepted, Timestamp) else None,
+            due=due if awaits else None,
+        )
+
+    async def forget(self) -> int:
+        """See `Queue.forget`. MongoDB itself forgets what was marked letter by letter."""
+        async with calling(self._timeout):
+            return await self._marks.forget()
+
+    async def stats(self) -> QueueStats:
+        """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
+            # The few that wait for a time of their own are counted, not the many that are due.
+            later = await self._count({"status": "awaiting", "due": {"$gt": now}}, "mailsender_due")
+            processing = await self._count({"status": "processing"}, _LEASED)
+            error = await self._count({"status": "error"}, "mailsender_error")
+            unreported = await self._count({"reported": False}, "mailsender_unreported")
+            unreported += await self._marks.unreported()
+            total = await self._letters.estimated_document_count()
+            first = await self._letters.find_one(
+                {"status": "awaiting", "due": {"$lte": now}},
+                {"due": 1},
+                sort=[("due", ASCENDING), ("seq", ASCENDING)],
+            )
+        return QueueStats(
+            awaiting=awaiting,
+            due=max(0, awaiting - later),
+            processing=processing,
+            sent=max(0, total - awaiting - processing - error),
+            error=error,
+            unreported=unreported,
+            oldest_due=_since(first.get("due") if first else None, now),
+        )
+
+    async def keep_record(self, record: Record, reason: str) -> str:
+        """See `Queue.keep_record`."""
+        async with calling(self._timeout):
+            for document in documents_of(record, reason, now_ms(self._clock.epoch())):
+                await self._deadletters.replace_one({"_id": document["_id"]}, document, upsert=True)
+        return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
+
+    async def history(self, topic: str, partition: int) -> History:
+        """See `Queue.history`."""
+        async with calling(self._timeout):
+            place = {"topic": topic, "partition": partition}
+            found = await committed(self._partitions).find_one({"_id": place})
+        return from_document(found or {})
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """See `Queue.note_history`."""
+        place = {"topic": topic, "partition": partition}
+        at, high = history.log, history.high
+        behind: list[dict[str, Any]] = [{"log": {"$lt": at}}, {"log": at, "high": {"$lte": high}}]
+        async with calling(self._timeout):
+            await self._write_history(place, behind, {"_id": place, **history.document()})
+
+    async def _write_history(
+        self, place: dict[str, Any], behind: list[dict[str, Any]], document: dict[str, Any]
+    ) -> None:
+        try:
+            await self._partitions.replace_one({"_id": place, "$or": behind}, document, upsert=True)
+        except DuplicateKeyError:
+            return  # what is kept knows more
+
+    # --- what the calls above are made of ---
+
+    async def _push(self, lease: float, deadline: float, held: Sequence[tuple[str, Any]]) -> int:
+        """Renew letters, each with its token; how many."""
+        ids: defaultdict[str, list[Any]] = defaultdict(list)
+        for token, stored in held:
+            ids[token].append(stored)
+        updates = [_renewing(token, stored, lease) for token, stored in ids.items()]
+        async with calling(deadline):
+            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
+
+    async def _free(self, run_out: Document, ends: float, ids: Sequence[Any]) -> int:
+        """Take leases that ran out off letters, until `ends` on the monotonic clock; how many."""
+        query = {"_id": {"$in": list(ids)}, **run_out}
+        left = ends - self._clock.monotonic()
+        async with calling(max(0.001, min(self._timeout, left))):
+            result = await self._letters.update_many(query, _FREE, hint=_BY_ID)
+        return int(result.modified_count)
+
+    async def _due_ids(self, limit: int) -> list[Any]:
+        """The `_id`s of letters to try for: the head of the queue, or a lane beside it when it is crowded."""
+        while True:
+            async with calling(self._timeout):
+                cursor = self._letters.find(self._apart.beside(_DUE), _SIZE)
+                cursor = cursor.sort([("due", ASCENDING), ("seq", ASCENDING)])
+                found = _within(await cursor.skip(self._skip).limit(limit).to_list(limit))
+            if not found and self._skip:
+                self._skip = 0
+                continue
+            ids = [each["_id"] for each in found if nameable(each["_id"])]
+            if len(ids) == len(found) or not await self._apart.unnamed(_DUE):
+                return ids
+
+    async def _take(self, ids: list[Any], token: str, lease: float) -> bool:
+        """Try to put letters under `token`; False when other replicas were faster with all of them."""
+        change = {"status": "processing", "lease": token, "until": _from_now(lease)}
+        try:
+            taken, culprits = await narrowed(ids, partial(self._put, change))
+        except Unavailable as error:
+            if isinstance(error, Forbidden):
+                raise
+            # It may have been done all the same: reading back by token tells.
+            self._server_clock.forget()
+            return True
+        for stored, fault in culprits:
+            await self._apart.put(stored, str(fault))
+        self._skip = 0 if taken == len(ids) else randrange(LANES) * len(ids)  # noqa: S311
+        return bool(taken)
+
+    async def _put(self, change: Document, ids: Sequence[Any]) -> int:
+        query = {"_id": {"$in": list(ids)}, **_DUE}
+        async with calling(self._timeout):
+            result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
+        return int(result.modified_count)
+
+    async def _under(self, token: str, ids: list[Any]) -> tuple[Letter, ...]:
+        async with calling(self._timeout):
+            query = {"_id": {"$in": ids}, "lease": token, "status": "processing"}
+            return tuple(_in_order(await self._committed.find(query, hint=_BY_ID).to_list(None), ids))
+
+    def _marking(self, answers: int) -> list[Document]:
+        complete = {"$lte": [{"$size": SHARING}, answers - 1]}
+        expire_at = {"$add": ["$$NOW", int(self._retention.total_seconds() * 1000)]}
+        return [
+            {
+                "$set": {
+                    "answered": {"$max": ["$answered", answers]},
+                    "reported": complete,
+                    "expire_at": {"$cond": [complete, expire_at, "$$REMOVE"]},
+                }
+            }
+        ]
+
+    async def _count(self, query: Document, hint: str) -> int:
+        """Count by the index of that name, without which MongoDB would look at every document."""
+        named = self._indexes.get(hint)
+        hinted = {"hint": named} if named else {}
+        return int(await self._letters.count_documents(query, **hinted))
+
+
+_SIZE = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+
+
+def _within(found: list[Document]) -> list[Document]:
+    """As many of `found` as fit into `CLAIM_BYTES`, and at least one."""
+    total = 0
+    for count, document in enumerate(found):
+        total += document["size"]
+        if count and total > CLAIM_BYTES:
+            return found[:count]
+    return found
+
+
+def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
+    place = {letter_id(each): number for number, each in enumerate(ids)}
+    return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
+
+
+def _run_out(by: float) -> Document:
+    """Letters whose lease ran out by the server's clock, and by `by` in epoch seconds as well."""
+    now: Any = {"$min": ["$$NOW", now_ms(by)]} if math.isfinite(by) else "$$NOW"
+    return {"status": "processing", "$expr": {"$lte": ["$until", now]}}
+
+
+def _since(due: Any, now: datetime) -> float:
+    """Seconds since `due`, where it is a date: another program may have written anything."""
+    return (now - due).total_seconds() if isinstance(due, datetime) else 0.0
+
+
+def _renewing(token: str, ids: list[Any], lease: float) -> UpdateMany:
+    return UpdateMany(
+        {"_id": {"$in": ids}, "status": "processing", "lease": token},
+        [{"$set": {"until": _from_now(lease)}}],
+        hint=_BY_ID,
+    )
+
+
+def _from_now(seconds: float) -> Document:
+    return {"$add": ["$$NOW", int(seconds * 1000)]}
+
+
+def _settling(
+    settlements: Sequence[Settlement], now: datetime, mark: Mark | None
+) -> list[UpdateMany | UpdateOne]:
+    """The updates that settle letters, under `mark` where they can share one."""
+    groups: defaultdict[Any, list[Settlement]] = defaultdict(list)
+    for each in settlements:
+        groups[each.token, each.delay, can_share(each), likeness(each.letter)].append(each)
+    return [_settlement(group, now, mark if can_share(group[0]) else None) for group in groups.values()]
+
+
+def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> UpdateMany | UpdateOne:
+    """One guarded update for letters that end alike. No pipeline: texts from outside are only texts here."""
+    first = group[0]
+    letter = first.letter
+    state = state_of(letter)
+    fields: Document = {name: value for name, value in state.items() if value}
+    fields |= {"status": letter.status.value, "settled_by": first.token}
+    # What an attempt before this one may have left. The others are only ever replaced.
+    absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
+    absent.append("slices")
+    update: Document = {"$set": fields, "$unset": dict.fromkeys(["lease", "until", *absent], "")}
+    if letter.status is Status.AWAITING:
+        fields["due"] = now + timedelta(seconds=first.delay)
+    else:
+        fields |= {"mark": mark.id} if mark else {"reported": False}
+        update["$currentDate"] = {"at": True}
+    guard: Document = {"status": "processing", "lease": first.token}
+    if mark:
+        guard["also"] = {"$exists": False}
+    ids = [stored_id(each.letter.id) for each in group]
+    if len(ids) == 1:
+        return UpdateOne({"_id": ids[0], **guard}, update, hint=_BY_ID)
+    return UpdateMany({"_id": {"$in": ids}, **guard}, update, hint=_BY_ID)

@@ -1,0 +1,232 @@
+"""A document of the collection as a letter, whoever wrote it. Pure.
+
+`mongo_documents` lists the fields. Nothing here raises for a field that is not as we write it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from bson import json_util
+
+from mailsender.model.letter import (
+    Answer,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+)
+from mailsender.model.tokens import token_of
+from mailsender.queue.mongo.documents import ID_IN_MESSAGE_ID, clean, letter_id
+
+MOST = 1_000_000
+"""The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
+
+
+def letter_of(document: Mapping[str, Any]) -> Letter:
+    """The letter of a document, ours or another program's.
+
+    A field of a wrong type does not raise: the letter comes with a `reason`, so that it ends as an `error`.
+    """
+    try:
+        return _letter_of(document)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Nothing is known to come here; but whatever another program wrote, it must harm no other letter.
+        return Letter(
+            id=letter_id(document["_id"]),
+            addresses=(),
+            subject="",
+            body="",
+            status=Status.ERROR,
+            reason=f"its document cannot be read: {type(error).__name__}",
+            adopted=True,
+        )
+
+
+def _letter_of(document: Mapping[str, Any]) -> Letter:
+    faults: list[str] = []
+    addresses = _addresses(document.get("addresses"), faults)
+    subject = _text(document, "subject", faults)
+    body = _text(document, "body", faults)
+    answers = (_answer(document), *map(_answer, _documents(document.get("also"))))
+    identity = letter_id(document["_id"])
+    try:
+        status = Status(str(document.get("status")))
+    except ValueError:
+        status = Status.ERROR
+        faults.append("its status is not known")
+    finished = document.get("finished_at")
+    return Letter(
+        id=identity,
+        addresses=addresses,
+        subject=subject,
+        body=body,
+        answers=answers,
+        answered=min(_number(document.get("answered")), len(answers)),
+        recipients=_noted(document, _recipients(document, addresses)),
+        status=status,
+        attempts=_number(document.get("attempts")),
+        reason=_string(document.get("reason")) or ("; ".join(faults)),
+        relay=_string(document.get("relay")),
+        message_id=_string(document.get("message_id")).replace(ID_IN_MESSAGE_ID, identity),
+        finished_at=finished if isinstance(finished, datetime) else None,
+        digest=_digest(document.get("digest")),
+        adopted=answers[0].origin is None,
+    )
+
+
+def origin_of(value: Any) -> Origin | None:
+    """An origin as we store it; None for anything else."""
+    try:
+        return Origin(
+            topic=str(value["topic"]),
+            partition=int(value["partition"]),
+            offset=int(value["offset"]),
+            index=int(value["index"]),
+            timestamp=int(value["timestamp"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _addresses(value: Any, faults: list[str]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        faults.append("its addresses are not a list of strings")
+        return (
+            tuple(clean(each) for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+        )
+    return tuple(map(clean, value))
+
+
+def _text(document: Mapping[str, Any], name: str, faults: list[str]) -> str:
+    value = document.get(name)
+    if value is not None and not isinstance(value, str):
+        faults.append(f"its {name} is not a string")
+    return _string(value)
+
+
+def _string(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int:
+    """A count as we store it; what is no count is none. One beyond all measure could not be counted on."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return min(int(value), MOST) if plain and value > 0 else 0
+
+
+def _digest(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _documents(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _answer(document: Mapping[str, Any]) -> Answer:
+    key = document.get("key")
+    if isinstance(key, bytes):
+        raw: bytes | None = bytes(key)
+    elif "origin" in document:
+        raw = None
+    else:
+        text = document.get("kafkakey")
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None
+    return Answer(token=_token(document), key=raw, origin=origin_of(document.get("origin")))
+
+
+def _token(document: Mapping[str, Any]) -> Any:
+    token = document.get("token", "")
+    if isinstance(token, str):
+        if document.get("tokenjson") is not True:
+            return clean(token)
+        try:
+            return token_of(token)
+        except (ValueError, RecursionError):
+            return clean(token)
+    # Another program's token may be any BSON value: relaxed extended JSON is what a report can hold of it.
+    try:
+        text = json_util.dumps(token, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
+        return json.loads(clean(text), parse_constant=_refuse)
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        return ""
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tuple[Recipient, ...]:
+    untouched = tuple(Recipient(address=each) for each in addresses)
+    try:
+        if "outcome" in document:
+            outcome = document["outcome"]
+            return tuple([_read_outcome(each, outcome) for each in addresses])
+        stored = document.get("recipients")
+        if stored and isinstance(stored, list):  # else nobody would ever be sent to, and it would never end
+            return tuple(map(_read_recipient, stored))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Another program's field of the same name: nothing happened to the recipients here yet.
+        return untouched
+    return untouched
+
+
+def _noted(document: Mapping[str, Any], recipients: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
+    """With what was noted of single ones on the way, which no settlement has put together yet."""
+    claims = document.get("slices")
+    if not isinstance(claims, Mapping):
+        return recipients
+    found = list(recipients)
+    for slices in claims.values():
+        for runs in slices.values() if isinstance(slices, Mapping) else ():
+            for run in runs if isinstance(runs, list) else ():
+                try:
+                    _apply(run, found)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue  # another program's
+    return tuple(found)
+
+
+def _apply(run: Any, found: list[Recipient]) -> None:
+    """Of two states of a recipient that is the later one that ends it, or counts more attempts."""
+    start, count, outcome = run
+    if _number(start) != start:
+        return
+    for place in range(start, min(len(found), start + _number(count))):
+        before = found[place]
+        now = _read_outcome(before.address, outcome)
+        if before.open and (not now.open or now.tries > before.tries):
+            found[place] = now
+
+
+def _read_recipient(value: Mapping[str, Any]) -> Recipient:
+    return _read_outcome(clean(value["address"]), value)
+
+
+def _read_outcome(address: str, value: Mapping[str, Any]) -> Recipient:
+    return Recipient(
+        address=address,
+        result=_read_result(value) if "verdict" in value else None,
+        tries=_number(value.get("tries")),
+        doubts=_number(value.get("doubts")),
+        closed=value.get("closed") is True,
+    )
+
+
+def _read_result(value: Mapping[str, Any]) -> Result:
+    code, enhanced = value.get("code"), value.get("enhanced")
+    return Result(
+        verdict=Verdict(value["verdict"]),
+        phase=Phase(value["phase"]),
+        code=int(code) if isinstance(code, int) and 200 <= code <= 599 else None,
+        enhanced=clean(enhanced) if isinstance(enhanced, str) else None,
+        text=clean(value.get("text", "")),
+    )

@@ -1,0 +1,1 @@
+"""Which relay takes letters, and whether it does."""

@@ -1,0 +1,1 @@
+"""From a claimed letter to what became of it."""

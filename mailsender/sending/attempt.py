@@ -1,0 +1,216 @@
+"""What an attempt leaves behind: final, or another attempt after a while. Pure.
+
+An attempt counts only for recipients of whom it told something. What says nothing about anybody (there was no
+slot, no session, no room in the transaction, the relay refused everything) ends nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mailsender.model.letter import Letter, Recipient, Result, Status, Verdict
+
+MAX_DELAY = 3600.0
+"""Seconds. Doubling stops here, so that a relay that comes back is noticed within the hour."""
+
+LEAST_DELAY = 0.01
+"""Seconds that are doubled where `delay` is 0: a schedule without any pause would never come to its end."""
+
+JITTER = 0.2
+"""The part of a delay that is spread at random, lest letters deferred together come back together."""
+
+DOUBLINGS = 64
+"""Waits after which each further one takes `MAX_DELAY`, whatever the first one was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How soon, how often and for how long a deferred recipient is tried again; `delay` in seconds.
+
+    It is given up when its waits would add up to more than `retry_for` seconds (RFC 5321 §4.5.4.1 asks for
+    days), or after `max_attempts` where that is not 0. Only waits that follow an attempt that told something
+    add up: what the relay or the account is to blame for takes none of a recipient's time.
+
+    `resends` says how often a recipient is tried again who may have got the letter already.
+    """
+
+    max_attempts: int
+    delay: float
+    retry_for: float = math.inf
+    resends: int = 1
+
+    def wait(self, tries: int, jitter: float) -> float | None:
+        """Seconds until the next attempt after `tries` of them, None when there is none.
+
+        `jitter` from 0 to 1 spreads the delay by `JITTER` to either side.
+        """
+        if self.max_attempts and tries >= self.max_attempts:
+            return None
+        if self._waited(tries) > self.retry_for:
+            return None
+        return self._plain(tries) * (1 + JITTER * (2 * jitter - 1))
+
+    def _plain(self, tries: int) -> float:
+        """The wait after so many tries, not spread."""
+        return min(MAX_DELAY, max(self.delay, LEAST_DELAY) * 2.0 ** min(tries - 1, DOUBLINGS))
+
+    def _waited(self, tries: int) -> float:
+        """The sum of the first `tries` waits."""
+        doubled = min(tries, DOUBLINGS)
+        return sum(map(self._plain, range(1, doubled + 1))) + (tries - doubled) * MAX_DELAY
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
+class Attempt:
+    """What one claim of a letter came to.
+
+    `results` has an entry for each recipient that a relay said something about. For those in `idle` it told
+    nothing about the recipient: the text is kept, and no attempt is counted; they are due after `pause`
+    seconds. `cut` tells that a drain ended it early: what was deferred then was not tried in earnest, and
+    goes back at once.
+    """
+
+    results: Final[Mapping[str, Result]]
+    relay: Final[str]
+    message_id: Final[str]
+    cut: Final[bool]
+    idle: Final[Container[str]]
+    pause: Final[float]
+
+    def __init__(
+        self,
+        *,
+        results: Mapping[str, Result],
+        relay: str,
+        message_id: str,
+        cut: bool = False,
+        idle: Container[str] = (),
+        pause: float = 0.0,
+    ) -> None:
+        """Take its fields."""
+        self.results = results
+        self.relay = relay
+        self.message_id = message_id
+        self.cut = cut
+        self.idle = idle
+        self.pause = pause
+
+    def told_nothing(self, address: str, result: Result) -> bool:
+        """Whether `result` says nothing about the recipient, so that no attempt is counted for it."""
+        return result.verdict is Verdict.DEFERRED and (self.cut or address in self.idle)
+
+
+def after_attempt(
+    letter: Letter, attempt: Attempt, policy: RetryPolicy, *, jitter: float
+) -> tuple[Letter, float]:
+    """The letter's next state, and the delay in seconds after which it is due when it is `awaiting`.
+
+    A recipient that was accepted or refused keeps that result for good; one that was deferred, or is in
+    doubt, often enough ends with it. The letter is final when no recipient is open; its status is `error`
+    only if none was accepted. When it was finished is for whoever writes it down.
+    """
+    recipients, told = after_results(letter.recipients, attempt, policy)
+    status, delay, accepted = Status.AWAITING, 0.0, False
+    for each in recipients:
+        if each.open:
+            delay = _delay(recipients, attempt, policy, jitter)
+            break
+        accepted = accepted or each.accepted
+    else:
+        status = Status.SENT if accepted else Status.ERROR
+    if attempt.cut and not status.final:
+        # Of a drain only what is uncertain counts: the rest was not tried in earnest.
+        told = any(each.verdict is Verdict.UNCERTAIN for each in attempt.results.values())
+    moved = letter.evolve(
+        recipients=recipients,
+        attempts=letter.attempts + told,
+        relay=attempt.relay,
+        message_id=attempt.message_id,
+        status=status,
+    )
+    return moved, delay
+
+
+def after_results(
+    recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolicy
+) -> tuple[tuple[Recipient, ...], bool]:
+    """The recipients' next states, and whether the attempt told something about one of them."""
+    results = attempt.results
+    moved, told = [], False
+    for each in recipients:
+        result = results.get(each.address)
+        if result is None or not each.open:
+            moved.append(each)
+            continue
+        verdict = result.verdict
+        if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
+            moved.append(Recipient(address=each.address, result=result, tries=each.tries, doubts=each.doubts))
+            told = True
+        elif attempt.told_nothing(each.address, result):
+            moved.append(_noted(each, result))
+        else:
+            moved.append(_put_off(each, result, policy))
+            told = True
+    return tuple(moved), told
+
+
+def progress(
+    recipients: Sequence[Recipient], places: Iterable[int], attempt: Attempt, policy: RetryPolicy
+) -> dict[int, Recipient]:
+    """Those at `places` of whom the attempt told something, with their next states."""
+    some = {place: recipients[place] for place in places}
+    moved, _ = after_results(list(some.values()), attempt, policy)
+    return {
+        place: now
+        for (place, before), now in zip(some.items(), moved, strict=True)
+        if not now.open or now.tries > before.tries
+    }
+
+
+def as_error(letter: Letter, reason: str) -> Letter:
+    """The letter as a final `error` that no relay decided."""
+    return letter.evolve(status=Status.ERROR, reason=reason)
+
+
+def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolicy, jitter: float) -> float:
+    """Those who were deferred come at their time, and the others with them."""
+    results = attempt.results
+    waits = [
+        wait
+        for each in recipients
+        if each.open
+        and (result := results.get(each.address)) is not None
+        and not attempt.told_nothing(each.address, result)
+        and (wait := policy.wait(each.tries, jitter)) is not None
+    ]
+    return min(waits) if waits else attempt.pause
+
+
+def _put_off(recipient: Recipient, result: Result, policy: RetryPolicy) -> Recipient:
+    doubted = result.verdict is Verdict.UNCERTAIN
+    tries, doubts = recipient.tries + 1, recipient.doubts + doubted
+    over = doubted and doubts > policy.resends
+    return Recipient(
+        address=recipient.address,
+        result=result,
+        tries=tries,
+        doubts=doubts,
+        closed=over or policy.wait(tries, 0.5) is None,
+    )
+
+
+def _noted(recipient: Recipient, result: Result) -> Recipient:
+    """What was said is worth keeping, unless the recipient is in doubt: that is worth more."""
+    before = recipient.result
+    if before is not None and before.verdict is Verdict.UNCERTAIN:
+        return recipient
+    return Recipient(
+        address=recipient.address,
+        result=result,
+        tries=recipient.tries,
+        doubts=recipient.doubts,
+        closed=recipient.closed,
+    )

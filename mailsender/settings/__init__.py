@@ -1,0 +1,1 @@
+"""Settings: what they are called, and where they come from."""

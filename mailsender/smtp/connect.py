@@ -1,0 +1,313 @@
+"""A relay behind `mailsender.model.ports.Relay`.
+
+aiosmtplib connects, negotiates TLS and authenticates; then its transport is taken over for the
+transactions, which are ours (`mailsender.smtp.session`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import structlog
+from aiosmtplib import (
+    SMTP,
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponse,
+    SMTPResponseException,
+)
+from aiosmtplib.protocol import SMTPProtocol
+
+from mailsender.model.letter import Phase
+from mailsender.model.ports import Clock, RelayAway
+from mailsender.net.tls import Renewed, client_context
+from mailsender.smtp.auth import MECHANISMS, LoginMemory, log_in
+from mailsender.smtp.channel import Channel, Outbox
+from mailsender.smtp.errors import relay_away
+from mailsender.smtp.names import Host, Lookups, dial, own_name
+from mailsender.smtp.patience import Patience
+from mailsender.smtp.pipelining import Pipelining
+from mailsender.smtp.plan import Offers
+from mailsender.smtp.replies import MAX_EMPTY
+from mailsender.smtp.session import SmtpSession, Timeouts
+
+log = structlog.get_logger()
+
+_UNKNOWN_COMMAND = {500, 502}
+_NO_REPLY = -1  # as the client has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmtpConfig:
+    """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
+
+    `host` is a name or an address, see `Host`. `ca_file` takes the place of the system's CAs. Without a
+    `helo_name` see `own_name`. Without `pipelining` the relay is spoken to one command at a
+    time, whatever it offers.
+    """
+
+    host: str
+    port: int
+    tls: Literal["implicit", "starttls", "none"]
+    ca_file: str = ""
+    verify: bool = True
+    user: str = ""
+    password: str = field(default="", repr=False)
+    auth_cleartext: bool = False
+    helo_name: str = ""
+    pipelining: bool = True
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether sessions log in: a user without a password is only the sender."""
+        return bool(self.user and self.password)
+
+
+class SmtpRelay:
+    """See `mailsender.model.ports.Relay`. It keeps no connection of its own."""
+
+    def __init__(self, config: SmtpConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._name = Host.of(config.host).with_port(config.port)
+        self._tls = Renewed(lambda: tls_context(config), config.ca_file)
+        self._outbox: Outbox | None = None
+        self._logins = LoginMemory()
+        self._lookups = Lookups()
+        self._pipelining = Pipelining(self._name, clock)
+        self._patience = Patience(self._name, config.timeouts.dot)
+        if config.tls != "none" and not config.verify:
+            log.warning(
+                "relay_certificate_not_verified",
+                relay=self.name,
+                action="any certificate is accepted, so anybody on the way can read mail and password;"
+                " set SMTP_TLS_CA_FILE and leave out SMTP_TLS_VERIFY=false",
+            )
+
+    @property
+    def name(self) -> str:
+        """See `Relay`."""
+        return self._name
+
+    @property
+    def remark(self) -> str:
+        """See `Relay`."""
+        return self._pipelining.remark
+
+    async def connect(self) -> SmtpSession:
+        """See `Relay`.
+
+        Raises:
+            RelayAway: see `Relay`.
+        """
+        config = self._config
+        if config.authenticates and config.tls == "none" and not config.auth_cleartext:
+            raise RelayAway(
+                "the password would be sent in clear text: set SMTP_TLS, or SMTP_AUTH_CLEARTEXT=true",
+                phase=Phase.AUTH,
+                permanent=True,
+            )
+        self._outbox = self._outbox or Outbox()
+        self._pipelining.reconsider()
+        opening = _Opening(config, await self._tls_context(), self._outbox, self._logins, self._clock)
+        try:
+            return await opening.session(self._lookups, self._pipelining, self._patience)
+        except (SMTPException, OSError, ValueError) as error:
+            if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
+                self._tls.forget()
+            raise relay_away(
+                error, phase=opening.phase, host=config.host, user=config.user, password=config.password
+            ) from error
+
+    async def _tls_context(self) -> ssl.SSLContext | None:
+        """Reading the CAs takes a while, and is done aside."""
+        if self._config.tls == "none":
+            return None
+        try:
+            return await asyncio.to_thread(self._tls.get)
+        except OSError as error:
+            raise RelayAway(
+                f"SMTP_TLS_CA_FILE={self._config.ca_file} is no readable PEM file: {error}",
+                phase=Phase.CONNECT,
+                permanent=True,
+            ) from error
+
+
+def tls_context(config: SmtpConfig) -> ssl.SSLContext:
+    """TLS 1.2 or later (RFC 8996), the relay's certificate and name verified unless told otherwise.
+
+    Raises:
+        OSError: the CA file cannot be read, or holds no certificate.
+    """
+    context = client_context(config.ca_file)
+    if not config.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Opening:
+    """One way from nothing to a session; `phase` is how far it has come."""
+
+    def __init__(
+        self,
+        config: SmtpConfig,
+        context: ssl.SSLContext | None,
+        outbox: Outbox,
+        logins: LoginMemory,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._outbox = outbox
+        self._logins = logins
+        self._clock = clock
+        self.phase = Phase.CONNECT
+        self._host = Host.of(config.host)
+        self._client = SMTP(
+            hostname=self._host.name,
+            use_tls=config.tls == "implicit",
+            start_tls=False,
+            tls_context=context,
+        )
+
+    async def session(self, lookups: Lookups, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+        """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
+        if self._config.authenticates:
+            self.phase = Phase.AUTH
+            self._logins.check(self._clock.monotonic())
+            self.phase = Phase.CONNECT
+        try:
+            await self._connect(lookups)
+            await self._ehlo()
+            if self._config.tls == "starttls":
+                await self._starttls()
+            if self._config.authenticates:
+                await self._log_in()
+            return self._taken_over(pipelining, patience)
+        except BaseException:
+            self._cut()
+            raise
+
+    async def _connect(self, lookups: Lookups) -> None:
+        """TCP and TLS by one deadline, the greeting by another.
+
+        The client takes one time-out for both; its transport appears in between.
+        """
+        loop = asyncio.get_running_loop()
+        timeouts = self._config.timeouts
+        deadline = loop.time() + timeouts.connect
+        connection = await dial(lookups, self._host.lookup, self._config.port, timeouts.connect)
+        self._client.local_hostname = self._config.helo_name or own_name(connection)
+        async with asyncio.timeout(None) as limit:
+
+            def still_connecting() -> None:
+                if self._client.transport is None:
+                    limit.reschedule(loop.time())
+
+            timer = loop.call_at(deadline, still_connecting)
+            try:
+                await self._client.connect(sock=connection, timeout=timeouts.greeting)
+            except ValueError:
+                connection.close()  # the client found fault with what it was to say, and took nothing over
+                raise
+            except SMTPException as error:
+                # A cause from within SMTP means that the relay was reached, and kept or broke its silence.
+                if isinstance(error, SMTPResponseException) or isinstance(error.__cause__, SMTPException):
+                    self.phase = Phase.GREETING
+                raise
+            finally:
+                timer.cancel()
+        if self._client.protocol is not None:
+            _pass_over_empty_lines(self._client.protocol)
+
+    async def _ehlo(self) -> None:
+        self.phase = Phase.EHLO
+        timeout = self._config.timeouts.command
+        try:
+            await self._client.ehlo(timeout=timeout)
+        except SMTPHeloError as error:
+            if error.code not in _UNKNOWN_COMMAND or not self._client.is_connected:
+                raise
+            await self._client.helo(timeout=timeout)  # RFC 5321 §3.2: a server of old, without extensions
+
+    async def _starttls(self) -> None:
+        """TLS or nothing: a relay that does not offer it may be somebody on the way who took it out.
+
+        What the relay sent in clear text behind its 220 is thrown away by the client, and what it
+        offered before is asked again (RFC 3207 §4.2).
+        """
+        self.phase = Phase.STARTTLS
+        if not self._client.supports_extension("starttls"):
+            raise RelayAway(
+                "the relay does not offer STARTTLS, and nothing is sent without it: if it speaks TLS from"
+                " the start set SMTP_TLS=implicit; SMTP_TLS=none sends in clear text",
+                phase=self.phase,
+                permanent=True,
+            )
+        await self._client.starttls(timeout=self._config.timeouts.connect)
+        await self._ehlo()
+
+    async def _log_in(self) -> None:
+        self.phase = Phase.AUTH
+        user, password = self._config.user, self._config.password
+        offered = {name.upper() for name in self._client.server_auth_methods} & MECHANISMS
+        if not offered:
+            raise RelayAway(
+                "the relay offers neither AUTH PLAIN nor LOGIN; without SMTP_PASSWORD nobody logs in",
+                phase=self.phase,
+                permanent=True,
+            )
+
+        def say(line: bytes) -> Awaitable[SMTPResponse]:
+            return self._client.execute_command(line, timeout=self._config.timeouts.command)
+
+        await log_in(
+            say, offered=offered, user=user, password=password, memory=self._logins, clock=self._clock
+        )
+
+    def _taken_over(self, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+        """The session on the client's transport; the client has nothing more to do with it."""
+        client = self._client
+        transport, protocol = client.transport, client.protocol
+        if transport is None or protocol is None or transport.is_closing():
+            raise ConnectionResetError("the relay closed the connection")
+        if protocol._buffer.strip():  # noqa: SLF001  no public way to see that a reply too many lies there
+            raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
+        offers = Offers.of(client.esmtp_extensions)
+        if not self._config.pipelining:
+            offers = replace(offers, pipelining=False)
+        channel = Channel(cast("asyncio.Transport", transport), self._outbox)
+        log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
+        return SmtpSession(channel, offers, self._config.timeouts, self._clock, pipelining, patience)
+
+    def _cut(self) -> None:
+        """Leave nothing open; a polite TLS goodbye could take half a minute."""
+        transport = self._client.transport
+        self._client.close()
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
+
+
+def _pass_over_empty_lines(protocol: SMTPProtocol) -> None:
+    """Have the client pass over some empty lines between two replies, as `ReplyParser` does."""
+    read, passed = protocol._read_response_from_buffer, 0  # noqa: SLF001  there is no public way
+
+    def tolerant() -> SMTPResponse | None:
+        nonlocal passed
+        buffer = protocol._buffer  # noqa: SLF001  as above
+        while buffer.startswith((b"\n", b"\r\n")):
+            del buffer[: buffer.index(b"\n") + 1]
+            passed += 1
+            if passed > MAX_EMPTY:
+                raise SMTPResponseException(_NO_REPLY, f"it sent more than {MAX_EMPTY} empty lines")
+        reply = read()
+        if reply is not None:
+            passed = 0
+        return reply
+
+    protocol._read_response_from_buffer = tolerant  # type: ignore[method-assign]  # noqa: SLF001  as above

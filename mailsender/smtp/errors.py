@@ -1,0 +1,101 @@
+"""What went wrong on the way to a session, in words that tell an operator what to do.
+
+This is the one place where errors of aiosmtplib, ssl and sockets become `RelayAway`.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+
+from aiosmtplib import SMTPResponseException
+
+from mailsender.model.letter import Phase
+from mailsender.model.ports import RelayAway
+from mailsender.smtp.replies import clean
+
+# Of OpenSSL's verify codes (X509_V_ERR_*), those that one setting or one deed mends.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_WRONG_NAME = {62, 64}
+_NO_TRUSTED_CA = {2, 18, 19, 20, 21}
+_NOT_STRICT = set(range(85, 95))  # what Python asks of CAs from 3.13 on
+_NO_TLS_AT_ALL = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
+
+
+def relay_away(error: Exception, *, phase: Phase, host: str, user: str, password: str) -> RelayAway:
+    """`error`, which ended the way to a session in `phase`, for the caller of `Relay.connect`.
+
+    `user` and `password` are only there to be kept out of the text.
+    """
+    if isinstance(error, SMTPResponseException):
+        return _refusal(error, phase, without=_secrets(user, password))
+    root = error.__cause__ or error
+    if isinstance(root, ssl.SSLError):
+        tell = _certificate if isinstance(root, ssl.SSLCertVerificationError) else _tls
+        return RelayAway(tell(root), phase=phase, permanent=True)
+    if isinstance(root, ValueError):
+        return RelayAway(f"SMTP_HOST or SMTP_HELO_NAME is no name: {root}", phase=phase, permanent=True)
+    return RelayAway(_network(root, phase, host), phase=phase)
+
+
+def _network(error: BaseException, phase: Phase, host: str) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the relay did not answer in time ({phase})"
+    if isinstance(error, socket.gaierror):
+        return f"no address was found for SMTP_HOST={host} ({error.strerror})"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there: see SMTP_HOST and SMTP_PORT (connection refused)"
+    why = clean(str(error)) or "the relay ended it"
+    if isinstance(error, ConnectionError) and phase in {Phase.CONNECT, Phase.STARTTLS}:
+        # A relay of old need not send an alert before it goes.
+        why += "; if that was in the handshake of TLS: it has to speak TLS 1.2 or later"
+    return f"the connection failed ({phase}): {why}"
+
+
+def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) -> RelayAway:
+    """What the relay said. A reply of 5xx will be repeated until somebody does something."""
+    said = str(error.message)
+    for secret in without:
+        said = said.replace(secret, "***")
+    code = error.code if 200 <= error.code <= 599 else None  # -1 where there was no SMTP reply
+    hint = ""
+    if phase is Phase.AUTH and code is not None and code >= 500:  # 535 (RFC 4954 §6), and 550, 553 of others
+        hint = "; see SMTP_USER and SMTP_PASSWORD"
+    elif code is None:
+        hint = "; is SMTP_PORT the port of a mail server?"
+    text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{clean(said)}{hint}"
+    return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500)
+
+
+def _secrets(user: str, password: str) -> list[str]:
+    """The forms in which a relay is told the password and could repeat it."""
+    if not password:
+        return []
+    forms = (password.encode(), f"\0{user}\0{password}".encode())
+    return [*(base64.b64encode(form).decode() for form in forms), password]
+
+
+def _certificate(error: ssl.SSLError) -> str:
+    code, why = getattr(error, "verify_code", 0), getattr(error, "verify_message", "")
+    if code in _WRONG_NAME:
+        mend = "SMTP_HOST has to be a name that the certificate is made out to"
+    elif code == _EXPIRED:
+        mend = "its owner has to renew it, or this machine's clock is wrong"
+    elif code == _NOT_YET_VALID:
+        mend = "this machine's clock may be wrong"
+    elif code in _NO_TRUSTED_CA:
+        mend = "if its CA is your own, name the CA's PEM file in SMTP_TLS_CA_FILE"
+    elif code in _NOT_STRICT:
+        mend = "its CA was not made by the rules (RFC 5280); name the CA's PEM file in SMTP_TLS_CA_FILE"
+    else:
+        mend = "nothing is sent until it is in order"
+    return f"the relay's certificate is not to be trusted: {why}; {mend}"
+
+
+def _tls(error: ssl.SSLError) -> str:
+    if error.reason in _NO_TLS_AT_ALL:
+        mend = "it does not speak TLS from the start; with SMTP_TLS=starttls it is asked to begin"
+    else:
+        mend = "it has to speak TLS 1.2 or later"
+    return f"TLS with the relay failed ({error.reason or error}): {mend}"

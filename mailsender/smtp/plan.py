@@ -1,0 +1,133 @@
+"""What will be said in a transaction, decided before a word of it is said. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from mailsender.model.address import Address, BadAddress, all_as_written, parse_address
+from mailsender.model.letter import Envelope, Phase, Result, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """The extensions that matter here. `size` is the largest message in octets, 0 for no stated limit.
+
+    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920).
+    """
+
+    eight_bit: bool = False
+    smtputf8: bool = False
+    sizes: bool = False
+    size: int = 0
+    pipelining: bool = False
+
+    @classmethod
+    def of(cls, extensions: dict[str, str]) -> Offers:
+        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters."""
+        limit = extensions.get("size", "").strip()
+        return cls(
+            eight_bit="8bitmime" in extensions,
+            smtputf8="smtputf8" in extensions,
+            sizes="size" in extensions,
+            size=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0,
+            pipelining="pipelining" in extensions,
+        )
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
+class Plan:
+    """What will be said in a transaction: the MAIL command, and one RCPT for each recipient.
+
+    `results` holds those who are refused without a word to the relay.
+    """
+
+    mail: Final[bytes]
+    rcpts: Final[dict[str, bytes]]
+    results: Final[dict[str, Result]]
+
+    def __init__(self, *, mail: bytes, rcpts: dict[str, bytes], results: dict[str, Result]) -> None:
+        """Take its fields."""
+        self.mail = mail
+        self.rcpts = rcpts
+        self.results = results
+
+
+def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
+    """Decide what to say. No address can add a command or a parameter: only our own grammar passes.
+
+    Raises:
+        ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
+            end of the message, where we see none.
+    """
+    rest = message.replace(b"\r\n", b"")
+    if b"\r" in rest or b"\n" in rest:
+        raise ValueError("the message holds a bare CR or LF")
+    try:
+        sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
+    except BadAddress as error:
+        return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
+    if sender and sender.needs_smtputf8 and not offers.smtputf8:
+        return _refused_whole(envelope, "5.6.7", "the sender's address needs SMTPUTF8, which the relay lacks")
+    if offers.size and len(message) > offers.size:
+        text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
+        return _refused_whole(envelope, "5.3.4", text)
+    rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
+    if sender and sender.needs_smtputf8:
+        utf8 = True
+    return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+
+
+def _rcpts(recipients: Sequence[str], offers: Offers) -> tuple[dict[str, bytes], dict[str, Result], bool]:
+    """The command for each recipient, the results of those who get none, and whether one needs SMTPUTF8."""
+    if all_as_written(recipients):
+        return {each: f"RCPT TO:<{each}>\r\n".encode() for each in recipients}, {}, False
+    rcpts: dict[str, bytes] = {}
+    results: dict[str, Result] = {}
+    utf8 = False
+    for recipient in dict.fromkeys(recipients):
+        try:
+            address = parse_address(recipient)
+        except BadAddress as error:
+            results[recipient] = _refused(Phase.RCPT, "5.1.3", f"not an address: {error}")
+            continue
+        if address.needs_smtputf8 and not offers.smtputf8:
+            results[recipient] = _refused(Phase.RCPT, "5.6.7", "it needs SMTPUTF8, which the relay lacks")
+            continue
+        rcpts[recipient] = f"RCPT TO:<{address.wire}>\r\n".encode()
+        utf8 = utf8 or address.needs_smtputf8
+    return rcpts, results, utf8
+
+
+@lru_cache(maxsize=16)  # all letters of a service have the same few
+def _sender(reverse_path: str) -> Address:
+    return parse_address(reverse_path)
+
+
+def _mail(sender: Address | None, message: bytes, offers: Offers, *, utf8: bool) -> bytes:
+    parameters = (
+        f" SIZE={len(message)}" if offers.sizes else "",
+        " BODY=8BITMIME" if offers.eight_bit and not message.isascii() else "",
+        " SMTPUTF8" if utf8 else "",
+    )
+    return f"MAIL FROM:<{sender.wire if sender else ''}>{''.join(parameters)}\r\n".encode()
+
+
+def _refused(phase: Phase, enhanced: str, text: str) -> Result:
+    return Result(verdict=Verdict.REFUSED, phase=phase, enhanced=enhanced, text=text)
+
+
+def _refused_whole(envelope: Envelope, enhanced: str, text: str) -> Plan:
+    result = _refused(Phase.MAIL, enhanced, text)
+    return Plan(mail=b"", rcpts={}, results=dict.fromkeys(envelope.recipients, result))
+
+
+def stuffed(message: bytes) -> bytes:
+    """`message` with its leading dots doubled (RFC 5321 §4.5.2) and its last line ended."""
+    if not message.endswith(b"\r\n"):
+        message += b"\r\n"
+    if message.startswith(b"."):
+        message = b"." + message
+    return message.replace(b"\r\n.", b"\r\n..")
