@@ -18,27 +18,39 @@ from typing import NoReturn
 import structlog
 
 from mailsender import __version__, stopping
+from mailsender.admin.operations import ReplicaOperations
 from mailsender.journal import record as notes
 from mailsender.journal.port import NoNotes, Notes
 from mailsender.kafka.client import OURS, KafkaConfig
 from mailsender.kafka.consumer import KafkaSource
 from mailsender.kafka.producer import KafkaSink
-from mailsender.model.ports import Clock, Queue, Rejected, SlotStore, SystemClock
-from mailsender.observe.log import configure, secret_values
+from mailsender.model.ports import Clock, Queue, Rejected, SystemClock
+from mailsender.observe.log import configure
 from mailsender.observe.log_writer import LogWriter
-from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
-from mailsender.service import Parts, Replica
+from mailsender.ratelimit.port import SlotStore
+from mailsender.service import Front, Parts, Replica
 from mailsender.settings.environment import Settings, slips
+from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.session import Timeouts
+from mailsender.web.app import make_app, serve
+from mailsender.web.connections import affordable
 
 log = structlog.get_logger()
 
 LAST_LINES = 1.0
 """Seconds that the last lines of the log have to go out: a pipe that nobody reads must not keep us."""
+
+FILES = 128
+"""Files and connections that the service opens beside those of HTTP and of the relay's sessions."""
+
+UNREAD = 30.0
+"""Seconds that a caller has for reading an answer, beside the time of the request itself."""
 
 LARGE = 1024 * 1024
 """Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
@@ -164,6 +176,40 @@ def kafka_config(settings: Settings) -> KafkaConfig:
     )
 
 
+async def listen(replica: Replica) -> Front | None:
+    """The HTTP side of a replica; None where its address cannot be had, which the log says."""
+    settings = replica.settings
+    most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
+    app = make_app(
+        ReplicaOperations(replica),
+        api_key=settings.http_api_key.get_secret_value(),
+        max_bytes=settings.http_max_bytes,
+        timeout=settings.http_timeout,
+        most=most,
+        allowed_hosts=settings.allowed_hosts,
+    )
+    try:
+        server = await serve(
+            app,
+            settings.bind_host,
+            settings.http_port,
+            most=most,
+            stuck=settings.http_timeout + UNREAD,
+            keep=replica.supervisor.keep,
+        )
+    except OSError as error:
+        log.error(
+            "http_cannot_listen",
+            host=settings.bind_host,
+            port=settings.http_port,
+            error=error.strerror or str(error),
+            advice="set HTTP_HOST and HTTP_PORT to a free address",
+        )
+        return None
+    log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
+    return server
+
+
 def run_service(settings: Settings) -> NoReturn:
     """Run one replica until it is drained; ends the process with its exit status.
 
@@ -235,7 +281,7 @@ async def _main(settings: Settings) -> int:
     except Rejected as error:
         log.error("cannot_start", error=str(error))
         return 2
-    replica = Replica(settings, parts, clock)
+    replica = Replica(settings, parts, clock, listen=listen)
     loop = asyncio.get_running_loop()
     for number in stopping.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)

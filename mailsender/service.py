@@ -9,32 +9,24 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Protocol
 
 import structlog
 
 from mailsender import __version__
-from mailsender.admin.operations import ReplicaOperations
 from mailsender.drain import Deadline, Progress
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import NoNotes, Notes
 from mailsender.message.compose import Composer
-from mailsender.model.ports import (
-    Clock,
-    Forbidden,
-    Queue,
-    RecordSink,
-    RecordSource,
-    Relay,
-    SlotStore,
-    Unavailable,
-)
+from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Relay, Unavailable
 from mailsender.observe.condition import Condition, Conditions
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
 from mailsender.observe.supervision import Supervisor
 from mailsender.queue.inflight import Hand, LeaseKeeper
 from mailsender.ratelimit.limiter import SlotGate
+from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.sending.attempt import RetryPolicy
 from mailsender.sending.dispatcher import Dispatch, LetterBasket
@@ -43,19 +35,11 @@ from mailsender.sending.sender import SendPolicy
 from mailsender.sending.sessions import NOT_ASKED
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
-from mailsender.web.app import make_app, serve
-from mailsender.web.connections import affordable
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between tries to open the queue while MongoDB is away."""
-
-FILES = 128
-"""Files and connections that the service opens beside those of HTTP and of the relay's sessions."""
-
-UNREAD = 30.0
-"""Seconds that a caller has for reading an answer, beside the time of the request itself."""
 
 LONG = 60.0
 """Seconds of sending from which on a backlog is told: of less nobody has to think."""
@@ -79,13 +63,26 @@ class Parts:
     notes: Notes = field(default_factory=NoNotes)
 
 
+class Front(Protocol):
+    """What listens to people and other programs."""
+
+    async def close(self) -> None:
+        """Listen no more."""
+        ...
+
+
+Listen = Callable[["Replica"], Awaitable[Front | None]]
+"""Makes what listens on behalf of a replica; None where it cannot, which it has said."""
+
+
 class Replica:
     """One replica of the service, over parts that somebody else built."""
 
-    def __init__(self, settings: Settings, parts: Parts, clock: Clock) -> None:
+    def __init__(self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen) -> None:
         self.settings = settings
         self.parts = parts
         self.clock = clock
+        self._listen = listen
         self.state = "starting"
         self.progress = Progress()
         self.started = clock.monotonic()
@@ -231,42 +228,16 @@ class Replica:
 
     async def run(self) -> int:
         """Serve until drained; returns the exit status."""
-        settings = self.settings
         self.watchdog.start()
-        most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
-        app = make_app(
-            ReplicaOperations(self),
-            api_key=settings.http_api_key.get_secret_value(),
-            max_bytes=settings.http_max_bytes,
-            timeout=settings.http_timeout,
-            most=most,
-            allowed_hosts=settings.allowed_hosts,
-        )
-        try:
-            server = await serve(
-                app,
-                settings.bind_host,
-                settings.http_port,
-                most=most,
-                stuck=settings.http_timeout + UNREAD,
-                keep=self.supervisor.keep,
-            )
-        except OSError as error:
-            log.error(
-                "http_cannot_listen",
-                host=settings.bind_host,
-                port=settings.http_port,
-                error=error.strerror or str(error),
-                advice="set HTTP_HOST and HTTP_PORT to a free address",
-            )
+        front = await self._listen(self)
+        if front is None:
             return 1
-        log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
         try:
             await self._open_run_drain()
         finally:
             await self._close_parts()
             self.state = "stopped"
-            await server.close()
+            await front.close()
             self.watchdog.stop()
         for reason in self.progress.unclean:
             log.error("drain_unclean", reason=reason, action="leases and the sweep make up for it")

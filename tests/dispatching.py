@@ -13,9 +13,10 @@ from mailsender.journal.port import Notes
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
 from mailsender.model.ports import SystemClock
 from mailsender.queue.inflight import Hand, LeaseKeeper
-from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import SlotGate
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.sending.attempt import RetryPolicy
 from mailsender.sending.dispatcher import Dispatch, LetterBasket
 from mailsender.sending.sender import SendPolicy

@@ -7,17 +7,15 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
 from mailsender.model.letter import StoredLetter, now_ms
 from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, Unavailable
 from mailsender.model.tokens import batch_text
+from mailsender.service import Replica
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
-
-if TYPE_CHECKING:
-    from mailsender.service import Replica
 
 KEY_BYTES = 16
 """Bytes of the random key of a posted record, as the original chose it; ours can be printed."""

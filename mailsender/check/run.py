@@ -14,6 +14,7 @@ from mailsender.check.probe import probe_mongo, probe_relay
 from mailsender.model.ports import SystemClock
 from mailsender.observe import log
 from mailsender.settings.environment import Settings, slips
+from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.names import is_whole
 
@@ -25,7 +26,7 @@ async def run_checks(settings: Settings, recipient: str = "") -> list[Finding]:
 
     The relay is asked about `recipient`, too, where one is named; no letter is sent.
     """
-    secrets = log.secret_values(settings)
+    secrets = secret_values(settings)
     # What libraries have to say is in the findings already.
     log.configure("error", "console", secrets=secrets)
     kafka, mongo, relay = await asyncio.gather(

@@ -3,8 +3,8 @@
 Modules are imported inside of the commands that need them, so that `mailsender --help` and `mailsender
 status` do not pay for Kafka's and MongoDB's clients; each such line carries its `noqa: PLC0415`.
 
-The environment of the service is read by `mailsender.settings.sources` and nobody else. Commands that talk to a
-running service need an address and a key instead: options, else what the service's own settings say.
+The environment of the service is read by `mailsender.settings.sources` and nobody else. Commands that talk to
+a running service need an address and a key instead: options, else what the service's own settings say.
 """
 
 from __future__ import annotations

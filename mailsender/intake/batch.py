@@ -19,22 +19,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mailsender.intake.fast import plain_elements, plain_letter
-from mailsender.intake.schema import (
-    FIELDS,
-    MAX_TOKEN_DEPTH,
-    NO_ID,
-    LetterIn,
-    Limits,
-    depth_within,
-    few_values,
-    is_id,
-    kind,
-    token_fault,
-)
+from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, kind, token_fault
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.model.text import cleaned, octets
-from mailsender.model.tokens import keep_numbers
+from mailsender.model.tokens import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
 _SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)

@@ -13,12 +13,7 @@ from pydantic_core import PydanticCustomError
 from mailsender.intake import patterns
 from mailsender.model.letter import JsonText
 from mailsender.model.text import header_fault, octets, storable
-
-MAX_TOKEN = 4096
-"""Bytes of the largest `Token`, written as JSON."""
-
-MAX_TOKEN_DEPTH = 32
-"""Arrays and objects inside each other in a `Token`; databases refuse documents that nest much deeper."""
+from mailsender.model.tokens import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 
 NO_ID = "0" * 24
 """An `ID` that means none, as the original's clients send it."""
@@ -246,31 +241,3 @@ def token_fault(value: object) -> str | None:
     except ValueError:
         return "holds a number that JSON cannot carry back"
     return None if size <= MAX_TOKEN else f"has {size} bytes as JSON; {MAX_TOKEN} are allowed"
-
-
-def few_values(value: object) -> bool:
-    """Whether a token holds so few values that it may be short enough; stops counting when it does not."""
-    left, found = [value], 0
-    while left:
-        parent = left.pop()
-        if isinstance(parent, list | dict):
-            found += len(parent)
-            if found > MAX_TOKEN // 2:
-                return False
-            left.extend(parent.values() if isinstance(parent, dict) else parent)
-    return True
-
-
-def depth_within(value: object, most: int) -> bool:
-    """Whether `value` nests at most `most` levels; without recursion, which deep input would exhaust."""
-    level: list[object] = [value]
-    for _ in range(most + 1):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, list | dict)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
-            return True
-    return False

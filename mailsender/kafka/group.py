@@ -26,7 +26,7 @@ from aiokafka.protocol.types import (
 )
 
 from mailsender.kafka.client import OURS
-from mailsender.smtp.replies import clean
+from mailsender.model.text import one_line
 
 NAMED = 5
 """Members that are named; of more it is said how many there are."""
@@ -53,7 +53,7 @@ async def strangers(client: AIOKafkaClient, coordinator: int, group: str) -> lis
     if not members:
         members = await _of_the_newer_kind(client, coordinator, group)
     return sorted(
-        f"{clean(name[:LONGEST])} at {clean(host[:LONGEST])}"
+        f"{one_line(name[:LONGEST])} at {one_line(host[:LONGEST])}"
         for name, host in members
         if not name.startswith(OURS)
     )

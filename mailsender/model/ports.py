@@ -27,7 +27,6 @@ from mailsender.model.letter import (
     Settlement,
     StoredLetter,
 )
-from mailsender.ratelimit.gcra import SlotGrant, SlotRequest
 
 
 class Unavailable(Exception):  # noqa: N818  a state of the world, not a mistake
@@ -272,22 +271,6 @@ class Queue(Histories, Protocol):
 
     async def close(self) -> None:
         """Give back connections."""
-        ...
-
-
-class SlotStore(Protocol):
-    """The one place from which all replicas lease slots."""
-
-    async def lease(self, request: SlotRequest) -> SlotGrant:
-        """Lease up to `request.want` slots; a grant of none says when to ask again.
-
-        Members who want more than there is get about as much each. To want none takes none, and tells how
-        much of the quota is used. Raises `Unavailable`.
-        """
-        ...
-
-    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
-        """Return the last `unspent` slots of `grant`; what cannot be returned any more is lost."""
         ...
 
 
@@ -601,7 +584,6 @@ __all__ = [
     "Relay",
     "RelayAway",
     "Session",
-    "SlotStore",
     "SystemClock",
     "TooLarge",
     "Unavailable",

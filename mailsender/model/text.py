@@ -16,6 +16,9 @@ _as_utf8.restype = ctypes.c_void_p
 REPLACEMENT = "\ufffd"
 """What stands for a character that cannot be kept (U+FFFD)."""
 
+MAX_TEXT = 500
+"""Characters of a reply that are kept for people: they are stored and reported with each recipient."""
+
 
 def header_fault(text: str) -> str | None:
     """Why `text` cannot be the value of a header, or None when it can.
@@ -66,3 +69,13 @@ def storable(text: str) -> bool:
 def cleaned(text: str) -> str:
     """`text` with U+FFFD in place of every lone surrogate."""
     return _SURROGATES.sub(REPLACEMENT, text)
+
+
+def one_line(text: str) -> str:
+    """`text` as one short line: what cannot be printed becomes a space, runs of spaces one.
+
+    A reply is the word of a stranger, and goes to logs, terminals and reports.
+    """
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_TEXT])
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"

@@ -13,8 +13,13 @@ from math import isfinite
 from secrets import token_hex
 from typing import Any
 
-from mailsender.intake.schema import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
+
+MAX_TOKEN = 4096
+"""Bytes of the largest `Token`, written as JSON."""
+
+MAX_TOKEN_DEPTH = 32
+"""Arrays and objects inside each other in a `Token`; databases refuse documents that nest much deeper."""
 
 
 class _Number:
@@ -153,3 +158,31 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_written, value)) + "]"
     return token_text(value)
+
+
+def few_values(value: object) -> bool:
+    """Whether a token holds so few values that it may be short enough; stops counting when it does not."""
+    left, found = [value], 0
+    while left:
+        parent = left.pop()
+        if isinstance(parent, list | dict):
+            found += len(parent)
+            if found > MAX_TOKEN // 2:
+                return False
+            left.extend(parent.values() if isinstance(parent, dict) else parent)
+    return True
+
+
+def depth_within(value: object, most: int) -> bool:
+    """Whether `value` nests at most `most` levels; without recursion, which deep input would exhaust."""
+    level: list[object] = [value]
+    for _ in range(most + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, list | dict)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return True
+    return False

@@ -17,12 +17,9 @@ from typing import Any, Final, Protocol, TextIO, cast
 from urllib.parse import quote, quote_plus
 
 import structlog
-from pydantic import SecretStr
 from structlog.types import EventDict, ExcInfo, Processor, WrappedLogger
 
 from mailsender.observe.safejson import to_json
-from mailsender.queue.mongo import connection_string
-from mailsender.settings.environment import Settings
 
 REDACTED: Final = "[secret]"
 """What stands in a log where a secret would have stood."""
@@ -83,7 +80,7 @@ def configure(
     Args:
         level: least level that is logged; calls below it cost next to nothing.
         style: ``json``, ``console``, or ``auto``: the latter on a terminal, else the former.
-        secrets: values that must never be seen, see `secret_values`.
+        secrets: values that must never be seen, see `Settings`.
         stream: where to write; standard error by default.
     """
     stream = stream or sys.stderr
@@ -169,17 +166,6 @@ def _escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 # --- secrets -------------------------------------------------------------------------------------
-
-
-def secret_values(settings: Settings) -> tuple[str, ...]:
-    """Every secret that `settings` hold: passwords, keys and the passwords inside of URIs."""
-    values = [getattr(settings, name) for name in type(settings).model_fields]
-    found = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
-    for uri in (settings.mongodb_uri, settings.mongo_local):
-        found += connection_string.passwords(uri)
-    if settings.authenticates:
-        found.append(f"\0{settings.smtp_user}\0{settings.smtp_password.get_secret_value()}")  # RFC 4616
-    return tuple(value for value in found if value)
 
 
 def _may_be_a_word(secret: str) -> bool:

@@ -35,8 +35,6 @@ from mailsender.model.ports import (
     QueueStats,
     Record,
 )
-from mailsender.ratelimit import gcra as limiter
-from mailsender.ratelimit.gcra import Cursor, SlotGrant, SlotRequest
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -374,29 +372,3 @@ def _as_stored(letter: Letter) -> Letter:
         recipients=letter.recipients or tuple(Recipient(address=each) for each in letter.addresses),
         answers=(Answer(token=answer.token, key=answer.key, origin=answer.origin),),
     )
-
-
-class MemorySlotStore:
-    """`SlotStore` in memory; its clock is the process's own."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._cursor = Cursor()
-
-    async def lease(self, request: SlotRequest) -> SlotGrant:
-        """See `SlotStore.lease`."""
-        monotonic, now = self._clock.monotonic(), self._clock.epoch()
-        self._cursor, first, granted = limiter.take(self._cursor, now, request)
-        return limiter.grant_of(
-            cursor=self._cursor,
-            first=first,
-            count=granted,
-            now=now,
-            request=request,
-            asked=monotonic,
-            answered=monotonic,
-        )
-
-    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
-        """See `SlotStore.give_back`."""
-        self._cursor = limiter.give_back(self._cursor, grant, unspent)

@@ -11,8 +11,9 @@ import structlog
 
 from mailsender.aio import first_of, pause
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import Clock, SlotStore, Unavailable
+from mailsender.model.ports import Clock, Unavailable
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
+from mailsender.ratelimit.port import SlotStore
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from aiosmtplib import SMTPResponseException
 
 from mailsender.model.letter import Phase
 from mailsender.model.ports import RelayAway
-from mailsender.smtp.replies import clean
+from mailsender.model.text import one_line
 
 # Of OpenSSL's verify codes (X509_V_ERR_*), those that one setting or one deed mends.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -46,7 +46,7 @@ def _network(error: BaseException, phase: Phase, host: str) -> str:
         return f"no address was found for SMTP_HOST={host} ({error.strerror})"
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there: see SMTP_HOST and SMTP_PORT (connection refused)"
-    why = clean(str(error)) or "the relay ended it"
+    why = one_line(str(error)) or "the relay ended it"
     if isinstance(error, ConnectionError) and phase in {Phase.CONNECT, Phase.STARTTLS}:
         # A relay of old need not send an alert before it goes.
         why += "; if that was in the handshake of TLS: it has to speak TLS 1.2 or later"
@@ -64,7 +64,7 @@ def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) 
         hint = "; see SMTP_USER and SMTP_PASSWORD"
     elif code is None:
         hint = "; is SMTP_PORT the port of a mail server?"
-    text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{clean(said)}{hint}"
+    text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{one_line(said)}{hint}"
     return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500)
 
 

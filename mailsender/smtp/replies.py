@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
 
+from mailsender.model.text import one_line
+
 MAX_LINE = 4096
 """Octets of the longest line. RFC 5321 §4.5.3.1.5 allows 512; relays in the wild write longer ones."""
 
@@ -20,9 +22,6 @@ MAX_LINES = 128
 
 MAX_EMPTY = 8
 """Empty lines between two replies that are passed over: no reply has any, but some relays write them."""
-
-MAX_TEXT = 500
-"""Characters of a reply that are kept for people: they are stored and reported with each recipient."""
 
 MAX_KNOWN = 256
 """Replies that are kept to be recognised: a relay says the same few things thousands of times."""
@@ -77,20 +76,10 @@ class Reply:
         enhanced = found[1] if found and found[1][0] == str(code)[0] else None
         if enhanced:
             lines = [line.removeprefix(enhanced) for line in lines]
-        return cls(code=code, enhanced=enhanced, text=clean(" ".join(lines)))
+        return cls(code=code, enhanced=enhanced, text=one_line(" ".join(lines)))
 
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
-
-
-def clean(text: str) -> str:
-    """`text` as one short line: what cannot be printed becomes a space, runs of spaces one.
-
-    A reply is the word of a stranger, and goes to logs, terminals and reports.
-    """
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_TEXT])
-    line = " ".join(printable.split())
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
 
 
 class ReplyParser:
@@ -148,7 +137,7 @@ class ReplyParser:
             if not line and not self._lines:
                 self._pass_over()
                 return None
-            sample = clean(line[:60].decode("utf-8", "replace"))
+            sample = one_line(line[:60].decode("utf-8", "replace"))
             raise ReplyError(f"the relay sent what is no SMTP reply: {sample!r}")
         code = int(found[1])
         if self._lines and code != self._code:

@@ -1,6 +1,7 @@
 """One transaction (RFC 5321 §3.3): how far it has come, and what was said of whom. Pure.
 
-A verdict is what a reply's first digit says; what it means beyond that is for `mailsender.sending.reply_rules`.
+A verdict is what a reply's first digit says; what it means beyond that is for
+`mailsender.sending.reply_rules`.
 """
 
 from __future__ import annotations

@@ -22,11 +22,12 @@ from mailsender.intake.batch import NotABatch, decode, read_letter
 from mailsender.intake.schema import Limits
 from mailsender.message.compose import BadBody, BadHeader, Composer
 from mailsender.model.letter import Letter, Origin, Status
+from mailsender.model.text import MAX_TEXT
 from mailsender.queue.mongo.documents import Unstorable, document_of
 from mailsender.reports.report import report_bytes
 from mailsender.settings.environment import load
 from mailsender.settings.sources import SettingsError
-from mailsender.smtp.replies import MAX_TEXT, ReplyError, ReplyParser
+from mailsender.smtp.replies import ReplyError, ReplyParser
 from proof.fuzz import chance as nasty
 from proof.strict import message_faults
 

@@ -23,11 +23,13 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.ports import Queue, SlotStore, SystemClock
-from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.model.ports import Queue, SystemClock
+from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.port import SlotStore
 from tests.clocks import ManualClock
 
 RETENTION = 1000.0

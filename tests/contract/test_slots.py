@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from bson import Decimal128
 
-from mailsender.model.ports import SlotStore
 from mailsender.ratelimit.gcra import (
     AHEAD,
     Allowance,
@@ -25,6 +24,7 @@ from mailsender.ratelimit.gcra import (
     take,
 )
 from mailsender.ratelimit.mongo import leasing
+from mailsender.ratelimit.port import SlotStore
 from tests.contract.conftest import MONGO, only
 
 pytestmark = pytest.mark.asyncio

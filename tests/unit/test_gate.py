@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from mailsender.model.ports import SystemClock, Unavailable
-from mailsender.queue.memory import MemorySlotStore
 from mailsender.ratelimit.gcra import (
     UNLIMITED,
     Allowance,
@@ -19,6 +18,7 @@ from mailsender.ratelimit.gcra import (
     take,
 )
 from mailsender.ratelimit.limiter import NoSlots, SlotGate
+from mailsender.ratelimit.memory import MemorySlotStore
 from tests.clocks import ManualClock
 from tests.dispatching import until
 

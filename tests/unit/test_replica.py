@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from mailsender import service as replica_module
 from mailsender.admin import operations
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.app import listen
 from mailsender.intake.batch import read_batch
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import NoNotes, Notes
@@ -35,7 +36,8 @@ from mailsender.model.ports import (
     Unavailable,
 )
 from mailsender.queue.inflight import Health
-from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.breaker import FIRST_WAIT
 from mailsender.sending import sessions
 from mailsender.service import Parts, Replica
@@ -132,7 +134,7 @@ def replica_over(
         relay=relay,
         notes=notes or NoNotes(),
     )
-    return Replica(Settings(), parts, clock)
+    return Replica(Settings(), parts, clock, listen=listen)
 
 
 def letter() -> Letter:

@@ -4,17 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.smtp.replies import (
-    MAX_EMPTY,
-    MAX_LINE,
-    MAX_LINES,
-    MAX_TEXT,
-    Kind,
-    Reply,
-    ReplyError,
-    ReplyParser,
-    clean,
-)
+from mailsender.model.text import MAX_TEXT, one_line
+from mailsender.smtp.replies import MAX_EMPTY, MAX_LINE, MAX_LINES, Kind, Reply, ReplyError, ReplyParser
 
 
 def parse(data: bytes) -> list[Reply]:
@@ -149,7 +140,7 @@ def test_str_reads_as_the_relay_wrote_it() -> None:
 
 @given(st.text())
 def test_clean_text_is_one_short_printable_line(text: str) -> None:
-    line = clean(text)
+    line = one_line(text)
     assert line.isprintable()
     assert len(line) <= MAX_TEXT
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from mailsender.observe.log import secret_values
 from mailsender.settings.environment import Settings, Slip, astray, load, parse_duration, slips, table
+from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError, place
 
 NEEDED = {

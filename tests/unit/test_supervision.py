@@ -11,12 +11,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.app import listen
 from mailsender.journal.port import NoNotes
 from mailsender.model.letter import Outcome
 from mailsender.model.ports import Landed, Outgoing, Record, SystemClock
 from mailsender.observe import supervision
 from mailsender.observe.supervision import FAILURES, Supervisor, once
-from mailsender.queue.memory import MemoryQueue, MemorySlotStore
+from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Parts, Replica
 from mailsender.settings.environment import Settings
 from tests.clocks import ManualClock
@@ -277,7 +279,7 @@ def replica_with(monkeypatch: pytest.MonkeyPatch) -> Replica:
         relay=FakeRelay(),
         notes=NoNotes(),
     )
-    return Replica(Settings(), parts, clock)
+    return Replica(Settings(), parts, clock, listen=listen)
 
 
 BROKEN = {
