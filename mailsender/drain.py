@@ -8,7 +8,7 @@
 5. Outcomes are settled: only then can nothing be sent twice.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
-8. Renewal ends: not earlier, or leases would run out under steps 4 to 6.
+8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
 9. Producer, consumer, MongoDB, then HTTP are closed; HTTP last, so that progress can be watched.
 """
 

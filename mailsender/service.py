@@ -24,7 +24,9 @@ from mailsender.observe.condition import Condition, Conditions
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
 from mailsender.observe.supervision import Supervisor
-from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.heartbeat import Heartbeat
+from mailsender.queue.inflight import InFlight
+from mailsender.queue.tidier import Tidier
 from mailsender.ratelimit.limiter import SlotGate
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
@@ -88,14 +90,15 @@ class Replica:
         self.started = clock.monotonic()
         self.queue_trouble = "not opened yet"
         self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
-        self.hand = Hand(parts.notes)
+        self.in_flight = InFlight(parts.notes)
         self.basket = LetterBasket()
-        self.keeper = LeaseKeeper(parts.queue, self.hand, clock, lease=settings.mongodb_lease)
+        self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
+        self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.gate = SlotGate(
             parts.slots, settings.allowance, clock, backlog=self.basket.__len__, member=secrets.token_hex(8)
         )
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
-        self.settler = Settler(parts.queue, self.hand, clock, report=self.reporter.offer)
+        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         composer, policy = Composer(*settings.sender), _send_policy(settings)
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self.recovery = Recovery(
@@ -112,8 +115,8 @@ class Replica:
             relay=parts.relay,
             composer=composer,
             gate=self.gate,
-            hand=self.hand,
-            keeper=self.keeper,
+            in_flight=self.in_flight,
+            heartbeat=self.heartbeat,
             settler=self.settler,
             policy=policy,
             senders=settings.smtp_max_senders,
@@ -134,7 +137,7 @@ class Replica:
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
         self.conditions = Conditions(clock, self._conditions)
-        self.summary = Summary(self.counted, self.keeper, self.conditions, clock)
+        self.summary = Summary(self.counted, self.tidier, self.conditions, clock)
         self._stop = asyncio.Event()
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -151,7 +154,7 @@ class Replica:
     def _conditions(self) -> Iterator[Condition]:
         relay, running = self.dispatch.relay, self.state == "running"
         mongodb = self.queue_trouble or self.dispatch.trouble or self.settler.trouble
-        if not mongodb and running and not self.keeper.health.good:
+        if not mongodb and running and not self.heartbeat.health.good:
             mongodb = "does not answer"
         # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
         whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
@@ -179,13 +182,13 @@ class Replica:
 
     def _backlog(self) -> Condition | None:
         """More letters that are due than the rate lets out in `LONG` seconds."""
-        allowance, stats = self.gate.allowance, self.keeper.stats
+        allowance, stats = self.gate.allowance, self.tidier.stats
         if stats is None or not allowance.letters:
             return None
         takes = stats.due * allowance.period / allowance.letters
         if takes <= LONG:
             return None
-        counted_at = self.clock.epoch() - (self.keeper.stats_age or 0.0)
+        counted_at = self.clock.epoch() - (self.tidier.stats_age or 0.0)
         rate = f"{allowance.letters} in {duration_text(allowance.period)}"
         text = f"{stats.due} letters are due, and the rate is {rate}"
         return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
@@ -200,7 +203,7 @@ class Replica:
     @property
     def queue_full(self) -> int | None:
         """How many letters wait, where they are more than are taken over HTTP."""
-        limit, stats = self.settings.queue_max_letters, self.keeper.stats
+        limit, stats = self.settings.queue_max_letters, self.tidier.stats
         return stats.awaiting if limit and stats is not None and stats.awaiting > limit else None
 
     # --- stopping --------------------------------------------------------------------------------
@@ -240,7 +243,7 @@ class Replica:
             await front.close()
             self.watchdog.stop()
         for reason in self.progress.unclean:
-            log.error("drain_unclean", reason=reason, action="leases and the sweep make up for it")
+            log.error("drain_unclean", reason=reason, action="other replicas and the sweep make up for it")
         tally = self.settler.tally
         log.info(
             "stopped",
@@ -266,8 +269,8 @@ class Replica:
                 ("intake", self.intake.run, "no records are taken in"),
                 ("reporter", self.reporter.run, "no reports are published"),
                 ("gate", self.gate.run, "nothing is sent, unless there is neither rate nor quota"),
-                ("keeper", self.keeper.run, "leases are not renewed"),
-                ("tidier", self.keeper.tidy, "leases that ran out are not reclaimed, and counts grow old"),
+                ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
+                ("tidier", self.tidier.run, "letters of the dead are not given back, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
             ):
                 stop = self._stops[name] = asyncio.Event()
@@ -289,6 +292,7 @@ class Replica:
         while not self._stop.is_set():
             try:
                 await self.parts.queue.open()
+                await self.heartbeat.begin()
             except Unavailable as error:
                 # That there is a server is one piece of news, that it does not let us in another.
                 if not told or (isinstance(error, Forbidden) and not forbidden):
@@ -321,7 +325,7 @@ class Replica:
                 "recovery_failed",
                 error=type(error).__name__,
                 exc_info=error,
-                action="goes on without the notes; the leases of their letters give them back",
+                action="goes on without the notes; others give their letters back",
             )
         return True
 
@@ -336,15 +340,15 @@ class Replica:
         step("release")
         self.dispatch.stop_claiming()
         if not await deadline.bound(self.dispatch.claimed_out, lambda: deadline.work_left / 2):
-            unclean.append("a claim was not answered in time; its lease gives back what it took")
+            unclean.append("a claim was not answered in time; others give back what it took")
         step("workers")
         await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
         step("settle")
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
-        if len(self.hand):
-            unclean.append(f"{len(self.hand)} letters are still in hand; their leases give them back")
+        if len(self.in_flight):
+            unclean.append(f"{len(self.in_flight)} letters are still in flight; others give them back")
         step("report")
         await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
         left = self.reporter.state.waiting
@@ -353,15 +357,16 @@ class Replica:
         step("slots")
         await self._ended("gate", deadline, lambda: deadline.left)
         await self._within(self.gate.close(), max(LEAST, deadline.left), "slots")
-        step("renewal")
+        step("heartbeat")
         await self._ended("tidier", deadline, lambda: deadline.left)
-        await self._ended("keeper", deadline, lambda: deadline.left)
+        await self._ended("heartbeat", deadline, lambda: deadline.left)
+        await self._within(self.heartbeat.end(), max(LEAST, deadline.left), "heartbeat")
         self.summary.last()
         step("close")
 
     async def _return_lost(self, deadline: Deadline) -> None:
         """Give back what claims took whose answers were lost; where nobody can know, it is not clean."""
-        doubt = "a claim was never answered; what it takes after all comes back when its lease ends"
+        doubt = "a claim was never answered; what it takes after all comes back once another replica looks"
         try:
             async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
                 lost = await self.dispatch.return_lost()
@@ -371,7 +376,7 @@ class Replica:
         if lost:
             log.info("lost_claims_returned", letters=lost)
         # While MongoDB has not answered for a while again, it may still carry out what it was told before.
-        if self.dispatch.in_doubt and not self.keeper.health.steady(self.clock.monotonic()):
+        if self.dispatch.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
             self.progress.unclean.append(doubt)
 
     async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
@@ -390,7 +395,7 @@ class Replica:
 
     def _step(self, name: str) -> None:
         self.progress.step = name
-        log.info("drain_step", step=name, in_hand=len(self.hand))
+        log.info("drain_step", step=name, in_hand=len(self.in_flight))
 
     async def _within(self, work: Awaitable[None], seconds: float, name: str) -> None:
         try:
@@ -442,5 +447,5 @@ def _send_policy(settings: Settings) -> SendPolicy:
             retry_for=settings.smtp_retry_for,
             resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
         ),
-        lease=settings.mongodb_lease,
+        life=settings.mongodb_lease,
     )

@@ -212,7 +212,7 @@ class Run:
         return False
 
     def _open(self) -> bool:
-        """Whether a letter waits, or is in somebody's hand."""
+        """Whether a letter waits, or is in somebody's in_flight."""
         with contextlib.suppress(PyMongoError), self.world.letters() as letters:
             return letters.find_one({"status": {"$in": ["awaiting", "processing"]}}, {"_id": 1}) is not None
         return True

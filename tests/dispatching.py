@@ -12,7 +12,8 @@ from datetime import datetime
 from mailsender.journal.port import Notes
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
 from mailsender.model.ports import SystemClock
-from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.heartbeat import Heartbeat
+from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import SlotGate
@@ -65,8 +66,8 @@ class Scene:
     relay: FakeRelay
     dispatch: Dispatch
     settler: Settler
-    hand: Hand
-    keeper: LeaseKeeper
+    in_flight: InFlight
+    heartbeat: Heartbeat
     gate: SlotGate
     reported: list[Letter] = field(default_factory=list)
 
@@ -94,13 +95,14 @@ async def running(
     max_recipients: int = 100,
     max_attempts: int = 2,
     delay: float = 0.02,
-    lease: float = 60.0,
+    life: float = 60.0,
     **policy: float,
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
     queue = queue or MemoryQueue(clock)
-    hand = Hand(notes)
-    keeper = LeaseKeeper(queue, hand, clock, lease=lease)
+    in_flight = InFlight(notes)
+    heartbeat = Heartbeat(queue, in_flight, clock, life=life)
+    await heartbeat.begin()
     basket = LetterBasket()
     gate = SlotGate(MemorySlotStore(clock), allowance, clock, backlog=basket.__len__)
     reported: list[Letter] = []
@@ -108,14 +110,14 @@ async def running(
     async def report(letters: Sequence[Letter]) -> None:
         reported.extend(letters)
 
-    settler = Settler(queue, hand, clock, report=report)
+    settler = Settler(queue, in_flight, clock, report=report)
     dispatch = Dispatch(
         queue=queue,
         relay=relay,
         composer=PlainComposer(),
         gate=gate,
-        hand=hand,
-        keeper=keeper,
+        in_flight=in_flight,
+        heartbeat=heartbeat,
         settler=settler,
         policy=SendPolicy(
             reverse_path="s@example.test",
@@ -124,14 +126,14 @@ async def running(
             session_idle=policy.get("session_idle", 30.0),
             refuse_probability=policy.get("refuse_probability", 0.0),
             retry=RetryPolicy(max_attempts=max_attempts, delay=delay),
-            lease=lease,
+            life=life,
         ),
         senders=senders,
         clock=clock,
         basket=basket,
         chance=random.Random(1),
     )
-    scene = Scene(queue, relay, dispatch, settler, hand, keeper, gate, reported)
+    scene = Scene(queue, relay, dispatch, settler, in_flight, heartbeat, gate, reported)
     stop = asyncio.Event()
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         settling = group.create_task(settler.run())

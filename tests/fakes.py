@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mailsender.model.letter import FreshClaim, Lease, Letter
+from mailsender.model.letter import Claim, FreshClaim, Letter
 from mailsender.model.ports import Inserted, Landed, Outgoing, Record, TooLarge, Unavailable
 from mailsender.queue.memory import MemoryQueue
 from tests.clocks import ManualClock
@@ -69,18 +69,16 @@ class FakeOwner:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self.nudges = 0
-        self.leases: list[Lease] = []
+        self.claims: list[Claim] = []
 
     async def claim_fresh(self, wanted: int) -> FreshClaim | None:
         if not self.room:
             return None
-        return FreshClaim(
-            token=f"claim {len(self.leases)}", limit=min(wanted, self.room), lease=60.0, since=0.0
-        )
+        return FreshClaim(token=f"claim {len(self.claims)}", limit=min(wanted, self.room))
 
-    def take_fresh(self, lease: Lease) -> None:
-        self.leases.append(lease)
-        self.room -= len(lease.letters)
+    def take_fresh(self, claim: Claim) -> None:
+        self.claims.append(claim)
+        self.room -= len(claim.letters)
 
     def nudge(self) -> None:
         self.nudges += 1

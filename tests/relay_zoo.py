@@ -1,4 +1,4 @@
-"""Relays that behave as real ones are reported to. By hand:
+"""Relays that behave as real ones are reported to. By in_flight:
 
     python -m tests.relay_zoo --list
     python -m tests.relay_zoo exchange                    says host:port, then shows the dialogue

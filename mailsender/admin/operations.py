@@ -144,7 +144,7 @@ class ReplicaOperations:
         """All that an operator wants to see at once; the queue is counted anew where it can be."""
         replica = self._replica
         await self._count()
-        stats, age = replica.keeper.stats, replica.keeper.stats_age
+        stats, age = replica.tidier.stats, replica.tidier.stats_age
         return {
             "waits_for": [
                 asdict(each) | {"since": _moment(each.since), "until": _moment(each.until)}
@@ -162,7 +162,7 @@ class ReplicaOperations:
                 "error": stats.error,
                 "unreported": stats.unreported,
                 "oldest_due_seconds": round(stats.oldest_due, 1),
-                "in_hand": len(replica.hand),
+                "in_hand": len(replica.in_flight),
             },
             "since_start": self._counters(),
             "rate": self._rate(),
@@ -197,9 +197,9 @@ class ReplicaOperations:
 
     async def _count(self) -> None:
         """Count the queue, unless that was done a moment ago, or takes long, or cannot be done."""
-        keeper = self._replica.keeper
-        if self._counting is None and (keeper.stats_age is None or keeper.stats_age > FRESH):
-            self._counting = asyncio.create_task(keeper.count())
+        tidier = self._replica.tidier
+        if self._counting is None and (tidier.stats_age is None or tidier.stats_age > FRESH):
+            self._counting = asyncio.create_task(tidier.count())
             self._counting.add_done_callback(self._counted)
         if self._counting is not None:
             await asyncio.wait({self._counting}, timeout=FRESH)
@@ -207,14 +207,14 @@ class ReplicaOperations:
     def _counted(self, task: asyncio.Task[None]) -> None:
         self._counting = None
         if not task.cancelled():
-            task.exception()  # the keeper tells what is wrong with the queue
+            task.exception()  # the tidier tells what is wrong with the queue
 
     def _counters(self) -> dict[str, int]:
-        keeper, counted = self._replica.keeper, self._replica.counted()
+        replica, counted = self._replica, self._replica.counted()
         return counted | {
             "late_settlements": counted.pop("late"),
-            "leases_lost": keeper.lost,
-            "leases_reclaimed": keeper.reclaimed,
+            "letters_lost": replica.heartbeat.lost,
+            "letters_reclaimed": replica.tidier.reclaimed,
         }
 
     def _rate(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class ReplicaOperations:
             "step": progress.step or "begins",
             "seconds": round(replica.clock.monotonic() - progress.started, 1),
             "timeout_seconds": replica.settings.drain_timeout,
-            "in_hand": len(replica.hand),
+            "in_hand": len(replica.in_flight),
             "unclean": list(progress.unclean),
         }
 

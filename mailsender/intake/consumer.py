@@ -21,7 +21,7 @@ from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
 from mailsender.intake.schema import Limits
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
-from mailsender.model.letter import FreshClaim, Lease, Letter, Origin, Status, content_digest, now_ms
+from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status, content_digest, now_ms
 from mailsender.model.ports import (
     Clock,
     Inserted,
@@ -64,7 +64,7 @@ class Owner(Protocol):
         """A claim for up to `wanted` letters about to be stored, None where they have to wait their turn."""
         ...
 
-    def take_fresh(self, lease: Lease) -> None:
+    def take_fresh(self, claim: Claim) -> None:
         """Letters that were stored under such a claim; takes them whatever happened meanwhile."""
         ...
 
@@ -490,9 +490,9 @@ class Intake:
             found = await self._insist("MongoDB", partial(self._queue.insert, letters), stop)
         else:
             store = partial(self._queue.insert_claimed, letters, claim)
-            found, lease = await self._insist("MongoDB", store, stop)
-            owner.take_fresh(lease)
-            owned = len(lease.letters)
+            found, claimed = await self._insist("MongoDB", store, stop)
+            owner.take_fresh(claimed)
+            owned = len(claimed.letters)
         if owner is not None and _sendable(letters, found) > owned:
             owner.nudge()
         return found

@@ -30,7 +30,7 @@ class Estate:
         """Hold what dead processes left, and tell what is open in it.
 
         A file that cannot be read is set aside with a warning: its letters, and all others of its run that
-        no readable note names, are left to their leases.
+        no readable note names, come back when it is declared dead.
         """
         self.release()
         stories = notes.Stories(self._place)
@@ -93,7 +93,7 @@ class Estate:
 
 _RUN = re.compile("[0-9a-f]{16}")
 
-_LEASES = "the leases of its letters give them back"
+_LEASES = "its letters come back when its replica is declared dead"
 
 
 def _run(path: Path) -> str:

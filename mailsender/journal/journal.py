@@ -57,6 +57,20 @@ class FileRecorder:
             reason = error.strerror or str(error)
             raise Rejected(f"{self._directory} cannot be written: {reason}") from error
 
+    def new_run(self) -> str:
+        """See `mailsender.journal.port.Notes`. What is noted so far stays in its files until it is done."""
+        self._run = secrets.token_bytes(8)
+        self.run = self._run.hex()
+        self._pen = notes.Pen(self._run, self._place)
+        if self._current is not None:
+            self._current.seal()
+            self._current = None
+        for file in self._files[:]:
+            if not file.names:
+                self._files.remove(file)
+                file.delete()
+        return self.run
+
     def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
         """Note that the dot of a slice is next; False: it must not be written."""
         key = notes.key(letter_id, token)

@@ -13,12 +13,16 @@ class Notes(Protocol):
     """What a process notes about letters in hand, so that its successor knows what it did.
 
     A note outlives the process once its call returns, though not the machine. No call waits, and none
-    raises: notes are advice, and a letter without them is left to its lease.
+    raises: notes are advice, and a letter without them is given back once its replica is declared dead.
     """
 
     @property
     def run(self) -> str:
         """With what the tokens of our claims begin: up to 16 hex digits, none where nobody asks."""
+        ...
+
+    def new_run(self) -> str:
+        """Another `run` from now on, for the letters under the one before are others'."""
         ...
 
     @property
@@ -63,6 +67,10 @@ class NoNotes:
 
     run = ""
     trouble = ""
+
+    def new_run(self) -> str:
+        """See `Notes`."""
+        return ""
 
     def dot(self, *_: object, **__: object) -> bool:
         """See `Notes`."""

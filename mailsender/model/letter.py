@@ -430,36 +430,41 @@ class StoredLetter:
     due: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Letters taken for sending, and until when they are ours.
+REPLICA_DIGITS: Final = 16
+"""Hex digits of a replica's ID, with which its tokens begin."""
 
-    `token` fences late writers. `until` is on the caller's monotonic clock, counted from before the
-    claim was sent, so it never lies later than what the queue wrote.
+
+def replica_of(token: str) -> str:
+    """The ID of the replica that made a token."""
+    return token[:REPLICA_DIGITS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Letters taken for sending under a token, which fences late writers.
+
+    It begins with the ID of the replica that has them: they are its own for as long as that lives.
     """
 
     token: str
-    until: float
     letters: tuple[Letter, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreshClaim:
-    """A wish to own letters from the moment of their insertion: up to `limit` of them, for `lease` seconds.
+    """A wish to own letters from the moment of their insertion: up to `limit` of them.
 
-    `since` is the caller's monotonic clock before the first try. A call that is repeated brings the same
-    claim: what an earlier try stored under `token` is known by it, although its reply was lost.
+    A call that is repeated brings the same claim: what an earlier try stored under `token` is known by it,
+    although its reply was lost.
     """
 
     token: str
     limit: int
-    lease: float
-    since: float
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Settlement:
-    """What is to be written back for one letter under its lease.
+    """What is to be written back for one letter under its claim.
 
     `letter` is the new state: final, or `awaiting` again after `delay` seconds.
     """

@@ -16,9 +16,9 @@ from typing import Final, Protocol
 from mailsender.model.history import History
 from mailsender.model.letter import (
     Answer,
+    Claim,
     Envelope,
     FreshClaim,
-    Lease,
     Letter,
     Origin,
     Outcome,
@@ -156,37 +156,47 @@ class Queue(Histories, Protocol):
 
     async def insert_claimed(
         self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Lease]:
+    ) -> tuple[list[Inserted], Claim]:
         """`insert`, with the first `claim.limit` letters that can be sent stored as claimed already.
 
         They are `processing` under `claim.token` from the start, which saves their claim and the reading of
-        their bodies. The lease holds those that are in the queue under this token, and no others: a letter
+        their bodies. The claim holds those that are in the queue under this token, and no others: a letter
         that was there before belongs to whoever has it. The rest is stored `awaiting`.
         """
         ...
 
-    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
-        """Take up to `limit` due letters for `lease` seconds, the longest waiting first.
+    async def join(self, replica: str, life: float) -> None:
+        """Let a replica be known for living, for `life` seconds from now; its ID is new.
 
-        One claim is bounded in bytes, too, though one letter is taken whatever its size.
-        Letters become `processing` under `token`, which is new, or one that is made. A letter is never under
-        two live tokens.
-        With one replica the order is that of (due, insertion). Returns an empty lease where none
-        is due. If the reply of a write is lost the letters are read back by token, or not
-        returned at all and left to `reclaim`.
+        Before its first claim, for letters of replicas that nobody knows are given back.
         """
         ...
 
-    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
-        """Extend the leases of letters still under their tokens to `lease` seconds from now.
+    async def beat(self, replica: str, life: float) -> bool:
+        """Let a replica be known for living for `life` seconds from now, though its time may be over.
 
-        `leases` maps a token to the IDs in hand. An expired lease that nobody reclaimed is extended
-        too. Returns the IDs that are no longer `processing` under their token.
+        False: it was declared dead, or is not known; its letters are given back, and it needs another ID.
+        """
+        ...
+
+    async def leave(self, replica: str) -> None:
+        """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
+        ...
+
+    async def claim(self, limit: int, token: str) -> Claim:
+        """Take up to `limit` due letters under `token`, the longest waiting first.
+
+        One claim is bounded in bytes, too, though one letter is taken whatever its size.
+        Letters become `processing` under `token`, which is new and begins with the ID of a replica that has
+        joined. A letter is never under two tokens.
+        With one replica the order is that of (due, insertion). Returns an empty claim where none
+        is due. If the reply of a write is lost the letters are read back by token, or not
+        returned at all: `claims_of` finds them.
         """
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
-        """Write outcomes back, each guarded by its lease token, expired or not.
+        """Write outcomes back, each guarded by its token, though its replica may be dead.
 
         A final state is stored unreported in the same write; `awaiting` becomes due after the
         settlement's delay. Repeating a settlement changes nothing. Returns the IDs of late writers:
@@ -207,24 +217,25 @@ class Queue(Histories, Protocol):
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
         ...
 
-    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+    async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """Letters that are still `processing` under their tokens, as they were claimed, by token.
 
-        `leases` maps a token to IDs, as for `renew`; a lease that has run out still counts.
+        `claims` maps a token to IDs.
         """
         ...
 
-    async def claims_of(self, run: str) -> dict[str, list[str]]:
-        """IDs of the letters that are `processing` under tokens that begin with `run`, by token."""
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
+        """IDs of the letters that are `processing` under a replica's tokens, by token."""
         ...
 
     async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
-        """Turn up to `limit` letters whose lease ran out back to `awaiting`; returns how many.
+        """Declare replicas dead whose time is over, and turn up to `limit` of their letters back.
 
-        Their due time stays, so they are first in line. A `processing` document without a lease
-        (left by another program) counts as run out. What cannot be done within so many seconds is not done
-        later either: after an outage their owners come first. A lease that ends later than `by`, in epoch
-        seconds, has not run out even where the store's clock is beyond it: somebody set that ahead.
+        They are `awaiting` then; returns how many. Their due time stays, so they are first in line.
+        A `processing` document that belongs to no replica that is known, left by another program or by one
+        that has left, comes back, too. What cannot be done within so many seconds is not done later either:
+        after an outage the living come first. A replica whose time ends later than `by`, in epoch seconds,
+        is not dead even where the store's clock is beyond it: somebody set that ahead.
 
         Raises:
             Unavailable: the queue is away, or was for a part of that time.
@@ -444,11 +455,11 @@ class Go(Protocol):
     """Permission to go on with a transaction, asked at the two moments that cannot be taken back."""
 
     def begin(self) -> bool:
-        """Asked just before MAIL FROM is written: the slot has not lapsed and the lease holds."""
+        """Asked just before MAIL FROM is written: the slot has not lapsed, and the letter is ours."""
         ...
 
     def dot(self) -> bool:
-        """Asked just before the final dot is written: the lease still holds and nobody cut us off.
+        """Asked just before the final dot is written: the letter is still ours and nobody cut us off.
 
         After a yes nothing may come between but the write: it is noted that a relay may have the letter.
         """

@@ -11,7 +11,7 @@ from mailsender.aio import pause
 from mailsender.model.letter import now_ms
 from mailsender.model.ports import Clock
 from mailsender.observe.condition import Condition, Conditions
-from mailsender.queue.inflight import LeaseKeeper
+from mailsender.queue.tidier import Tidier
 
 log = structlog.get_logger()
 
@@ -28,12 +28,12 @@ class Summary:
     def __init__(
         self,
         counted: Callable[[], Mapping[str, int]],
-        keeper: LeaseKeeper,
+        tidier: Tidier,
         conditions: Conditions,
         clock: Clock,
     ) -> None:
         self._counted = counted
-        self._keeper = keeper
+        self._tidier = tidier
         self._conditions = conditions
         self._clock = clock
         self._before = counted()
@@ -54,7 +54,7 @@ class Summary:
         now, after = self._clock.monotonic(), self._counted()
         changed = {name: number - self._before[name] for name, number in after.items()}
         found = self._conditions.now() if conditions is None else conditions
-        stats, age = self._keeper.stats, self._keeper.stats_age
+        stats, age = self._tidier.stats, self._tidier.stats_age
         waiting = stats is not None and (stats.awaiting or stats.unreported)
         if any(changed.values()) or waiting or found:
             log.info(

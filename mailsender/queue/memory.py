@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import secrets
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from itertools import count, islice
 from mailsender.model.history import History
 from mailsender.model.letter import (
     Answer,
+    Claim,
     FreshClaim,
-    Lease,
     Letter,
     Recipient,
     Settlement,
     Status,
     StoredLetter,
     now_ms,
+    replica_of,
 )
 from mailsender.model.ports import (
     CLOCK_AGE,
@@ -50,8 +50,7 @@ class _Entry:
     letter: Letter
     order: int
     due: float
-    lease: str = ""
-    until: float = 0.0
+    token: str = ""
     settled_by: str = ""
     since: float = 0.0
     at: float | None = None
@@ -66,7 +65,8 @@ class MemoryQueue:
         self._retention = retention
         self._entries: dict[str, _Entry] = {}
         self._waiting: list[tuple[float, int, str]] = []  # a heap of those that await
-        self._leased: dict[str, _Entry] = {}
+        self._claimed: dict[str, _Entry] = {}
+        self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
         self._unreported: dict[str, _Entry] = {}  # in the order of `at`, for time only goes on
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
@@ -102,7 +102,7 @@ class MemoryQueue:
 
     async def insert_claimed(
         self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Lease]:
+    ) -> tuple[list[Inserted], Claim]:
         """See `Queue.insert_claimed`."""
         self._forget()
         found: list[Inserted] = []
@@ -121,32 +121,31 @@ class MemoryQueue:
             if wanted and verdict is Inserted.NEW:
                 owned[letter_id] = letter
             found.append(verdict)
-        letters = tuple(owned.values())
-        return found, Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
+        return found, Claim(token=claim.token, letters=tuple(owned.values()))
 
-    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+    async def join(self, replica: str, life: float) -> None:
+        """See `Queue.join`."""
+        self._replicas[replica] = self._clock.monotonic() + life
+
+    async def beat(self, replica: str, life: float) -> bool:
+        """See `Queue.beat`."""
+        known = replica in self._replicas
+        if known:
+            self._replicas[replica] = self._clock.monotonic() + life
+        return known
+
+    async def leave(self, replica: str) -> None:
+        """See `Queue.leave`."""
+        self._replicas.pop(replica, None)
+
+    async def claim(self, limit: int, token: str) -> Claim:
         """See `Queue.claim`."""
-        now = self._clock.monotonic()
-        token = token or secrets.token_hex(16)
-        entries = list(islice(self._due(now), limit))
+        entries = list(islice(self._due(self._clock.monotonic()), limit))
         for entry in entries:
-            entry.lease, entry.until = token, now + lease
+            entry.token = token
             self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
-            self._leased[entry.letter.id] = entry
-        return Lease(token=token, until=now + lease, letters=tuple(entry.letter for entry in entries))
-
-    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
-        """See `Queue.renew`."""
-        until = self._clock.monotonic() + lease
-        lost = set()
-        for token, ids in leases.items():
-            for each in ids:
-                entry = self._held(each, token)
-                if entry is None:
-                    lost.add(each)
-                else:
-                    entry.until = until
-        return frozenset(lost)
+            self._claimed[entry.letter.id] = entry
+        return Claim(token=token, letters=tuple(entry.letter for entry in entries))
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
         """See `Queue.settle`."""
@@ -167,7 +166,7 @@ class MemoryQueue:
                 entry.due = now + each.delay
                 self._put_back(entry, letter)
             else:
-                self._unlease(entry)
+                self._unclaim(entry)
                 self._change(entry, letter)
                 self._report(entry)
         return frozenset(late)
@@ -190,32 +189,33 @@ class MemoryQueue:
             if entry is not None:
                 self._put_back(entry, entry.letter)
 
-    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+    async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
         found = {
             token: [entry.letter for each in ids if (entry := self._held(each, token))]
-            for token, ids in leases.items()
+            for token, ids in claims.items()
         }
         return {token: letters for token, letters in found.items() if letters}
 
-    async def claims_of(self, run: str) -> dict[str, list[str]]:
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`."""
         claims: dict[str, list[str]] = {}
-        for entry in self._leased.values():
-            if entry.lease.startswith(run):
-                claims.setdefault(entry.lease, []).append(entry.letter.id)
+        for entry in self._claimed.values():
+            if entry.token.startswith(replica):
+                claims.setdefault(entry.token, []).append(entry.letter.id)
         return claims
 
     async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
         """See `Queue.reclaim`."""
         del within  # it is done at once
         now = min(self._clock.monotonic(), by - (self._clock.epoch() - self._clock.monotonic()))
-        run_out = sorted(
-            (entry for entry in self._leased.values() if entry.until <= now), key=lambda each: each.until
-        )
-        for entry in run_out[:limit]:
+        for replica in [each for each, until in self._replicas.items() if until <= now]:
+            del self._replicas[replica]
+        lost = (entry for entry in self._claimed.values() if replica_of(entry.token) not in self._replicas)
+        freed = list(islice(lost, limit))
+        for entry in freed:
             self._put_back(entry, entry.letter)
-        return len(run_out[:limit])
+        return len(freed)
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`."""
@@ -315,24 +315,24 @@ class MemoryQueue:
             yield self._entries[heapq.heappop(self._waiting)[2]]
 
     def _held(self, letter_id: str, token: str) -> _Entry | None:
-        entry = self._leased.get(letter_id)
-        return entry if entry is not None and entry.lease == token else None
+        entry = self._claimed.get(letter_id)
+        return entry if entry is not None and entry.token == token else None
 
     def _own(self, letter_id: str, claim: FreshClaim) -> None:
         """Put a letter that has just come in under a claim."""
         entry = self._entries[letter_id]
         self._waiting.remove((entry.due, entry.order, letter_id))
         heapq.heapify(self._waiting)
-        entry.lease, entry.until = claim.token, self._clock.monotonic() + claim.lease
+        entry.token = claim.token
         self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
-        self._leased[letter_id] = entry
+        self._claimed[letter_id] = entry
 
-    def _unlease(self, entry: _Entry) -> None:
-        del self._leased[entry.letter.id]
-        entry.lease = ""
+    def _unclaim(self, entry: _Entry) -> None:
+        del self._claimed[entry.letter.id]
+        entry.token = ""
 
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
-        self._unlease(entry)
+        self._unclaim(entry)
         self._change(entry, letter.evolve(status=Status.AWAITING))
         heapq.heappush(self._waiting, (entry.due, entry.order, letter.id))
 

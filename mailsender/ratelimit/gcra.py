@@ -194,7 +194,7 @@ def day_bounds(now: float, timezone: str) -> tuple[float, float]:
 
 
 def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, float, int]:
-    """Lease slots from `cursor` at the store's time `now`: the new cursor, the first slot, how many.
+    """Claim slots from `cursor` at the store's time `now`: the new cursor, the first slot, how many.
 
     While others want more than they got, a member takes no more than its share of a moment, `AHEAD`.
 

@@ -95,7 +95,7 @@ class SlotGate:
         return await future
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lease slots while somebody waits, and keep an eye on the quota, until `stop`."""
+        """Claim slots while somebody waits, and keep an eye on the quota, until `stop`."""
         if self._unlimited:
             await stop.wait()
             return
@@ -128,7 +128,7 @@ class SlotGate:
             log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
 
     async def _refill(self) -> float:
-        """Lease once and hand out; returns the seconds to wait before the next try.
+        """Claim once and hand out; returns the seconds to wait before the next try.
 
         Where nobody waits it takes none, and only looks how much of the quota is used.
         """

@@ -11,7 +11,7 @@ class SlotStore(Protocol):
     """The one place from which all replicas lease slots."""
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
-        """Lease up to `request.want` slots; a grant of none says when to ask again.
+        """Claim up to `request.want` slots; a grant of none says when to ask again.
 
         Members who want more than there is get about as much each. To want none takes none, and tells how
         much of the quota is used. Raises `Unavailable`.

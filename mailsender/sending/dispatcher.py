@@ -6,17 +6,18 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 
 import structlog
 
 from mailsender.afterwards import afterwards
 from mailsender.aio import first_of, pause
-from mailsender.model.letter import FreshClaim, Lease, Letter
+from mailsender.model.letter import Claim, FreshClaim, Letter
 from mailsender.model.ports import Clock, Queue, Relay, Unavailable
 from mailsender.observe.supervision import Keep, once
-from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.heartbeat import Heartbeat
+from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.limiter import SlotGate
 from mailsender.sending.sender import Compose, SendPolicy, Worker
 from mailsender.sending.sessions import RelayState
@@ -44,7 +45,7 @@ HAND_BYTES = 24 * 1024 * 1024
 under way at full speed, and so few of the largest that the process stays below 200 MB."""
 
 AHEAD = 2.0
-"""Seconds of work to hold: enough to hide a claim's round trip, little enough to age no lease."""
+"""Seconds of work to hold: enough to hide a claim's round trip, and little for others to wait for."""
 
 POLL = 1.0
 """Seconds between two looks into an empty queue; a letter of this replica's own intake nudges. A look is the
@@ -78,10 +79,10 @@ class LetterBasket:
     def __len__(self) -> int:
         return len(self._letters)
 
-    def put(self, lease: Lease) -> None:
+    def put(self, claim: Claim) -> None:
         """Add a claim's letters and wake as many workers."""
-        self._letters.extend((lease.token, letter) for letter in lease.letters)
-        for _ in lease.letters:
+        self._letters.extend((claim.token, letter) for letter in claim.letters)
+        for _ in claim.letters:
             self._wake_one()
 
     def take(self) -> tuple[str, Letter] | None:
@@ -170,8 +171,8 @@ class Dispatch:
         relay: Relay,
         composer: Compose,
         gate: SlotGate,
-        hand: Hand,
-        keeper: LeaseKeeper,
+        in_flight: InFlight,
+        heartbeat: Heartbeat,
         settler: Settler,
         policy: SendPolicy,
         senders: int,
@@ -181,8 +182,8 @@ class Dispatch:
     ) -> None:
         self._queue = queue
         self._gate = gate
-        self._hand = hand
-        self._keeper = keeper
+        self._in_flight = in_flight
+        self._heartbeat = heartbeat
         self._settler = settler
         self._policy = policy
         self._clock = clock
@@ -196,14 +197,15 @@ class Dispatch:
         self._stopping = asyncio.Event()
         self.relay = RelayState(relay.name, clock)
         self.trouble = ""
-        self._doubts: set[str] = set()
+        self._asked: set[str] = set()  # tokens of claims under way
+        self._doubts: set[str] = set()  # those of claims whose replies were lost
         self._workers = [
             Worker(
                 basket=basket,
                 relay=relay,
                 state=self.relay,
                 gate=gate,
-                hand=hand,
+                in_flight=in_flight,
                 settler=settler,
                 composer=composer,
                 policy=policy,
@@ -231,17 +233,12 @@ class Dispatch:
             room = await self._more_fresh_room(wanted)
         if room <= 0:
             return None
-        return FreshClaim(
-            token=self._doubted(),
-            limit=min(room, wanted),
-            lease=self._policy.lease,
-            since=self._clock.monotonic(),
-        )
+        return FreshClaim(token=self._new_token(), limit=min(room, wanted))
 
-    def take_fresh(self, lease: Lease) -> None:
+    def take_fresh(self, claim: Claim) -> None:
         """Letters that came in under such a claim."""
-        self._doubts.discard(lease.token)
-        self._take(lease)
+        self._asked.discard(claim.token)
+        self._take(claim)
 
     async def _more_fresh_room(self, wanted: int) -> int:
         """Wait until as many letters as are `wanted` fit, or `PATIENCE` is over."""
@@ -249,7 +246,7 @@ class Dispatch:
         self._basket.ebb_mark = FRESH - wanted
         while True:
             self._basket.ebb.clear()
-            eased = self._hand.eased
+            eased = self._in_flight.eased
             room = self._fresh_room()
             left = ends - self._clock.monotonic()
             if room < 0 or room >= wanted or left <= 0:
@@ -258,7 +255,7 @@ class Dispatch:
 
     def _fresh_room(self) -> int:
         """How many letters fit into the basket; -1 when none may come that way."""
-        idle = self._nothing_goes() or self.relay.breaker.open or self._hand.notes.trouble
+        idle = self._nothing_goes() or self.relay.breaker.open or self._in_flight.notes.trouble
         if idle or not self._dry or self._stopping.is_set():
             return -1
         if self._crowded():
@@ -294,7 +291,7 @@ class Dispatch:
     async def claimed_out(self, timeout: float) -> bool:
         """Wait for the claim under way, whose letters go back; False when `timeout` seconds were too few.
 
-        What such a claim took after all is left to its lease.
+        What such a claim took after all is left to other replicas.
         """
         if self._claiming is None:
             return True
@@ -302,33 +299,53 @@ class Dispatch:
         return bool(ended)
 
     async def return_lost(self) -> int:
-        """Give back letters that are ours in the queue and not in hand: a claim's reply was lost; how many.
+        """Give back letters that are ours in the queue and not in flight: a claim's reply was lost; how many.
 
         To be called when nothing is claimed any more. Without such a reply the queue is not asked.
 
         Raises:
             Unavailable: the queue cannot say whether there are any.
         """
-        if not self._doubts:
-            return 0
-        ours = await self._queue.claims_of(self._hand.run)
-        lost = 0
-        for token, ids in ours.items():
-            strange = [each for each in ids if self._hand.token(each) != token]
-            lost += len(strange)
-            self._settler.release(token, strange)
-        return lost
+        return await self._return_claimed(self._doubts | self._asked)
 
     @property
     def in_doubt(self) -> bool:
         """Whether a claim was never answered; what it takes may still come under our name."""
-        return bool(self._doubts)
+        return bool(self._doubts or self._asked)
 
-    def _doubted(self) -> str:
-        """A token for a claim, which is in doubt until its letters are taken."""
-        token = self._hand.new_token()
-        if len(self._doubts) < DOUBTS:
-            self._doubts.add(token)
+    async def _settle_doubts(self) -> None:
+        """Give back what claims took whose replies were lost: while this replica lives nobody else will.
+
+        Only when MongoDB has answered for a while: until then it may carry out what it was told before.
+        """
+        if not self._doubts or not self._heartbeat.health.steady(self._clock.monotonic()):
+            return
+        doubts = set(self._doubts)
+        try:
+            returned = await self._return_claimed(doubts)
+        except Unavailable as error:
+            self._heartbeat.away(error)
+            return
+        self._doubts -= doubts
+        if returned:
+            log.info("lost_claims_returned", letters=returned)
+
+    async def _return_claimed(self, tokens: Set[str]) -> int:
+        """Give back what is in the queue under these tokens, and not in flight; how many."""
+        if not tokens:
+            return 0
+        ours = await self._queue.claims_of(self._in_flight.replica)
+        lost = 0
+        for token in tokens & ours.keys():
+            strange = [each for each in ours[token] if self._in_flight.token(each) != token]
+            lost += len(strange)
+            self._settler.release(token, strange)
+        return lost
+
+    def _new_token(self) -> str:
+        """A token for a claim that has yet to be answered."""
+        token = self._in_flight.new_token()
+        self._asked.add(token)
         return token
 
     async def finish(self, timeout: float) -> bool:
@@ -368,7 +385,7 @@ class Dispatch:
         while not self._stopping.is_set():
             self._nudged.clear()
             self._basket.low.clear()
-            eased = self._hand.eased
+            eased = self._in_flight.eased
             if self._blocked():
                 self._release(self._basket.drain())
             room = self._room()
@@ -381,6 +398,7 @@ class Dispatch:
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 continue
             backoff = FIRST_BACKOFF
+            await self._settle_doubts()
             self._dry = got < room
             if not got:
                 await pause(self._nudged, POLL)
@@ -388,29 +406,32 @@ class Dispatch:
     async def _claim(self, room: int) -> int:
         """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
         self._looked_at = self._clock.monotonic()
-        token = self._doubted()
+        token = self._new_token()
         try:
-            lease = await self._queue.claim(room, self._policy.lease, token)
+            claim = await self._queue.claim(room, token)
         except Unavailable as error:
+            self._asked.discard(token)
+            if len(self._doubts) < DOUBTS:
+                self._doubts.add(token)
             self._dry = False
             self.trouble = str(error) or type(error).__name__
-            self._keeper.away(error)
+            self._heartbeat.away(error)
             return 0
         except Exception:
-            self._doubts.discard(token)  # a fault of ours, and no claim that is still under way
+            self._asked.discard(token)  # a fault of ours, and no claim that is still under way
             raise
         self.trouble = ""
-        self._doubts.discard(lease.token)
-        self._take(lease)
-        return len(lease.letters)
+        self._asked.discard(claim.token)
+        self._take(claim)
+        return len(claim.letters)
 
-    def _take(self, lease: Lease) -> None:
-        self._hand.take(lease)
+    def _take(self, claim: Claim) -> None:
+        self._in_flight.take(claim)
         if self._stopping.is_set():
-            self._release([(lease.token, letter) for letter in lease.letters])
+            self._release([(claim.token, letter) for letter in claim.letters])
         else:
-            self._claimed += len(lease.letters)
-            self._basket.put(lease)
+            self._claimed += len(claim.letters)
+            self._basket.put(claim)
 
     def _room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is in hand."""
@@ -437,7 +458,7 @@ class Dispatch:
     def _blocked(self) -> bool:
         """Whether what is claimed has to go back: nothing goes, or could be noted. A note is tried."""
         waits = self.relay.breaker.left(self._clock.monotonic()) > 0
-        return waits or self._nothing_goes() or not self._hand.notes.writable()
+        return waits or self._nothing_goes() or not self._in_flight.notes.writable()
 
     def _target(self) -> int:
         """How many letters can be sent within `AHEAD`."""
@@ -448,12 +469,12 @@ class Dispatch:
 
     def _crowded(self) -> bool:
         """Whether the letters in hand take all the memory that they may."""
-        return self._hand.bytes + self._settler.unreported_bytes >= HAND_BYTES
+        return self._in_flight.bytes + self._settler.unreported_bytes >= HAND_BYTES
 
     def _release(self, letters: Sequence[tuple[str, Letter]]) -> None:
         by_token: dict[str, list[str]] = {}
         for token, letter in letters:
-            if self._hand.token(letter.id) == token:
+            if self._in_flight.token(letter.id) == token:
                 by_token.setdefault(token, []).append(letter.id)
         for token, ids in by_token.items():
             self._settler.release(token, ids)

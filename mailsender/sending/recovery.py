@@ -34,7 +34,7 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 class Recovery:
     """Settles what a relay answered, names the uncertain, gives back the rest at once.
 
-    All of it is guarded by the lease tokens that the notes hold: a letter that somebody else took meanwhile
+    All of it is guarded by the tokens that the notes hold: a letter that somebody else took meanwhile
     stays theirs.
     """
 
@@ -71,6 +71,8 @@ class Recovery:
         for token, ids in await self._claims(left.runs):
             await self._settler.release_now(token, ids)
             self.released += len(ids)
+        for run in left.runs:
+            await self._answer(partial(self._queue.leave, run))
         self._notes.forget()
         if left.runs or left.stories:
             log.warning(
@@ -144,10 +146,10 @@ class Recovery:
         self._settler.tally.recovered += len(kept - uncertain)
 
     async def _letters(self, stories: Sequence[Story]) -> dict[tuple[str, str], Letter]:
-        leases: defaultdict[str, list[str]] = defaultdict(list)
+        claims: defaultdict[str, list[str]] = defaultdict(list)
         for story in stories:
-            leases[story.token].append(story.letter_id)
-        held = await self._answer(partial(self._queue.held, leases))
+            claims[story.token].append(story.letter_id)
+        held = await self._answer(partial(self._queue.held, claims))
         return {(token, each.id): each for token, letters in held.items() for each in letters}
 
     async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:

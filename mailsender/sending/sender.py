@@ -17,7 +17,7 @@ from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.model.ports import Clock, Go, NotBegun, Relay, RelayAway
 from mailsender.observe.supervision import Keep, once, was_cancelled
-from mailsender.queue.inflight import Hand
+from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots, SlotGate
 from mailsender.sending.attempt import Attempt, RetryPolicy, after_attempt, as_error, progress
@@ -66,17 +66,17 @@ class SendPolicy:
     session_idle: float
     refuse_probability: float
     retry: RetryPolicy
-    lease: float
+    life: float
 
     @cached_property
     def begin_margin(self) -> float:
-        """What a lease must still hold for a transaction to begin: its envelope takes a while."""
-        return min(10.0, self.lease / 4)
+        """For how long a letter must be ours yet for a transaction to begin: its envelope takes a while."""
+        return min(10.0, self.life / 4)
 
     @cached_property
     def dot_margin(self) -> float:
-        """What a lease must still hold for the dot: from then on renewal goes on until the reply."""
-        return min(5.0, self.lease / 8)
+        """For how long it must be ours yet for the dot: from then on the heart goes on until the reply."""
+        return min(5.0, self.life / 8)
 
 
 @dataclass(slots=True)
@@ -84,18 +84,18 @@ class _Means:
     """What all transactions of a worker need to be permitted; `cut` ends those that are before their dot."""
 
     clock: Clock
-    hand: Hand
+    in_flight: InFlight
     policy: SendPolicy
     cut: bool = False
 
 
 class _Go:
-    """Permission for one transaction: the slot for its beginning, the lease for both moments.
+    """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     """
 
-    __slots__ = ("denied", "held", "lease_lost", "letter_id", "means", "recipients", "runs", "slot", "token")
+    __slots__ = ("denied", "held", "letter_id", "lost", "means", "recipients", "runs", "slot", "token")
 
     def __init__(
         self,
@@ -115,26 +115,26 @@ class _Go:
         self.runs = runs
         self.recipients = recipients
         self.slot = slot
-        self.lease_lost = False
+        self.lost = False
         self.denied = False
 
     def begin(self) -> bool:
         means = self.means
         now = means.clock.monotonic()
-        self.lease_lost = means.hand.lasts(self.token, self.letter_id) - now < means.policy.begin_margin
-        return not self.lease_lost and not means.cut and self.slot.good(now)
+        self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.policy.begin_margin
+        return not self.lost and not means.cut and self.slot.good(now)
 
     def dot(self) -> bool:
         means = self.means
         self.held.dot_at = now = means.clock.monotonic()
-        left = means.hand.lasts(self.token, self.letter_id) - now
-        self.lease_lost = left < means.policy.dot_margin
+        left = means.in_flight.lasts(self.token, self.letter_id) - now
+        self.lost = left < means.policy.dot_margin
         # The last question: a note of a dot says that it was written.
-        self.denied = self.lease_lost or means.cut or not self._noted()
+        self.denied = self.lost or means.cut or not self._noted()
         return not self.denied
 
     def _noted(self) -> bool:
-        notes = self.means.hand.notes
+        notes = self.means.in_flight.notes
         for start, count in self.runs:  # noqa: SIM110  one run, nearly always: a generator costs more than it
             if not notes.dot(self.token, self.letter_id, start, count):
                 return False
@@ -146,7 +146,7 @@ class _Go:
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
                 found[place] = _as_noted(result, results)
-        notes, runs = self.means.hand.notes, self.runs
+        notes, runs = self.means.in_flight.notes, self.runs
         if len(runs) == 1:
             notes.replied(self.token, self.letter_id, runs[0][0], found)
             return
@@ -270,7 +270,7 @@ class Worker:
         relay: Relay,
         state: RelayState,
         gate: SlotGate,
-        hand: Hand,
+        in_flight: InFlight,
         settler: Settler,
         composer: Compose,
         policy: SendPolicy,
@@ -281,13 +281,13 @@ class Worker:
         self._relay_name = relay.name
         self._state = state
         self._gate = gate
-        self._hand = hand
+        self._in_flight = in_flight
         self._settler = settler
         self._composer = composer
         self._policy = policy
         self._clock = clock
         self._chance = chance
-        self._means = _Means(clock, hand, policy)
+        self._means = _Means(clock, in_flight, policy)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._stopping = asyncio.Event()
         self._second, self._date = 0, now_ms(0)
@@ -416,8 +416,8 @@ class Worker:
     # --- one letter ------------------------------------------------------------------------------
 
     async def _handle(self, token: str, letter: Letter) -> None:
-        if self._hand.token(letter.id) != token:
-            return  # its lease was lost while it waited; under a newer one it comes again
+        if self._in_flight.token(letter.id) != token:
+            return  # it was lost while it waited; under a newer claim it comes again
         # What came over the topic was checked at intake; what only looks so could wait here for ever.
         foreign = letter.adopted or not letter.addresses
         fault = letter.reason or (_address_fault(letter) if foreign else "")
@@ -457,7 +457,7 @@ class Worker:
                 break
             if errand.left and not await self._write_down(errand, part):
                 break
-        if self._hand.token(letter.id) != token and not errand.results:
+        if self._in_flight.token(letter.id) != token and not errand.results:
             return  # lost meanwhile, and nothing was sent
         if errand.doubtful:
             state = self._state
@@ -604,7 +604,7 @@ class Worker:
             final = ruling is Ruling.OWN or tries + 1 >= DOUBTED_TRIES
             errand.results |= doubtful if final else {k: as_deferred(v) for k, v in doubtful.items()}
             errand.doubtful = {}
-        if self._hand.token(errand.letter.id) == errand.token:
+        if self._in_flight.token(errand.letter.id) == errand.token:
             self._finish_errand(errand)
 
     async def _transact(self, errand: _Errand, part: tuple[str, ...]) -> _Said | None:
@@ -642,7 +642,7 @@ class Worker:
                 return None
             if said is not None:
                 return said
-            if go.lease_lost or self._means.cut:
+            if go.lost or self._means.cut:
                 return None
             # Else the slot lapsed while we got ready, or the session had ended: try again.
 
@@ -681,7 +681,7 @@ class Worker:
         self._finish(self._attempt(errand), errand.token, errand.letter)
 
     def _attempt(self, errand: _Errand) -> Attempt:
-        stopped = errand.short and (self._stopping.is_set() or bool(self._hand.notes.trouble))
+        stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.notes.trouble))
         return Attempt(
             results=errand.results,
             relay=self._relay_name,
@@ -710,7 +710,7 @@ class Worker:
             exc_info=error,
             action="reported as error; the worker goes on with a new session",
         )
-        if self._hand.token(letter.id) == token:
+        if self._in_flight.token(letter.id) == token:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(token, as_error(letter, reason))
 

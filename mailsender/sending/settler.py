@@ -14,7 +14,7 @@ import structlog
 from mailsender.model.letter import Letter, Recipient, Settlement, Status, now_ms
 from mailsender.model.ports import Clock, Queue, Rejected, Unavailable
 from mailsender.observe.supervision import Keep, once
-from mailsender.queue.inflight import Hand
+from mailsender.queue.inflight import InFlight
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ class _Progress:
 class Settler:
     """Writes settlements and releases in the order they come; one write is under way at a time.
 
-    A write is repeated until it succeeds: a settlement holds although its lease has run out, as long
+    A write is repeated until it succeeds: a settlement holds although its replica was declared dead, as long
     as nobody else took the letter. `open` is set while letters may be begun; it is not while outcomes cannot
     be written, or too many wait for it.
     """
@@ -90,13 +90,13 @@ class Settler:
     def __init__(
         self,
         queue: Queue,
-        hand: Hand,
+        in_flight: InFlight,
         clock: Clock,
         *,
         report: Callable[[Sequence[Letter]], Awaitable[None]],
     ) -> None:
         self._queue = queue
-        self._hand = hand
+        self._in_flight = in_flight
         self._clock = clock
         self._report = report
         self._settlements: list[Settlement] = []
@@ -113,14 +113,14 @@ class Settler:
         self.open = asyncio.Event()
         self.open.set()
         self._written_at = float("-inf")
-        self._pause = GATHER_NOTED if hand.notes.run else GATHER
+        self._pause = GATHER_NOTED if in_flight.notes.run else GATHER
         self.tally = Tally()
         self.trouble = ""
         self.unreported_bytes = 0
 
     def put(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon."""
-        self._hand.decide(settlement.token, settlement.letter.id)
+        self._in_flight.decide(settlement.token, settlement.letter.id)
         self._settlements.append(settlement)
         self._waiting_bytes += settlement.letter.size
         if self._due:
@@ -146,7 +146,7 @@ class Settler:
         """Take letters that go back untouched."""
         if ids:
             for each in ids:
-                self._hand.decide(token, each)
+                self._in_flight.decide(token, each)
             self._releases.setdefault(token, []).extend(ids)
             self._idle.clear()
             self._wake.set()
@@ -232,9 +232,9 @@ class Settler:
         self._waiting_bytes -= sum(each.letter.size for each in batch)
         self._let_in()
         # A letter that came back to us meanwhile is in hand under another token.
-        hand = self._hand
-        ended = [s.letter.id for s in batch if hand.token(s.letter.id) == s.token]
-        hand.drop([each for each in ended if each not in self._unwritten])
+        in_flight = self._in_flight
+        ended = [s.letter.id for s in batch if in_flight.token(s.letter.id) == s.token]
+        in_flight.drop([each for each in ended if each not in self._unwritten])
         self._written(written, late)
 
     def _written(self, batch: Sequence[Settlement], late: frozenset[str]) -> None:
@@ -347,11 +347,11 @@ class Settler:
             del waiting[: len(ids)]
             if not waiting:
                 del self._releases[token]
-            self._hand.drop([each for each in ids if self._hand.token(each) == token])
+            self._in_flight.drop([each for each in ids if self._in_flight.token(each) == token])
             self.tally.released += released
 
     async def _give_back(self, token: str, ids: Sequence[str]) -> int:
-        """Give letters back; how many. One that the store will not take back is left to its lease."""
+        """Give letters back; how many. One that the store will not take back is left to others."""
         given = 0
         pending = [list(ids)]
         while pending:
@@ -408,7 +408,7 @@ class Settler:
                     await self._report(finals)
                 finally:  # what could not be handed on is found by the sweep
                     self.unreported_bytes -= sum(letter.size for letter in finals)
-                    self._hand.ease()
+                    self._in_flight.ease()
             self._note_idle()
 
     def _note_idle(self) -> None:

@@ -57,4 +57,9 @@ class Scale:
         try:
             decide(ruling)
         except Exception as error:  # it is not the fault of the letter that told
-            log.error("ruling_failed", letter=letter_id, exc_info=error, action="left to its lease")
+            log.error(
+                "ruling_failed",
+                letter=letter_id,
+                exc_info=error,
+                action="it stays in flight until this replica stops",
+            )

@@ -283,7 +283,11 @@ class Settings(BaseSettings):
         30 * 86400.0, "Time for which reported letters are remembered.", ge=60, shown="30d"
     )
     mongodb_lease: Duration = _field(
-        60.0, "Time for which a claimed letter is ours without a renewal.", ge=2, le=_DAY, shown="60s"
+        60.0,
+        "Time after which a replica that is silent counts as dead.",
+        ge=2,
+        le=_DAY,
+        shown="60s",
     )
     mongodb_timeout: Duration = _field(10.0, "Deadline of every operation.", ge=0.5, le=3600, shown="10s")
     queue_max_letters: int = _field(

@@ -141,8 +141,8 @@ class CountersView(BaseModel):
     uncertain: Count = Field(description="Letters that a relay may have taken without our hearing its reply.")
     recovered: Count = Field(description="Letters settled from the notes of a process that died.")
     late_settlements: Count = Field(description="Outcomes that came after another replica had taken over.")
-    leases_lost: Count
-    leases_reclaimed: Count
+    letters_lost: Count = Field(description="Letters that were in flight here when others declared it dead.")
+    letters_reclaimed: Count = Field(description="Letters of dead replicas that this one gave back.")
 
 
 class RateView(BaseModel):

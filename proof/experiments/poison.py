@@ -91,7 +91,7 @@ def foreign(name: str) -> list[dict[str, Any]]:
         {"attempts": "many", "addresses": []},
         {"recipients": "none", "addresses": []},
         {"outcome": 5, "addresses": []},
-        {"until": "never", "status": "processing", "addresses": []},
+        {"claim": {"$never": 1}, "status": "processing", "addresses": []},
     ]
     return [
         {

@@ -25,7 +25,7 @@ from proof.table import Row, row
 from proof.vitals import Vitals
 
 FIELDS = (
-    *("addresses", "subject", "body", "token", "status", "kafkakey", "seq", "due", "until", "reported"),
+    *("addresses", "subject", "body", "token", "status", "kafkakey", "seq", "due", "claim", "reported"),
     *("attempts", "recipients", "answers", "answered", "key", "origin", "digest", "outcome", "at", "mark"),
     *("message_id", "relay", "reason", "finished_at", "expire_at", "settled_by", "released", "uncertain"),
 )
@@ -137,7 +137,7 @@ def _open(world: Run, written: list[Any]) -> list[dict[str, Any]]:
     known = {"_id": {"$in": written}, "status": {"$in": ["awaiting", "processing"]}}
     with world.world.letters() as letters:
         found = list(letters.find(known))
-    return [each for each in found if not any(_far(each.get(name)) for name in ("due", "until"))]
+    return [each for each in found if not _far(each.get("due"))]
 
 
 def _far(value: Any) -> bool:

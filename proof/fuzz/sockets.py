@@ -195,7 +195,7 @@ class _HttpBench:
             parts=SimpleNamespace(sink=bench.sink),
             settings=SimpleNamespace(queue_max_letters=0, kafka_topic_mailsender="t"),
             queue_full=None,
-            keeper=SimpleNamespace(stats=None),
+            tidier=SimpleNamespace(stats=None),
             limits=LIMITS,
             clock=SystemClock(),
         )

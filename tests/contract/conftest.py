@@ -30,9 +30,11 @@ from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
+from tests.claims import REPLICA, claim
 from tests.clocks import ManualClock
 
 RETENTION = 1000.0
+
 BACKENDS = ("memory", "mongo-motor", "mongo-pymongo")
 MONGO = BACKENDS[1:]
 
@@ -89,13 +91,18 @@ class World:
             name: {"$cond": [{"$eq": [{"$type": f"${name}"}, "date"]}, _before(name, seconds), f"${name}"]}
             for name in _DATES
         }
-        for collection in (self.raw, self.marks):
+        for collection in (self.raw, self.marks, self.replicas):
             await collection.update_many({}, [{"$set": earlier}])
 
     @property
     def marks(self) -> Any:
         """The collection of marks."""
         return self.database.get_collection("letters.marks")
+
+    @property
+    def replicas(self) -> Any:
+        """The collection of replicas."""
+        return self.database.get_collection("letters.replicas")
 
     async def document(self, each: Letter) -> dict[str, Any]:
         found: dict[str, Any] = await self.raw.find_one({"subject": each.subject})
@@ -193,10 +200,10 @@ def ended(claimed: Letter, result: Result = ACCEPTED, status: Status = Status.SE
     )
 
 
-async def claim_one(queue: Queue) -> tuple[str, Letter]:
-    lease = await queue.claim(1, 60)
-    assert len(lease.letters) == 1
-    return lease.token, lease.letters[0]
+async def claim_one(queue: Queue, replica: str = REPLICA) -> tuple[str, Letter]:
+    claimed = await claim(queue, 1, replica)
+    assert len(claimed.letters) == 1
+    return claimed.token, claimed.letters[0]
 
 
 async def send_one(queue: Queue) -> Letter:

@@ -11,6 +11,7 @@ from bson.raw_bson import RawBSONDocument
 
 from mailsender.model.letter import Answer, Settlement, Status
 from mailsender.model.ports import Inserted, Queue
+from tests.claims import REPLICA, claim
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
 
 pytestmark = pytest.mark.asyncio
@@ -35,7 +36,7 @@ async def test_a_document_left_by_another_program_is_adopted(
     assert claimed.answers == (Answer(token="т", key=b"k"),)
     assert claimed.reason == ""
     assert await queue.get(claimed.id) == claimed
-    assert await queue.renew({token: [claimed.id]}, 60) == frozenset()
+    assert await queue.claims_of(REPLICA) == {token: [claimed.id]}
     await queue.release(token, [claimed.id])
     sent = await send_one(queue)
     assert await queue.unreported(0, 10) == [sent]
@@ -85,9 +86,9 @@ async def test_a_time_that_never_comes_is_now(queue: Queue, world: World) -> Non
     # What MongoDB sorts behind every date is never in the past.
     for never in (Timestamp(2**31, 1), Regex("x"), Code("f()"), MaxKey()):
         await world.raw.insert_one({"status": "awaiting", **ORIGINAL, "due": never})
-        await world.raw.insert_one({"status": "processing", **ORIGINAL, "until": never})
+        await world.raw.insert_one({"status": "processing", **ORIGINAL, "claim": never})
     await queue.reclaim(10)
-    lease = await queue.claim(10, 60)
+    lease = await claim(queue, 10)
     assert len(lease.letters) == 8
 
 
@@ -107,7 +108,7 @@ async def test_a_text_of_another_kind_is_settled_as_a_text(queue: Queue, world: 
     other = {"subject": Code("f()"), "addresses": [Code("a@example.test")], "token": Code("t")}
     for more in ({"relay": Code("r")}, {"message_id": Code("m"), "reason": Code("why")}):
         await world.raw.insert_one({"status": "awaiting", "body": Code("x"), **other, **more})
-    lease = await queue.claim(10, 60)
+    lease = await claim(queue, 10)
     assert [each.subject for each in lease.letters] == ["f()", "f()"]
     ended = [each.evolve(status=Status.ERROR, finished_at=FINISHED) for each in lease.letters]
     assert not await queue.settle([Settlement(token=lease.token, letter=each) for each in ended])
@@ -125,7 +126,7 @@ async def test_a_bare_document_and_odd_fields_are_read(queue: Queue, world: Worl
         "also": [5],
     }
     await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **odd})
-    lease = await queue.claim(10, 60)
+    lease = await claim(queue, 10)
     bare, strange = lease.letters
     assert (bare.addresses, bare.subject, bare.body, bare.answers) == ((), "", "", (Answer(),))
     assert strange.answers[0].token == {"id": {"$oid": "0" * 24}, "n": 2**40}

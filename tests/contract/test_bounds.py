@@ -9,6 +9,7 @@ import pytest
 
 from mailsender.model.letter import Answer, Letter, Settlement, Status
 from mailsender.model.ports import Inserted, Queue
+from tests.claims import claim
 from tests.contract.conftest import MONGO, World, again, claim_one, ended, letter, only
 
 pytestmark = pytest.mark.asyncio
@@ -89,7 +90,7 @@ async def test_a_letter_with_a_huge_key_harms_no_other(queue: Queue, size: int) 
     bad = with_key(letter(2), size)
     assert await queue.insert([letter(1), bad, letter(3)]) == [Inserted.NEW] * 3
     assert await queue.insert([bad]) == [Inserted.REPLAY]
-    claimed = {each.subject for each in (await queue.claim(10, 60)).letters}
+    claimed = {each.subject for each in (await claim(queue, 10)).letters}
     assert {"Тема 1", "Тема 3"} <= claimed
     if "Тема 2" not in claimed:
         (found,) = await queue.unreported(0, 10)
@@ -108,7 +109,7 @@ async def test_a_rule_that_even_the_remains_break_leaves_the_barest(queue: Queue
     (found,) = await queue.unreported(0, 10)
     assert (found.id, found.status) == (bad.id, Status.ERROR)
     assert await queue.insert([bad]) == [Inserted.REPLAY]
-    assert len((await queue.claim(10, 60)).letters) == 2
+    assert len((await claim(queue, 10)).letters) == 2
 
 
 # --- one place in the topic, two letters -------------------------------------------------------------
@@ -142,7 +143,7 @@ async def test_another_letter_from_the_same_place_comes_in_under_another_id(queu
     assert renamed.id != other.id
     assert await queue.insert([renamed]) == [Inserted.NEW]
     assert await queue.insert([renamed]) == [Inserted.REPLAY]
-    assert len((await queue.claim(10, 60)).letters) == 2
+    assert len((await claim(queue, 10)).letters) == 2
 
 
 async def test_letters_from_one_place_in_one_call(queue: Queue) -> None:

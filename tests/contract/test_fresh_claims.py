@@ -8,6 +8,7 @@ import pytest
 
 from mailsender.model.letter import FreshClaim, Letter, Settlement, Status
 from mailsender.model.ports import Inserted, Queue, Unavailable
+from tests.claims import LIFE, OTHER, claim, token_of
 from tests.contract.conftest import MONGO, World, again, ended, letter
 from tests.contract.test_queue import lose_reply
 
@@ -16,8 +17,11 @@ pytestmark = pytest.mark.asyncio
 NEW = Inserted.NEW
 
 
-def claim(world: World, limit: int = 10, token: str = "a claim", lease: float = 60.0) -> FreshClaim:
-    return FreshClaim(token=token, limit=limit, lease=lease, since=world.clock.monotonic())
+TOKEN = token_of(OTHER)
+
+
+def wish(limit: int = 10, token: str = TOKEN) -> FreshClaim:
+    return FreshClaim(token=token, limit=limit)
 
 
 async def status_of(queue: Queue, each: Letter) -> Status:
@@ -29,68 +33,69 @@ async def status_of(queue: Queue, each: Letter) -> Status:
 async def test_they_are_processing_and_nobody_else_gets_them(world: World) -> None:
     mine, other = await world.replica(), await world.replica()
     letters = [letter(n) for n in range(3)]
-    wish = claim(world)
-    found, lease = await mine.insert_claimed(letters, wish)
+    await mine.join(OTHER, LIFE)
+    found, lease = await mine.insert_claimed(letters, wish())
     assert found == [NEW] * 3
     assert lease.letters == tuple(letters)
-    assert (lease.token, lease.until) == (wish.token, wish.since + wish.lease)
+    assert lease.token == TOKEN
     assert {await status_of(mine, each) for each in letters} == {Status.PROCESSING}
-    assert not (await other.claim(10, 60.0)).letters
+    assert not (await claim(other, 10)).letters
     assert await other.reclaim(10) == 0
 
 
 async def test_only_so_many_the_others_wait(world: World) -> None:
     queue = await world.replica()
     letters = [letter(n) for n in range(5)]
-    _, lease = await queue.insert_claimed(letters, claim(world, limit=2))
+    _, lease = await queue.insert_claimed(letters, wish(limit=2))
     assert lease.letters == tuple(letters[:2])
-    waiting = await queue.claim(10, 60.0)
+    waiting = await claim(queue, 10)
     assert [each.id for each in waiting.letters] == [each.id for each in letters[2:]]
 
 
 async def test_what_is_an_error_from_the_start_is_not_claimed(world: World) -> None:
     queue = await world.replica()
     bad = letter(1, status=Status.ERROR, reason="no address")
-    found, lease = await queue.insert_claimed([bad, letter(2)], claim(world, limit=1))
+    found, lease = await queue.insert_claimed([bad, letter(2)], wish(limit=1))
     assert found == [NEW, NEW]
     assert [each.id for each in lease.letters] == [letter(2).id]
     assert await status_of(queue, bad) is Status.ERROR
 
 
-async def test_they_are_settled_renewed_and_released_as_any_claim(world: World) -> None:
+async def test_they_are_settled_and_released_as_any_claim(world: World) -> None:
     queue = await world.replica()
     first, second = letter(1), letter(2)
-    _, lease = await queue.insert_claimed([first, second], claim(world))
-    assert await queue.renew({lease.token: [first.id, second.id]}, 60.0) == frozenset()
+    _, lease = await queue.insert_claimed([first, second], wish())
+    assert await queue.claims_of(OTHER) == {lease.token: [first.id, second.id]}
     assert await queue.settle([Settlement(token=lease.token, letter=ended(lease.letters[0]))]) == frozenset()
     await queue.release(lease.token, [second.id])
     assert await status_of(queue, first) is Status.SENT
-    assert [each.id for each in (await queue.claim(10, 60.0)).letters] == [second.id]
+    assert [each.id for each in (await claim(queue, 10)).letters] == [second.id]
 
 
-async def test_when_the_lease_runs_out_they_are_reclaimed(world: World) -> None:
+async def test_when_their_replica_dies_they_are_reclaimed(world: World) -> None:
     queue = await world.replica()
-    await queue.insert_claimed([letter(1)], claim(world, lease=10.0))
+    await queue.join(OTHER, 10.0)
+    await queue.insert_claimed([letter(1)], wish())
     assert await queue.reclaim(10) == 0
     await world.pass_time(11.0)
     assert await queue.reclaim(10) == 1
-    assert len((await queue.claim(10, 60.0)).letters) == 1
+    assert len((await claim(queue, 10)).letters) == 1
 
 
 async def test_what_was_there_before_is_not_ours(world: World) -> None:
     queue, other = await world.replica(), await world.replica()
     await other.insert([letter(1)])
-    await other.insert_claimed([letter(2)], claim(world, token="another's"))
+    await other.insert_claimed([letter(2)], wish(token="another's"))
     joined = again(letter(1), 11)
     letters = [letter(1), letter(2), letter(3), joined]
-    found, lease = await queue.insert_claimed(letters, claim(world))
+    found, lease = await queue.insert_claimed(letters, wish())
     assert found == [Inserted.REPLAY, Inserted.REPLAY, NEW, Inserted.JOINED]
     assert [each.id for each in lease.letters] == [letter(3).id]
 
 
 async def test_the_same_letter_twice_is_owned_once(world: World) -> None:
     queue = await world.replica()
-    found, lease = await queue.insert_claimed([letter(1), letter(1)], claim(world))
+    found, lease = await queue.insert_claimed([letter(1), letter(1)], wish())
     assert found == [NEW, Inserted.REPLAY]
     assert len(lease.letters) == 1
 
@@ -98,20 +103,20 @@ async def test_the_same_letter_twice_is_owned_once(world: World) -> None:
 async def test_a_repeated_call_finds_what_its_first_try_stored(world: World) -> None:
     queue = await world.replica()
     letters = [letter(n) for n in range(3)]
-    wish = claim(world, limit=2)
-    await queue.insert_claimed(letters, wish)
-    found, lease = await queue.insert_claimed(letters, wish)
+    asked = wish(limit=2)
+    await queue.insert_claimed(letters, asked)
+    found, lease = await queue.insert_claimed(letters, asked)
     assert found == [NEW, NEW, Inserted.REPLAY]
     assert lease.letters == tuple(letters[:2])
 
 
 @pytest.mark.parametrize("backend", MONGO, indirect=True)
-async def test_a_lost_reply_loses_no_letter_to_its_lease(world: World) -> None:
+async def test_a_lost_reply_loses_no_letter(world: World) -> None:
     queue: Any = await world.replica()
     lose_reply(queue, "insert_many")
-    wish = claim(world)
+    asked = wish()
     with pytest.raises(Unavailable):
-        await queue.insert_claimed([letter(1), letter(2)], wish)
-    found, lease = await queue.insert_claimed([letter(1), letter(2)], wish)
+        await queue.insert_claimed([letter(1), letter(2)], asked)
+    found, lease = await queue.insert_claimed([letter(1), letter(2)], asked)
     assert found == [NEW, NEW]
     assert len(lease.letters) == 2

@@ -10,6 +10,7 @@ from pymongo.errors import OperationFailure
 
 from mailsender.model.letter import Letter, Settlement
 from mailsender.model.ports import Inserted, Queue, Unavailable
+from tests.claims import claim
 from tests.contract.conftest import MONGO, RETENTION, World, again, ended, letter, only
 
 pytestmark = [pytest.mark.asyncio, only(*MONGO)]
@@ -21,7 +22,7 @@ MANY = 40
 async def taken(queue: Queue, many: int = MANY) -> list[Settlement]:
     """Letters that came in and were claimed, with the outcome that is to be written."""
     await queue.insert([letter(number) for number in range(many)])
-    lease = await queue.claim(many, 60)
+    lease = await claim(queue, many)
     assert len(lease.letters) == many
     return [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
 
@@ -136,7 +137,7 @@ async def test_the_last_part_completes_it(queue: Queue, world: World) -> None:
 async def test_two_marks_at_once(queue: Queue, world: World) -> None:
     letters = await sent(queue)
     await queue.insert([letter(number) for number in range(100, 100 + MANY)])
-    lease = await queue.claim(MANY, 60)
+    lease = await claim(queue, MANY)
     await queue.settle([Settlement(token=lease.token, letter=ended(each)) for each in lease.letters])
     await queue.mark_reported([*letters, *lease.letters])
     assert await world.marks.count_documents({"reported": True}) == 2
@@ -246,7 +247,7 @@ async def test_late_writers_are_not_under_the_mark(queue: Queue, world: World) -
     await world.pass_time(61)
     other = await world.replica()
     assert await other.reclaim(3) == 3
-    lease = await other.claim(3, 60)
+    lease = await claim(other, 3)
     late = await queue.settle(settlements)
     assert late == {each.id for each in lease.letters}
     await queue.mark_reported([each.letter for each in settlements if each.letter.id not in late])
@@ -298,7 +299,7 @@ async def test_a_removal_that_fails_for_another_reason_is_told(
 async def test_only_as_much_is_dissolved_as_is_asked_for(queue: Queue, world: World) -> None:
     await sent(queue)
     await queue.insert([letter(number) for number in range(100, 100 + MANY)])
-    lease = await queue.claim(MANY, 60)
+    lease = await claim(queue, MANY)
     await queue.settle([Settlement(token=lease.token, letter=ended(each)) for each in lease.letters])
     other = await world.replica()
     assert len(await other.unreported(0, MANY)) == MANY
@@ -344,7 +345,7 @@ async def test_an_old_mark_that_is_still_there_is_kept_in_mind(queue: Any, world
     letters = await sent(queue)
     await world.pass_time(3600)
     await queue.insert([letter(number) for number in range(100, 100 + MANY)])
-    lease = await queue.claim(MANY, 60)
+    lease = await claim(queue, MANY)
     later = [ended(each) for each in lease.letters]
     await queue.settle([Settlement(token=lease.token, letter=each) for each in later])
     await world.pass_time(3600)
@@ -366,7 +367,7 @@ async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
     letters: list[Letter] = []
     for turn in range(5):
         await queue.insert([letter(1000 * turn + number) for number in range(MANY)])
-        lease = await queue.claim(MANY, 60)
+        lease = await claim(queue, MANY)
         outcomes = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
         assert await queue.settle(outcomes) == frozenset()
         letters += [each.letter for each in outcomes]

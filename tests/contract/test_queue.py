@@ -24,6 +24,7 @@ from mailsender.model.letter import (
 from mailsender.model.ports import Inserted, Queue, Record, Unavailable
 from mailsender.queue.mongo.indexes import INDEXES
 from mailsender.queue.mongo.marks import INDEXES as MARK_INDEXES
+from tests.claims import LIFE, OTHER, REPLICA, claim, token_of
 from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,
@@ -175,7 +176,7 @@ async def test_keys_keep_their_bytes(queue: Queue, key: bytes | None) -> None:
 async def test_an_error_is_final_and_unreported(queue: Queue) -> None:
     bad = letter(1, status=Status.ERROR, reason="no addresses", addresses=())
     assert await queue.insert([bad]) == [Inserted.NEW]
-    assert (await queue.claim(10, 60)).letters == ()
+    assert (await claim(queue, 10)).letters == ()
     (found,) = await queue.unreported(0, 10)
     assert (found.status, found.reason, found.addresses) == (Status.ERROR, "no addresses", ())
     assert found.finished_at is not None
@@ -185,7 +186,7 @@ async def test_a_replay_is_nothing_to_do(queue: Queue) -> None:
     letters = [letter(number) for number in range(3)]
     await queue.insert(letters[:2])
     assert await queue.insert(letters) == [Inserted.REPLAY, Inserted.REPLAY, Inserted.NEW]
-    assert len((await queue.claim(10, 60)).letters) == 3
+    assert len((await claim(queue, 10)).letters) == 3
 
 
 async def test_ids_differ_in_case_only_for_people(queue: Queue) -> None:
@@ -317,7 +318,7 @@ async def test_what_cannot_be_stored_is_stored_as_an_error(queue: Queue, poison:
     bad = letter(2, **poison)
     verdicts = await queue.insert([letter(1), bad, letter(3)])
     assert verdicts == [Inserted.NEW] * 3
-    assert {each.subject for each in (await queue.claim(10, 60)).letters} == {"Тема 1", "Тема 3"}
+    assert {each.subject for each in (await claim(queue, 10)).letters} == {"Тема 1", "Тема 3"}
     (found,) = await queue.unreported(0, 10)
     assert (found.id, found.status, found.body) == (bad.id, Status.ERROR, "")
     assert found.reason
@@ -335,7 +336,7 @@ async def test_what_the_server_refuses_stands_alone(queue: Queue, world: World) 
     found = await queue.unreported(0, 10)
     assert {each.id for each in found} == {letter(2).id, slips.id}
     assert all(each.reason for each in found)
-    assert len((await queue.claim(10, 60)).letters) == 2
+    assert len((await claim(queue, 10)).letters) == 2
 
 
 @only(*MONGO)
@@ -345,7 +346,7 @@ async def test_an_insert_whose_reply_is_lost_is_replayed(queue: Queue) -> None:
         await queue.insert([letter(1)])
     assert isinstance(caught.value.__cause__, AutoReconnect)
     assert await queue.insert([letter(1)]) == [Inserted.REPLAY]
-    assert len((await queue.claim(10, 60)).letters) == 1
+    assert len((await claim(queue, 10)).letters) == 1
 
 
 @only(*MONGO)
@@ -393,26 +394,27 @@ async def test_letters_are_claimed_in_the_order_they_came(queue: Queue) -> None:
     for start in range(0, 50, 10):
         await queue.insert([letter(number) for number in range(start, start + 10)])
     offsets: list[int] = []
-    while letters := (await queue.claim(7, 60)).letters:
+    while letters := (await claim(queue, 7)).letters:
         offsets += [each.answers[0].origin.offset for each in letters if each.answers[0].origin]
     assert offsets == list(range(50))
 
 
 async def test_a_claim_is_never_larger_than_asked(queue: Queue) -> None:
     await queue.insert([letter(number) for number in range(5)])
-    assert len((await queue.claim(3, 60)).letters) == 3
-    assert len((await queue.claim(3, 60)).letters) == 2
-    empty = await queue.claim(3, 60)
+    assert len((await claim(queue, 3)).letters) == 3
+    assert len((await claim(queue, 3)).letters) == 2
+    empty = await claim(queue, 3)
     assert empty.letters == ()
     assert empty.token
 
 
-async def test_a_lease_never_outlives_what_the_queue_wrote(queue: Queue, world: World) -> None:
+async def test_what_is_claimed_is_processing_under_the_token(queue: Queue) -> None:
     await queue.insert([letter(1)])
-    before = world.clock.monotonic()
-    lease = await queue.claim(1, 60)
-    assert before <= lease.until - 60 <= world.clock.monotonic()
-    assert lease.letters[0].status is Status.PROCESSING
+    token = token_of()
+    claimed = await queue.claim(1, token)
+    assert claimed.token == token
+    assert claimed.letters[0].status is Status.PROCESSING
+    assert await queue.claims_of(REPLICA) == {token: [letter(1).id]}
 
 
 async def test_replicas_never_share_a_letter(world: World) -> None:
@@ -421,7 +423,7 @@ async def test_replicas_never_share_a_letter(world: World) -> None:
 
     async def drain(queue: Queue) -> list[str]:
         mine: list[str] = []
-        while letters := (await queue.claim(20, 60)).letters:
+        while letters := (await claim(queue, 20)).letters:
             mine += [each.id for each in letters]
         return mine
 
@@ -434,63 +436,74 @@ async def test_replicas_never_share_a_letter(world: World) -> None:
 async def test_a_claim_whose_reply_is_lost_is_read_back(queue: Queue) -> None:
     await queue.insert([letter(number) for number in range(3)])
     lose_reply(queue, "update_many")
-    lease = await queue.claim(10, 60)
-    assert len(lease.letters) == 3
-    assert await queue.renew({lease.token: [each.id for each in lease.letters]}, 60) == frozenset()
+    claimed = await claim(queue, 10)
+    assert len(claimed.letters) == 3
+    assert await queue.claims_of(REPLICA) == {claimed.token: [each.id for each in claimed.letters]}
 
 
 @only(*MONGO)
 async def test_a_claim_is_bounded_in_bytes(queue: Queue) -> None:
     await queue.insert([letter(number, body="x" * 2_500_000) for number in range(5)])
-    assert len((await queue.claim(10, 60)).letters) == 3
-    assert len((await queue.claim(10, 60)).letters) == 2
+    assert len((await claim(queue, 10)).letters) == 3
+    assert len((await claim(queue, 10)).letters) == 2
 
 
-# --- renew -----------------------------------------------------------------------------------------
+# --- who lives --------------------------------------------------------------------------------------
 
 
-async def test_a_renewed_lease_lasts(queue: Queue, world: World) -> None:
+async def test_the_living_keep_their_letters_and_the_dead_do_not(queue: Queue, world: World) -> None:
     await queue.insert([letter(number) for number in range(2)])
-    lease = await queue.claim(2, 60)
-    held, dropped = lease.letters
+    ours, others = await claim(queue, 1), await claim(queue, 1, OTHER)
     await world.pass_time(50)
-    assert await queue.renew({lease.token: [held.id]}, 60) == frozenset()
+    assert await queue.beat(REPLICA, LIFE)
     await world.pass_time(20)
     assert await queue.reclaim(10) == 1
-    assert (await claim_one(queue))[1].id == dropped.id
+    assert await queue.claims_of(REPLICA) == {ours.token: [ours.letters[0].id]}
+    assert await queue.claims_of(OTHER) == {}
+    assert (await claim(queue, 10)).letters == others.letters
 
 
-async def test_an_expired_lease_that_nobody_took_is_renewed(queue: Queue, world: World) -> None:
+async def test_who_is_late_and_not_yet_declared_dead_lives_on(queue: Queue, world: World) -> None:
     await queue.insert([letter(1)])
-    token, claimed = await claim_one(queue)
-    await world.pass_time(100)
-    assert await queue.renew({token: [claimed.id]}, 60) == frozenset()
+    await claim(queue, 1)
+    await world.pass_time(1000)
+    assert await queue.beat(REPLICA, LIFE)
     assert await queue.reclaim(10) == 0
 
 
-async def test_renewal_names_what_is_not_ours_any_more(queue: Queue, world: World) -> None:
-    await queue.insert([letter(number) for number in range(4)])
-    lease = await queue.claim(2, 60)
-    other = await queue.claim(2, 60)
-    gone, kept = lease.letters
-    await queue.settle([Settlement(token=lease.token, letter=ended(gone))])
-    lost = await queue.renew(
-        {
-            lease.token: [gone.id, kept.id],
-            other.token: [each.id for each in other.letters],
-            "nobody": [other.letters[0].id],
-            "empty": [],
-        },
-        60,
-    )
-    assert lost == {gone.id, other.letters[0].id}
-    assert await queue.renew({}, 60) == frozenset()
+async def test_who_was_declared_dead_stays_so(queue: Queue, world: World) -> None:
+    await queue.join(REPLICA, LIFE)
+    await world.pass_time(61)
+    assert await queue.reclaim(10) == 0
+    assert not await queue.beat(REPLICA, LIFE)
+    assert not await queue.beat(REPLICA, LIFE), "the first refusal has not brought it back"
+
+
+async def test_what_a_dead_one_claims_after_all_comes_back(queue: Queue, world: World) -> None:
+    """Its write was on the way when it was declared dead."""
+    await queue.insert([letter(1)])
+    await queue.join(OTHER, LIFE)
+    await world.pass_time(61)
+    assert await queue.reclaim(10) == 0
+    assert len((await queue.claim(1, token_of(OTHER))).letters) == 1
+    assert await queue.reclaim(10) == 1
+
+
+async def test_what_nobody_left_comes_back_at_once(queue: Queue) -> None:
+    await queue.insert([letter(1), letter(2)])
+    await claim(queue, 1)
+    await claim(queue, 1, OTHER)
+    await queue.leave(OTHER)
+    await queue.leave(OTHER)
+    assert not await queue.beat(OTHER, LIFE)
+    assert await queue.reclaim(10) == 1
+    assert list(await queue.claims_of(REPLICA)) != []
 
 
 async def test_what_is_held_is_told_by_token(queue: Queue, world: World) -> None:
     await queue.insert([letter(number) for number in range(4)])
-    lease = await queue.claim(2, 60, "a" * 32)
-    other = await queue.claim(1, 60, "ab" * 16)
+    lease = await queue.claim(2, "a" * 32)
+    other = await queue.claim(1, "ab" * 16)
     gone, kept = lease.letters
     await queue.settle([Settlement(token=lease.token, letter=ended(gone))])
     await world.pass_time(100)
@@ -501,9 +514,9 @@ async def test_what_is_held_is_told_by_token(queue: Queue, world: World) -> None
     }
     assert held[lease.token][0].pending == kept.pending
     assert await queue.held({}) == {}
-    assert await queue.claims_of("aa") == {lease.token: [kept.id]}
-    assert await queue.claims_of("ab") == {other.token: [other.letters[0].id]}
-    assert await queue.claims_of("b") == {}
+    assert await queue.claims_of("a" * 16) == {lease.token: [kept.id]}
+    assert await queue.claims_of("ab" * 8) == {other.token: [other.letters[0].id]}
+    assert await queue.claims_of("b" * 16) == {}
 
 
 async def test_a_recipient_that_is_closed_stays_so(queue: Queue) -> None:
@@ -539,7 +552,7 @@ async def test_what_is_noted_on_the_way_is_known_to_whoever_gets_the_letter_next
     assert held[token][0].status is Status.PROCESSING
     await world.pass_time(61)
     await queue.reclaim(10)
-    second, again = await claim_one(queue)
+    second, again = await claim_one(queue, OTHER)
     assert again.recipients == wanted
     assert not await queue.progress(token, claimed.id, {5: taken[5]}), "it is another one's"
     assert await queue.progress(second, claimed.id, {2: taken[2], 3: taken[3]})
@@ -575,7 +588,7 @@ async def test_a_final_state_is_stored_unreported(queue: Queue) -> None:
     assert found == sent
     assert found.recipients[0].result == ACCEPTED
     assert await queue.get(sent.id) == sent
-    assert (await queue.claim(10, 60)).letters == ()
+    assert (await claim(queue, 10)).letters == ()
 
 
 async def test_recipients_keep_their_own_results(queue: Queue) -> None:
@@ -598,7 +611,7 @@ async def test_recipients_keep_their_own_results(queue: Queue) -> None:
 
 async def test_letters_that_end_alike_keep_their_own_names(queue: Queue) -> None:
     await queue.insert([letter(number) for number in range(20)])
-    lease = await queue.claim(20, 60)
+    lease = await claim(queue, 20)
     outcomes = [
         ended(each, REFUSED, Status.ERROR) if n % 3 else ended(each) for n, each in enumerate(lease.letters)
     ]
@@ -614,9 +627,9 @@ async def test_a_deferred_letter_waits_for_its_delay(queue: Queue, world: World)
     token, claimed = await claim_one(queue)
     later = claimed.evolve(status=Status.AWAITING, attempts=1)
     await queue.settle([Settlement(token=token, letter=later, delay=100)])
-    assert (await queue.claim(1, 60)).letters == ()
+    assert (await claim(queue, 1)).letters == ()
     await world.pass_time(90)
-    assert (await queue.claim(1, 60)).letters == ()
+    assert (await claim(queue, 1)).letters == ()
     await world.pass_time(11)
     assert (await claim_one(queue))[1].attempts == 1
 
@@ -665,10 +678,10 @@ async def test_a_retry_repeated_does_not_touch_the_next_claim(queue: Queue) -> N
     await queue.settle([settlement])
     second, _ = await claim_one(queue)
     assert await queue.settle([settlement]) == frozenset()
-    assert await queue.renew({second: [claimed.id]}, 60) == frozenset()
+    assert await queue.claims_of(REPLICA) == {second: [claimed.id]}
 
 
-async def test_an_expired_lease_still_settles(queue: Queue, world: World) -> None:
+async def test_who_is_late_still_settles_what_nobody_took(queue: Queue, world: World) -> None:
     await queue.insert([letter(1)])
     token, claimed = await claim_one(queue)
     await world.pass_time(1000)
@@ -679,17 +692,20 @@ async def test_an_expired_lease_still_settles(queue: Queue, world: World) -> Non
 @pytest.mark.parametrize("then", ["waits", "claimed", "settled"])
 async def test_a_late_writer_changes_nothing(queue: Queue, world: World, then: str) -> None:
     await queue.insert([letter(number) for number in range(2)])
-    lease = await queue.claim(2, 60)
-    late, kept = lease.letters
+    dead, alive = await claim(queue, 1, OTHER), await claim(queue, 1)
+    (late,), (kept,) = dead.letters, alive.letters
     await world.pass_time(61)
-    assert await queue.renew({lease.token: [kept.id]}, 60) == frozenset()
+    assert await queue.beat(REPLICA, LIFE)
     assert await queue.reclaim(10) == 1
     if then != "waits":
         token, claimed = await claim_one(queue)
         if then == "settled":
             await queue.settle([Settlement(token=token, letter=ended(claimed, REFUSED, Status.ERROR))])
     before = await queue.get(late.id)
-    settlements = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
+    settlements = [
+        Settlement(token=dead.token, letter=ended(late)),
+        Settlement(token=alive.token, letter=ended(kept)),
+    ]
     assert await queue.settle(settlements) == {late.id}
     assert await queue.get(late.id) == before
     assert kept.id in {each.id for each in await queue.unreported(0, 10)}
@@ -698,7 +714,7 @@ async def test_a_late_writer_changes_nothing(queue: Queue, world: World, then: s
 @only(*MONGO)
 async def test_a_settlement_whose_reply_is_lost_is_repeated(queue: Queue) -> None:
     await queue.insert([letter(number) for number in range(3)])
-    lease = await queue.claim(3, 60)
+    lease = await claim(queue, 3)
     settlements = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
     lose_reply(queue, "bulk_write")
     with pytest.raises(Unavailable):
@@ -722,30 +738,30 @@ async def test_a_publisher_who_joins_in_mid_flight_stays(queue: Queue) -> None:
 
 async def test_released_letters_are_as_they_were(queue: Queue) -> None:
     await queue.insert([letter(number) for number in range(3)])
-    lease = await queue.claim(2, 60)
+    lease = await claim(queue, 2)
     await queue.release(lease.token, [lease.letters[0].id])
     await queue.release(lease.token, [lease.letters[0].id])
     await queue.release("nobody", [lease.letters[1].id])
     await queue.release(lease.token, [])
-    back = await queue.claim(10, 60)
+    back = await claim(queue, 10)
     assert [each.subject for each in back.letters] == ["Тема 0", "Тема 2"]
     assert back.letters[0] == lease.letters[0]
 
 
-async def test_letters_whose_lease_ran_out_are_first_in_line(queue: Queue, world: World) -> None:
+async def test_letters_of_the_dead_are_first_in_line(queue: Queue, world: World) -> None:
     await queue.insert([letter(number) for number in range(4)])
-    await queue.claim(3, 60)
+    await claim(queue, 3, OTHER)
     assert await queue.reclaim(10) == 0
     await world.pass_time(61)
     await queue.insert([letter(number) for number in range(4, 6)])
     assert await queue.reclaim(2) == 2
     assert await queue.reclaim(2) == 1
     assert await queue.reclaim(2) == 0
-    claimed = await queue.claim(10, 60)
+    claimed = await claim(queue, 10)
     assert [each.subject for each in claimed.letters] == [f"Тема {number}" for number in range(6)]
 
 
-async def test_a_lease_that_only_a_clock_set_ahead_ended_is_not_reclaimed(queue: Queue, world: World) -> None:
+async def test_who_is_dead_only_by_a_clock_set_ahead_lives(queue: Queue, world: World) -> None:
     """To pass time for the store alone is what a step of its clock does."""
     await queue.insert([letter(1)])
     before = await queue.now(0.0)
@@ -850,7 +866,7 @@ async def test_stats(queue: Queue, world: World) -> None:
     stats = await queue.stats()
     assert (stats.awaiting, stats.processing, stats.sent, stats.error, stats.unreported) == (3, 1, 2, 1, 2)
     assert 100 <= stats.oldest_due < 110
-    lease = await queue.claim(1, 60.0)
+    lease = await claim(queue, 1)
     later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
     await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])
     assert ((await queue.stats()).awaiting, (await queue.stats()).due) == (3, 2)
@@ -896,7 +912,7 @@ async def test_opening_twice_is_safe(world: World) -> None:
 @only(*MONGO)
 async def test_an_index_made_otherwise_does_not_stop_the_start(world: World) -> None:
     await world.raw.create_index([("expire_at", 1)], name="mine", expireAfterSeconds=77)
-    await world.raw.create_index([("status", 1), ("until", 1)], name="mailsender_until")
+    await world.raw.create_index([("status", 1), ("due", 1)], name="mailsender_claim")
     queue = await world.replica()
     await queue.insert([letter(1)])
     assert (await claim_one(queue))[1].subject == "Тема 1"
@@ -917,7 +933,7 @@ async def test_indexes_of_the_same_keys_under_other_names_serve(world: World, pl
     await claim_one(queue)
     stats = await queue.stats()
     assert (stats.awaiting, stats.processing, stats.error, stats.unreported) == (1, 1, 1, 1)
-    assert await queue.claims_of("") != {}
+    assert await queue.claims_of(REPLICA) != {}
 
 
 @only(*MONGO)
@@ -946,15 +962,17 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
 
     queue._letters = queue._committed = queue._inserter._letters = queue._deadletters = Away()
     queue._marks._marks = queue._marks._committed = queue._marks._letters = Away()
-    queue._server_clock._admin = Away()
+    queue._replicas._replicas = queue._server_clock._admin = Away()
     queue._server_clock.forget()
     record = Record(topic="in", partition=0, offset=0, timestamp=0, key=None, value=b"")
     sample = letter(1)
     calls = [
         queue.now(),
         queue.insert([sample]),
-        queue.claim(1, 60),
-        queue.renew({"t": [sample.id]}, 60),
+        queue.join("t", LIFE),
+        queue.beat("t", LIFE),
+        queue.leave("t"),
+        queue.claim(1, "t"),
         queue.settle([Settlement(token="t", letter=ended(sample))]),
         queue.release("t", [sample.id]),
         queue.reclaim(1),

@@ -16,6 +16,7 @@ from mailsender.model.ports import Inserted, SystemClock, Unavailable
 from mailsender.queue.mongo.client import connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
 from tests import parts
+from tests.claims import claim
 from tests.contract.conftest import again, ended, letter
 
 pytestmark = pytest.mark.asyncio
@@ -78,7 +79,7 @@ async def test_whoever_is_not_let_in_waits_until_that_is_mended(
         if how != "no user":
             assert "MONGODB_PASSWORD" in text
             assert "authSource" in text
-        for call in (queue.open(), queue.insert([letter(1)]), queue.claim(1, 60), queue.stats()):
+        for call in (queue.open(), queue.insert([letter(1)]), claim(queue, 1), queue.stats()):
             with pytest.raises(Unavailable) as caught:
                 await call
             assert "Topology" not in str(caught.value)
@@ -104,15 +105,15 @@ async def test_a_right_that_is_taken_away_is_waited_for(lone_mongod: parts.LoneM
         queue = queue_of(client, database)
         await queue.open()
         await queue.insert([letter(number) for number in range(3)])
-        lease = await queue.claim(2, 60)
+        lease = await claim(queue, 2)
         settlement = Settlement(token=lease.token, letter=ended(lease.letters[0]))
         admin.admin.command("updateUser", name, roles=reads)
         calls = [
             queue.insert([letter(7), letter(1, subject="other"), again(letter(2), 8)]),
-            queue.claim(1, 60),
+            claim(queue, 1),
             queue.settle([settlement]),
             queue.release(lease.token, [lease.letters[1].id]),
-            queue.renew({lease.token: [lease.letters[1].id]}, 60),
+            queue.join("another", 60.0),
         ]
         for call in calls:
             with pytest.raises(Unavailable, match="lacks rights"):
@@ -126,7 +127,7 @@ async def test_a_right_that_is_taken_away_is_waited_for(lone_mongod: parts.LoneM
 
 async def test_reports_go_on_without_the_right_to_remove(frugal: MongoQueue) -> None:
     await frugal.insert([letter(number) for number in range(MANY)])
-    lease = await frugal.claim(MANY, 60)
+    lease = await claim(frugal, MANY)
     letters = [ended(each) for each in lease.letters]
     assert (
         await frugal.settle([Settlement(token=lease.token, letter=each) for each in letters]) == frozenset()

@@ -14,6 +14,7 @@ from mailsender.model.letter import Answer, Letter, Origin, Recipient, Settlemen
 from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from tests.claims import claim
 from tests.parts import MongoServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "changes.md").read_text(encoding="utf-8")
@@ -41,7 +42,7 @@ async def test_the_queries_of_the_page_find_what_they_say(mongod: MongoServer, d
     await queue.open()
     waits, sent, tried = made(4, "ivan@example.com"), made(5, "ivan@example.com"), made(6, "eva@example.com")
     await queue.insert([sent, tried])
-    lease = await queue.claim(2, 60)
+    lease = await claim(queue, 2)
     outcome = {sent.id: Status.SENT, tried.id: Status.AWAITING}
     settled = [each.evolve(status=outcome[each.id], attempts=1) for each in lease.letters]
     await queue.settle([Settlement(token=lease.token, letter=each, delay=60) for each in settled])

@@ -11,6 +11,7 @@ from mailsender.dev.mongod import Mongod, ReplicaSet
 from mailsender.model.ports import Inserted, Rejected, SystemClock, Unavailable
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from tests.claims import REPLICA, claim, token_of
 from tests.contract.conftest import letter
 
 pytestmark = pytest.mark.asyncio
@@ -64,18 +65,19 @@ async def test_an_insert_without_a_majority_is_never_called_durable(
                 continue
     assert set(verdicts) <= {Inserted.REPLAY, Inserted.NEW}
     claimed = []
-    while found := (await queue.claim(50, 60)).letters:
+    while found := (await claim(queue, 50)).letters:
         claimed += [each.id for each in found]
     assert sorted(claimed) == sorted(each.id for each in letters)
     await queue.close()
 
 
 async def test_a_reclaim_does_not_outwait_an_outage(own_mongod: Mongod) -> None:
-    """What it would do as soon as the server is back came before the owners could renew."""
+    """What it would do as soon as the server is back came before the living could say so."""
     queue = queue_at(own_mongod.uri, 5.0)
     await queue.open()
     await queue.insert([letter(1)])
-    assert (await queue.claim(1, 0.001)).letters
+    await queue.join(REPLICA, 0.001)
+    assert (await queue.claim(1, token_of())).letters
     own_mongod.freeze()
     try:
         with pytest.raises(Unavailable):
@@ -93,7 +95,7 @@ async def test_a_frozen_server_is_unavailable_within_the_deadline(own_mongod: Mo
     await queue.insert([letter(1)])
     own_mongod.freeze()
     try:
-        for call in (queue.insert([letter(2)]), queue.claim(1, 60), queue.stats(), queue.open()):
+        for call in (queue.insert([letter(2)]), claim(queue, 1), queue.stats(), queue.open()):
             since = time.monotonic()
             with pytest.raises(Unavailable):
                 await call
@@ -113,11 +115,11 @@ async def test_letters_survive_a_kill(own_mongod: Mongod) -> None:
     assert await queue.insert([letter(1)]) == [Inserted.NEW]
     own_mongod.kill()
     with pytest.raises(Unavailable):
-        await queue.claim(1, 60)
+        await claim(queue, 1)
     own_mongod.start()
     await eventually_open(queue)
     assert await queue.insert([letter(1)]) == [Inserted.REPLAY]
-    assert len((await queue.claim(1, 60)).letters) == 1
+    assert len((await claim(queue, 1)).letters) == 1
     await queue.close()
 
 

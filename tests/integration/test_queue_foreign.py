@@ -21,13 +21,14 @@ from mailsender.model.ports import Inserted, SystemClock
 from mailsender.queue.mongo.client import connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.reports.report import report_bytes
+from tests.claims import LIFE, REPLICA, token_of
 from tests.contract.conftest import again, ended, letter
 from tests.parts import MongoServer
 
 EXAMPLES = 150
 FIELDS = (
     *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest", "seq"),
-    *("due", "lease", "until", "settled_by", "outcome", "recipients", "attempts", "relay", "message_id"),
+    *("due", "claim", "settled_by", "outcome", "recipients", "attempts", "relay", "message_id"),
     *("reason", "finished_at", "reported", "at", "mark", "also", "answered", "expire_at", "slices"),
 )
 EPOCH = DatetimeMS(0)
@@ -72,7 +73,7 @@ documents = st.builds(
 ids = st.one_of(st.just(ObjectId(letter(77).id)), plain.filter(lambda each: not isinstance(each, Regex)))
 
 
-marks = st.dictionaries(st.sampled_from(["letters", "leases", "at", "count", "forget_at"]), odd)
+marks = st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "forget_at"]), odd)
 
 
 class Bench:
@@ -109,7 +110,7 @@ class Bench:
         await disconnect(self.client, 10.0)
 
     async def clear(self) -> None:
-        for each in ("letters", "letters.marks"):
+        for each in ("letters", "letters.marks", "letters.replicas"):
             await self.database.get_collection(each).delete_many({})
 
 
@@ -126,14 +127,13 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
     assert await queue.insert([neighbour]) == [Inserted.NEW]
     assert len(await queue.insert([again(same, 78), again(same, 79), letter(77, subject="other")])) == 3
     await queue.stats()
-    await queue.claims_of("t")
+    await queue.join(REPLICA, LIFE)
+    await queue.claims_of(REPLICA)
     await queue.reclaim(100)
     reported: dict[str, Letter] = {}
     for _ in range(10):
-        lease = await queue.claim(10, 60, "t" * 32)
-        held = {lease.token: [each.id for each in lease.letters]}
-        assert await queue.renew(held, 60) == frozenset()
-        await queue.held(held)
+        lease = await queue.claim(10, token_of())
+        await queue.held({lease.token: [each.id for each in lease.letters]})
         outcomes = [Settlement(token=lease.token, letter=ended(each)) for each in lease.letters]
         assert await queue.settle(outcomes) == frozenset()
         found = await queue.unreported(0, 10)
@@ -160,7 +160,7 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
     suppress_health_check=list(HealthCheck),
 )
 @given(
-    documents, ids, st.dictionaries(st.sampled_from(["letters", "leases", "at", "count", "forget_at"]), odd)
+    documents, ids, st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "forget_at"]), odd)
 )
 @example({"status": "awaiting", "due": DatetimeMS(-(2**62))}, 1, {})
 @example({"status": "awaiting", "due": [EPOCH]}, 2, {})
@@ -168,12 +168,12 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
 @example({"status": "sent", "reported": False, "also": 5, **good}, ObjectId(letter(77).id), {})
 @example({"status": "sent", "reported": False, "also": [5], **good}, ObjectId(letter(77).id), {})
 @example({"status": "awaiting", "digest": "x", **good}, ObjectId(letter(77).id), {})
-@example({"status": "processing", "lease": ["t" * 32], **good}, 4, {})
+@example({"status": "processing", "claim": [REPLICA * 2], **good}, 4, {})
 @example({"status": "sent", "reported": False, "answered": 9, **good}, 5, {})
 @example({"status": "sent", "reported": False, "origin": {"topic": "t", "partition": float("inf")}}, 6, {})
 @example({"status": "sent", "reported": False, "tokenjson": True, "token": "NaN", **good}, 7, {})
 @example(
-    {"status": "awaiting", **good}, DatetimeMS(2**62), {"letters": 5, "leases": [5], "count": float("nan")}
+    {"status": "awaiting", **good}, DatetimeMS(2**62), {"letters": 5, "claims": [5], "count": float("nan")}
 )
 def test_no_document_of_another_program_harms_its_neighbours(
     bench: Bench, document: dict[str, Any], identity: Any, mark: dict[str, Any]

@@ -17,6 +17,7 @@ from mailsender.model.letter import Answer, Letter, Origin, Settlement, Status
 from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from tests.claims import LIFE, OTHER, REPLICA, claim
 from tests.parts import MongoServer
 
 pytestmark = pytest.mark.asyncio
@@ -108,10 +109,11 @@ def explained(database: Any, sent: dict[str, Any]) -> dict[str, Any]:
 async def exercise(queue: MongoQueue, start: int) -> None:
     """Use every call of the queue that reads or changes letters."""
     await queue.insert([letter(number) for number in range(start, start + 3 * K)])
-    lease = await queue.claim(K, 60)
+    lease = await claim(queue, K)
     ids = [each.id for each in lease.letters]
     assert len(ids) == K
-    await queue.renew({lease.token: ids, "gone": ids[:1]}, 60)
+    assert await queue.beat(REPLICA, LIFE)
+    await queue.claims_of(REPLICA)
     sent = [
         each.evolve(status=Status.SENT, finished_at=datetime(2026, 1, 1, tzinfo=UTC))
         for each in lease.letters
@@ -120,13 +122,14 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await queue.settle([Settlement(token="late", letter=each) for each in sent[-1:]])
     await queue.release(lease.token, ids[-2:])
     await queue.mark_reported((await queue.unreported(0, K))[:5])
-    more = await queue.claim(K // 2, 60)
+    more = await claim(queue, K // 2)
     together = [each.evolve(status=Status.SENT) for each in more.letters]
     await queue.settle([Settlement(token=more.token, letter=each) for each in together])
     assert (await queue.get(together[0].id)) is not None
     await queue.mark_reported(together)
     await queue.forget()
-    await queue.claim(5, 0.0)
+    await claim(queue, 5, OTHER)
+    await queue.leave(OTHER)
     assert await queue.reclaim(K) == 5
     await queue.stats()
 
@@ -176,7 +179,7 @@ async def test_a_claim_costs_the_same_beside_finished_letters(
     assert letters.estimated_document_count() == FINISHED + 3 * K
     assert [cost(sync, database, query) for query in SWEEPS] == alone
     assert alone[0] == (K, K)
-    assert len((await queue.claim(K, 60)).letters) == K
+    assert len((await claim(queue, K)).letters) == K
 
 
 SWEEPS: list[dict[str, Any]] = [
@@ -185,21 +188,10 @@ SWEEPS: list[dict[str, Any]] = [
         "sort": {"due": 1, "seq": 1},
         "limit": K,
     },
-    {
-        "filter": {"status": "processing", "$expr": {"$lte": ["$until", "$$NOW"]}},
-        "sort": {"until": 1},
-        "limit": K,
-    },
-    {
-        "filter": {
-            "status": "processing",
-            "$expr": {"$lte": ["$until", {"$min": ["$$NOW", datetime(2100, 1, 1, tzinfo=UTC)]}]},
-        },
-        "sort": {"until": 1},
-        "limit": K,
-    },
+    {"filter": {"status": "processing", "claim": {"$gte": "a"}}, "sort": {"claim": 1}, "limit": 1},
+    {"filter": {"status": "processing"}, "sort": {"claim": -1}, "limit": K},
     {"filter": {"reported": False, "$expr": {"$lte": ["$at", "$$NOW"]}}, "sort": {"at": 1}, "limit": K},
-    {"filter": {"status": "processing", "lease": "token"}},
+    {"filter": {"status": "processing", "claim": "token"}},
 ]
 
 

@@ -11,7 +11,7 @@ import uvloop
 from structlog.testing import capture_logs
 
 from mailsender.journal.port import NoNotes
-from mailsender.model.letter import Lease, Letter, Phase, Result, Status, Verdict
+from mailsender.model.letter import Claim, Letter, Phase, Result, Status, Verdict
 from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
@@ -29,7 +29,7 @@ async def test_letters_are_sent_and_settled() -> None:
         done = await scene.settled(50)
     assert {found.status for found in done} == {Status.SENT}
     assert len(relay.sent) == 50
-    assert (len(scene.hand), scene.hand.bytes) == (0, 0)
+    assert (len(scene.in_flight), scene.in_flight.bytes) == (0, 0)
     stats = await scene.queue.stats()
     assert (stats.awaiting, stats.processing, stats.sent, stats.unreported) == (0, 0, 50, 50)
 
@@ -236,7 +236,7 @@ async def test_a_letter_whose_lease_was_lost_is_not_begun() -> None:
         await scene.queue.insert([letter(1), letter(2)])
         scene.dispatch.nudge()
         await relay.started.wait()
-        scene.hand.drop([letter(2).id])
+        scene.in_flight.drop([letter(2).id])
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(1)
@@ -244,14 +244,13 @@ async def test_a_letter_whose_lease_was_lost_is_not_begun() -> None:
 
 
 @pytest.mark.asyncio
-async def test_nothing_begins_or_gets_its_dot_on_a_lease_about_to_end() -> None:
+async def test_nothing_begins_or_gets_its_dot_when_this_replica_may_soon_count_as_dead() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await scene.queue.insert([letter(1)])
         scene.dispatch.nudge()
         await relay.started.wait()
-        for token in scene.hand.by_token():
-            scene.hand.extend([token], SystemClock().monotonic() + 0.5)
+        scene.in_flight.alive_until = SystemClock().monotonic() + 0.5
         assert relay.hold is not None
         relay.hold.set()
         await scene.stats_are(awaiting=1)
@@ -267,15 +266,15 @@ async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: in
         await scene.queue.insert([letter(1), letter(2)])
         scene.dispatch.nudge()
         await relay.started.wait()
-        token = scene.hand.token(letter(number).id)
+        token = scene.in_flight.token(letter(number).id)
         assert token is not None
         await scene.queue.release(token, [letter(number).id])
-        scene.dispatch.take_fresh(await scene.queue.claim(1, 60.0, "new"))
+        scene.dispatch.take_fresh(await scene.queue.claim(1, "new"))
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(2)
         await scene.stats_are(sent=2)
-        await until(lambda: not len(scene.hand))
+        await until(lambda: not len(scene.in_flight))
     assert len(relay.sent) == 2
     assert len(scene.reported) == 2
 
@@ -288,8 +287,8 @@ class SlowQueue(MemoryQueue):
         self.answer = asyncio.Event()
         self.claims = 0
 
-    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
-        found = await super().claim(limit, lease, token)
+    async def claim(self, limit, token):  # type: ignore[no-untyped-def]
+        found = await super().claim(limit, token)
         self.claims += 1
         await self.answer.wait()
         return found
@@ -393,7 +392,7 @@ async def test_whoever_waited_in_vain_is_forgotten() -> None:
     await asyncio.sleep(0)
     waiting[1].cancel()
     await asyncio.wait(waiting[1:2])
-    basket.put(Lease(token="t", until=0.0, letters=(letter(1), letter(2))))
+    basket.put(Claim(token="t", letters=(letter(1), letter(2))))
     assert [await each for each in (waiting[0], waiting[2])] == [True, True]
     assert not basket._waiters
 
@@ -407,9 +406,9 @@ async def test_to_ask_for_room_changes_nothing() -> None:
         assert len(scene.dispatch._basket) == 1
 
 
-async def _claimed(scene: Scene, *letters: Letter) -> Lease:
+async def _claimed(scene: Scene, *letters: Letter) -> Claim:
     await scene.queue.insert(letters)
-    return await scene.queue.claim(len(letters), 60.0, "t")
+    return await scene.queue.claim(len(letters), "t")
 
 
 class TestPace:

@@ -35,8 +35,8 @@ class CountingQueue(MemoryQueue):
 
     found = 0
 
-    async def claim(self, limit, lease, token=""):  # type: ignore[no-untyped-def]
-        claimed = await super().claim(limit, lease, token)
+    async def claim(self, limit, token):  # type: ignore[no-untyped-def]
+        claimed = await super().claim(limit, token)
         self.found += bool(claimed.letters)
         return claimed
 
@@ -50,7 +50,7 @@ async def test_fresh_letters_are_sent_without_a_claim() -> None:
         done = await scene.settled(50)
     assert {found.status for found in done} == {Status.SENT}
     assert queue.found == 0
-    assert len(scene.hand) == 0
+    assert len(scene.in_flight) == 0
 
 
 @pytest.mark.asyncio
@@ -89,7 +89,7 @@ async def test_what_waits_in_the_queue_does_not_starve_behind_fresh_letters() ->
         await relay.started.wait()
         await scene.queue.insert([letter(5000)])  # a retry that became due, say: nobody is told
         waiting = letter(5000).id
-        await until(lambda: scene.hand.token(waiting))
+        await until(lambda: scene.in_flight.token(waiting))
 
 
 @pytest.mark.asyncio

@@ -22,6 +22,7 @@ from mailsender.model.ports import (
     Unavailable,
 )
 from mailsender.reports.report import report_bytes
+from tests.claims import claim
 from tests.clocks import ManualClock
 from tests.fakes import FakeOwner, FakeSink, FakeSource, FlakyQueue, record
 
@@ -211,7 +212,7 @@ async def test_a_publisher_who_finds_no_room_is_answered_by_itself_and_sending_g
     assert [answer.answers[0].key for answer in stage.offered] == [b"101", b"102"]
     assert all(answer.status is Status.ERROR for answer in stage.offered)
     assert all(answer.reason.startswith(f"shared-too-often: the letter {OWN}") for answer in stage.offered)
-    assert {letter.subject for letter in (await stage.queue.claim(10, 60)).letters} == {"a", "z"}
+    assert {letter.subject for letter in (await claim(stage.queue, 10)).letters} == {"a", "z"}
     assert stage.source.commits[-1] == {("in", 0): len(many) + 1}
 
 
@@ -223,7 +224,7 @@ async def test_a_letter_whose_origin_was_used_before_is_sent_under_another_id() 
     for _ in range(2):
         later = Stage(made_again, queue=stage.queue)
         await later.run()
-    claimed = (await stage.queue.claim(10, 60)).letters
+    claimed = (await claim(stage.queue, 10)).letters
     assert sorted(letter.subject for letter in claimed) == ["a", "b", "x", "y"]
     assert later.offered == []
     assert (later.intake.state.clashes, later.intake.state.replays) == (0, 2)
@@ -589,7 +590,7 @@ async def test_the_owner_gets_as_many_as_it_wants_and_hears_of_the_rest() -> Non
     stage = Stage([record(letters(*"abcde"))])
     stage.owner.room = 2
     await stage.run()
-    assert [[each.subject for each in lease.letters] for lease in stage.owner.leases] == [["a", "b"]]
+    assert [[each.subject for each in lease.letters] for lease in stage.owner.claims] == [["a", "b"]]
     assert stage.owner.nudges == 1
     stats = await stage.queue.stats()
     assert (stats.processing, stats.awaiting) == (2, 3)
@@ -625,7 +626,7 @@ async def test_after_a_lost_reply_the_same_claim_is_made_again() -> None:
     await stage.run()
     assert len(tokens) == 2
     assert len(set(tokens)) == 1
-    (lease,) = stage.owner.leases
+    (lease,) = stage.owner.claims
     assert [each.subject for each in lease.letters] == ["a", "b"]
     assert stage.source.commits == [{("in", 0): 1}]
 

@@ -10,14 +10,15 @@ import pytest
 
 from mailsender.journal.port import NoNotes
 from mailsender.journal.record import LeftBehind, Story, noted_id
-from mailsender.model.letter import Lease, Letter, Phase, Result, Settlement, Status, Verdict
+from mailsender.model.letter import Claim, Letter, Phase, Result, Settlement, Status, Verdict
 from mailsender.model.ports import Unavailable
-from mailsender.queue.inflight import Hand
+from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.sending.attempt import RetryPolicy
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.sender import SendPolicy
 from mailsender.sending.settler import Settler
+from tests.claims import claim
 from tests.clocks import ManualClock
 from tests.dispatching import PlainComposer, letter
 
@@ -52,14 +53,14 @@ class Scene:
     def __init__(self, queue: MemoryQueue | None = None) -> None:
         self.clock = ManualClock()
         self.queue = queue or MemoryQueue(self.clock)
-        self.settler = Settler(self.queue, Hand(), self.clock, report=self.report)
+        self.settler = Settler(self.queue, InFlight(), self.clock, report=self.report)
 
     async def report(self, letters: Sequence[Letter]) -> None:
         pass
 
-    async def claimed(self, *letters: Letter, token: str = TOKEN) -> Lease:
+    async def claimed(self, *letters: Letter, token: str = TOKEN) -> Claim:
         await self.queue.insert(letters)
-        return await self.queue.claim(len(letters), 60.0, token)
+        return await self.queue.claim(len(letters), token)
 
     def recovery(self, notes: Left, *, resend: bool = True) -> Recovery:
         policy = SendPolicy(
@@ -69,7 +70,7 @@ class Scene:
             session_idle=30.0,
             refuse_probability=0.0,
             retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
-            lease=60.0,
+            life=60.0,
         )
         return Recovery(
             queue=self.queue,
@@ -118,7 +119,7 @@ async def test_answered_is_settled_uncertain_is_named_and_unsent_is_given_back()
     unknown = await scene.now(1)
     assert (unknown.status, unknown.attempts, unknown.recipients[0].uncertain) == (Status.AWAITING, 1, True)
     assert (await scene.now(3)).attempts == 0
-    due = await scene.queue.claim(9, 60.0)
+    due = await claim(scene.queue, 9)
     assert {each.id for each in due.letters} == {letter(1).id, letter(3).id}, "the deferred one waits"
     assert scene.settler.tally.uncertain == 1
     assert scene.settler.tally.recovered == 2
@@ -142,7 +143,7 @@ async def test_slices_that_were_not_reached_are_due_at_once_without_an_attempt()
     await scene.claimed(letter(1, "a@x.test", "b@x.test", "c@x.test"))
     await scene.recover(story(1, (0, 2), _0=TAKEN, _1=TAKEN))
     assert ((await scene.now(1)).pending, (await scene.now(1)).attempts) == (("c@x.test",), 0)
-    assert len((await scene.queue.claim(1, 60.0)).letters) == 1
+    assert len((await claim(scene.queue, 1)).letters) == 1
 
 
 async def test_what_another_one_has_stays_its_own() -> None:
@@ -152,7 +153,7 @@ async def test_what_another_one_has_stays_its_own() -> None:
         [Settlement(token=TOKEN, letter=lease.letters[0].evolve(status=Status.SENT, relay="first"))]
     )
     await scene.queue.release(TOKEN, [letter(2).id])
-    await scene.queue.claim(1, 60.0, OTHER * 2)
+    await scene.queue.claim(1, OTHER * 2)
     done = await scene.recover(story(1, (0, 1)), story(2, (0, 1), _0=TAKEN))
     assert (done.settled, done.uncertain, done.released, done.gone) == (0, 0, 0, 2)
     assert (await scene.now(1)).relay == "first"

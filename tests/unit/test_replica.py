@@ -23,7 +23,7 @@ from mailsender.intake.batch import read_batch
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import NoNotes, Notes
 from mailsender.journal.record import LeftBehind
-from mailsender.model.letter import Lease, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
+from mailsender.model.letter import Claim, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
 from mailsender.model.ports import (
     Clock,
     Forbidden,
@@ -310,7 +310,7 @@ async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: py
             status = await running
     unclean = [event["reason"] for event in events if event["event"] == "drain_unclean"]
     assert status == 1
-    assert unclean == ["1 letters are still in hand; their leases give them back"]
+    assert unclean == ["1 letters are still in flight; others give them back"]
     assert relay.sent == []
     assert (await queue.stats()).processing == 1, "its lease has yet to end"
 
@@ -577,7 +577,7 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     replica.settings = replica.settings.model_copy(update={"queue_max_letters": 1})
     asked = ReplicaOperations(replica)
     replica.state, replica.queue_trouble = "running", ""
-    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
+    replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.dispatch.relay.connected_ever = True
     first = letter()
     await queue.insert([first, first.evolve(id="7" * 24)])
@@ -670,7 +670,7 @@ class Absent(MemoryQueue):
         super().__init__(clock)
         self.asked = asyncio.Event()
 
-    async def claims_of(self, run: str) -> dict[str, list[str]]:
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
         self.asked.set()
         raise Unavailable("gone again")
 
@@ -695,7 +695,7 @@ async def test_it_is_not_ready_while_the_queue_takes_no_letters(monkeypatch: pyt
     clock = SystemClock()
     replica = replica_over(FakeRelay(), Refusing(clock), clock, monkeypatch)
     replica.state, replica.queue_trouble = "running", ""
-    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
+    replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.dispatch.relay.connected_ever = True
     asked, stop = ReplicaOperations(replica), asyncio.Event()
     assert asked.ready() == (True, [])
@@ -714,15 +714,15 @@ class Unheard(MemoryQueue):
         super().__init__(clock)
         self.claimed = asyncio.Event()
 
-    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
-        await super().claim(limit, lease, token)
+    async def claim(self, limit: int, token: str) -> Claim:
+        await super().claim(limit, token)
         self.claimed.set()
         raise Unavailable("no answer")
 
-    async def claims_of(self, run: str) -> dict[str, list[str]]:
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
         if self.away:
             raise Unavailable("no answer")
-        return await super().claims_of(run)
+        return await super().claims_of(replica)
 
 
 @pytest.mark.parametrize("state", ["away", "back", "steady"])
@@ -822,7 +822,7 @@ async def test_it_says_when_a_relay_that_refuses_letters_is_tried_again(
     clock = ManualClock()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
     replica.state, replica.queue_trouble = "running", ""
-    replica.keeper.health.answered(clock.monotonic(), clock.epoch())
+    replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.dispatch.relay.connected_ever = True
     refusal = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
     replica.dispatch.relay.hold(letter().id, refusal)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from mailsender.journal.port import NoNotes
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.model.ports import Rejected, SystemClock, Unavailable
-from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.sending.attempt import as_error
@@ -159,27 +159,25 @@ class HalfAnsweringQueue(MemoryQueue):
 
 @pytest.mark.parametrize("sent", [True, False])
 @pytest.mark.asyncio
-async def test_what_is_being_written_back_is_not_taken_for_lost(sent: bool) -> None:
-    """Noted as done before it is durable, it would be sent again if it was rolled back and we died."""
+async def test_what_is_written_back_is_in_flight_until_it_is_durable(sent: bool) -> None:
+    """Noted as done before, it would be sent again if it was rolled back and we died."""
     clock, notes = SystemClock(), DoneNotes()
-    queue, hand = HalfAnsweringQueue(clock), Hand(notes)
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)
-    settler = Settler(queue, hand, clock, report=ignore)
+    queue, in_flight = HalfAnsweringQueue(clock), InFlight(notes)
+    settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1)])
-    lease = await queue.claim(1, 60.0, "t")
-    hand.take(lease)
+    claimed = await queue.claim(1, "t")
+    in_flight.take(claimed)
     writing = asyncio.create_task(settler.run())
     if sent:
-        settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
+        settler.put(Settlement(token="t", letter=as_error(claimed.letters[0], "no address")))
     else:
         settler.release("t", [letter(1).id])
     async with asyncio.timeout(10):
         await queue.written.wait()
-        await keeper.renew()
-        assert (keeper.lost, len(hand), notes.ended) == (0, 1, [])
+        assert (len(in_flight), notes.ended) == (1, [])
         queue.answer.set()
         assert await settler.flush(10)
-    assert (len(hand), notes.ended) == (0, [letter(1).id])
+    assert (len(in_flight), notes.ended) == (0, [letter(1).id])
     writing.cancel()
     await asyncio.wait({writing})
 
@@ -191,10 +189,10 @@ async def ignore(letters: Sequence[Letter]) -> None:
 @pytest.mark.asyncio
 async def test_what_goes_back_while_others_of_its_claim_do_is_written_too() -> None:
     clock = SystemClock()
-    queue, hand = HalfAnsweringQueue(clock), Hand()
-    settler = Settler(queue, hand, clock, report=ignore)
+    queue, in_flight = HalfAnsweringQueue(clock), InFlight()
+    settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1), letter(2)])
-    hand.take(await queue.claim(2, 60.0, "t"))
+    in_flight.take(await queue.claim(2, "t"))
     writing = asyncio.create_task(settler.run())
     settler.release("t", [letter(1).id])
     async with asyncio.timeout(10):
@@ -203,7 +201,7 @@ async def test_what_goes_back_while_others_of_its_claim_do_is_written_too() -> N
         queue.answer.set()
         assert await settler.flush(10)
     stats = await queue.stats()
-    assert (stats.awaiting, stats.processing, len(hand), settler.tally.released) == (2, 0, 0, 2)
+    assert (stats.awaiting, stats.processing, len(in_flight), settler.tally.released) == (2, 0, 0, 2)
     writing.cancel()
     await asyncio.wait({writing})
 
@@ -223,20 +221,20 @@ class ForgetfulQueue(MemoryQueue):
 
 
 @pytest.mark.asyncio
-async def test_a_write_that_is_repeated_does_not_take_a_newer_claim_out_of_our_hand() -> None:
-    """Nobody would renew it, nor send its letter, until its lease ran out."""
+async def test_a_write_that_is_repeated_does_not_end_a_newer_claim() -> None:
+    """Nobody would send its letter as long as this replica lives."""
     clock = SystemClock()
-    queue, hand = ForgetfulQueue(clock), Hand()
-    settler = Settler(queue, hand, clock, report=ignore)
+    queue, in_flight = ForgetfulQueue(clock), InFlight()
+    settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1)])
-    hand.take(await queue.claim(1, 60.0, "old"))
+    in_flight.take(await queue.claim(1, "old"))
     writing = asyncio.create_task(settler.run())
     settler.release("old", [letter(1).id])
     async with asyncio.timeout(10):
         await queue.written.wait()
-        hand.take(await queue.claim(1, 60.0, "new"))
+        in_flight.take(await queue.claim(1, "new"))
         assert await settler.flush(10)
-    assert hand.by_token() == {"new": [letter(1).id]}
+    assert (len(in_flight), in_flight.token(letter(1).id)) == (1, "new")
     writing.cancel()
     await asyncio.wait({writing})
 
@@ -258,11 +256,11 @@ class TimedQueue(MemoryQueue):
 async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather: float) -> None:
     clock, notes = SystemClock(), NoNotes()
     notes.run = run
-    queue, hand = TimedQueue(clock), Hand(notes)
-    settler = Settler(queue, hand, clock, report=ignore)
+    queue, in_flight = TimedQueue(clock), InFlight(notes)
+    settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1), letter(2), letter(3)])
-    lease = await queue.claim(3, 60.0, "t")
-    hand.take(lease)
+    lease = await queue.claim(3, "t")
+    in_flight.take(lease)
     writing = asyncio.create_task(settler.run())
     for one in lease.letters:
         settler.put(Settlement(token="t", letter=as_error(one, "no address")))
@@ -281,12 +279,12 @@ async def test_a_full_write_waits_for_no_more(large: bool) -> None:
     clock, notes = SystemClock(), NoNotes()
     count, body = (3, "x" * (BATCH_BYTES // 2)) if large else (BATCH + 1, "")
     notes.run = "ab" * 8
-    queue, hand = TimedQueue(clock), Hand(notes)
-    settler = Settler(queue, hand, clock, report=ignore)
+    queue, in_flight = TimedQueue(clock), InFlight(notes)
+    settler = Settler(queue, in_flight, clock, report=ignore)
     settler._pause = 3600.0
     await queue.insert([letter(n).evolve(body=body) for n in range(count)])
-    lease = await queue.claim(count, 60.0, "t")
-    hand.take(lease)
+    lease = await queue.claim(count, "t")
+    in_flight.take(lease)
     writing = asyncio.create_task(settler.run())
     settler.put(Settlement(token="t", letter=as_error(lease.letters[0], "no address")))
     await until(lambda: queue.times)
@@ -442,17 +440,17 @@ async def test_what_is_reported_is_what_was_written(
     refuses: Callable[[Letter], bool], kept: bool, status: Status
 ) -> None:
     """An outcome in plainer words is reported in these; one of which nothing can be kept ends the letter."""
-    clock, hand = SystemClock(), Hand()
+    clock, in_flight = SystemClock(), InFlight()
     reported: list[Letter] = []
 
     async def report(letters: Sequence[Letter]) -> None:
         reported.extend(letters)
 
     queue = StrictQueue(clock, lambda each: not refuses(each))
-    settler = Settler(queue, hand, clock, report=report)
+    settler = Settler(queue, in_flight, clock, report=report)
     await queue.insert([partly(letter(n)).evolve(recipients=()) for n in range(3)])
-    lease = await queue.claim(3, 60.0, "t")
-    hand.take(lease)
+    lease = await queue.claim(3, "t")
+    in_flight.take(lease)
     writing = asyncio.create_task(settler.run())
     one, other, third = lease.letters
     settler.put(Settlement(token="t", letter=partly(one)))
@@ -465,7 +463,7 @@ async def test_what_is_reported_is_what_was_written(
     found = stored[one.id]
     assert found is not None
     assert (found.status, has_results(found)) == (status, kept)
-    assert len(hand) == 0
+    assert len(in_flight) == 0
     writing.cancel()
     await asyncio.wait({writing})
 
@@ -476,29 +474,29 @@ async def test_what_can_be_written_in_no_words_is_neither_reported_nor_sent_agai
 ) -> None:
     """It stays in hand, so that its lease is renewed, until the store takes it."""
     monkeypatch.setattr("mailsender.sending.settler.REPEAT_UNWRITTEN", 0.05)
-    clock, hand = SystemClock(), Hand()
+    clock, in_flight = SystemClock(), InFlight()
     reported: list[str] = []
 
     async def report(letters: Sequence[Letter]) -> None:
         reported.extend(each.id for each in letters)
 
     queue = StrictQueue(clock, lambda each: each.id != letter(1).id)
-    settler = Settler(queue, hand, clock, report=report)
+    settler = Settler(queue, in_flight, clock, report=report)
     await queue.insert([letter(n) for n in range(3)])
-    lease = await queue.claim(3, 60.0, "t")
-    hand.take(lease)
+    lease = await queue.claim(3, "t")
+    in_flight.take(lease)
     writing = asyncio.create_task(settler.run())
     with capture_logs() as logs:
         for each in lease.letters:
             settler.put(Settlement(token="t", letter=as_error(each, "no address")))
         assert await settler.flush(10)
         assert sorted(reported) == sorted([letter(0).id, letter(2).id])
-        assert hand.by_token() == {"t": [letter(1).id]}
+        assert (len(in_flight), in_flight.token(letter(1).id)) == (1, "t")
         assert settler.open.is_set()
         assert (settler.tally.error, (await queue.stats()).processing) == (2, 1)
         queue.takes = lambda _: True
         await until(lambda: len(reported) == 3)
-    assert len(hand) == 0
+    assert len(in_flight) == 0
     assert [each["event"] for each in logs].count("outcome_not_written") == 1
     writing.cancel()
     await asyncio.wait({writing})
@@ -506,7 +504,7 @@ async def test_what_can_be_written_in_no_words_is_neither_reported_nor_sent_agai
 
 @pytest.mark.asyncio
 async def test_a_letter_that_cannot_be_given_back_holds_up_no_other() -> None:
-    clock, hand = SystemClock(), Hand()
+    clock, in_flight = SystemClock(), InFlight()
 
     class Keeps(MemoryQueue):
         async def release(self, token, ids):  # type: ignore[no-untyped-def]
@@ -515,12 +513,12 @@ async def test_a_letter_that_cannot_be_given_back_holds_up_no_other() -> None:
             await super().release(token, ids)
 
     queue = Keeps(clock)
-    settler = Settler(queue, hand, clock, report=ignore)
+    settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(n) for n in range(4)])
-    hand.take(await queue.claim(4, 60.0, "t"))
+    in_flight.take(await queue.claim(4, "t"))
     writing = asyncio.create_task(settler.run())
     settler.release("t", [letter(n).id for n in range(4)])
     assert await settler.flush(10)
-    assert ((await queue.stats()).awaiting, len(hand), settler.tally.released) == (3, 0, 3)
+    assert ((await queue.stats()).awaiting, len(in_flight), settler.tally.released) == (3, 0, 3)
     writing.cancel()
     await asyncio.wait({writing})

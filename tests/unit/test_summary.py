@@ -9,8 +9,10 @@ from mailsender.model.ports import QueueStats
 from mailsender.observe import summary as module
 from mailsender.observe.condition import Condition, Conditions
 from mailsender.observe.summary import Summary
-from mailsender.queue.inflight import Hand, LeaseKeeper
+from mailsender.queue.heartbeat import Heartbeat
+from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
+from mailsender.queue.tidier import Tidier
 from tests.clocks import ManualClock
 
 
@@ -21,15 +23,16 @@ class Stage:
         self.clock = ManualClock()
         self.counted = {"sent": 0, "error": 0}
         self.found: list[Condition] = []
-        self.keeper = LeaseKeeper(MemoryQueue(self.clock), Hand(), self.clock, lease=60.0)
+        queue = MemoryQueue(self.clock)
+        self.tidier = Tidier(queue, Heartbeat(queue, InFlight(), self.clock, life=60.0), self.clock)
         conditions = Conditions(self.clock, lambda: self.found)
-        self.summary = Summary(lambda: dict(self.counted), self.keeper, conditions, self.clock)
+        self.summary = Summary(lambda: dict(self.counted), self.tidier, conditions, self.clock)
 
     def waiting(self, awaiting: int) -> None:
-        self.keeper.stats = QueueStats(
+        self.tidier.stats = QueueStats(
             awaiting=awaiting, due=awaiting, processing=0, sent=0, error=0, unreported=0, oldest_due=7.0
         )
-        self.keeper._counted_at = self.clock.monotonic()
+        self.tidier._counted_at = self.clock.monotonic()
 
 
 def test_says_what_happened_since_the_last_line() -> None:

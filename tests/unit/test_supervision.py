@@ -291,7 +291,7 @@ BROKEN = {
     "handing on": (lambda replica: replica.settler, ("_report",)),
     "reporter": (lambda replica: replica.parts.queue, ("unreported", "mark_reported")),
     "gate": (lambda replica: replica.parts.slots, ("lease",)),
-    "keeper": (lambda replica: replica.parts.queue, ("now",)),
+    "heartbeat": (lambda replica: replica.parts.queue, ("now", "beat")),
     "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim", "forget")),
     "claiming": (lambda replica: replica.parts.queue, ("claim",)),
     "sending": (lambda replica: replica.parts.relay, ("connect",)),
@@ -306,7 +306,7 @@ def break_(replica: Replica, loop: str, method: str, times: float) -> asyncio.Ev
 
     async def broken(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        if loop == "keeper" and args != (0.0,):
+        if method == "now" and args != (0.0,):
             return await whole(*args, **kwargs)  # intake asks, too, for no reading of this very moment
         calls += 1
         if calls <= times:
@@ -371,7 +371,7 @@ async def test_a_letter_whose_sending_a_library_cancels_is_answered(
             await sink.reported.wait()
             replica.drain("test")
             assert await running == 0, events
-    assert len(replica.hand) == 0
+    assert len(replica.in_flight) == 0
     assert [each["letter"] for each in events if each["event"] == "letter_raised"] != []
 
 

@@ -23,7 +23,7 @@ MOST = 1000
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _OPEN = {"$in": ["awaiting", "processing"]}
-_UNCLAIMED = {"lease": "", "until": ""}
+_UNCLAIMED = {"claim": ""}
 
 _NAMELESS = {
     "$set": {

@@ -8,7 +8,7 @@ Ours stand beside them:
 - `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
 - `seq`: order of insertion, filled by the server. `due`: when to send.
-- `lease`, `until`: the token under which a letter is `processing`, and how long.
+- `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
   `doubts` and `closed` in them as in `Recipient`; absent while there is nothing to count.

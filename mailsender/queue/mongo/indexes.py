@@ -25,8 +25,8 @@ INDEXES = (
         partialFilterExpression={"status": "awaiting"},
     ),
     IndexModel(
-        [("status", ASCENDING), ("until", ASCENDING)],
-        name="mailsender_until",
+        [("status", ASCENDING), ("claim", ASCENDING)],
+        name="mailsender_claim",
         partialFilterExpression={"status": "processing"},
     ),
     IndexModel(

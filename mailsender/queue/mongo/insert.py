@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from bson import ObjectId, encode
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from mailsender.model.letter import FreshClaim, Lease, Letter, Origin, Status
+from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status
 from mailsender.model.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted, Rejected, Unavailable
 from mailsender.queue.mongo.client import (
     DUPLICATE_KEY,
@@ -113,10 +113,10 @@ class _Incoming:
         self.remains = True
         self.token = ""
 
-    def claim(self, token: str, until: datetime) -> None:
+    def claim(self, token: str) -> None:
         """Let it come in as claimed."""
         self.token = token
-        self.document |= {"status": _PROCESSING, "lease": token, "until": until}
+        self.document |= {"status": _PROCESSING, "claim": token}
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class _Stored:
     content: bytes
     digest: bytes
     origins: set[Origin]
-    lease: str
+    token: str
     mark: ObjectId | None
     sharing: int
     sharing_bytes: int
@@ -155,25 +155,21 @@ class Inserter:
 
     async def insert_claimed(
         self, wanted: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Lease]:
+    ) -> tuple[list[Inserted], Claim]:
         """See `Queue.insert_claimed`."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
         incoming = [_Incoming(letter, now) for letter in wanted]
-        # Written by us, for an insert cannot compute: at its high end, so that it is not before what we count
-        # on.
-        until = self._server_clock.latest() + timedelta(seconds=claim.lease)
         sendable = (each for each in incoming if each.letter.status is Status.AWAITING and not each.remains)
         for each in islice(sendable, claim.limit):
-            each.claim(claim.token, until)
+            each.claim(claim.token)
         await self._insert_all(incoming)
         owned: dict[str, Letter] = {}
         for each in incoming:
             if each.owned and owned.setdefault(each.id, each.letter) is not each.letter:
                 each.verdict = Inserted.REPLAY  # the same letter twice in this call
-        letters = tuple(owned.values())
-        lease = Lease(token=claim.token, until=claim.since + claim.lease, letters=letters)
-        return [each.verdict or Inserted.NEW for each in incoming], lease
+        claimed = Claim(token=claim.token, letters=tuple(owned.values()))
+        return [each.verdict or Inserted.NEW for each in incoming], claimed
 
     async def _insert_all(self, incoming: list[_Incoming]) -> None:
         for chunk in _chunks(incoming):
@@ -260,10 +256,10 @@ class Inserter:
                 each.verdict = Inserted.TAKEN if each.letter.id_computed else Inserted.CLASH
             elif each.origin in found.origins:
                 each.verdict = Inserted.REPLAY
-                if each.token and each.token == found.lease:
+                if each.token and each.token == found.token:
                     # An earlier try of ours, whose reply was lost.
                     each.verdict, each.owned = Inserted.NEW, True
-                    found.lease = ""
+                    found.token = ""
             else:
                 join = _join_of(each, found)
                 if join is not None:
@@ -317,7 +313,7 @@ class Inserter:
             name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
             for name in ("addresses", "subject", "body")
         }
-        shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "lease": 1, **content}
+        shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "claim": 1, **content}
         shown |= {"mark": 1, "reported": 1}
         shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}
         async with calling(self._timeout):
@@ -346,12 +342,12 @@ def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
 def _read_stored(document: Document) -> tuple[str, _Stored]:
     letter = letter_of(document)
     origins = {answer.origin for answer in letter.answers if answer.origin}
-    lease = document.get("lease", "") if letter.status is Status.PROCESSING else ""
+    token = document.get("claim", "") if letter.status is Status.PROCESSING else ""
     stored = _Stored(
         content=letter.content,
         digest=letter.digest,
         origins=origins,
-        lease=lease,
+        token=token,
         mark=mark_in(document),
         sharing=document["sharing"],
         sharing_bytes=document["sharing_bytes"],

@@ -3,7 +3,7 @@
 To note it in each letter would cost MongoDB as much again as settling them. The fields of a mark:
 
 - `letters`: the `_id`s of the letters that it stands for, each of which names it in its field `mark`.
-- `count`: how many they are. `leases`: the tokens under which they were settled. `at`: when.
+- `count`: how many they are. `claims`: the tokens under which they were settled. `at`: when.
 - `reported`: False until the reports of all were acknowledged. `forget_at`: when they may be forgotten.
 
 A mark is durable before its letters are settled, so that no final letter is ever without. One that stays
@@ -118,12 +118,12 @@ class Marks:
         if len(sharing) < self._shared_from:
             return None
         ids = tuple([each.letter.id for each in sharing])
-        leases = sorted({each.token for each in sharing})
-        mark = Mark(id=_mark_id(leases, ids), at=now, letters=ids)
+        tokens = sorted({each.token for each in sharing})
+        mark = Mark(id=_mark_id(tokens, ids), at=now, letters=ids)
         fields = {
             "letters": list(map(stored_id, ids)),
             "count": len(ids),
-            "leases": leases,
+            "claims": tokens,
             "at": now,
             "reported": False,
         }
@@ -186,7 +186,7 @@ class Marks:
         """
         since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
         query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
-        cursor = self._committed.find(query, {"letters": 1, "leases": 1}).sort([("at", ASCENDING)])
+        cursor = self._committed.find(query, {"letters": 1, "claims": 1}).sort([("at", ASCENDING)])
         old = _holding(_named(await cursor.limit(AT_ONCE).to_list(AT_ONCE)), limit)
         if old:
             busy = await self._busy(old)
@@ -249,7 +249,7 @@ class Marks:
         query = {
             "_id": {"$in": [each for mark in marks for each in _letters(mark)]},
             "status": "processing",
-            "lease": {"$in": sorted({lease for mark in marks for lease in _leases(mark)})},
+            "claim": {"$in": sorted({token for mark in marks for token in _tokens(mark)})},
         }
         found = await self._committed_letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
         return {letter_id(each["_id"]) for each in found}
@@ -325,14 +325,14 @@ def _letters(mark: Document) -> list[Any]:
     return [each for each in found if nameable(each)] if isinstance(found, list) else []
 
 
-def _leases(mark: Document) -> list[str]:
-    found = mark.get("leases")
+def _tokens(mark: Document) -> list[str]:
+    found = mark.get("claims")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
-def _mark_id(leases: Sequence[str], ids: Sequence[str]) -> ObjectId:
+def _mark_id(tokens: Sequence[str], ids: Sequence[str]) -> ObjectId:
     """The same for the same settlements: a repetition whose first reply was lost makes no second mark."""
-    named = "\0".join([*leases, *ids]).encode("utf-8", "surrogateescape")
+    named = "\0".join([*tokens, *ids]).encode("utf-8", "surrogateescape")
     return ObjectId(blake2b(named, digest_size=12).digest())
 
 

@@ -1,6 +1,6 @@
 """The queue in MongoDB.
 
-Times in filters and leases are the server's (`$$NOW`), so that replicas need not agree about the time.
+Times are the server's (`$$NOW`), so that replicas need not agree about the time.
 Claims and sweeps read ids from a partial index first and then change exactly those, guarded by the same
 condition: another replica may have come first. No query scans the collection.
 """
@@ -8,7 +8,6 @@ condition: another replica may have come first. No query scans the collection.
 from __future__ import annotations
 
 import math
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,19 +18,20 @@ from typing import Any
 import structlog
 from bson import Timestamp, encode
 from bson.errors import BSONError
-from pymongo import ASCENDING, UpdateMany, UpdateOne
+from pymongo import ASCENDING, DESCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from mailsender.model.history import History, from_document
 from mailsender.model.letter import (
+    Claim,
     FreshClaim,
-    Lease,
     Letter,
     Recipient,
     Settlement,
     Status,
     StoredLetter,
     now_ms,
+    replica_of,
 )
 from mailsender.model.ports import (
     CLOCK_AGE,
@@ -68,6 +68,7 @@ from mailsender.queue.mongo.insert import Inserter
 from mailsender.queue.mongo.marks import SHARED_FROM, Mark, Marks, can_share, mark_in
 from mailsender.queue.mongo.reading import letter_of
 from mailsender.queue.mongo.records import documents_of
+from mailsender.queue.mongo.replicas import Replicas
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -75,18 +76,23 @@ CLAIM_BYTES = 8 * 1024 * 1024
 BUSY_TRIES = 5
 """How often a claim that lost all its letters to other replicas looks again."""
 
+MOST_OWNERS = 1000
+"""Replicas whose letters are looked for in one go: far more than there ever are."""
+
 LANES = 5
 """Over how many heads of the queue replicas spread out when they get in each other's way."""
 
-RENEWALS = 3
-"""How many renewals have to fit into a lease, one after the other, although none is answered."""
+BEATS = 3
+"""How many beats have to fit into a replica's life, one after the other, although none is answered."""
 
 _BY_ID = "_id_"
-_LEASED = "mailsender_until"
+_CLAIMED = "mailsender_claim"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
 _NEVER = {"$type": ["timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"]}
 """What MongoDB sorts behind every date, and so is never in the past."""
-_FREE = {"$set": {"status": "awaiting"}, "$unset": {"lease": "", "until": ""}}
+_FREE = {"$set": {"status": "awaiting"}, "$unset": {"claim": ""}}
+_PROCESSING = {"status": "processing"}
+_NO_TOKEN = {"$not": {"$type": "string"}}
 
 _log = structlog.get_logger()
 
@@ -129,6 +135,9 @@ class MongoQueue:
         self._inserter = Inserter(self._letters, self._marks, self._server_clock, timeout)
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
+        self._replicas = Replicas(
+            durable(client, database, f"{collection}.replicas", timeout), self._server_clock
+        )
         self._skip = 0
         self._apart = Apart(self._letters, timeout)
         self._indexes: dict[str, str] = {}
@@ -156,48 +165,38 @@ class MongoQueue:
 
     async def insert_claimed(
         self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Lease]:
+    ) -> tuple[list[Inserted], Claim]:
         """See `Queue.insert_claimed`."""
         return await self._inserter.insert_claimed(letters, claim)
 
-    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+    async def join(self, replica: str, life: float) -> None:
+        """See `Queue.join`."""
+        async with calling(self._timeout):
+            await self._replicas.join(replica, life)
+
+    async def beat(self, replica: str, life: float) -> bool:
+        """See `Queue.beat`. Its deadline lets several beats fit into a life although none is answered."""
+        async with calling(min(self._timeout, life / BEATS)):
+            return await self._replicas.beat(replica, life)
+
+    async def leave(self, replica: str) -> None:
+        """See `Queue.leave`."""
+        async with calling(self._timeout):
+            await self._replicas.leave(replica)
+
+    async def claim(self, limit: int, token: str) -> Claim:
         """See `Queue.claim`."""
-        token = token or secrets.token_hex(16)
-        # Before the first try: a write whose reply was lost may give us letters only at a later one.
-        since = self._clock.monotonic()
         tried: list[Any] = []
         for _ in range(BUSY_TRIES):
             ids = await self._due_ids(limit)
             if not ids:
                 break
             tried += ids
-            if await self._take(ids, token, lease):
+            if await self._take(ids, token):
                 letters = await self._under(token, tried)
                 if letters:
-                    return Lease(token=token, until=since + lease, letters=letters)
-        return Lease(token=token, until=since + lease)
-
-    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
-        """See `Queue.renew`."""
-        held = {token: {each: stored_id(each) for each in ids} for token, ids in leases.items() if ids}
-        if not held:
-            return frozenset()
-        deadline = min(self._timeout, lease / RENEWALS)
-        each_one = [(token, stored) for token, ids in held.items() for stored in ids.values()]
-        renewed, culprits = await narrowed(each_one, partial(self._push, lease, deadline))
-        if culprits:
-            self._apart.tell("lease_not_renewed", [stored for (_, stored), _ in culprits])
-        if renewed == len(each_one):
-            return frozenset()
-        query = {
-            "_id": {"$in": [stored for _, stored in each_one]},
-            "lease": {"$in": list(held)},
-            "status": "processing",
-        }
-        async with calling(deadline):
-            found = await self._letters.find(query, {"lease": 1}, hint=_BY_ID).to_list(None)
-        ours = {(str(document["lease"]), letter_id(document["_id"])) for document in found}
-        return frozenset(each for token, ids in held.items() for each in ids if (token, each) not in ours)
+                    return Claim(token=token, letters=letters)
+        return Claim(token=token)
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
         """See `Queue.settle`. Letters that end alike share one update."""
@@ -226,7 +225,7 @@ class MongoQueue:
 
     async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
         """See `Queue.progress`. What it writes is as large as the slice, not as the letter."""
-        query = {"_id": stored_id(letter_id), "status": "processing", "lease": token}
+        query = {"_id": stored_id(letter_id), "status": "processing", "claim": token}
         update = {"$set": {f"slices.{token}.{min(changed)}": slice_of(changed)}}
         async with calling(self._timeout):
             result = await self._letters.update_one(query, update, hint=_BY_ID)
@@ -236,55 +235,104 @@ class MongoQueue:
         """See `Queue.release`."""
         if not ids:
             return
-        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "lease": token}
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "claim": token}
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
 
-    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+    async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
-        ids = [stored_id(each) for each_token in leases.values() for each in each_token]
-        query = {"_id": {"$in": ids}, "status": "processing", "lease": {"$in": list(leases)}}
+        ids = [stored_id(each) for each_token in claims.values() for each in each_token]
+        query = {"_id": {"$in": ids}, "status": "processing", "claim": {"$in": list(claims)}}
         async with calling(self._timeout):
             found = await self._committed.find(query, hint=_BY_ID).to_list(None)
         held: defaultdict[str, list[Letter]] = defaultdict(list)
         for document in found:
-            letter, lease = letter_of(document), document["lease"]
-            if isinstance(lease, str) and letter.id in leases[lease]:
-                held[lease].append(letter)
+            letter, token = letter_of(document), document["claim"]
+            if isinstance(token, str) and letter.id in claims[token]:
+                held[token].append(letter)
         return dict(held)
 
-    async def claims_of(self, run: str) -> dict[str, list[str]]:
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
-        query = {"status": "processing", "lease": {"$gte": run, "$lt": f"{run}g"}}
         async with calling(self._timeout):
-            found = await self._committed.find(query, {"lease": 1}).to_list(None)
+            found = await self._committed.find(_under_replica(replica), {"claim": 1}).to_list(None)
         claims: defaultdict[str, list[str]] = defaultdict(list)
         for document in found:
-            if isinstance(document["lease"], str) and nameable(document["_id"]):
-                claims[document["lease"]].append(letter_id(document["_id"]))
+            if isinstance(document["claim"], str) and nameable(document["_id"]):
+                claims[document["claim"]].append(letter_id(document["_id"]))
         return dict(claims)
 
     async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
-        """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline."""
+        """See `Queue.reclaim`. In a failover the driver waits for the next primary, up to the deadline.
+
+        Whose letters there are is looked for before who lives: a replica that joins between the two and
+        claims is in neither, and one whose letters were seen has joined by then.
+        """
         ends = self._clock.monotonic() + within
         async with calling(min(self._timeout, within)):
             await self._bring_back()
-        run_out = _run_out(by)
-        async with calling(min(self._timeout, within)):
-            cursor = self._letters.find(self._apart.beside(run_out), {"_id": 1})
-            found = await cursor.sort([("until", ASCENDING)]).limit(limit).to_list(limit)
-        ids = [each["_id"] for each in found if nameable(each["_id"])]
-        if len(ids) < len(found):
-            await self._apart.unnamed(run_out)
-        freed, culprits = await narrowed(ids, partial(self._free, run_out, ends))
-        for stored, fault in culprits:
-            await self._apart.put(stored, str(fault))
+            owners = await self._owners()
+            living = await self._replicas.bury(by)
+            await self._replicas.forget(owners)
+        freed = await self._free_strays(limit, ends)
+        for owner in owners:
+            if owner not in living and freed < limit:
+                freed += await self._free_all(_under_replica(owner), limit - freed, ends)
         return freed
+
+    async def _owners(self) -> list[str]:
+        """The IDs of replicas that have letters, in as many looks into the index."""
+        owners: list[str] = []
+        while len(owners) < MOST_OWNERS:
+            last = f"{owners[-1]}g" if owners else ""
+            query = {"status": "processing", "claim": {"$gte": last}}
+            first = self._letters.find(query, {"_id": 0, "claim": 1}).sort([("claim", ASCENDING)])
+            found = await first.limit(1).to_list(1)
+            if not found:
+                break
+            owners.append(replica_of(found[0]["claim"]))
+        return owners
+
+    async def _free_strays(self, limit: int, ends: float) -> int:
+        """Give back what is `processing` without one of our tokens; how many.
+
+        Such documents stand before and behind all tokens in the index, whatever another program wrote there.
+        """
+        freed = 0
+        for order in (ASCENDING, DESCENDING):
+            async with calling(self._left(ends)):
+                cursor = self._letters.find(self._apart.beside(_PROCESSING), {"claim": 1})
+                found = await cursor.sort([("claim", order)]).limit(limit).to_list(limit)
+            strays = [each["_id"] for each in found if not isinstance(each.get("claim"), str)]
+            if strays:
+                freed += await self._free_these(strays, {**_PROCESSING, "claim": _NO_TOKEN}, ends)
+        return freed
+
+    async def _free_all(self, query: Document, limit: int, ends: float) -> int:
+        """Give back letters of a query, up to `limit`; how many."""
+        async with calling(self._left(ends)):
+            found = (
+                await self._letters.find(self._apart.beside(query), {"_id": 1}).limit(limit).to_list(limit)
+            )
+        return await self._free_these([each["_id"] for each in found], query, ends)
+
+    async def _free_these(self, stored: Sequence[Any], query: Document, ends: float) -> int:
+        """Give back documents as long as they are as `query` says; how many."""
+        ids = [each for each in stored if nameable(each)]
+        if len(ids) < len(stored):
+            await self._apart.unnamed(query)
+        freed, culprits = await narrowed(ids, partial(self._free, query, ends))
+        for each, fault in culprits:
+            await self._apart.put(each, str(fault))
+        return freed
+
+    def _left(self, ends: float) -> float:
+        """Seconds for a call that has to be over at `ends` on the monotonic clock."""
+        return max(0.001, min(self._timeout, ends - self._clock.monotonic()))
 
     async def _bring_back(self) -> None:
         """Give a time to what another program gave something that no date ever reaches."""
         await self._letters.update_many({"status": "awaiting", "due": _NEVER}, [{"$set": {"due": "$$NOW"}}])
-        await self._letters.update_many({"status": "processing", "until": _NEVER}, _FREE)
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""
@@ -394,7 +442,7 @@ class MongoQueue:
             awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
             # The few that wait for a time of their own are counted, not the many that are due.
             later = await self._count({"status": "awaiting", "due": {"$gt": now}}, "mailsender_due")
-            processing = await self._count({"status": "processing"}, _LEASED)
+            processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported = await self._count({"reported": False}, "mailsender_unreported")
             unreported += await self._marks.unreported()
@@ -446,21 +494,10 @@ class MongoQueue:
 
     # --- what the calls above are made of ---
 
-    async def _push(self, lease: float, deadline: float, held: Sequence[tuple[str, Any]]) -> int:
-        """Renew letters, each with its token; how many."""
-        ids: defaultdict[str, list[Any]] = defaultdict(list)
-        for token, stored in held:
-            ids[token].append(stored)
-        updates = [_renewing(token, stored, lease) for token, stored in ids.items()]
-        async with calling(deadline):
-            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
-
-    async def _free(self, run_out: Document, ends: float, ids: Sequence[Any]) -> int:
-        """Take leases that ran out off letters, until `ends` on the monotonic clock; how many."""
-        query = {"_id": {"$in": list(ids)}, **run_out}
-        left = ends - self._clock.monotonic()
-        async with calling(max(0.001, min(self._timeout, left))):
-            result = await self._letters.update_many(query, _FREE, hint=_BY_ID)
+    async def _free(self, query: Document, ends: float, ids: Sequence[Any]) -> int:
+        """Give letters back that are still as `query` says, until `ends` on the monotonic clock; how many."""
+        async with calling(self._left(ends)):
+            result = await self._letters.update_many({"_id": {"$in": list(ids)}, **query}, _FREE, hint=_BY_ID)
         return int(result.modified_count)
 
     async def _due_ids(self, limit: int) -> list[Any]:
@@ -477,9 +514,9 @@ class MongoQueue:
             if len(ids) == len(found) or not await self._apart.unnamed(_DUE):
                 return ids
 
-    async def _take(self, ids: list[Any], token: str, lease: float) -> bool:
+    async def _take(self, ids: list[Any], token: str) -> bool:
         """Try to put letters under `token`; False when other replicas were faster with all of them."""
-        change = {"status": "processing", "lease": token, "until": _from_now(lease)}
+        change = {"status": "processing", "claim": token}
         try:
             taken, culprits = await narrowed(ids, partial(self._put, change))
         except Unavailable as error:
@@ -496,12 +533,12 @@ class MongoQueue:
     async def _put(self, change: Document, ids: Sequence[Any]) -> int:
         query = {"_id": {"$in": list(ids)}, **_DUE}
         async with calling(self._timeout):
-            result = await self._letters.update_many(query, [{"$set": change}], hint=_BY_ID)
+            result = await self._letters.update_many(query, {"$set": change}, hint=_BY_ID)
         return int(result.modified_count)
 
     async def _under(self, token: str, ids: list[Any]) -> tuple[Letter, ...]:
         async with calling(self._timeout):
-            query = {"_id": {"$in": ids}, "lease": token, "status": "processing"}
+            query = {"_id": {"$in": ids}, "claim": token, "status": "processing"}
             return tuple(_in_order(await self._committed.find(query, hint=_BY_ID).to_list(None), ids))
 
     def _marking(self, answers: int) -> list[Document]:
@@ -542,27 +579,14 @@ def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
     return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
 
 
-def _run_out(by: float) -> Document:
-    """Letters whose lease ran out by the server's clock, and by `by` in epoch seconds as well."""
-    now: Any = {"$min": ["$$NOW", now_ms(by)]} if math.isfinite(by) else "$$NOW"
-    return {"status": "processing", "$expr": {"$lte": ["$until", now]}}
-
-
 def _since(due: Any, now: datetime) -> float:
     """Seconds since `due`, where it is a date: another program may have written anything."""
     return (now - due).total_seconds() if isinstance(due, datetime) else 0.0
 
 
-def _renewing(token: str, ids: list[Any], lease: float) -> UpdateMany:
-    return UpdateMany(
-        {"_id": {"$in": ids}, "status": "processing", "lease": token},
-        [{"$set": {"until": _from_now(lease)}}],
-        hint=_BY_ID,
-    )
-
-
-def _from_now(seconds: float) -> Document:
-    return {"$add": ["$$NOW", int(seconds * 1000)]}
+def _under_replica(replica: str) -> Document:
+    """Letters under a replica's tokens; hex digits come before a g."""
+    return {**_PROCESSING, "claim": {"$gte": replica, "$lt": f"{replica}g"}}
 
 
 def _settling(
@@ -585,13 +609,13 @@ def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> Up
     # What an attempt before this one may have left. The others are only ever replaced.
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
-    update: Document = {"$set": fields, "$unset": dict.fromkeys(["lease", "until", *absent], "")}
+    update: Document = {"$set": fields, "$unset": dict.fromkeys(["claim", *absent], "")}
     if letter.status is Status.AWAITING:
         fields["due"] = now + timedelta(seconds=first.delay)
     else:
         fields |= {"mark": mark.id} if mark else {"reported": False}
         update["$currentDate"] = {"at": True}
-    guard: Document = {"status": "processing", "lease": first.token}
+    guard: Document = {"status": "processing", "claim": first.token}
     if mark:
         guard["also"] = {"$exists": False}
     ids = [stored_id(each.letter.id) for each in group]

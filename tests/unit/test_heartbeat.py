@@ -2,48 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.letter import Lease, Letter
 from mailsender.model.ports import Forbidden, QueueStats, Rejected, Unavailable
-from mailsender.queue.inflight import Hand, Health, LeaseKeeper
+from mailsender.queue.heartbeat import Health, Heartbeat
+from mailsender.queue.inflight import InFlight
+from mailsender.queue.tidier import Tidier
 from tests.clocks import ManualClock
-
-
-def letter(name: str) -> Letter:
-    return Letter(id=name, addresses=("a@example.test",), subject="", body="x" * 100)
-
-
-def lease(token: str, until: float, *names: str) -> Lease:
-    return Lease(token=token, until=until, letters=tuple(letter(name) for name in names))
-
-
-class TestHand:
-    def test_knows_what_it_holds_and_until_when(self) -> None:
-        hand = Hand()
-        hand.take(lease("t", 50.0, "a", "b"))
-        assert len(hand) == 2
-        assert hand.lasts("t", "a") == 50.0
-        assert hand.token("b") == "t"
-        assert {token: sorted(ids) for token, ids in hand.by_token().items()} == {"t": ["a", "b"]}
-
-    def test_a_letter_not_in_hand_has_no_time_left(self) -> None:
-        assert Hand().lasts("t", "a") == float("-inf")
-
-    def test_dropping_the_last_letter_forgets_the_token_and_the_bytes(self) -> None:
-        hand = Hand()
-        hand.take(lease("t", 50.0, "a", "b"))
-        hand.drop(["a", "a"])
-        hand.drop(["b", "unknown"])
-        assert (len(hand), hand.bytes, hand.by_token()) == (0, 0, {})
-
-    def test_a_renewal_of_a_token_that_is_gone_changes_nothing(self) -> None:
-        hand = Hand()
-        hand.extend(["t"], 99.0)
-        assert hand.by_token() == {}
+from tests.unit.test_inflight import claimed
 
 
 class TestHealth:
@@ -96,8 +64,8 @@ class TestHealth:
         assert not health.steady(10.0)
 
 
-class RenewingQueue:
-    """Answers renewals from a script; everything else of the port is not needed here."""
+class BeatingQueue:
+    """Answers beats from a script; of the rest of the port there is what a tidier asks for."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -105,7 +73,6 @@ class RenewingQueue:
         self.by = 0.0
         self.counts = 0
         self.counting = 0.0
-        self.lost: frozenset[str] = frozenset()
         self.away = False
         self.error: Exception | None = None
         self.reclaims = 0
@@ -113,13 +80,25 @@ class RenewingQueue:
         self.forgettable = 0
         self.refuses = False
         self.forgets = 0
-        self.renewals: list[Mapping[str, Sequence[str]]] = []
+        self.takes = 0.0
+        self.joined: list[str] = []
+        self.beats: list[str] = []
+        self.dead: set[str] = set()
 
-    async def renew(self, leases: Mapping[str, Sequence[str]], lease: float) -> frozenset[str]:
+    async def join(self, replica: str, life: float) -> None:
         if self.away:
             raise Unavailable("away")
-        self.renewals.append(leases)
-        return self.lost
+        self.joined.append(replica)
+
+    async def beat(self, replica: str, life: float) -> bool:
+        self.clock.forward(self.takes)
+        if self.away:
+            raise Unavailable("away")
+        self.beats.append(replica)
+        return replica not in self.dead
+
+    async def leave(self, replica: str) -> None:
+        self.joined.remove(replica)
 
     async def stats(self) -> QueueStats:
         self.counts += 1
@@ -168,185 +147,214 @@ class SteppingEvent(asyncio.Event):
         return True
 
 
-async def both(keeper: LeaseKeeper, clock: ManualClock, seconds: float, steps: int) -> None:
-    """The two loops, a turn of each at a time."""
-    for _ in range(steps):
-        beat_at, still = clock.now, SteppingEvent(clock, 0.0, 1)
-        await keeper.run(still)
-        assert clock.now == beat_at
-        await keeper.tidy(SteppingEvent(clock, seconds, 1))
+class Heart:
+    """A heartbeat and a tidier over such a queue."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.queue = BeatingQueue(self.clock)
+        self.flight = InFlight()
+        self.heartbeat = Heartbeat(self.queue, self.flight, self.clock, life=60.0)  # type: ignore[arg-type]
+        self.tidier = Tidier(self.queue, self.heartbeat, self.clock)  # type: ignore[arg-type]
+
+    async def beats(self, steps: int, seconds: float = 10.0) -> None:
+        await self.heartbeat.run(SteppingEvent(self.clock, seconds, steps))
+
+    async def tidies(self, steps: int, seconds: float = 1.0) -> None:
+        await self.tidier.run(SteppingEvent(self.clock, seconds, steps))
+
+    async def both(self, seconds: float, steps: int) -> None:
+        """The two loops, a turn of each at a time."""
+        for _ in range(steps):
+            beat_at = self.clock.now
+            await self.beats(1, 0.0)
+            assert self.clock.now == beat_at
+            await self.tidies(1, seconds)
 
 
 @pytest.mark.asyncio
-async def test_renewal_counts_from_before_it_was_sent() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    hand.take(lease("t", 1010.0, "a"))
-    await keeper.renew()
-    assert hand.lasts("t", "a") == 1060.0
+async def test_a_life_counts_from_before_the_beat_was_sent() -> None:
+    heart = Heart()
+    await heart.heartbeat.begin()
+    assert heart.flight.alive_until == heart.clock.monotonic() + 60.0
+    began = heart.clock.monotonic()
+    heart.queue.takes = 5.0
+    await heart.heartbeat.beat()
+    assert heart.flight.alive_until == began + 60.0
 
 
 @pytest.mark.asyncio
-async def test_a_lost_letter_leaves_the_hand() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    hand.take(lease("t", 1010.0, "a", "b"))
-    queue.lost = frozenset({"a"})
-    await keeper.renew()
-    assert (hand.lasts("t", "a"), hand.lasts("t", "b"), keeper.lost) == (float("-inf"), 1060.0, 1)
+async def test_a_beat_that_fails_lets_the_time_that_is_left_run_out() -> None:
+    heart = Heart()
+    await heart.heartbeat.begin()
+    until = heart.flight.alive_until
+    heart.queue.away = True
+    with pytest.raises(Unavailable):
+        await heart.heartbeat.beat()
+    assert heart.flight.alive_until == until
+
+
+@pytest.mark.asyncio
+async def test_whoever_was_declared_dead_loses_its_letters_and_joins_under_another_name() -> None:
+    heart = Heart()
+    await heart.heartbeat.begin()
+    was = heart.flight.replica
+    heart.flight.take(claimed(heart.flight.new_token(), "a", "b"))
+    heart.queue.dead.add(was)
+    with capture_logs() as logs:
+        await heart.heartbeat.beat()
+    assert heart.flight.replica != was
+    assert heart.queue.joined == [was, heart.flight.replica]
+    assert (len(heart.flight), heart.heartbeat.lost) == (0, 2)
+    assert heart.flight.alive_until == heart.clock.monotonic() + 60.0
+    assert [(each["event"], each["letters"]) for each in logs] == [("declared_dead", 2)]
+
+
+@pytest.mark.asyncio
+async def test_whoever_ends_is_among_the_living_no_more() -> None:
+    heart = Heart()
+    await heart.heartbeat.begin()
+    await heart.heartbeat.end()
+    assert heart.queue.joined == []
 
 
 @pytest.mark.asyncio
 async def test_nothing_is_reclaimed_until_mongodb_was_there_for_two_intervals() -> None:
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await both(keeper, clock, 10.0, 2)
+    heart = Heart()
+    queue = heart.queue
+    await heart.both(10.0, 2)
     assert queue.reclaims == 0
-    await both(keeper, clock, 10.0, 2)
+    await heart.both(10.0, 2)
     assert queue.reclaims == 2
 
 
 @pytest.mark.asyncio
 async def test_after_an_outage_the_wait_begins_again() -> None:
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await both(keeper, clock, 10.0, 3)
+    heart = Heart()
+    queue = heart.queue
+    await heart.both(10.0, 3)
     before = queue.reclaims
     queue.away = True
-    await both(keeper, clock, 10.0, 3)
+    await heart.both(10.0, 3)
     queue.away = False
-    await both(keeper, clock, 10.0, 2)
+    await heart.both(10.0, 2)
     assert queue.reclaims == before
-    await both(keeper, clock, 10.0, 1)
+    await heart.both(10.0, 1)
     assert queue.reclaims == before + 1
 
 
 @pytest.mark.asyncio
 async def test_a_reclaim_that_had_to_wait_for_mongodb_is_given_up() -> None:
-    """A driver waits for the next primary by itself, and owners could not renew while it did."""
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await both(keeper, clock, 10.0, 3)
+    """A driver waits for the next primary by itself, and the living could not beat while it did."""
+    heart = Heart()
+    queue = heart.queue
+    await heart.both(10.0, 3)
     before = queue.reclaims
     assert before
     queue.outage = 20.5
-    await both(keeper, clock, 10.0, 1)
+    await heart.both(10.0, 1)
     queue.outage = 0.0
-    await both(keeper, clock, 10.0, 2)
+    await heart.both(10.0, 2)
     assert queue.reclaims == before
-    await both(keeper, clock, 10.0, 1)
+    await heart.both(10.0, 1)
     assert queue.reclaims == before + 1
 
 
 @pytest.mark.asyncio
-async def test_a_clock_of_mongodbs_that_was_set_ahead_gives_no_live_claim_away() -> None:
-    """Between the step and the next beat only leases count that ended by the clock as it was."""
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await both(keeper, clock, 10.0, 3)
+async def test_a_clock_of_mongodbs_that_was_set_ahead_declares_nobody_dead_who_lives() -> None:
+    """Between the step and the next beat only lives count that ended by the clock as it was."""
+    heart = Heart()
+    queue, clock = heart.queue, heart.clock
+    await heart.both(10.0, 3)
     before = queue.reclaims
     queue.ahead = 60.0
-    await keeper.tidy(SteppingEvent(clock, 10.0, 1))
+    await heart.tidies(1, 10.0)
     assert (queue.reclaims, queue.by) == (before + 1, clock.epoch() - 10.0)
     with capture_logs() as logs:
-        await both(keeper, clock, 10.0, 2)
+        await heart.both(10.0, 2)
     assert queue.reclaims == before + 1
     assert [each["seconds"] for each in logs if each["event"] == "mongodb_clock_set"] == [60.0]
-    await both(keeper, clock, 10.0, 1)
+    await heart.both(10.0, 1)
     assert (queue.reclaims, queue.by) == (before + 2, clock.epoch() - 10.0 + 60.0)
 
 
 @pytest.mark.asyncio
 async def test_a_queue_too_long_to_be_counted_keeps_nothing_from_its_turn() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
+    heart = Heart()
+    queue = heart.queue
     queue.counting = 12.0
-    hand.take(lease("t", clock.monotonic() + 60.0, "a"))
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     with capture_logs() as logs:
-        await keeper.run(SteppingEvent(clock, 10.0, 3))
-        assert len(queue.renewals) == 3
-        assert queue.counts == 0, "renewal waits for nothing else"
-        await keeper.tidy(SteppingEvent(clock, 1.0, 5))
+        await heart.beats(3)
+        assert len(queue.beats) == 3
+        assert queue.counts == 0, "a beat waits for nothing else"
+        await heart.tidies(5, 1.0)
     assert queue.reclaims >= 1
     assert queue.forgets >= 1
-    assert keeper.health.good
-    assert (queue.counts, keeper.stats) == (1, None)
+    assert heart.heartbeat.health.good
+    assert (queue.counts, heart.tidier.stats) == (1, None)
     assert [each["event"] for each in logs].count("counting_fails") == 1
 
 
 @pytest.mark.asyncio
 async def test_what_may_be_forgotten_is_forgotten_at_once_and_looked_for_seldom() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
+    heart = Heart()
+    queue = heart.queue
     queue.forgettable = 250
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 0.0, 1))
-    await keeper.tidy(SteppingEvent(clock, 1.0, 1))
+    await heart.beats(1, 0.0)
+    await heart.tidies(1, 1.0)
     assert (queue.forgettable, queue.forgets) == (0, 4)
-    await keeper.tidy(SteppingEvent(clock, 1.0, 25))
+    await heart.tidies(25, 1.0)
     assert queue.forgets == 4 + 3  # at 0, 10 and 20 seconds
 
 
 @pytest.mark.asyncio
 async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
+    heart = Heart()
+    queue = heart.queue
     queue.away = True
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
-    await both(keeper, clock, 1.0, 25)
+    await heart.both(1.0, 25)
     assert queue.forgets == 0
 
 
 @pytest.mark.asyncio
 async def test_a_server_that_comes_back_and_lets_us_in_no_more_is_told() -> None:
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    heart = Heart()
+    queue = heart.queue
+    await heart.beats(2)
     with capture_logs() as logs:
         for error in (Unavailable("away"), Unavailable("away"), Forbidden("password"), Forbidden("password")):
             queue.error = error
-            await keeper.run(SteppingEvent(clock, 10.0, 1))
+            await heart.beats(1)
         queue.error = None
-        await keeper.run(SteppingEvent(clock, 10.0, 1))
+        await heart.beats(1)
     told = [each["error"] for each in logs if each["event"] == "mongodb_away"]
     assert told == ["away", "password"]
     assert [each["event"] for each in logs][-1] == "mongodb_answers"
 
 
 @pytest.mark.asyncio
-async def test_leases_are_kept_although_nothing_may_be_removed() -> None:
-    clock = ManualClock()
-    queue, hand = RenewingQueue(clock), Hand()
+async def test_the_heart_goes_on_although_nothing_may_be_removed() -> None:
+    heart = Heart()
+    queue = heart.queue
     queue.refuses = True
-    hand.take(lease("t", clock.monotonic() + 60.0, "a"))
-    keeper = LeaseKeeper(queue, hand, clock, lease=60.0)  # type: ignore[arg-type]
     with capture_logs() as logs:
-        await both(keeper, clock, 10.0, 3)
-        await keeper.tidy(SteppingEvent(clock, 1.0, 25))
-    assert len(queue.renewals) == 3
+        await heart.both(10.0, 3)
+        await heart.tidies(25, 1.0)
+    assert len(queue.beats) == 3
     assert [each["event"] for each in logs].count("forgetting_refused") == 1
 
 
 @pytest.mark.asyncio
 async def test_whoever_meets_an_outage_first_has_it_told_once() -> None:
-    clock = ManualClock()
-    queue = RenewingQueue(clock)
-    keeper = LeaseKeeper(queue, Hand(), clock, lease=60.0)  # type: ignore[arg-type]
-    await keeper.run(SteppingEvent(clock, 10.0, 2))
+    heart = Heart()
+    queue = heart.queue
+    await heart.beats(2)
     with capture_logs() as logs:
-        keeper.away(Unavailable("a claim found nobody"))
+        heart.heartbeat.away(Unavailable("a claim found nobody"))
         queue.error = Unavailable("nor did a beat")
-        await keeper.run(SteppingEvent(clock, 10.0, 2))
+        await heart.beats(2)
         queue.error = None
-        await keeper.run(SteppingEvent(clock, 10.0, 1))
+        await heart.beats(1)
     assert [(each["event"], each.get("error")) for each in logs] == [
         ("mongodb_away", "a claim found nobody"),
         ("mongodb_answers", None),
