@@ -69,15 +69,15 @@ def report_of(raw: bytes) -> Report:
 
 def stored_in(collection: Collection[dict[str, Any]]) -> tuple[Stored, ...]:
     """All letters of the collection: the original service's fields, and whether the report is marked."""
-    wanted = {"status": 1, "reported": 1, "mark": 1, "subject": 1, "token": 1}
-    marked = {str(mark["_id"]) for mark in collection.marks.find({"reported": True}, {"_id": 1})}
+    wanted = {"status": 1, "outbox": 1, "subject": 1, "token": 1}
+    left = {str(entry["_id"]) for entry in collection.outbox.find({}, {"_id": 1})}
     return tuple(
         Stored(
             letter=str(document["_id"]),
             mark=_mark_of(document),
             status=str(document.get("status")),
             # By itself, or together with the others that were settled with it.
-            reported=bool(document.get("reported", str(document.get("mark")) in marked)),
+            reported=str(document.get("outbox")) not in left,
         )
         for document in collection.find({}, wanted)
     )

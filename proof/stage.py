@@ -54,7 +54,10 @@ class Stage:
 
     def knows(self, setting: str) -> bool:
         """Whether the service that is tried has such a setting: not every one has every one yet."""
-        return setting.lower() in (self.tree / "mailsender" / "settings.py").read_text("utf-8").lower()
+        return (
+            setting.lower()
+            in (self.tree / "mailsender" / "settings" / "environment.py").read_text("utf-8").lower()
+        )
 
     @cached_property
     def broker(self) -> TwoFaced:

@@ -1,8 +1,7 @@
 """Sees what the service does to the world as it does it, so that a blow can fall at that very moment.
 
-Of the service's insides it knows nothing: letters that are stored, claimed, settled and marked show in the
-change stream of their collection and of their marks', a report on its topic, a commit among the broker's own
-records.
+Of the service's insides it knows nothing: letters that are stored, claimed and settled show in the change
+stream of their collection and of the outbox, a report on its topic, a commit among the broker's own records.
 """
 
 from __future__ import annotations
@@ -22,16 +21,21 @@ from pymongo.errors import PyMongoError
 from tests.parts import partitions_of
 
 COMMITS = "__consumer_offsets"
-MARKS = "letters.marks"
+OUTBOX = "letters.outbox"
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"operationType": {"$in": ["insert", "update"]}, "ns.coll": {"$in": ["letters", MARKS]}}},
+    {
+        "$match": {
+            "operationType": {"$in": ["insert", "update", "delete"]},
+            "ns.coll": {"$in": ["letters", OUTBOX]},
+        }
+    },
     {"$project": {"operationType": 1, "ns": 1, "fields": "$updateDescription.updatedFields"}},
-    {"$project": {"operationType": 1, "ns": 1, "status": "$fields.status", "reported": "$fields.reported"}},
+    {"$project": {"operationType": 1, "ns": 1, "status": "$fields.status"}},
 ]
 
 
 class Watch:
-    """What has happened so far, by its name: insert, commit, claim, marking, settle, report, mark."""
+    """What has happened so far, by its name: insert, commit, claim, announce, settle, report, acknowledge."""
 
     def __init__(self, mongo_uri: str, database: str, bootstrap: str, reports: str, group: str) -> None:
         self._changed = threading.Condition()
@@ -115,10 +119,10 @@ class Watch:
 
 def kind_of(change: Mapping[str, Any]) -> str:
     """What a change of the collection means; nothing when it is none of ours."""
+    if change.get("ns", {}).get("coll") == OUTBOX:
+        return {"insert": "announce", "delete": "acknowledge"}.get(change["operationType"], "")
     if change["operationType"] == "insert":
-        return "marking" if change["ns"]["coll"] == MARKS else "insert"
-    if change.get("reported"):
-        return "mark"
+        return "insert"
     return {"processing": "claim", "sent": "settle", "error": "settle"}.get(change.get("status", ""), "")
 
 

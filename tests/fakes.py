@@ -145,10 +145,10 @@ class FlakyQueue(MemoryQueue):
         self.inserts.append([letter.id for letter in letters])
         return await super().insert(letters)
 
-    async def mark_reported(self, letters: Sequence[Letter]) -> None:
+    async def acknowledge(self, letters: Sequence[Letter]) -> None:
         await asyncio.sleep(0)
-        self._maybe_fail("mark_reported")
-        await super().mark_reported(letters)
+        self._maybe_fail("acknowledge")
+        await super().acknowledge(letters)
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         self._maybe_fail("unreported")

@@ -182,7 +182,7 @@ class Intake:
         clock: Clock,
         owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
-        joined: Callable[[Sequence[str]], None] | None = None,
+        joined: Callable[[Sequence[Letter]], None] | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -457,7 +457,7 @@ class Intake:
             letters=len(letters),
             bad_letters=sum(letter.status is Status.ERROR for letter in letters),
             replays=found.count(Inserted.REPLAY),
-            joined=found.count(Inserted.JOINED),
+            joined=found.count(Inserted.JOINED) + found.count(Inserted.LATE),
             clashes=len(refused) - taken,
             errors=_final(letters, found),
         )
@@ -505,12 +505,12 @@ class Intake:
         if self._final is None:
             return
         ends: list[Letter] = []
-        joined: list[str] = []
+        joined: list[Letter] = []
         for letter, what in zip(letters, found, strict=True):
             if what is Inserted.NEW and letter.status.final and letter.size < SURELY_STORED:
                 ends.append(letter)
-            elif what is Inserted.JOINED:
-                joined.append(letter.id)
+            elif what is Inserted.LATE:
+                joined.append(letter)
         if joined and self._joined is not None:
             self._joined(joined)
         if ends:

@@ -72,6 +72,7 @@ class Inserted(StrEnum):
     NEW = "new"  # stored now
     REPLAY = "replay"  # the same origin was stored before: nothing to do
     JOINED = "joined"  # same ID, other origin, same content: its publisher gets the answer too
+    LATE = "late"  # as joined, but the letter is on its way or has ended: its publisher is answered by itself
     CLASH = "clash"  # same ID, other content: not stored
     TAKEN = "taken"  # its ID was computed from its origin, and belongs to other content: not stored
     CROWDED = "crowded"  # as joined, but its publisher found no room beside the others: not stored
@@ -145,8 +146,8 @@ class Queue(Histories, Protocol):
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """Store letters, in order, in few round trips; answers stand in the order of `letters`.
 
-        A letter with status `awaiting` can be claimed at once; one with `error` is final and
-        unreported. Nothing that one letter holds keeps its neighbours out. A letter that the store
+        A letter with status `awaiting` can be claimed at once; one with `error` is final, and its report
+        still to come. Nothing that one letter holds keeps its neighbours out. A letter that the store
         can never hold raises nothing: it is stored as an `error` with the reason and without its body.
         The same letter twice in one call is treated as if it came in two.
         `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
@@ -198,9 +199,10 @@ class Queue(Histories, Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
         """Write outcomes back, each guarded by its token, though its replica may be dead.
 
-        A final state is stored unreported in the same write; `awaiting` becomes due after the
-        settlement's delay. Repeating a settlement changes nothing. Returns the IDs of late writers:
-        letters that another token's holder settled or owns; theirs changed nothing.
+        Before a final state it is written down that its report is still to come, and with it until when the
+        letter is remembered; `awaiting` becomes due after the settlement's delay. Repeating a settlement
+        changes nothing. Returns the IDs of late writers: letters that another token's holder settled or owns;
+        theirs changed nothing.
         """
         ...
 
@@ -243,22 +245,16 @@ class Queue(Histories, Protocol):
         ...
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
-        """Final letters whose report was not marked for more than `older_than` seconds, oldest first."""
-        ...
+        """Final letters whose reports are still to come, about `limit` of them, the oldest first.
 
-    async def mark_reported(self, letters: Sequence[Letter]) -> None:
-        """Note that all `answers` of these letters, as read, were published.
-
-        From then on a letter may be forgotten after the retention. An answer that joined since the
-        letter was read stays unreported.
+        Those of the dead at once; this replica's own only when they wait for more than `older_than` seconds.
+        Those of others that live are theirs. A letter has the answers that are to be reported, and no others:
+        of one that a publisher joined late, that publisher's.
         """
         ...
 
-    async def forget(self) -> int:
-        """Forget some reported letters whose retention is over; returns how many.
-
-        Called again and again until it returns 0. The store may do it, or a part of it, by itself as well.
-        """
+    async def acknowledge(self, letters: Sequence[Letter]) -> None:
+        """Note that all `answers` of these letters, as they were settled or read, were published."""
         ...
 
     async def get(self, letter_id: str) -> Letter | None:

@@ -10,7 +10,7 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 
 from mailsender.model.history import History
@@ -19,6 +19,7 @@ from mailsender.model.letter import (
     Claim,
     FreshClaim,
     Letter,
+    Origin,
     Recipient,
     Settlement,
     Status,
@@ -40,11 +41,21 @@ RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Report:
+    """A report still to come: whose it is, since when, and about which answers."""
+
+    replica: str
+    at: float
+    answers: tuple[Answer, ...]
+
+
 @dataclass(slots=True)
 class _Entry:
     """A letter and what the queue knows about it. Times are on the monotonic clock.
 
-    `at` is when its present report became due; None while there is none, or once it was marked.
+    `reports` are those still to come: by which publisher's answer they begin, whose they are, since when, and
+    what is to be told.
     """
 
     letter: Letter
@@ -53,7 +64,7 @@ class _Entry:
     token: str = ""
     settled_by: str = ""
     since: float = 0.0
-    at: float | None = None
+    reports: dict[Origin | None, _Report] = field(default_factory=dict)
     expires: float | None = None
 
 
@@ -67,7 +78,9 @@ class MemoryQueue:
         self._waiting: list[tuple[float, int, str]] = []  # a heap of those that await
         self._claimed: dict[str, _Entry] = {}
         self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
-        self._unreported: dict[str, _Entry] = {}  # in the order of `at`, for time only goes on
+        self._name = ""
+        self._names = {""}
+        self._unreported: dict[str, _Entry] = {}  # in the order in which they ended
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
         self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
@@ -125,6 +138,8 @@ class MemoryQueue:
 
     async def join(self, replica: str, life: float) -> None:
         """See `Queue.join`."""
+        self._names.add(replica)
+        self._name = replica
         self._replicas[replica] = self._clock.monotonic() + life
 
     async def beat(self, replica: str, life: float) -> bool:
@@ -168,7 +183,7 @@ class MemoryQueue:
             else:
                 self._unclaim(entry)
                 self._change(entry, letter)
-                self._report(entry)
+                self._ended(entry)
         return frozenset(late)
 
     async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
@@ -220,28 +235,24 @@ class MemoryQueue:
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`."""
         since = self._clock.monotonic() - older_than
-        old = (
-            entry.letter for entry in self._unreported.values() if entry.at is not None and entry.at <= since
-        )
-        return list(islice(old, limit))
+        found = []
+        for entry in list(self._unreported.values()):
+            if not entry.letter.status.final:
+                continue  # somebody joined it on its way
+            for report in entry.reports.values():
+                ours = report.replica in self._names
+                if report.at <= since if ours else report.replica not in self._replicas:
+                    found.append(entry.letter.evolve(answers=report.answers))
+        return found[:limit]
 
-    async def mark_reported(self, letters: Sequence[Letter]) -> None:
-        """See `Queue.mark_reported`."""
+    async def acknowledge(self, letters: Sequence[Letter]) -> None:
+        """See `Queue.acknowledge`."""
         for letter in letters:
             entry = self._unreported.get(letter.id)
-            if entry is None:
-                continue
-            published = max(entry.letter.answered, len(letter.answers))
-            entry.letter = entry.letter.evolve(answered=published)
-            if published >= len(entry.letter.answers):
-                del self._unreported[letter.id]
-                entry.at = None
-                entry.expires = self._clock.monotonic() + self._retention
-                self._expiring.append((entry.expires, letter.id))
-
-    async def forget(self) -> int:
-        """See `Queue.forget`."""
-        return self._forget()
+            if entry is not None:
+                entry.reports.pop(letter.answers[0].origin, None)
+                if not entry.reports:
+                    del self._unreported[letter.id]
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
@@ -255,7 +266,12 @@ class MemoryQueue:
             return None
         due = now_ms(self._clock.epoch() + entry.due - self._clock.monotonic())
         awaits = entry.letter.status is Status.AWAITING
-        return StoredLetter(letter=entry.letter, accepted_at=now_ms(entry.since), due=due if awaits else None)
+        told = len(entry.letter.answers) if entry.letter.status.final and not entry.reports else 0
+        return StoredLetter(
+            letter=entry.letter.evolve(answered=told),
+            accepted_at=now_ms(entry.since),
+            due=due if awaits else None,
+        )
 
     async def stats(self) -> QueueStats:
         """See `Queue.stats`."""
@@ -266,7 +282,7 @@ class MemoryQueue:
             processing=self._counts[Status.PROCESSING],
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],
-            unreported=len(self._unreported),
+            unreported=sum(len(entry.reports) for entry in self._unreported.values()),
             oldest_due=max(0.0, now - self._waiting[0][0]) if self._waiting else 0.0,
         )
 
@@ -287,7 +303,7 @@ class MemoryQueue:
         if letter.status.final:
             finished_at = letter.finished_at or now_ms(self._clock.epoch())
             entry.letter = entry.letter.evolve(finished_at=finished_at)
-            self._report(entry)
+            self._ended(entry)
         else:
             heapq.heappush(self._waiting, (entry.due, entry.order, entry.letter.id))
         self._entries[entry.letter.id] = entry
@@ -303,11 +319,10 @@ class MemoryQueue:
         if crowded(stored.answers[1:], answer):
             return Inserted.CROWDED
         entry.letter = stored.evolve(answers=(*stored.answers, answer))
-        if stored.status.final and entry.at is None:
-            entry.letter = entry.letter.evolve(answered=len(stored.answers))
-            entry.expires = None
-            self._report(entry)
-        return Inserted.JOINED
+        if stored.status is Status.AWAITING:
+            return Inserted.JOINED
+        self._report(entry, (answer,))
+        return Inserted.LATE
 
     def _due(self, now: float) -> Iterator[_Entry]:
         """Letters to claim, the longest waiting first; each is taken off the heap."""
@@ -341,21 +356,32 @@ class MemoryQueue:
         self._counts[letter.status] += 1
         entry.letter = letter
 
-    def _report(self, entry: _Entry) -> None:
-        entry.at = self._clock.monotonic()
+    def _ended(self, entry: _Entry) -> None:
+        """It is final: its publishers get their reports, and it is remembered for a while."""
+        self._report(entry, entry.letter.answers)
+        entry.expires = self._clock.monotonic() + self._retention
+        self._expiring.append((entry.expires, entry.letter.id))
+
+    def _report(self, entry: _Entry, answers: tuple[Answer, ...]) -> None:
+        replica = replica_of(entry.settled_by) or self._name
+        report = _Report(replica=replica, at=self._clock.monotonic(), answers=answers)
+        entry.reports[answers[0].origin] = report
         self._unreported[entry.letter.id] = entry
 
-    def _forget(self) -> int:
-        """Drop letters whose retention is over, unless somebody joined them meanwhile; how many."""
+    def _forget(self) -> None:
+        """Drop letters whose retention is over; those with a report to come stay for as long again."""
         now = self._clock.monotonic()
-        before = len(self._entries)
         while self._expiring and self._expiring[0][0] <= now:
             expires, each = self._expiring.popleft()
             entry = self._entries.get(each)
-            if entry is not None and entry.expires == expires:
+            if entry is None or entry.expires != expires:
+                continue
+            if entry.reports:
+                entry.expires = now + self._retention
+                self._expiring.append((entry.expires, each))
+            else:
                 self._counts[entry.letter.status] -= 1
                 del self._entries[each]
-        return before - len(self._entries)
 
 
 def crowded(sharing: Sequence[Answer], another: Answer) -> bool:

@@ -1,4 +1,4 @@
-"""What looks after the queue as a whole, and can wait: letters of the dead, counts, what may be forgotten."""
+"""What looks after the queue as a whole, and can wait: letters of the dead, and counts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import asyncio
 import structlog
 
 from mailsender.aio import pause
-from mailsender.model.ports import Clock, Forbidden, Queue, QueueStats, Rejected, Unavailable
+from mailsender.model.ports import Clock, Queue, QueueStats, Rejected, Unavailable
 from mailsender.queue.heartbeat import Heartbeat
 
 log = structlog.get_logger()
 
 RECLAIM_EVERY = 2.0
 """Seconds between two looks for replicas that died: they are few, and an index tells who has letters."""
-
-FORGET_EVERY = 10.0
-"""Seconds between two looks for letters to be forgotten, which were remembered for a minute at least."""
 
 COUNT_SHARE = 10
 """How many times as long as counting took is waited until the next: millions of letters take a while."""
@@ -26,7 +23,7 @@ RECLAIM_BATCH = 1000
 
 
 class Tidier:
-    """Reclaims, counts and forgets; one that fails keeps no other from its turn."""
+    """Reclaims and counts; one that fails does not keep the other from its turn."""
 
     def __init__(self, queue: Queue, heartbeat: Heartbeat, clock: Clock) -> None:
         self._queue = queue
@@ -35,7 +32,6 @@ class Tidier:
         self.stats: QueueStats | None = None
         self._counted_at = 0.0
         self._uncounted = False
-        self._refused = False
         self.reclaimed = 0
 
     @property
@@ -53,19 +49,15 @@ class Tidier:
         self._counted_at = self._clock.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reclaim, count and forget until `stop`."""
+        """Reclaim and count until `stop`."""
         interval = self._heartbeat.interval
-        count_at = forget_at = self._clock.monotonic()
+        count_at = self._clock.monotonic()
         while not stop.is_set():
             now = self._clock.monotonic()
             await self._reclaim()
             if now >= count_at:
                 took = await self._count()
                 count_at = now + max(interval, COUNT_SHARE * took)
-            if now >= forget_at:
-                if await self._forget():
-                    continue
-                forget_at = now + FORGET_EVERY
             await pause(stop, min(RECLAIM_EVERY, interval))
 
     async def _count(self) -> float:
@@ -82,26 +74,6 @@ class Tidier:
                 log.info("counting_works")
             self._uncounted = False
         return self._clock.monotonic() - began
-
-    async def _forget(self) -> bool:
-        """Forget some letters whose time has come; whether there may be more."""
-        if not self._heartbeat.health.good:
-            return False
-        try:
-            return await self._queue.forget() > 0
-        except (Forbidden, Rejected) as error:
-            # Mail is worth more than a tidy store.
-            if not self._refused:
-                log.error(
-                    "forgetting_refused",
-                    error=str(error),
-                    action="reported letters stay, nothing waits for it; tried again, but not told again",
-                    check="whether MongoDB's user may remove documents",
-                )
-            self._refused = True
-        except Unavailable as error:
-            self._heartbeat.away(error)
-        return False
 
     async def _reclaim(self) -> None:
         now, health = self._clock.monotonic(), self._heartbeat.health

@@ -1,7 +1,7 @@
-"""From finished letters to the profile topic: published, acknowledged, marked.
+"""From finished letters to the profile topic: published, acknowledged, and out of the outbox.
 
-A letter is marked as reported only after the broker has acknowledged its report. What a crash, an outage or a
-full buffer left unmarked is found again by the sweep, so a report may come twice, with the same words, but it
+A letter leaves the outbox only after the broker has acknowledged its report. What a crash, an outage or a
+full buffer left there is found again by the sweep, so a report may come twice, with the same words, but it
 does come.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from mailsender.afterwards import afterwards
-from mailsender.model.letter import Answer, Letter
+from mailsender.model.letter import Answer, Letter, Origin
 from mailsender.model.ports import (
     Clock,
     Landed,
@@ -131,7 +131,8 @@ class Reporter:
         self._ailing = False
         self._ailing_since = 0.0
         self._wait = config.first_wait
-        self._joined: dict[str, tuple[float, float]] = {}  # when to look, and the pause before
+        # Each as it was brought, when to look at it, and the pause after that.
+        self._joined: dict[tuple[str, Origin | None], tuple[Letter, float, float]] = {}
 
     @property
     def state(self) -> ReporterState:
@@ -148,9 +149,6 @@ class Reporter:
         beyond the bound are left to the sweep: sending must not wait for reports.
         """
         for letter in letters:
-            if letter.id in self._joined:
-                self.joined([letter.id])  # it is read with all its publishers
-                continue
             while self._full(letter) and self._running and not self._failing:
                 self._room.clear()
                 self._changed.set()
@@ -161,15 +159,15 @@ class Reporter:
                 self._take(letter)
         self._changed.set()
 
-    def joined(self, ids: Iterable[str]) -> None:
-        """Letters have got a further publisher, of whom whoever has them in hand does not know.
+    def joined(self, letters: Iterable[Letter]) -> None:
+        """Take letters as a further publisher brought them, who joined when they were on their way, or ended.
 
-        Its report goes out when they end, or at once where they have ended.
+        That one's report goes out when they end, or at once where they have.
         """
         now = self._clock.monotonic()
-        for each in ids:
-            if each in self._joined or len(self._joined) < JOINED:
-                self._joined[each] = (now, SOON)
+        for each in letters:
+            if len(self._joined) < JOINED:
+                self._joined[each.id, each.answers[0].origin] = (each, now, SOON)
         self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -228,7 +226,7 @@ class Reporter:
             return
         soon = min(self._sweep_at, self._again_at) if self._put_off else self._sweep_at
         if self._joined:
-            soon = min(soon, *(at for at, _ in self._joined.values()))
+            soon = min(soon, *(at for _, at, _ in self._joined.values()))
         seconds = max(0.0, soon - self._clock.monotonic())
         changed = asyncio.create_task(self._changed.wait())
         await asyncio.wait({changed, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -398,7 +396,7 @@ class Reporter:
         return Outgoing(topic=self._config.topic, key=answer.key, value=value)
 
     async def _mark(self) -> None:
-        await self._queue.mark_reported(self._unmarked)
+        await self._queue.acknowledge(self._unmarked)
         self._count(marked=len(self._unmarked))
         marked, self._unmarked = self._unmarked, []
         for letter in marked:
@@ -433,20 +431,18 @@ class Reporter:
             self._swept_out = 0
 
     async def _look_at_joined(self) -> None:
-        """Take those that have ended, with the publishers who wait for their report."""
+        """Take those that have ended, each for the publisher who joined it late."""
         now = self._clock.monotonic()
-        due = [each for each, (at, _) in self._joined.items() if at <= now][:JOINED_AT_ONCE]
+        due = [each for each, (_, at, _) in self._joined.items() if at <= now][:JOINED_AT_ONCE]
         for each in due:
-            known, (_, wait) = await self._queue.get(each), self._joined[each]
-            ended = known is not None and known.status.final
-            if known is not None and not ended:
-                self._joined[each] = (now + wait, min(LATER, 2 * wait))
-            elif each in self._in_hand:  # a report for those before is under way
-                self._joined[each] = (now + SOON, SOON)
-            else:
-                del self._joined[each]
-                if known is not None and known.answered < len(known.answers) and not self._full(known):
-                    self._take(known)
+            letter, _, wait = self._joined[each]
+            known = await self._queue.get(letter.id)
+            if known is not None and not known.status.final:
+                self._joined[each] = (letter, now + wait, min(LATER, 2 * wait))
+                continue
+            del self._joined[each]
+            if known is not None and not self._full(known):
+                self._take(known.evolve(answers=letter.answers, answered=0))
 
     # --- accounts --------------------------------------------------------------------------------
 

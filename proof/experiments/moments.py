@@ -24,12 +24,12 @@ SORTS = {
     "insert": "after an insert",
     "commit": "after a commit",
     "claim": "after a claim",
-    "marking": "before a settling",
+    "announce": "before a settling",
     "settle": "after a settling",
     "report": "after a report",
-    "mark": "after a mark",
+    "acknowledge": "after an acknowledgement",
 }
-SEEN = {"insert", "commit", "claim", "marking", "settle", "report", "mark"}
+SEEN = {"insert", "commit", "claim", "announce", "settle", "report", "acknowledge"}
 """Moments that only the world shows, a few milliseconds late: then what comes next has just begun."""
 
 IN_SIGHT = 10.0

@@ -154,11 +154,11 @@ class World:
             return Counter(doc["status"] for doc in letters.find({}, {"status": 1}))
 
     def unreported(self) -> int:
-        """Letters that are not marked as reported, by themselves or together with others."""
+        """Letters whose report is still to come: those that are not final, and those in the outbox."""
         with self.letters() as letters:
-            marks = [mark["_id"] for mark in letters.marks.find({"reported": True}, {"_id": 1})]
-            together = {"mark": {"$in": marks}, "reported": {"$exists": False}}
-            return int(letters.count_documents({"$nor": [{"reported": True}, together]}))
+            final = {"status": {"$in": ["sent", "error"]}}
+            waiting = letters.count_documents({"$nor": [final]})
+            return int(waiting + sum(entry["count"] for entry in letters.outbox.find({}, {"count": 1})))
 
     def close(self) -> None:
         for replica in self.replicas:

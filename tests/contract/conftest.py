@@ -38,10 +38,7 @@ RETENTION = 1000.0
 BACKENDS = ("memory", "mongo-motor", "mongo-pymongo")
 MONGO = BACKENDS[1:]
 
-SHARED_FROM = {"mongo-motor": 1, "mongo-pymongo": 32}
-"""Letters settled at once that share a mark: with one driver each has one, with the other few ever do."""
-
-_DATES = ("due", "until", "at", "expire_at", "forget_at")
+_DATES = ("due", "until", "at", "expire_at")
 
 
 def letter(number: int = 0, **changes: Any) -> Letter:
@@ -91,13 +88,13 @@ class World:
             name: {"$cond": [{"$eq": [{"$type": f"${name}"}, "date"]}, _before(name, seconds), f"${name}"]}
             for name in _DATES
         }
-        for collection in (self.raw, self.marks, self.replicas):
+        for collection in (self.raw, self.outbox, self.replicas):
             await collection.update_many({}, [{"$set": earlier}])
 
     @property
-    def marks(self) -> Any:
-        """The collection of marks."""
-        return self.database.get_collection("letters.marks")
+    def outbox(self) -> Any:
+        """The collection of the outbox."""
+        return self.database.get_collection("letters.outbox")
 
     @property
     def replicas(self) -> Any:
@@ -156,7 +153,6 @@ async def world(backend: str, client: Any, request: pytest.FixtureRequest) -> Wo
             retention=RETENTION,
             clock=system,
             timeout=10.0,
-            shared_from=SHARED_FROM[backend],
         )
 
     database = client.get_database(name)

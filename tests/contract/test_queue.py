@@ -23,7 +23,7 @@ from mailsender.model.letter import (
 )
 from mailsender.model.ports import Inserted, Queue, Record, Unavailable
 from mailsender.queue.mongo.indexes import INDEXES
-from mailsender.queue.mongo.marks import INDEXES as MARK_INDEXES
+from mailsender.queue.mongo.outbox import INDEXES as OUTBOX_INDEXES
 from tests.claims import LIFE, OTHER, REPLICA, claim, token_of
 from tests.clocks import ManualClock
 from tests.contract.conftest import (
@@ -274,32 +274,6 @@ async def test_nothing_to_insert(queue: Queue) -> None:
     assert await queue.insert([]) == []
 
 
-async def test_a_publisher_who_joins_a_final_letter_is_answered_with_it(queue: Queue) -> None:
-    first = letter(1)
-    await queue.insert([first])
-    await send_one(queue)
-    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
-    (found,) = await queue.unreported(0, 10)
-    assert (len(found.answers), found.answered) == (2, 0)
-
-
-async def test_a_publisher_who_joins_a_reported_letter_is_answered_alone(queue: Queue, world: World) -> None:
-    first = letter(1)
-    await queue.insert([first])
-    await send_one(queue)
-    await queue.mark_reported(await queue.unreported(0, 10))
-    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
-    (found,) = await queue.unreported(0, 10)
-    assert (len(found.answers), found.answered, found.status) == (2, 1, Status.SENT)
-    await queue.mark_reported([found])
-    assert await queue.insert([again(first, 3), again(first, 2)]) == [Inserted.JOINED, Inserted.REPLAY]
-    (found,) = await queue.unreported(0, 10)
-    assert (len(found.answers), found.answered) == (3, 2)
-    assert await queue.unreported(30, 10) == []
-    await world.pass_time(31)
-    assert [each.id for each in await queue.unreported(30, 10)] == [first.id]
-
-
 @pytest.mark.parametrize(
     "poison",
     [
@@ -354,13 +328,13 @@ async def test_a_join_whose_reply_is_lost_is_replayed(queue: Queue) -> None:
     first = letter(1)
     await queue.insert([first])
     await send_one(queue)
-    await queue.mark_reported(await queue.unreported(0, 1))
+    await queue.acknowledge(await queue.unreported(0, 1))
     lose_reply(queue, "bulk_write")
     with pytest.raises(Unavailable):
         await queue.insert([again(first, 2)])
     assert await queue.insert([again(first, 2)]) == [Inserted.REPLAY]
     (found,) = await queue.unreported(0, 1)
-    assert (found.answered, len(found.answers)) == (1, 2)
+    assert found.answers == again(first, 2).answers
 
 
 @only(*MONGO)
@@ -666,7 +640,7 @@ async def test_a_settlement_repeated_changes_nothing(queue: Queue) -> None:
     assert await queue.settle([settlement]) == frozenset()
     assert await queue.settle([settlement]) == frozenset()
     found = await queue.unreported(0, 10)
-    await queue.mark_reported(found)
+    await queue.acknowledge(found)
     assert await queue.settle([settlement]) == frozenset()
     assert await queue.unreported(0, 10) == []
 
@@ -727,9 +701,10 @@ async def test_a_publisher_who_joins_in_mid_flight_stays(queue: Queue) -> None:
     first = letter(1)
     await queue.insert([first])
     token, claimed = await claim_one(queue)
-    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
+    assert await queue.insert([again(first, 2)]) == [Inserted.LATE]
     await queue.settle([Settlement(token=token, letter=ended(claimed))])
-    (found,) = await queue.unreported(0, 10)
+    found = await queue.get(first.id)
+    assert found is not None
     assert len(found.answers) == 2
 
 
@@ -771,79 +746,6 @@ async def test_who_is_dead_only_by_a_clock_set_ahead_lives(queue: Queue, world: 
     assert await queue.reclaim(10, by=before + 70) == 1
 
 
-# --- reports ---------------------------------------------------------------------------------------
-
-
-async def test_unreported_letters_come_oldest_first_and_not_too_soon(queue: Queue, world: World) -> None:
-    await queue.insert([letter(number) for number in range(3)])
-    first = await send_one(queue)
-    await world.pass_time(100)
-    second = await send_one(queue)
-    assert [each.id for each in await queue.unreported(30, 10)] == [first.id]
-    assert [each.id for each in await queue.unreported(0, 10)] == [first.id, second.id]
-    assert [each.id for each in await queue.unreported(0, 1)] == [first.id]
-
-
-async def test_a_reported_letter_is_remembered_and_then_forgotten(queue: Queue, world: World) -> None:
-    await queue.insert([letter(1)])
-    sent = await send_one(queue)
-    await queue.mark_reported([sent])
-    await queue.mark_reported([sent])
-    await queue.mark_reported([])
-    assert await queue.unreported(0, 10) == []
-    assert await queue.insert([letter(1)]) == [Inserted.REPLAY]
-    document = await world.document(sent) if world.raw is not None else {}
-    if "expire_at" in document:  # MongoDB forgets it by itself, at some time of the next minute
-        remembered = (document["expire_at"] - document["at"]).total_seconds()
-        assert RETENTION <= remembered < RETENTION + 60
-        return
-    await world.pass_time(RETENTION - 60)
-    assert await queue.forget() == 0
-    await world.pass_time(61)
-    assert await queue.forget() == 1
-    assert await queue.forget() == 0
-    assert await queue.insert([letter(1)]) == [Inserted.NEW]
-
-
-async def test_an_unreported_letter_is_never_forgotten(queue: Queue, world: World) -> None:
-    await queue.insert([letter(1)])
-    sent = await send_one(queue)
-    if world.raw is not None:
-        assert "expire_at" not in await world.document(sent)
-    await queue.mark_reported([sent])
-    await queue.insert([again(letter(1), 2)])
-    if world.raw is not None:
-        assert "expire_at" not in await world.document(sent)
-    await world.pass_time(RETENTION * 2)
-    assert await queue.forget() == 0
-    await queue.insert([letter(3)])
-    assert [each.id for each in await queue.unreported(0, 10)] == [sent.id]
-
-
-async def test_an_answer_that_joined_meanwhile_stays_unreported(queue: Queue) -> None:
-    first = letter(1)
-    await queue.insert([first])
-    await send_one(queue)
-    read = await queue.unreported(0, 10)
-    assert await queue.insert([again(first, 2)]) == [Inserted.JOINED]
-    await queue.mark_reported(read)
-    (found,) = await queue.unreported(0, 10)
-    assert (found.answered, len(found.answers)) == (1, 2)
-    await queue.mark_reported(read)
-    assert len(await queue.unreported(0, 10)) == 1
-    await queue.mark_reported([found])
-    assert await queue.unreported(0, 10) == []
-
-
-async def test_marking_what_is_not_final_changes_nothing(queue: Queue) -> None:
-    await queue.insert([letter(1)])
-    _, claimed = await claim_one(queue)
-    await queue.mark_reported([claimed])
-    found = await queue.get(claimed.id)
-    assert found is not None
-    assert found.status is Status.PROCESSING
-
-
 # --- the rest --------------------------------------------------------------------------------------
 
 
@@ -859,7 +761,7 @@ async def test_stats(queue: Queue, world: World) -> None:
     assert (empty.awaiting, empty.due, empty.oldest_due) == (0, 0, 0.0)
     await queue.insert([letter(number) for number in range(6)])
     await queue.insert([letter(6, status=Status.ERROR, reason="bad")])
-    await queue.mark_reported([await send_one(queue)])
+    await queue.acknowledge([await send_one(queue)])
     await send_one(queue)
     await claim_one(queue)
     await world.pass_time(100)
@@ -918,12 +820,12 @@ async def test_an_index_made_otherwise_does_not_stop_the_start(world: World) -> 
     assert (await claim_one(queue))[1].subject == "Тема 1"
 
 
-@pytest.mark.parametrize("place", ["letters", "letters.marks"])
+@pytest.mark.parametrize("place", ["letters", "letters.outbox"])
 @only(*MONGO)
 async def test_indexes_of_the_same_keys_under_other_names_serve(world: World, place: str) -> None:
     """An operator, or a tool, may have made each of them before."""
     there = world.database.get_collection(place)
-    for index in INDEXES if place == "letters" else MARK_INDEXES:
+    for index in INDEXES if place == "letters" else OUTBOX_INDEXES:
         options = {key: value for key, value in index.document.items() if key not in {"name", "key"}}
         await there.create_index(
             list(index.document["key"].items()), name=f"my_{len(options)}_{id(index)}", **options
@@ -945,7 +847,7 @@ async def test_indexes_of_the_same_names_with_other_keys_harm_nobody(world: Worl
     await queue.insert([letter(1)])
     assert (await queue.stats()).awaiting == 1
     await send_one(queue)
-    await queue.mark_reported(await queue.unreported(0, 10))
+    await queue.acknowledge(await queue.unreported(0, 10))
     assert (await queue.stats()).sent == 1
 
 
@@ -961,7 +863,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
             return fail
 
     queue._letters = queue._committed = queue._inserter._letters = queue._deadletters = Away()
-    queue._marks._marks = queue._marks._committed = queue._marks._letters = Away()
+    queue._outbox._outbox = queue._outbox._committed = queue._outbox._letters = Away()
     queue._replicas._replicas = queue._server_clock._admin = Away()
     queue._server_clock.forget()
     record = Record(topic="in", partition=0, offset=0, timestamp=0, key=None, value=b"")
@@ -977,8 +879,6 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
         queue.release("t", [sample.id]),
         queue.reclaim(1),
         queue.unreported(0, 1),
-        queue.mark_reported([sample]),
-        queue.forget(),
         queue.get(sample.id),
         queue.stats(),
         queue.keep_record(record, "x"),

@@ -192,7 +192,8 @@ def test_mongodb_wants_a_user(well: dict[str, str], lone_mongod: parts.LoneMongo
 
 NEEDED = {
     "letters": {"find", "insert", "update", "remove", "createIndex"},
-    "letters.marks": {"find", "insert", "update", "remove", "createIndex"},
+    "letters.outbox": {"find", "insert", "update", "remove", "createIndex"},
+    "letters.replicas": {"find", "insert", "update", "remove"},
     "letters.slots": {"find", "insert", "update"},
     "letters.deadletters": {"find", "insert", "update"},
     "letters.partitions": {"find", "insert", "update"},
@@ -221,7 +222,7 @@ def test_mongodb_gives_rights_to_the_letters_alone(
     made = run_as(lone_mongod, well, {"letters": NEEDED["letters"]})
     line = made.trouble()
     assert (made.status, line.level, line.part) == (1, "error", "mongodb")
-    assert "mts.letters.marks" in line.text
+    assert "mts.letters.outbox" in line.text
     assert "rights" in line.text
 
 
@@ -230,7 +231,7 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     lines = [line for line in made.lines if line.level == "error"]
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
-    assert "createIndex, insert, remove, update in mts.letters and mts.letters.marks" in lines[0].text
+    assert "createIndex, insert, remove, update in mts.letters and mts.letters.outbox" in lines[0].text
     rest = "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots"
     assert f"insert, update in {rest}" in lines[0].text
     assert "readWrite" in lines[0].text
@@ -240,7 +241,7 @@ def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod:
     made = run_as(lone_mongod, well, {each: may - {"remove"} for each, may in NEEDED.items()})
     [line] = [line for line in made.lines if line.level == "error"]
     assert (made.status, line.part) == (1, "mongodb")
-    assert "the user lacks: remove in mts.letters and mts.letters.marks;" in line.text
+    assert "the user lacks: remove in mts.letters and mts.letters.outbox and mts.letters.replicas;" in line.text
 
 
 # --- the relay -----------------------------------------------------------------------------------

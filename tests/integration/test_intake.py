@@ -192,12 +192,13 @@ async def test_mongod_and_the_broker_go_and_come_back_and_everything_is_in_once(
 async def test_reports_of_bad_letters_come_back_under_their_key(parts: Parts) -> None:
     topics = parts.topics
     produce(parts.kafka, topics.letters, {"value": b'[{"Subject":7},{"Body":[]}]', "key": b"\xfe"})
-    queue, sink = parts.queue(), KafkaSink(parts.config())
+    sink, stop = KafkaSink(parts.config()), asyncio.Event()
     await sink.open()
-    reporter = Reporter(queue, sink, config=ReporterConfig(topic=topics.reports), clock=SystemClock())
-    stop = asyncio.Event()
-    reporting = asyncio.create_task(reporter.run(stop))
-    async with taking_in(parts, reporter.offer):
+    ended: asyncio.Queue[Sequence[Letter]] = asyncio.Queue()
+    async with taking_in(parts, ended.put) as (_, queue):
+        reporter = Reporter(queue, sink, config=ReporterConfig(topic=topics.reports), clock=SystemClock())
+        reporting = asyncio.create_task(reporter.run(stop))
+        await reporter.offer(await ended.get())
         reports = await asyncio.to_thread(consume, parts.kafka, topics.reports, 2)
 
         async def marked() -> bool:
@@ -205,10 +206,9 @@ async def test_reports_of_bad_letters_come_back_under_their_key(parts: Parts) ->
 
         await until(marked)
         assert (await queue.stats()).unreported == 0
-    stop.set()
-    assert await reporting == 0
+        stop.set()
+        assert await reporting == 0
     await sink.close()
-    await queue.close()
     assert {message.key() for message in reports} == {b"\xfe"}
     first = json.loads(reports[0].value() or b"")
     assert list(first)[:7] == ["ID", "Addresses", "Subject", "Body", "Token", "Status", "KafkaKey"]

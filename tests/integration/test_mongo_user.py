@@ -135,6 +135,6 @@ async def test_reports_go_on_without_the_right_to_remove(frugal: MongoQueue) -> 
     found = await frugal.unreported(0, MANY)
     assert {each.id for each in found} == {each.id for each in letters}
     assert (await frugal.stats()).unreported == MANY, "none counts for two"
-    await frugal.mark_reported(found)
+    await frugal.acknowledge(found)
     assert await frugal.unreported(0, MANY) == []
     assert (await frugal.stats()).unreported == 0

@@ -61,7 +61,7 @@ async def test_the_queries_of_the_page_find_what_they_say(mongod: MongoServer, d
         assert letters.delete_many(deleting).deleted_count == 1
         assert {str(each["_id"]) for each in letters.find()} == {waits.id, tried.id}
         fields = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE))))
-        stored = {name for each in letters.find() for name in each} | {"until", "finished_at", "reason"}
+        stored = {name for each in letters.find() for name in each} | {"claim", "finished_at", "reason"}
         assert fields <= stored
     by_address, by_record, longest, again = found
     assert set(by_address) == {waits.id, sent.id}

@@ -29,7 +29,7 @@ EXAMPLES = 150
 FIELDS = (
     *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest", "seq"),
     *("due", "claim", "settled_by", "outcome", "recipients", "attempts", "relay", "message_id"),
-    *("reason", "finished_at", "reported", "at", "mark", "also", "answered", "expire_at", "slices"),
+    *("reason", "finished_at", "outbox", "also", "expire_at", "slices"),
 )
 EPOCH = DatetimeMS(0)
 
@@ -73,7 +73,7 @@ documents = st.builds(
 ids = st.one_of(st.just(ObjectId(letter(77).id)), plain.filter(lambda each: not isinstance(each, Regex)))
 
 
-marks = st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "forget_at"]), odd)
+marks = st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "replica", "origin"]), odd)
 
 
 class Bench:
@@ -90,7 +90,7 @@ class Bench:
         await self.queue.open()
         self.database = self.client.get_database(self.name)
 
-    def make(self, shared_from: int = 1) -> MongoQueue:
+    def make(self) -> MongoQueue:
         return MongoQueue(
             self.client,
             database=self.name,
@@ -98,7 +98,6 @@ class Bench:
             retention=60.0,
             clock=SystemClock(),
             timeout=10.0,
-            shared_from=shared_from,
         )
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class Bench:
         await disconnect(self.client, 10.0)
 
     async def clear(self) -> None:
-        for each in ("letters", "letters.marks", "letters.replicas"):
+        for each in ("letters", "letters.outbox", "letters.replicas"):
             await self.database.get_collection(each).delete_many({})
 
 
@@ -140,7 +139,7 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
         for each in found:
             for answer in each.answers[each.answered :]:
                 assert report_bytes(each, answer, with_body=True, limit=1_000_000)
-        await queue.mark_reported(found)
+        await queue.acknowledge(found)
         for each in found:
             assert await queue.get(each.id) is not None
             reported[each.id] = each
@@ -148,7 +147,6 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
             break
     else:
         raise AssertionError("the same letters come again and again")
-    await queue.forget()
     await queue.stats()
     return reported
 
@@ -160,29 +158,31 @@ async def through(queue: MongoQueue, neighbour: Letter) -> dict[str, Letter]:
     suppress_health_check=list(HealthCheck),
 )
 @given(
-    documents, ids, st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "forget_at"]), odd)
+    documents,
+    ids,
+    st.dictionaries(st.sampled_from(["letters", "claims", "at", "count", "replica", "origin"]), odd),
 )
 @example({"status": "awaiting", "due": DatetimeMS(-(2**62))}, 1, {})
 @example({"status": "awaiting", "due": [EPOCH]}, 2, {})
 @example({"status": "awaiting", "attempts": Int64(2**63 - 1), **good}, 3, {})
-@example({"status": "sent", "reported": False, "also": 5, **good}, ObjectId(letter(77).id), {})
-@example({"status": "sent", "reported": False, "also": [5], **good}, ObjectId(letter(77).id), {})
+@example({"status": "sent", "also": 5, **good}, ObjectId(letter(77).id), {})
+@example({"status": "sent", "also": [5], **good}, ObjectId(letter(77).id), {})
 @example({"status": "awaiting", "digest": "x", **good}, ObjectId(letter(77).id), {})
 @example({"status": "processing", "claim": [REPLICA * 2], **good}, 4, {})
-@example({"status": "sent", "reported": False, "answered": 9, **good}, 5, {})
-@example({"status": "sent", "reported": False, "origin": {"topic": "t", "partition": float("inf")}}, 6, {})
-@example({"status": "sent", "reported": False, "tokenjson": True, "token": "NaN", **good}, 7, {})
+@example({"status": "sent", "answered": 9, **good}, 5, {})
+@example({"status": "sent", "origin": {"topic": "t", "partition": float("inf")}}, 6, {})
+@example({"status": "sent", "tokenjson": True, "token": "NaN", **good}, 7, {})
 @example(
     {"status": "awaiting", **good}, DatetimeMS(2**62), {"letters": 5, "claims": [5], "count": float("nan")}
 )
 def test_no_document_of_another_program_harms_its_neighbours(
-    bench: Bench, document: dict[str, Any], identity: Any, mark: dict[str, Any]
+    bench: Bench, document: dict[str, Any], identity: Any, entry: dict[str, Any]
 ) -> None:
     async def run() -> None:
         await bench.clear()
         try:
             await bench.database.get_collection("letters").insert_one({**document, "_id": identity})
-            await bench.database.get_collection("letters.marks").insert_one({**mark, "reported": False})
+            await bench.database.get_collection("letters.outbox").insert_one(entry)
         except WriteError:
             return  # no other program can write it either
         neighbour = letter(1)
@@ -201,7 +201,7 @@ def _document(*elements: bytes) -> RawBSONDocument:
     return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
 
 
-@pytest.mark.parametrize("status", ["awaiting", "processing", "sent"])
+@pytest.mark.parametrize("status", ["awaiting", "processing"])
 def test_what_no_client_can_name_is_set_apart(bench: Bench, status: str) -> None:
     """A hundred of them at the head of the queue would hide all that stands behind them for good."""
 
@@ -210,9 +210,7 @@ def test_what_no_client_can_name_is_set_apart(bench: Bench, status: str) -> None
         letters = bench.database.get_collection("letters")
         for number in range(100):
             name = _text(b"_id", b"\xff\xfe%d" % number)
-            await letters.insert_one(
-                _document(name, _text(b"status", status.encode()), b"\x08reported\0\0" * (status == "sent"))
-            )
+            await letters.insert_one(_document(name, _text(b"status", status.encode())))
         queue, neighbour = bench.make(), letter(1)
         reported = await through(queue, neighbour)
         assert neighbour.id in reported
@@ -251,7 +249,7 @@ def test_what_has_no_room_for_a_claim_is_set_apart(bench: Bench, where: str) -> 
 
 
 def test_what_a_rule_of_the_collection_refuses_is_left_alone(bench: Bench) -> None:
-    """No claim, return or mark of one letter can be written; those of the others are."""
+    """No claim of one letter can be written; those of the others are."""
 
     async def run() -> None:
         await bench.clear()
@@ -264,12 +262,6 @@ def test_what_a_rule_of_the_collection_refuses_is_left_alone(bench: Bench) -> No
             reported = await through(queue, letter(1))
             assert letter(1).id in reported
             assert stubborn.id not in reported
-            rule = {"$or": [{"_id": {"$ne": ObjectId(stubborn.id)}}, {"reported": {"$ne": True}}]}
-            await bench.database.command({"collMod": "letters", "validator": rule})
-            queue = bench.make(1000)
-            reported = await through(queue, letter(3))
-            assert {letter(3).id, stubborn.id} <= set(reported)
-            assert await queue.unreported(0, 10) == [], "nobody gets the same report at every sweep"
         finally:
             await bench.database.command({"collMod": "letters", "validator": {}})
         assert await letters.count_documents({"subject": stubborn.subject}) == 1

@@ -67,12 +67,12 @@ def test_what_did_not_happen_takes_no_place() -> None:
     document, _ = document_of(letter(), NOW)
     absent = {"recipients", "outcome", "attempts", "relay", "message_id", "reason", "finished_at", "also"}
     assert not absent & document.keys()
-    assert not {"reported", "at", "claim", "expire_at", "tokenjson"} & document.keys()
+    assert not {"outbox", "claim", "expire_at", "tokenjson"} & document.keys()
 
 
 def test_an_error_comes_in_final() -> None:
     document, _ = document_of(letter(status=Status.ERROR, reason="no"), NOW)
-    assert (document["reported"], document["at"], document["finished_at"]) == (False, NOW, NOW)
+    assert document["finished_at"] == NOW
     assert "due" not in document
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.ports import Forbidden, QueueStats, Rejected, Unavailable
+from mailsender.model.ports import Forbidden, QueueStats, Unavailable
 from mailsender.queue.heartbeat import Health, Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.tidier import Tidier
@@ -77,9 +77,6 @@ class BeatingQueue:
         self.error: Exception | None = None
         self.reclaims = 0
         self.outage = 0.0
-        self.forgettable = 0
-        self.refuses = False
-        self.forgets = 0
         self.takes = 0.0
         self.joined: list[str] = []
         self.beats: list[str] = []
@@ -120,16 +117,6 @@ class BeatingQueue:
         self.reclaims += 1
         self.by = by
         return 0
-
-    async def forget(self) -> int:
-        if self.away:
-            raise Unavailable("away")
-        if self.refuses:
-            raise Rejected("not allowed to remove")
-        self.forgets += 1
-        some = min(self.forgettable, 100)
-        self.forgettable -= some
-        return some
 
 
 class SteppingEvent(asyncio.Event):
@@ -289,31 +276,9 @@ async def test_a_queue_too_long_to_be_counted_keeps_nothing_from_its_turn() -> N
         assert queue.counts == 0, "a beat waits for nothing else"
         await heart.tidies(5, 1.0)
     assert queue.reclaims >= 1
-    assert queue.forgets >= 1
     assert heart.heartbeat.health.good
     assert (queue.counts, heart.tidier.stats) == (1, None)
     assert [each["event"] for each in logs].count("counting_fails") == 1
-
-
-@pytest.mark.asyncio
-async def test_what_may_be_forgotten_is_forgotten_at_once_and_looked_for_seldom() -> None:
-    heart = Heart()
-    queue = heart.queue
-    queue.forgettable = 250
-    await heart.beats(1, 0.0)
-    await heart.tidies(1, 1.0)
-    assert (queue.forgettable, queue.forgets) == (0, 4)
-    await heart.tidies(25, 1.0)
-    assert queue.forgets == 4 + 3  # at 0, 10 and 20 seconds
-
-
-@pytest.mark.asyncio
-async def test_nothing_is_forgotten_while_mongodb_is_away() -> None:
-    heart = Heart()
-    queue = heart.queue
-    queue.away = True
-    await heart.both(1.0, 25)
-    assert queue.forgets == 0
 
 
 @pytest.mark.asyncio
@@ -330,18 +295,6 @@ async def test_a_server_that_comes_back_and_lets_us_in_no_more_is_told() -> None
     told = [each["error"] for each in logs if each["event"] == "mongodb_away"]
     assert told == ["away", "password"]
     assert [each["event"] for each in logs][-1] == "mongodb_answers"
-
-
-@pytest.mark.asyncio
-async def test_the_heart_goes_on_although_nothing_may_be_removed() -> None:
-    heart = Heart()
-    queue = heart.queue
-    queue.refuses = True
-    with capture_logs() as logs:
-        await heart.both(10.0, 3)
-        await heart.tidies(25, 1.0)
-    assert len(queue.beats) == 3
-    assert [each["event"] for each in logs].count("forgetting_refused") == 1
 
 
 @pytest.mark.asyncio

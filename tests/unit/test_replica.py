@@ -35,7 +35,7 @@ from mailsender.model.ports import (
     SystemClock,
     Unavailable,
 )
-from mailsender.queue.inflight import Health
+from mailsender.queue.heartbeat import Health
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.breaker import FIRST_WAIT
@@ -504,7 +504,7 @@ async def test_a_second_publisher_has_its_report_at_once(when: str, monkeypatch:
     monkeypatch.setattr(sys.modules[__name__], "QuietSource", lambda: topic)
     replica = replica_over(relay, MemoryQueue(clock), clock, monkeypatch, sink=sink)
     noticed, joined = asyncio.Event(), replica.reporter.joined
-    monkeypatch.setattr(replica.intake, "_joined", lambda ids: (joined(ids), noticed.set()))
+    monkeypatch.setattr(replica.intake, "_joined", lambda letters: (joined(letters), noticed.set()))
     running = asyncio.create_task(replica.run())
     async with asyncio.timeout(10):  # the sweep comes after 30 seconds
         topic.publish(1)

@@ -116,7 +116,7 @@ async def test_what_was_acknowledged_is_marked_though_its_neighbour_was_not() ->
 async def test_a_mark_that_fails_is_made_again_and_not_published_again() -> None:
     stage = Stage()
     letters = await stage.finished(3)
-    stage.queue.failures["mark_reported"] = 2
+    stage.queue.failures["acknowledge"] = 2
     async with stage.running():
         await stage.reporter.offer(letters)
         await stage.until(lambda: stage.reporter.state.marked == 3)
@@ -374,7 +374,7 @@ async def test_that_reports_wait_says_nothing_of_what_does_not_wait_for_them() -
     """MongoDB may be the reason, and then nothing is sent either."""
     stage = Stage()
     letters = await stage.finished(1)
-    stage.queue.failures["mark_reported"] = 2
+    stage.queue.failures["acknowledge"] = 2
     with capture_logs() as logs:
         async with stage.running():
             await stage.reporter.offer(letters)

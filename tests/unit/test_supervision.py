@@ -289,10 +289,10 @@ BROKEN = {
     ),
     "settling": (lambda replica: replica.parts.queue, ("settle",)),
     "handing on": (lambda replica: replica.settler, ("_report",)),
-    "reporter": (lambda replica: replica.parts.queue, ("unreported", "mark_reported")),
+    "reporter": (lambda replica: replica.parts.queue, ("unreported", "acknowledge")),
     "gate": (lambda replica: replica.parts.slots, ("lease",)),
     "heartbeat": (lambda replica: replica.parts.queue, ("now", "beat")),
-    "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim", "forget")),
+    "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim")),
     "claiming": (lambda replica: replica.parts.queue, ("claim",)),
     "sending": (lambda replica: replica.parts.relay, ("connect",)),
 }
@@ -385,7 +385,7 @@ async def test_what_fails_for_ever_drains_with_the_reason(
     break_(replica, loop, method, float("inf"))
     if loop == "handing on":  # a letter for each of its failures
         monkeypatch.setattr(supervision, "FAILURES", 1)
-    if method == "mark_reported":
+    if method == "acknowledge":
         monkeypatch.setattr(supervision, "FAILURES", 2)
     with capture_logs() as events:
         async with asyncio.timeout(30):

@@ -7,6 +7,7 @@ the status `error` and a `reason`; where not even that can be written, this proc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from mailsender.model.ports import Rejected
 from mailsender.queue.mongo.client import CODEC, Collection, Document, calling
 from mailsender.queue.mongo.documents import letter_id, nameable
+from mailsender.queue.mongo.outbox import Outbox
 
 MOST = 1000
 """Documents that one process leaves alone; the one that was left first is tried again after that."""
@@ -30,7 +32,7 @@ _NAMELESS = {
         "status": "error",
         "reason": "its _id cannot be named: it is not valid UTF-8, or a value without a name",
     },
-    "$unset": {**_UNCLAIMED, "reported": ""},
+    "$unset": _UNCLAIMED,
 }
 
 _log = structlog.get_logger()
@@ -39,8 +41,10 @@ _log = structlog.get_logger()
 class Apart:
     """What is set apart in a collection of letters; `timeout` is the deadline of each call, in seconds."""
 
-    def __init__(self, letters: Collection, timeout: float) -> None:
+    def __init__(self, letters: Collection, outbox: Outbox, timeout: float, *, retention: timedelta) -> None:
         self._letters = letters
+        self._outbox = outbox
+        self._retention = retention
         self._timeout = timeout
         self._left: dict[str, Any] = {}
 
@@ -74,6 +78,7 @@ class Apart:
         for update in _endings(fault):
             try:
                 async with calling(self._timeout):
+                    await self._announced(stored, update)
                     await self._letters.update_one({"_id": stored, "status": _OPEN}, update)
             except Rejected:
                 continue  # smaller ones follow
@@ -88,6 +93,13 @@ class Apart:
         self.leave(stored)
         self.tell("letter_left_alone", [stored])
 
+    async def _announced(self, stored: Any, update: Document) -> None:
+        """Its publisher gets a report: the entry comes first. The last resort has no room for its name."""
+        now = await self._outbox.now()
+        entry = await self._outbox.begin([letter_id(stored)], [], now)
+        if len(update["$set"]) > 1:
+            update["$set"] |= {"outbox": entry.id, "expire_at": now + self._retention}
+
     async def unnamed(self, query: Document) -> bool:
         """Set apart documents of `query` that no client can name by their `_id`; whether there were any.
 
@@ -101,7 +113,7 @@ class Apart:
             for each in nameless:
                 end = {
                     "$set": {"status": "error", "reason": reason},
-                    "$unset": {**_UNCLAIMED, "reported": ""},
+                    "$unset": _UNCLAIMED,
                 }
                 await self._letters.update_one(RawBSONDocument(each.raw), end)
         if nameless:
@@ -115,10 +127,10 @@ class Apart:
 
 def _endings(fault: str) -> list[Document]:
     """Updates that end a letter, each smaller than the one before; the last makes the document shrink."""
-    error = {"status": "error", "reason": f"it cannot be claimed: {fault}", "reported": False}
-    dated = {"$currentDate": {"at": True, "finished_at": True}, "$unset": _UNCLAIMED}
+    error = {"status": "error", "reason": f"it cannot be claimed: {fault}"}
+    dated = {"$currentDate": {"finished_at": True}, "$unset": _UNCLAIMED}
     return [
-        {"$set": error, **dated},
+        {"$set": {**error}, **dated},
         {"$set": {**error, "subject": "", "body": "", "recipients": []}, **dated},
         {"$set": {"status": "error"}, "$unset": _UNCLAIMED},
     ]

@@ -16,10 +16,9 @@ Ours stand beside them:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
-- `reported`, `at`: whether the report was marked, and when the letter became final.
-- `mark`: in place of `reported`, the document of the marks' collection that says it; see `mongo_marks`.
-- `also`: further publishers of the same letter; `answered`: how many answers are out already.
-- `expire_at`: when it may be forgotten.
+- `outbox`: the entry of the outbox that stood for it when it became final: it is gone once its report is out.
+- `also`: further publishers of the same letter.
+- `expire_at`: when it is forgotten; absent while it is not final.
 """
 
 from __future__ import annotations
@@ -171,7 +170,7 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     if not _fresh(letter):
         document |= {name: value for name, value in state_of(letter).items() if value}
     if letter.status.final:
-        document |= {"reported": False, "at": now, "finished_at": letter.finished_at or now}
+        document["finished_at"] = letter.finished_at or now
     else:
         document["due"] = now
     return document, size

@@ -30,11 +30,6 @@ INDEXES = (
         partialFilterExpression={"status": "processing"},
     ),
     IndexModel(
-        [("reported", ASCENDING), ("at", ASCENDING)],
-        name="mailsender_unreported",
-        partialFilterExpression={"reported": False},
-    ),
-    IndexModel(
         [("status", ASCENDING)],
         name="mailsender_error",
         partialFilterExpression={"status": "error"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -33,7 +33,7 @@ from mailsender.queue.mongo.documents import (
     origin_document,
     remains_of,
 )
-from mailsender.queue.mongo.marks import Marks, mark_in
+from mailsender.queue.mongo.outbox import Entry, Outbox, late_id, named
 from mailsender.queue.mongo.reading import letter_of
 
 CHUNK_LETTERS = 1000
@@ -127,7 +127,6 @@ class _Stored:
     digest: bytes
     origins: set[Origin]
     token: str
-    mark: ObjectId | None
     sharing: int
     sharing_bytes: int
 
@@ -139,11 +138,20 @@ class _Stored:
 class Inserter:
     """Carries `Queue.insert` out on one collection."""
 
-    def __init__(self, letters: Collection, marks: Marks, server_clock: ServerClock, timeout: float) -> None:
+    def __init__(
+        self,
+        letters: Collection,
+        outbox: Outbox,
+        server_clock: ServerClock,
+        *,
+        timeout: float,
+        retention: timedelta,
+    ) -> None:
         self._letters = letters
-        self._marks = marks
+        self._outbox = outbox
         self._server_clock = server_clock
         self._timeout = timeout
+        self._retention = retention
 
     async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
         """See `Queue.insert`."""
@@ -225,7 +233,9 @@ class Inserter:
         concern. Duplicates alone prove nothing, for a majority may not have them yet.
         """
         refused: dict[int, int] = {}
+        finals = [each for each in part if each.document["status"] in _FINAL]
         async with calling(self._timeout):
+            entry = await self._announced(finals)
             try:
                 await self._letters.insert_many([each.document for each in part], ordered=False)
             except BulkWriteError as error:
@@ -241,7 +251,20 @@ class Inserter:
                 each.owned = bool(each.token)
             elif code != DUPLICATE_KEY:
                 culprits.append(each)
+        if entry is not None:
+            new = [named(each.letter) for each in finals if each.verdict is Inserted.NEW]
+            self._outbox.keep(entry.id, [(letter_id.lower(), origin) for letter_id, origin in new])
         return culprits
+
+    async def _announced(self, finals: Sequence[_Incoming]) -> Entry | None:
+        """An entry of the outbox for letters that come in as final, before they do."""
+        if not finals:
+            return None
+        now = await self._server_clock.now()
+        entry = await self._outbox.begin([each.id for each in finals], [], now)
+        for each in finals:
+            each.document |= {"outbox": entry.id, "expire_at": now + self._retention}
+        return entry
 
     async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:
         """Decide about letters whose ID is taken; returns those that have to be looked at again."""
@@ -269,10 +292,15 @@ class Inserter:
     async def _join_all(self, joins: list[_Join]) -> list[_Incoming]:
         """Add publishers to their letters; returns those of whom nobody knows whether it was done.
 
-        One that the server refuses for good is told apart, and finds no room.
+        One that the server refuses for good is told apart, and finds no room. Each has an entry in the outbox
+        before, for the letter may be on its way, or have ended.
         """
+        if not joins:
+            return []
+        async with calling(self._timeout):
+            await self._outbox.begin_late([each.named for each in joins], await self._server_clock.now())
         open_: list[_Incoming] = []
-        pending = [joins] if joins else []
+        pending = [joins]
         while pending:
             part = pending.pop()
             try:
@@ -284,23 +312,44 @@ class Inserter:
                 refused, matched = {0}, 0
             for index in refused:
                 part[index].incoming.verdict = Inserted.CROWDED
-            joined = [join.incoming for index, join in enumerate(part) if index not in refused]
+            joined = [join for index, join in enumerate(part) if index not in refused]
             if matched < len(joined):
                 # Some were forgotten, or filled by others, between the look and the join. Those that did join
                 # are found as replays of themselves in the next round, which is as good.
-                open_ += joined
+                open_ += [join.incoming for join in joined]
             else:
-                for each in joined:
-                    each.verdict = Inserted.JOINED
+                await self._see_who_is_late(joined)
+        await self._drop_needless([each for each in joins if each.incoming.verdict is not Inserted.LATE])
         return open_
+
+    async def _see_who_is_late(self, joined: Sequence[_Join]) -> None:
+        """Who joined a letter that waits is answered with the others: whoever claims it reads them all."""
+        ids = [each.incoming.document["_id"] for each in joined]
+        async with calling(self._timeout):
+            query = {"_id": {"$in": ids}, "status": Status.AWAITING.value}
+            found = await self._letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
+        waiting = {each["_id"] for each in found}
+        for each in joined:
+            late = each.incoming.document["_id"] not in waiting
+            each.incoming.verdict = Inserted.LATE if late else Inserted.JOINED
+            if late:
+                self._outbox.keep(late_id(*each.named), [each.named])
+
+    async def _drop_needless(self, joins: Sequence[_Join]) -> None:
+        """Remove entries of publishers who are answered with the others, or not at all.
+
+        Of whom nobody knows whether he joined it stays: the sweep finds out.
+        """
+        settled = [each.named for each in joins if each.incoming.verdict is not None]
+        if settled:
+            async with calling(self._timeout):
+                await self._outbox.drop_late(settled)
 
     async def _write_joins(self, joins: list[_Join]) -> tuple[set[int], int]:
         """Those that the server refuses for good, by their place, and how many found their letter."""
         async with calling(self._timeout):
-            told = await self._marks.reported([each.found.mark for each in joins if each.found.mark])
-            updates = [_join(each, told=each.found.mark in told) for each in joins]
             try:
-                result = await self._letters.bulk_write(updates, ordered=False)
+                result = await self._letters.bulk_write([_join(each) for each in joins], ordered=False)
             except BulkWriteError as error:
                 if passing(error):
                     raise translated(error) from error
@@ -314,15 +363,10 @@ class Inserter:
             for name in ("addresses", "subject", "body")
         }
         shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "claim": 1, **content}
-        shown |= {"mark": 1, "reported": 1}
         shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}
         async with calling(self._timeout):
             found = await self._letters.find({"_id": {"$in": ids}}, shown).to_list(None)
         return dict(map(_read_stored, found))
-
-
-def _missing(name: str) -> Document:
-    return {"$eq": [{"$type": f"${name}"}, "missing"]}
 
 
 def _chunks(incoming: Sequence[_Incoming]) -> Iterator[list[_Incoming]]:
@@ -348,7 +392,6 @@ def _read_stored(document: Document) -> tuple[str, _Stored]:
         digest=letter.digest,
         origins=origins,
         token=token,
-        mark=mark_in(document),
         sharing=document["sharing"],
         sharing_bytes=document["sharing_bytes"],
     )
@@ -364,6 +407,11 @@ class _Join:
     answer: Document
     size: int
 
+    @property
+    def named(self) -> tuple[str, Origin]:
+        """The letter, and where this publisher published it."""
+        return self.incoming.id, self.incoming.origin
+
 
 def _join_of(each: _Incoming, found: _Stored) -> _Join | None:
     """How a publisher comes to share a letter; None where it finds no room, which is its verdict then."""
@@ -378,36 +426,21 @@ def _join_of(each: _Incoming, found: _Stored) -> _Join | None:
     return _Join(each, found, answer, size)
 
 
-def _join(join: _Join, *, told: bool) -> UpdateOne:
-    """Add a publisher to a letter, unless its origin is there, and let a reported letter be reported again.
-
-    Who came before is not answered again, unless the letter is under a mark that was not seen reported, as
-    `told` says. A letter that others filled meanwhile is not found.
+def _join(join: _Join) -> UpdateOne:
+    """Add a publisher to a letter, unless its origin is there. One that others filled meanwhile is not found.
 
     A pipeline reads `$name` in any string as a field, hence `$literal` around what came from outside.
     """
     each, found = join.incoming, join.found
     known = {"$in": [{"$literal": origin_document(each.origin)}, _ORIGINS]}
-    fresh = {"$not": [known]}
     room = {
         "$and": [
             {"$lt": [{"$size": SHARING}, MOST_PUBLISHERS]},
             {"$lte": [{"$bsonSize": {"also": SHARING}}, PUBLISHERS_BYTES - join.size]},
         ]
     }
-    reopened = {"$and": [fresh, {"$in": ["$status", _FINAL]}, {"$ne": ["$reported", False]}]}
-    untold = {"$and": [_missing("reported"), {"$not": [_missing("mark")]}]}
-    if told:
-        untold["$and"].append({"$ne": ["$mark", found.mark]})
-    update = {
-        "also": {"$cond": [fresh, {"$concatArrays": [SHARING, [{"$literal": join.answer}]]}, "$also"]},
-        "answered": {
-            "$cond": [reopened, {"$cond": [untold, 0, {"$add": [1, {"$size": SHARING}]}]}, "$answered"]
-        },
-        "reported": {"$cond": [reopened, False, "$reported"]},
-        "at": {"$cond": [reopened, "$$NOW", "$at"]},
-        "expire_at": {"$cond": [reopened, "$$REMOVE", "$expire_at"]},
-    }
+    both = {"$concatArrays": [SHARING, [{"$literal": join.answer}]]}
+    update = {"also": {"$cond": [known, "$also", both]}}
     same = {"$eq": ["$digest", {"$literal": found.digest}]} if found.digest else _NO_DIGEST
     query = {"_id": each.document["_id"], "$expr": {"$and": [same, {"$or": [known, room]}]}}
     return UpdateOne(query, [{"$set": update}])

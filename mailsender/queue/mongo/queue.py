@@ -40,7 +40,6 @@ from mailsender.model.ports import (
     Inserted,
     QueueStats,
     Record,
-    Rejected,
     Unavailable,
 )
 from mailsender.queue.mongo.apart import Apart
@@ -55,7 +54,6 @@ from mailsender.queue.mongo.client import (
     narrowed,
 )
 from mailsender.queue.mongo.documents import (
-    SHARING,
     letter_id,
     likeness,
     nameable,
@@ -65,7 +63,7 @@ from mailsender.queue.mongo.documents import (
 )
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
-from mailsender.queue.mongo.marks import SHARED_FROM, Mark, Marks, can_share, mark_in
+from mailsender.queue.mongo.outbox import Entry, Outbox, named
 from mailsender.queue.mongo.reading import letter_of
 from mailsender.queue.mongo.records import documents_of
 from mailsender.queue.mongo.replicas import Replicas
@@ -102,8 +100,7 @@ class MongoQueue:
 
     `retention` is how long, in seconds, reported letters are remembered; `timeout` the deadline of every
     call to the server, in seconds. Records that the dead-letter topic refuses go to `deadletters`, by default
-    the collection's name with ``.deadletters``. From `shared_from` letters on that are settled at once, one
-    document in ``.marks`` says whether they were reported.
+    the collection's name with ``.deadletters``.
     """
 
     def __init__(
@@ -116,7 +113,6 @@ class MongoQueue:
         clock: Clock,
         timeout: float,
         deadletters: str = "",
-        shared_from: int = SHARED_FROM,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -125,21 +121,19 @@ class MongoQueue:
         self._letters = durable(client, database, collection, timeout)
         self._committed = committed(self._letters)
         self._server_clock = ServerClock(client, clock)
-        self._marks = Marks(
-            self._letters,
-            durable(client, database, f"{collection}.marks", timeout),
-            self._server_clock,
-            retention=self._retention,
-            shared_from=shared_from,
+        self._outbox = Outbox(
+            self._letters, durable(client, database, f"{collection}.outbox", timeout), self._server_clock
         )
-        self._inserter = Inserter(self._letters, self._marks, self._server_clock, timeout)
+        self._inserter = Inserter(
+            self._letters, self._outbox, self._server_clock, timeout=timeout, retention=self._retention
+        )
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
         self._replicas = Replicas(
             durable(client, database, f"{collection}.replicas", timeout), self._server_clock
         )
         self._skip = 0
-        self._apart = Apart(self._letters, timeout)
+        self._apart = Apart(self._letters, self._outbox, timeout, retention=self._retention)
         self._indexes: dict[str, str] = {}
 
     async def open(self) -> None:
@@ -148,7 +142,7 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._server_clock.now()
         self._indexes = await ensure_indexes(self._letters, INDEXES)
-        await self._marks.open()
+        await self._outbox.open()
 
     async def close(self) -> None:
         """See `Queue.close`. Everything that shares the client is closed with it."""
@@ -173,6 +167,7 @@ class MongoQueue:
         """See `Queue.join`."""
         async with calling(self._timeout):
             await self._replicas.join(replica, life)
+        self._outbox.call(replica)
 
     async def beat(self, replica: str, life: float) -> bool:
         """See `Queue.beat`. Its deadline lets several beats fit into a life although none is answered."""
@@ -202,23 +197,33 @@ class MongoQueue:
         """See `Queue.settle`. Letters that end alike share one update."""
         if not settlements:
             return frozenset()
+        finals = [each.letter.id for each in settlements if each.letter.status.final]
         async with calling(self._timeout):
             now = await self._server_clock.now()
-            mark = await self._marks.begin(settlements, now)
-            result = await self._letters.bulk_write(_settling(settlements, now, mark), ordered=False)
-            if result.matched_count == len(settlements):
-                if mark:
-                    self._marks.keep(mark, mark.letters)
-                return frozenset()
-            # Too few matched: letters that more publishers wait for by now, which cannot share a mark; late
-            # writers; or a repetition whose first reply was lost.
-            if mark:
-                await self._letters.bulk_write(_settling(settlements, now, None), ordered=False)
-            query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
-            found = await self._letters.find(query, {"settled_by": 1, "mark": 1, "reported": 1}).to_list(None)
+            entry = (
+                await self._outbox.begin(finals, {each.token for each in settlements}, now)
+                if finals
+                else None
+            )
+            updates = _settling(settlements, now, entry, now + self._retention)
+            result = await self._letters.bulk_write(updates, ordered=False)
+            late: frozenset[str] = frozenset()
+            if result.matched_count < len(settlements):
+                late = await self._late(settlements)
+            if entry is not None and entry.fresh and not result.matched_count:
+                # A repetition of what was reported long ago, or all of them are late.
+                await self._outbox.drop(entry)
+                entry = None
+        if entry is not None:
+            settled = [each.letter for each in settlements if each.letter.id not in late]
+            self._outbox.keep(entry.id, [named(letter) for letter in settled if letter.status.final])
+        return late
+
+    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """Whom another holder of a token has settled, or has now; a repetition is not late."""
+        query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
+        found = await self._letters.find(query, {"settled_by": 1}, hint=_BY_ID).to_list(None)
         settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
-        if mark:
-            self._marks.keep(mark, [letter_id(each["_id"]) for each in found if mark_in(each) == mark.id])
         return frozenset(
             each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
         )
@@ -283,14 +288,17 @@ class MongoQueue:
     async def _owners(self) -> list[str]:
         """The IDs of replicas that have letters, in as many looks into the index."""
         owners: list[str] = []
-        while len(owners) < MOST_OWNERS:
+        for _ in range(MOST_OWNERS):
             last = f"{owners[-1]}g" if owners else ""
             query = {"status": "processing", "claim": {"$gte": last}}
             first = self._letters.find(query, {"_id": 0, "claim": 1}).sort([("claim", ASCENDING)])
             found = await first.limit(1).to_list(1)
             if not found:
                 break
-            owners.append(replica_of(found[0]["claim"]))
+            if isinstance(found[0]["claim"], str):
+                owners.append(replica_of(found[0]["claim"]))
+            else:  # another program's: a list counts as each of what is in it
+                await self._letters.update_many({**_PROCESSING, "claim": {"$type": "array"}}, _FREE)
         return owners
 
     async def _free_strays(self, limit: int, ends: float) -> int:
@@ -303,7 +311,9 @@ class MongoQueue:
             async with calling(self._left(ends)):
                 cursor = self._letters.find(self._apart.beside(_PROCESSING), {"claim": 1})
                 found = await cursor.sort([("claim", order)]).limit(limit).to_list(limit)
-            strays = [each["_id"] for each in found if not isinstance(each.get("claim"), str)]
+            strays = [
+                each["_id"] for each in found if type(each.get("claim")) is not str
+            ]  # Code is one of its kinds
             if strays:
                 freed += await self._free_these(strays, {**_PROCESSING, "claim": _NO_TOKEN}, ends)
         return freed
@@ -335,72 +345,15 @@ class MongoQueue:
         await self._letters.update_many({"status": "awaiting", "due": _NEVER}, [{"$set": {"due": "$$NOW"}}])
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
-        """See `Queue.unreported`. Fewer than `limit` where their bodies would fill the memory."""
-        since = {"$subtract": ["$$NOW", int(older_than * 1000)]}
-        query = {"reported": False, "$expr": {"$lte": ["$at", since]}}
-        try:
-            async with calling(self._timeout):
-                await self._marks.dissolve(older_than, limit)
-        except Rejected as error:
-            _log.error("marks_not_dissolved", error=str(error), action="what they stand for is not reported")
+        """See `Queue.unreported`. What a majority has not got yet may be rolled back, and is not told."""
         async with calling(self._timeout):
-            # What a majority has not got yet may be rolled back, and must not be published.
-            cursor = self._committed.find(self._apart.beside(query), _SIZE)
-            heads = _within(await cursor.sort([("at", ASCENDING)]).limit(limit).to_list(limit))
-        ids = [each["_id"] for each in heads if nameable(each["_id"])]
-        if len(ids) < len(heads):
-            await self._apart.unnamed(query)
+            living = await self._replicas.living()
+            return await self._outbox.sweep(living, older_than, limit, self._retention)
+
+    async def acknowledge(self, letters: Sequence[Letter]) -> None:
+        """See `Queue.acknowledge`."""
         async with calling(self._timeout):
-            found = await self._committed.find({"_id": {"$in": ids}, "reported": False}).to_list(None)
-        self._marks.disown([letter_id(document["_id"]) for document in found])
-        return _in_order(found, ids)
-
-    async def mark_reported(self, letters: Sequence[Letter]) -> None:
-        """See `Queue.mark_reported`."""
-        if not letters:
-            return
-        try:
-            async with calling(self._timeout):
-                letters = await self._marks.report(letters)
-        except Rejected as error:
-            _log.error("marks_not_written", error=str(error), action="their letters are marked by the sweep")
-            return
-        if not letters:
-            return
-        # Nearly all have one publisher, and an update without a pipeline is much cheaper for the server.
-        alone = [stored_id(each.id) for each in letters if len(each.answers) == 1]
-        if alone and await self._mark_alone(alone) == len(letters):
-            return
-        _, culprits = await narrowed(letters, self._mark_each)
-        for letter, _ in culprits:
-            # Else every sweep would publish its report again.
-            self._apart.leave(stored_id(letter.id))
-        if culprits:
-            self._apart.tell("report_not_marked", [stored_id(letter.id) for letter, _ in culprits])
-
-    async def _mark_alone(self, ids: list[Any]) -> int:
-        """Mark letters of one publisher; how many. What the server refuses is tried one by one after that."""
-        try:
-            async with calling(self._timeout):
-                await self._server_clock.now()
-                forget = self._server_clock.latest() + self._retention
-                fields = {"answered": 1, "reported": True, "expire_at": forget}
-                query = {"_id": {"$in": ids}, "reported": False, "also": {"$exists": False}}
-                result = await self._letters.update_many(query, {"$set": fields}, hint=_BY_ID)
-        except Rejected:
-            return 0
-        return int(result.matched_count)
-
-    async def _mark_each(self, letters: Sequence[Letter]) -> int:
-        by_answers: defaultdict[int, list[Any]] = defaultdict(list)
-        for letter in letters:
-            by_answers[len(letter.answers)].append(stored_id(letter.id))
-        updates = [
-            UpdateMany({"_id": {"$in": ids}, "reported": False}, self._marking(answers), hint=_BY_ID)
-            for answers, ids in by_answers.items()
-        ]
-        async with calling(self._timeout):
-            return int((await self._letters.bulk_write(updates, ordered=False)).matched_count)
+            await self._outbox.acknowledge(letters)
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
@@ -419,8 +372,7 @@ class MongoQueue:
             if document is None:
                 return None
             letter = letter_of(document)
-            mark = mark_in(document)
-            if mark is not None and await self._marks.reported([mark]):
+            if letter.status.final and await self._outbox.answered(document.get("outbox")):
                 letter = letter.evolve(answered=len(letter.answers))
         due, accepted = document.get("due"), document.get("seq")
         awaits = letter.status is Status.AWAITING and isinstance(due, datetime)
@@ -429,11 +381,6 @@ class MongoQueue:
             accepted_at=accepted.as_datetime() if isinstance(accepted, Timestamp) else None,
             due=due if awaits else None,
         )
-
-    async def forget(self) -> int:
-        """See `Queue.forget`. MongoDB itself forgets what was marked letter by letter."""
-        async with calling(self._timeout):
-            return await self._marks.forget()
 
     async def stats(self) -> QueueStats:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
@@ -444,8 +391,7 @@ class MongoQueue:
             later = await self._count({"status": "awaiting", "due": {"$gt": now}}, "mailsender_due")
             processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
-            unreported = await self._count({"reported": False}, "mailsender_unreported")
-            unreported += await self._marks.unreported()
+            unreported = await self._outbox.count()
             total = await self._letters.estimated_document_count()
             first = await self._letters.find_one(
                 {"status": "awaiting", "due": {"$lte": now}},
@@ -541,19 +487,6 @@ class MongoQueue:
             query = {"_id": {"$in": ids}, "claim": token, "status": "processing"}
             return tuple(_in_order(await self._committed.find(query, hint=_BY_ID).to_list(None), ids))
 
-    def _marking(self, answers: int) -> list[Document]:
-        complete = {"$lte": [{"$size": SHARING}, answers - 1]}
-        expire_at = {"$add": ["$$NOW", int(self._retention.total_seconds() * 1000)]}
-        return [
-            {
-                "$set": {
-                    "answered": {"$max": ["$answered", answers]},
-                    "reported": complete,
-                    "expire_at": {"$cond": [complete, expire_at, "$$REMOVE"]},
-                }
-            }
-        ]
-
     async def _count(self, query: Document, hint: str) -> int:
         """Count by the index of that name, without which MongoDB would look at every document."""
         named = self._indexes.get(hint)
@@ -590,16 +523,17 @@ def _under_replica(replica: str) -> Document:
 
 
 def _settling(
-    settlements: Sequence[Settlement], now: datetime, mark: Mark | None
+    settlements: Sequence[Settlement], now: datetime, entry: Entry | None, expire_at: datetime
 ) -> list[UpdateMany | UpdateOne]:
-    """The updates that settle letters, under `mark` where they can share one."""
+    """The updates that settle letters; `entry` stands in the outbox for those that are final."""
     groups: defaultdict[Any, list[Settlement]] = defaultdict(list)
     for each in settlements:
-        groups[each.token, each.delay, can_share(each), likeness(each.letter)].append(each)
-    return [_settlement(group, now, mark if can_share(group[0]) else None) for group in groups.values()]
+        groups[each.token, each.delay, likeness(each.letter)].append(each)
+    ends: Document = {"outbox": entry.id, "expire_at": expire_at} if entry else {}
+    return [_settlement(group, now, ends) for group in groups.values()]
 
 
-def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> UpdateMany | UpdateOne:
+def _settlement(group: list[Settlement], now: datetime, ends: Document) -> UpdateMany | UpdateOne:
     """One guarded update for letters that end alike. No pipeline: texts from outside are only texts here."""
     first = group[0]
     letter = first.letter
@@ -609,15 +543,12 @@ def _settlement(group: list[Settlement], now: datetime, mark: Mark | None) -> Up
     # What an attempt before this one may have left. The others are only ever replaced.
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
-    update: Document = {"$set": fields, "$unset": dict.fromkeys(["claim", *absent], "")}
     if letter.status is Status.AWAITING:
         fields["due"] = now + timedelta(seconds=first.delay)
     else:
-        fields |= {"mark": mark.id} if mark else {"reported": False}
-        update["$currentDate"] = {"at": True}
+        fields |= ends
+    update: Document = {"$set": fields, "$unset": dict.fromkeys(["claim", *absent], "")}
     guard: Document = {"status": "processing", "claim": first.token}
-    if mark:
-        guard["also"] = {"$exists": False}
     ids = [stored_id(each.letter.id) for each in group]
     if len(ids) == 1:
         return UpdateOne({"_id": ids[0], **guard}, update, hint=_BY_ID)

@@ -68,7 +68,6 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         subject=subject,
         body=body,
         answers=answers,
-        answered=min(_number(document.get("answered")), len(answers)),
         recipients=_noted(document, _recipients(document, addresses)),
         status=status,
         attempts=_number(document.get("attempts")),

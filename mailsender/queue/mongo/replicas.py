@@ -46,6 +46,10 @@ class Replicas:
         now: Any = {"$min": ["$$NOW", now_ms(by)]} if math.isfinite(by) else "$$NOW"
         over: Document = {"dead": {"$ne": True}, "$expr": {"$lte": ["$until", now]}}
         await self._replicas.update_many(over, {"$set": {"dead": True}})
+        return await self.living()
+
+    async def living(self) -> set[str]:
+        """The IDs of those that nobody declared dead."""
         found = await self._replicas.find({"dead": {"$ne": True}}, {"_id": 1}).to_list(None)
         return {each["_id"] for each in found if isinstance(each["_id"], str)}
 

@@ -13,7 +13,8 @@ _FORGETS: Final = _KEEPS | {"remove", "createIndex"}
 
 RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     "": _FORGETS,
-    ".marks": _FORGETS,
+    ".outbox": _FORGETS,
+    ".replicas": _KEEPS | {"remove"},
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
