@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,20 +117,21 @@ async def _filled(stage: Stage, client: Client, name: str, waiting: int, finishe
 
 
 async def _cycle(queue: MongoQueue, mongod: int, first: int, costs: Costs) -> None:
-    """Claim and settle a batch on the clock; mark it, and make up for it, off the clock."""
+    """Claim and settle a batch on the clock; acknowledge it, and make up for it, off the clock."""
+    token = secrets.token_hex(16)
     cpu, at = cpu_seconds([mongod]), time.perf_counter()
-    lease = await queue.claim(BATCH, 60.0)
+    claim = await queue.claim(BATCH, token)
     claimed = time.perf_counter()
-    assert len(lease.letters) == BATCH, f"only {len(lease.letters)} letters claimed"
-    ended = [sent(each) for each in lease.letters]
+    assert len(claim.letters) == BATCH, f"only {len(claim.letters)} letters claimed"
+    ended = [sent(each) for each in claim.letters]
     ready = time.perf_counter()
-    late = await queue.settle([Settlement(token=lease.token, letter=each) for each in ended])
+    late = await queue.settle([Settlement(token=claim.token, letter=each) for each in ended])
     settled = time.perf_counter()
     assert not late
     costs.claims.append(claimed - at)
     costs.settles.append(settled - ready)
     costs.cpu += cpu_seconds([mongod]) - cpu
-    await queue.mark_reported(ended)
+    await queue.acknowledge(ended)
     await queue.insert([letter(first + number) for number in range(BATCH)])
 
 

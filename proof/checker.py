@@ -198,7 +198,7 @@ class _Judge:
         if stored.status == "processing" or (stored.status == "awaiting" and not self.allowed.unfinished):
             yield Fault(promise="P6", kind=f"left {stored.status}", what=letter.mark)
         if stored.status in {"sent", "error"} and not stored.reported:
-            yield Fault(promise="P4", kind="not marked reported", what=letter.mark)
+            yield Fault(promise="P4", kind="left in the outbox", what=letter.mark)
         if reports and stored.status != reports[0].status:
             what = f"{letter.mark}: told {reports[0].status}, stored {stored.status}"
             yield Fault(promise="P4", kind="stored otherwise", what=what)

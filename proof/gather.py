@@ -68,7 +68,7 @@ def report_of(raw: bytes) -> Report:
 
 
 def stored_in(collection: Collection[dict[str, Any]]) -> tuple[Stored, ...]:
-    """All letters of the collection: the original service's fields, and whether the report is marked."""
+    """All letters of the collection: the original service's fields, and whether its report is out."""
     wanted = {"status": 1, "outbox": 1, "subject": 1, "token": 1}
     left = {str(entry["_id"]) for entry in collection.outbox.find({}, {"_id": 1})}
     return tuple(
@@ -76,7 +76,7 @@ def stored_in(collection: Collection[dict[str, Any]]) -> tuple[Stored, ...]:
             letter=str(document["_id"]),
             mark=_mark_of(document),
             status=str(document.get("status")),
-            # By itself, or together with the others that were settled with it.
+            # The entry goes with the last report of all that were settled together.
             reported=str(document.get("outbox")) not in left,
         )
         for document in collection.find({}, wanted)

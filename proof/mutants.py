@@ -17,6 +17,7 @@ from proof.experiments.callers import callers
 from proof.experiments.clocks import clocks
 from proof.experiments.cluster import UNCLEAN, lost, sick
 from proof.experiments.drains import drains, drains_without
+from proof.experiments.frozen import frozen
 from proof.experiments.kills import kills
 from proof.experiments.lagging import lagging
 from proof.experiments.misbehaving import misbehaving
@@ -71,7 +72,7 @@ MUTANTS = (
         seconds=55.0,  # what never comes is waited for
     ),
     Mutant(
-        name="some reports are marked without being published",
+        name="some letters leave the outbox without a report",
         file="reports/publisher.py",
         old="for each in batch for index in range(each.answered, len(each.answers))]",
         new="for each in batch for index in range(each.answered, len(each.answers)) if each.id[-2:] != '77']",
@@ -80,23 +81,32 @@ MUTANTS = (
         seconds=50.0,  # what never comes is waited for
     ),
     Mutant(
-        name="nobody looks for what a kill left under a mark",
-        file="queue/mongo/marks.py",
-        old="        if old:\n            busy = ",
-        new="        if False:\n            busy = ",
-        # Only an end between a settlement and its report leaves a mark behind, as that without a broker does.
+        name="nobody looks into the outbox of the dead",
+        file="queue/mongo/outbox.py",
+        old='            if nameable(entry["_id"]):\n                found += ',
+        new='            if entry == {}:\n                found += ',
+        # Only an end between a settlement and its report leaves an entry behind, as that without a broker does.
         attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=2),
-        finding="not marked reported",
+        finding="left in the outbox",
         seconds=140.0,  # what never comes is waited for
     ),
     Mutant(
-        name="leases are reclaimed before they end",
-        file="queue/mongo/queue.py",
-        old='return {"status": "processing", "$expr": {"$lte": ["$until", now]}}',
-        new='return {"status": "processing"}',
+        name="replicas count as dead before their time is over",
+        file="queue/mongo/replicas.py",
+        old='over: Document = {"dead": {"$ne": True}, "$expr": {"$lte": ["$until", now]}}',
+        new='over: Document = {"dead": {"$ne": True}, "$expr": {"$gt": [now, 0]}}',
         attempt=lambda stage, seed: rebalances(stage, seed, runs=4),
         finding="twice without a break",
         cores=1.2,
+    ),
+    Mutant(
+        name="a replica that was declared dead lives on",
+        file="queue/mongo/replicas.py",
+        old='{"_id": replica, "dead": {"$ne": True}}, _living(life)',
+        new='{"_id": replica}, _living(life)',
+        attempt=lambda stage, seed: frozen(stage, seed, runs=4),
+        finding="too many twice",
+        seconds=40.0,
     ),
     Mutant(
         name="slots lie closer together than they may",

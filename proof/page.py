@@ -28,7 +28,7 @@ CHAPTERS = (
     Chapter(
         promise="Each letter has one owner, and all replicas together keep the rate",
         tried={
-            "frozen": "replicas frozen past their leases",
+            "frozen": "replicas frozen past their time",
             "rebalances": "replicas that join and leave",
             "rate": "replicas killed, and failovers, at a low rate",
         },

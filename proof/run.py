@@ -183,7 +183,7 @@ class Run:
         return True
 
     def wait_done(self, timeout: float) -> bool:
-        """Wait until every letter is reported, marked so, and every offset committed; whether that is so.
+        """Wait until every letter is reported, the outbox empty, and every offset committed; whether that is so.
 
         What is missing when the service has nothing left to do, and no report has come for `NO_MORE` seconds,
         will never come.
@@ -212,7 +212,7 @@ class Run:
         return False
 
     def _open(self) -> bool:
-        """Whether a letter waits, or is in somebody's in_flight."""
+        """Whether a letter waits, or is in somebody's hand."""
         with contextlib.suppress(PyMongoError), self.world.letters() as letters:
             return letters.find_one({"status": {"$in": ["awaiting", "processing"]}}, {"_id": 1}) is not None
         return True

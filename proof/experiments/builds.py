@@ -34,7 +34,8 @@ def builds(stage: Stage, seed: int, *, runs: int) -> Row:
     with run(stage, "builds", seed) as world:
         notes = world.directory / "notes"
         notes.mkdir(parents=True)
-        trees = (stage.tree, before)
+        # The last one is this build: of what a kill leaves in the outbox the other knows nothing.
+        trees = (before, stage.tree)
         filler = Filler(world.publisher, world.relay.accepted, 200)
         living = world.world.started(MAILSENDER_STATE_DIR=str(notes), PYTHONPATH=str(trees[1]))
         for number in range(runs):

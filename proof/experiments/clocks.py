@@ -101,7 +101,7 @@ def _of_replicas(stage: Stage, seed: int) -> Found:
 
 
 def _of_mongodb(stage: Stage, seed: int) -> Found:
-    """MongoDB's clock is put on and back, by more than a lease, while letters are on their way."""
+    """MongoDB's clock is put on and back, by more than a life, while letters are on their way."""
     clock = OtherClock(stage.directory / f"clock-mongod-{seed}")
     mongod = Mongod(stage.directory / f"clock-mongod-{time.monotonic_ns()}", environment=clock.environment)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A replica that is frozen past its leases, beside one that lives on."""
+"""A replica that is frozen past its time, beside one that lives on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from proof.run import rest, run
 from proof.stage import Stage
 from proof.table import Row, row
 
-LEASE = 2.0
+LIFE = 2.0
 SESSIONS = 5
 
 
 def frozen(stage: Stage, seed: int, *, runs: int) -> Row:
-    """`runs` times one of two replicas is frozen for a part or a multiple of its lease."""
+    """`runs` times one of two replicas is frozen for a part or a multiple of its time."""
     began = time.monotonic()
     # A slow dot, so that some are always in flight when the freeze comes.
     with run(stage, "frozen", seed, plan={"delay": {"DOT": 0.05}}) as world:
@@ -26,7 +26,7 @@ def frozen(stage: Stage, seed: int, *, runs: int) -> Row:
         for _ in range(runs):
             rest(world.chance.uniform(0.2, 1.0))
             victim = world.chance.choice(replicas)
-            length = LEASE * world.chance.uniform(0.8, 2.5)
+            length = LIFE * world.chance.uniform(0.8, 2.5)
             longest = max(longest, length)
             with world.broken("frozen"):
                 victim.child.freeze()
@@ -46,7 +46,7 @@ def frozen(stage: Stage, seed: int, *, runs: int) -> Row:
         seed,
         runs,
         verdict,
-        notes=f"frozen for up to {longest:.1f} s, lease {LEASE:g} s",
+        notes=f"frozen for up to {longest:.1f} s, time {LIFE:g} s",
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="frozen --runs {runs} --seed {seed}"',
     )

@@ -18,7 +18,7 @@ BEHIND = 2
 """Seconds by which one member is behind the others."""
 
 LEASE, IN_TIME = 40.0, 20.0
-"""Seconds: a letter that was claimed and not found waits for its lease's end, and that is too late."""
+"""Seconds: a letter that was claimed and not found waits for its replica's end, and that is too late."""
 
 
 def lagging(stage: Stage, seed: int, *, letters: int) -> Row:

@@ -187,7 +187,7 @@ def planted() -> dict[str, tuple[History, str]]:
             ),
             "P6",
         ),
-        "not marked reported": (
+        "left in the outbox": (
             replace(base, stored=but(base.stored, 1, stored(1, reported=False))),
             "P4",
         ),

@@ -18,6 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from mailsender.model.ports import Rejected
 from mailsender.queue.mongo.client import CODEC, Collection, Document, calling
 from mailsender.queue.mongo.documents import letter_id, nameable
+from mailsender.queue.mongo.older import UNCLAIMED
 from mailsender.queue.mongo.outbox import Outbox
 
 MOST = 1000
@@ -25,14 +26,12 @@ MOST = 1000
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _OPEN = {"$in": ["awaiting", "processing"]}
-_UNCLAIMED = {"claim": ""}
-
 _NAMELESS = {
     "$set": {
         "status": "error",
         "reason": "its _id cannot be named: it is not valid UTF-8, or a value without a name",
     },
-    "$unset": _UNCLAIMED,
+    "$unset": UNCLAIMED,
 }
 
 _log = structlog.get_logger()
@@ -109,13 +108,8 @@ class Apart:
         async with calling(self._timeout):
             found = await raw.find(query, {"_id": 1}).limit(MOST).to_list(MOST)
             nameless = [each for each in found if not nameable(decode(each.raw, CODEC)["_id"])]
-            reason = "its _id cannot be named: it is not valid UTF-8, or a value without a name"
             for each in nameless:
-                end = {
-                    "$set": {"status": "error", "reason": reason},
-                    "$unset": _UNCLAIMED,
-                }
-                await self._letters.update_one(RawBSONDocument(each.raw), end)
+                await self._letters.update_one(RawBSONDocument(each.raw), _NAMELESS)
         if nameless:
             _log.warning(
                 "letter_cannot_be_named",
@@ -128,9 +122,9 @@ class Apart:
 def _endings(fault: str) -> list[Document]:
     """Updates that end a letter, each smaller than the one before; the last makes the document shrink."""
     error = {"status": "error", "reason": f"it cannot be claimed: {fault}"}
-    dated = {"$currentDate": {"finished_at": True}, "$unset": _UNCLAIMED}
+    dated = {"$currentDate": {"finished_at": True}, "$unset": UNCLAIMED}
     return [
         {"$set": {**error}, **dated},
         {"$set": {**error, "subject": "", "body": "", "recipients": []}, **dated},
-        {"$set": {"status": "error"}, "$unset": _UNCLAIMED},
+        {"$set": {"status": "error"}, "$unset": UNCLAIMED},
     ]

@@ -33,6 +33,7 @@ from mailsender.queue.mongo.documents import (
     origin_document,
     remains_of,
 )
+from mailsender.queue.mongo.older import NEVER
 from mailsender.queue.mongo.outbox import Entry, Outbox, late_id, named
 from mailsender.queue.mongo.reading import letter_of
 
@@ -116,7 +117,7 @@ class _Incoming:
     def claim(self, token: str) -> None:
         """Let it come in as claimed."""
         self.token = token
-        self.document |= {"status": _PROCESSING, "claim": token}
+        self.document |= {"status": _PROCESSING, "claim": token, "until": NEVER}
 
 
 @dataclass(slots=True)

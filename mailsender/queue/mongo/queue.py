@@ -63,6 +63,7 @@ from mailsender.queue.mongo.documents import (
 )
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
+from mailsender.queue.mongo.older import NEVER, UNCLAIMED, Older, not_leased
 from mailsender.queue.mongo.outbox import Entry, Outbox, named
 from mailsender.queue.mongo.reading import letter_of
 from mailsender.queue.mongo.records import documents_of
@@ -88,7 +89,7 @@ _CLAIMED = "mailsender_claim"
 _DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
 _NEVER = {"$type": ["timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"]}
 """What MongoDB sorts behind every date, and so is never in the past."""
-_FREE = {"$set": {"status": "awaiting"}, "$unset": {"claim": ""}}
+_FREE = {"$set": {"status": "awaiting"}, "$unset": UNCLAIMED}
 _PROCESSING = {"status": "processing"}
 _NO_TOKEN = {"$not": {"$type": "string"}}
 
@@ -121,9 +122,10 @@ class MongoQueue:
         self._letters = durable(client, database, collection, timeout)
         self._committed = committed(self._letters)
         self._server_clock = ServerClock(client, clock)
-        self._outbox = Outbox(
-            self._letters, durable(client, database, f"{collection}.outbox", timeout), self._server_clock
-        )
+        outbox = durable(client, database, f"{collection}.outbox", timeout)
+        self._outbox = Outbox(self._letters, outbox, self._server_clock)
+        marks = durable(client, database, f"{collection}.marks", timeout)
+        self._older = Older(self._letters, marks, outbox, self._server_clock, retention=self._retention)
         self._inserter = Inserter(
             self._letters, self._outbox, self._server_clock, timeout=timeout, retention=self._retention
         )
@@ -143,6 +145,8 @@ class MongoQueue:
             await self._server_clock.now()
         self._indexes = await ensure_indexes(self._letters, INDEXES)
         await self._outbox.open()
+        async with calling(self._timeout):
+            await self._older.open()
 
     async def close(self) -> None:
         """See `Queue.close`. Everything that shares the client is closed with it."""
@@ -309,11 +313,11 @@ class MongoQueue:
         freed = 0
         for order in (ASCENDING, DESCENDING):
             async with calling(self._left(ends)):
-                cursor = self._letters.find(self._apart.beside(_PROCESSING), {"claim": 1})
+                query = {**_PROCESSING, **not_leased(self._server_clock.latest())}
+                cursor = self._letters.find(self._apart.beside(query), {"claim": 1})
                 found = await cursor.sort([("claim", order)]).limit(limit).to_list(limit)
-            strays = [
-                each["_id"] for each in found if type(each.get("claim")) is not str
-            ]  # Code is one of its kinds
+            # Code is a kind of str, too.
+            strays = [each["_id"] for each in found if type(each.get("claim")) is not str]
             if strays:
                 freed += await self._free_these(strays, {**_PROCESSING, "claim": _NO_TOKEN}, ends)
         return freed
@@ -347,6 +351,7 @@ class MongoQueue:
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`. What a majority has not got yet may be rolled back, and is not told."""
         async with calling(self._timeout):
+            await self._older.take_over(older_than, limit)
             living = await self._replicas.living()
             return await self._outbox.sweep(living, older_than, limit, self._retention)
 
@@ -462,7 +467,7 @@ class MongoQueue:
 
     async def _take(self, ids: list[Any], token: str) -> bool:
         """Try to put letters under `token`; False when other replicas were faster with all of them."""
-        change = {"status": "processing", "claim": token}
+        change = {"status": "processing", "claim": token, "until": NEVER}
         try:
             taken, culprits = await narrowed(ids, partial(self._put, change))
         except Unavailable as error:
@@ -547,7 +552,7 @@ def _settlement(group: list[Settlement], now: datetime, ends: Document) -> Updat
         fields["due"] = now + timedelta(seconds=first.delay)
     else:
         fields |= ends
-    update: Document = {"$set": fields, "$unset": dict.fromkeys(["claim", *absent], "")}
+    update: Document = {"$set": fields, "$unset": UNCLAIMED | dict.fromkeys(absent, "")}
     guard: Document = {"status": "processing", "claim": first.token}
     ids = [stored_id(each.letter.id) for each in group]
     if len(ids) == 1:
