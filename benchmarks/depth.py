@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

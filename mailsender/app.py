@@ -33,7 +33,8 @@ from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
-from mailsender.service import Front, Parts, Replica
+from mailsender.routing.plan import DEFAULT
+from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
@@ -69,10 +70,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
-        slots=slots,
         source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
         sink=KafkaSink(kafka),
-        relay=SmtpRelay(smtp_config(settings), clock),
+        relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         notes=build_notes(settings),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import NoNotes, Notes
 from mailsender.message.compose import Composer
-from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Relay, Unavailable
+from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Transport, Unavailable
 from mailsender.observe.condition import Condition, Conditions
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
@@ -27,14 +27,17 @@ from mailsender.observe.supervision import Supervisor
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.tidier import Tidier
-from mailsender.ratelimit.limiter import SlotGate
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.sending.attempt import RetryPolicy
-from mailsender.sending.dispatcher import Dispatch, LetterBasket
+from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
+from mailsender.routing.pool import NOT_ASKED, PoolLimits
+from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.route import Route
+from mailsender.routing.schedule import RetryPolicy
+from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
-from mailsender.sending.sender import SendPolicy
-from mailsender.sending.sessions import NOT_ASKED
+from mailsender.sending.sender import SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
 
@@ -53,15 +56,22 @@ LEAST = 0.5
 """Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
 
 
+@dataclass(frozen=True, slots=True)
+class RelayParts:
+    """The way to a relay, and where slots for it come from."""
+
+    transport: Transport
+    slots: SlotStore
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports."""
+    """The outside world, behind its ports; `relays` by their names in the plan."""
 
     queue: Queue
-    slots: SlotStore
     source: RecordSource
     sink: RecordSink
-    relay: Relay
+    relays: Mapping[str, RelayParts]
     notes: Notes = field(default_factory=NoNotes)
 
 
@@ -80,7 +90,9 @@ Listen = Callable[["Replica"], Awaitable[Front | None]]
 class Replica:
     """One replica of the service, over parts that somebody else built."""
 
-    def __init__(self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen) -> None:
+    def __init__(
+        self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen, plan: Plan | None = None
+    ) -> None:
         self.settings = settings
         self.parts = parts
         self.clock = clock
@@ -91,38 +103,37 @@ class Replica:
         self.queue_trouble = "not opened yet"
         self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
         self.in_flight = InFlight(parts.notes)
-        self.basket = LetterBasket()
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
-        self.gate = SlotGate(
-            parts.slots, settings.allowance, clock, backlog=self.basket.__len__, member=secrets.token_hex(8)
-        )
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        composer, policy = Composer(*settings.sender), _send_policy(settings)
+        composer = Composer(*settings.sender)
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        self._stop_sending = asyncio.Event()
+        self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
         self.recovery = Recovery(
             queue=parts.queue,
             notes=parts.notes,
             settler=self.settler,
             composer=composer,
-            policy=policy,
-            relay=parts.relay.name,
+            relay=self.relays[0],
+            retry=self.routes[0].retry,
             chance=chance,
         )
-        self.dispatch = Dispatch(
+        self.dispatcher = Dispatcher(
             queue=parts.queue,
-            relay=parts.relay,
-            composer=composer,
-            gate=self.gate,
-            in_flight=self.in_flight,
+            relays=self.relays,
+            routes=self.routes,
+            tools=Tools.of(
+                in_flight=self.in_flight,
+                settler=self.settler,
+                composer=composer,
+                policy=_send_policy(settings),
+                clock=clock,
+                chance=chance,
+                stopping=self._stop_sending,
+            ),
             heartbeat=self.heartbeat,
-            settler=self.settler,
-            policy=policy,
-            senders=settings.smtp_max_senders,
-            clock=clock,
-            basket=self.basket,
-            chance=chance,
         )
         self.intake = Intake(
             parts.source,
@@ -130,7 +141,7 @@ class Replica:
             parts.sink,
             config=_intake_config(settings, self.limits),
             clock=clock,
-            owner=self.dispatch,
+            owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,
         )
@@ -143,6 +154,33 @@ class Replica:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deadline: Deadline | None = None
 
+    def _routed(self, plan: Plan, chance: random.Random) -> tuple[list[Relay], list[Route]]:
+        """The relays and routes of a plan. One lease of slots serves all letters for its relay."""
+        routes: list[Route] = []
+        relays = {
+            each.name: Relay(
+                each.name,
+                self.parts.relays[each.name].transport,
+                Limiter(
+                    self.parts.relays[each.name].slots,
+                    each.allowance,
+                    self.clock,
+                    backlog=partial(_waiting_for, each.name, routes),
+                    member=secrets.token_hex(8),
+                ),
+                self.clock,
+                policy=each.policy,
+                chance=chance,
+                stopping=self._stop_sending,
+            )
+            for each in plan.relays
+        }
+        routes += [
+            Route(each.name, [relays[name] for name in each.relays], retry=each.retry, clock=self.clock)
+            for each in plan.routes
+        ]
+        return list(relays.values()), routes
+
     # --- how it is -------------------------------------------------------------------------------
 
     def counted(self) -> dict[str, int]:
@@ -152,37 +190,41 @@ class Replica:
         return counted | {"error": counted["error"] + self.intake.state.errors}
 
     def _conditions(self) -> Iterator[Condition]:
-        relay, running = self.dispatch.relay, self.state == "running"
-        mongodb = self.queue_trouble or self.dispatch.trouble or self.settler.trouble
+        running = self.state == "running"
+        mongodb = self.queue_trouble or self.dispatcher.trouble or self.settler.trouble
         if not mongodb and running and not self.heartbeat.health.good:
             mongodb = "does not answer"
         # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
         whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
         kafka = self._kafka_trouble() or (why if whom == "Kafka" else "")
+        slots = next((relay.limiter.trouble for relay in self.relays if relay.limiter.trouble), "")
         for part, text in (
             ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
             ("kafka", kafka),
-            ("slots", self.gate.trouble),
+            ("slots", slots),
             ("notes", self.parts.notes.trouble),
         ):
             if text:
                 yield Condition(part=part, text=text)
-        reason = relay.reason
-        if reason and not (self._stop.is_set() and reason == NOT_ASKED):
-            since = relay.since or relay.refusing_since or 0.0
-            yield Condition(part="relay", text=reason, since=since, until=relay.next_try)
-        if self.gate.exhausted_until is not None:
-            text = f"{self.gate.allowance.quota} transactions a day are used up"
-            yield Condition(part="quota", text=text, trouble=False, until=self.gate.exhausted_until)
-        elif (backlog := self._backlog()) is not None:
-            yield backlog
+        for relay in self.relays:
+            yield from self._of_relay(relay)
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
 
-    def _backlog(self) -> Condition | None:
+    def _of_relay(self, relay: Relay) -> Iterator[Condition]:
+        limiter, reason = relay.limiter, relay.reason
+        if reason and not (self._stop.is_set() and reason == NOT_ASKED):
+            yield Condition(part="relay", text=reason, since=relay.since or 0.0, until=relay.next_try)
+        if limiter.exhausted_until is not None:
+            text = f"{limiter.allowance.quota} transactions a day are used up"
+            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until)
+        elif (backlog := self._backlog(limiter)) is not None:
+            yield backlog
+
+    def _backlog(self, limiter: Limiter) -> Condition | None:
         """More letters that are due than the rate lets out in `LONG` seconds."""
-        allowance, stats = self.gate.allowance, self.tidier.stats
+        allowance, stats = limiter.allowance, self.tidier.stats
         if stats is None or not allowance.letters:
             return None
         takes = stats.due * allowance.period / allowance.letters
@@ -260,15 +302,22 @@ class Replica:
         await self.parts.sink.open()
         if not self._stop.is_set():
             self.state = "running"
-            log.info("running", version=__version__, relay=self.parts.relay.name)
+            log.info("running", version=__version__, relay=", ".join(relay.address for relay in self.relays))
         async with asyncio.TaskGroup() as group:
             keep = self.supervisor.keep
             self._tasks["settler"] = group.create_task(self.settler.run(keep))
-            self._tasks["dispatch"] = group.create_task(self.dispatch.run(keep))
+            self._tasks["dispatcher"] = group.create_task(self.dispatcher.run(keep))
             for name, loop, loss in (
                 ("intake", self.intake.run, "no records are taken in"),
                 ("reporter", self.reporter.run, "no reports are published"),
-                ("gate", self.gate.run, "nothing is sent, unless there is neither rate nor quota"),
+                *(
+                    (
+                        f"limiter {relay.name}",
+                        relay.limiter.run,
+                        "nothing is sent if there is a rate or quota",
+                    )
+                    for relay in self.relays
+                ),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
                 ("tidier", self.tidier.run, "letters of the dead are not given back, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
@@ -338,11 +387,11 @@ class Replica:
         if not await self._ended("intake", deadline, lambda: deadline.work_left / 2):
             unclean.append("intake could not end its insert, its commit or its membership in time")
         step("release")
-        self.dispatch.stop_claiming()
-        if not await deadline.bound(self.dispatch.claimed_out, lambda: deadline.work_left / 2):
+        self.dispatcher.stop_claiming()
+        if not await deadline.bound(self.dispatcher.claimed_out, lambda: deadline.work_left / 2):
             unclean.append("a claim was not answered in time; others give back what it took")
         step("workers")
-        await deadline.bound(self.dispatch.finish, lambda: deadline.work_left)
+        await deadline.bound(self.dispatcher.finish, lambda: deadline.work_left)
         step("settle")
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
@@ -355,8 +404,9 @@ class Replica:
         if left:
             unclean.append(f"{left} reports were not published and marked in time")
         step("slots")
-        await self._ended("gate", deadline, lambda: deadline.left)
-        await self._within(self.gate.close(), max(LEAST, deadline.left), "slots")
+        for relay in self.relays:
+            await self._ended(f"limiter {relay.name}", deadline, lambda: deadline.left)
+            await self._within(relay.limiter.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
         await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)
@@ -369,14 +419,14 @@ class Replica:
         doubt = "a claim was never answered; what it takes after all comes back once another replica looks"
         try:
             async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
-                lost = await self.dispatch.return_lost()
+                lost = await self.dispatcher.return_lost()
         except (TimeoutError, Unavailable):
             self.progress.unclean.append(doubt)
             return
         if lost:
             log.info("lost_claims_returned", letters=lost)
         # While MongoDB has not answered for a while again, it may still carry out what it was told before.
-        if self.dispatch.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
+        if self.dispatcher.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
             self.progress.unclean.append(doubt)
 
     async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
@@ -435,17 +485,32 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
 
 
 def _send_policy(settings: Settings) -> SendPolicy:
-    return SendPolicy(
-        reverse_path=settings.sender[1],
-        max_recipients=settings.smtp_max_recipients,
-        max_letters_per_session=settings.smtp_max_letters_per_session,
-        session_idle=settings.smtp_session_idle,
-        refuse_probability=settings.smtp_refuse_probability,
-        retry=RetryPolicy(
-            max_attempts=settings.smtp_max_attempts,
-            delay=settings.smtp_retry_delay,
-            retry_for=settings.smtp_retry_for,
-            resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
+    return SendPolicy(refuse_probability=settings.smtp_refuse_probability, life=settings.mongodb_lease)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """One relay and one route, as `SMTP_*` say."""
+    relay = RelayPlan(
+        allowance=settings.allowance,
+        policy=RelayPolicy(
+            reverse_path=settings.sender[1],
+            max_recipients=settings.smtp_max_recipients,
+            sessions=PoolLimits(
+                sessions=settings.smtp_max_senders,
+                letters=settings.smtp_max_letters_per_session,
+                idle=settings.smtp_session_idle,
+            ),
         ),
-        life=settings.mongodb_lease,
     )
+    retry = RetryPolicy(
+        max_attempts=settings.smtp_max_attempts,
+        delay=settings.smtp_retry_delay,
+        retry_for=settings.smtp_retry_for,
+        resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
+    )
+    return Plan(relays=(relay,), routes=(RoutePlan(retry=retry),))
+
+
+def _waiting_for(relay: str, routes: Sequence[Route]) -> int:
+    """Letters in the backlogs of routes that lead over a relay first."""
+    return sum(len(route.backlog) for route in routes if route.relays[0].name == relay)

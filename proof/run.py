@@ -183,7 +183,7 @@ class Run:
         return True
 
     def wait_done(self, timeout: float) -> bool:
-        """Wait until every letter is reported, the outbox empty, and every offset committed; whether that is so.
+        """Wait until every letter is reported, the outbox empty, every offset committed; whether that is so.
 
         What is missing when the service has nothing left to do, and no report has come for `NO_MORE` seconds,
         will never come.

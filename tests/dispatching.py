@@ -1,4 +1,4 @@
-"""Dispatch with all its parts, over the in-memory queue and a scripted relay; letters to send."""
+"""The dispatcher with all its parts, over the in-memory queue and a scripted relay; letters to send."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from datetime import datetime
 
 from mailsender.journal.port import Notes
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
-from mailsender.model.ports import SystemClock
+from mailsender.model.ports import Clock, SystemClock, Transport
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
-from mailsender.ratelimit.limiter import SlotGate
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.sending.attempt import RetryPolicy
-from mailsender.sending.dispatcher import Dispatch, LetterBasket
-from mailsender.sending.sender import SendPolicy
+from mailsender.routing.pool import PoolLimits
+from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.route import Route
+from mailsender.routing.schedule import RetryPolicy
+from mailsender.sending.dispatcher import Dispatcher
+from mailsender.sending.sender import SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from tests.relays import FakeRelay
 
@@ -48,6 +51,28 @@ async def until(check: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+def known_relay(
+    transport: Transport,
+    clock: Clock,
+    *,
+    allowance: Allowance = UNLIMITED,
+    backlog: Callable[[], int] = int,
+    max_recipients: int = 100,
+    sessions: PoolLimits = PoolLimits(sessions=1),  # noqa: B008  it is frozen
+    stopping: asyncio.Event | None = None,
+) -> Relay:
+    """A relay as a replica has it."""
+    return Relay(
+        "default",
+        transport,
+        Limiter(MemorySlotStore(clock), allowance, clock, backlog=backlog),
+        clock,
+        policy=RelayPolicy(reverse_path="s@example.test", max_recipients=max_recipients, sessions=sessions),
+        chance=random.Random(1),
+        stopping=stopping or asyncio.Event(),
+    )
+
+
 class PlainComposer:
     def compose(self, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
         if letter.subject == "raises":
@@ -56,19 +81,20 @@ class PlainComposer:
             raise ValueError("Subject: holds a control character")
         return letter.body.encode()
 
-    def message_id(self, letter_id: str) -> str:
-        return f"<{letter_id}@example.test>"
+    def message_id(self, letter: Letter) -> str:
+        return f"<{letter.id}@example.test>"
 
 
 @dataclass
 class Scene:
     queue: MemoryQueue
     relay: FakeRelay
-    dispatch: Dispatch
+    dispatcher: Dispatcher
+    known: Relay
+    route: Route
     settler: Settler
     in_flight: InFlight
     heartbeat: Heartbeat
-    gate: SlotGate
     reported: list[Letter] = field(default_factory=list)
 
     async def settled(self, count: int) -> list[Letter]:
@@ -103,47 +129,55 @@ async def running(
     in_flight = InFlight(notes)
     heartbeat = Heartbeat(queue, in_flight, clock, life=life)
     await heartbeat.begin()
-    basket = LetterBasket()
-    gate = SlotGate(MemorySlotStore(clock), allowance, clock, backlog=basket.__len__)
     reported: list[Letter] = []
 
     async def report(letters: Sequence[Letter]) -> None:
         reported.extend(letters)
 
     settler = Settler(queue, in_flight, clock, report=report)
-    dispatch = Dispatch(
-        queue=queue,
-        relay=relay,
-        composer=PlainComposer(),
-        gate=gate,
-        in_flight=in_flight,
-        heartbeat=heartbeat,
-        settler=settler,
-        policy=SendPolicy(
-            reverse_path="s@example.test",
-            max_recipients=max_recipients,
-            max_letters_per_session=int(policy.get("max_letters_per_session", 0)),
-            session_idle=policy.get("session_idle", 30.0),
-            refuse_probability=policy.get("refuse_probability", 0.0),
-            retry=RetryPolicy(max_attempts=max_attempts, delay=delay),
-            life=life,
+    chance, stopping = random.Random(1), asyncio.Event()
+    routes: list[Route] = []
+    known = known_relay(
+        relay,
+        clock,
+        allowance=allowance,
+        backlog=lambda: len(routes[0].backlog),
+        max_recipients=max_recipients,
+        sessions=PoolLimits(
+            sessions=senders,
+            letters=int(policy.get("max_letters_per_session", 0)),
+            idle=policy.get("session_idle", 30.0),
         ),
-        senders=senders,
-        clock=clock,
-        basket=basket,
-        chance=random.Random(1),
+        stopping=stopping,
     )
-    scene = Scene(queue, relay, dispatch, settler, in_flight, heartbeat, gate, reported)
+    retry = RetryPolicy(max_attempts=max_attempts, delay=delay)
+    routes.append(Route("default", [known], retry=retry, clock=clock))
+    dispatcher = Dispatcher(
+        queue=queue,
+        relays=[known],
+        routes=routes,
+        tools=Tools.of(
+            in_flight=in_flight,
+            settler=settler,
+            composer=PlainComposer(),
+            policy=SendPolicy(refuse_probability=policy.get("refuse_probability", 0.0), life=life),
+            clock=clock,
+            chance=chance,
+            stopping=stopping,
+        ),
+        heartbeat=heartbeat,
+    )
+    scene = Scene(queue, relay, dispatcher, known, routes[0], settler, in_flight, heartbeat, reported)
     stop = asyncio.Event()
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         settling = group.create_task(settler.run())
-        group.create_task(dispatch.run())
-        group.create_task(gate.run(stop))
+        group.create_task(dispatcher.run())
+        group.create_task(known.limiter.run(stop))
         try:
             yield scene
         finally:
-            dispatch.stop_claiming()
-            await dispatch.finish(1.0)
+            dispatcher.stop_claiming()
+            await dispatcher.finish(1.0)
             await settler.flush(5.0)
             stop.set()
             settling.cancel()

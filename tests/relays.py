@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import Go, NotBegun, RelayAway
+from mailsender.model.ports import NotBegun, Permit, RelayAway
 
 ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
 
@@ -52,8 +52,8 @@ class FakeSession:
         self.under_way = 0
         self.aborted = asyncio.Event()
 
-    async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
-        if not go.begin():
+    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
+        if not permit.begin():
             self.relay.not_begun += 1
             raise NotBegun
         self.relay.started.set()
@@ -61,12 +61,12 @@ class FakeSession:
         self.relay.most_under_way = max(self.relay.most_under_way, self.relay.under_way)
         self.under_way += 1
         try:
-            return await self._carry(envelope, go)
+            return await self._carry(envelope, permit)
         finally:
             self.relay.under_way -= 1
             self.under_way -= 1
 
-    async def _carry(self, envelope: Envelope, go: Go) -> Outcome:
+    async def _carry(self, envelope: Envelope, permit: Permit) -> Outcome:
         if self.relay.hold is not None:
             held = asyncio.ensure_future(self.relay.hold.wait())
             cut = asyncio.ensure_future(self.aborted.wait())
@@ -77,13 +77,13 @@ class FakeSession:
             verdict = Verdict.DEFERRED if self.relay.before_dot else Verdict.UNCERTAIN
             phase = Phase.DATA if self.relay.before_dot else Phase.DOT
             return _alike(envelope, Result(verdict=verdict, phase=phase))
-        if not go.dot():
+        if not permit.dot():
             lost = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA)
             return _alike(envelope, lost)
         self.relay.sent.append(envelope)
         results = {address: self.relay.answer(address) for address in envelope.recipients}
         if any(result.verdict is not Verdict.UNCERTAIN for result in results.values()):
-            go.replied(results)
+            permit.replied(results)
         return Outcome(results=results, session_usable=self.usable)
 
     @property
@@ -92,7 +92,7 @@ class FakeSession:
 
     @property
     def warm(self) -> bool:
-        return False
+        return self.alive and self.under_way > 0
 
     async def ready(self) -> bool:
         return self.alive

@@ -32,7 +32,7 @@ ACCEPTED, DEFERRED, REFUSED, UNCERTAIN = (
 
 @dataclass
 class Permit:
-    """`Go` that answers as told, and notes what the relay had heard by then."""
+    """`Permit` that answers as told, and notes what the relay had heard by then."""
 
     relay: ScriptedRelay | None = None
     may_begin: bool = True

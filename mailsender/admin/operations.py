@@ -168,9 +168,9 @@ class ReplicaOperations:
             "rate": self._rate(),
             "sessions": {
                 "max": replica.settings.smtp_max_senders,
-                "open": replica.dispatch.relay.open_sessions,
-                "busy": replica.dispatch.relay.busy,
-                "slow": replica.dispatch.relay.dots.slow,
+                "open": len(replica.relays[0].pool),
+                "busy": replica.relays[0].pool.busy,
+                "slow": replica.relays[0].pool.dots.slow,
             },
             "relay": self._relay(),
             "intake": asdict(replica.intake.state),
@@ -218,9 +218,9 @@ class ReplicaOperations:
         }
 
     def _rate(self) -> dict[str, Any]:
-        gate = self._replica.gate
-        allowance = gate.allowance
-        until, used = gate.exhausted_until, gate.used_today
+        limiter = self._replica.relays[0].limiter
+        allowance = limiter.allowance
+        until, used = limiter.exhausted_until, limiter.used_today
         left = max(0, allowance.quota - used) if allowance.quota and used is not None else None
         return {
             "letters": allowance.letters,
@@ -232,21 +232,22 @@ class ReplicaOperations:
         }
 
     def _relay(self) -> dict[str, Any]:
-        relay = self._replica.dispatch.relay
-        if relay.away:
+        relay = self._replica.relays[0]
+        reach = relay.pool.reach
+        if relay.pool.away:
             state = "away"
         elif relay.breaker.open:
             state = "refuses"
         else:
-            state = "answers" if relay.connected_ever else "not asked yet"
+            state = "answers" if reach.ever else "not asked yet"
         return {
-            "name": relay.name,
+            "name": relay.address,
             "state": state,
-            "trouble": relay.trouble or relay.breaker.why or None,
-            "phase": relay.phase or relay.breaker.phase or None,
-            "since": _moment(relay.since or relay.refusing_since),
+            "trouble": reach.trouble or relay.breaker.why or None,
+            "phase": reach.phase or relay.breaker.phase or None,
+            "since": _moment(relay.since),
             "again": _moment(relay.next_try),
-            "remark": self._replica.parts.relay.remark or None,
+            "remark": relay.transport.remark or None,
         }
 
     def _progress(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mailsender.check.findings import Finding
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import Forbidden, Rejected, Relay, RelayAway, Session, Unavailable
+from mailsender.model.ports import Forbidden, Rejected, RelayAway, Session, Transport, Unavailable
 from mailsender.queue.mongo.client import calling, connect, disconnect
 from mailsender.queue.mongo.rights import RIGHTS, lacking
 
@@ -170,7 +170,7 @@ _GREETING = re.compile(r"\b(?:helo|ehlo)\b", re.IGNORECASE)
 
 
 async def probe_relay(
-    relay: Relay, reverse_path: str, *, recipient: str = "", timeout: float
+    relay: Transport, reverse_path: str, *, recipient: str = "", timeout: float
 ) -> list[Finding]:
     """Whether a session can be opened (connection, TLS, greeting, AUTH) and the sender is taken.
 

@@ -30,6 +30,7 @@ ENCODED_LINE = 76
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}")
 _SHORT_ID = 64
+_DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,255}>")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _WORD_OPEN, _WORD_CLOSE = b"=?utf-8?B?", b"?="
 
@@ -78,22 +79,24 @@ class Composer:
             _written(date),
             self._after_date,
             _unstructured(letter.subject, used=len("Subject:")),
-            self.message_id(letter.id).encode(),
+            self.message_id(letter).encode(),
             encoding,
             body,
         )
 
-    def message_id(self, letter_id: str) -> str:
-        """The Message-ID of a letter, in angle brackets; the same over all attempts.
+    def message_id(self, letter: Letter) -> str:
+        """The Message-ID of a letter, in angle brackets: that of its first attempt, if there was one.
 
         An ID that another program made up may hold anything, an address included: such a one is
-        replaced by its hash.
+        replaced by its hash. So a stored Message-ID counts only where it begins as it would now.
         """
-        plain = letter_id.isalnum() and letter_id.isascii() and len(letter_id) <= _SHORT_ID
-        if plain or _ID.fullmatch(letter_id):
-            return f"<{letter_id}@{self._domain}>"
-        digest = blake2b(letter_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        return f"<x.{digest}@{self._domain}>"
+        each = letter.id
+        if not ((each.isalnum() and each.isascii() and len(each) <= _SHORT_ID) or _ID.fullmatch(each)):
+            each = "x." + blake2b(each.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        stored = letter.message_id
+        if stored and stored.startswith(f"<{each}@") and _DOMAIN.fullmatch(stored, len(each) + 2):
+            return stored
+        return f"<{each}@{self._domain}>"
 
 
 @lru_cache(maxsize=4)  # letters of the same second share the work

@@ -447,8 +447,8 @@ class RecordSink(Protocol):
 # --- the relay -----------------------------------------------------------------------------------
 
 
-class Go(Protocol):
-    """Permission to go on with a transaction, asked at the two moments that cannot be taken back."""
+class Permit(Protocol):
+    """Permission for a transaction, asked at the two moments that cannot be taken back."""
 
     def begin(self) -> bool:
         """Asked just before MAIL FROM is written: the slot has not lapsed, and the letter is ours."""
@@ -484,21 +484,21 @@ class RelayAway(Unavailable):
 class NotBegun(Exception):  # noqa: N818  an answer, not a mistake
     """Nothing came of a transaction, nothing was sent, and it says nothing about the letter.
 
-    `Go.begin` said no; or the session ended before the relay had answered a word about this letter, and it
-    had carried others before, so that its end has to do with them; or commands that were sent ahead of their
-    replies got none, which will not be done again. Another session may try at once.
+    `Permit.begin` said no; or the session ended before the relay had answered a word about this letter, and
+    it had carried others before, so that its end has to do with them; or commands that were sent ahead of
+    their replies got none, which will not be done again. Another session may try at once.
     """
 
 
 class Session(Protocol):
-    """One connection to the relay, owned by one worker."""
+    """One connection to a relay."""
 
     @property
     def depth(self) -> int:
         """How many transactions it is worth to ask for at once: 2 where the relay takes them pipelined."""
         ...
 
-    async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
+    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
         """Carry one transaction through and say what became of each recipient.
 
         Several may be asked for at once: they are carried in the order in which they were asked for, and at
@@ -506,7 +506,7 @@ class Session(Protocol):
 
         `message` is ready for the wire but for dot-stuffing: CRLF line ends, no final dot. Never raises
         for anything that the relay does: a lost connection before the dot is `deferred`, after it
-        `uncertain`, and `session_usable` is False. If `go.dot()` says no the connection is closed
+        `uncertain`, and `session_usable` is False. If `permit.dot()` says no the connection is closed
         without the dot and all recipients are deferred in phase `data`. After a refused
         transaction the session has been reset (RSET) when it is usable.
 
@@ -547,8 +547,8 @@ class Session(Protocol):
         ...
 
 
-class Relay(Protocol):
-    """An SMTP server that we submit to."""
+class Transport(Protocol):
+    """The way to an SMTP server that we submit to."""
 
     @property
     def name(self) -> str:
@@ -576,22 +576,22 @@ __all__ = [
     "Answer",
     "Clock",
     "Forbidden",
-    "Go",
     "Inserted",
     "Landed",
     "NotBegun",
     "Origin",
     "Outgoing",
+    "Permit",
     "Queue",
     "QueueStats",
     "Record",
     "RecordSink",
     "RecordSource",
     "Rejected",
-    "Relay",
     "RelayAway",
     "Session",
     "SystemClock",
     "TooLarge",
+    "Transport",
     "Unavailable",
 ]

@@ -1,4 +1,4 @@
-"""Where workers wait for slots: leases them in chunks, hands them out in order, gives back the rest."""
+"""Where senders wait for slots: leases them in chunks, hands them out in order, gives back the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOK_EVERY = 5.0
 
 
 class NoSlots(Exception):  # noqa: N818  a state, not a mistake
-    """None will come for long: the day's quota is used up, or the gate is shut for the drain."""
+    """None will come for long: the day's quota is used up, or the limiter is shut for the drain."""
 
 
 @dataclass(slots=True)
@@ -41,10 +41,10 @@ class _Chunk:
     handed: int = 0
 
 
-class SlotGate:
-    """Slots for the workers of one replica.
+class Limiter:
+    """Slots for the senders of one replica over one relay.
 
-    `backlog` says how many letters are in hand beyond those whose workers wait here, so that one lease
+    `backlog` says how many letters are in flight beyond those whose senders wait here, so that one lease
     serves them too. `member` names the replica among those who share the rate.
     """
 
@@ -65,6 +65,7 @@ class SlotGate:
         self._member = member
         self._waiters: deque[asyncio.Future[Slot]] = deque()
         self._chunk: _Chunk | None = None
+        self._spare: deque[Slot] = deque()
         self._wanted = asyncio.Event()
         self.exhausted_until: float | None = None  # epoch seconds
         self.used_today: int | None = None  # not known yet
@@ -93,6 +94,17 @@ class SlotGate:
         self._waiters.append(future)
         self._wanted.set()
         return await future
+
+    def put_back(self, slot: Slot) -> None:
+        """Let somebody else have a slot that was not used."""
+        if slot is UNLIMITED or not self._lasts(slot):
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(slot)
+                return
+        self._spare.append(slot)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Claim slots while somebody waits, and keep an eye on the quota, until `stop`."""
@@ -158,17 +170,25 @@ class SlotGate:
         return 0.0
 
     def _take(self) -> Slot | None:
+        while self._spare:
+            slot = self._spare.popleft()
+            if self._lasts(slot):
+                return slot
+            self.lapsed += 1
         chunk = self._chunk
-        now = self._clock.monotonic()
         while chunk is not None and chunk.handed < chunk.grant.count:
             index = chunk.handed
             chunk.handed += 1
             slot = Slot(earliest=chunk.grant.earliest(index), latest=chunk.grant.latest(index))
-            if slot.latest - max(now, slot.earliest) > MIN_LEFT:
+            if self._lasts(slot):
                 return slot
             self.lapsed += 1
         self._chunk = None
         return None
+
+    def _lasts(self, slot: Slot) -> bool:
+        """Whether it is still worth handing out."""
+        return slot.latest - max(self._clock.monotonic(), slot.earliest) > MIN_LEFT
 
     def _note_trouble(self, trouble: str) -> None:
         if trouble and not self.trouble:

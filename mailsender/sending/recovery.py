@@ -16,8 +16,10 @@ from mailsender.journal.port import Notes
 from mailsender.journal.record import Story, noted_id
 from mailsender.model.letter import Letter, Recipient, Result, Settlement, Verdict
 from mailsender.model.ports import Queue, Unavailable
+from mailsender.routing.relay import Relay
+from mailsender.routing.schedule import RetryPolicy
 from mailsender.sending.attempt import Attempt, after_attempt
-from mailsender.sending.sender import Compose, SendPolicy
+from mailsender.sending.sender import Compose
 from mailsender.sending.settler import Settler
 
 log = structlog.get_logger()
@@ -45,16 +47,16 @@ class Recovery:
         notes: Notes,
         settler: Settler,
         composer: Compose,
-        policy: SendPolicy,
-        relay: str,
+        relay: Relay,
+        retry: RetryPolicy,
         chance: random.Random,
     ) -> None:
         self._queue = queue
         self._notes = notes
         self._settler = settler
         self._composer = composer
-        self._policy = policy
         self._relay = relay
+        self._retry = retry
         self._chance = chance
         self.settled = self.uncertain = self.released = self.gone = 0
 
@@ -112,7 +114,7 @@ class Recovery:
         already is not counted again.
         """
         told = story.outcome(letter.everybody)
-        large = len(letter.everybody) > self._policy.max_recipients
+        large = len(letter.everybody) > self._relay.policy.max_recipients
         return {
             each.address: told[each.address]
             for each in letter.recipients
@@ -124,11 +126,11 @@ class Recovery:
         deferred = any(result.verdict is Verdict.DEFERRED for result in results.values())
         attempt = Attempt(
             results=results,
-            relay=self._relay,
-            message_id=self._composer.message_id(letter.id),
+            relay=self._relay.address,
+            message_id=self._composer.message_id(letter),
             cut=not deferred,
         )
-        moved, delay = after_attempt(letter, attempt, self._policy.retry, jitter=self._chance.random())
+        moved, delay = after_attempt(letter, attempt, self._retry, jitter=self._chance.random())
         return Settlement(token=token, letter=moved, delay=delay if deferred else 0.0)
 
     async def _write(self, settlements: Sequence[Settlement], uncertain: set[str]) -> None:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import Clock, Go, NotBegun
+from mailsender.model.ports import Clock, NotBegun, Permit
 from mailsender.smtp.channel import Channel, Lost
 from mailsender.smtp.patience import Patience
 from mailsender.smtp.pipelining import Pipelining
@@ -128,7 +128,7 @@ class SmtpSession:
         """Whether commands are sent ahead of their replies."""
         return self._offers.pipelining and self._pipelining.works
 
-    async def transact(self, envelope: Envelope, message: bytes, go: Go) -> Outcome:
+    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
         """See `Session`.
 
         Raises:
@@ -139,7 +139,7 @@ class SmtpSession:
         if not said.rcpts:
             return Outcome(results=said.results, session_usable=self._channel.alive)
         done = self._loop.create_future()
-        transaction = Transaction(said=said, message=message, go=go, done=done)
+        transaction = Transaction(said=said, message=message, permit=permit, done=done)
         self._queue.append(transaction)
         self.heard()
         try:
@@ -235,7 +235,7 @@ class SmtpSession:
         # A connection that is lost from here on counts as lost after the dot.
         if not self._channel.alive:
             return False
-        if not front.go.dot():
+        if not front.permit.dot():
             self._channel.fail("given up before the end of the message was sent")
             return False
         front.phase = Phase.DOT
@@ -252,7 +252,7 @@ class SmtpSession:
         """Begin the next transaction where the dialogue has room for it and it is allowed to."""
         while self._queue and self._front is None and (self._speaks_ahead or not self._live):
             transaction = self._queue.popleft()
-            if not transaction.go.begin():
+            if not transaction.permit.begin():
                 self._refuse(transaction)
                 continue
             transaction.follows, self._carried = self._carried, True
@@ -366,7 +366,7 @@ class SmtpSession:
     def _dotted(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if not transaction.void:
             transaction.settle_all(reply)
-            transaction.go.replied(transaction.results)
+            transaction.permit.replied(transaction.results)
         if reply.code == _CLOSING:
             self._channel.fail(f"the relay ends the session: {reply}", reply)
         elif reply.kind is Kind.COMPLETED and not transaction.void:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import Go
+from mailsender.model.ports import Permit
 from mailsender.smtp.channel import Lost
 from mailsender.smtp.plan import Plan
 from mailsender.smtp.replies import Kind, Reply
@@ -39,10 +39,10 @@ class Transaction:
         "behind_refused",
         "done",
         "follows",
-        "go",
         "heard",
         "message",
         "out_of_step",
+        "permit",
         "phase",
         "results",
         "said",
@@ -51,11 +51,11 @@ class Transaction:
         "waiting",
     )
 
-    def __init__(self, *, said: Plan, message: bytes, go: Go, done: asyncio.Future[None]) -> None:
+    def __init__(self, *, said: Plan, message: bytes, permit: Permit, done: asyncio.Future[None]) -> None:
         """Nobody is settled yet but those who are refused without a word."""
         self.said = said
         self.message = message
-        self.go = go
+        self.permit = permit
         self.done = done
         self.follows = False
         self.ahead = False

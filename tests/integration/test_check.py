@@ -241,7 +241,9 @@ def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod:
     made = run_as(lone_mongod, well, {each: may - {"remove"} for each, may in NEEDED.items()})
     [line] = [line for line in made.lines if line.level == "error"]
     assert (made.status, line.part) == (1, "mongodb")
-    assert "the user lacks: remove in mts.letters and mts.letters.outbox and mts.letters.replicas;" in line.text
+    assert (
+        "the user lacks: remove in mts.letters and mts.letters.outbox and mts.letters.replicas;" in line.text
+    )
 
 
 # --- the relay -----------------------------------------------------------------------------------

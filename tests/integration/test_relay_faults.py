@@ -17,10 +17,8 @@ from structlog.testing import capture_logs
 from mailsender.model.letter import Letter, Status
 from mailsender.model.ports import SystemClock
 from mailsender.ratelimit.gcra import Allowance
-from mailsender.routing import breaker, dots
-from mailsender.sending import dispatcher as dispatch
-from mailsender.sending import sender as worker
-from mailsender.sending import weighing
+from mailsender.routing import breaker, dots, weighing
+from mailsender.sending import dispatcher, judge, sender
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.session import Timeouts
 from tests.dispatching import Scene, letter, running, until
@@ -50,8 +48,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A held relay is tried again at once, so that a test need not wait for it."""
     monkeypatch.setattr(breaker, "FIRST_WAIT", 0.02)
     monkeypatch.setattr(breaker, "LAST_WAIT", 0.1)
-    monkeypatch.setattr(worker, "LOOK", 0.02)
-    monkeypatch.setattr(dispatch, "POLL", 0.02)
+    monkeypatch.setattr(sender, "LOOK", 0.02)
+    monkeypatch.setattr(dispatcher, "POLL", 0.02)
 
 
 @asynccontextmanager
@@ -61,7 +59,7 @@ async def sending(relay: ZooRelay, letters: list[Letter], **policy: Any) -> Asyn
         there = SmtpRelay(config(relay.host, relay.port, timeouts=timeouts), SystemClock())
         async with running(there, **policy) as scene:
             await scene.queue.insert(letters)
-            scene.dispatch.nudge()
+            scene.dispatcher.nudge()
             yield scene
 
 
@@ -126,7 +124,7 @@ async def test_a_session_that_takes_so_many_is_replaced_and_no_attempt_is_lost(s
     relay, letters = SessionLimit(per_session=10, stage=stage, text=text), many(100)
     async with sending(relay, letters, max_attempts=1, senders=2) as scene:
         done = await scene.settled(100)
-        assert scene.dispatch.relay.reason == ""
+        assert scene.known.reason == ""
     assert {(each.status, each.attempts) for each in done} == {(Status.SENT, 1)}
     assert once_each(relay, letters)
 
@@ -135,7 +133,7 @@ async def test_how_many_a_session_takes_is_learnt() -> None:
     relay = SessionLimit(per_session=10)
     async with sending(relay, many(100), max_attempts=1, senders=1) as scene:
         await scene.settled(100)
-        assert scene.dispatch.relay.share == 10
+        assert scene.known.pool.share == 10
     refused = sum(command.startswith("MAIL") for command in relay.commands) - 100
     assert 2 <= refused <= 4, "twice to learn it, and what was said ahead"
 
@@ -158,7 +156,7 @@ async def test_recipients_that_no_attempt_reached_are_never_given_up(kind: type[
 async def test_a_quota_that_ends_in_mid_letter_gives_up_nobody() -> None:
     relay, large, two = ZooRelay(), to_many(5), Allowance(letters=0, period=1.0, quota=2)
     async with sending(relay, [large], max_recipients=1, max_attempts=1, senders=1, allowance=two) as scene:
-        await until(lambda: scene.gate.exhausted_until is not None)
+        await until(lambda: scene.known.limiter.exhausted_until is not None)
         await scene.stats_are(awaiting=1)
         found = await scene.queue.get(large.id)
     assert found is not None
@@ -169,7 +167,7 @@ async def test_a_relay_that_refuses_each_fresh_session_is_away_and_costs_no_atte
     relay, letters = FreshSessionRefused(), many(20)
     async with sending(relay, letters, max_attempts=1) as scene:
         await until(lambda: len(relay.peers) > 8)
-        assert "421 4.3.2" in scene.dispatch.relay.reason
+        assert "421 4.3.2" in scene.known.reason
         assert scene.reported == []
         await scene.stats_are(awaiting=20)
         assert {found.attempts for one in letters if (found := await scene.queue.get(one.id))} == {0}
@@ -192,7 +190,7 @@ async def test_greylisted_recipients_come_through_and_hold_up_nobody() -> None:
     relay, letters = Greylister(seconds=0.5), many(20)
     async with sending(relay, letters, max_attempts=0, delay=0.05) as scene:
         await until(lambda: len({c for c in relay.commands if c.startswith("RCPT")}) == 20)
-        assert scene.dispatch.relay.reason == ""
+        assert scene.known.reason == ""
         done = await scene.settled(20)
     assert {each.status for each in done} == {Status.SENT}
 
@@ -242,14 +240,14 @@ def _named(healing: Healing) -> str:
 async def test_what_is_the_accounts_fault_fails_nobody_and_is_said(sick: Healing) -> None:
     relay, letters = sick.relay, many(30)
     async with sending(relay, letters, max_attempts=2, delay=0.01) as scene:
-        await until(lambda: scene.dispatch.relay.breaker.open)
-        assert "refuses letters: " in scene.dispatch.relay.reason
+        await until(lambda: scene.known.breaker.open)
+        assert "refuses letters: " in scene.known.reason
         begun = len(relay.commands)
         await until(lambda: len(relay.commands) > begun + 20)
         assert [each for each in scene.reported if each.status is Status.ERROR] == []
         sick.mended = True
         done = await scene.settled(30)
-        assert scene.dispatch.relay.reason == ""
+        assert scene.known.reason == ""
     assert {each.status for each in done} == {Status.SENT}
     assert once_each(relay, letters)
 
@@ -260,8 +258,8 @@ async def test_a_greeting_that_the_relay_does_not_like_fails_nobody() -> None:
         there = SmtpRelay(config(relay.host, relay.port, helo_name="vm"), SystemClock())
         async with running(there) as scene:
             await scene.queue.insert(many(3))
-            scene.dispatch.nudge()
-            await until(lambda: "504 5.5.2" in scene.dispatch.relay.reason)
+            scene.dispatcher.nudge()
+            await until(lambda: "504 5.5.2" in scene.known.reason)
             assert scene.reported == []
 
 
@@ -273,7 +271,7 @@ async def test_a_list_of_bad_addresses_ends_at_once_and_opens_no_breaker(text: s
     relay = RefusesEverybody(text=text, stage="RCPT")
     async with sending(relay, many(20)) as scene:
         done = await scene.settled(20)
-        assert scene.dispatch.relay.reason == ""
+        assert scene.known.reason == ""
     assert {(each.status, each.attempts) for each in done} == {(Status.ERROR, 1)}
 
 
@@ -295,10 +293,10 @@ async def test_one_who_is_refused_among_others_ends_as_soon_as_another_is_taken(
 ) -> None:
     relay, letters = RefusesOne(text, stage), many(1)
     async with sending(relay, letters, senders=1) as scene:
-        await until(lambda: len(scene.dispatch.relay.scale) == 1)
+        await until(lambda: len(scene.known.scale) == 1)
         assert scene.reported == []
         await scene.queue.insert([letter(1)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         done = {each.addresses[0]: each for each in await scene.settled(2)}
     assert done["r0@example.test"].status is Status.ERROR
     assert done["r1@example.test"].status is Status.SENT
@@ -317,7 +315,7 @@ async def test_alone_in_an_idle_service_it_ends_after_some_attempts(monkeypatch:
     relay = RefusesOne("554 No", "RCPT")
     async with sending(relay, many(1), max_attempts=0, delay=0.01, senders=1) as scene:
         [done] = await scene.settled(1)
-    assert (done.status, done.attempts) == (Status.ERROR, worker.DOUBTED_TRIES)
+    assert (done.status, done.attempts) == (Status.ERROR, judge.DOUBTED_TRIES)
     assert done.recipients[0].result is not None
     assert done.recipients[0].result.code == 554
 
@@ -325,9 +323,9 @@ async def test_alone_in_an_idle_service_it_ends_after_some_attempts(monkeypatch:
 async def test_a_stop_gives_back_what_nobody_knows_yet() -> None:
     relay, letters = RefusesOne("554 No", "RCPT"), many(1)
     async with sending(relay, letters, senders=1) as scene:
-        await until(lambda: len(scene.dispatch.relay.scale) == 1)
-        scene.dispatch.stop_claiming()
-        assert await scene.dispatch.finish(5.0)
+        await until(lambda: len(scene.known.scale) == 1)
+        scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.finish(5.0)
         assert await scene.settler.flush(5.0)
         found = await scene.queue.get(letters[0].id)
     assert found is not None
@@ -357,13 +355,13 @@ async def test_sessions_that_all_hang_after_the_dot_are_told_once_and_are_not_re
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dots, "SLOW", 0.05)
-    monkeypatch.setattr(dispatch, "WATCH", 0.02)
+    monkeypatch.setattr(dispatcher, "WATCH", 0.02)
     relay = LateReply(seconds=0.6)
     with capture_logs() as events:
         async with sending(relay, many(2), senders=2, timeouts=Timeouts(dot=5)) as scene:
-            await until(lambda: scene.dispatch.relay.dots.stuck)
-            assert re.match("all [12] open sessions wait for the reply", scene.dispatch.relay.reason)
+            await until(lambda: scene.known.pool.dots.stuck)
+            assert re.match("all [12] open sessions wait for the reply", scene.known.reason)
             await scene.settled(2)
-            await until(lambda: scene.dispatch.relay.reason == "")
+            await until(lambda: scene.known.reason == "")
             await until(lambda: [e for e in events if e["event"] == "relay_slow_no_more"])
     assert [each["event"] for each in events].count("relay_slow") == 1

@@ -15,7 +15,8 @@ from mailsender.model.letter import Claim, Letter, Phase, Result, Status, Verdic
 from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
-from mailsender.sending.dispatcher import LetterBasket, Pace
+from mailsender.routing.backlog import Backlog
+from mailsender.routing.route import Pace
 from tests.dispatching import UNLIMITED, PlainComposer, Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -25,7 +26,7 @@ async def test_letters_are_sent_and_settled() -> None:
     relay = FakeRelay()
     async with running(relay) as scene:
         await scene.queue.insert([letter(n) for n in range(50)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         done = await scene.settled(50)
     assert {found.status for found in done} == {Status.SENT}
     assert len(relay.sent) == 50
@@ -40,7 +41,7 @@ async def test_sessions_are_reused_and_opened_only_when_needed() -> None:
     async with running(relay, senders=1) as scene:
         assert relay.connects == 0
         await scene.queue.insert([letter(n) for n in range(20)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(20)
         assert relay.connects == 1
 
@@ -50,7 +51,7 @@ async def test_a_session_is_opened_anew_after_its_share_of_letters() -> None:
     relay = FakeRelay()
     async with running(relay, senders=1, max_letters_per_session=5) as scene:
         await scene.queue.insert([letter(n) for n in range(20)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(20)
     assert relay.connects == 4
     assert all(session.closed for session in relay.sessions)
@@ -61,10 +62,10 @@ async def test_an_idle_session_is_closed() -> None:
     relay = FakeRelay()
     async with running(relay, senders=1, session_idle=0.02) as scene:
         await scene.queue.insert([letter(1)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(1)
         await until(lambda: relay.sessions[0].closed)
-        assert scene.dispatch.relay.open_sessions == 0
+        assert len(scene.known.pool) == 0
 
 
 @pytest.mark.asyncio
@@ -72,8 +73,8 @@ async def test_while_the_relay_is_away_no_attempt_is_counted_and_letters_wait_in
     relay = FakeRelay(away="connection refused")
     async with running(relay) as scene:
         await scene.queue.insert([letter(n) for n in range(10)])
-        scene.dispatch.nudge()
-        await until(lambda: scene.dispatch.relay.away)
+        scene.dispatcher.nudge()
+        await until(lambda: scene.known.pool.away)
         await scene.stats_are(awaiting=10, processing=0)
         relay.away = ""
         done = await scene.settled(10)
@@ -86,7 +87,7 @@ async def test_a_letter_for_nobody_is_an_error_whoever_wrote_it() -> None:
     async with running(FakeRelay()) as scene:
         nobody = letter(1).evolve(addresses=(), recipients=())
         await scene.queue.insert([nobody])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         (told,) = await scene.settled(1)
     assert (told.status, told.reason) == (Status.ERROR, "addresses: at least one is needed")
 
@@ -99,7 +100,7 @@ async def test_the_log_of_a_refusal_names_the_letter_and_the_codes_but_nobody() 
     with capture_logs() as logs:
         async with running(FakeRelay(answer=lambda _: refused)) as scene:
             await scene.queue.insert([letter(1)])
-            scene.dispatch.nudge()
+            scene.dispatcher.nudge()
             (done,) = await scene.settled(1)
     (line,) = [each for each in logs if each["event"] == "letter_failed"]
     assert (line["letter"], line["code"], line["enhanced"]) == (done.id, 550, "5.1.1")
@@ -113,7 +114,7 @@ async def test_slices_of_a_large_letter_are_one_attempt_and_each_recipient_is_as
     addresses = [f"a{n}@example.test" for n in range(25)]
     async with running(relay, max_recipients=10) as scene:
         await scene.queue.insert([letter(1, *addresses)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         (done,) = await scene.settled(1)
     assert [len(envelope.recipients) for envelope in relay.sent] == [10, 10, 5]
     assert sorted(a for envelope in relay.sent for a in envelope.recipients) == sorted(addresses)
@@ -130,7 +131,7 @@ async def test_a_retry_reaches_only_the_deferred() -> None:
     relay = FakeRelay(answer=answer)
     async with running(relay) as scene:
         await scene.queue.insert([letter(1, "a@example.test", "b@example.test")])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         (done,) = await scene.settled(1)
     assert [envelope.recipients for envelope in relay.sent] == [
         ("a@example.test", "b@example.test"),
@@ -150,7 +151,7 @@ async def test_a_letter_that_raises_ends_as_error_and_its_neighbours_are_sent() 
     ]
     async with running(relay, senders=1) as scene:
         await scene.queue.insert(letters)
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         done = {found.subject: found for found in await scene.settled(4)}
     assert done["raises"].status is Status.ERROR
     assert "RuntimeError" in done["raises"].reason
@@ -175,7 +176,7 @@ async def test_a_fault_in_a_later_slice_does_not_deny_what_was_accepted(
     monkeypatch.setattr(PlainComposer, "compose", compose)
     async with running(FakeRelay(), max_recipients=1) as scene:
         await scene.queue.insert([letter(1, "a@example.test", "b@example.test")])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         (done,) = await scene.settled(1)
     assert done.status is Status.SENT
     assert [r.result.verdict for r in done.recipients if r.result] == [Verdict.ACCEPTED, Verdict.REFUSED]
@@ -186,7 +187,7 @@ async def test_the_courses_random_refusal() -> None:
     relay = FakeRelay()
     async with running(relay, refuse_probability=1.0) as scene:
         await scene.queue.insert([letter(1)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         (done,) = await scene.settled(1)
     assert done.status is Status.ERROR
     assert relay.sent == []
@@ -197,12 +198,12 @@ async def test_a_stop_gives_back_what_was_not_begun_and_ends_what_was() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=2) as scene:
         await scene.queue.insert([letter(n) for n in range(30)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
-        scene.dispatch.stop_claiming()
+        scene.dispatcher.stop_claiming()
         assert relay.hold is not None
         relay.hold.set()
-        assert await scene.dispatch.finish(5.0)
+        assert await scene.dispatcher.finish(5.0)
         assert await scene.settler.flush(5.0)
         stats = await scene.queue.stats()
     assert stats.processing == 0
@@ -217,10 +218,10 @@ async def test_a_cut_before_the_dot_counts_no_attempt_after_it_is_uncertain(befo
     async with running(relay, senders=1) as scene:
         mine = letter(1)
         await scene.queue.insert([mine])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
-        scene.dispatch.stop_claiming()
-        assert not await scene.dispatch.finish(0.01)
+        scene.dispatcher.stop_claiming()
+        assert not await scene.dispatcher.finish(0.01)
         assert await scene.settler.flush(5.0)
         found = await scene.queue.get(mine.id)
     assert found is not None
@@ -234,7 +235,7 @@ async def test_a_letter_whose_lease_was_lost_is_not_begun() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await scene.queue.insert([letter(1), letter(2)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
         scene.in_flight.drop([letter(2).id])
         assert relay.hold is not None
@@ -248,7 +249,7 @@ async def test_nothing_begins_or_gets_its_dot_when_this_replica_may_soon_count_a
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await scene.queue.insert([letter(1)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
         scene.in_flight.alive_until = SystemClock().monotonic() + 0.5
         assert relay.hold is not None
@@ -264,12 +265,12 @@ async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: in
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await scene.queue.insert([letter(1), letter(2)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
         token = scene.in_flight.token(letter(number).id)
         assert token is not None
         await scene.queue.release(token, [letter(number).id])
-        scene.dispatch.take_fresh(await scene.queue.claim(1, "new"))
+        scene.dispatcher.take_fresh(await scene.queue.claim(1, "new"))
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(2)
@@ -300,11 +301,11 @@ async def test_a_claim_that_is_answered_during_the_stop_goes_back() -> None:
     await queue.insert([letter(n) for n in range(5)])
     async with running(FakeRelay(), queue=queue) as scene:
         await until(lambda: queue.claims)
-        scene.dispatch.stop_claiming()
-        assert not await scene.dispatch.claimed_out(0.01)
+        scene.dispatcher.stop_claiming()
+        assert not await scene.dispatcher.claimed_out(0.01)
         queue.answer.set()
-        assert await scene.dispatch.claimed_out(5.0)
-        await scene.dispatch.finish(5.0)
+        assert await scene.dispatcher.claimed_out(5.0)
+        await scene.dispatcher.finish(5.0)
         assert await scene.settler.flush(5.0)
         stats = await queue.stats()
     assert (stats.awaiting, stats.processing) == (5, 0)
@@ -315,11 +316,11 @@ async def test_the_rate_holds_and_a_stop_does_not_wait_for_slots() -> None:
     relay = FakeRelay()
     async with running(relay, allowance=Allowance(letters=1, period=30.0)) as scene:
         await scene.queue.insert([letter(n) for n in range(10)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(1)
         began = asyncio.get_running_loop().time()
-        scene.dispatch.stop_claiming()
-        assert await scene.dispatch.finish(5.0)
+        scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.finish(5.0)
         assert await scene.settler.flush(5.0)
         assert asyncio.get_running_loop().time() - began < 2
         stats = await scene.queue.stats()
@@ -337,7 +338,7 @@ def test_no_slot_is_lost_to_a_timer_that_ends_early(
         # A burst gives slots a long life, so that none lapses on a busy machine.
         async with running(relay, allowance=Allowance(letters=20, period=1.0, burst=20)) as scene:
             await scene.queue.insert([letter(n) for n in range(40)])
-            scene.dispatch.nudge()
+            scene.dispatcher.nudge()
             await scene.settled(40)
         assert relay.not_begun == 0
 
@@ -350,10 +351,10 @@ async def test_a_used_up_quota_sends_letters_back_to_the_queue() -> None:
     relay = FakeRelay()
     async with running(relay, allowance=Allowance(letters=0, period=1.0, quota=3)) as scene:
         await scene.queue.insert([letter(n) for n in range(10)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.stats_are(processing=0, sent=len(relay.sent) or 3)
         assert len(relay.sent) <= 3
-        assert scene.gate.exhausted_until is not None
+        assert scene.known.limiter.exhausted_until is not None
 
 
 @pytest.mark.asyncio
@@ -362,9 +363,9 @@ async def test_a_session_that_takes_two_at_once_gets_two_with_a_rate_one() -> No
         relay = FakeRelay(hold=asyncio.Event(), depth=2)
         async with running(relay, senders=1, allowance=allowance) as scene:
             await scene.queue.insert([letter(n) for n in range(10)])
-            scene.dispatch.nudge()
+            scene.dispatcher.nudge()
             await until(lambda r=relay, n=expected: r.under_way == n)
-            assert (relay.connects, scene.dispatch.relay.busy) == (1, 1)
+            assert (relay.connects, scene.known.pool.busy) == (1, 1)
             assert relay.hold is not None
             relay.hold.set()
             await scene.settled(10)
@@ -376,7 +377,7 @@ async def test_a_worn_session_is_replaced_when_both_lanes_are_through() -> None:
     relay = FakeRelay(depth=2)
     async with running(relay, senders=1, max_letters_per_session=5) as scene:
         await scene.queue.insert([letter(n) for n in range(50)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(50)
     assert relay.connects >= 9
     assert not relay.cut_short
@@ -384,26 +385,44 @@ async def test_a_worn_session_is_replaced_when_both_lanes_are_through() -> None:
 
 @pytest.mark.asyncio
 async def test_whoever_waited_in_vain_is_forgotten() -> None:
-    basket = LetterBasket()
-    for _ in range(20):
-        assert not await basket.wait(0.001)
-    assert not basket._waiters
-    waiting = [asyncio.create_task(basket.wait(None)) for _ in range(3)]
+    backlog = Backlog()
+    waiting = [asyncio.create_task(backlog.reserve()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[1].cancel()
     await asyncio.wait(waiting[1:2])
-    basket.put(Claim(token="t", letters=(letter(1), letter(2))))
+    backlog.put(Claim(token="t", letters=(letter(1), letter(2))))
     assert [await each for each in (waiting[0], waiting[2])] == [True, True]
-    assert not basket._waiters
+    assert not backlog._waiters
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_is_reserved_is_nobody_elses_until_it_is_given_up() -> None:
+    backlog = Backlog()
+    backlog.put(Claim(token="t", letters=(letter(1), letter(2))))
+    assert backlog.reserve_at_once()
+    assert backlog.reserve_at_once()
+    assert not backlog.reserve_at_once()
+    waits = asyncio.create_task(backlog.reserve())
+    await asyncio.sleep(0)
+    backlog.cancel()
+    assert await waits
+    assert [backlog.take(), backlog.take()] == [("t", letter(1)), ("t", letter(2))]
+    assert backlog.reserve_at_once() is False
+    backlog.put(Claim(token="t", letters=(letter(3),)))
+    assert backlog.reserve_at_once()
+    assert backlog.drain() == [("t", letter(3))]
+    assert backlog.take() is None
+    backlog.close()
+    assert not await backlog.reserve()
 
 
 @pytest.mark.asyncio
 async def test_to_ask_for_room_changes_nothing() -> None:
     async with running(FakeRelay(away="no")) as scene:
-        scene.dispatch.relay.trouble = "no"
-        scene.dispatch.take_fresh(await _claimed(scene, letter(1)))
-        assert scene.dispatch._room() == 0
-        assert len(scene.dispatch._basket) == 1
+        scene.known.pool.reach.trouble = "no"
+        scene.dispatcher.take_fresh(await _claimed(scene, letter(1)))
+        assert scene.dispatcher._room(scene.route) == 0
+        assert len(scene.route.backlog) == 1
 
 
 async def _claimed(scene: Scene, *letters: Letter) -> Claim:

@@ -11,22 +11,22 @@ from mailsender.model.letter import Letter, Status
 from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
-from mailsender.sending.dispatcher import FRESH, HAND_BYTES
+from mailsender.sending.dispatcher import BYTES_IN_FLIGHT, FRESH
 from tests.dispatching import Scene, letter, running, until
 from tests.relays import FakeRelay
 
 
 async def hand_over(scene: Scene, letters: Sequence[Letter]) -> int:
     """As intake does it; returns how many were owned from the start."""
-    claim = await scene.dispatch.claim_fresh(len(letters))
+    claim = await scene.dispatcher.claim_fresh(len(letters))
     if claim is None:
         await scene.queue.insert(letters)
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         return 0
     _, lease = await scene.queue.insert_claimed(letters, claim)
-    scene.dispatch.take_fresh(lease)
+    scene.dispatcher.take_fresh(lease)
     if len(lease.letters) < len(letters):
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
     return len(lease.letters)
 
 
@@ -45,7 +45,7 @@ class CountingQueue(MemoryQueue):
 async def test_fresh_letters_are_sent_without_a_claim() -> None:
     queue = CountingQueue(SystemClock())
     async with running(FakeRelay(), queue=queue) as scene:
-        await until(lambda: scene.dispatch._dry)
+        await until(lambda: scene.route.dry)
         assert await hand_over(scene, [letter(n) for n in range(50)]) == 50
         done = await scene.settled(50)
     assert {found.status for found in done} == {Status.SENT}
@@ -58,13 +58,13 @@ async def test_fresh_letters_wait_their_turn_behind_older_ones() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
         await scene.queue.insert([letter(n) for n in range(1000)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await relay.started.wait()
         assert await hand_over(scene, [letter(2000)]) == 0
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(1001)
-        await until(lambda: scene.dispatch._dry)
+        await until(lambda: scene.route.dry)
         assert await hand_over(scene, [letter(2001)]) == 1
 
 
@@ -72,7 +72,7 @@ async def test_fresh_letters_wait_their_turn_behind_older_ones() -> None:
 async def test_with_a_rate_only_so_many_come_fresh_as_it_lets_out_soon() -> None:
     relay = FakeRelay()
     async with running(relay, allowance=Allowance(letters=1, period=1.0)) as scene:
-        await until(lambda: scene.dispatch._dry)
+        await until(lambda: scene.route.dry)
         began = asyncio.get_running_loop().time()
         owned = await hand_over(scene, [letter(n) for n in range(100)])
         assert asyncio.get_running_loop().time() - began < 0.3  # nothing is waited for
@@ -84,7 +84,7 @@ async def test_with_a_rate_only_so_many_come_fresh_as_it_lets_out_soon() -> None
 async def test_what_waits_in_the_queue_does_not_starve_behind_fresh_letters() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
-        await until(lambda: scene.dispatch._dry)
+        await until(lambda: scene.route.dry)
         await hand_over(scene, [letter(n) for n in range(1000)])
         await relay.started.wait()
         await scene.queue.insert([letter(5000)])  # a retry that became due, say: nobody is told
@@ -98,7 +98,7 @@ async def test_a_full_basket_is_waited_for_but_not_for_long(monkeypatch: pytest.
     monkeypatch.setattr("mailsender.sending.dispatcher.PATIENCE", patience)
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=1) as scene:
-        await until(lambda: scene.dispatch._dry)
+        await until(lambda: scene.route.dry)
         assert await hand_over(scene, [letter(n) for n in range(FRESH)]) == FRESH
         await relay.started.wait()
         began = asyncio.get_running_loop().time()
@@ -116,8 +116,8 @@ async def test_a_full_basket_is_waited_for_but_not_for_long(monkeypatch: pytest.
 async def test_a_full_hand_is_waited_for_as_a_full_basket_is() -> None:
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=2) as scene:
-        await until(lambda: scene.dispatch._dry)
-        assert await hand_over(scene, [letter(1).evolve(body="b" * HAND_BYTES)]) == 1
+        await until(lambda: scene.route.dry)
+        assert await hand_over(scene, [letter(1).evolve(body="b" * BYTES_IN_FLIGHT)]) == 1
         await relay.started.wait()
         coming = asyncio.create_task(hand_over(scene, [letter(2)]))
         await asyncio.sleep(0)
@@ -133,11 +133,11 @@ async def test_what_waits_for_room_in_the_hand_is_claimed_when_there_is(
     monkeypatch.setattr("mailsender.sending.dispatcher.POLL", 60.0)  # longer than `settled` has patience
     relay = FakeRelay(hold=asyncio.Event())
     async with running(relay, senders=2) as scene:
-        await scene.queue.insert([letter(1).evolve(body="b" * HAND_BYTES)])
-        scene.dispatch.nudge()
+        await scene.queue.insert([letter(1).evolve(body="b" * BYTES_IN_FLIGHT)])
+        scene.dispatcher.nudge()
         await relay.started.wait()
         await scene.queue.insert([letter(2)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(2)
@@ -149,23 +149,23 @@ async def test_no_fresh_letters_while_nothing_can_be_sent(why: str) -> None:
     relay = FakeRelay(away="connection refused" if why == "away" else "")
     async with running(relay) as scene:
         if why == "away":
-            await until(lambda: scene.dispatch.relay.away)
+            await until(lambda: scene.known.pool.away)
         else:
-            await until(lambda: scene.dispatch._dry)
-            scene.dispatch.stop_claiming()
-        assert await scene.dispatch.claim_fresh(1) is None
+            await until(lambda: scene.route.dry)
+            scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.claim_fresh(1) is None
 
 
 @pytest.mark.asyncio
 async def test_fresh_letters_that_come_after_the_stop_go_back() -> None:
     async with running(FakeRelay()) as scene:
-        await until(lambda: scene.dispatch._dry)
-        claim = await scene.dispatch.claim_fresh(5)
+        await until(lambda: scene.route.dry)
+        claim = await scene.dispatcher.claim_fresh(5)
         assert claim is not None
         _, lease = await scene.queue.insert_claimed([letter(n) for n in range(5)], claim)
-        scene.dispatch.stop_claiming()
-        scene.dispatch.take_fresh(lease)
-        await scene.dispatch.finish(1.0)
+        scene.dispatcher.stop_claiming()
+        scene.dispatcher.take_fresh(lease)
+        await scene.dispatcher.finish(1.0)
         assert await scene.settler.flush(5.0)
         stats = await scene.queue.stats()
     assert (stats.awaiting, stats.processing) == (5, 0)

@@ -17,7 +17,7 @@ from mailsender.ratelimit.gcra import (
     grant_of,
     take,
 )
-from mailsender.ratelimit.limiter import NoSlots, SlotGate
+from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from tests.clocks import ManualClock
 from tests.dispatching import until
@@ -55,13 +55,13 @@ class Store:
         self.cursor = give_back(self.cursor, grant, unspent)
 
 
-def gate_of(clock: ManualClock, store: Store, *, backlog: int = 0, **allowance: int) -> SlotGate:
+def gate_of(clock: ManualClock, store: Store, *, backlog: int = 0, **allowance: int) -> Limiter:
     wish = Allowance(**{"letters": 10, "period": 1.0, **allowance})  # type: ignore[arg-type]
-    return SlotGate(store, wish, clock, backlog=lambda: backlog)
+    return Limiter(store, wish, clock, backlog=lambda: backlog)
 
 
 @asynccontextmanager
-async def running(*gates: SlotGate) -> AsyncIterator[None]:
+async def running(*gates: Limiter) -> AsyncIterator[None]:
     stop = asyncio.Event()
     runners = [asyncio.create_task(gate.run(stop)) for gate in gates]
     try:
@@ -231,7 +231,7 @@ async def test_replicas_share_a_rate_evenly_and_leave_nothing(quiet: int) -> Non
     begins = clock.monotonic() + 1.5  # who came first has the first second's slots
     ends = begins + 3.0
 
-    async def send(name: str, gate: SlotGate) -> None:
+    async def send(name: str, gate: Limiter) -> None:
         while clock.monotonic() < ends:
             slot = await gate.acquire()
             await asyncio.sleep(max(0.0, slot.earliest - clock.monotonic()))
@@ -244,7 +244,7 @@ async def test_replicas_share_a_rate_evenly_and_leave_nothing(quiet: int) -> Non
         for name in taken:
             backlog = 0 if name in "bc"[:quiet] else 500
             allowance = Allowance(letters=rate, period=1.0)
-            gate = SlotGate(store, allowance, clock, backlog=lambda backlog=backlog: backlog, member=name)
+            gate = Limiter(store, allowance, clock, backlog=lambda backlog=backlog: backlog, member=name)
             await stack.enter_async_context(running(gate))
             senders += [send(name, gate) for _ in range(1 if backlog == 0 else 5)]
         await asyncio.gather(*senders)

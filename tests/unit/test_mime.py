@@ -237,8 +237,34 @@ def test_each_letter_has_its_own_date() -> None:
         assert parsedate_to_datetime(parse(message)["Date"]) == date.replace(microsecond=0)
 
 
+def named(letter_id: str, message_id: str = "") -> Letter:
+    return letter().evolve(id=letter_id, message_id=message_id)
+
+
+def test_a_letter_keeps_the_message_id_of_its_first_attempt() -> None:
+    before = "<6b03f03e1c3fe5165a363fce@before.example>"
+    mine = named("6b03f03e1c3fe5165a363fce", before)
+    assert COMPOSER.message_id(mine) == before
+    assert f"Message-ID: {before}".encode() in COMPOSER.compose(mine, eight_bit=True, date=DATE)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "<reader@example.test>",
+        "<6b03f03e1c3fe5165a363fce@before.example>\r\nBcc: x@y.test",
+        "<6b03f03e1c3fe5165a363fce@>",
+        "<6b03f03e1c3fe5165a363fce@a b>",
+        "6b03f03e1c3fe5165a363fce@before.example",
+    ],
+)
+def test_what_another_program_stored_in_its_place_does_not_count(stored: str) -> None:
+    mine = named("6b03f03e1c3fe5165a363fce", stored)
+    assert COMPOSER.message_id(mine) == "<6b03f03e1c3fe5165a363fce@example.org>"
+
+
 def test_message_ids_are_made_of_the_letters_id_alone() -> None:
-    assert COMPOSER.message_id("6b03f03e1c3fe5165a363fce") == "<6b03f03e1c3fe5165a363fce@example.org>"
+    assert COMPOSER.message_id(named("6b03f03e1c3fe5165a363fce")) == "<6b03f03e1c3fe5165a363fce@example.org>"
     assert compose().count(b"<6b03f03e1c3fe5165a363fce@example.org>") == 1
 
 
@@ -248,7 +274,7 @@ def test_message_ids_are_made_of_the_letters_id_alone() -> None:
 @example("a..b")
 @example("")
 def test_an_odd_id_of_another_program_makes_a_safe_message_id(letter_id: str) -> None:
-    first = COMPOSER.message_id(letter_id)
+    first = COMPOSER.message_id(named(letter_id))
     assert re.fullmatch(r"<[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*@example\.org>", first)
-    assert COMPOSER.message_id(letter_id) == first
-    assert COMPOSER.message_id(letter_id + "\0") != first
+    assert COMPOSER.message_id(named(letter_id)) == first
+    assert COMPOSER.message_id(named(letter_id + "\0")) != first

@@ -14,13 +14,13 @@ from mailsender.model.letter import Claim, Letter, Phase, Result, Settlement, St
 from mailsender.model.ports import Unavailable
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
-from mailsender.sending.attempt import RetryPolicy
+from mailsender.routing.schedule import RetryPolicy
 from mailsender.sending.recovery import Recovery
-from mailsender.sending.sender import SendPolicy
 from mailsender.sending.settler import Settler
 from tests.claims import claim
 from tests.clocks import ManualClock
-from tests.dispatching import PlainComposer, letter
+from tests.dispatching import PlainComposer, known_relay, letter
+from tests.relays import FakeRelay
 
 RUN, OTHER = "a" * 16, "b" * 16
 TOKEN = RUN + "0" * 16
@@ -63,22 +63,13 @@ class Scene:
         return await self.queue.claim(len(letters), token)
 
     def recovery(self, notes: Left, *, resend: bool = True) -> Recovery:
-        policy = SendPolicy(
-            reverse_path="s@example.test",
-            max_recipients=2,
-            max_letters_per_session=0,
-            session_idle=30.0,
-            refuse_probability=0.0,
-            retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
-            life=60.0,
-        )
         return Recovery(
             queue=self.queue,
             notes=notes,
             settler=self.settler,
             composer=PlainComposer(),
-            policy=policy,
-            relay="relay:25",
+            relay=known_relay(FakeRelay(name="relay:25"), self.clock, max_recipients=2),
+            retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
             chance=random.Random(1),
         )
 

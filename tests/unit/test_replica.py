@@ -23,12 +23,25 @@ from mailsender.intake.batch import read_batch
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import NoNotes, Notes
 from mailsender.journal.record import LeftBehind
-from mailsender.model.letter import Claim, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
+from mailsender.model.letter import (
+    Claim,
+    Envelope,
+    Letter,
+    Origin,
+    Outcome,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+    now_ms,
+)
 from mailsender.model.ports import (
     Clock,
     Forbidden,
     Landed,
     Outgoing,
+    Permit,
     QueueStats,
     Record,
     RelayAway,
@@ -38,9 +51,9 @@ from mailsender.model.ports import (
 from mailsender.queue.heartbeat import Health
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.routing import pool
 from mailsender.routing.breaker import FIRST_WAIT
-from mailsender.sending import sessions
-from mailsender.service import Parts, Replica
+from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from mailsender.web.operations import BadBatch, Refused
 from tests.clocks import ManualClock
@@ -67,14 +80,14 @@ class QuietSource:
 
 
 class MuteSession(FakeSession):
-    """Never says whether it can carry another letter."""
+    """Never says what became of a letter, not even when it is cut."""
 
     relay: MuteRelay
 
-    async def ready(self) -> bool:
+    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
         self.relay.asked.set()
         await asyncio.Event().wait()
-        return False
+        raise AssertionError
 
 
 @dataclass
@@ -128,10 +141,9 @@ def replica_over(
         monkeypatch.setenv(name, value)
     parts = Parts(
         queue=queue,
-        slots=MemorySlotStore(clock),
         source=QuietSource(),
         sink=sink or FakeSink(),
-        relay=relay,
+        relays={"default": RelayParts(relay, MemorySlotStore(clock))},
         notes=notes or NoNotes(),
     )
     return Replica(Settings(), parts, clock, listen=listen)
@@ -305,14 +317,14 @@ async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: py
     async with asyncio.timeout(30):
         with capture_logs() as events:
             running = asyncio.create_task(replica.run())
-            await relay.asked.wait()  # the only worker has the letter, and waits for its session
+            await relay.asked.wait()
             replica.drain("test")
             status = await running
     unclean = [event["reason"] for event in events if event["event"] == "drain_unclean"]
     assert status == 1
     assert unclean == ["1 letters are still in flight; others give them back"]
     assert relay.sent == []
-    assert (await queue.stats()).processing == 1, "its lease has yet to end"
+    assert (await queue.stats()).processing == 1, "this replica has yet to be declared dead"
 
 
 @pytest.mark.parametrize("answers", [0, 1], ids=["the first session", "the session for the second slice"])
@@ -578,10 +590,10 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     asked = ReplicaOperations(replica)
     replica.state, replica.queue_trouble = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
-    replica.dispatch.relay.connected_ever = True
+    replica.relays[0].pool.reach.ever = True
     first = letter()
     await queue.insert([first, first.evolve(id="7" * 24)])
-    replica.gate.exhausted_until = clock.epoch() + 100
+    replica.relays[0].limiter.exhausted_until = clock.epoch() + 100
     status = await asked.status()
     assert next(iter(status)) == "waits_for"
     found = {each["part"]: each for each in status["waits_for"]}
@@ -600,7 +612,7 @@ async def test_letters_that_wait_for_the_rate_are_told_with_the_time_they_take(
 ) -> None:
     clock = SystemClock()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
-    replica.gate.allowance = replace(replica.gate.allowance, letters=2, period=1.0)
+    replica.relays[0].limiter.allowance = replace(replica.relays[0].limiter.allowance, letters=2, period=1.0)
     asked = ReplicaOperations(replica)
     await replica.parts.queue.insert([letter().evolve(id=f"{number:024x}") for number in range(letters)])
     began = clock.epoch()
@@ -696,7 +708,7 @@ async def test_it_is_not_ready_while_the_queue_takes_no_letters(monkeypatch: pyt
     replica = replica_over(FakeRelay(), Refusing(clock), clock, monkeypatch)
     replica.state, replica.queue_trouble = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
-    replica.dispatch.relay.connected_ever = True
+    replica.relays[0].pool.reach.ever = True
     asked, stop = ReplicaOperations(replica), asyncio.Event()
     assert asked.ready() == (True, [])
     taking = asyncio.create_task(replica.intake.run(stop))
@@ -823,9 +835,9 @@ async def test_it_says_when_a_relay_that_refuses_letters_is_tried_again(
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
     replica.state, replica.queue_trouble = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
-    replica.dispatch.relay.connected_ever = True
+    replica.relays[0].pool.reach.ever = True
     refusal = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
-    replica.dispatch.relay.hold(letter().id, refusal)
+    replica.relays[0].hold(letter().id, refusal)
     asked = ReplicaOperations(replica)
     status = await asked.status()
     again = now_ms(clock.epoch() + FIRST_WAIT).isoformat()
@@ -852,8 +864,8 @@ class Locked(FakeRelay):
 
 @pytest.mark.asyncio
 async def test_the_relay_is_asked_before_the_service_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "FIRST_BACKOFF", 0.02)
-    monkeypatch.setattr(sessions, "LAST_BACKOFF", 0.02)
+    monkeypatch.setattr(pool, "FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr(pool, "LAST_BACKOFF", 0.02)
     clock, relay = SystemClock(), Locked()
     replica = replica_over(relay, MemoryQueue(clock), clock, monkeypatch, SMTP_MAX_SENDERS="5")
     operations = ReplicaOperations(replica)
@@ -861,7 +873,7 @@ async def test_the_relay_is_asked_before_the_service_is_ready(monkeypatch: pytes
     async with asyncio.timeout(30):
         running = asyncio.create_task(replica.run())
         await relay.asked.wait()
-        await until(lambda: replica.dispatch.relay.away)
+        await until(lambda: replica.relays[0].pool.away)
         assert any("SMTP_PASSWORD" in reason for reason in operations.ready()[1])
         assert not operations.ready()[0]
         relay.open = True

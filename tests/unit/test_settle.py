@@ -51,7 +51,7 @@ async def test_settling_is_repeated_until_mongodb_is_back() -> None:
     queue.away = 3
     async with running(FakeRelay(), queue=queue) as scene:
         await queue.insert([letter(1)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(1)
     assert queue.away == 0
 
@@ -64,7 +64,7 @@ async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
     relay = FakeRelay()
     async with running(relay, queue=queue, senders=2) as scene:
         await queue.insert([letter(n) for n in range(100)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await until(lambda: scene.settler.trouble)
         begun = len(relay.sent)
         await asyncio.sleep(0.3)  # nothing is to happen, and nothing tells
@@ -81,7 +81,7 @@ async def in_an_outage(relay: FakeRelay) -> AsyncIterator[tuple[FlakyQueue, Scen
     queue.away = 1_000_000
     async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
         await queue.insert([letter(n) for n in range(4)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await until(lambda: scene.settler.trouble)
         yield queue, scene
 
@@ -104,8 +104,8 @@ async def test_a_stop_does_not_wait_for_outcomes_that_cannot_be_written() -> Non
     relay = FakeRelay()
     async with in_an_outage(relay) as (queue, scene):
         await asyncio.sleep(0.3)  # until the workers have had their slots
-        scene.dispatch.stop_claiming()
-        assert await scene.dispatch.finish(5.0)
+        scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.finish(5.0)
         queue.away = 0
         assert await scene.settler.flush(5.0)
         stats = await queue.stats()
@@ -130,7 +130,7 @@ async def test_only_so_many_outcomes_wait_for_a_store_that_hangs() -> None:
     relay = FakeRelay()
     async with running(relay, queue=queue, senders=2) as scene:
         await queue.insert([letter(n) for n in range(UNSETTLED + 500)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await until(lambda: not scene.settler.open.is_set())
         await asyncio.sleep(0.1)  # as above
         assert len(relay.sent) <= UNSETTLED + 2
@@ -312,7 +312,7 @@ async def test_an_outcome_that_cannot_be_stored_harms_no_other_and_is_kept_in_pl
     relay = FakeRelay(answer=lambda address: bad if address.startswith("r3@") else ACCEPTED)
     async with running(relay, queue=FussyQueue(SystemClock())) as scene:
         await scene.queue.insert([letter(n) for n in range(8)])
-        scene.dispatch.nudge()
+        scene.dispatcher.nudge()
         await scene.settled(8)
         stats = await scene.queue.stats()
     assert (stats.sent, stats.error, stats.processing) == (7, 1, 0)
@@ -383,8 +383,8 @@ async def test_a_stop_does_not_wait_for_what_cannot_be_written() -> None:
     await queue.insert([letter(1, *SIX)])
     async with running(relay, queue=queue, max_recipients=2, senders=1) as scene:
         await queue.asked.wait()
-        scene.dispatch.stop_claiming()
-        assert await scene.dispatch.finish(2.0)
+        scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.finish(2.0)
         queue.go.set()
         assert await scene.settler.flush(5.0)
         found = await queue.get(letter(1).id)

@@ -19,7 +19,7 @@ from mailsender.observe import supervision
 from mailsender.observe.supervision import FAILURES, Supervisor, once
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.service import Parts, Replica
+from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink
@@ -273,10 +273,9 @@ def replica_with(monkeypatch: pytest.MonkeyPatch) -> Replica:
     clock = SystemClock()
     parts = Parts(
         queue=MemoryQueue(clock),
-        slots=MemorySlotStore(clock),
         source=Topic(),
         sink=ReportTopic(),
-        relay=FakeRelay(),
+        relays={"default": RelayParts(FakeRelay(), MemorySlotStore(clock))},
         notes=NoNotes(),
     )
     return Replica(Settings(), parts, clock, listen=listen)
@@ -290,11 +289,11 @@ BROKEN = {
     "settling": (lambda replica: replica.parts.queue, ("settle",)),
     "handing on": (lambda replica: replica.settler, ("_report",)),
     "reporter": (lambda replica: replica.parts.queue, ("unreported", "acknowledge")),
-    "gate": (lambda replica: replica.parts.slots, ("lease",)),
+    "limiter default": (lambda replica: replica.parts.relays["default"].slots, ("lease",)),
     "heartbeat": (lambda replica: replica.parts.queue, ("now", "beat")),
     "tidier": (lambda replica: replica.parts.queue, ("stats", "reclaim")),
     "claiming": (lambda replica: replica.parts.queue, ("claim",)),
-    "sending": (lambda replica: replica.parts.relay, ("connect",)),
+    "sessions": (lambda replica: replica.parts.relays["default"].transport, ("connect",)),
 }
 CASES = [(loop, method) for loop, (_, methods) in BROKEN.items() for method in methods]
 
@@ -345,7 +344,7 @@ async def test_what_fails_once_goes_on(
         assert await running == 0, events
     assert [each["loop"] for each in events if each["event"] == "loop_failed"] == [loop]
     assert (await queue.stats()).sent == 1
-    assert len(replica.parts.relay.sent) == 1  # type: ignore[attr-defined]
+    assert len(replica.parts.relays["default"].transport.sent) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.asyncio

@@ -1,13 +1,14 @@
 """What builds from before the heartbeat and the outbox left: it is taken over, and neither robs the other.
 
-Those builds leased each letter: `lease` named the claim, `until` its end. That a report was to come stood in the
-letter, `reported: False`, or in a mark in `<collection>.marks`, a document for all that were settled together.
+Those builds leased each letter: `lease` named the claim, `until` its end. That a report was to come stood in
+the letter, `reported: False`, or in a mark in `<collection>.marks`, a document for all that were settled
+together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pymongo import ASCENDING
@@ -15,7 +16,7 @@ from pymongo import ASCENDING
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
 from mailsender.queue.mongo.documents import nameable
 
-NEVER: Final = datetime(9999, 1, 1)
+NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """`until` of our claims: an older build beside us takes none of them for one that ran out."""
 
 UNCLAIMED: Final[Document] = dict.fromkeys(["claim", "lease", "until"], "")

@@ -1,0 +1,91 @@
+"""Letters of a route that are claimed and wait for a sender; bounded by what the dispatcher claims."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from mailsender.model.letter import Claim, Letter
+
+
+class Backlog:
+    """Letters in their order, each with its claim's token.
+
+    A sender reserves one before it has a session and a slot, and takes it when it has both: which one it gets
+    is decided then. `low` is set when a letter is taken and no more than `low_mark` are left, `room` likewise
+    for `room_mark`.
+    """
+
+    def __init__(self) -> None:
+        self._letters: deque[tuple[str, Letter]] = deque()
+        self._reserved = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self.low = asyncio.Event()
+        self.low_mark = 0
+        self.room = asyncio.Event()
+        self.room_mark = 0
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def put(self, claim: Claim) -> None:
+        """Add a claim's letters and wake as many senders."""
+        self._letters.extend((claim.token, letter) for letter in claim.letters)
+        for _ in claim.letters:
+            self._wake()
+
+    def reserve_at_once(self) -> bool:
+        """Reserve a letter if there is one that nobody reserved."""
+        if len(self._letters) <= self._reserved:
+            return False
+        self._reserved += 1
+        return True
+
+    async def reserve(self) -> bool:
+        """Wait for such a letter and reserve it; False when no more will come."""
+        while not self._closed:
+            if self.reserve_at_once():
+                return True
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(future)
+            await future
+        return False
+
+    def take(self) -> tuple[str, Letter] | None:
+        """The next letter with its token, for a reservation; None when all were given back meanwhile."""
+        self._reserved -= 1
+        if not self._letters:
+            return None
+        found = self._letters.popleft()
+        left = len(self._letters)
+        if left <= self.low_mark:
+            self.low.set()
+        if left <= self.room_mark:
+            self.room.set()
+        return found
+
+    def cancel(self) -> None:
+        """Let somebody else have what was reserved."""
+        self._reserved -= 1
+        self._wake()
+
+    def drain(self) -> list[tuple[str, Letter]]:
+        """Take everything out."""
+        letters = list(self._letters)
+        self._letters.clear()
+        return letters
+
+    def close(self) -> None:
+        """No more will come: whoever waits is told."""
+        self._closed = True
+        while self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            # Who waited last is woken first: few senders that are at it beat many.
+            waiter = self._waiters.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

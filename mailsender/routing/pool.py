@@ -1,0 +1,435 @@
+"""The sessions with one relay: opened for work, kept warm, replaced in time, closed when idle.
+
+A session carries one transaction at a time, or two where the relay takes them pipelined: while one is at its
+message the next one's envelope goes with it. Whoever sends takes a place in a session for one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from mailsender.aio import pause
+from mailsender.model.ports import Clock, RelayAway, Session, Transport
+from mailsender.routing.breaker import Telling
+from mailsender.routing.dots import Dots
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
+"""Seconds between two tries to reach a relay that is away."""
+
+NOT_ASKED = "not asked yet"
+"""The reason of a relay of which nothing is known."""
+
+NO_LIMIT = 1_000_000
+"""Recipients in a transaction as long as the relay has named no limit."""
+
+LAST_MOMENT = 1.0
+"""Seconds for a session in the making to be taken down at a stop."""
+
+RELEARN = 3600.0
+"""Seconds for which it is believed that a relay takes so many letters a session: limits are lifted, too."""
+
+LOOK = 1.0
+"""Seconds between two looks for sessions that idle for too long."""
+
+
+class Stopped(Exception):  # noqa: N818  an answer, not a mistake
+    """It is time to stop, and what is asked for would still take a while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """At most `sessions` at once, `letters` in each (0 = no limit); closed after `idle` idle seconds."""
+
+    sessions: int
+    letters: int = 0
+    idle: float = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An open session, and what it has come to.
+
+    `carried` counts the transactions begun in it, `taken` those in which the relay took somebody, `under_way`
+    those that have not ended. `share` is how many it is to carry, 0 for no limit; `room` how many recipients
+    the relay takes in one transaction. `refused` is the number of its last refusal that was weighed: what it
+    takes after that was judged later. `dot_at` is when the dot was written whose reply is waited for, 0 while
+    there is none. `retired`: it is to carry nothing more.
+    """
+
+    session: Session
+    share: int
+    carried: int = 0
+    taken: int = 0
+    under_way: int = 0
+    retired: bool = False
+    gone: bool = False
+    room: int = NO_LIMIT
+    refused: int = 0
+    dot_at: float = 0.0
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True)
+class Reach:
+    """Whether sessions can be opened: why not, since when and until when, in epoch seconds."""
+
+    trouble: str = ""
+    phase: str = ""
+    since: float | None = None
+    again_at: float = 0.0
+    ever: bool = False
+    told: Telling = field(default_factory=Telling)
+
+
+class Pool:
+    """Sessions with one relay, at most `limits.sessions`. `stopping` ends all waiting for one."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        limits: PoolLimits,
+        clock: Clock,
+        *,
+        chance: random.Random,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._transport = transport
+        self._limits = limits
+        self._clock = clock
+        self._chance = chance
+        self._stopping = stopping
+        self._open: set[Held] = set()
+        self._opening = 0
+        self._idle: list[Held] = []  # the one that was used last is used first: few warm ones beat many cold
+        self._second: dict[Held, None] = {}  # carry one transaction and take another, in the order of time
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._backoff = FIRST_BACKOFF
+        self._next_try = 0.0  # monotonic
+        self._share = 0  # letters that the relay takes in one session, 0 while that is not known
+        self._share_until = 0.0
+        self._last_share = 0
+        self.reach = Reach()
+        self.dots = Dots()
+
+    # --- how it is -------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def busy(self) -> int:
+        """Sessions that carry something now."""
+        return sum(held.under_way > 0 for held in self._open)
+
+    @property
+    def away(self) -> bool:
+        """Whether no session is open and the last try to open one failed."""
+        return bool(self.reach.trouble) and not self._open
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is carried; empty when it is."""
+        if self.away:
+            return self.reach.trouble
+        if self.dots.stuck:
+            return (
+                f"all {self.dots.slow} open sessions wait for the reply to a message's end, the longest for"
+                f" {self.dots.longest:.0f} s"
+            )
+        return "" if self.reach.ever else NOT_ASKED
+
+    # --- a place ---------------------------------------------------------------------------------
+
+    def at_once(self) -> Held | None:
+        """A place in a session that certainly takes a transaction now, None where that has to be seen."""
+        while self._idle:
+            held = self._idle[-1]
+            if held.gone or held.retired:
+                self._idle.pop()
+                self._discard(held)
+                continue
+            if not held.session.warm:
+                break
+            self._idle.pop()
+            return self._enter(held)
+        if self._may_open():
+            return None  # a session of its own is better than half of one
+        for held in self._second:
+            if held.session.warm:
+                return self._enter(held)
+        return None
+
+    async def place(self, *, wait: bool) -> Held:
+        """A place in a session; opens one where that helps.
+
+        With `wait` it takes as long as it takes; without, only a session that is there or can be opened now
+        will do.
+
+        Raises:
+            RelayAway: without `wait`: none can be opened.
+            Stopped: it is time to stop.
+        """
+        while not self._stopping.is_set():
+            held = self.at_once() or await self._tested() or await self._opened(wait=wait)
+            if held is not None:
+                return held
+            if not wait and not self._open:
+                raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
+            await self._changed()
+        raise Stopped
+
+    def leave(self, held: Held, *, usable: bool = True) -> None:
+        """A transaction has ended, or was not begun after all; `usable`: the session takes another one."""
+        held.under_way -= 1
+        held.retired = held.retired or not usable
+        self._second.pop(held, None)
+        if held.retired:
+            self._discard(held)
+        elif held.under_way:
+            self._second[held] = None
+        else:
+            held.idle_since = self._clock.monotonic()
+            self._idle.append(held)
+        self._wake()
+
+    def begin(self, held: Held) -> None:
+        """The transaction of a place begins."""
+        held.carried += 1
+        if held.share and held.carried >= held.share:
+            self.retire(held)
+
+    def retire(self, held: Held) -> None:
+        """Carry nothing more over it; what is under way may end."""
+        held.retired = True
+        self._second.pop(held, None)
+
+    # --- keeping it ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Close what idles; ask a relay that is away, or was never asked, although nothing is to be sent."""
+        while not self._stopping.is_set():
+            if not self._open and (self.away or not self.reach.ever) and self._may_open():
+                with suppress(Stopped):
+                    held = await self._opened(wait=True)
+                    if held is not None:
+                        self.leave(held)
+                continue
+            self._close_idle()
+            left = self._next_try - self._clock.monotonic()
+            await pause(self._stopping, min(LOOK, left) if left > 0 else LOOK)
+            self._wake()
+
+    def look_at_dots(self) -> None:
+        """Say it, once, when sessions wait for the reply to a dot since longer than usual."""
+        dots = self.dots
+        were_slow = dots.slow
+        sessions = [(id(each), each.dot_at, each.taken) for each in self._open]
+        dots.look(self._clock.monotonic(), sessions)
+        if dots.slow and not were_slow:
+            log.warning(
+                "relay_slow",
+                relay=self._transport.name,
+                sessions=dots.slow,
+                open_sessions=len(self._open),
+                seconds=round(dots.longest, 1),
+                action="their letters are waited for; what comes too late is uncertain",
+            )
+        elif were_slow and not dots.slow:
+            log.info("relay_slow_no_more", relay=self._transport.name)
+
+    def stop(self) -> None:
+        """Wake all who wait: `stopping` was set."""
+        while self._waiters:
+            self._wake()
+
+    def abort(self) -> None:
+        """Cut all sessions now."""
+        for held in self._open:
+            held.session.abort()
+
+    async def close(self) -> None:
+        """Close all sessions that carry nothing; those that do are closed when they are left."""
+        for held in list(self._open):
+            held.retired = True
+            if not held.under_way:
+                self._discard(held)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    # --- what was learnt -------------------------------------------------------------------------
+
+    def learn_share(self, taken: int) -> None:
+        """A session was refused more after so many letters: twice the same is a limit."""
+        if taken == self._last_share and taken != self._share:
+            self._share, self._share_until = taken, self._clock.monotonic() + RELEARN
+            log.info(
+                "relay_limits_sessions",
+                relay=self._transport.name,
+                letters=taken,
+                action="replaced before that",
+            )
+        self._last_share = taken
+
+    @property
+    def share(self) -> int:
+        """Letters for the next session: as wanted, or what the relay takes if that is less; 0 = no limit."""
+        wanted = self._limits.letters
+        if not self._share or self._clock.monotonic() > self._share_until:
+            self._share = 0
+            return wanted
+        return min(wanted, self._share) if wanted else self._share
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _may_open(self) -> bool:
+        if self._opening and not self._open and (self.reach.trouble or not self.reach.ever):
+            return False  # one asks whether it is there
+        room = len(self._open) + self._opening < self._limits.sessions
+        return room and self._clock.monotonic() >= self._next_try
+
+    def _enter(self, held: Held) -> Held:
+        held.under_way += 1
+        self._second.pop(held, None)
+        if held.under_way == 1 and held.session.depth > 1:
+            self._second[held] = None
+        return held
+
+    async def _tested(self) -> Held | None:
+        """A place in a session that was idle for a while, if it is still good."""
+        while self._idle:
+            held = self._idle.pop()
+            if held.retired or held.gone:
+                self._discard(held)
+                continue
+            held.under_way += 1  # nobody closes it meanwhile
+            ready = await held.session.ready()
+            held.under_way -= 1
+            if ready and not held.gone:
+                return self._enter(held)
+            self._discard(held)
+        return None
+
+    async def _opened(self, *, wait: bool) -> Held | None:
+        """A place in a new session; None where none may be opened now, or it failed."""
+        if not self._may_open():
+            return None
+        self._opening += 1
+        try:
+            session = await self._connected()
+        except RelayAway as error:
+            self.note_away(error)
+            self._postpone()
+            if not wait:
+                raise
+            return None
+        finally:
+            self._opening -= 1
+            self._wake()  # whoever waits may open the next one, or learns that none can be
+        held = Held(session, self.share)
+        self._open.add(held)
+        for _ in self._waiters.copy():
+            self._wake()  # there it is: all may open theirs
+        self._backoff, self._next_try = FIRST_BACKOFF, 0.0
+        self.note_there()
+        return self._enter(held)
+
+    def _postpone(self) -> None:
+        """The next try comes later, by ever more; once for those that failed together."""
+        if self._clock.monotonic() < self._next_try:
+            return
+        seconds = self._backoff * (0.75 + self._chance.random() / 2)
+        self._backoff = min(LAST_BACKOFF, self._backoff * 2)
+        self._next_try = self._clock.monotonic() + seconds
+        self.reach.again_at = self._clock.epoch() + seconds
+
+    async def _connected(self) -> Session:
+        """A new session, unless it is time to stop before there is one: its opening may take minutes."""
+        opening = asyncio.ensure_future(self._transport.connect())
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        finally:
+            stop.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait({opening}, timeout=LAST_MOMENT)
+            raise Stopped
+        return opening.result()
+
+    async def _changed(self) -> None:
+        """Wait until a place may have become free, or a session may be opened."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        left = self._next_try - self._clock.monotonic()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left if left > 0 else None):
+                await future
+        if not future.done():
+            future.cancel()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _close_idle(self) -> None:
+        before = self._clock.monotonic() - self._limits.idle
+        for held in [each for each in self._idle if each.idle_since <= before]:
+            self._idle.remove(held)
+            self._discard(held)
+
+    def _discard(self, held: Held) -> None:
+        """Close a session, once nothing is under way in it."""
+        held.retired = True
+        if held.under_way or held.gone:
+            return
+        held.gone = True
+        self._open.discard(held)
+        task = asyncio.ensure_future(held.session.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    # --- what is told ----------------------------------------------------------------------------
+
+    def note_away(self, error: RelayAway) -> None:
+        """Say it when the relay goes away, and keep why."""
+        reach = self.reach
+        if not reach.trouble:
+            reach.since = self._clock.epoch()
+        event = "relay_away" if not self._open else "relay_refuses_session"
+        # The relay's own words hold numbers that differ each time; its code tells what they are about.
+        kind = event, error.phase, error.code or str(error)
+        if reach.told.news(kind, self._clock.monotonic()):
+            log.warning(
+                event,
+                relay=self._transport.name,
+                phase=error.phase,
+                code=error.code,
+                error=str(error),
+                action="tried again with backoff; letters wait and no attempt is counted",
+            )
+        reach.trouble, reach.phase = str(error), error.phase
+
+    def note_there(self) -> None:
+        """Say it when it is back."""
+        reach = self.reach
+        if reach.trouble or not reach.ever:
+            away = round(self._clock.epoch() - reach.since, 1) if reach.since else 0.0
+            log.info("relay_answers", relay=self._transport.name, after_seconds=away)
+        reach.ever = True
+        reach.told.over()
+        reach.trouble, reach.phase, reach.since = "", "", None

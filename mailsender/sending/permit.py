@@ -1,0 +1,120 @@
+"""Permission for one transaction, asked at the two moments that cannot be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.model.ports import Clock
+from mailsender.queue.inflight import InFlight
+from mailsender.ratelimit.gcra import Slot
+from mailsender.routing.pool import Held
+from mailsender.sending.reply_rules import Action, as_deferred, rule_for
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """For how many seconds a letter must be ours yet: for a transaction to begin, and for its dot.
+
+    An envelope takes a while; from the dot on the heart goes on until the reply.
+    """
+
+    begin: float
+    dot: float
+
+    @staticmethod
+    def of(life: float) -> Margins:
+        """Those of a replica that counts as dead after so many seconds of silence."""
+        return Margins(min(10.0, life / 4), min(5.0, life / 8))
+
+
+@dataclass(slots=True)
+class Means:
+    """What all transactions need to be permitted; `cut` ends those that are before their dot."""
+
+    clock: Clock
+    in_flight: InFlight
+    margins: Margins
+    cut: bool = False
+
+
+class Permit:
+    """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
+
+    `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
+    """
+
+    __slots__ = ("denied", "held", "letter_id", "lost", "means", "recipients", "runs", "slot", "token")
+
+    def __init__(
+        self,
+        means: Means,
+        *,
+        token: str,
+        letter_id: str,
+        runs: tuple[tuple[int, int], ...],
+        recipients: tuple[str, ...],
+        slot: Slot,
+        held: Held,
+    ) -> None:
+        self.means = means
+        self.held = held
+        self.token = token
+        self.letter_id = letter_id
+        self.runs = runs
+        self.recipients = recipients
+        self.slot = slot
+        self.lost = False
+        self.denied = False
+
+    def begin(self) -> bool:
+        """See `ports.Permit`."""
+        means = self.means
+        now = means.clock.monotonic()
+        self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
+        return not self.lost and not means.cut and self.slot.good(now)
+
+    def dot(self) -> bool:
+        """See `ports.Permit`."""
+        means = self.means
+        self.held.dot_at = now = means.clock.monotonic()
+        left = means.in_flight.lasts(self.token, self.letter_id) - now
+        self.lost = left < means.margins.dot
+        # The last question: a note of a dot says that it was written.
+        self.denied = self.lost or means.cut or not self._noted()
+        return not self.denied
+
+    def _noted(self) -> bool:
+        notes = self.means.in_flight.notes
+        for start, count in self.runs:  # noqa: SIM110  one run, nearly always: a generator costs more than it
+            if not notes.dot(self.token, self.letter_id, start, count):
+                return False
+        return True
+
+    def replied(self, results: Mapping[str, Result]) -> None:
+        """See `ports.Permit`."""
+        self.held.dot_at = 0.0
+        found = [results[each] for each in self.recipients]
+        for place, result in enumerate(found):
+            if result.verdict is Verdict.REFUSED:
+                found[place] = _as_noted(result, results)
+        notes, runs = self.means.in_flight.notes, self.runs
+        if len(runs) == 1:
+            notes.replied(self.token, self.letter_id, runs[0][0], found)
+            return
+        at = 0
+        for start, count in runs:
+            notes.replied(self.token, self.letter_id, start, found[at : at + count])
+            at += count
+
+
+def _as_noted(result: Result, results: Mapping[str, Result]) -> Result:
+    """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
+    final = rule_for(result, taken=some_taken(results), carried=False).action is Action.ANSWER
+    return result if final else as_deferred(result)
+
+
+def some_taken(results: Mapping[str, Result]) -> bool:
+    """Whether the relay took somebody's RCPT: a later step decided about them."""
+    return any(each.phase is Phase.DATA or each.phase is Phase.DOT for each in results.values())
