@@ -260,6 +260,9 @@ class Answer:
 
 _NOBODY: Final = (Answer(),)
 
+DEFAULT_ROUTE: Final = "default"
+"""The route of a letter for which no other one was chosen."""
+
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Letter:
@@ -271,6 +274,7 @@ class Letter:
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
+    `route` names the route that it takes.
     """
 
     id: Final[str]
@@ -288,6 +292,7 @@ class Letter:
     finished_at: Final[datetime | None]
     digest: Final[bytes]
     adopted: Final[bool]
+    route: Final[str]
     _size: int = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -308,6 +313,7 @@ class Letter:
         finished_at: datetime | None = None,
         digest: bytes = b"",
         adopted: bool = False,
+        route: str = DEFAULT_ROUTE,
     ) -> None:
         """Take its fields."""
         self.id = id
@@ -325,6 +331,7 @@ class Letter:
         self.finished_at = finished_at
         self.digest = digest
         self.adopted = adopted
+        self.route = route
         self._size = 0
 
     @property
@@ -387,6 +394,7 @@ class Letter:
         finished_at: datetime | None = None,
         digest: bytes | None = None,
         adopted: bool | None = None,
+        route: str | None = None,
     ) -> Letter:
         """A copy with changes. What is None stays as it is: nothing known of a letter is ever unset."""
         copy = Letter(
@@ -405,6 +413,7 @@ class Letter:
             finished_at=self.finished_at if finished_at is None else finished_at,
             digest=self.digest if digest is None else digest,
             adopted=self.adopted if adopted is None else adopted,
+            route=self.route if route is None else route,
         )
         if (
             body is None
@@ -452,7 +461,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreshClaim:
-    """A wish to own letters from the moment of their insertion: up to `limit` of them.
+    """A wish to own letters of a route from the moment of their insertion: up to `limit` of them.
 
     A call that is repeated brings the same claim: what an earlier try stored under `token` is known by it,
     although its reply was lost.
@@ -460,6 +469,7 @@ class FreshClaim:
 
     token: str
     limit: int
+    route: str = DEFAULT_ROUTE
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from mailsender.model.history import History
 from mailsender.model.letter import (
+    DEFAULT_ROUTE,
     Answer,
     Claim,
     Envelope,
@@ -158,7 +159,7 @@ class Queue(Histories, Protocol):
     async def insert_claimed(
         self, letters: Sequence[Letter], claim: FreshClaim
     ) -> tuple[list[Inserted], Claim]:
-        """`insert`, with the first `claim.limit` letters that can be sent stored as claimed already.
+        """`insert`, with the first `claim.limit` letters of its route that can be sent stored as claimed.
 
         They are `processing` under `claim.token` from the start, which saves their claim and the reading of
         their bodies. The claim holds those that are in the queue under this token, and no others: a letter
@@ -184,13 +185,14 @@ class Queue(Histories, Protocol):
         """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
         ...
 
-    async def claim(self, limit: int, token: str) -> Claim:
-        """Take up to `limit` due letters under `token`, the longest waiting first.
+    async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
+        """Take up to `limit` letters of `route` that are due under `token`, the longest waiting first.
 
         One claim is bounded in bytes, too, though one letter is taken whatever its size.
         Letters become `processing` under `token`, which is new and begins with the ID of a replica that has
         joined. A letter is never under two tokens.
-        With one replica the order is that of (due, insertion). Returns an empty claim where none
+        With one replica the order is that of insertion, where a deferred letter counts as inserted when it
+        is due, and one that was given back keeps its place. Returns an empty claim where none
         is due. If the reply of a write is lost the letters are read back by token, or not
         returned at all: `claims_of` finds them.
         """

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 
 from mailsender.model.history import History
 from mailsender.model.letter import (
+    DEFAULT_ROUTE,
     Answer,
     Claim,
     FreshClaim,
@@ -75,7 +76,7 @@ class MemoryQueue:
         self._clock = clock
         self._retention = retention
         self._entries: dict[str, _Entry] = {}
-        self._waiting: list[tuple[float, int, str]] = []  # a heap of those that await
+        self._waiting: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)  # heaps, by route
         self._claimed: dict[str, _Entry] = {}
         self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
         self._name = ""
@@ -122,7 +123,7 @@ class MemoryQueue:
         owned: dict[str, Letter] = {}
         left = claim.limit
         for letter in letters:
-            wanted = left > 0 and letter.status is Status.AWAITING
+            wanted = left > 0 and letter.status is Status.AWAITING and letter.route == claim.route
             left -= wanted
             letter_id = letter.id.lower()
             tried_before = letter_id not in owned and self._held(letter_id, claim.token) is not None
@@ -153,9 +154,9 @@ class MemoryQueue:
         """See `Queue.leave`."""
         self._replicas.pop(replica, None)
 
-    async def claim(self, limit: int, token: str) -> Claim:
+    async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        entries = list(islice(self._due(self._clock.monotonic()), limit))
+        entries = list(islice(self._due(route, self._clock.monotonic()), limit))
         for entry in entries:
             entry.token = token
             self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
@@ -278,12 +279,12 @@ class MemoryQueue:
         now = self._clock.monotonic()
         return QueueStats(
             awaiting=self._counts[Status.AWAITING],
-            due=sum(due <= now for due, _, _ in self._waiting),
+            due=sum(due <= now for heap in self._waiting.values() for due, _, _ in heap),
             processing=self._counts[Status.PROCESSING],
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],
             unreported=sum(len(entry.reports) for entry in self._unreported.values()),
-            oldest_due=max(0.0, now - self._waiting[0][0]) if self._waiting else 0.0,
+            oldest_due=max((0.0, *(now - heap[0][0] for heap in self._waiting.values() if heap))),
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -305,7 +306,7 @@ class MemoryQueue:
             entry.letter = entry.letter.evolve(finished_at=finished_at)
             self._ended(entry)
         else:
-            heapq.heappush(self._waiting, (entry.due, entry.order, entry.letter.id))
+            heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, entry.letter.id))
         self._entries[entry.letter.id] = entry
         self._counts[entry.letter.status] += 1
         return Inserted.NEW
@@ -324,10 +325,11 @@ class MemoryQueue:
         self._report(entry, (answer,))
         return Inserted.LATE
 
-    def _due(self, now: float) -> Iterator[_Entry]:
-        """Letters to claim, the longest waiting first; each is taken off the heap."""
-        while self._waiting and self._waiting[0][0] <= now:
-            yield self._entries[heapq.heappop(self._waiting)[2]]
+    def _due(self, route: str, now: float) -> Iterator[_Entry]:
+        """Letters of a route to claim, the longest waiting first; each is taken off the heap."""
+        heap = self._waiting[route]
+        while heap and heap[0][0] <= now:
+            yield self._entries[heapq.heappop(heap)[2]]
 
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._claimed.get(letter_id)
@@ -336,8 +338,9 @@ class MemoryQueue:
     def _own(self, letter_id: str, claim: FreshClaim) -> None:
         """Put a letter that has just come in under a claim."""
         entry = self._entries[letter_id]
-        self._waiting.remove((entry.due, entry.order, letter_id))
-        heapq.heapify(self._waiting)
+        heap = self._waiting[claim.route]
+        heap.remove((entry.due, entry.order, letter_id))
+        heapq.heapify(heap)
         entry.token = claim.token
         self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
         self._claimed[letter_id] = entry
@@ -349,7 +352,7 @@ class MemoryQueue:
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
         self._unclaim(entry)
         self._change(entry, letter.evolve(status=Status.AWAITING))
-        heapq.heappush(self._waiting, (entry.due, entry.order, letter.id))
+        heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, letter.id))
 
     def _change(self, entry: _Entry, letter: Letter) -> None:
         self._counts[entry.letter.status] -= 1

@@ -31,7 +31,8 @@ from mailsender.ratelimit.gcra import (
 
 _log = structlog.get_logger()
 
-_CURSOR = {"_id": "cursor"}
+CURSOR = "cursor"
+"""The document of the relay that the settings of one relay are."""
 
 MOST_USED = 2**53
 """No quota is as large, and up to it every whole number can be told."""
@@ -41,11 +42,19 @@ TRIES = 3
 
 
 class MongoSlotStore:
-    """`SlotStore` on one document of `collection`; `timeout` is the deadline of each call, in seconds."""
+    """`SlotStore` on the document `name` of `collection`; `timeout` is each call's deadline, in seconds."""
 
     def __init__(
-        self, client: Client, *, database: str, collection: str, clock: Clock, timeout: float = 10.0
+        self,
+        client: Client,
+        *,
+        database: str,
+        collection: str,
+        clock: Clock,
+        timeout: float = 10.0,
+        name: str = CURSOR,
     ) -> None:
+        self._named = {"_id": name}
         self._slots = durable(client, database, collection, timeout)
         self._clock = clock
         self._timeout = timeout
@@ -64,7 +73,7 @@ class MongoSlotStore:
                 check="who writes into the collection of slots",
             )
         async with calling(self._timeout):
-            await self._slots.update_one(_CURSOR, _mending())
+            await self._slots.update_one(self._named, _mending())
         return await self._lease(request)
 
     async def _lease(self, request: SlotRequest) -> SlotGrant:
@@ -73,7 +82,7 @@ class MongoSlotStore:
             asked = self._clock.monotonic()
             async with calling(self._timeout):
                 document = await self._slots.find_one_and_update(
-                    _CURSOR, leasing(request, days), upsert=True, return_document=ReturnDocument.AFTER
+                    self._named, leasing(request, days), upsert=True, return_document=ReturnDocument.AFTER
                 )
             answered = self._clock.monotonic()
             self._ahead = document["now"] - answered
@@ -86,7 +95,7 @@ class MongoSlotStore:
         if unspent <= 0:
             return
         async with calling(self._timeout):
-            await self._slots.update_one(_CURSOR, returning(grant, unspent))
+            await self._slots.update_one(self._named, returning(grant, unspent))
 
 
 def _grant(document: Document, request: SlotRequest, asked: float, answered: float) -> SlotGrant:

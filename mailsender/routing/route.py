@@ -94,6 +94,11 @@ class Route:
         return relay.reason or relay.limiter.trouble or "the quota is used up"
 
     @property
+    def alone(self) -> bool:
+        """Whether there is one relay, for which there is nothing but to wait."""
+        return len(self.relays) == 1
+
+    @property
     def tried(self) -> bool:
         """Whether it is no more than tried, with one letter at a time, whether a relay takes some again."""
         return all(relay.breaker.open for relay in self.relays)

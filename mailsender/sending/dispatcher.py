@@ -95,7 +95,7 @@ class Dispatcher:
             room = await self._more_fresh_room(route, wanted)
         if room <= 0:
             return None
-        return FreshClaim(token=self._new_token(), limit=min(room, wanted))
+        return FreshClaim(token=self._new_token(), limit=min(room, wanted), route=route.name)
 
     def take_fresh(self, claim: Claim) -> None:
         """Letters that came in under such a claim."""
@@ -286,7 +286,7 @@ class Dispatcher:
         route.note_look()
         token = self._new_token()
         try:
-            claim = await self._queue.claim(room, token)
+            claim = await self._queue.claim(room, token, route.name)
         except Unavailable as error:
             self._asked.discard(token)
             if len(self._doubts) < DOUBTS:

@@ -117,32 +117,37 @@ class Sender:
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
         while not self._stopping.is_set():
-            relay = self._route.relay()
-            if relay.breaker.open:
-                await self._try(relay)
+            if self._route.tried:
+                await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
-                await self._next(relay)
+                await self._next(self._route.relay())
 
-    async def _try(self, relay: Relay) -> None:
-        """Where the relay refuses everybody: one letter, when it is time and no other one is on its way."""
-        breaker = relay.breaker
+    async def _try(self) -> None:
+        """Where all relays refuse everybody: one letter, when it is time and no other one is on its way."""
         now = self._clock.monotonic()
-        if not breaker.take_try(now):
-            await pause(self._stopping, min(LOOK, breaker.left(now) or LOOK))
+        relay = next((each for each in self._route.relays if each.breaker.take_try(now)), None)
+        if relay is None:
+            left = min([each.breaker.left(now) for each in self._route.relays])
+            await pause(self._stopping, min(LOOK, left or LOOK))
             return
         try:
             if await self._backlog.reserve():
                 await self._next(relay)
         finally:
-            breaker.give_back()
+            relay.breaker.give_back()
 
     async def _next(self, relay: Relay) -> None:
         """Send the letter that was reserved, once there is all that it takes."""
         found = None
         try:
-            held = relay.pool.at_once() or await relay.pool.place(wait=True)
+            held = relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
         except Stopped:
             self._backlog.cancel()
+            return
+        except RelayAway:
+            self._backlog.cancel()
+            if not self._route.relay().goes:
+                await pause(self._stopping, LOOK)
             return
         except BaseException:
             self._backlog.cancel()

@@ -26,6 +26,7 @@ from proof.vitals import Vitals
 
 FIELDS = (
     *("addresses", "subject", "body", "token", "status", "kafkakey", "seq", "due", "claim", "reported"),
+    *("route", "rank", "created_at"),
     *("attempts", "recipients", "answers", "answered", "key", "origin", "digest", "outcome", "at", "mark"),
     *("message_id", "relay", "reason", "finished_at", "expire_at", "settled_by", "released", "uncertain"),
 )

@@ -38,7 +38,7 @@ RETENTION = 1000.0
 BACKENDS = ("memory", "mongo-motor", "mongo-pymongo")
 MONGO = BACKENDS[1:]
 
-_DATES = ("due", "until", "at", "expire_at")
+_DATES = ("created_at", "rank", "due", "until", "at", "expire_at")
 
 
 def letter(number: int = 0, **changes: Any) -> Letter:

@@ -52,6 +52,7 @@ async def test_a_key_of_raw_bytes_survives(queue: Queue, world: World) -> None:
     raw = encode({"_id": ObjectId(), "status": "awaiting", **ORIGINAL, "kafkakey": "0123", "subject": "4567"})
     raw = raw.replace(b"0123", b"\xff\xfe\x00\xd0").replace(b"4567", b"a\xffbc")
     await world.raw.insert_one(RawBSONDocument(raw))
+    await queue.reclaim(10)
     _, claimed = await claim_one(queue)
     assert claimed.answers[0].key == b"\xff\xfe\x00\xd0"
     assert claimed.subject == "a\N{REPLACEMENT CHARACTER}bc"
@@ -72,6 +73,7 @@ async def test_a_field_of_a_wrong_type_becomes_a_reason(
     queue: Queue, world: World, change: dict[str, Any], word: str
 ) -> None:
     await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **change})
+    await queue.reclaim(10)
     token, claimed = await claim_one(queue)
     assert word in claimed.reason
     assert claimed.status is Status.PROCESSING
@@ -98,6 +100,7 @@ async def test_recipients_that_are_none_are_those_of_the_addresses(
     queue: Queue, world: World, none: object
 ) -> None:
     await world.raw.insert_one({"status": "awaiting", **ORIGINAL, "recipients": none})
+    await queue.reclaim(10)
     _, claimed = await claim_one(queue)
     assert claimed.pending == claimed.addresses
 
@@ -108,6 +111,7 @@ async def test_a_text_of_another_kind_is_settled_as_a_text(queue: Queue, world: 
     other = {"subject": Code("f()"), "addresses": [Code("a@example.test")], "token": Code("t")}
     for more in ({"relay": Code("r")}, {"message_id": Code("m"), "reason": Code("why")}):
         await world.raw.insert_one({"status": "awaiting", "body": Code("x"), **other, **more})
+    await queue.reclaim(10)
     lease = await claim(queue, 10)
     assert [each.subject for each in lease.letters] == ["f()", "f()"]
     ended = [each.evolve(status=Status.ERROR, finished_at=FINISHED) for each in lease.letters]
@@ -126,6 +130,7 @@ async def test_a_bare_document_and_odd_fields_are_read(queue: Queue, world: Worl
         "also": [5],
     }
     await world.raw.insert_one({"status": "awaiting", **ORIGINAL, **odd})
+    await queue.reclaim(10)
     lease = await claim(queue, 10)
     bare, strange = lease.letters
     assert (bare.addresses, bare.subject, bare.body, bare.answers) == ((), "", "", (Answer(),))

@@ -12,6 +12,7 @@ from pymongo.errors import AutoReconnect
 from mailsender.model.history import History, Milestone
 from mailsender.model.letter import (
     Answer,
+    FreshClaim,
     JsonText,
     Origin,
     Phase,
@@ -863,6 +864,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
             return fail
 
     queue._letters = queue._committed = queue._inserter._letters = queue._deadletters = Away()
+    queue._order._letters = Away()
     queue._outbox._outbox = queue._outbox._committed = queue._outbox._letters = Away()
     queue._replicas._replicas = queue._server_clock._admin = Away()
     queue._server_clock.forget()
@@ -919,3 +921,44 @@ async def test_who_knows_less_of_a_partition_changes_nothing(world: World) -> No
     await queue.note_history("in", 3, cut)
     await queue.note_history("in", 3, known(10, 20, 30))
     assert await queue.history("in", 3) == cut
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+
+async def test_a_route_has_its_own_letters_in_their_order(queue: Queue) -> None:
+    await queue.insert([letter(n, route="ab"[n % 2]) for n in range(10)])
+    await queue.insert([letter(n, route="b") for n in range(10, 12)])
+    first = await queue.claim(3, token_of(), "b")
+    assert [each.subject for each in first.letters] == ["Тема 1", "Тема 3", "Тема 5"]
+    assert {each.route for each in first.letters} == {"b"}
+    assert (await queue.claim(10, token_of())).letters == (), "none is on the default route"
+    await queue.release(first.token, [first.letters[1].id])
+    rest = await queue.claim(10, token_of(), "b")
+    assert [each.subject for each in rest.letters] == ["Тема 3", *(f"Тема {n}" for n in (7, 9, 10, 11))]
+    assert len((await queue.claim(10, token_of(), "a")).letters) == 5
+
+
+async def test_a_deferred_letter_waits_on_its_route_and_holds_up_nobody(queue: Queue, world: World) -> None:
+    await queue.insert([letter(0, route="a"), letter(1, route="a"), letter(2, route="b")])
+    claimed = await queue.claim(1, token_of(), "a")
+    later = claimed.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=claimed.token, letter=later, delay=100)])
+    assert [each.subject for each in (await queue.claim(10, token_of(), "a")).letters] == ["Тема 1"]
+    await world.pass_time(99)
+    await queue.insert([letter(3, route="a")])
+    assert [each.subject for each in (await queue.claim(1, token_of(), "a")).letters] == ["Тема 3"]
+    await queue.insert([letter(4, route="a")])
+    await world.pass_time(2)
+    await queue.insert([letter(5, route="a")])
+    found = (await queue.claim(10, token_of(), "a")).letters
+    assert [each.subject for each in found] == ["Тема 4", "Тема 0", "Тема 5"]
+    assert (await queue.stats()).awaiting == 1
+
+
+async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queue) -> None:
+    letters = [letter(n, route="ab"[n % 2]) for n in range(6)]
+    _, claimed = await queue.insert_claimed(letters, FreshClaim(token=token_of(), limit=2, route="b"))
+    assert [each.subject for each in claimed.letters] == ["Тема 1", "Тема 3"]
+    assert [each.subject for each in (await queue.claim(9, token_of(), "b")).letters] == ["Тема 5"]
+    assert len((await queue.claim(9, token_of(), "a")).letters) == 3

@@ -27,8 +27,9 @@ from tests.parts import MongoServer
 
 EXAMPLES = 150
 FIELDS = (
-    *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest", "seq"),
-    *("due", "claim", "settled_by", "outcome", "recipients", "attempts", "relay", "message_id"),
+    *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest"),
+    *("created_at", "route", "rank", "due", "claim", "settled_by", "outcome", "recipients", "attempts"),
+    *("relay", "message_id"),
     *("reason", "finished_at", "outbox", "also", "expire_at", "slices"),
 )
 EPOCH = DatetimeMS(0)
@@ -185,8 +186,9 @@ def test_no_document_of_another_program_harms_its_neighbours(
             await bench.database.get_collection("letters.outbox").insert_one(entry)
         except WriteError:
             return  # no other program can write it either
-        neighbour = letter(1)
-        reported = await through(bench.make(), neighbour)
+        queue, neighbour = bench.make(), letter(1)
+        await queue.open()
+        reported = await through(queue, neighbour)
         assert reported[neighbour.id].status is Status.SENT
 
     bench.runner.run(run())
@@ -212,6 +214,7 @@ def test_what_no_client_can_name_is_set_apart(bench: Bench, status: str) -> None
             name = _text(b"_id", b"\xff\xfe%d" % number)
             await letters.insert_one(_document(name, _text(b"status", status.encode())))
         queue, neighbour = bench.make(), letter(1)
+        await queue.open()
         reported = await through(queue, neighbour)
         assert neighbour.id in reported
         if status == "processing":
@@ -237,8 +240,9 @@ def test_what_has_no_room_for_a_claim_is_set_apart(bench: Bench, where: str) -> 
             full["body"], full["fat"] = full["fat"], "x"
         letters = bench.database.get_collection("letters")
         await letters.insert_one(full)
-        neighbour = letter(1)
-        reported = await through(bench.make(), neighbour)
+        queue, neighbour = bench.make(), letter(1)
+        await queue.open()
+        reported = await through(queue, neighbour)
         assert neighbour.id in reported
         found = await letters.find_one({"_id": full["_id"]}, {"status": 1, "reason": 1})
         assert found["status"] == "error"

@@ -288,8 +288,8 @@ class SlowQueue(MemoryQueue):
         self.answer = asyncio.Event()
         self.claims = 0
 
-    async def claim(self, limit, token):  # type: ignore[no-untyped-def]
-        found = await super().claim(limit, token)
+    async def claim(self, limit, token, route="default"):  # type: ignore[no-untyped-def]
+        found = await super().claim(limit, token, route)
         self.claims += 1
         await self.answer.wait()
         return found

@@ -35,8 +35,8 @@ class CountingQueue(MemoryQueue):
 
     found = 0
 
-    async def claim(self, limit, token):  # type: ignore[no-untyped-def]
-        claimed = await super().claim(limit, token)
+    async def claim(self, limit, token, route="default"):  # type: ignore[no-untyped-def]
+        claimed = await super().claim(limit, token, route)
         self.found += bool(claimed.letters)
         return claimed
 

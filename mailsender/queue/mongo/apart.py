@@ -12,11 +12,10 @@ from typing import Any
 
 import structlog
 from bson import decode
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
 from mailsender.model.ports import Rejected
-from mailsender.queue.mongo.client import CODEC, Collection, Document, calling
+from mailsender.queue.mongo.client import CODEC, RAW, Collection, Document, calling
 from mailsender.queue.mongo.documents import letter_id, nameable
 from mailsender.queue.mongo.older import UNCLAIMED
 from mailsender.queue.mongo.outbox import Outbox
@@ -24,7 +23,6 @@ from mailsender.queue.mongo.outbox import Outbox
 MOST = 1000
 """Documents that one process leaves alone; the one that was left first is tried again after that."""
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _OPEN = {"$in": ["awaiting", "processing"]}
 _NAMELESS = {
     "$set": {
@@ -104,10 +102,16 @@ class Apart:
 
         As it came from the server, the `_id` is a filter all the same.
         """
-        raw = self._letters.with_options(codec_options=_RAW)
+        raw = self._letters.with_options(codec_options=RAW)
         async with calling(self._timeout):
             found = await raw.find(query, {"_id": 1}).limit(MOST).to_list(MOST)
-            nameless = [each for each in found if not nameable(decode(each.raw, CODEC)["_id"])]
+        _, nameless = sorted_out(found)
+        await self.end(nameless)
+        return bool(nameless)
+
+    async def end(self, nameless: Sequence[RawBSONDocument]) -> None:
+        """Set apart documents that no client can name; each holds its `_id` as it came."""
+        async with calling(self._timeout):
             for each in nameless:
                 await self._letters.update_one(RawBSONDocument(each.raw), _NAMELESS)
         if nameless:
@@ -116,7 +120,19 @@ class Apart:
                 letters=len(nameless),
                 action="their status is error, and no report is made; give them another _id",
             )
-        return bool(nameless)
+
+
+def sorted_out(found: Sequence[RawBSONDocument]) -> tuple[list[Any], list[RawBSONDocument]]:
+    """The `_id`s that a client can name, and those documents whose it cannot."""
+    named: list[Any] = []
+    nameless: list[RawBSONDocument] = []
+    for each in found:
+        stored = decode(each.raw, CODEC)["_id"]
+        if nameable(stored):
+            named.append(stored)
+        else:
+            nameless.append(each)
+    return named, nameless
 
 
 def _endings(fault: str) -> list[Document]:

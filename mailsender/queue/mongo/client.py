@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient as Driver
 from pymongo.errors import (
     AutoReconnect,
@@ -68,6 +69,9 @@ CODEC: CodecOptions[Document] = CodecOptions(
     # A date that Python cannot hold, in a document of another program, must not fail a whole claim.
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
+
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+"""For documents that go back as they came: an `_id` that no client can name is a filter all the same."""
 
 # States of a server or a cluster that pass, from mongo/base/error_codes.yml.
 _PASSING = frozenset(

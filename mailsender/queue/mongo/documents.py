@@ -7,7 +7,9 @@ Ours stand beside them:
 - `tokenjson`: true where `token` holds JSON text, because the token was not a plain string.
 - `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
-- `seq`: order of insertion, filled by the server. `due`: when to send.
+- `created_at`: when it came in. `route`: the route that it takes.
+- `rank`: its place in the order of its route, the time at which it came in; false when it was deferred, and
+  then `due` says from when on it may be sent.
 - `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
@@ -30,7 +32,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from bson import ObjectId, Timestamp, encode, json_util
+from bson import ObjectId, encode, json_util
 from bson.errors import BSONError
 
 from mailsender.model.letter import (
@@ -162,7 +164,7 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         "body": letter.body,
         "status": str(letter.status),
         "kafkakey": (letter.answers[0].key or b"").decode("utf-8", "replace"),
-        "seq": Timestamp(0, 0),
+        "created_at": now,
         **answer,
     }
     if letter.digest:
@@ -172,7 +174,7 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     if letter.status.final:
         document["finished_at"] = letter.finished_at or now
     else:
-        document["due"] = now
+        document |= {"route": letter.route, "rank": now}
     return document, size
 
 

@@ -20,11 +20,6 @@ _DIFFERS = {85, 86}
 # single value as the partial filter: `$in` would not use the index.
 INDEXES = (
     IndexModel(
-        [("status", ASCENDING), ("due", ASCENDING), ("seq", ASCENDING)],
-        name="mailsender_due",
-        partialFilterExpression={"status": "awaiting"},
-    ),
-    IndexModel(
         [("status", ASCENDING), ("claim", ASCENDING)],
         name="mailsender_claim",
         partialFilterExpression={"status": "processing"},

@@ -114,6 +114,10 @@ class _Incoming:
         self.remains = True
         self.token = ""
 
+    def comes_in_on(self, route: str) -> bool:
+        """Whether it is a letter of that route that can be sent."""
+        return self.letter.status is Status.AWAITING and not self.remains and self.letter.route == route
+
     def claim(self, token: str) -> None:
         """Let it come in as claimed."""
         self.token = token
@@ -169,7 +173,7 @@ class Inserter:
         async with calling(self._timeout):
             now = await self._server_clock.now()
         incoming = [_Incoming(letter, now) for letter in wanted]
-        sendable = (each for each in incoming if each.letter.status is Status.AWAITING and not each.remains)
+        sendable = (each for each in incoming if each.comes_in_on(claim.route))
         for each in islice(sendable, claim.limit):
             each.claim(claim.token)
         await self._insert_all(incoming)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from random import randrange
 from typing import Any
 
 import structlog
-from bson import Timestamp, encode
+from bson import encode
 from bson.errors import BSONError
 from pymongo import ASCENDING, DESCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from mailsender.model.history import History, from_document
 from mailsender.model.letter import (
+    DEFAULT_ROUTE,
     Claim,
     FreshClaim,
     Letter,
@@ -42,7 +43,7 @@ from mailsender.model.ports import (
     Record,
     Unavailable,
 )
-from mailsender.queue.mongo.apart import Apart
+from mailsender.queue.mongo.apart import Apart, sorted_out
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -64,6 +65,7 @@ from mailsender.queue.mongo.documents import (
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
 from mailsender.queue.mongo.older import NEVER, UNCLAIMED, Older, not_leased
+from mailsender.queue.mongo.order import DEFERRED, DUE, ORDER, PLACED, Order
 from mailsender.queue.mongo.outbox import Entry, Outbox, named
 from mailsender.queue.mongo.reading import letter_of
 from mailsender.queue.mongo.records import documents_of
@@ -86,9 +88,6 @@ BEATS = 3
 
 _BY_ID = "_id_"
 _CLAIMED = "mailsender_claim"
-_DUE = {"status": "awaiting", "$expr": {"$lte": ["$due", "$$NOW"]}}
-_NEVER = {"$type": ["timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"]}
-"""What MongoDB sorts behind every date, and so is never in the past."""
 _FREE = {"$set": {"status": "awaiting"}, "$unset": UNCLAIMED}
 _PROCESSING = {"status": "processing"}
 _NO_TOKEN = {"$not": {"$type": "string"}}
@@ -134,6 +133,7 @@ class MongoQueue:
         self._replicas = Replicas(
             durable(client, database, f"{collection}.replicas", timeout), self._server_clock
         )
+        self._order = Order(self._letters)
         self._skip = 0
         self._apart = Apart(self._letters, self._outbox, timeout, retention=self._retention)
         self._indexes: dict[str, str] = {}
@@ -143,7 +143,8 @@ class MongoQueue:
         self._server_clock.forget()
         async with calling(self._timeout):
             await self._server_clock.now()
-        self._indexes = await ensure_indexes(self._letters, INDEXES)
+        self._indexes = await ensure_indexes(self._letters, [*ORDER, *INDEXES])
+        self._order.use(self._indexes)
         await self._outbox.open()
         async with calling(self._timeout):
             await self._older.open()
@@ -183,11 +184,11 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._replicas.leave(replica)
 
-    async def claim(self, limit: int, token: str) -> Claim:
+    async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
         tried: list[Any] = []
         for _ in range(BUSY_TRIES):
-            ids = await self._due_ids(limit)
+            ids = await self._due_ids(route, limit)
             if not ids:
                 break
             tried += ids
@@ -279,7 +280,6 @@ class MongoQueue:
         """
         ends = self._clock.monotonic() + within
         async with calling(min(self._timeout, within)):
-            await self._bring_back()
             owners = await self._owners()
             living = await self._replicas.bury(by)
             await self._replicas.forget(owners)
@@ -287,6 +287,7 @@ class MongoQueue:
         for owner in owners:
             if owner not in living and freed < limit:
                 freed += await self._free_all(_under_replica(owner), limit - freed, ends)
+        await self._place_strays(ends)
         return freed
 
     async def _owners(self) -> list[str]:
@@ -332,21 +333,42 @@ class MongoQueue:
 
     async def _free_these(self, stored: Sequence[Any], query: Document, ends: float) -> int:
         """Give back documents as long as they are as `query` says; how many."""
+        return await self._with_each(stored, query, partial(self._free, query, ends))
+
+    async def _with_each(
+        self, stored: Sequence[Any], query: Document, write: Callable[[Sequence[Any]], Awaitable[int]]
+    ) -> int:
+        """Write to documents of `query`, and set apart those to which nothing can be written; how many."""
         ids = [each for each in stored if nameable(each)]
         if len(ids) < len(stored):
             await self._apart.unnamed(query)
-        freed, culprits = await narrowed(ids, partial(self._free, query, ends))
+        return await self._write_each(ids, write)
+
+    async def _write_each(self, ids: Sequence[Any], write: Callable[[Sequence[Any]], Awaitable[int]]) -> int:
+        """Write to documents; those to which nothing can be written are set apart; how many were."""
+        written, culprits = await narrowed(ids, write)
         for each, fault in culprits:
             await self._apart.put(each, str(fault))
-        return freed
+        return written
 
     def _left(self, ends: float) -> float:
         """Seconds for a call that has to be over at `ends` on the monotonic clock."""
         return max(0.001, min(self._timeout, ends - self._clock.monotonic()))
 
-    async def _bring_back(self) -> None:
-        """Give a time to what another program gave something that no date ever reaches."""
-        await self._letters.update_many({"status": "awaiting", "due": _NEVER}, [{"$set": {"due": "$$NOW"}}])
+    async def _place_strays(self, ends: float) -> None:
+        """Give letters that other programs put in a place in the order of a route."""
+        async with calling(self._left(ends)):
+            strays = await self._order.strays()
+        if strays:
+            named, nameless = sorted_out(strays)
+            await self._apart.end(nameless)
+            await self._write_each(named, partial(self._place, ends))
+
+    async def _place(self, ends: float, ids: Sequence[Any]) -> int:
+        async with calling(self._left(ends)):
+            query = {"_id": {"$in": list(ids)}, "status": "awaiting"}
+            result = await self._letters.update_many(query, PLACED, hint=_BY_ID)
+        return int(result.modified_count)
 
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`. What a majority has not got yet may be rolled back, and is not told."""
@@ -366,7 +388,7 @@ class MongoQueue:
         return None if found is None else found.letter
 
     async def look_up(self, letter_id: str) -> StoredLetter | None:
-        """See `Queue.look_up`. The time of acceptance is the server's, in whole seconds."""
+        """See `Queue.look_up`. The time of acceptance is the server's."""
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
@@ -379,11 +401,11 @@ class MongoQueue:
             letter = letter_of(document)
             if letter.status.final and await self._outbox.answered(document.get("outbox")):
                 letter = letter.evolve(answered=len(letter.answers))
-        due, accepted = document.get("due"), document.get("seq")
-        awaits = letter.status is Status.AWAITING and isinstance(due, datetime)
+        due, accepted = _time(document, "due") or _time(document, "rank"), _time(document, "created_at")
+        awaits = letter.status is Status.AWAITING
         return StoredLetter(
             letter=letter,
-            accepted_at=accepted.as_datetime() if isinstance(accepted, Timestamp) else None,
+            accepted_at=accepted,
             due=due if awaits else None,
         )
 
@@ -391,26 +413,23 @@ class MongoQueue:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-            awaiting = await self._count({"status": "awaiting"}, "mailsender_due")
+            awaiting = await self._count({"status": "awaiting"}, "mailsender_rank")
             # The few that wait for a time of their own are counted, not the many that are due.
-            later = await self._count({"status": "awaiting", "due": {"$gt": now}}, "mailsender_due")
+            later = {"status": "awaiting", "rank": DEFERRED, "due": {"$gt": now}}
+            waits = await self._count(later, "mailsender_waits")
             processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported = await self._outbox.count()
             total = await self._letters.estimated_document_count()
-            first = await self._letters.find_one(
-                {"status": "awaiting", "due": {"$lte": now}},
-                {"due": 1},
-                sort=[("due", ASCENDING), ("seq", ASCENDING)],
-            )
+            oldest = await self._order.oldest()
         return QueueStats(
             awaiting=awaiting,
-            due=max(0, awaiting - later),
+            due=max(0, awaiting - waits),
             processing=processing,
             sent=max(0, total - awaiting - processing - error),
             error=error,
             unreported=unreported,
-            oldest_due=_since(first.get("due") if first else None, now),
+            oldest_due=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -451,18 +470,17 @@ class MongoQueue:
             result = await self._letters.update_many({"_id": {"$in": list(ids)}, **query}, _FREE, hint=_BY_ID)
         return int(result.modified_count)
 
-    async def _due_ids(self, limit: int) -> list[Any]:
-        """The `_id`s of letters to try for: the head of the queue, or a lane beside it when it is crowded."""
+    async def _due_ids(self, route: str, limit: int) -> list[Any]:
+        """The `_id`s of letters to try for: the head of a route, or a lane beside it when it is crowded."""
         while True:
             async with calling(self._timeout):
-                cursor = self._letters.find(self._apart.beside(_DUE), _SIZE)
-                cursor = cursor.sort([("due", ASCENDING), ("seq", ASCENDING)])
-                found = _within(await cursor.skip(self._skip).limit(limit).to_list(limit))
+                heads = await self._order.heads(route, self._skip, limit, self._apart.beside({}))
+                found = _within(heads)
             if not found and self._skip:
                 self._skip = 0
                 continue
             ids = [each["_id"] for each in found if nameable(each["_id"])]
-            if len(ids) == len(found) or not await self._apart.unnamed(_DUE):
+            if len(ids) == len(found) or not await self._apart.unnamed({**DUE, "route": route}):
                 return ids
 
     async def _take(self, ids: list[Any], token: str) -> bool:
@@ -482,7 +500,7 @@ class MongoQueue:
         return bool(taken)
 
     async def _put(self, change: Document, ids: Sequence[Any]) -> int:
-        query = {"_id": {"$in": list(ids)}, **_DUE}
+        query = {"_id": {"$in": list(ids)}, **DUE}
         async with calling(self._timeout):
             result = await self._letters.update_many(query, {"$set": change}, hint=_BY_ID)
         return int(result.modified_count)
@@ -497,9 +515,6 @@ class MongoQueue:
         named = self._indexes.get(hint)
         hinted = {"hint": named} if named else {}
         return int(await self._letters.count_documents(query, **hinted))
-
-
-_SIZE = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
 
 
 def _within(found: list[Document]) -> list[Document]:
@@ -517,9 +532,10 @@ def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
     return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
 
 
-def _since(due: Any, now: datetime) -> float:
-    """Seconds since `due`, where it is a date: another program may have written anything."""
-    return (now - due).total_seconds() if isinstance(due, datetime) else 0.0
+def _time(document: Document, name: str) -> datetime | None:
+    """A field of a document that should be a time; another program may have written anything."""
+    found = document.get(name)
+    return found if isinstance(found, datetime) else None
 
 
 def _under_replica(replica: str) -> Document:
@@ -549,7 +565,7 @@ def _settlement(group: list[Settlement], now: datetime, ends: Document) -> Updat
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
     if letter.status is Status.AWAITING:
-        fields["due"] = now + timedelta(seconds=first.delay)
+        fields |= {"rank": DEFERRED, "due": now + timedelta(seconds=first.delay)}
     else:
         fields |= ends
     update: Document = {"$set": fields, "$unset": UNCLAIMED | dict.fromkeys(absent, "")}

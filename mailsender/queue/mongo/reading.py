@@ -13,6 +13,7 @@ from typing import Any
 from bson import json_util
 
 from mailsender.model.letter import (
+    DEFAULT_ROUTE,
     Answer,
     Letter,
     Origin,
@@ -77,6 +78,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         finished_at=finished if isinstance(finished, datetime) else None,
         digest=_digest(document.get("digest")),
         adopted=answers[0].origin is None,
+        route=_string(document.get("route")) or DEFAULT_ROUTE,
     )
 
 

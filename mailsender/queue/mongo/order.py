@@ -1,0 +1,167 @@
+"""In which order letters of a route are claimed, and how those that another program put in get a place in it.
+
+Fresh letters stand in one index by their rank, deferred ones in another by the time at which they are due: an
+index over both would be walked through over all that is not due yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
+from typing import Any, Final
+
+from bson import MaxKey, MinKey, Timestamp
+from bson.raw_bson import RawBSONDocument
+from pymongo import ASCENDING, IndexModel
+
+from mailsender.model.letter import DEFAULT_ROUTE
+from mailsender.queue.mongo.client import RAW, Collection, Document
+
+FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""No rank comes before it."""
+
+MOST_ROUTES: Final = 1000
+"""Routes whose letters are looked at in one go: far more than there ever are."""
+
+STRAYS: Final = 1000
+"""Letters that get their place in one go, of each kind."""
+
+DEFERRED: Final = False
+"""In the place of a rank: the letter has to wait until it is `due`."""
+
+# Another program may have written a `due` that is no time: that is none.
+_COME: Final[Document] = {"$or": [{"$ne": [{"$type": "$due"}, "date"]}, {"$lte": ["$due", "$$NOW"]}]}
+DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
+"""What may be sent: a letter without a time for it, or whose time has come."""
+
+_RANK, _WAITS = "mailsender_rank", "mailsender_waits"
+_SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+_LOWEST, _HIGHEST = MinKey(), MaxKey()
+
+# What comes behind strings and behind dates in the order of BSON's types.
+_AFTER_TEXT: Final[Document] = {}
+_AFTER_DATES: Final = Timestamp(0, 0)
+
+_TIMED: Final[Document] = {"$eq": [{"$type": "$due"}, "date"]}
+_HAS_COME: Final[Document] = {"$lte": ["$due", "$$NOW"]}
+PLACED: Final[list[Document]] = [
+    {
+        "$set": {
+            "route": {"$cond": [{"$eq": [{"$type": "$route"}, "string"]}, "$route", DEFAULT_ROUTE]},
+            "due": {"$cond": [_TIMED, "$due", "$$REMOVE"]},
+            # One without a time has waited for longest, as far as anybody knows.
+            "rank": {"$cond": [_TIMED, {"$cond": [_HAS_COME, {"$max": ["$due", FIRST]}, DEFERRED]}, FIRST]},
+        }
+    },
+]
+"""An update that gives a letter its place."""
+
+ORDER: Final = (
+    # Of those with the same rank the one that was inserted first comes first: its record's number is lower.
+    IndexModel(
+        [("status", ASCENDING), ("route", ASCENDING), ("rank", ASCENDING)],
+        name=_RANK,
+        partialFilterExpression={"status": "awaiting"},
+    ),
+    IndexModel(
+        [("status", ASCENDING), ("rank", ASCENDING), ("route", ASCENDING), ("due", ASCENDING)],
+        name=_WAITS,
+        partialFilterExpression={"status": "awaiting", "rank": DEFERRED},
+    ),
+)
+
+
+class Order:
+    """The order of a collection of letters; the owner gives calls a deadline and translates their errors."""
+
+    def __init__(self, letters: Collection) -> None:
+        self._letters = letters
+        self._raw = letters.with_options(codec_options=RAW)
+        self._indexes: dict[str, str] = {}
+
+    def use(self, indexes: Mapping[str, str]) -> None:
+        """Use the indexes that are there, by our names for them."""
+        self._indexes = dict(indexes)
+
+    async def heads(self, route: str, skip: int, limit: int, beside: Document) -> list[Document]:
+        """`_id`s and sizes of letters of a route that may be sent, in order, the first `skip` left out.
+
+        `beside` is a query for those that are not left alone.
+        """
+        fresh = {**DUE, "route": route, "rank": {"$gte": FIRST}, **beside}
+        waits = {"status": "awaiting", "rank": DEFERRED, "route": route, "$expr": _HAS_COME, **beside}
+        most = {"$limit": skip + limit}
+        others = [{"$match": waits}, {"$sort": {"due": 1}}, most, {"$project": {**_SHOWN, "due": 1}}]
+        cursor = self._letters.aggregate(
+            [
+                {"$match": fresh},
+                {"$sort": {"rank": 1}},
+                most,
+                {"$project": {**_SHOWN, "rank": 1}},
+                {"$unionWith": {"coll": self._letters.name, "pipeline": others}},
+            ]
+        )
+        if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
+            cursor = await cursor
+        found = await cursor.to_list(2 * (skip + limit))
+        # Merged here: MongoDB's sort would mix those of the same millisecond.
+        first, second = ([each for each in found if name in each] for name in ("rank", "due"))
+        return list(islice(merge(first, second, key=_place_of), skip, skip + limit))
+
+    async def oldest(self) -> datetime | None:
+        """Since when the letter waits that may be sent and waits longest; None where there is none."""
+        firsts = [
+            _place_of(each) for route in await self.routes() for each in await self.heads(route, 0, 1, {})
+        ]
+        return min(firsts, default=None)
+
+    async def routes(self) -> list[str]:
+        """The routes on which letters wait, in as many looks into the index."""
+        found: list[str] = []
+        for _ in range(MOST_ROUTES):
+            query = {"status": "awaiting", "route": {"$gt": found[-1]} if found else {"$gte": ""}}
+            cursor = self._letters.find(query, {"_id": 0, "route": 1})
+            first = await cursor.sort([("route", ASCENDING), ("rank", ASCENDING)]).limit(1).to_list(1)
+            if not first:
+                break
+            found.append(first[0]["route"])
+        return found
+
+    async def strays(self) -> list[RawBSONDocument]:
+        """Letters that have no place in the order, up to `STRAYS` of each kind: their `_id`s as they came.
+
+        They are those of other programs, of the original service, and of builds from before there were ranks.
+        """
+        if not {_RANK, _WAITS} <= self._indexes.keys():
+            return []
+        found = await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
+        found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), ("awaiting", _HIGHEST))
+        for route in await self.routes():
+            for index, low, high in (
+                (_RANK, ("awaiting", route, _LOWEST), ("awaiting", route, False)),
+                (_RANK, ("awaiting", route, True), ("awaiting", route, FIRST)),
+                (_RANK, ("awaiting", route, _AFTER_DATES), ("awaiting", route, _HIGHEST)),
+                (_WAITS, ("awaiting", False, route, _AFTER_DATES), ("awaiting", False, route, _HIGHEST)),
+            ):
+                found += await self._between(index, low, high)
+        return found
+
+    async def _between(self, index: str, low: Sequence[Any], high: Sequence[Any]) -> list[RawBSONDocument]:
+        """What an index has from `low` to before `high`, values of its keys; the lowest where left out."""
+        keys = _KEYS[index]
+        bounds = [list(zip(keys, [*values, _LOWEST, _LOWEST], strict=False)) for values in (low, high)]
+        query = {"status": "awaiting"} | ({"rank": DEFERRED} if index == _WAITS else {})
+        cursor = self._raw.find(query, {"_id": 1}, hint=self._indexes[index])
+        return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
+
+
+def _place_of(head: Document) -> datetime:
+    """The rank of a letter, or its time; whatever is no time has come."""
+    found = head.get("rank", head.get("due"))
+    return found if isinstance(found, datetime) else FIRST
+
+
+_KEYS: Final = {model.document["name"]: list(model.document["key"]) for model in ORDER}

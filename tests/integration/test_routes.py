@@ -1,0 +1,198 @@
+"""Several relays and routes, built from code: letters go where their routes say, none waits for others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+
+from mailsender.model.ports import Queue, SystemClock
+from mailsender.queue.memory import MemoryQueue
+from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.port import SlotStore
+from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
+from mailsender.routing.pool import PoolLimits
+from mailsender.routing.relay import RelayPolicy
+from mailsender.routing.schedule import RetryPolicy
+from mailsender.service import Parts, RelayParts, Replica
+from mailsender.settings.environment import Settings
+from tests.dispatching import letter, until
+from tests.fakes import FakeSink
+from tests.parts import MongoServer
+from tests.relays import FakeRelay
+from tests.unit.test_replica import QuietSource, listen
+
+pytestmark = pytest.mark.asyncio
+
+FREE = Allowance(letters=0, period=1.0)
+
+
+def plan(*, fast: Allowance = FREE, slow: Allowance = FREE) -> Plan:
+    """Relays a, b and c; `news` goes over a, and over c where that is away; all else goes over b."""
+    policy = RelayPolicy(reverse_path="s@example.test", max_recipients=10, sessions=PoolLimits(sessions=2))
+    retry = RetryPolicy(max_attempts=3, delay=0.05)
+    return Plan(
+        relays=tuple(
+            RelayPlan(name=name, allowance=allowance, policy=policy)
+            for name, allowance in (("a", slow), ("b", fast), ("c", slow))
+        ),
+        routes=(
+            RoutePlan(relays=("b",), retry=retry),
+            RoutePlan(name="news", relays=("a", "c"), retry=retry),
+        ),
+    )
+
+
+@dataclass
+class Stage:
+    """Where replicas share a queue, slots and relays."""
+
+    make_queue: Callable[[], Queue]
+    make_slots: Callable[[str], SlotStore]
+    relays: dict[str, FakeRelay] = field(
+        default_factory=lambda: {name: FakeRelay(name=f"{name}.example.test:25") for name in "abc"}
+    )
+    replicas: list[Replica] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def running(self, plan: Plan, replicas: int = 1) -> AsyncIterator[Queue]:
+        clock = SystemClock()
+        async with AsyncExitStack() as stack:
+            for _ in range(replicas):
+                queue = self.make_queue()
+                parts = Parts(
+                    queue=queue,
+                    source=QuietSource(),
+                    sink=FakeSink(),
+                    relays={
+                        name: RelayParts(relay, self.make_slots(name)) for name, relay in self.relays.items()
+                    },
+                )
+                replica = Replica(Settings(), parts, clock, listen=listen, plan=plan)
+                self.replicas.append(replica)
+                task = asyncio.create_task(replica.run())
+                await until(lambda replica=replica: replica.state == "running")
+
+                async def stop(replica: Replica = replica, task: asyncio.Task[int] = task) -> None:
+                    replica.drain("test")
+                    assert await task == 0
+
+                stack.push_async_callback(stop)
+            yield self.replicas[-1].parts.queue
+
+    def sent(self) -> dict[str, int]:
+        """Letters by the relay that took them."""
+        return {name: len(relay.sent) for name, relay in self.relays.items()}
+
+
+@pytest.fixture(params=["memory", "mongo"])
+def stage(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, mongod: MongoServer
+) -> Iterator[Stage]:
+    for name, value in {
+        "SMTP_HOST": "unused.example.test",
+        "SMTP_FROM": "robot@example.test",
+        "KAFKA_BROKERS": "nowhere:1",
+        "MONGODB_URI": "memory:",
+        "HTTP_PORT": "0",
+        "DRAIN_TIMEOUT": "5s",
+    }.items():
+        monkeypatch.setenv(name, value)
+    clock, name = SystemClock(), f"test_{uuid4().hex[:12]}"
+    if request.param == "memory":
+        queue, slots = MemoryQueue(clock), {each: MemorySlotStore(clock) for each in "abc"}
+        yield Stage(lambda: queue, slots.__getitem__)
+        return
+
+    def make_queue() -> Queue:
+        client = connect(mongod.uri, timeout=10.0, app_name="routes")
+        return MongoQueue(
+            client, database=name, collection="letters", retention=60.0, clock=clock, timeout=10.0
+        )
+
+    slots_client = connect(mongod.uri, timeout=10.0, app_name="routes")
+
+    def make_slots(relay: str) -> SlotStore:
+        return MongoSlotStore(
+            slots_client, database=name, collection="letters.slots", clock=clock, name=relay
+        )
+
+    yield Stage(make_queue, make_slots)
+    slots_client.close()
+
+
+async def all_sent(queue: Queue, count: int) -> None:
+    async with asyncio.timeout(20):
+        while (await queue.stats()).sent < count:  # noqa: ASYNC110  what is asked for has no event
+            await asyncio.sleep(0.02)
+
+
+async def test_each_letter_goes_where_its_route_says(stage: Stage) -> None:
+    async with stage.running(plan()) as queue:
+        await queue.insert([letter(n, route="news" if n % 3 == 0 else "default") for n in range(30)])
+        await all_sent(queue, 30)
+        assert stage.sent() == {"a": 10, "b": 20, "c": 0}
+        over_a, over_b = await queue.get(letter(0).id), await queue.get(letter(1).id)
+        assert over_a is not None
+        assert over_b is not None
+        assert (over_a.relay, over_b.relay) == ("a.example.test:25", "b.example.test:25")
+
+
+async def test_a_relay_that_is_away_holds_up_its_own_route_alone(stage: Stage) -> None:
+    stage.relays["b"].away = "connection refused"
+    async with stage.running(plan()) as queue:
+        await queue.insert([letter(n, route="news" if n % 2 else "default") for n in range(20)])
+        await all_sent(queue, 10)
+        assert stage.sent() == {"a": 10, "b": 0, "c": 0}
+        waiting = await queue.get(letter(0).id)
+        assert waiting is not None
+        assert waiting.attempts == 0
+        stage.relays["b"].away = ""
+        await all_sent(queue, 20)
+        assert stage.sent() == {"a": 10, "b": 10, "c": 0}
+
+
+async def test_the_next_relay_of_a_route_is_taken_where_the_first_one_is_away(stage: Stage) -> None:
+    stage.relays["a"].away = "connection refused"
+    async with stage.running(plan()) as queue:
+        await until(lambda: stage.replicas[0].relays[0].pool.away)
+        await queue.insert([letter(n, route="news") for n in range(10)])
+        await all_sent(queue, 10)
+        assert stage.sent() == {"a": 0, "b": 0, "c": 10}
+
+
+async def test_a_quota_that_is_used_up_holds_up_its_own_route_alone(stage: Stage) -> None:
+    used_up = Allowance(letters=0, period=1.0, quota=3)
+    async with stage.running(plan(fast=used_up)) as queue:
+        await queue.insert([letter(n) for n in range(10)])
+        await until(lambda: stage.replicas[0].relays[1].limiter.exhausted_until is not None)
+        await queue.insert([letter(n, route="news") for n in range(10, 20)])
+        await all_sent(queue, 13)
+        assert stage.sent() == {"a": 10, "b": 3, "c": 0}
+        conditions = {each.part for each in stage.replicas[0].conditions.now()}
+        assert "quota" in conditions
+
+
+async def test_the_rate_of_each_relay_is_kept_over_two_replicas(stage: Stage) -> None:
+    rates = {"fast": Allowance(letters=100, period=1.0), "slow": Allowance(letters=20, period=1.0)}
+    seconds = 2.0
+    async with stage.running(plan(**rates), replicas=2) as queue:
+        await queue.insert([letter(n, route="news" if n % 2 else "default") for n in range(800)])
+        await until(lambda: all(stage.sent()[each] for each in "ab"))
+        before, began = stage.sent(), time.monotonic()
+        await asyncio.sleep(seconds)  # what is shown is what passes in a time
+        passed, after = time.monotonic() - began, stage.sent()
+        done = {name: after[name] - before[name] for name in "ab"}
+    assert done["b"] <= 100 * (passed + 1)
+    assert done["a"] <= 20 * (passed + 1)
+    # Each has its own: the faster one is not slowed down to the other's.
+    assert done["b"] > 2 * done["a"] > 0
