@@ -101,8 +101,9 @@ def _options(
 def run() -> None:
     """Run the service until SIGTERM, SIGHUP, Ctrl-C or `halt`.
 
-    Settings come from the environment, and from files in MAILSENDER_SECRETS_DIR; README lists them. The first
-    signal stops it in good order, a second one cuts that short. It logs to standard error.
+    Settings come from the environment, and from files in MAILSENDER_SECRETS_DIR; docs/reference/settings.md
+    lists them. The first signal stops it in good order, a second one cuts that short. It logs to standard
+    error.
     """
     settings = _settings()
     from mailsender.app import run_service  # noqa: PLC0415  brings in every client library
@@ -379,7 +380,7 @@ def schema(
 
 @app.command("settings-table", hidden=True)
 def settings_table() -> None:
-    """Print the table of settings as README shows it."""
+    """Print the table of settings as docs/reference/settings.md shows it."""
     from mailsender.settings.environment import table  # noqa: PLC0415  pydantic takes a while to import
 
     typer.echo("| setting | default | takes | meaning |\n| --- | --- | --- | --- |")

@@ -28,7 +28,3 @@ def test_each_row_says_what_moves_the_bound_and_what_lies_beyond(row: list[str])
     named = re.findall(r"`([A-Z_]+)`", setting)
     assert [name for name in named if name not in SETTINGS] == []
     assert named or setting == "fixed"
-
-
-def test_readme_leads_to_it() -> None:
-    assert "docs/limits.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,82 +1,94 @@
-"""README says what the code does: its settings, its endpoints, its log events."""
+"""README is a door: short, and what it names is there."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from unittest.mock import create_autospec
 
-import typer
-from typer.core import TyperGroup
-from typer.testing import CliRunner
+import pytest
 
-from mailsender.cli.app import app
-from mailsender.cli.help import STATUSES
-from mailsender.web.app import make_app
-from mailsender.web.operations import Operations
+from mailsender.intake.schema import LetterIn
+from mailsender.reports.model import RecipientReport, Report
+from mailsender.settings.environment import table
 
 ROOT = Path(__file__).parents[2]
-README, PACKAGE = ROOT / "README.md", ROOT / "mailsender"
-BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LONGEST = 150
+
+HERE = (ROOT / "Makefile").exists()
+"""Where the compiled form is tested there is no checkout around it."""
 
 
-def test_the_table_of_settings_is_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
-    shown = text.partition(BEGIN)[2].partition(END)[0].strip()
-    made = CliRunner().invoke(app, ["settings-table"]).stdout.strip()
-    assert shown == made, "run `mailsender settings-table` and put what it prints between the two markers"
+def links(text: str) -> list[str]:
+    """The targets of links that lead to other files of the repository."""
+    found = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [target.partition("#")[0] for target in found if "://" not in target]
 
 
-def test_the_events_it_explains_are_those_of_the_code() -> None:
-    table = README.read_text(encoding="utf-8").partition("## Logs")[2]
-    explained = {
-        name
-        for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", row)
-    }
-    source = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
-    everything = "".join(source.values())
-    assert explained
-    assert [name for name in sorted(explained) if f'"{name}"' not in everything] == []
-    written = {
-        name
-        for path, text in source.items()
-        if "dev" not in path.parts
-        for call in re.findall(r"log\w*\.(?:info|warning|error|critical)\(\s*([^,)]+)", text)
-        for name in re.findall(r'"([a-z_]+)"', call)
-    }
-    assert len(written) > 60
-    assert sorted(written - explained) == [], "events at info or above that the table does not explain"
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= LONGEST
 
 
-def test_it_names_every_endpoint() -> None:
-    text = README.read_text(encoding="utf-8")
-    application = make_app(create_autospec(Operations), api_key="", max_bytes=1000, timeout=1)
-    routes = {
-        (route.method, route.resource.canonical) for route in application.router.routes() if route.resource
-    }
-    paths = {f"`{method} {path}`" for method, path in routes if method != "HEAD"}
-    assert [path for path in sorted(paths) if f"| {path} |" not in text] == []
+def test_the_settings_it_names_have_the_defaults_it_names() -> None:
+    known = {row.name: row for row in table()}
+    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \| ([^|]+) \|", TEXT, re.MULTILINE)
+    named = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    assert 10 <= len(named) <= 14
+    assert sorted(named.keys() - known.keys()) == []
+    assert {row.name for row in table() if row.default == "required"} <= named.keys()
+    for name, default in named.items():
+        real = known[name].default or "none"
+        assert default.strip("`") in {real.strip("`"), real.replace("the names below", "other names")}, name
 
 
-def test_it_names_every_command_and_every_exit_status() -> None:
-    text = README.read_text(encoding="utf-8").partition("## Command line")[2].partition("\n## ")[0]
-    shown = CliRunner().invoke(app, ["--help"]).stdout
-    commands = re.findall(r"^  ([a-z]+)  +[A-Z]", shown, re.MULTILINE)
-    assert len(commands) == len(set(commands)) > 7
-    assert [name for name in commands if f"| `mailsender {name}" not in text] == []
-    statuses = {code for rows in STATUSES.values() for code, _ in rows}
-    assert set(re.findall(r"^\| (\d+) \|", text, re.MULTILINE)) == statuses
+def test_its_batch_is_one_and_its_report_has_fields_that_reports_have() -> None:
+    batch, report = (json.loads(each) for each in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL))
+    for letter in batch:
+        LetterIn.model_validate(letter)
+    assert report.keys() <= Report.model_fields.keys()
+    for recipient in report["Recipients"]:
+        assert recipient.keys() <= RecipientReport.model_fields.keys()
+    assert [each["Address"] for each in report["Recipients"]] == batch[0]["Addresses"]
+    assert report["Token"] == batch[0]["Token"]
 
 
-def test_every_command_with_a_document_for_programs_is_explained() -> None:
-    text = README.read_text(encoding="utf-8").partition("## Command line")[2].partition("\n## ")[0]
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    able = {
-        name
-        for name, command in group.commands.items()
-        if any("--json" in parameter.opts for parameter in command.params)
-    }
-    assert set(re.findall(r"`(\w+) --json`", text)) == able
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page.read_text(encoding="utf-8")):
+        if HERE or (page.parent / target).resolve().is_relative_to((ROOT / "docs").resolve()):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_found_from_it() -> None:
+    """By links alone, over as many pages as it takes."""
+    docs = (ROOT / "docs").resolve()
+    seen: set[Path] = set()
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop().resolve()
+        if page in seen:
+            continue
+        seen.add(page)
+        for target in links(page.read_text(encoding="utf-8")):
+            found = (page.parent / target).resolve()
+            if found.is_dir():
+                ahead += found.glob("*.md")
+            elif found.suffix == ".md" and found.exists():
+                ahead.append(found)
+    assert sorted({each.resolve() for each in docs.rglob("*.md")} - seen) == []
+
+
+@pytest.mark.skipif(not HERE, reason="there is no checkout around the compiled form")
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    below = [ROOT, ROOT / "mailsender", ROOT / "proof", ROOT / "proof" / "experiments"]
+    named = set(re.findall(r"`([\w./-]+(?:\.py|\.md|/))`|(?=(tests/[\w/.]+\.py))", text))
+    named = {name for pair in named for name in pair if name}
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not any((each / name).exists() for each in below)] == []
+    for target in links(text):
+        assert (ROOT / target).exists(), target
