@@ -270,3 +270,19 @@ def test_every_command_with_a_document_for_programs_is_explained() -> None:
         if any("--json" in parameter.opts for parameter in command.params)
     }
     assert set(re.findall(r"`(\w+) --json`", page("cli.md"))) == able
+
+
+CHECK = "".join(
+    path.read_text(encoding="utf-8")
+    for path in (*sorted((PACKAGE / "check").glob("*.py")), PACKAGE / "queue" / "mongo" / "client.py")
+)
+
+
+def test_what_check_is_said_to_say_it_says() -> None:
+    shown = re.findall(r"`((?:warning|error) [^`]+)`", section("cli.md", "What `check` finds"))
+    assert len(shown) > 25
+    for line in shown:
+        found = re.fullmatch(r"\w+ (?:settings|kafka|mongodb|(?:topic|group|relay) …):? (.+)", line)
+        assert found, line
+        for words in re.split(r"…|=", found[1]):
+            assert words.strip(" :,;") in CHECK, line
