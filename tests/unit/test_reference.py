@@ -23,6 +23,7 @@ from mailsender.intake.schema import LetterIn
 from mailsender.model.letter import Phase
 from mailsender.reports.model import Reason, RecipientReport, Report
 from mailsender.web.app import make_app
+from mailsender.web.models import StatusView
 from mailsender.web.operations import Operations
 
 ROOT = Path(__file__).parents[2]
@@ -185,9 +186,31 @@ def test_its_endpoints_are_those_of_the_service() -> None:
         if route.resource and route.method != "HEAD"
     }
     assert len(routes) > 7
-    shown = first_cells(page("http.md"))
+    shown = first_cells(section("http.md", "Requests"))
     assert len(shown) == len(set(shown))
     assert set(shown) == routes
+
+
+def reasons(path: Path) -> Iterator[str]:
+    """The words for programs of the errors that a module makes."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call):
+            name = ast.unparse(call.func)
+            given = [each.value for each in call.keywords if each.arg == "reason"]
+            if name == "Refused":
+                given = call.args[:1]
+            if name in {"ProblemError", "away", "Refused"}:
+                yield from (each.value for each in given if isinstance(each, ast.Constant))  # type: ignore[misc]
+
+
+def test_the_reasons_of_errors_are_those_that_are_given() -> None:
+    modules = [*sorted((PACKAGE / "web").glob("*.py")), *sorted((PACKAGE / "admin").glob("*.py"))]
+    given = {reason for path in modules for reason in reasons(path)}
+    assert len(given) > 12
+    states = set(get_args(StatusView.model_fields["state"].annotation)) - {"running"}
+    shown = first_cells(section("http.md", "Errors"))
+    assert len(shown) == len(set(shown))
+    assert set(shown) == given | states
 
 
 # --- topics --------------------------------------------------------------------------------------
