@@ -111,7 +111,12 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
     """The queue and the slots: in MongoDB over one client, or in memory."""
     if settings.in_memory:
         return MemoryQueue(clock), MemorySlotStore(clock)
-    client = connect(settings.mongo_uri, timeout=settings.mongodb_timeout, app_name="mailsender")
+    client = connect(
+        settings.mongo_uri,
+        timeout=settings.mongodb_timeout,
+        app_name="mailsender",
+        driver=settings.mongodb_driver,
+    )
     database, collection = settings.mongodb_base_name, settings.mongodb_collection
     queue = MongoQueue(
         client,

@@ -289,6 +289,10 @@ class Settings(BaseSettings):
         le=_DAY,
         shown="60s",
     )
+    mongodb_driver: Literal["motor", "pymongo"] = _field(
+        "motor",
+        "Client library: `pymongo` is PyMongo's own asyncio client; Motor's upkeep ended in May 2026.",
+    )
     mongodb_timeout: Duration = _field(10.0, "Deadline of every operation.", ge=0.5, le=3600, shown="10s")
     queue_max_letters: int = _field(
         1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0, le=MOST

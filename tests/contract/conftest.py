@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from pymongo import AsyncMongoClient
 
 from mailsender.model.letter import (
     Answer,
@@ -25,7 +24,7 @@ from mailsender.model.letter import (
 )
 from mailsender.model.ports import Queue, SystemClock
 from mailsender.queue.memory import MemoryQueue
-from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.client import Driver, connect
 from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
@@ -128,10 +127,8 @@ async def client(backend: str, request: pytest.FixtureRequest) -> AsyncIterator[
         yield None
         return
     uri = request.getfixturevalue("mongod").uri
-    if backend == "mongo-motor":
-        made: Any = connect(uri, timeout=10.0, app_name="contract")
-    else:
-        made = AsyncMongoClient(uri, timeoutMS=10_000)
+    driver: Driver = "motor" if backend == "mongo-motor" else "pymongo"
+    made = connect(uri, timeout=10.0, app_name="contract", driver=driver)
     yield made
     await close(made)
 

@@ -6,7 +6,6 @@ import re
 
 import pytest
 from bson.errors import InvalidDocument
-from pymongo import AsyncMongoClient
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -46,13 +45,10 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 @pytest.mark.asyncio
-async def test_no_connection_string_takes_a_promise_back(
-    options: str, driver: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_connection_string_takes_a_promise_back(options: str, driver: mongo.Driver) -> None:
     """Reads that decide ask the primary, and what was acknowledged a majority has."""
-    if driver == "pymongo":
-        monkeypatch.setattr(mongo, "Driver", AsyncMongoClient)
-    client = mongo.connect(f"mongodb://127.0.0.1:1/?{options}", timeout=7.0, app_name="unit")
+    uri = f"mongodb://127.0.0.1:1/?{options}"
+    client = mongo.connect(uri, timeout=7.0, app_name="unit", driver=driver)
     letters = mongo.durable(client, "mts", "letters", 7.0)
     assert letters.read_preference == ReadPreference.PRIMARY
     assert letters.read_concern == ReadConcern("local")

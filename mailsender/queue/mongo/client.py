@@ -1,7 +1,7 @@
 """MongoDB: the connection, its errors in our words, and an estimate of its clock.
 
-The driver is named in one line of this file. Everything that uses it keeps to the calls that Motor and
-PyMongo's own `AsyncMongoClient` share, so that moving to the latter changes that line alone.
+The driver is chosen in `connect`. Everything that uses it keeps to the calls that Motor and PyMongo's own
+`AsyncMongoClient` share.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorClient as Driver
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -149,8 +148,22 @@ _CODE = re.compile(r"'code': ([0-9]{1,9})")
 _BRIEF = re.compile(r" \(configured timeouts|, Timeout: |, full error: ")
 
 
-def connect(uri: str, *, timeout: float, app_name: str) -> Client:
-    """A client for `uri` whose operations end within `timeout` seconds; nothing is sent yet.
+Driver: TypeAlias = Literal["motor", "pymongo"]
+
+
+def _driver(name: Driver) -> Callable[..., Client]:
+    """The class of its clients. The other driver is not even loaded."""
+    if name == "pymongo":
+        from pymongo import AsyncMongoClient  # noqa: PLC0415  as said
+
+        return AsyncMongoClient
+    from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415  as said
+
+    return AsyncIOMotorClient
+
+
+def connect(uri: str, *, timeout: float, app_name: str, driver: Driver = "motor") -> Client:
+    """A client of `driver` for `uri` whose operations end within `timeout` seconds; nothing is sent yet.
 
     Writes are acknowledged by a majority and journaled, whatever `uri` says; `durable` pins the reads.
 
@@ -159,7 +172,7 @@ def connect(uri: str, *, timeout: float, app_name: str) -> Client:
     """
     milliseconds = int(timeout * 1000)
     try:
-        return Driver(
+        return _driver(driver)(
             uri,
             appname=app_name,
             timeoutMS=milliseconds,
