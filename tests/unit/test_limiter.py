@@ -1,297 +1,272 @@
-"""Slots: the promise that no period ever holds too many (P5), against random schedules."""
-
 from __future__ import annotations
 
-import heapq
-import random
-from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mailsender.ratelimit import gcra as limiter
+from mailsender.model.ports import SystemClock, Unavailable
 from mailsender.ratelimit.gcra import (
-    AGREEMENT,
-    AHEAD,
-    MIN_LIFE,
     UNLIMITED,
     Allowance,
     Cursor,
     SlotGrant,
     SlotRequest,
-    day_bounds,
     give_back,
     grant_of,
     take,
 )
-
-NOON = datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()
+from mailsender.ratelimit.limiter import Limiter, NoSlots
+from mailsender.ratelimit.memory import MemorySlotStore
+from tests.clocks import ManualClock
+from tests.dispatching import until
 
 
 class Store:
-    """The shared cursor behind a slow network, with a clock whose readings jump about."""
+    """A slot store on the test's clock that notes what it was asked."""
 
-    def __init__(self, allowance: Allowance, chance: random.Random, wobble: float) -> None:
-        self.allowance = allowance
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
         self.cursor = Cursor()
-        self._chance = chance
-        self._wobble = wobble
+        self.asked: list[int] = []
+        self.returned = 0
+        self.away = False
 
-    def lease(self, asked: float, want: int, member: str = "") -> SlotGrant:
-        """What a replica gets that asks at `asked` by the true time, which is its monotonic clock, too."""
-        reached = asked + self._latency()
-        # Readings lie within AGREEMENT of each other; the next may well be earlier than this one.
-        now = reached + self._chance.uniform(-self._wobble, 0)
-        answered = reached + self._latency()
-        request = SlotRequest(want=want, allowance=self.allowance, member=member)
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        if self.away:
+            raise Unavailable("away")
+        self.asked.append(request.want)
+        now = self.clock.epoch()
         self.cursor, first, count = take(self.cursor, now, request)
+        local = self.clock.monotonic()
         return grant_of(
             cursor=self.cursor,
             first=first,
             count=count,
             now=now,
             request=request,
-            asked=asked,
-            answered=answered,
+            asked=local,
+            answered=local,
         )
 
-    def _latency(self) -> float:
-        return self._chance.choice([0.0, 0.0005, 0.002, 0.03])
+    async def give_back(self, grant: SlotGrant, unspent: int) -> None:
+        self.returned += unspent
+        self.cursor = give_back(self.cursor, grant, unspent)
 
 
-def spends(allowance: Allowance, *, seed: int, replicas: int, length: float, wobble: float) -> list[float]:
-    """When transactions begin: replicas that hurry or dawdle, idle, die, and give slots back."""
-    chance = random.Random(seed)
-    store = Store(allowance, chance, wobble)
-    begun: list[float] = []
-    turns = [(NOON + chance.uniform(0, allowance.period), number) for number in range(replicas)]
-    heapq.heapify(turns)
-    while turns:
-        now, number = heapq.heappop(turns)
-        if now > NOON + length:
-            continue
-        grant = store.lease(now, chance.choice([1, 2, 5, 50]), chance.choice(["", str(number)]))
-        awake = grant.answered + max(0.0, grant.again)
-        fate = chance.random()
-        if fate < 0.05:
-            # It dies with its slots in hand, and comes back.
-            awake += chance.uniform(0, allowance.period)
-        elif grant.count:
-            spent = chance.randint(0, grant.count) if fate < 0.2 else grant.count
-            begun += _spend(grant, spent, chance)
-            awake = max([awake, *begun[-1:]]) if spent else awake
-            if spent < grant.count:
-                store.cursor = give_back(store.cursor, grant, grant.count - spent)
-        if fate > 0.9:
-            awake += chance.uniform(0, 2 * allowance.period)
-        heapq.heappush(turns, (max(awake, now + allowance.step / 10), number))
-    return sorted(begun)
+def gate_of(clock: ManualClock, store: Store, *, backlog: int = 0, **allowance: int) -> Limiter:
+    wish = Allowance(**{"letters": 10, "period": 1.0, **allowance})  # type: ignore[arg-type]
+    return Limiter(store, wish, clock, backlog=lambda: backlog)
 
 
-def _spend(grant: SlotGrant, count: int, chance: random.Random) -> Iterator[float]:
-    for index in range(count):
-        earliest, latest = max(grant.earliest(index), grant.answered), grant.latest(index)
-        if earliest < latest:
-            # At once, at the last moment, or anywhere between.
-            yield chance.choice([earliest, latest - 1e-9, chance.uniform(earliest, latest)])
+@asynccontextmanager
+async def running(*gates: Limiter) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    runners = [asyncio.create_task(gate.run(stop)) for gate in gates]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*runners)
 
 
-def most_in_a_period(begun: list[float], period: float) -> int:
-    """The most spends in any window [t, t + period)."""
-    most = start = 0
-    for end, time in enumerate(begun):
-        while begun[start] <= time - period:
-            start += 1
-        most = max(most, end - start + 1)
-    return most
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    letters=st.integers(1, 60),
-    period=st.sampled_from([0.1, 0.5, 1.0, 5.0, 60.0]),
-    burst=st.integers(1, 80),
-    replicas=st.integers(1, 5),
-    wobble=st.sampled_from([0.0, 0.01, AGREEMENT]),
-    seed=st.integers(0, 2**32),
-)
-def test_no_period_holds_too_many(
-    letters: int, period: float, burst: int, replicas: int, wobble: float, seed: int
-) -> None:
-    allowance = Allowance(letters=letters, period=period, burst=burst)
-    begun = spends(allowance, seed=seed, replicas=replicas, length=12 * period, wobble=wobble)
-    assert most_in_a_period(begun, period) <= letters + burst
+@pytest.mark.asyncio
+async def test_without_a_rate_nothing_is_leased() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, letters=0)
+    assert await gate.acquire() is UNLIMITED
+    assert store.asked == []
 
 
-def test_the_search_finds_a_limiter_that_is_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The property above is no proof unless its schedules catch slots that trust the clock."""
-    monkeypatch.setattr(limiter, "AGREEMENT", 0.0)
-    allowance = Allowance(letters=40, period=0.5, burst=5)
-    worst = max(
-        most_in_a_period(spends(allowance, seed=seed, replicas=4, length=6, wobble=0.05), 0.5)
-        for seed in range(50)
+@pytest.mark.asyncio
+async def test_waiters_get_slots_in_order_from_one_lease() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=2)
+    async with running(gate):
+        waiters = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+        slots = await asyncio.gather(*waiters)
+        assert [slot.earliest for slot in slots] == sorted(slot.earliest for slot in slots)
+        assert len({slot.earliest for slot in slots}) == 3
+        assert store.asked == [5]
+        extra = await gate.acquire()
+        assert extra.earliest > slots[-1].earliest
+        assert store.asked == [5]
+
+
+@pytest.mark.asyncio
+async def test_a_slot_that_lapsed_in_the_buffer_is_not_handed_out() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=3)
+    async with running(gate):
+        await gate.acquire()
+        clock.forward(60)
+        slot = await gate.acquire()
+        assert slot.latest > clock.monotonic()
+        assert gate.lapsed >= 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_left_goes_back() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, backlog=4)
+    async with running(gate):
+        first = await gate.acquire()
+    await gate.close()
+    assert store.returned == 4
+    assert store.cursor.next == pytest.approx(
+        first.earliest + gate.allowance.step - clock.monotonic() + clock.epoch()
     )
-    assert worst > allowance.letters + allowance.burst
 
 
-def test_a_busy_replica_reaches_the_rate() -> None:
-    allowance = Allowance(letters=50, period=1.0, burst=10)
-    cursor, granted = Cursor(), 0
-    for tick in range(1000):
-        request = SlotRequest(want=50, allowance=allowance)
-        cursor, _, count = take(cursor, NOON + tick / 100, request)
-        granted += count
-    assert granted / 10 == pytest.approx(50, rel=0.25)
-    assert allowance.rate == pytest.approx(50)
+@pytest.mark.asyncio
+async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, quota=2)
+    async with running(gate):
+        await gate.acquire()
+        await gate.acquire()
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        assert gate.exhausted_until is not None
+        assert gate.exhausted_until > clock.epoch()
+        with pytest.raises(NoSlots):
+            await gate.acquire()
 
 
-@pytest.mark.parametrize(
-    ("letters", "period", "burst"), [(5, 5.0, 1), (5, 5.0, 5), (14, 1.0, 1), (300, 1.0, 100)]
-)
-@pytest.mark.parametrize("replicas", [1, 2, 5])
-def test_who_shares_a_rate_gets_all_of_it_and_as_much_as_the_others(
-    letters: int, period: float, burst: int, replicas: int
+@pytest.mark.asyncio
+async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    gate, other = gate_of(clock, store, quota=3), gate_of(clock, store, quota=3)
+    assert gate.used_today is None
+    async with running(gate, other):
+        await turns()
+        assert gate.used_today == 0
+        for _ in range(3):
+            await other.acquire()
+        await until(lambda: gate.exhausted_until is not None)
+        assert gate.used_today == 3
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        assert sum(store.asked) == 3, "to look takes no slot"
+
+
+@pytest.mark.asyncio
+async def test_a_gate_without_a_quota_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store)
+    async with running(gate):
+        await asyncio.sleep(0.02)  # nothing is to happen, and nothing tells
+        assert store.asked == []
+
+
+@pytest.mark.asyncio
+async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.RETRY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.away = True
+    gate = gate_of(clock, store, quota=3)
+    async with running(gate):
+        await turns()
+        assert (gate.used_today, gate.trouble) == (None, "away")
+        store.away = False
+        await until(lambda: gate.used_today is not None)
+        assert not gate.trouble
+
+
+@pytest.mark.asyncio
+async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each wants more than there is, and asks again when it is told to, or when its slots are handed out."""
-    allowance = Allowance(letters=letters, period=period, burst=burst)
-    store = Store(allowance, random.Random(1), 0.0)
-    length = max(60.0, 40 * period)
-    taken = Counter[str]()
-    turns = [(NOON + number / 1000, str(number)) for number in range(replicas)]
-    while turns:
-        now, name = heapq.heappop(turns)
-        if now > NOON + length:
-            continue
-        grant = store.lease(now, 1000, name)
-        taken[name] += grant.count
-        if replicas == 1 and not grant.count:
-            assert now + grant.again <= store.cursor.next - AHEAD + 0.02, "nobody waits for nobody"
-        heapq.heappush(turns, (max(now + 0.01, now + grant.again), name))
-    assert sum(taken.values()) >= 0.9 * allowance.rate * length
-    assert max(taken.values()) < 2 * min(taken.values()), taken
+    monkeypatch.setattr("mailsender.ratelimit.limiter.RETRY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, quota=3)
+    async with running(gate):
+        await until(lambda: gate.used_today == 0)
+        store.away = True
+        await until(lambda: gate.trouble)
+        monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
+        store.away = False
+        await until(lambda: not gate.trouble)
 
 
-@pytest.mark.no_cover  # days of slots take three times as long when each line is counted
-@settings(max_examples=100, deadline=None)
-@given(quota=st.integers(1, 40), seed=st.integers(0, 2**32), days=st.integers(1, 3))
-def test_no_day_holds_more_than_the_quota(quota: int, seed: int, days: int) -> None:
-    zone = "America/New_York"
-    allowance = Allowance(letters=1, period=600.0, burst=3, quota=quota, timezone=zone)
-    begun = spends(allowance, seed=seed, replicas=3, length=days * 86400.0, wobble=0.0)
-    by_day = Counter(day_bounds(time, zone)[0] for time in begun)
-    assert all(count <= quota for count in by_day.values())
+@pytest.mark.asyncio
+async def test_while_the_store_s_clock_is_behind_nobody_looks_on_and_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.cursor = Cursor(next=clock.epoch() + 3600)
+    gate = gate_of(clock, store, quota=3)
+    async with running(gate):
+        await until(lambda: store.asked)
+        await asyncio.sleep(0.02)  # nothing is to happen, and nothing tells
+        assert store.asked == [0]
 
 
-@pytest.mark.parametrize(
-    ("zone", "moment", "start", "hours"),
-    [
-        ("Europe/Moscow", "2026-07-01T00:00+03:00", "2026-07-01T00:00+03:00", 24),
-        ("Europe/Moscow", "2026-06-30T23:59+03:00", "2026-06-30T00:00+03:00", 24),
-        ("Europe/Moscow", "2010-03-28T12:00+04:00", "2010-03-28T00:00+03:00", 23),
-        ("Europe/Moscow", "2014-10-26T12:00+03:00", "2014-10-26T00:00+04:00", 25),
-        ("America/New_York", "2026-03-08T12:00-04:00", "2026-03-08T00:00-05:00", 23),
-        ("America/New_York", "2026-11-01T01:30-05:00", "2026-11-01T00:00-04:00", 25),
-        ("America/New_York", "2026-11-01T01:30-04:00", "2026-11-01T00:00-04:00", 25),
-    ],
-)
-def test_days_are_those_of_the_zone(zone: str, moment: str, start: str, hours: int) -> None:
-    found_start, found_end = day_bounds(datetime.fromisoformat(moment).timestamp(), zone)
-    assert found_start == datetime.fromisoformat(start).timestamp()
-    assert found_end - found_start == hours * 3600
+@pytest.mark.asyncio
+@pytest.mark.parametrize("quiet", [0, 2], ids=["all hungry", "two want little"])
+async def test_replicas_share_a_rate_evenly_and_leave_nothing(quiet: int) -> None:
+    clock, rate = SystemClock(), 300
+    store = MemorySlotStore(clock)
+    taken = dict.fromkeys("abc", 0)
+    begins = clock.monotonic() + 1.5  # who came first has the first second's slots
+    ends = begins + 3.0
+
+    async def send(name: str, gate: Limiter) -> None:
+        while clock.monotonic() < ends:
+            slot = await gate.acquire()
+            await asyncio.sleep(max(0.0, slot.earliest - clock.monotonic()))
+            taken[name] += begins <= clock.monotonic() < ends
+            if name in "bc"[:quiet]:
+                await asyncio.sleep(0.5)
+
+    async with AsyncExitStack() as stack:
+        senders = []
+        for name in taken:
+            backlog = 0 if name in "bc"[:quiet] else 500
+            allowance = Allowance(letters=rate, period=1.0)
+            gate = Limiter(store, allowance, clock, backlog=lambda backlog=backlog: backlog, member=name)
+            await stack.enter_async_context(running(gate))
+            senders += [send(name, gate) for _ in range(1 if backlog == 0 else 5)]
+        await asyncio.gather(*senders)
+    assert sum(taken.values()) >= 0.85 * rate * 3
+    if not quiet:
+        assert max(taken.values()) < 2 * min(taken.values()), taken
+    else:
+        assert taken["a"] > 0.75 * rate * 3, f"what the others do not want is not lost: {taken}"
 
 
-def test_slots_end_with_the_day_and_the_quota_begins_anew() -> None:
-    allowance = Allowance(letters=0, period=1.0, quota=10)
-    midnight = datetime(2026, 1, 6, tzinfo=UTC).timestamp()
-    request = SlotRequest(want=6, allowance=allowance)
-    before, first, count = take(Cursor(), midnight - 0.5, request)
-    assert count == 6
-    grant = _grant(before, first, count, midnight - 0.5, request)
-    assert all(grant.latest(index) <= grant.asked + 0.5 for index in range(count))
-    used_up, first, count = take(before, midnight - 0.4, request)
-    assert count == 4
-    nothing, first, count = take(used_up, midnight - 0.1, request)
-    grant = _grant(nothing, first, count, midnight - 0.1, request)
-    assert (count, grant.exhausted) == (0, True)
-    assert grant.again == pytest.approx(0.1)
-    _, _, count = take(nothing, midnight + 0.1, request)
-    assert count == 6
-
-
-def test_a_clock_that_was_set_back_is_told() -> None:
-    request = SlotRequest(want=1, allowance=Allowance(letters=1, period=1.0))
-    cursor, _, _ = take(Cursor(), NOON, request)
-    cursor, first, count = take(cursor, NOON - 3600, request)
-    grant = _grant(cursor, first, count, NOON - 3600, request)
-    assert (count, grant.stepped_back, grant.again) == (0, True, 60.0)
-
-
-def test_a_replica_of_a_lower_rate_is_no_clock_that_was_set_back() -> None:
-    slow = SlotRequest(want=9, allowance=Allowance(letters=1, period=10.0), member="a")
-    fast = SlotRequest(want=9, allowance=Allowance(letters=20, period=1.0), member="b")
-    cursor, _, _ = take(Cursor(), NOON, slow)
-    cursor, first, count = take(cursor, NOON + 0.1, fast)
-    assert (count, _grant(cursor, first, count, NOON + 0.1, fast).stepped_back) == (0, False)
-    cursor, first, count = take(cursor, NOON - 3600, slow)
-    assert (count, _grant(cursor, first, count, NOON - 3600, slow).stepped_back) == (0, True)
-
-
-def test_waiting_for_the_next_slot_is_no_step_back() -> None:
-    request = SlotRequest(want=9, allowance=Allowance(letters=1, period=100.0))
-    cursor, _, _ = take(Cursor(), NOON, request)
-    cursor, first, count = take(cursor, NOON + 1, request)
-    grant = _grant(cursor, first, count, NOON + 1, request)
-    assert (count, grant.stepped_back, grant.exhausted) == (0, False, False)
-    # A hundred seconds after the first slot, which lay back by a part of its life, less what a lease
-    # reaches ahead and the second that has passed; never longer than a minute at once.
-    assert grant.again == pytest.approx(min(60.0, first - (NOON + 1) - AHEAD))
-
-
-def test_a_slot_is_good_within_its_life() -> None:
-    allowance = Allowance(letters=10, period=1.0, burst=10)
-    request = SlotRequest(want=3, allowance=allowance)
-    cursor, first, count = take(Cursor(), NOON, request)
-    grant = _grant(cursor, first, count, NOON, request, asked=5.0, answered=7.0)
-    # Asked at 5 and answered at 7: the store's clock may be up to two seconds further than we know.
-    assert grant.earliest(1) - grant.earliest(0) == pytest.approx(allowance.step)
-    assert grant.latest(0) - grant.earliest(0) == pytest.approx(allowance.life - 2.0)
-
-
-@pytest.mark.parametrize(
-    ("letters", "period", "burst", "life", "rate"),
-    [
-        (5, 5.0, 1, 1.0 - AGREEMENT, 1.0),
-        (1000, 1.0, 1, MIN_LIFE, 1001 / 1.1),
-        (1000, 1.0, 100, MIN_LIFE, 1000.0),
-        (100, 1.0, 50, 0.45, 100.0),
-    ],
-)
-def test_life_and_rate(letters: int, period: float, burst: int, life: float, rate: float) -> None:
-    allowance = Allowance(letters=letters, period=period, burst=burst)
-    assert allowance.life == pytest.approx(life)
-    assert allowance.rate == pytest.approx(rate)
-    assert not allowance.unlimited
-
-
-def test_without_a_rate() -> None:
-    assert Allowance(letters=0, period=5.0).unlimited
-    assert not Allowance(letters=0, period=5.0, quota=1).unlimited
-    assert UNLIMITED.good(-1e300)
-    assert UNLIMITED.good(1e300)
-
-
-def _grant(
-    cursor: Cursor,
-    first: float,
-    count: int,
-    now: float,
-    request: SlotRequest,
-    asked: float = 0.0,
-    answered: float = 0.0,
-) -> SlotGrant:
-    return grant_of(
-        cursor=cursor, first=first, count=count, now=now, request=request, asked=asked, answered=answered
-    )
+@pytest.mark.asyncio
+async def test_shutting_the_gate_tells_those_who_wait() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    store.away = True
+    gate = gate_of(clock, store)
+    async with running(gate):
+        waiter = asyncio.create_task(gate.acquire())
+        await turns()
+        assert gate.trouble == "away"
+        gate.shut()
+        with pytest.raises(NoSlots):
+            await waiter
+        with pytest.raises(NoSlots):
+            await gate.acquire()
