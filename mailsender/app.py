@@ -259,7 +259,7 @@ def _spare_the_collector() -> None:
     """Let the garbage collector leave alone what stays, and come less often.
 
     Letters hold no cycles: reference counts free them. With the defaults a tenth of the service's CPU time
-    went into looking for some among the thousands in hand.
+    went into looking for some among the thousands in flight.
     """
     gc.collect()
     gc.freeze()

@@ -2,8 +2,8 @@
 
 1. Not ready, `/post` refused: nobody sends us more while we stop.
 2. Intake ends its insert and commit and leaves the group: others get the partitions soonest.
-3. No more claims; what no worker has begun goes back, so that another replica can send it now.
-4. Workers finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
+3. No more claims; what no sender has begun goes back, so that another replica can send it now.
+4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
 5. Outcomes are settled: only then can nothing be sent twice.
 6. Reports are published and marked: they tell what step 5 made durable.
@@ -25,7 +25,7 @@ from mailsender.model.ports import Clock
 log = structlog.get_logger()
 
 RESERVE = 0.35
-"""The part of the time-out kept for settling and reporting when workers are cut."""
+"""The part of the time-out kept for settling and reporting when senders are cut."""
 
 HURRY = 5.0
 """Seconds that a second signal leaves to give letters back."""
@@ -63,7 +63,7 @@ class Deadline:
 
     @property
     def work_left(self) -> float:
-        """Seconds until workers are cut, so that their outcomes can still be written."""
+        """Seconds until senders are cut, so that their outcomes can still be written."""
         if self.hurried.is_set():
             return 0.0
         return max(0.0, self.left - RESERVE * self._timeout)

@@ -390,7 +390,7 @@ class Replica:
         self.dispatcher.stop_claiming()
         if not await deadline.bound(self.dispatcher.claimed_out, lambda: deadline.work_left / 2):
             unclean.append("a claim was not answered in time; others give back what it took")
-        step("workers")
+        step("senders")
         await deadline.bound(self.dispatcher.finish, lambda: deadline.work_left)
         step("settle")
         await self._return_lost(deadline)

@@ -25,7 +25,7 @@ def signals() -> list[signal.Signals]:
 
 
 def end_at_once() -> None:
-    """Let each of them end the process, as nothing is in hand yet, until others handle them."""
+    """Let each of them end the process, as nothing is in flight yet, until others handle them."""
     for number in signals():
         signal.signal(number, _end)
 

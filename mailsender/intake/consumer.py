@@ -54,7 +54,7 @@ SAID_AGAIN = 3600.0
 """Seconds after which it is said again."""
 
 BREATH = 64
-"""Letters decoded before the workers' sessions get a turn: about a millisecond of CPU time."""
+"""Letters decoded before the senders' sessions get a turn: about a millisecond of CPU time."""
 
 
 class Owner(Protocol):

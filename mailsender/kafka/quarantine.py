@@ -14,7 +14,7 @@ from mailsender.kafka.client import described
 log = structlog.get_logger()
 
 CHUNK = 64
-"""Records taken from a partition at once, between two looks at the bytes in hand."""
+"""Records taken from a partition at once, between two looks at the bytes in flight."""
 
 _ABOUT_A_RECORD = (UnsupportedCodecError, CorruptRecordException, RecordTooLargeError)
 

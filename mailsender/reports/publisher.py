@@ -123,7 +123,7 @@ class Reporter:
         self._failing = False
         self._running = False
         self._ended = False
-        self._swept: set[str] = set()  # of those in hand
+        self._swept: set[str] = set()  # of those in flight
         self._swept_out = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
@@ -234,7 +234,7 @@ class Reporter:
         await asyncio.gather(changed, return_exceptions=True)
 
     async def _flush(self) -> None:
-        """Publish and mark what is in hand; a failure is tried again until the deadline."""
+        """Publish and mark what is in flight; a failure is tried again until the deadline."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.stop_timeout):
                 while self._left():
@@ -452,7 +452,7 @@ class Reporter:
         return bool(taken) and taken + letter.size > self._config.max_bytes
 
     def _room_taken(self) -> int:
-        """Bytes of the letters in hand, but for those that were put off, which have a bound of their own."""
+        """Bytes of letters in flight, but for those that were put off, which have a bound of their own."""
         return self._bytes - self._put_off_bytes
 
     def _take(self, letter: Letter) -> None:

@@ -1,4 +1,4 @@
-"""Refusals whose meaning is not known yet: kept in hand until the relay's next answers tell."""
+"""Refusals whose meaning is not known yet: kept in flight until the relay's next answers tell."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 BATCH = 500
-"""Letters in one round trip; a process has about as many in hand."""
+"""Letters in one round trip; a process has about as many in flight."""
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 """Seconds between tries while MongoDB is away."""

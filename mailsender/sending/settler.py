@@ -32,7 +32,7 @@ GATHER_NOTED = 0.15
 although its outcome waited longer. Only whoever loses the machine loses the notes, too."""
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""Bytes of letters whose outcomes wait, from which a write is due as well: they count as in hand, and a few
+"""Bytes of letters whose outcomes wait, from which a write is due as well: they count as in flight, and a few
 large ones must not keep others out while they wait for company."""
 
 UNSETTLED = 1000
@@ -168,7 +168,7 @@ class Settler:
         return True
 
     async def settle_now(self, settlements: Sequence[Settlement]) -> frozenset[str]:
-        """Write outcomes that were never in hand, however long it takes; returns the late ones' IDs.
+        """Write outcomes that were never in flight, however long it takes; returns the late ones' IDs.
 
         What is final is handed on once `run` runs.
         """
@@ -179,7 +179,7 @@ class Settler:
         return late
 
     async def release_now(self, token: str, ids: Sequence[str]) -> None:
-        """Give back letters that were never in hand, however long it takes."""
+        """Give back letters that were never in flight, however long it takes."""
         released = await self._give_back(token, ids)
         self.tally.released += released
 
@@ -231,7 +231,7 @@ class Settler:
         del self._settlements[: len(batch)]
         self._waiting_bytes -= sum(each.letter.size for each in batch)
         self._let_in()
-        # A letter that came back to us meanwhile is in hand under another token.
+        # A letter that came back to us meanwhile is in flight under another token.
         in_flight = self._in_flight
         ended = [s.letter.id for s in batch if in_flight.token(s.letter.id) == s.token]
         in_flight.drop([each for each in ended if each not in self._unwritten])
@@ -328,7 +328,7 @@ class Settler:
                 "outcome_not_written",
                 letter=letter_id,
                 error=fault,
-                action="the letter is kept in hand and not sent again; tried again every minute",
+                action="the letter is kept in flight and not sent again; tried again every minute",
                 check="whether a rule of the collection refuses it",
             )
         self._unwritten[letter_id] = settlement

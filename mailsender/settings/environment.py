@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         "`auto`: commands go ahead of their replies where the relay offers it and it works; `off`: never.",
     )
     smtp_max_senders: int = _field(
-        5, "Worker tasks, each with its own session.", original=True, ge=1, le=1000
+        5, "Sessions with the relay at once, at most.", original=True, ge=1, le=1000
     )
     smtp_max_letters_per_session: int = _field(
         1000, "Transactions after which a session is opened anew; 0 = no limit.", ge=0, le=MOST

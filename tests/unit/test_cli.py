@@ -75,7 +75,7 @@ class Played:
         raise NotImplementedError
 
     def begin_drain(self) -> Mapping[str, Any]:
-        return {"draining": True, "step": "workers", "in_hand": 4, "unclean": []}
+        return {"draining": True, "step": "senders", "in_hand": 4, "unclean": []}
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_for_programs_the_services_own_answer_is_printed(
     if name == "status":
         assert found["queue"]["awaiting"] == 12345
     elif name == "halt":
-        assert found == {"draining": True, "step": "workers", "in_hand": 4, "unclean": []}
+        assert found == {"draining": True, "step": "senders", "in_hand": 4, "unclean": []}
     else:
         wanted = {"topic": "mts-to-mailsender", "partition": 3, "offset": 7, "ids": [ID, ID[::-1]]}
         assert found == wanted
@@ -321,7 +321,7 @@ def test_the_health_of_a_service_that_is_not_ready(command: Command, played: tup
 
 def test_halt_says_how_far_it_is(command: Command, played: tuple[Played, str]) -> None:
     result = command("halt", "--url", played[1], "--key", KEY)
-    assert (result.exit_code, result.stdout) == (0, "draining: step workers, in_hand 4\n")
+    assert (result.exit_code, result.stdout) == (0, "draining: step senders, in_hand 4\n")
 
 
 def test_the_embedded_stacks_service_is_found(

@@ -36,8 +36,8 @@ from mailsender.web.app import make_app
 from mailsender.web.endpoints import ENDPOINTS, FILES
 from mailsender.web.operations import BadBatch, Posted, Refused
 from tests.clocks import ManualClock
-from tests.unit.test_web import KEY, Flaw, Played, raises, raw, serving
 from tests.unit.test_batch import GOOD, finished, read
+from tests.unit.test_web import KEY, Flaw, Played, raises, raw, serving
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "mailsender" / "web" / "swagger-ui"

@@ -92,7 +92,7 @@ class Played:
     def begin_drain(self) -> Mapping[str, Any]:
         self.drains += 1
         self.state = "draining"
-        return {"state": self.state, "step": "intake" if self.drains == 1 else "workers"}
+        return {"state": self.state, "step": "intake" if self.drains == 1 else "senders"}
 
 
 @dataclass
@@ -405,7 +405,7 @@ async def test_halt_drains_and_a_second_call_says_how_far_it_is() -> None:
         first = await client.ask("POST", "/halt")
         second = await client.ask("POST", "/halt")
     assert (first[0], json.loads(first[2])) == (200, {"state": "draining", "step": "intake"})
-    assert (second[0], json.loads(second[2])) == (200, {"state": "draining", "step": "workers"})
+    assert (second[0], json.loads(second[2])) == (200, {"state": "draining", "step": "senders"})
 
 
 @pytest.mark.asyncio
