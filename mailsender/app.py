@@ -19,8 +19,8 @@ import structlog
 
 from mailsender import __version__, stopping
 from mailsender.admin.operations import ReplicaOperations
-from mailsender.journal import record as notes
-from mailsender.journal.port import NoNotes, Notes
+from mailsender.journal.port import Journal, NoJournal
+from mailsender.journal.record import place_of
 from mailsender.kafka.client import OURS, KafkaConfig
 from mailsender.kafka.consumer import KafkaSource
 from mailsender.kafka.producer import KafkaSink
@@ -64,7 +64,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     """The real parts, not yet opened.
 
     Raises:
-        Rejected: a connection string cannot be read, or notes cannot be kept where they are wanted.
+        Rejected: a connection string cannot be read, or no journal can be kept where it is wanted.
     """
     queue, slots = build_store(settings, clock)
     kafka = kafka_config(settings)
@@ -73,25 +73,25 @@ def build(settings: Settings, clock: Clock) -> Parts:
         source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
         sink=KafkaSink(kafka),
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
-        notes=build_notes(settings),
+        journal=build_journal(settings),
     )
 
 
-def build_notes(settings: Settings) -> Notes:
-    """Where notes for the next start are kept, if anywhere; those of a queue in memory would be of no use.
+def build_journal(settings: Settings) -> Journal:
+    """The journal for the next start, if one is kept; that of a queue in memory would be of no use.
 
     Raises:
         Rejected: one line that names the setting.
     """
     if not settings.mailsender_state_dir or settings.in_memory:
-        return NoNotes()
+        return NoJournal()
     try:
-        from mailsender.journal.journal import FileRecorder  # noqa: PLC0415  Windows has no such locks
+        from mailsender.journal.journal import FileJournal  # noqa: PLC0415  Windows has no such locks
     except ImportError:
-        raise Rejected("MAILSENDER_STATE_DIR: this system lacks the locks that notes need") from None
-    # A pod's name and a machine's stay over a restart. With the host's name in them, notes on a disk that
-    # hosts share are never taken from a living process whose lock cannot be seen from here.
-    place = notes.place(
+        raise Rejected("MAILSENDER_STATE_DIR: this system lacks the locks that a journal needs") from None
+    # A pod's name and a machine's stay over a restart. With the host's name in it, the journal of a living
+    # process whose lock cannot be seen from here is never taken from a disk that hosts share.
+    place = place_of(
         [
             socket.gethostname(),
             *settings.mongo_hosts,
@@ -99,12 +99,12 @@ def build_notes(settings: Settings) -> Notes:
             settings.mongodb_collection,
         ]
     )
-    recorder = FileRecorder(Path(settings.mailsender_state_dir), place)
+    directory = Path(settings.mailsender_state_dir)
     try:
-        recorder.prepare()
-    except Rejected as error:
-        raise Rejected(f"MAILSENDER_STATE_DIR: {error}") from error
-    return recorder
+        return FileJournal(directory, place)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
 def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:

@@ -17,7 +17,7 @@ from mailsender import __version__
 from mailsender.drain import Deadline, Progress
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
-from mailsender.journal.port import NoNotes, Notes
+from mailsender.journal.port import Journal, NoJournal
 from mailsender.message.compose import Composer
 from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Transport, Unavailable
 from mailsender.observe.condition import Condition, Conditions
@@ -72,7 +72,7 @@ class Parts:
     source: RecordSource
     sink: RecordSink
     relays: Mapping[str, RelayParts]
-    notes: Notes = field(default_factory=NoNotes)
+    journal: Journal = field(default_factory=NoJournal)
 
 
 class Front(Protocol):
@@ -102,7 +102,7 @@ class Replica:
         self.started = clock.monotonic()
         self.queue_trouble = "not opened yet"
         self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
-        self.in_flight = InFlight(parts.notes)
+        self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
@@ -113,11 +113,11 @@ class Replica:
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
         self.recovery = Recovery(
             queue=parts.queue,
-            notes=parts.notes,
+            journal=parts.journal,
             settler=self.settler,
             composer=composer,
-            relay=self.relays[0],
             retry=self.routes[0].retry,
+            max_recipients=min(relay.policy.max_recipients for relay in self.relays),
             chance=chance,
         )
         self.dispatcher = Dispatcher(
@@ -202,7 +202,7 @@ class Replica:
             ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
             ("kafka", kafka),
             ("slots", slots),
-            ("notes", self.parts.notes.trouble),
+            ("journal", self.parts.journal.trouble),
         ):
             if text:
                 yield Condition(part=part, text=text)
@@ -369,12 +369,12 @@ class Replica:
             return False
         error = work.exception()
         if error is not None:
-            # Notes are advice; without them it is slower, but right.
+            # A journal is advice; without one it is slower, but right.
             log.error(
                 "recovery_failed",
                 error=type(error).__name__,
                 exc_info=error,
-                action="goes on without the notes; others give their letters back",
+                action="goes on without the journal; others give its letters back",
             )
         return True
 
@@ -462,7 +462,7 @@ class Replica:
             self._within(self.parts.sink.close(), limit, "producer"),
             self._within(self.parts.queue.close(), limit, "mongodb"),
         )
-        self.parts.notes.close()
+        self.parts.journal.close()
 
 
 def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:

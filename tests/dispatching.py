@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mailsender.journal.port import Notes
+from mailsender.journal.port import Journal
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
 from mailsender.model.ports import Clock, SystemClock, Transport
 from mailsender.queue.heartbeat import Heartbeat
@@ -117,7 +117,7 @@ async def running(
     allowance: Allowance = UNLIMITED,
     senders: int = 3,
     queue: MemoryQueue | None = None,
-    notes: Notes | None = None,
+    journal: Journal | None = None,
     max_recipients: int = 100,
     max_attempts: int = 2,
     delay: float = 0.02,
@@ -126,7 +126,7 @@ async def running(
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
     queue = queue or MemoryQueue(clock)
-    in_flight = InFlight(notes)
+    in_flight = InFlight(journal)
     heartbeat = Heartbeat(queue, in_flight, clock, life=life)
     await heartbeat.begin()
     reported: list[Letter] = []

@@ -163,7 +163,7 @@ class _Stack:
             "SMTP_PASSWORD": "",
             "SMTP_FROM": "mailsender <mailsender@example.test>",
             "MAILSENDER_STATE_DIR": os.environ.get("MAILSENDER_STATE_DIR")
-            or str((self._directory / "notes").absolute()),
+            or str((self._directory / "journal").absolute()),
             "HTTP_HOST": LOOPBACK,
             "HTTP_PORT": str(port),
         }

@@ -1,1 +1,1 @@
-"""What a process notes of letters in its hands, and what the notes of a dead one say."""
+"""What a process writes of letters in flight, and what that of a dead one tells."""

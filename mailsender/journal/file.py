@@ -1,82 +1,67 @@
-"""One file of notes: mapped into memory, so that a note takes no system call, and locked by its writer.
+"""A file of a journal. A process is dead when its file's lock is free.
 
-What is written into a shared mapping is in the kernel's hands at once, just as by `write`: it survives the
-process, not the power.
+Numbers of processes come again, and in a container they are nearly always the same.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from mailsender.journal.record import SIZE
 
-STEP = 256 * SIZE
-"""Octets for which room on the disk is taken at a time. Without it a full disk would end the process
-(SIGBUS); with more of it that a disk is full would be noticed late."""
+class JournalFile:
+    """The file at `path`, locked for as long as it is not released.
 
-
-class NoteFile:
-    """A new file at `path` with room for `size` octets, its octets zero where nothing is written yet.
+    `size` is in octets. `relays` are the numbers by which its records name them, `names` the letters in it
+    that are not done, by `record.key_of`.
 
     Raises:
-        OSError: it cannot be made, or there is no room for it.
+        BlockingIOError: somebody living has it.
+        FileNotFoundError: it is gone.
+        OSError: it cannot be opened, made or locked.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
-        self.names: set[bytes] = set()  # letters that it names and that are not done
-        hidden = path.with_name(f".{path.stem}")
-        self._descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.size = 0
+        self.relays: dict[str, int] = {}
+        self.names: set[bytes] = set()
+        self._descriptor = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         try:
-            # It gets its name when it is locked: nobody can take it for a dead process's.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.truncate(self._descriptor, size)
-            self._size, self._room, self._end = size, 0, 0
-            self._grow()
-            self._map = mmap.mmap(self._descriptor, size)
-            hidden.rename(path)
+            if os.fstat(self._descriptor).st_ino != path.stat().st_ino:
+                # Another start took and deleted it, between the look into the directory and the lock.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError:
-            hidden.unlink(missing_ok=True)
             os.close(self._descriptor)
             raise
 
-    def has_room(self, octets: int) -> bool:
-        """Whether so much more goes into it."""
-        return self._end + octets <= self._size
-
-    def put(self, notes: bytes) -> None:
-        """Write notes.
+    def append(self, records: bytes) -> None:
+        """Write records: they survive the process, for the page cache is the kernel's, though not the power.
 
         Raises:
-            OSError: there is no room on the disk; what was written before stays as it is.
+            OSError: they could not be written; what was written before stays as it is.
         """
-        while self._end + len(notes) > self._room:
-            self._grow()
-        for at in range(0, len(notes), SIZE):
-            start, end = self._end, self._end + SIZE
-            # The first octet comes last: until it is there, the note is not.
-            self._map[start + 1 : end] = notes[at + 1 : at + SIZE]
-            self._map[start] = notes[at]
-            self._end = end
+        written = os.pwrite(self._descriptor, records, self.size)
+        if written < len(records):
+            # A disk that is nearly full took what it could: no half of a record may stand before others.
+            os.ftruncate(self._descriptor, self.size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size += written
 
-    def _grow(self) -> None:
-        more = min(STEP, self._size - self._room)
-        # Of a disk that is nearly full it takes what there is, and raises the next time.
-        self._room += os.pwrite(self._descriptor, bytes(more), self._room)
+    def rename(self, path: Path) -> None:
+        """Give it another name."""
+        self.path = self.path.rename(path)
 
-    def seal(self) -> None:
-        """Write nothing more into it; it stays locked."""
-        self._map.close()
-
-    def leave(self) -> None:
-        """Let go of it, for a successor."""
-        self.seal()
+    def release(self) -> None:
+        """Let a successor have it."""
         os.close(self._descriptor)
 
     def delete(self) -> None:
-        """Delete it."""
-        self.path.unlink(missing_ok=True)
-        self.leave()
+        """Delete it, if that can be done: what it names is done, so that nobody will take it for news."""
+        with suppress(OSError):
+            self.path.unlink()
+        self.release()

@@ -1,98 +1,68 @@
-"""Where a process notes what it does with letters in hand: a port like those in `mailsender.model.ports`."""
+"""Where a process writes what it does with letters in flight: a port as those in `mailsender.model.ports`."""
+
+# ruff: noqa: ARG002  where no journal is kept nothing is done with what is told
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from mailsender.journal.record import LeftBehind
+from mailsender.journal.record import Trail
 from mailsender.model.letter import Result
 
 
-class Notes(Protocol):
-    """What a process notes about letters in hand, so that its successor knows what it did.
+class Journal(Protocol):
+    """What a process writes about letters in flight, so that its successor knows what it did.
 
-    A note outlives the process once its call returns, though not the machine. No call waits, and none
-    raises: notes are advice, and a letter without them is given back once its replica is declared dead.
+    It outlives the process once a call returns, though not the machine. No call waits, and none raises: a
+    journal is advice, and a letter without one is given back once its replica is declared dead. The bodies
+    are those of `NoJournal`.
     """
 
-    @property
-    def run(self) -> str:
-        """With what the tokens of our claims begin: up to 16 hex digits, none where nobody asks."""
-        ...
+    replica: str = ""
+    """The replica ID with which the tokens of our claims begin; none where nobody asks."""
 
-    def new_run(self) -> str:
-        """Another `run` from now on, for the letters under the one before are others'."""
-        ...
+    trouble: str = ""
+    """Why it cannot be written, for readiness and status; empty when all is well."""
 
-    @property
-    def trouble(self) -> str:
-        """Why notes cannot be written, for readiness and status; empty when all is well."""
-        ...
+    def new_replica(self) -> str:
+        """Another replica ID from now on, for the letters under the one before are others'."""
+        return ""
 
-    def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:
-        """The final dot is about to be written for `count` of `Letter.everybody`, from index `start` on.
+    def writable(self) -> bool:
+        """Whether it can be written; tries it anew when it last could not be."""
+        return True
 
-        False: it could not be noted, so the dot must not be written.
+    def dot(self, token: str, letter_id: str, start: int, count: int, relay: str) -> bool:
+        """The final dot is about to be written to `relay` for `count` of `Letter.everybody`, from `start` on.
+
+        False: that could not be written down, so the dot must not be written.
         """
-        ...
+        return True
 
-    def replied(self, token: str, letter_id: str, start: int, results: Sequence[Result]) -> bool:
-        """The relay's reply to that dot. False: it could not be noted."""
-        ...
+    def replied(self, token: str, letter_id: str, start: int, results: Sequence[Result], relay: str) -> None:
+        """The reply to that dot, for one recipient at least."""
+        return
 
     def done(self, ended: Mapping[str, Iterable[str]]) -> None:
         """Letters, by token, are durably settled, given back or lost."""
-        ...
+        return
 
-    def writable(self) -> bool:
-        """Whether notes can be written; tries it anew when the last one could not be."""
-        ...
+    def left_behind(self) -> tuple[Mapping[bytes, Trail], Sequence[str]]:
+        """What dead processes of this place left: trails by `record.key_of`, replicas of whom all is known.
 
-    def left_behind(self) -> LeftBehind:
-        """What dead processes of this place left. It is kept, and nobody else takes it, until `forget`."""
-        ...
+        What these claimed and has no trail was never sent. Nobody else takes it until `forget`.
+        """
+        return {}, ()
 
     def forget(self) -> None:
         """What `left_behind` told is durably settled or given back: delete it."""
-        ...
+        return
 
     def close(self) -> None:
         """Delete what is of no more use; leave the rest to the next start."""
-        ...
+        return
 
 
-class NoNotes:
-    """`Notes` where none are kept."""
-
-    run = ""
-    trouble = ""
-
-    def new_run(self) -> str:
-        """See `Notes`."""
-        return ""
-
-    def dot(self, *_: object, **__: object) -> bool:
-        """See `Notes`."""
-        return True
-
-    def replied(self, *_: object, **__: object) -> bool:
-        """See `Notes`."""
-        return True
-
-    def done(self, *_: object, **__: object) -> None:
-        """See `Notes`."""
-
-    def writable(self) -> bool:
-        """See `Notes`."""
-        return True
-
-    def left_behind(self) -> LeftBehind:
-        """See `Notes`."""
-        return LeftBehind()
-
-    def forget(self) -> None:
-        """See `Notes`."""
-
-    def close(self) -> None:
-        """See `Notes`."""
+class NoJournal(Journal):
+    """Where none is kept."""

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Iterable
 
-from mailsender.journal.port import NoNotes, Notes
+from mailsender.journal.port import Journal, NoJournal
 from mailsender.model.letter import REPLICA_DIGITS, Claim
 
 _LONG_AGO = float("-inf")
@@ -15,15 +15,15 @@ _LONG_AGO = float("-inf")
 class InFlight:
     """Which letters are in flight, and under which token.
 
-    What ends is noted in `notes`. `replica` names this process as others know it, and a successor that has
-    its notes. Until `alive_until`, on the monotonic clock, nobody gives its letters to others.
+    What ends is told to the `journal`. `replica` names this process as others know it, and a successor that
+    has its journal. Until `alive_until`, on the monotonic clock, nobody gives its letters to others.
     Whoever may find too many letters here takes `eased` before it looks, and waits for that: it is set once,
     when some have left, and another takes its place.
     """
 
-    def __init__(self, notes: Notes | None = None) -> None:
-        self.notes = notes or NoNotes()
-        self.replica = self.notes.run or secrets.token_hex(REPLICA_DIGITS // 2)
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal or NoJournal()
+        self.replica = self.journal.replica or secrets.token_hex(REPLICA_DIGITS // 2)
         self.alive_until = _LONG_AGO
         self._tokens: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
@@ -59,14 +59,14 @@ class InFlight:
             self._decided.discard(letter_id)
         if ended:
             self.ease()
-            self.notes.done(ended)
+            self.journal.done(ended)
 
     def begin_anew(self) -> int:
         """Drop all letters, which are others' now, and take another name; returns how many they were."""
         lost = len(self._tokens)
         self.drop(list(self._tokens))
         self.alive_until = _LONG_AGO
-        self.replica = self.notes.new_run() or secrets.token_hex(REPLICA_DIGITS // 2)
+        self.replica = self.journal.new_replica() or secrets.token_hex(REPLICA_DIGITS // 2)
         return lost
 
     def ease(self) -> None:

@@ -118,7 +118,7 @@ class Dispatcher:
 
     def _fresh_room(self, route: Route) -> int:
         """How many letters fit into the backlog; -1 when none may come that way."""
-        if self._stopping.is_set() or self._in_flight.notes.trouble:
+        if self._stopping.is_set() or self._in_flight.journal.trouble:
             return -1
         room = route.fresh_room()
         return 0 if room > 0 and self._crowded() else room
@@ -274,8 +274,8 @@ class Dispatcher:
                 await pause(route.nudged, POLL)
 
     def _blocked(self, route: Route) -> bool:
-        """Whether what is claimed has to go back: nothing goes, or could be noted. A note is tried."""
-        return bool(route.blocked_because()) or not self._in_flight.notes.writable()
+        """Whether what is claimed has to go back: nothing goes, or no journal can be written."""
+        return bool(route.blocked_because()) or not self._in_flight.journal.writable()
 
     def _room(self, route: Route) -> int:
         """How many letters to claim for a route now."""

@@ -45,7 +45,18 @@ class Permit:
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     """
 
-    __slots__ = ("denied", "held", "letter_id", "lost", "means", "recipients", "runs", "slot", "token")
+    __slots__ = (
+        "denied",
+        "held",
+        "letter_id",
+        "lost",
+        "means",
+        "recipients",
+        "relay",
+        "runs",
+        "slot",
+        "token",
+    )
 
     def __init__(
         self,
@@ -55,10 +66,12 @@ class Permit:
         letter_id: str,
         runs: tuple[tuple[int, int], ...],
         recipients: tuple[str, ...],
+        relay: str,
         slot: Slot,
         held: Held,
     ) -> None:
         self.means = means
+        self.relay = relay
         self.held = held
         self.token = token
         self.letter_id = letter_id
@@ -81,14 +94,14 @@ class Permit:
         self.held.dot_at = now = means.clock.monotonic()
         left = means.in_flight.lasts(self.token, self.letter_id) - now
         self.lost = left < means.margins.dot
-        # The last question: a note of a dot says that it was written.
-        self.denied = self.lost or means.cut or not self._noted()
+        # The last question: what the journal says of a dot says that it was written.
+        self.denied = self.lost or means.cut or not self._written_down()
         return not self.denied
 
-    def _noted(self) -> bool:
-        notes = self.means.in_flight.notes
-        for start, count in self.runs:  # noqa: SIM110  one run, nearly always: a generator costs more than it
-            if not notes.dot(self.token, self.letter_id, start, count):
+    def _written_down(self) -> bool:
+        journal = self.means.in_flight.journal
+        for start, count in self.runs:
+            if not journal.dot(self.token, self.letter_id, start, count, self.relay):
                 return False
         return True
 
@@ -98,18 +111,14 @@ class Permit:
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
-                found[place] = _as_noted(result, results)
-        notes, runs = self.means.in_flight.notes, self.runs
-        if len(runs) == 1:
-            notes.replied(self.token, self.letter_id, runs[0][0], found)
-            return
-        at = 0
-        for start, count in runs:
-            notes.replied(self.token, self.letter_id, start, found[at : at + count])
+                found[place] = _certain(result, results)
+        journal, at = self.means.in_flight.journal, 0
+        for start, count in self.runs:
+            journal.replied(self.token, self.letter_id, start, found[at : at + count], self.relay)
             at += count
 
 
-def _as_noted(result: Result, results: Mapping[str, Result]) -> Result:
+def _certain(result: Result, results: Mapping[str, Result]) -> Result:
     """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
     final = rule_for(result, taken=some_taken(results), carried=False).action is Action.ANSWER
     return result if final else as_deferred(result)

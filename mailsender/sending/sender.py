@@ -298,6 +298,7 @@ class Sender:
                 letter_id=errand.letter.id,
                 runs=errand.runs(part),
                 recipients=part,
+                relay=errand.relay.address,
                 slot=slot,
                 held=held,
             )
@@ -372,7 +373,7 @@ class Sender:
             self._finish(errand)
 
     def _attempt(self, errand: Errand) -> Attempt:
-        stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.notes.trouble))
+        stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
             relay=errand.relay.address,

@@ -27,9 +27,9 @@ GATHER = 0.05
 """Seconds from one write to the next, so that under load a write is shared by more than a few: each costs
 both sides about as much as twenty letters. What comes after a pause is written at once."""
 
-GATHER_NOTED = 0.15
-"""The same where notes are kept: a successor knows from them what was sent, so that no letter comes twice
-although its outcome waited longer. Only whoever loses the machine loses the notes, too."""
+GATHER_JOURNALED = 0.15
+"""The same where a journal is kept: a successor knows from it what was sent, so that no letter comes twice
+although its outcome waited longer. Only whoever loses the machine loses the journal, too."""
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Bytes of letters whose outcomes wait, from which a write is due as well: they count as in flight, and a few
@@ -57,7 +57,7 @@ class Tally:
     """What was settled since the start, by how it ended.
 
     `uncertain` counts the letters' attempts that ended after the dot without a reply, `recovered` the letters
-    that were settled from the notes of a process that died.
+    that were settled from the journal of a process that died.
     """
 
     sent: int = 0
@@ -113,7 +113,7 @@ class Settler:
         self.open = asyncio.Event()
         self.open.set()
         self._written_at = float("-inf")
-        self._pause = GATHER_NOTED if in_flight.notes.run else GATHER
+        self._pause = GATHER_JOURNALED if in_flight.journal.replica else GATHER
         self.tally = Tally()
         self.trouble = ""
         self.unreported_bytes = 0

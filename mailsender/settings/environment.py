@@ -321,8 +321,8 @@ class Settings(BaseSettings):
     )
     mailsender_state_dir: str = _field(
         "",
-        "Directory for notes from which a restarted process knows what the one before it had sent; a local"
-        " disk that outlives the process.",
+        "Directory for a journal from which a restarted process knows what the one before it had sent; a"
+        " local disk that outlives the process.",
         shown="none",
     )
     drain_timeout: Duration = _field(30.0, "Deadline of the drain.", ge=1, le=_DAY, shown="30s")

@@ -139,7 +139,7 @@ class CountersView(BaseModel):
     deferred: Count
     released: Count = Field(description="Letters given back untried.")
     uncertain: Count = Field(description="Letters that a relay may have taken without our hearing its reply.")
-    recovered: Count = Field(description="Letters settled from the notes of a process that died.")
+    recovered: Count = Field(description="Letters settled from the journal of a process that died.")
     late_settlements: Count = Field(description="Outcomes that came after another replica had taken over.")
     letters_lost: Count = Field(description="Letters that were in flight here when others declared it dead.")
     letters_reclaimed: Count = Field(description="Letters of dead replicas that this one gave back.")

@@ -1,4 +1,4 @@
-"""The disk for notes is full for a while: nothing is sent that cannot be noted, and nothing is lost."""
+"""The disk for the journal is full for a while: nothing is sent without a record, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from mailsender.journal.file import STEP
-from mailsender.journal.record import SIZE as SIZE_OF_A_NOTE
+from mailsender.journal.record import SIZE as SIZE_OF_A_RECORD
 from proof.checker import Verdict, check
 from proof.experiments.kills import STATE
 from proof.load import Filler
@@ -21,7 +20,7 @@ from tests.acceptance.harness import Replica
 TITLE = "the disk for notes is full"
 
 SIZE = "2m"
-"""Of the disk: some thousand letters' notes."""
+"""Of the disk: some thousand letters' records."""
 
 FULL = 1.5
 """Seconds for which it stays full."""
@@ -29,8 +28,11 @@ FULL = 1.5
 SETTLED = 0.3
 """Seconds after which what was on its way to the relay has been answered."""
 
-LAST = STEP // SIZE_OF_A_NOTE
-"""Letters that may be accepted on a full disk: their notes find room in what was taken of it in time."""
+PAGE = 4096
+"""Octets in which the disk is taken: a file that is written on fills up its last page."""
+
+LAST = PAGE // SIZE_OF_A_RECORD
+"""Letters that may be accepted on a full disk: their records find room in a page that was taken in time."""
 
 NOTICE = 10.0
 """Seconds in which readiness has to say so."""
@@ -67,7 +69,7 @@ def full_disk(stage: Stage, seed: int, *, runs: int) -> Row:
 
 
 def _over(world: Run, disk: Path, runs: int) -> Verdict:
-    service = world.world.started(**{STATE: str(disk / "notes")})
+    service = world.world.started(**{STATE: str(disk / "journal")})
     filler = Filler(world.publisher, world.relay.accepted, 300)
     for _ in range(runs):
         rest(world.chance.uniform(0.3, 1.0))
@@ -83,20 +85,20 @@ def _fill(world: Run, service: Replica, ballast: Path) -> None:
     try:
         _heap(ballast)
         if not _unready(service):
-            world.fault("readiness does not say that notes cannot be written")
+            world.fault("readiness does not say that the journal cannot be written")
         _keep_full(ballast, SETTLED)
         before = world.relay.accepted()
         _keep_full(ballast, FULL)
         more = world.relay.accepted() - before
         if more > LAST:
-            world.fault(f"{more} letters were accepted while no dot could be noted")
+            world.fault(f"{more} letters were accepted while no dot could be written down")
     finally:
         ballast.unlink()
     service.wait_ready()
 
 
 def _keep_full(ballast: Path, seconds: float) -> None:
-    """Fill what becomes free: the service deletes notes that are of no more use, and would write on there."""
+    """Fill what becomes free: the service deletes files that are of no more use, and would write on there."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         _heap(ballast)
@@ -106,14 +108,14 @@ def _keep_full(ballast: Path, seconds: float) -> None:
 def _heap(ballast: Path) -> None:
     """Write until nothing goes in any more."""
     with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):  # it is full: as it should be
-        while file.write(bytes(4096)):
+        while file.write(bytes(PAGE)):
             pass
 
 
 def _unready(service: Replica) -> bool:
     deadline = time.monotonic() + NOTICE
     while time.monotonic() < deadline:
-        if service.get("/readyz").status == 503 and b"notes: " in service.get("/status").body:
+        if service.get("/readyz").status == 503 and b"journal: " in service.get("/status").body:
             return True
         rest(0.05)  # an event that another process can hear there is none
     return False

@@ -1,4 +1,4 @@
-"""Killed at full load and started again in the same place: what the notes say is settled at once."""
+"""Killed at full load and started again in the same place: what the journal says is settled at once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SOON = 20.0
 back. It takes about one; a machine with other work takes longer."""
 
 
-def noted(world: World, tmp_path: Path, **settings: str) -> Replica:
-    """A replica that keeps notes; its lease is long enough to play no part."""
+def journaling(world: World, tmp_path: Path, **settings: str) -> Replica:
+    """A replica that keeps a journal; its lease is long enough to play no part."""
     world.settings = {
         "MONGODB_LEASE": "60s",
         "MAILSENDER_STATE_DIR": str(tmp_path / "state"),
@@ -47,7 +47,7 @@ def kill_and_start_again(service: Replica, catcher: Catcher, more: int) -> float
 @pytest.mark.parametrize("uncertain", ["resend", "error"])
 def test_what_arrives_twice_was_named(world: World, catcher: Catcher, tmp_path: Path, uncertain: str) -> None:
     letters = 3000
-    service = noted(world, tmp_path, SMTP_UNCERTAIN=uncertain)
+    service = journaling(world, tmp_path, SMTP_UNCERTAIN=uncertain)
     world.publish(batches(letters))
     service.start()
     took = [kill_and_start_again(service, catcher, more) for more in [100, 250, 10, 400][:KILLS]]
@@ -57,7 +57,7 @@ def test_what_arrives_twice_was_named(world: World, catcher: Catcher, tmp_path: 
     named = {event["letter"] for event in service.events("letter_uncertain")}
     by_id = {report["ID"]: report for report in reports}
     twice = {subject for subject, times in arrived.items() if times > 1}
-    recovered = service.events("notes_recovered")
+    recovered = service.events("journal_recovered")
     print(
         f"again after {[f'{each:.2f}' for each in took]} s; {len(twice)} twice, {len(named)} uncertain;",
         recovered,
@@ -79,8 +79,8 @@ def test_what_arrives_twice_was_named(world: World, catcher: Catcher, tmp_path: 
     assert {by_id[each]["Subject"] for each in by_id.keys() - named} <= set(arrived)
 
 
-def test_a_clean_end_leaves_no_notes(world: World, catcher: Catcher, tmp_path: Path) -> None:
-    service = noted(world, tmp_path)
+def test_a_clean_end_leaves_no_journal(world: World, catcher: Catcher, tmp_path: Path) -> None:
+    service = journaling(world, tmp_path)
     world.publish(batches(50))
     service.start()
     world.wait_reports(50)
@@ -91,7 +91,7 @@ def test_a_clean_end_leaves_no_notes(world: World, catcher: Catcher, tmp_path: P
 
 
 def test_a_lost_reply_ends_as_an_error_when_that_is_wanted(world: World, tmp_path: Path) -> None:
-    service = noted(world, tmp_path, SMTP_UNCERTAIN="error")
+    service = journaling(world, tmp_path, SMTP_UNCERTAIN="error")
     world.publish([[letter(1, "drop@example.test")]])
     service.start()
     [report] = world.wait_reports(1)

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from mailsender.journal.port import NoNotes
+from mailsender.journal.port import NoJournal
 from mailsender.model.letter import Claim, Letter, Phase, Result, Status, Verdict
 from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
@@ -441,21 +441,21 @@ class TestPace:
         assert pace.rate < 1
 
 
-class FullDisk(NoNotes):
-    """Notes that cannot be written until `room` is set; keeps the order of what was noted."""
+class FullDisk(NoJournal):
+    """A journal that cannot be written until `room` is set; keeps the order of what was written."""
 
     def __init__(self) -> None:
         self.room = asyncio.Event()
         self.refused = asyncio.Event()
-        self.noted: list[tuple[str, int, int]] = []
+        self.written: list[tuple[str, int, int, str]] = []
         self.trouble = ""
 
-    def dot(self, token: str, letter_id: str, start: int, count: int) -> bool:  # type: ignore[override]
+    def dot(self, token: str, letter_id: str, start: int, count: int, relay: str) -> bool:
         self.trouble = "" if self.room.is_set() else "full"
         if self.trouble:
             self.refused.set()
         else:
-            self.noted.append((letter_id, start, count))
+            self.written.append((letter_id, start, count, relay))
         return not self.trouble
 
     def writable(self) -> bool:
@@ -464,14 +464,14 @@ class FullDisk(NoNotes):
 
 
 @pytest.mark.asyncio
-async def test_without_a_note_no_dot_and_no_attempt_is_lost() -> None:
+async def test_without_a_record_no_dot_and_no_attempt_is_lost() -> None:
     queue, disk, relay = MemoryQueue(SystemClock()), FullDisk(), FakeRelay()
     await queue.insert([letter(1, "a@example.test", "b@example.test", "c@example.test")])
-    async with running(relay, queue=queue, notes=disk, max_recipients=2) as scene:
+    async with running(relay, queue=queue, journal=disk, max_recipients=2) as scene:
         await disk.refused.wait()
         await scene.stats_are(awaiting=1)
         assert relay.sent == []
         disk.room.set()
         [sent] = await scene.settled(1)
     assert sent.attempts == 1
-    assert disk.noted == [(sent.id, 0, 2), (sent.id, 2, 1)]
+    assert disk.written == [(sent.id, 0, 2, relay.name), (sent.id, 2, 1, relay.name)]

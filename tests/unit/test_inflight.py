@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mailsender.journal.port import NoNotes
+from mailsender.journal.port import NoJournal
 from mailsender.model.letter import Claim, Letter, replica_of
 from mailsender.queue.inflight import InFlight
 
@@ -12,8 +12,8 @@ def claimed(token: str, *names: str) -> Claim:
     return Claim(token=token, letters=tuple(letters))
 
 
-class Noting(NoNotes):
-    """Notes that tell what ended."""
+class Ending(NoJournal):
+    """A journal that tells what ended."""
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, list[str]]] = []
@@ -38,14 +38,14 @@ def test_a_letter_that_is_not_in_flight_has_no_time_left() -> None:
     assert flight.lasts("another", "a") == NEVER
 
 
-def test_what_is_dropped_is_noted_and_weighs_nothing() -> None:
-    notes = Noting()
-    flight = InFlight(notes)
+def test_what_is_dropped_is_told_to_the_journal_and_weighs_nothing() -> None:
+    journal = Ending()
+    flight = InFlight(journal)
     flight.take(claimed("t", "a", "b"))
     flight.drop(["a", "a"])
     flight.drop(["b", "unknown"])
     assert (len(flight), flight.bytes) == (0, 0)
-    assert notes.ended == [("t", ["a"]), ("t", ["b"])]
+    assert journal.ended == [("t", ["a"]), ("t", ["b"])]
 
 
 def test_one_that_comes_back_belongs_to_its_new_claim() -> None:

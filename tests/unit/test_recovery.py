@@ -1,4 +1,4 @@
-"""What the notes of a dead process say is settled, as far as its leases still hold."""
+"""What the journal of a dead process says is settled, as far as its claims still hold."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import random
 from collections.abc import Mapping, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
-from mailsender.journal.port import NoNotes
-from mailsender.journal.record import LeftBehind, Story, noted_id
-from mailsender.model.letter import Claim, Letter, Phase, Result, Settlement, Status, Verdict
+from mailsender.journal.port import NoJournal
+from mailsender.journal.record import UNCERTAIN, Trail, key_of
+from mailsender.message.compose import Composer
+from mailsender.model.letter import Claim, Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.model.ports import Unavailable
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
@@ -19,11 +21,10 @@ from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from tests.claims import claim
 from tests.clocks import ManualClock
-from tests.dispatching import PlainComposer, known_relay, letter
-from tests.relays import FakeRelay
+from tests.dispatching import letter
 
-RUN, OTHER = "a" * 16, "b" * 16
-TOKEN = RUN + "0" * 16
+REPLICA, OTHER = "a" * 16, "b" * 16
+TOKEN = REPLICA + "0" * 16
 TAKEN = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250)
 LATER = Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=451)
 
@@ -33,15 +34,16 @@ pytestmark = pytest.mark.asyncio
 MADE_UP = '~{"_id": "made up elsewhere"}'
 
 
-class Left(NoNotes):
-    """Notes of a dead process."""
+class Left(NoJournal):
+    """The journal of a dead process."""
 
-    def __init__(self, *stories: Story) -> None:
-        self.stories = stories
+    def __init__(self, *trails: tuple[bytes, Trail]) -> None:
+        self.trails = dict(trails)
+        self.replicas = [REPLICA]
         self.forgotten = False
 
-    def left_behind(self) -> LeftBehind:
-        return LeftBehind(stories=self.stories, runs=[RUN])
+    def left_behind(self) -> tuple[dict[bytes, Trail], list[str]]:
+        return self.trails, self.replicas
 
     def forget(self) -> None:
         self.forgotten = True
@@ -62,22 +64,22 @@ class Scene:
         await self.queue.insert(letters)
         return await self.queue.claim(len(letters), token)
 
-    def recovery(self, notes: Left, *, resend: bool = True) -> Recovery:
+    def recovery(self, journal: Left, *, resend: bool = True) -> Recovery:
         return Recovery(
             queue=self.queue,
-            notes=notes,
+            journal=journal,
             settler=self.settler,
-            composer=PlainComposer(),
-            relay=known_relay(FakeRelay(name="relay:25"), self.clock, max_recipients=2),
+            composer=Composer("", "robot@today.example.test"),
             retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
+            max_recipients=2,
             chance=random.Random(1),
         )
 
-    async def recover(self, *stories: Story, resend: bool = True) -> Recovery:
-        notes = Left(*stories)
-        recovery = self.recovery(notes, resend=resend)
+    async def recover(self, *trails: tuple[bytes, Trail], resend: bool = True) -> Recovery:
+        journal = Left(*trails)
+        recovery = self.recovery(journal, resend=resend)
         await recovery.run()
-        assert notes.forgotten
+        assert journal.forgotten
         return recovery
 
     async def now(self, number: int) -> Letter:
@@ -86,16 +88,15 @@ class Scene:
         return found
 
 
-def story(number: int, *dots: tuple[int, int], token: str = TOKEN, **results: Result) -> Story:
-    known = {int(index[1:]): result for index, result in results.items()}
-    return Story(letter(number).id, token, list(dots), known)
+def trail(number: int, *results: Result, token: str = TOKEN, relay: str = "relay:25") -> tuple[bytes, Trail]:
+    return key_of(letter(number).id, token), Trail(relay, dict(enumerate(results)))
 
 
 async def test_an_id_of_another_program_is_known_by_its_hash() -> None:
     scene = Scene()
     await scene.claimed(letter(0).evolve(id=MADE_UP), letter(1))
-    done = await scene.recover(Story(noted_id(MADE_UP), TOKEN, [(0, 1)], {0: TAKEN}))
-    assert (done.settled, done.released, done.gone) == (1, 1, 0)
+    done = await scene.recover((key_of(MADE_UP, TOKEN), trail(0, TAKEN)[1]))
+    assert (done.settled, done.released) == (1, 1)
     found = await scene.queue.get(MADE_UP)
     assert found is not None
     assert found.status is Status.SENT
@@ -104,8 +105,8 @@ async def test_an_id_of_another_program_is_known_by_its_hash() -> None:
 async def test_answered_is_settled_uncertain_is_named_and_unsent_is_given_back() -> None:
     scene = Scene()
     await scene.claimed(*[letter(number) for number in range(4)])
-    done = await scene.recover(story(0, (0, 1), _0=TAKEN), story(1, (0, 1)), story(2, (0, 1), _0=LATER))
-    assert (done.settled, done.uncertain, done.released, done.gone) == (2, 1, 1, 0)
+    done = await scene.recover(trail(0, TAKEN), trail(1, UNCERTAIN), trail(2, LATER))
+    assert (done.settled, done.uncertain, done.released) == (2, 1, 1)
     assert (await scene.now(0)).status is Status.SENT
     unknown = await scene.now(1)
     assert (unknown.status, unknown.attempts, unknown.recipients[0].uncertain) == (Status.AWAITING, 1, True)
@@ -119,7 +120,7 @@ async def test_answered_is_settled_uncertain_is_named_and_unsent_is_given_back()
 async def test_an_uncertain_one_ends_as_an_error_when_that_is_wanted() -> None:
     scene = Scene()
     await scene.claimed(letter(1))
-    await scene.recover(story(1, (0, 1)), resend=False)
+    await scene.recover(trail(1, UNCERTAIN), resend=False)
     ended = await scene.now(1)
     assert ended.status is Status.ERROR
     assert ended.recipients[0].result is not None
@@ -132,21 +133,64 @@ async def test_an_uncertain_one_ends_as_an_error_when_that_is_wanted() -> None:
 async def test_slices_that_were_not_reached_are_due_at_once_without_an_attempt() -> None:
     scene = Scene()
     await scene.claimed(letter(1, "a@x.test", "b@x.test", "c@x.test"))
-    await scene.recover(story(1, (0, 2), _0=TAKEN, _1=TAKEN))
+    await scene.recover(trail(1, TAKEN, TAKEN))
     assert ((await scene.now(1)).pending, (await scene.now(1)).attempts) == (("c@x.test",), 0)
     assert len((await claim(scene.queue, 1)).letters) == 1
 
 
+async def test_the_relay_is_that_of_the_journal_and_the_message_id_that_of_the_first_attempt() -> None:
+    scene = Scene()
+    told = f"<{letter(1).id}@yesterday.example.test>"
+    await scene.claimed(letter(0), letter(1, message_id=told))
+    await scene.recover(trail(0, TAKEN, relay="first:25"), trail(1, UNCERTAIN, relay="second:587"))
+    first, second = await scene.now(0), await scene.now(1)
+    assert (first.relay, first.message_id) == ("first:25", f"<{letter(0).id}@today.example.test>")
+    assert (second.relay, second.message_id) == ("second:587", told)
+
+
+async def test_what_a_transaction_of_a_large_letter_wrote_down_is_not_counted_again() -> None:
+    scene = Scene()
+    claimed = await scene.claimed(letter(1, "a@x.test", "b@x.test", "c@x.test"))
+    [large] = claimed.letters
+    put_off = Recipient(address="a@x.test", result=LATER, tries=1)
+    await scene.queue.progress(TOKEN, large.id, {0: put_off})
+    await scene.recover(trail(1, LATER, TAKEN, UNCERTAIN))
+    found = {each.address: each for each in (await scene.now(1)).recipients}
+    assert (found["a@x.test"].tries, found["b@x.test"].accepted) == (1, True)
+    assert (found["c@x.test"].tries, found["c@x.test"].uncertain) == (1, True)
+
+
+async def test_of_a_replica_of_whom_not_all_is_known_only_what_is_told_is_settled() -> None:
+    scene = Scene()
+    await scene.claimed(letter(1), letter(2))
+    journal = Left(trail(1, TAKEN))
+    journal.replicas = []
+    await scene.recovery(journal).run()
+    assert ((await scene.now(1)).status, (await scene.now(2)).status) == (Status.SENT, Status.PROCESSING)
+
+
+async def test_what_was_settled_before_the_death_is_left_alone() -> None:
+    """A journal does not say what is done: that is known by the claim, which is over."""
+    scene = Scene()
+    claimed = await scene.claimed(letter(1))
+    sent = claimed.letters[0].evolve(status=Status.SENT, relay="before")
+    await scene.queue.settle([Settlement(token=TOKEN, letter=sent)])
+    with capture_logs() as events:
+        await scene.recover(trail(1, UNCERTAIN))
+    assert [each["event"] for each in events] == ["journal_recovered"]
+    assert (await scene.now(1)).relay == "before"
+
+
 async def test_what_another_one_has_stays_its_own() -> None:
     scene = Scene()
-    lease = await scene.claimed(letter(1), letter(2))
+    claimed = await scene.claimed(letter(1), letter(2))
     await scene.queue.settle(
-        [Settlement(token=TOKEN, letter=lease.letters[0].evolve(status=Status.SENT, relay="first"))]
+        [Settlement(token=TOKEN, letter=claimed.letters[0].evolve(status=Status.SENT, relay="first"))]
     )
     await scene.queue.release(TOKEN, [letter(2).id])
     await scene.queue.claim(1, OTHER * 2)
-    done = await scene.recover(story(1, (0, 1)), story(2, (0, 1), _0=TAKEN))
-    assert (done.settled, done.uncertain, done.released, done.gone) == (0, 0, 0, 2)
+    done = await scene.recover(trail(1, UNCERTAIN), trail(2, TAKEN))
+    assert (done.settled, done.uncertain, done.released) == (0, 0, 0)
     assert (await scene.now(1)).relay == "first"
     assert (await scene.now(2)).status is Status.PROCESSING
 
@@ -159,27 +203,27 @@ class Away(MemoryQueue):
         self.away = True
         self.asked = asyncio.Event()
 
-    async def held(self, leases: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+    async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         self.asked.set()
         if self.away:
             raise Unavailable("away")
-        return await super().held(leases)
+        return await super().held(claims)
 
 
-async def test_it_waits_for_mongodb_and_a_stop_leaves_the_notes() -> None:
+async def test_it_waits_for_mongodb_and_a_stop_leaves_the_journal() -> None:
     queue = Away()
     scene = Scene(queue)
     await scene.claimed(letter(1))
-    notes = Left(story(1, (0, 1), _0=TAKEN))
-    stopped = asyncio.create_task(scene.recovery(notes).run())
+    journal = Left(trail(1, TAKEN))
+    stopped = asyncio.create_task(scene.recovery(journal).run())
     await queue.asked.wait()
     stopped.cancel()
     await asyncio.wait({stopped})
-    assert not notes.forgotten
+    assert not journal.forgotten
     queue.asked.clear()
-    waiting = asyncio.create_task(scene.recovery(notes).run())
+    waiting = asyncio.create_task(scene.recovery(journal).run())
     await queue.asked.wait()
     queue.away = False
     await waiting
-    assert notes.forgotten
+    assert journal.forgotten
     assert (await scene.now(1)).status is Status.SENT

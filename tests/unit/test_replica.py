@@ -21,8 +21,8 @@ from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import listen
 from mailsender.intake.batch import read_batch
 from mailsender.intake.schema import Limits
-from mailsender.journal.port import NoNotes, Notes
-from mailsender.journal.record import LeftBehind
+from mailsender.journal.port import Journal, NoJournal
+from mailsender.journal.record import Trail
 from mailsender.model.letter import (
     Claim,
     Envelope,
@@ -123,7 +123,7 @@ def replica_over(
     queue: MemoryQueue,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
-    notes: Notes | None = None,
+    journal: Journal | None = None,
     sink: FakeSink | None = None,
     **settings: str,
 ) -> Replica:
@@ -144,7 +144,7 @@ def replica_over(
         source=QuietSource(),
         sink=sink or FakeSink(),
         relays={"default": RelayParts(relay, MemorySlotStore(clock))},
-        notes=notes or NoNotes(),
+        journal=journal or NoJournal(),
     )
     return Replica(Settings(), parts, clock, listen=listen)
 
@@ -663,16 +663,16 @@ async def test_at_the_end_it_says_how_many_are_uncertain(monkeypatch: pytest.Mon
     assert (stopped["clean"], stopped["uncertain"], stopped["uncertain_since_start"]) == (True, 1, 4)
 
 
-class Unlucky(NoNotes):
-    """Notes that bring the recovery down, or never let it end."""
+class Unlucky(NoJournal):
+    """A journal that brings the recovery down, or never lets it end."""
 
     def __init__(self, *, endless: bool = False) -> None:
         self.endless = endless
 
-    def left_behind(self) -> LeftBehind:
+    def left_behind(self) -> tuple[dict[bytes, Trail], list[str]]:
         if not self.endless:
             raise RuntimeError("a bug")
-        return LeftBehind(runs=["a" * 16])
+        return {}, ["a" * 16]
 
 
 class Absent(MemoryQueue):
@@ -793,13 +793,13 @@ async def test_a_login_that_is_refused_is_told_once_and_waited_for(monkeypatch: 
 
 
 @pytest.mark.asyncio
-async def test_notes_that_cannot_be_dealt_with_do_not_keep_it_from_sending(
+async def test_a_journal_that_cannot_be_dealt_with_does_not_keep_it_from_sending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, relay = SystemClock(), FakeRelay()
     queue = MemoryQueue(clock)
     await queue.insert([letter()])
-    replica = replica_over(relay, queue, clock, monkeypatch, notes=Unlucky())
+    replica = replica_over(relay, queue, clock, monkeypatch, journal=Unlucky())
     async with asyncio.timeout(30):
         with capture_logs() as events:
             running = asyncio.create_task(replica.run())
@@ -816,7 +816,7 @@ async def test_notes_that_cannot_be_dealt_with_do_not_keep_it_from_sending(
 async def test_a_stop_ends_a_recovery_that_waits_for_mongodb(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, relay = SystemClock(), FakeRelay()
     queue = Absent(clock)
-    replica = replica_over(relay, queue, clock, monkeypatch, notes=Unlucky(endless=True))
+    replica = replica_over(relay, queue, clock, monkeypatch, journal=Unlucky(endless=True))
     async with asyncio.timeout(30):
         with capture_logs() as events:
             running = asyncio.create_task(replica.run())

@@ -10,20 +10,20 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.journal.port import NoNotes
+from mailsender.journal.port import NoJournal
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.model.ports import Rejected, SystemClock, Unavailable
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.sending.attempt import as_error
-from mailsender.sending.settler import BATCH, BATCH_BYTES, GATHER, GATHER_NOTED, UNSETTLED, Settler
+from mailsender.sending.settler import BATCH, BATCH_BYTES, GATHER, GATHER_JOURNALED, UNSETTLED, Settler
 from tests.dispatching import Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
 
-class DoneNotes(NoNotes):
-    """Remembers what was noted as done."""
+class Ending(NoJournal):
+    """Remembers what it was told as done."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -160,9 +160,9 @@ class HalfAnsweringQueue(MemoryQueue):
 @pytest.mark.parametrize("sent", [True, False])
 @pytest.mark.asyncio
 async def test_what_is_written_back_is_in_flight_until_it_is_durable(sent: bool) -> None:
-    """Noted as done before, it would be sent again if it was rolled back and we died."""
-    clock, notes = SystemClock(), DoneNotes()
-    queue, in_flight = HalfAnsweringQueue(clock), InFlight(notes)
+    """Told as done before, it would be sent again if it was rolled back and we died."""
+    clock, journal = SystemClock(), Ending()
+    queue, in_flight = HalfAnsweringQueue(clock), InFlight(journal)
     settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1)])
     claimed = await queue.claim(1, "t")
@@ -174,10 +174,10 @@ async def test_what_is_written_back_is_in_flight_until_it_is_durable(sent: bool)
         settler.release("t", [letter(1).id])
     async with asyncio.timeout(10):
         await queue.written.wait()
-        assert (len(in_flight), notes.ended) == (1, [])
+        assert (len(in_flight), journal.ended) == (1, [])
         queue.answer.set()
         assert await settler.flush(10)
-    assert (len(in_flight), notes.ended) == (0, [letter(1).id])
+    assert (len(in_flight), journal.ended) == (0, [letter(1).id])
     writing.cancel()
     await asyncio.wait({writing})
 
@@ -251,12 +251,12 @@ class TimedQueue(MemoryQueue):
         return await super().settle(settlements)
 
 
-@pytest.mark.parametrize(("run", "gather"), [("", GATHER), ("ab" * 8, GATHER_NOTED)])
+@pytest.mark.parametrize(("replica", "gather"), [("", GATHER), ("ab" * 8, GATHER_JOURNALED)])
 @pytest.mark.asyncio
-async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather: float) -> None:
-    clock, notes = SystemClock(), NoNotes()
-    notes.run = run
-    queue, in_flight = TimedQueue(clock), InFlight(notes)
+async def test_outcomes_gather_for_longer_where_a_journal_knows_them(replica: str, gather: float) -> None:
+    clock, journal = SystemClock(), NoJournal()
+    journal.replica = replica
+    queue, in_flight = TimedQueue(clock), InFlight(journal)
     settler = Settler(queue, in_flight, clock, report=ignore)
     await queue.insert([letter(1), letter(2), letter(3)])
     lease = await queue.claim(3, "t")
@@ -276,10 +276,10 @@ async def test_outcomes_gather_for_longer_where_notes_know_them(run: str, gather
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.asyncio
 async def test_a_full_write_waits_for_no_more(large: bool) -> None:
-    clock, notes = SystemClock(), NoNotes()
+    clock, journal = SystemClock(), NoJournal()
     count, body = (3, "x" * (BATCH_BYTES // 2)) if large else (BATCH + 1, "")
-    notes.run = "ab" * 8
-    queue, in_flight = TimedQueue(clock), InFlight(notes)
+    journal.replica = "ab" * 8
+    queue, in_flight = TimedQueue(clock), InFlight(journal)
     settler = Settler(queue, in_flight, clock, report=ignore)
     settler._pause = 3600.0
     await queue.insert([letter(n).evolve(body=body) for n in range(count)])

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import listen
-from mailsender.journal.port import NoNotes
+from mailsender.journal.port import NoJournal
 from mailsender.model.letter import Outcome
 from mailsender.model.ports import Landed, Outgoing, Record, SystemClock
 from mailsender.observe import supervision
@@ -276,7 +276,7 @@ def replica_with(monkeypatch: pytest.MonkeyPatch) -> Replica:
         source=Topic(),
         sink=ReportTopic(),
         relays={"default": RelayParts(FakeRelay(), MemorySlotStore(clock))},
-        notes=NoNotes(),
+        journal=NoJournal(),
     )
     return Replica(Settings(), parts, clock, listen=listen)
 

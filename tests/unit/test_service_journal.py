@@ -1,4 +1,4 @@
-"""Where the service keeps notes, and how it says that it cannot."""
+"""Where the service keeps its journal, and how it says that it cannot."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.app import build_notes
-from mailsender.journal.journal import FileRecorder
-from mailsender.journal.port import NoNotes
+from mailsender.app import build_journal
+from mailsender.journal.journal import FileJournal
+from mailsender.journal.port import NoJournal
 from mailsender.model.ports import Rejected
 from mailsender.settings.environment import Settings
 
@@ -26,17 +26,17 @@ def settings(monkeypatch: pytest.MonkeyPatch, **more: str) -> Settings:
 
 
 def test_off_by_default_and_with_a_queue_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert isinstance(build_notes(settings(monkeypatch)), NoNotes)
+    assert isinstance(build_journal(settings(monkeypatch)), NoJournal)
     where = {"MAILSENDER_STATE_DIR": str(tmp_path), "MONGODB_URI": "memory:"}
-    assert isinstance(build_notes(settings(monkeypatch, **where)), NoNotes)
+    assert isinstance(build_journal(settings(monkeypatch, **where)), NoJournal)
 
 
 def test_the_directory_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     where = tmp_path / "deep" / "state"
-    notes = build_notes(settings(monkeypatch, MAILSENDER_STATE_DIR=str(where)))
-    assert isinstance(notes, FileRecorder)
-    assert [path.name for path in where.iterdir()] == [f"{notes.run}-000000.notes"]
-    notes.close()
+    journal = build_journal(settings(monkeypatch, MAILSENDER_STATE_DIR=str(where)))
+    assert isinstance(journal, FileJournal)
+    assert [path.name for path in where.iterdir()] == [f"{journal.replica}-000000.journal"]
+    journal.close()
     assert list(where.iterdir()) == []
 
 
@@ -46,16 +46,16 @@ def test_a_directory_that_cannot_be_names_the_setting(
     (tmp_path / "file").touch()
     where = tmp_path / "file" / "state"
     with pytest.raises(Rejected, match=r"^MAILSENDER_STATE_DIR: .*file/state cannot be written: "):
-        build_notes(settings(monkeypatch, MAILSENDER_STATE_DIR=str(where)))
+        build_journal(settings(monkeypatch, MAILSENDER_STATE_DIR=str(where)))
 
 
 @pytest.mark.parametrize(("change", "same"), [("user", True), ("database", False), ("host", False)])
-def test_notes_are_of_one_host_and_one_collection(
+def test_a_journal_is_of_one_host_and_one_collection(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str, *, same: bool
 ) -> None:
     where = {"MAILSENDER_STATE_DIR": str(tmp_path)}
-    first = build_notes(settings(monkeypatch, **where))
-    first.dot("a" * 32, "1" * 24, 0, 1)
+    first = build_journal(settings(monkeypatch, **where))
+    first.dot("a" * 32, "1" * 24, 0, 1, "relay:25")
     first.close()
     if change == "user":
         where["MONGODB_URI"] = "mongodb://other@alpha:1,beta:2"
@@ -63,6 +63,6 @@ def test_notes_are_of_one_host_and_one_collection(
         where["MONGODB_BASE_NAME"] = "other"
     if change == "host":
         monkeypatch.setattr("socket.gethostname", lambda: "other")
-    second = build_notes(settings(monkeypatch, **where))
-    assert bool(second.left_behind().stories) is same
+    second = build_journal(settings(monkeypatch, **where))
+    assert bool(second.left_behind()[0]) is same
     second.close()
