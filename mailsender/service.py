@@ -116,7 +116,7 @@ class Replica:
             journal=parts.journal,
             settler=self.settler,
             composer=composer,
-            retry=self.routes[0].retry,
+            schedules={route.name: route.retry for route in self.routes},
             max_recipients=min(relay.policy.max_recipients for relay in self.relays),
             chance=chance,
         )

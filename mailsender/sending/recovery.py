@@ -31,7 +31,8 @@ class Recovery:
     """Settles what a relay answered, names the uncertain, gives back the rest at once.
 
     All of it is guarded by the tokens that the journal holds: a letter that somebody else took meanwhile
-    stays theirs. A letter for more than `max_recipients` may have gone in several transactions.
+    stays theirs. `schedules` are those of the routes by name; the first one is for letters of a
+    route that is no more. A letter for more than `max_recipients` may have gone in several transactions.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Recovery:
         journal: Journal,
         settler: Settler,
         composer: Compose,
-        retry: RetryPolicy,
+        schedules: Mapping[str, RetryPolicy],
         max_recipients: int,
         chance: random.Random,
     ) -> None:
@@ -49,7 +50,7 @@ class Recovery:
         self._journal = journal
         self._settler = settler
         self._composer = composer
-        self._retry = retry
+        self._schedules = schedules
         self._max_recipients = max_recipients
         self._chance = chance
         self.settled = self.uncertain = self.released = 0
@@ -135,7 +136,8 @@ class Recovery:
             message_id=self._composer.message_id(letter),
             cut=not deferred,
         )
-        moved, delay = after_attempt(letter, attempt, self._retry, jitter=self._chance.random())
+        retry = self._schedules.get(letter.route) or next(iter(self._schedules.values()))
+        moved, delay = after_attempt(letter, attempt, retry, jitter=self._chance.random())
         return Settlement(token=token, letter=moved, delay=delay if deferred else 0.0)
 
     async def _write(self, settlements: Sequence[Settlement], uncertain: set[str]) -> None:

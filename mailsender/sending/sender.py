@@ -138,27 +138,20 @@ class Sender:
 
     async def _next(self, relay: Relay) -> None:
         """Send the letter that was reserved, once there is all that it takes."""
-        found = None
         try:
-            held = relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
-        except Stopped:
-            self._backlog.cancel()
-            return
-        except RelayAway:
-            self._backlog.cancel()
-            if not self._route.relay().goes:
-                await pause(self._stopping, LOOK)
-            return
+            held = await self._place(relay)
+            slot = None if held is None else await self._slot(relay)
         except BaseException:
             self._backlog.cancel()
             raise
-        try:
-            slot = relay.limiter.at_once() or await relay.limiter.acquire()
-        except NoSlots:
-            relay.pool.leave(held)
+        if held is None or slot is None:
+            if held is not None:
+                relay.pool.leave(held)
             self._backlog.cancel()
-            await pause(self._stopping, LOOK)
+            if slot is None and not self._route.relay().goes:
+                await pause(self._stopping, LOOK)
             return
+        found = None
         if slot is not UNLIMITED:
             await self._come(slot)
         if self._settler.open.is_set() or await self._may_begin():
@@ -170,6 +163,20 @@ class Sender:
             relay.limiter.put_back(slot)
             return
         await self._safely(relay, held, slot, *found)
+
+    async def _place(self, relay: Relay) -> Held | None:
+        """A place in a session; None where there is none, and another relay may have one."""
+        try:
+            return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
+        except (Stopped, RelayAway):
+            return None
+
+    async def _slot(self, relay: Relay) -> Slot | None:
+        """A slot, which may lie a little ahead; None where none will come for long."""
+        try:
+            return relay.limiter.at_once() or await relay.limiter.acquire()
+        except NoSlots:
+            return None
 
     async def _safely(self, relay: Relay, held: Held, slot: Slot, token: str, letter: Letter) -> None:
         """Send a letter; what goes wrong with it harms no other one."""

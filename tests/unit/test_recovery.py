@@ -70,7 +70,10 @@ class Scene:
             journal=journal,
             settler=self.settler,
             composer=Composer("", "robot@today.example.test"),
-            retry=RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
+            schedules={
+                "default": RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
+                "once": RetryPolicy(max_attempts=1, delay=60.0),
+            },
             max_recipients=2,
             chance=random.Random(1),
         )
@@ -146,6 +149,19 @@ async def test_the_relay_is_that_of_the_journal_and_the_message_id_that_of_the_f
     first, second = await scene.now(0), await scene.now(1)
     assert (first.relay, first.message_id) == ("first:25", f"<{letter(0).id}@today.example.test>")
     assert (second.relay, second.message_id) == ("second:587", told)
+
+
+async def test_how_often_a_letter_is_tried_is_for_its_own_route_to_say() -> None:
+    scene = Scene()
+    await scene.queue.insert([letter(0), letter(1, route="once"), letter(2, route="gone")])
+    for route in ("default", "once", "gone"):
+        await scene.queue.claim(1, TOKEN, route)
+    await scene.recover(trail(0, LATER), trail(1, LATER), trail(2, LATER))
+    assert [(await scene.now(number)).status for number in range(3)] == [
+        Status.AWAITING,
+        Status.ERROR,
+        Status.AWAITING,
+    ]
 
 
 async def test_what_a_transaction_of_a_large_letter_wrote_down_is_not_counted_again() -> None:

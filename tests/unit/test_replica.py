@@ -726,8 +726,8 @@ class Unheard(MemoryQueue):
         super().__init__(clock)
         self.claimed = asyncio.Event()
 
-    async def claim(self, limit: int, token: str) -> Claim:
-        await super().claim(limit, token)
+    async def claim(self, limit: int, token: str, route: str = "default") -> Claim:
+        await super().claim(limit, token, route)
         self.claimed.set()
         raise Unavailable("no answer")
 
