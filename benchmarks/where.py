@@ -28,7 +28,7 @@ from benchmarks.table import Section
 LETTERS, BATCH = 40_000, 100
 
 AREAS = (
-    ("handing octets to the relay's socket", ("Channel.write (",)),
+    ("handing octets to the relay's socket", ("SmtpSession.write (",)),
     ("composing messages", ("mailsender/message/compose.py",)),
     ("making and encoding reports", ("mailsender/reports/report.py",)),
     ("publishing and marking them", ("mailsender/reports/publisher.py", "kafka/producer.py")),
@@ -36,7 +36,7 @@ AREAS = (
     ("documents and MongoDB's driver", ("adapters/mongo", "pymongo/", "bson/", "motor/")),
     ("decoding batches", ("mailsender/wire/", "mailsender/intake/consumer.py")),
     ("settling", ("mailsender/sending/settler.py", "mailsender/sending/attempt.py")),
-    ("the dialogue with the relay", ("adapters/smtp", "mailsender/smtp/replies.py")),
+    ("the dialogue with the relay", ("mailsender/smtp/",)),
     (
         "handing letters to workers and on",
         ("mailsender/sending/sender.py", "mailsender/sending/dispatcher.py"),

@@ -38,7 +38,7 @@ from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
-from mailsender.smtp.session import Timeouts
+from mailsender.smtp.protocol import Timeouts
 from mailsender.web.app import make_app, serve
 from mailsender.web.connections import affordable
 

@@ -12,7 +12,8 @@ from typing import Any
 from mailsender.model.letter import Envelope, Outcome, Result, Verdict
 from mailsender.model.ports import Clock, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
-from mailsender.smtp.session import SmtpSession, Timeouts
+from mailsender.smtp.protocol import Timeouts
+from mailsender.smtp.session import SmtpSession
 from tests.parts import Certificates
 from tests.scripted import ScriptedRelay
 

@@ -26,14 +26,13 @@ from mailsender.model.letter import Phase
 from mailsender.model.ports import Clock, RelayAway
 from mailsender.net.tls import Renewed, client_context
 from mailsender.smtp.auth import MECHANISMS, LoginMemory, log_in
-from mailsender.smtp.channel import Channel, Outbox
 from mailsender.smtp.errors import relay_away
+from mailsender.smtp.learned import Learned
 from mailsender.smtp.names import Host, Lookups, dial, own_name
-from mailsender.smtp.patience import Patience
-from mailsender.smtp.pipelining import Pipelining
 from mailsender.smtp.plan import Offers
+from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.replies import MAX_EMPTY
-from mailsender.smtp.session import SmtpSession, Timeouts
+from mailsender.smtp.session import SmtpSession, Writes
 
 log = structlog.get_logger()
 
@@ -76,11 +75,10 @@ class SmtpRelay:
         self._clock = clock
         self._name = Host.of(config.host).with_port(config.port)
         self._tls = Renewed(lambda: tls_context(config), config.ca_file)
-        self._outbox: Outbox | None = None
+        self._writes: Writes | None = None
         self._logins = LoginMemory()
         self._lookups = Lookups()
-        self._pipelining = Pipelining(self._name, clock)
-        self._patience = Patience(self._name, config.timeouts.dot)
+        self._learned = Learned(self._name, clock, config.timeouts.dot)
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -97,7 +95,7 @@ class SmtpRelay:
     @property
     def remark(self) -> str:
         """See `Relay`."""
-        return self._pipelining.remark
+        return self._learned.remark
 
     async def connect(self) -> SmtpSession:
         """See `Relay`.
@@ -112,11 +110,11 @@ class SmtpRelay:
                 phase=Phase.AUTH,
                 permanent=True,
             )
-        self._outbox = self._outbox or Outbox()
-        self._pipelining.reconsider()
-        opening = _Opening(config, await self._tls_context(), self._outbox, self._logins, self._clock)
+        self._writes = self._writes or Writes()
+        self._learned.reconsider()
+        opening = _Opening(config, await self._tls_context(), self._logins, self._clock)
         try:
-            return await opening.session(self._lookups, self._pipelining, self._patience)
+            return await opening.session(self._lookups, self._learned, self._writes)
         except (SMTPException, OSError, ValueError) as error:
             if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
                 self._tls.forget()
@@ -158,12 +156,10 @@ class _Opening:
         self,
         config: SmtpConfig,
         context: ssl.SSLContext | None,
-        outbox: Outbox,
         logins: LoginMemory,
         clock: Clock,
     ) -> None:
         self._config = config
-        self._outbox = outbox
         self._logins = logins
         self._clock = clock
         self.phase = Phase.CONNECT
@@ -175,7 +171,7 @@ class _Opening:
             tls_context=context,
         )
 
-    async def session(self, lookups: Lookups, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+    async def session(self, lookups: Lookups, learned: Learned, writes: Writes) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
         if self._config.authenticates:
             self.phase = Phase.AUTH
@@ -188,7 +184,7 @@ class _Opening:
                 await self._starttls()
             if self._config.authenticates:
                 await self._log_in()
-            return self._taken_over(pipelining, patience)
+            return self._taken_over(learned, writes)
         except BaseException:
             self._cut()
             raise
@@ -270,7 +266,7 @@ class _Opening:
             say, offered=offered, user=user, password=password, memory=self._logins, clock=self._clock
         )
 
-    def _taken_over(self, pipelining: Pipelining, patience: Patience) -> SmtpSession:
+    def _taken_over(self, learned: Learned, writes: Writes) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""
         client = self._client
         transport, protocol = client.transport, client.protocol
@@ -281,9 +277,10 @@ class _Opening:
         offers = Offers.of(client.esmtp_extensions)
         if not self._config.pipelining:
             offers = replace(offers, pipelining=False)
-        channel = Channel(cast("asyncio.Transport", transport), self._outbox)
         log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
-        return SmtpSession(channel, offers, self._config.timeouts, self._clock, pipelining, patience)
+        return SmtpSession(
+            cast("asyncio.Transport", transport), offers, self._config.timeouts, self._clock, learned, writes
+        )
 
     def _cut(self) -> None:
         """Leave nothing open; a polite TLS goodbye could take half a minute."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
 from mailsender.model.address import Address, BadAddress, all_as_written, parse_address
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
@@ -37,22 +36,8 @@ class Offers:
         )
 
 
-@dataclass(init=False, slots=True, unsafe_hash=True)
-class Plan:
-    """What will be said in a transaction: the MAIL command, and one RCPT for each recipient.
-
-    `results` holds those who are refused without a word to the relay.
-    """
-
-    mail: Final[bytes]
-    rcpts: Final[dict[str, bytes]]
-    results: Final[dict[str, Result]]
-
-    def __init__(self, *, mail: bytes, rcpts: dict[str, bytes], results: dict[str, Result]) -> None:
-        """Take its fields."""
-        self.mail = mail
-        self.rcpts = rcpts
-        self.results = results
+Plan = tuple[bytes, dict[str, bytes], dict[str, Result]]
+"""The MAIL command, a RCPT command for each recipient, the results of those refused without a word."""
 
 
 def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
@@ -62,8 +47,8 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
             end of the message, where we see none.
     """
-    rest = message.replace(b"\r\n", b"")
-    if b"\r" in rest or b"\n" in rest:
+    ends = message.count(b"\r\n")
+    if message.count(b"\n") != ends or message.count(b"\r") != ends:
         raise ValueError("the message holds a bare CR or LF")
     try:
         sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
@@ -77,7 +62,7 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
     rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
     if sender and sender.needs_smtputf8:
         utf8 = True
-    return Plan(mail=_mail(sender, message, offers, utf8=utf8), rcpts=rcpts, results=results)
+    return _mail(sender, message, offers, utf8=utf8), rcpts, results
 
 
 def _rcpts(recipients: Sequence[str], offers: Offers) -> tuple[dict[str, bytes], dict[str, Result], bool]:
@@ -121,13 +106,19 @@ def _refused(phase: Phase, enhanced: str, text: str) -> Result:
 
 def _refused_whole(envelope: Envelope, enhanced: str, text: str) -> Plan:
     result = _refused(Phase.MAIL, enhanced, text)
-    return Plan(mail=b"", rcpts={}, results=dict.fromkeys(envelope.recipients, result))
+    return b"", {}, dict.fromkeys(envelope.recipients, result)
 
 
-def stuffed(message: bytes) -> bytes:
-    """`message` with its leading dots doubled (RFC 5321 §4.5.2) and its last line ended."""
-    if not message.endswith(b"\r\n"):
-        message += b"\r\n"
-    if message.startswith(b"."):
-        message = b"." + message
-    return message.replace(b"\r\n.", b"\r\n..")
+def on_the_wire(message: bytes, start: int, end: int) -> bytes | memoryview:
+    """The octets of `message` from `start` to `end` with leading dots doubled (RFC 5321 §4.5.2).
+
+    Where that is the end of the message its last line is ended, too.
+    """
+    # A dot leads where CRLF comes before it, so each piece is looked at with the two octets before it.
+    before = min(start, 2)
+    piece = message[start - before : end].replace(b"\r\n.", b"\r\n..")
+    if start == 0 and piece.startswith(b"."):
+        piece = b"." + piece
+    if end >= len(message) and not message.endswith(b"\r\n"):
+        piece += b"\r\n"
+    return memoryview(piece)[before:] if before else piece

@@ -1,36 +1,26 @@
-"""The dialogue with a relay: what is said when, and which letter and step each reply belongs to.
+"""A session with a relay on asyncio: a transport for `mailsender.smtp.protocol`, time, and those who wait.
 
-It is our own, not the library's, because everything turns on knowing *when* a connection was lost:
-before the dot nothing was sent, after it nobody knows.
+The connection is made elsewhere (`mailsender.smtp.connect`); its transport is taken over once the relay is
+ready for mail.
 
-Where the relay offers PIPELINING (RFC 2920) one write carries a message, its dot and the next letter's MAIL,
-RCPT … and DATA, which has to be the last of its group (§3.1). So a letter costs one round trip. At most one
-letter is after its dot, and at most one more has been spoken of, at any time. Without the extension one
-command is said at a time; what a reply means is the same.
-
-Everything happens in turns: a packet's replies are taken (`SmtpSession.take`), those who waited for them go
-on and ask for more, then what may be said is written (`SmtpSession._proceed`). So the next letter is there
-when the message before it goes out, and the relay finds what all sessions have to say at one waking.
+Everything happens in turns: a packet's replies are taken (`SmtpSession.data_received`), those who waited for
+them go on and ask for more, then what may be said is written (`SmtpSession._go_on`). So the next letter is
+there when the message before it goes out, and the relay finds what all sessions have to say at one waking.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from typing import cast
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
 from mailsender.model.ports import Clock, NotBegun, Permit
-from mailsender.smtp.channel import Channel, Lost
-from mailsender.smtp.patience import Patience
-from mailsender.smtp.pipelining import Pipelining
-from mailsender.smtp.plan import Offers, plan, stuffed
+from mailsender.smtp.learned import Learned
+from mailsender.smtp.plan import Offers, plan
+from mailsender.smtp.protocol import Dialogue, Question, Timeouts
 from mailsender.smtp.replies import Kind, Reply
-from mailsender.smtp.transaction import VERDICTS, Transaction
+from mailsender.smtp.transaction import Transaction, result_of
 
 PROBE_AFTER = 3.0
 """Seconds of idling after which a session is asked whether it is still there."""
@@ -38,81 +28,75 @@ PROBE_AFTER = 3.0
 PROBE_TIMEOUT = 5.0
 """Seconds that the answers to NOOP and QUIT may take: no letter depends on them."""
 
-ONE_WRITE = 16 * 1024
-"""Octets up to which message and dot go out together: they fit into any socket's buffer."""
+TOGETHER = 4
+"""Writes that go out in one go at most: while a relay takes them, the next ones are made."""
 
-# RFC 5321 §4.2.1: a second digit of 2 speaks of the transmission channel. Behind the dot none of these says
-# that the message was taken: they answer a connection, or QUIT.
-_OF_THE_CHANNEL = frozenset(range(220, 230))
-_CLOSING = 421  # RFC 5321 §3.8: the relay closes the connection, whatever was asked
-_BAD_SEQUENCE = 503
-_DATA = b"DATA\r\n"
-_DOT = b".\r\n"
-_RSET = b"RSET\r\n"
+LAST_WORDS = 2.0
+"""Seconds for the relay to close its end after QUIT."""
+
+_CLOSING = 421
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """Seconds that each step may take; the defaults are those of RFC 5321 §4.5.3.2."""
+class Writes:
+    """What several sessions have to write in one turn of the loop, written in one go at the turn's end.
 
-    connect: float = 30.0
-    greeting: float = 300.0
-    command: float = 300.0
-    data: float = 120.0
-    block: float = 180.0
-    dot: float = 600.0
+    A relay that is woken by the first write is still awake for the others. Waking it for each costs both
+    sides about as much as the write itself.
+    """
 
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[SmtpSession, bytes]] = []
 
-@dataclass(slots=True, eq=False)
-class _Question:
-    """A command beside all transactions; whoever asked waits for `answer`, for at most `seconds`."""
+    def put(self, session: SmtpSession, data: bytes) -> None:
+        """Write `data` to a session's relay soon, behind what was put before."""
+        if not self._waiting:
+            self._loop.call_soon(self._write)
+        self._waiting.append((session, data))
+        if len(self._waiting) >= TOGETHER:
+            self._write()
 
-    answer: asyncio.Future[Reply]
-    seconds: float
-
-
-_Step = tuple[Phase, bytes, Transaction | _Question, str]
-"""A command, what its reply is about, and for which recipient. A plain tuple, for a letter takes five."""
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for session, data in waiting:
+            session.write(data)
 
 
 class SmtpSession:
-    """See `mailsender.model.ports.Session`. All sessions with a relay share `pipelining` and `patience`."""
+    """See `mailsender.model.ports.Session`. All sessions with a relay share `learned` and `writes`.
+
+    It has the methods of `asyncio.Protocol` and is none: compiled, its fields would lie in a dictionary then.
+    """
 
     def __init__(  # noqa: PLR0917  what a session is made of, once
         self,
-        channel: Channel,
+        transport: asyncio.Transport,
         offers: Offers,
         timeouts: Timeouts,
         clock: Clock,
-        pipelining: Pipelining | None = None,
-        patience: Patience | None = None,
+        learned: Learned | None = None,
+        writes: Writes | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._channel = channel
+        self._transport = transport
         self._offers = offers
-        self._pipelining = pipelining or Pipelining("", clock)
         self._timeouts = timeouts
-        self._dots = patience or Patience("", timeouts.dot)
-        self._dot_wait = timeouts.dot
-        self._patience = {
-            Phase.MAIL: timeouts.command,
-            Phase.RCPT: timeouts.command,
-            Phase.RSET: timeouts.command,
-            Phase.DATA: timeouts.data,
-        }
         self._clock = clock
+        self._writes = writes or Writes()
+        self._dialogue = Dialogue(offers, timeouts, learned or Learned("", clock, timeouts.dot))
         self._used = clock.monotonic()
-        self._carried = False
-        self._queue: deque[Transaction] = deque()  # not begun
-        self._live: list[Transaction] = []  # begun and not finished, the earliest first
-        self._front: Transaction | None = None  # the last one begun, while it is before its dot
-        self._streaming = False  # its message is on its way, in blocks
-        self._proceeding = False  # in this turn, after those who wait
-        self._unsaid: deque[_Step] = deque()
-        self._owed: deque[_Step] = deque()
-        self._answered = 0  # how many steps were answered: the number of the one that is owed next
-        self._watched: int | None = None  # the number of the step that the deadline is for
-        channel.listen(self)
+        self._going_on = False  # in this turn, after those who wait
+        self._paused = False
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        # With no slack `write` returns once all is in the hands of the kernel (under TLS, but for one
+        # buffer): the dot does not wait behind a message that the relay is slow to read. It is 1, not
+        # 0, because at 0 a TLS transport pauses its writer when its buffer is empty, for good.
+        transport.set_write_buffer_limits(high=1, low=0)
+        transport.set_protocol(cast("asyncio.BaseProtocol", self))
+        if transport.is_closing():
+            self._end("the relay closed the connection")
+            self._gone.set_result(None)
 
     def accepts_8bit(self) -> bool:
         """See `Session`."""
@@ -121,12 +105,18 @@ class SmtpSession:
     @property
     def depth(self) -> int:
         """See `Session`."""
-        return 2 if self._speaks_ahead else 1
+        return 2 if self._dialogue.pipelining else 1
 
     @property
-    def _speaks_ahead(self) -> bool:
-        """Whether commands are sent ahead of their replies."""
-        return self._offers.pipelining and self._pipelining.works
+    def alive(self) -> bool:
+        """Whether anything more may be said.
+
+        It looks at the transport, too: one that fails in `write` says nothing, swallows what follows and
+        calls back only later. Without this look a dot would seem to have been sent.
+        """
+        if self._dialogue.over is None and self._transport.is_closing():
+            self._end("the connection was lost")
+        return self._dialogue.over is None
 
     async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
         """See `Session`.
@@ -135,417 +125,204 @@ class SmtpSession:
             NotBegun: see `Session`.
             ValueError: `message` holds a bare CR or LF.
         """
-        said = plan(envelope, message, self._offers)
-        if not said.rcpts:
-            return Outcome(results=said.results, session_usable=self._channel.alive)
-        done = self._loop.create_future()
-        transaction = Transaction(said=said, message=message, permit=permit, done=done)
-        self._queue.append(transaction)
-        self.heard()
-        try:
-            await done
-        except asyncio.CancelledError:
-            self._give_up(transaction)
-            raise
+        transaction = Transaction(envelope, message, permit, self._offers)
         results = transaction.results
+        if transaction.waiting:
+            transaction.waiter = waiter = self._loop.create_future()
+            self._dialogue.submit(transaction)
+            self._go_on_soon()
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._dialogue.withdraw(transaction)
+                self._look()
+                raise
+            if transaction.not_begun:
+                raise NotBegun
         return Outcome(
             results={recipient: results[recipient] for recipient in envelope.recipients},
-            session_usable=self._channel.alive,
+            session_usable=self.alive,
         )
 
-    def _give_up(self, transaction: Transaction) -> None:
-        if transaction in self._queue:
-            self._queue.remove(transaction)
-        elif transaction in self._live:
-            self._channel.fail("the wait for the relay's answer was given up")  # it may come yet, out of turn
+    # --- turns -----------------------------------------------------------------------------------
 
-    # --- what is said ----------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> bool:
-        """See `Listener`."""
-        return bool(self._owed)
-
-    def heard(self) -> None:
-        """See `Listener`."""
-        if not self._proceeding:
-            self._proceeding = True
+    def _go_on_soon(self) -> None:
+        if not self._going_on:
+            self._going_on = True
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        self._proceeding = False
-        self._safely(self._proceed)
-
-    def _safely(self, step: Callable[[], None]) -> None:
-        """A fault of our own ends the session, or those who wait would wait for ever."""
+        """Write all that may be said. A fault of our own ends the session, or some would wait for ever."""
+        self._going_on = False
         try:
-            step()
+            self._say()
         except Exception as error:
-            self._channel.fail(f"internal error in the dialogue ({type(error).__name__})")
+            self._end(f"internal error in the dialogue ({type(error).__name__})")
             raise
+        self._look()
 
-    def _proceed(self) -> None:
-        """Write all that may be said, in one go."""
-        if not self._channel.alive:
-            self._dismiss()
-            return
-        if self._streaming:
-            return
-        out: list[bytes] = []
-        front = self._front
-        if front is not None and front.at_message and not self._end_message(front, out):
-            return
-        self._begin_next()
-        self._say(out)
-        if out:
-            self._channel.write(b"".join(out))
-        self._watch()
-
-    def _end_message(self, front: Transaction, out: list[bytes]) -> bool:
-        """The message and its dot; False when it has to be streamed first, or may not be ended."""
-        if front.void or not front.waiting:
-            # 354 without a recipient: RFC 2920 §3.1 wants the lone dot, whose reply counts for nobody.
-            if front.void and front.some_taken:
-                # It took recipients without our MAIL: the lone dot would send them an empty message.
-                self._channel.fail("the relay takes recipients of a transaction that it refused")
-                return False
-            front.void = True
-            self._dot(front, _DOT, out)
-            return True
-        body = stuffed(front.message)
-        if len(body) <= ONE_WRITE:
-            return self._ask_and_dot(front, body + _DOT, out)
-        self._streaming = True
-        self._channel.stream(body, self._timeouts.block, partial(self._safely, self._streamed))
-        return False
-
-    def _streamed(self) -> None:
-        """All of a large message is with the relay: permission for its end is asked now, not before."""
-        self._streaming = False
-        out: list[bytes] = []
-        front = self._front
-        if front is None or not self._ask_and_dot(front, _DOT, out):
-            return
-        self._begin_next()
-        self._say(out)
-        self._channel.write(b"".join(out))
-        self._watch()
-
-    def _ask_and_dot(self, front: Transaction, last: bytes, out: list[bytes]) -> bool:
-        # A connection that is lost from here on counts as lost after the dot.
-        if not self._channel.alive:
-            return False
-        if not front.permit.dot():
-            self._channel.fail("given up before the end of the message was sent")
-            return False
-        front.phase = Phase.DOT
-        self._dot(front, last, out)
-        return True
-
-    def _dot(self, front: Transaction, last: bytes, out: list[bytes]) -> None:
-        self._front = None
-        front.at_message = False
-        self._owed.append((Phase.DOT, last, front, ""))
-        out.append(last)
-
-    def _begin_next(self) -> None:
-        """Begin the next transaction where the dialogue has room for it and it is allowed to."""
-        while self._queue and self._front is None and (self._speaks_ahead or not self._live):
-            transaction = self._queue.popleft()
-            if not transaction.permit.begin():
-                self._refuse(transaction)
-                continue
-            transaction.follows, self._carried = self._carried, True
-            transaction.ahead = self._speaks_ahead
-            transaction.behind_dot = transaction.ahead and bool(self._live)
-            self._live.append(transaction)
-            self._front = transaction
-            said, unsaid = transaction.said, self._unsaid
-            unsaid.append((Phase.MAIL, said.mail, transaction, ""))
-            for recipient, command in said.rcpts.items():
-                unsaid.append((Phase.RCPT, command, transaction, recipient))
-            unsaid.append((Phase.DATA, _DATA, transaction, ""))
-
-    def _say(self, out: list[bytes]) -> None:
-        unsaid, owed = self._unsaid, self._owed
-        if self._speaks_ahead:
-            owed.extend(unsaid)
-            out.extend([step[1] for step in unsaid])
-            unsaid.clear()
-        elif unsaid and not owed:
-            owed.append(unsaid.popleft())
-            out.append(owed[0][1])
-
-    def _watch(self) -> None:
-        """Set the deadline of the reply that is due next, once for each."""
-        due = self._answered if self._owed else None
-        if due != self._watched:
-            self._watched = due
-            self._channel.due(None if due is None else self._seconds_for(self._owed[0]))
-
-    def _seconds_for(self, step: _Step) -> float:
-        phase, _, about, _ = step
-        if isinstance(about, _Question):
-            return about.seconds
-        if phase is Phase.DOT:
-            self._dot_wait = self._dots.dot
-            return self._dot_wait
-        seconds = self._patience[phase]
-        if self._pipelining.trusted or not about.ahead:
-            return seconds
-        return self._pipelining.patience(seconds, behind_dot=about.behind_dot)
-
-    # --- what is heard ---------------------------------------------------------------------------
-
-    def take(self, reply: Reply) -> None:
-        """See `Listener`."""
-        if not self._owed:
-            self._channel.fail(f"the relay said, unasked: {reply}", reply)
-            return
-        phase, _, about, recipient = self._owed[0]
-        if isinstance(about, _Question):
-            self._owed.popleft()
-            self._answered += 1
-            if not about.answer.done():
-                about.answer.set_result(reply)
-            return
-        wanted = Kind.INTERMEDIATE if phase is Phase.DATA else Kind.COMPLETED
-        if reply.kind is not wanted or reply.code in _OF_THE_CHANNEL:
-            if reply.kind < Kind.TRANSIENT:
-                self._channel.fail(f"the relay answered {reply.code} where that has no meaning", reply)
+    def _say(self) -> None:
+        dialogue = self._dialogue
+        while not (self._paused and dialogue.streaming):
+            if dialogue.over is None and self._transport.is_closing():
+                dialogue.end("the connection was lost")
+            out = dialogue.output(self._loop.time())
+            if not dialogue.streaming:
+                if out:
+                    self._writes.put(self, cast("bytes", out))
                 return
-            if reply.code == _CLOSING and phase is not Phase.DOT:
-                self._channel.fail(f"the relay ends the session: {reply}", reply)
-                return
-        self._owed.popleft()
-        self._answered += 1
-        _TAKE[phase](self, about, recipient, reply)
+            self._transport.write(out)
 
-    def _mail(self, transaction: Transaction, _: str, reply: Reply) -> None:
-        if reply.kind is Kind.COMPLETED:
-            transaction.phase = Phase.RCPT
-        elif reply.code == _BAD_SEQUENCE and transaction.behind_refused:
-            # The relay holds on to the refused transaction before this one; RSET is what it takes.
-            transaction.out_of_step = transaction.void = True
-        else:
-            transaction.settle_all(reply)
-            transaction.void = True
-        transaction.heard = True
-        self._skip_when_void(transaction)
+    def write(self, data: bytes) -> None:
+        """Write `data` now, for `Writes`; what goes wrong is this session's alone."""
+        if self._dialogue.over is None:
+            try:
+                self._transport.write(data)
+            except Exception as error:  # noqa: BLE001  the others' turn comes all the same
+                self._loop.call_exception_handler({"message": "a transport raised", "exception": error})
+                self._end(f"internal error in writing ({type(error).__name__})")
 
-    def _rcpt(self, transaction: Transaction, recipient: str, reply: Reply) -> None:
-        if reply.kind is Kind.COMPLETED:
-            transaction.some_taken = True
-        elif not transaction.void:
-            transaction.settle(recipient, reply)
-        following = self._owed or self._unsaid
-        if following and following[0][0] is Phase.DATA and not transaction.void:
-            if transaction.waiting:
-                transaction.phase = Phase.DATA
-            else:
-                self._skip_when_void(transaction)
-
-    def _skip_when_void(self, transaction: Transaction) -> None:
-        """Say no more of a transaction that is over; what was said already is still answered."""
-        over = transaction.void or not transaction.waiting
-        if over and self._unsaid and self._unsaid[0][2] is transaction:
-            self._unsaid.clear()
-            transaction.void = True
-            self._front = None
-            self._reset(transaction)
-
-    def _data(self, transaction: Transaction, _: str, reply: Reply) -> None:
-        if reply.kind is Kind.INTERMEDIATE:
-            transaction.at_message = True
+    def _look(self) -> None:
+        """Tell those who waited, and do what the dialogue wants: an end of the connection, or a deadline."""
+        self._tell()
+        if self._dialogue.over is not None:
+            self._transport.abort()
             return
-        if not transaction.out_of_step:
-            transaction.settle_all(reply)
-        self._front = None
-        self._reset(transaction)
+        deadline = self._dialogue.deadline
+        # One timer serves all deadlines: it is moved only when the new one comes before it.
+        if deadline is not None and (self._timer is None or self._timer.when() > deadline):
+            self._stop_timer()
+            self._timer = self._loop.call_at(deadline, self._tick)
 
-    def _dotted(self, transaction: Transaction, _: str, reply: Reply) -> None:
-        if not transaction.void:
-            transaction.settle_all(reply)
-            transaction.permit.replied(transaction.results)
-        if reply.code == _CLOSING:
-            self._channel.fail(f"the relay ends the session: {reply}", reply)
-        elif reply.kind is Kind.COMPLETED and not transaction.void:
-            self._finish(transaction)
-        elif self._front is None:
-            self._reset(transaction)
+    def _tell(self) -> None:
+        dialogue = self._dialogue
+        if dialogue.done:
+            self._used = self._clock.monotonic()
+            while dialogue.done:
+                waiter = dialogue.done.popleft().waiter
+                if not waiter.done():
+                    waiter.set_result(None)
+        if dialogue.over is not None:
+            self._stop_timer()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._dialogue.tick(self._loop.time())
+        self._look()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, why: str) -> None:
+        self._dialogue.end(why)
+        self._look()
+
+    # --- called by the transport -----------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._dialogue.receive(data)
+        self._tell()
+        if self._dialogue.over is None:
+            self._go_on_soon()
         else:
-            # The next one was spoken of already: a RSET now would be the end of that one.
-            self._front.behind_refused = True
-            self._finish(transaction)
+            self._transport.abort()
 
-    def _reset(self, transaction: Transaction) -> None:
-        """Clear what a refused transaction left behind, so that it cannot poison the next one."""
-        self._unsaid.append((Phase.RSET, _RSET, transaction, ""))
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._end("the relay closed the connection")
 
-    def _was_reset(self, transaction: Transaction, _: str, reply: Reply) -> None:
-        if reply.kind is not Kind.COMPLETED:
-            self._channel.fail(f"the relay refused RSET: {reply}", reply)
-        else:
-            self._finish(transaction)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._end(f"the connection was lost ({exc})" if exc else "the connection was lost")
+        if not self._gone.done():
+            self._gone.set_result(None)
 
-    # --- how it ends -----------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._paused = True
 
-    def _finish(self, transaction: Transaction) -> None:
-        self._live.remove(transaction)
-        self._used = self._clock.monotonic()
-        if transaction.ahead and not self._pipelining.trusted:
-            self._pipelining.worked(behind_dot=transaction.behind_dot)
-        if transaction.out_of_step:
-            self._refuse(transaction)
-        elif not transaction.done.done():
-            transaction.done.set_result(None)
-
-    def _refuse(self, transaction: Transaction) -> None:
-        if not transaction.done.done():
-            transaction.done.set_exception(NotBegun())
-
-    def lost(self, lost: Lost) -> None:
-        """See `Listener`."""
-        if lost.late and self._owed:
-            self._doubt_pipelining()
-            if self._owed[0][0] is Phase.DOT:
-                self._dots.overdue(self._dot_wait)
-        owed, live = list(self._owed), list(self._live)
-        self._owed.clear()
-        self._unsaid.clear()
-        self._live.clear()
-        self._front, self._streaming = None, False
-        for _, _, about, _ in owed:
-            if isinstance(about, _Question) and not about.answer.done():
-                about.answer.set_exception(lost)
-        for transaction in live:
-            if not transaction.judged:
-                self._refuse(transaction)
-                continue
-            transaction.lost(lost)
-            if not transaction.done.done():
-                transaction.done.set_result(None)
-        self._dismiss()
-
-    def _doubt_pipelining(self) -> None:
-        """An answer took too long: if anything was sent ahead, that may be why, and no letter's fault."""
-        phase, command, about, _ = self._owed[0]
-        if isinstance(about, _Question) or not about.ahead:
-            return
-        if phase is Phase.DOT and (len(self._owed) == 1 or self._pipelining.trusted):
-            return  # nothing came behind it, or what does is known to arrive: the relay is slow
-        self._pipelining.failed("the dot" if phase is Phase.DOT else command.split(b":")[0].decode().strip())
-        for transaction in self._live:
-            if transaction.waiting and transaction.phase is not Phase.DOT:
-                transaction.out_of_step = True
-
-    def _dismiss(self) -> None:
-        """Send away those who had not begun when the connection was lost.
-
-        A session that never carried anything would be replaced by another one like it without end: there the
-        first letter is told what happened.
-        """
-        while self._queue:
-            transaction = self._queue.popleft()
-            if self._carried:
-                self._refuse(transaction)
-                continue
-            self._carried = True
-            transaction.lost(self._channel.fault)
-            if not transaction.done.done():
-                transaction.done.set_result(None)
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._paused = False
+        if self._dialogue.streaming:
+            self._go_on_soon()  # not here: transports call this in the middle of their own accounts
 
     # --- between transactions --------------------------------------------------------------------
 
     @property
     def warm(self) -> bool:
         """See `Session`."""
-        return self._channel.alive and (
-            bool(self._live) or self._clock.monotonic() - self._used <= PROBE_AFTER
-        )
+        return self.alive and (self._dialogue.busy or self._clock.monotonic() - self._used <= PROBE_AFTER)
 
     async def ready(self) -> bool:
         """See `Session`."""
-        if self._channel.alive and not self.warm:
-            try:
-                await self._ask_shortly(b"NOOP\r\n")
-            except Lost:
-                return False
-            self._used = self._clock.monotonic()
-        return self._channel.alive
+        if self.alive and not self.warm:
+            await self._ask_shortly(b"NOOP\r\n")
+        return self.alive
 
     async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:
         """See `Session`."""
         # Without a message there is no size to declare, and a recipient it needs to get a result.
         whom = recipient or reverse_path
         envelope = Envelope(reverse_path=reverse_path, recipients=(whom,))
-        said = plan(envelope, b"", replace(self._offers, sizes=False))
-        if not said.rcpts:
-            return said.results[whom]
-        result = await self._try(Phase.MAIL, said.mail)
+        mail, rcpts, results = plan(envelope, b"", replace(self._offers, sizes=False))
+        if not rcpts:
+            return results[whom]
+        result = await self._try(Phase.MAIL, mail)
         if recipient and result.verdict is Verdict.ACCEPTED:
-            result = await self._try(Phase.RCPT, said.rcpts[recipient])
-        if self._channel.alive:
-            with suppress(Lost):  # the answer stands; that the session is over shows in its state
-                await self._ask_shortly(_RSET)
+            result = await self._try(Phase.RCPT, rcpts[recipient])
+        await self._ask_shortly(b"RSET\r\n")  # the answer stands; if the session is over its state shows that
         return result
 
     async def _try(self, phase: Phase, command: bytes) -> Result:
-        try:
-            reply = await self._ask(command, self._timeouts.command)
-            if reply.code == _CLOSING or reply.kind is Kind.INTERMEDIATE:
-                self._channel.fail(f"the relay answered {reply}", reply)
-                raise self._channel.fault
-        except Lost as lost:
-            code = lost.reply.code if lost.reply else None
-            return Result(verdict=Verdict.DEFERRED, phase=phase, code=code, text=str(lost))
-        return Result(
-            verdict=VERDICTS[reply.kind],
-            phase=phase,
-            code=reply.code,
-            enhanced=reply.enhanced,
-            text=reply.text,
-        )
+        reply = await self._ask(command, self._timeouts.command)
+        if reply is not None and reply.code != _CLOSING and reply.kind is not Kind.INTERMEDIATE:
+            return result_of(reply, phase)
+        if reply is not None:
+            self._dialogue.end(f"the relay answered {reply}", reply)
+            self._look()
+        over = self._dialogue.over
+        code = over.reply.code if over and over.reply else None
+        return Result(verdict=Verdict.DEFERRED, phase=phase, code=code, text=over.why if over else "")
 
     async def _ask_shortly(self, command: bytes) -> None:
         reply = await self._ask(command, min(PROBE_TIMEOUT, self._timeouts.command))
-        if reply.kind is not Kind.COMPLETED:
-            self._channel.fail(f"the relay answered {reply}", reply)
+        if reply is not None and reply.kind is not Kind.COMPLETED:
+            self._dialogue.end(f"the relay answered {reply}", reply)
+            self._look()
 
-    async def _ask(self, command: bytes, seconds: float) -> Reply:
-        """Ask beside all transactions and wait for the answer.
-
-        Raises:
-            Lost: there will be none; the connection is closed.
-        """
-        if not self._channel.alive:
-            raise self._channel.fault
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        self._owed.append((Phase.RSET, command, _Question(answer, seconds), ""))
-        self._channel.write(command)
-        self._watch()
+    async def _ask(self, command: bytes, seconds: float) -> Reply | None:
+        """Ask beside all transactions and wait for the answer; None: the session is over without one."""
+        if not self.alive:
+            return None
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        question = Question(command, seconds, waiter)
+        self._writes.put(self, self._dialogue.ask(question, self._loop.time()))
+        self._look()
         try:
-            return await answer
+            await waiter
         except asyncio.CancelledError:
-            self._channel.fail("the wait for the relay's answer was given up")  # it may come yet, out of turn
+            self._dialogue.withdraw(question)
+            self._look()
             raise
+        return question.reply
 
     def abort(self) -> None:
         """See `Session`."""
-        self._channel.fail("the session was cut off here")
+        self._end("the session was cut off here")
 
     async def close(self) -> None:
         """See `Session`."""
-        if self._channel.alive and not self._live:
-            with suppress(Lost):  # it was to end anyway
-                await self._ask_shortly(b"QUIT\r\n")
-        await self._channel.close()
-
-
-_TAKE: dict[Phase, Any] = {
-    Phase.MAIL: SmtpSession._mail,  # noqa: SLF001  a table of the class's own methods
-    Phase.RCPT: SmtpSession._rcpt,  # noqa: SLF001  as above
-    Phase.DATA: SmtpSession._data,  # noqa: SLF001  as above
-    Phase.DOT: SmtpSession._dotted,  # noqa: SLF001  as above
-    Phase.RSET: SmtpSession._was_reset,  # noqa: SLF001  as above
-}
+        if self.alive and not self._dialogue.busy:
+            await self._ask_shortly(b"QUIT\r\n")
+        self._dialogue.end("the session was closed")
+        self._tell()
+        self._transport.close()
+        try:
+            await asyncio.wait([self._gone], timeout=LAST_WORDS)
+        finally:
+            if not self._gone.done():
+                self._transport.abort()

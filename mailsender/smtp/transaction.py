@@ -6,12 +6,11 @@ A verdict is what a reply's first digit says; what it means beyond that is for
 
 from __future__ import annotations
 
-import asyncio
+from typing import Any, NamedTuple
 
-from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.model.letter import Envelope, Phase, Result, Verdict
 from mailsender.model.ports import Permit
-from mailsender.smtp.channel import Lost
-from mailsender.smtp.plan import Plan
+from mailsender.smtp.plan import Offers, plan
 from mailsender.smtp.replies import Kind, Reply
 
 VERDICTS = {
@@ -21,15 +20,26 @@ VERDICTS = {
 }
 
 
+class End(NamedTuple):
+    """Why a session is over. `reply` is what the relay said out of turn before it went, such as 421."""
+
+    why: str
+    reply: Reply | None = None
+
+
 class Transaction:
     """What was asked for, how far it is, and what is settled.
 
-    `waiting` are the recipients not yet settled, `phase` the step whose reply is due next. `follows` says
-    that the session carried others before: its end need not have to do with this one. `ahead` says that its
-    commands were sent ahead of their replies, `behind_dot` that they follow another's dot. `heard` is set by
-    the first reply, `void` when the relay has refused it or is to forget it, `at_message` by 354.
-    `out_of_step` tells that what became of it has nothing to do with it: the relay took its MAIL for a part
-    of the refused transaction before it, or its commands were lost on the way.
+    `waiting` are the recipients not yet settled, each with its command, `phase` the step whose reply is due
+    next. In the end `results` has all recipients, or `not_begun` says that nothing came of it, see
+    `mailsender.model.ports.NotBegun`. `waiter` belongs to whoever asked for it.
+
+    `follows` says that the session carried others before: its end need not have to do with this one. `ahead`
+    says that its commands were sent ahead of their replies, `behind_dot` that they follow another's dot.
+    `heard` is set by the first reply, `void` when the relay has refused it or is to forget it, `at_message`
+    by 354. `behind_refused` says that it was spoken of before the one ahead of it was refused, so no RSET
+    came in between. `out_of_step` tells that what became of it has nothing to do with it: the relay took its
+    MAIL for a part of that refused transaction, or its commands were lost on the way.
     """
 
     __slots__ = (
@@ -37,26 +47,34 @@ class Transaction:
         "at_message",
         "behind_dot",
         "behind_refused",
-        "done",
         "follows",
         "heard",
+        "mail",
         "message",
+        "not_begun",
         "out_of_step",
         "permit",
         "phase",
         "results",
-        "said",
         "some_taken",
         "void",
+        "waiter",
         "waiting",
     )
 
-    def __init__(self, *, said: Plan, message: bytes, permit: Permit, done: asyncio.Future[None]) -> None:
-        """Nobody is settled yet but those who are refused without a word."""
-        self.said = said
+    def __init__(
+        self, envelope: Envelope, message: bytes, permit: Permit, offers: Offers, waiter: Any = None
+    ) -> None:
+        """Nobody is settled yet but those who are refused without a word.
+
+        Raises:
+            ValueError: `message` holds a bare CR or LF.
+        """
+        self.mail, self.waiting, self.results = plan(envelope, message, offers)
         self.message = message
         self.permit = permit
-        self.done = done
+        self.waiter = waiter
+        self.phase = Phase.MAIL
         self.follows = False
         self.ahead = False
         self.behind_dot = False
@@ -66,9 +84,7 @@ class Transaction:
         self.some_taken = False
         self.behind_refused = False
         self.out_of_step = False
-        self.phase = Phase.MAIL
-        self.waiting: dict[str, None] = dict.fromkeys(said.rcpts)
-        self.results: dict[str, Result] = dict(said.results)
+        self.not_begun = False
 
     @property
     def judged(self) -> bool:
@@ -78,31 +94,35 @@ class Transaction:
     def settle(self, recipient: str, reply: Reply) -> None:
         """Note what `reply`, which came in this phase, means for `recipient`."""
         del self.waiting[recipient]
-        self.results[recipient] = self._result(reply)
+        self.results[recipient] = result_of(reply, self.phase)
 
     def settle_all(self, reply: Reply) -> None:
         """Note what `reply` means for everybody left."""
-        if self.waiting:
-            self.results.update(dict.fromkeys(self.waiting, self._result(reply)))
-            self.waiting.clear()
+        self._settle_rest(result_of(reply, self.phase))
 
-    def lost(self, lost: Lost) -> None:
+    def lost(self, end: End) -> None:
         """Note that the connection is gone: everybody left is deferred, after the dot uncertain."""
         result = Result(
             verdict=Verdict.UNCERTAIN if self.phase is Phase.DOT else Verdict.DEFERRED,
             phase=self.phase,
-            code=lost.reply.code if lost.reply else None,
-            enhanced=lost.reply.enhanced if lost.reply else None,
-            text=str(lost),
+            code=end.reply.code if end.reply else None,
+            enhanced=end.reply.enhanced if end.reply else None,
+            text=end.why,
         )
-        self.results.update(dict.fromkeys(self.waiting, result))
+        self._settle_rest(result)
+
+    def _settle_rest(self, result: Result) -> None:
+        for recipient in self.waiting:
+            self.results[recipient] = result
         self.waiting.clear()
 
-    def _result(self, reply: Reply) -> Result:
-        return Result(
-            verdict=VERDICTS[reply.kind],
-            phase=self.phase,
-            code=reply.code,
-            enhanced=reply.enhanced,
-            text=reply.text,
-        )
+
+def result_of(reply: Reply, phase: Phase) -> Result:
+    """What `reply` in `phase` means for those whom it is about."""
+    return Result(
+        verdict=VERDICTS[reply.kind],
+        phase=phase,
+        code=reply.code,
+        enhanced=reply.enhanced,
+        text=reply.text,
+    )

@@ -20,7 +20,7 @@ from mailsender.message.compose import BadBody, BadHeader
 from mailsender.model.letter import Envelope, Letter, Result, Verdict
 from mailsender.model.ports import Landed, Outgoing, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
-from mailsender.smtp.session import Timeouts
+from mailsender.smtp.protocol import Timeouts
 from mailsender.web.app import make_app, serve
 from proof import ledger as books
 from proof.fuzz import chance as nasty

@@ -27,7 +27,6 @@ from mailsender.model.letter import (
 )
 from mailsender.model.ports import Landed, Outgoing
 from mailsender.sending.attempt import Attempt
-from mailsender.smtp.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -108,7 +107,6 @@ VALUES = [
     LETTER,
     Settlement(token="", letter=LETTER),
     Attempt(results={}, relay="", message_id=""),
-    Plan(mail=b"", rcpts={}, results={}),
     Outgoing(topic="", key=None, value=None),
     Landed(topic="", partition=0, offset=0),
 ]

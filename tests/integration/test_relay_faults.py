@@ -20,7 +20,7 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing import breaker, dots, weighing
 from mailsender.sending import dispatcher, judge, sender
 from mailsender.smtp.connect import SmtpRelay
-from mailsender.smtp.session import Timeouts
+from mailsender.smtp.protocol import Timeouts
 from tests.dispatching import Scene, letter, running, until
 from tests.relay_zoo import (
     EverySecond,

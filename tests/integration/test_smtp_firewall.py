@@ -10,9 +10,9 @@ import structlog
 
 from mailsender.model.letter import Outcome, Verdict
 from mailsender.model.ports import NotBegun
-from mailsender.smtp import pipelining as smtp_pipelining
+from mailsender.smtp import learned as smtp_learned
 from mailsender.smtp.connect import SmtpRelay
-from mailsender.smtp.pipelining import BROKEN_FOR
+from mailsender.smtp.learned import BROKEN_FOR
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running
 from tests.relay_zoo import BrokenFirewall, LateReply
@@ -24,7 +24,7 @@ SOON = 0.1
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp_pipelining, "PROBATION", SOON)
+    monkeypatch.setattr(smtp_learned, "PROBATION", SOON)
 
 
 def meeting(relay: ScriptedRelay, clock: ManualClock | None = None, **changes: object) -> SmtpRelay:

@@ -242,7 +242,7 @@ async def test_a_large_message_between_small_ones() -> None:
 @pytest.mark.asyncio
 async def test_the_deadline_of_a_dot_is_not_stretched_by_the_letters_behind_it() -> None:
     async with pipelined({DOT: stall}) as (relay, session):
-        session._dots.dot = 0.3
+        session._dialogue._learned.dot = 0.3
         first = asyncio.create_task(send(session, A))
         await relay.reached(DOT)
         second = asyncio.create_task(send(session, B))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mailsender.routing.dots import FORGET, MARGIN, SLOW, Dots
-from mailsender.smtp.patience import LONGEST, Patience
+from mailsender.smtp.learned import LONGEST, Learned
+from tests.clocks import ManualClock
 
 
 def test_some_that_wait_are_slow_and_all_of_them_are_stuck() -> None:
@@ -43,13 +44,13 @@ def test_without_a_session_nothing_is_stuck() -> None:
 
 
 def test_sessions_that_find_out_together_wait_longer_once_and_not_for_ever() -> None:
-    patience = Patience("relay", 600.0)
+    learned = Learned("relay", ManualClock(), 600.0)
     for _ in range(5):
-        patience.overdue(600.0)
-    assert patience.dot == 1200.0
+        learned.dot_overdue(600.0)
+    assert learned.dot == 1200.0
     for _ in range(9):
-        patience.overdue(patience.dot)
-    assert patience.dot == LONGEST
-    long = Patience("relay", 2 * LONGEST)
-    long.overdue(long.dot)
+        learned.dot_overdue(learned.dot)
+    assert learned.dot == LONGEST
+    long = Learned("relay", ManualClock(), 2 * LONGEST)
+    long.dot_overdue(long.dot)
     assert long.dot == 2 * LONGEST

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.smtp.channel import TOGETHER, Channel, Outbox
 from mailsender.smtp.plan import Offers
-from mailsender.smtp.session import SmtpSession, Timeouts
+from mailsender.smtp.protocol import Timeouts
+from mailsender.smtp.session import TOGETHER, SmtpSession, Writes
 from tests.clocks import ManualClock
 
 
@@ -65,26 +65,29 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def at_data(wire: Wire, message: bytes) -> tuple[Channel, asyncio.Task[Outcome], Yes]:
+def opened(wire: Wire, writes: Writes | None = None) -> SmtpSession:
+    return SmtpSession(wire, Offers(), Timeouts(), ManualClock(), writes=writes)
+
+
+async def at_data(wire: Wire, message: bytes) -> tuple[SmtpSession, asyncio.Task[Outcome], Yes]:
     """A transaction that waits for the answer to DATA."""
-    channel, go = Channel(wire), Yes()
-    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    session, go = opened(wire), Yes()
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
     sending = asyncio.create_task(session.transact(envelope, message, go))
     for _ in range(2):
         await turns()
-        channel.data_received(b"250 Ok\r\n")
+        session.data_received(b"250 Ok\r\n")
     await turns()
     assert wire.written.endswith(b"DATA\r\n")
-    return channel, sending, go
+    return session, sending, go
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("more", [b"421 4.3.2 Bye\r\n", b"250 2.0.0 What?\r\n", b"nonsense\r\n", b"250-half"])
 async def test_what_comes_together_with_354_is_heard_before_the_dot_is_said(more: bytes) -> None:
     wire = Wire()
-    channel, sending, go = await at_data(wire, b"x\r\n")
-    channel.data_received(b"354 Go on\r\n" + more)
+    session, sending, go = await at_data(wire, b"x\r\n")
+    session.data_received(b"354 Go on\r\n" + more)
     [result] = (await sending).results.values()
     assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
     assert not go.asked_for_dot
@@ -94,9 +97,9 @@ async def test_what_comes_together_with_354_is_heard_before_the_dot_is_said(more
 @pytest.mark.asyncio
 async def test_a_connection_that_breaks_before_the_turn_of_354_was_lost_before_the_dot() -> None:
     wire = Wire()
-    channel, sending, go = await at_data(wire, b"x\r\n")
+    session, sending, go = await at_data(wire, b"x\r\n")
     wire.closing = True  # as asyncio does: the callback comes a turn later
-    channel.data_received(b"354 Go on\r\n")
+    session.data_received(b"354 Go on\r\n")
     [result] = (await sending).results.values()
     assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
     assert not go.asked_for_dot
@@ -107,14 +110,14 @@ async def test_a_connection_that_breaks_before_the_turn_of_354_was_lost_before_t
 @pytest.mark.parametrize("event", ["eof", "lost", "421"])
 async def test_a_connection_lost_in_the_turn_of_354_was_lost_before_the_dot(event: str) -> None:
     wire = Wire()
-    channel, sending, go = await at_data(wire, b"x\r\n")
-    channel.data_received(b"354 Go on\r\n")
+    session, sending, go = await at_data(wire, b"x\r\n")
+    session.data_received(b"354 Go on\r\n")
     if event == "eof":
-        channel.eof_received()
+        session.eof_received()
     elif event == "lost":
-        channel.connection_lost(ConnectionResetError("reset"))
+        session.connection_lost(ConnectionResetError("reset"))
     else:
-        channel.data_received(b"421 4.3.2 Bye\r\n")
+        session.data_received(b"421 4.3.2 Bye\r\n")
     [result] = (await sending).results.values()
     assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
     assert not go.asked_for_dot
@@ -125,14 +128,14 @@ async def test_a_connection_lost_in_the_turn_of_354_was_lost_before_the_dot(even
 @pytest.mark.parametrize("event", ["eof", "lost"])
 async def test_a_connection_lost_behind_the_dot_is_uncertain(event: str) -> None:
     wire = Wire()
-    channel, sending, _ = await at_data(wire, b"x\r\n")
-    channel.data_received(b"354 Go on\r\n")
+    session, sending, _ = await at_data(wire, b"x\r\n")
+    session.data_received(b"354 Go on\r\n")
     await turns()
     assert wire.written.endswith(b"x\r\n.\r\n")
     if event == "eof":
-        channel.eof_received()
+        session.eof_received()
     else:
-        channel.connection_lost(ConnectionResetError("reset"))
+        session.connection_lost(ConnectionResetError("reset"))
     [result] = (await sending).results.values()
     assert (result.verdict, result.phase) == (Verdict.UNCERTAIN, Phase.DOT)
 
@@ -141,8 +144,8 @@ async def test_a_connection_lost_behind_the_dot_is_uncertain(event: str) -> None
 async def test_a_transport_that_breaks_in_the_middle_of_the_message_gets_no_dot() -> None:
     wire = Wire()
     wire.breaks_at = b"last line"
-    channel, sending, go = await at_data(wire, b"line\r\n" * 100_000 + b"last line\r\n")
-    channel.data_received(b"354 Go on\r\n")
+    session, sending, go = await at_data(wire, b"line\r\n" * 100_000 + b"last line\r\n")
+    session.data_received(b"354 Go on\r\n")
     [result] = (await sending).results.values()
     assert (result.verdict, result.phase) == (Verdict.DEFERRED, Phase.DATA)
     assert not go.asked_for_dot
@@ -150,11 +153,11 @@ async def test_a_transport_that_breaks_in_the_middle_of_the_message_gets_no_dot(
 
 @pytest.mark.asyncio
 async def test_a_reply_to_the_dot_counts_although_the_connection_went_at_once() -> None:
-    channel, sending, _ = await at_data(Wire(), b"x\r\n")
-    channel.data_received(b"354 Go on\r\n")
+    session, sending, _ = await at_data(Wire(), b"x\r\n")
+    session.data_received(b"354 Go on\r\n")
     await turns()
-    channel.data_received(b"250 2.0.0 Queued\r\n")
-    channel.connection_lost(None)
+    session.data_received(b"250 2.0.0 Queued\r\n")
+    session.connection_lost(None)
     outcome = await sending
     assert outcome.results["d@e.f"].verdict is Verdict.ACCEPTED
     assert not outcome.session_usable
@@ -167,19 +170,35 @@ class Raises(Yes):
         raise RuntimeError("a bug")
 
 
+class RaisesAtOnce(Yes):
+    def begin(self) -> bool:
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_our_own_before_anything_is_said_leaves_nobody_waiting() -> None:
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
+    session = opened(Wire())
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
+    outcome = await asyncio.wait_for(session.transact(envelope, b"x\r\n", RaisesAtOnce()), 2)
+    assert outcome.results["d@e.f"].verdict is Verdict.DEFERRED
+    assert "RuntimeError" in outcome.results["d@e.f"].text
+    assert len(complaints) == 1
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("message", [b"x\r\n", b"line\r\n" * 100_000], ids=["one write", "streamed"])
 async def test_a_fault_of_our_own_leaves_nobody_waiting(message: bytes) -> None:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
     wire = Wire()
-    channel = Channel(wire)
-    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    session = opened(wire)
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
     sending = asyncio.create_task(session.transact(envelope, message, Raises()))
     for reply in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
         await turns()
-        channel.data_received(reply)
+        session.data_received(reply)
     outcome = await asyncio.wait_for(sending, 2)
     assert outcome.results["d@e.f"].verdict is Verdict.DEFERRED
     assert "RuntimeError" in outcome.results["d@e.f"].text
@@ -190,12 +209,12 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting(message: bytes) -> None:
 @pytest.mark.asyncio
 async def test_a_reply_to_the_dot_is_told_before_anybody_waits() -> None:
     wire = Wire()
-    channel, sending, go = await at_data(wire, b"x\r\n")
-    channel.data_received(b"354 go\r\n")
+    session, sending, go = await at_data(wire, b"x\r\n")
+    session.data_received(b"354 go\r\n")
     await turns()
     assert go.asked_for_dot
     assert go.told is None
-    channel.data_received(b"250 taken\r\n")
+    session.data_received(b"250 taken\r\n")
     # Not a turn later: the process may die in between.
     assert go.told is not None
     assert [(r.verdict, r.code) for r in go.told.values()] == [(Verdict.ACCEPTED, 250)]
@@ -225,18 +244,17 @@ class Notes(Yes):
 @pytest.mark.parametrize("size", [1, 100_000], ids=["one write", "streamed"])
 async def test_a_dot_is_noted_before_it_is_written_and_its_reply_before_anybody_goes_on(size: int) -> None:
     wire = Wire()
-    channel, go = Channel(wire), Notes(wire)
-    session = SmtpSession(channel, Offers(), Timeouts(), ManualClock())
+    session, go = opened(wire), Notes(wire)
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
     go.sending = asyncio.create_task(session.transact(envelope, b"line\r\n" * size, go))
     for reply in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
         await turns()
-        channel.data_received(reply)
+        session.data_received(reply)
     await turns()
     assert wire.written.endswith(b"line\r\n.\r\n")
     assert go.on_the_wire
     assert not go.on_the_wire.endswith(b"\r\n.\r\n")
-    channel.data_received(b"250 Taken\r\n")
+    session.data_received(b"250 Taken\r\n")
     assert go.told is not None
     assert go.told["d@e.f"].verdict is Verdict.ACCEPTED
     assert not go.known_before
@@ -245,45 +263,47 @@ async def test_a_dot_is_noted_before_it_is_written_and_its_reply_before_anybody_
 
 @pytest.mark.asyncio
 async def test_what_several_sessions_have_to_say_goes_out_together_and_in_order() -> None:
-    outbox, wires = Outbox(), [Wire() for _ in range(TOGETHER)]
-    channels = [Channel(wire, outbox) for wire in wires]
-    for channel in channels[:-1]:
-        channel.write(b"first ")
+    writes, wires = Writes(), [Wire() for _ in range(TOGETHER)]
+    sessions = [opened(wire, writes) for wire in wires]
+    for session in sessions[:-1]:
+        writes.put(session, b"first ")
     assert not any(wire.written for wire in wires)
-    channels[-1].write(b"first ")
+    writes.put(sessions[-1], b"first ")
     assert {wire.written for wire in wires} == {b"first "}
-    channels[0].write(b"second ")
-    channels[0].write(b"third")
+    writes.put(sessions[0], b"second ")
+    writes.put(sessions[0], b"third")
     await turns()
     assert wires[0].written == b"first second third"
 
 
 @pytest.mark.asyncio
-async def test_a_channel_that_failed_in_this_turn_writes_nothing_more() -> None:
-    outbox, wires = Outbox(), [Wire(), Wire()]
-    failing, other = (Channel(wire, outbox) for wire in wires)
-    failing.write(b"x")
-    other.write(b"x")
-    failing.fail("it was cut")
+async def test_a_session_that_failed_in_this_turn_writes_nothing_more() -> None:
+    writes, wires = Writes(), [Wire(), Wire()]
+    failing, other = (opened(wire, writes) for wire in wires)
+    writes.put(failing, b"x")
+    writes.put(other, b"x")
+    failing.abort()
     await turns()
     assert [wire.written for wire in wires] == [b"", b"x"]
 
 
 @pytest.mark.asyncio
-async def test_a_transport_that_raises_ends_its_own_channel_and_no_other() -> None:
+async def test_a_transport_that_raises_ends_its_own_session_and_no_other() -> None:
     class Raising(Wire):
         def write(self, data: bytes) -> None:
             raise RuntimeError("no more writing")
 
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
-    outbox, wires = Outbox(), [Raising(), Wire()]
-    raising, other = (Channel(wire, outbox) for wire in wires)
-    raising.write(b"x")
-    other.write(b"x")
+    writes, wires = Writes(), [Raising(), Wire()]
+    raising, other = (opened(wire, writes) for wire in wires)
+    writes.put(raising, b"x")
+    writes.put(other, b"x")
     await turns()
     assert wires[1].written == b"x"
     assert other.alive
     assert not raising.alive
-    assert str(raising.fault) == "internal error in writing (RuntimeError)"
     assert [str(each) for each in told] == ["no more writing"]
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
+    outcome = await raising.transact(envelope, b"x\r\n", Yes())
+    assert outcome.results["d@e.f"].text == "internal error in writing (RuntimeError)"
