@@ -209,7 +209,15 @@ def _sick(options: Options) -> list[Step]:
 
 QUICK_KINDS = ("headers", "packed", "elements")
 
-INPUTS = {"records": 200, "messages": 160, "wire": 200, "replies": 100, "http": 400, "settings": 970}
+INPUTS = {
+    "records": 200,
+    "messages": 160,
+    "wire": 200,
+    "replies": 100,
+    "dialogue": 400,
+    "http": 400,
+    "settings": 970,
+}
 """Seconds for a million each, in one process."""
 
 

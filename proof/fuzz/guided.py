@@ -22,7 +22,7 @@ from typing import Any
 from proof.table import NOT_RUN, Row
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("records", "messages", "replies")
+TARGETS = ("records", "messages", "replies", "dialogue")
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["mailsender"]):
         from mailsender.model.letter import Letter
-        from proof.fuzz import chance, targets
+        from proof.fuzz import chance, dialogue, targets
 
     def letter(data: bytes) -> Letter:
         provider = atheris.FuzzedDataProvider(data)
@@ -48,11 +48,13 @@ def main() -> None:
         "records": chance.record(Random(1)),
         "messages": b"subject and body",
         "replies": b"\x05250-one\r\n250 2.1.0 two\r\n",
+        "dialogue": bytes((1, 8, 0, 8, 1, *[0] * 12)),
     }
     judges: dict[str, Any] = {
         "records": targets.judge_record,
         "messages": lambda data: targets.judge_message(letter(data)),
         "replies": lambda data: targets.judge_replies(pieces(data)),
+        "dialogue": dialogue.judge_dialogue,
     }
     corpus = Path(tempfile.mkdtemp(prefix="corpus-"))
     (corpus / "first").write_bytes(seeds[name])

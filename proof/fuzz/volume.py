@@ -18,6 +18,7 @@ import structlog
 
 from proof.fuzz import chance as nasty
 from proof.fuzz import targets
+from proof.fuzz.dialogue import judge_dialogue, make_moves
 from proof.fuzz.sockets import http_judge, make_submission, wire_judge
 from proof.fuzz.targets import KNOWN, Judge
 from proof.table import Row
@@ -51,6 +52,11 @@ TARGETS = {
         title="SMTP replies",
         make=targets.make_pieces,
         judging=lambda: targets.plain(targets.judge_replies),
+    ),
+    "dialogue": Target(
+        title="a relay that says anything",
+        make=make_moves,
+        judging=lambda: targets.plain(judge_dialogue),
     ),
     "http": Target(title="HTTP bodies", make=nasty.body, judging=http_judge),
     "settings": Target(

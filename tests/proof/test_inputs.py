@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsender.message.compose import Composer
-from mailsender.model.letter import Letter
-from mailsender.smtp.replies import Reply, ReplyParser
-from proof.fuzz import sockets, targets
+from mailsender.model.letter import Letter, Phase
+from mailsender.smtp import protocol
+from mailsender.smtp.protocol import Dialogue
+from mailsender.smtp.replies import Kind, Reply, ReplyParser
+from proof.fuzz import dialogue, sockets, targets
 from proof.fuzz.volume import TARGETS, one_slice
 
 MANY = settings(max_examples=500, deadline=None)
@@ -51,6 +53,12 @@ def test_any_text_is_a_message(subject: str, body: str) -> None:
 )
 def test_any_octets_are_replies(pieces: list[bytes]) -> None:
     targets.judge_replies(pieces)
+
+
+@MANY
+@given(st.binary(max_size=80))
+def test_a_relay_may_say_anything(moves: bytes) -> None:
+    dialogue.judge_dialogue(moves)
 
 
 # --- each judge finds what is planted ------------------------------------------------------------
@@ -115,6 +123,50 @@ def test_a_parser_that_depends_on_the_pieces(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(targets, "ReplyParser", Forgetful)
     assert finds("replies")
+
+
+class Hasty(Dialogue):
+    """Sends ahead what nobody offered to take."""
+
+    pipelining = True
+
+
+class Hopeful(Dialogue):
+    """Takes a relay that cannot now for one that could."""
+
+    def _take(self, reply: Reply) -> None:
+        if self._owed and self._owed[0][0] is Phase.DOT and reply.kind is Kind.TRANSIENT:
+            reply = Reply(code=250, enhanced=None, text="")
+        super()._take(reply)
+
+
+class Wordy(Dialogue):
+    """Speaks of the next letter when the one before it is only announced."""
+
+    def _begin_next(self) -> None:
+        super()._begin_next()
+        if self._queue and self._front is not None and self.pipelining:
+            front, self._front = self._front, None
+            super()._begin_next()
+            self._front = front
+
+
+class Forgetting(Dialogue):
+    """Leaves those waiting who had not begun."""
+
+    def _dismiss(self) -> None:
+        self._queue.clear()
+
+
+@pytest.mark.parametrize("kind", [Hasty, Hopeful, Wordy, Forgetting])
+def test_a_dialogue_that_breaks_a_promise(monkeypatch: pytest.MonkeyPatch, kind: type[Dialogue]) -> None:
+    monkeypatch.setattr(dialogue, "Dialogue", kind)
+    assert finds("dialogue", 3000)
+
+
+def test_a_message_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "on_the_wire", lambda message, start, end: message[start:end])
+    assert finds("dialogue")
 
 
 def test_settings_that_tell_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
