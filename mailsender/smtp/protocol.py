@@ -299,8 +299,11 @@ class Dialogue:
 
     def receive(self, data: bytes) -> None:
         """Take what the relay sent, in whatever pieces."""
-        if self.over is not None:
-            return
+        if self.over is None:
+            self._receive(data)
+
+    # By itself, for mypy believes that `over` stays what it was seen to be, and compiled code believes mypy.
+    def _receive(self, data: bytes) -> None:
         try:
             for reply in self._parser.feed(data):
                 self._take(reply)
