@@ -164,7 +164,7 @@ class Dialogue:
             return b""
         out: list[bytes] = []
         front = self._front
-        if front is not None and front.at_message:
+        if front is not None and front.message_wanted:
             if self._has_block(front):
                 return self._block(front, now)
             if not self._end_message(front, out):
@@ -177,7 +177,7 @@ class Dialogue:
     def _has_block(self, front: Transaction) -> bool:
         """Whether the message has to be streamed further before its end."""
         size = len(front.message)
-        return size > ONE_WRITE and self._sent < size and not front.void and bool(front.waiting)
+        return size > ONE_WRITE and self._sent < size and not front.abandoned and bool(front.waiting)
 
     def _block(self, front: Transaction, now: float) -> bytes | memoryview:
         start = self._sent
@@ -193,13 +193,13 @@ class Dialogue:
         Of a large one all is with the relay: permission for its end is asked now, not before.
         """
         self.streaming = False
-        if front.void or not front.waiting:
+        if front.abandoned or not front.waiting:
             # 354 without a recipient: RFC 2920 §3.1 wants the lone dot, whose reply counts for nobody.
-            if front.void and front.some_taken:
+            if front.abandoned and front.recipients_taken:
                 # It took recipients without our MAIL: the lone dot would send them an empty message.
                 self.end("the relay takes recipients of a transaction that it refused")
                 return False
-            front.void = True
+            front.abandoned = True
         elif not front.permit.dot():
             self.end("given up before the end of the message was sent")
             return False
@@ -210,7 +210,7 @@ class Dialogue:
         out.append(_DOT)
         self._owed.append((Phase.DOT, _DOT, front, ""))
         self._front, self._sent = None, 0
-        front.at_message = False
+        front.message_wanted = False
         return True
 
     def _begin_next(self) -> None:
@@ -222,9 +222,9 @@ class Dialogue:
             if not begins:
                 self._refuse(transaction)
                 continue
-            transaction.follows, self._carried = self._carried, True
-            transaction.ahead = self.pipelining
-            transaction.behind_dot = transaction.ahead and bool(self._begun)
+            transaction.not_first, self._carried = self._carried, True
+            transaction.sent_ahead = self.pipelining
+            transaction.behind_dot = transaction.sent_ahead and bool(self._begun)
             self._begun.append(transaction)
             self._front = transaction
             unsaid = self._unsaid
@@ -267,7 +267,7 @@ class Dialogue:
         if phase is Phase.DOT:
             return self._learned.dot
         seconds = self._timeouts.data if phase is Phase.DATA else self._timeouts.command
-        if self._learned.proven or not about.ahead:
+        if self._learned.proven or not about.sent_ahead:
             return seconds
         return self._learned.wait(seconds, behind_dot=about.behind_dot)
 
@@ -286,7 +286,7 @@ class Dialogue:
     def _doubt_pipelining(self) -> None:
         """An answer took too long: if anything was sent ahead, that may be why, and no letter's fault."""
         phase, command, about, _ = self._owed[0]
-        if isinstance(about, Question) or not about.ahead:
+        if isinstance(about, Question) or not about.sent_ahead:
             return
         if phase is Phase.DOT and (len(self._owed) == 1 or self._learned.proven):
             return  # nothing came behind it, or what does is known to arrive: the relay is slow
@@ -343,37 +343,37 @@ class Dialogue:
             transaction.phase = Phase.RCPT
         elif reply.code == _BAD_SEQUENCE and transaction.behind_refused:
             # The relay holds on to the refused transaction before this one; RSET is what it takes.
-            transaction.out_of_step = transaction.void = True
+            transaction.out_of_step = transaction.abandoned = True
         else:
             transaction.settle_all(reply)
-            transaction.void = True
-        transaction.heard = True
-        self._skip_when_void(transaction)
+            transaction.abandoned = True
+        transaction.answered = True
+        self._skip_abandoned(transaction)
 
     def _rcpt(self, transaction: Transaction, recipient: str, reply: Reply) -> None:
         if reply.kind is Kind.COMPLETED:
-            transaction.some_taken = True
-        elif not transaction.void:
+            transaction.recipients_taken = True
+        elif not transaction.abandoned:
             transaction.settle(recipient, reply)
         following = self._owed or self._unsaid
-        if following and following[0][0] is Phase.DATA and not transaction.void:
+        if following and following[0][0] is Phase.DATA and not transaction.abandoned:
             if transaction.waiting:
                 transaction.phase = Phase.DATA
             else:
-                self._skip_when_void(transaction)
+                self._skip_abandoned(transaction)
 
-    def _skip_when_void(self, transaction: Transaction) -> None:
+    def _skip_abandoned(self, transaction: Transaction) -> None:
         """Say no more of a transaction that is over; what was said already is still answered."""
-        over = transaction.void or not transaction.waiting
+        over = transaction.abandoned or not transaction.waiting
         if over and self._unsaid and self._unsaid[0][2] is transaction:
             self._unsaid.clear()
-            transaction.void = True
+            transaction.abandoned = True
             self._front = None
             self._reset(transaction)
 
     def _data(self, transaction: Transaction, _: str, reply: Reply) -> None:
         if reply.kind is Kind.INTERMEDIATE:
-            transaction.at_message = True
+            transaction.message_wanted = True
             return
         if not transaction.out_of_step:
             transaction.settle_all(reply)
@@ -381,12 +381,12 @@ class Dialogue:
         self._reset(transaction)
 
     def _dotted(self, transaction: Transaction, _: str, reply: Reply) -> None:
-        if not transaction.void:
+        if not transaction.abandoned:
             transaction.settle_all(reply)
             transaction.permit.replied(transaction.results)
         if reply.code == _CLOSING:
             self.end(f"the relay ends the session: {reply}", reply)
-        elif reply.kind is Kind.COMPLETED and not transaction.void:
+        elif reply.kind is Kind.COMPLETED and not transaction.abandoned:
             self._finish(transaction)
         elif self._front is None:
             self._reset(transaction)
@@ -409,7 +409,7 @@ class Dialogue:
 
     def _finish(self, transaction: Transaction) -> None:
         self._begun.remove(transaction)
-        if transaction.ahead and not self._learned.proven:
+        if transaction.sent_ahead and not self._learned.proven:
             self._learned.worked(behind_dot=transaction.behind_dot)
         transaction.not_begun = transaction.out_of_step
         self.done.append(transaction)

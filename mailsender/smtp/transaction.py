@@ -34,30 +34,29 @@ class Transaction:
     next. In the end `results` has all recipients, or `not_begun` says that nothing came of it, see
     `mailsender.model.ports.NotBegun`. `waiter` belongs to whoever asked for it.
 
-    `follows` says that the session carried others before: its end need not have to do with this one. `ahead`
-    says that its commands were sent ahead of their replies, `behind_dot` that they follow another's dot.
-    `heard` is set by the first reply, `void` when the relay has refused it or is to forget it, `at_message`
-    by 354. `behind_refused` says that it was spoken of before the one ahead of it was refused, so no RSET
-    came in between. `out_of_step` tells that what became of it has nothing to do with it: the relay took its
-    MAIL for a part of that refused transaction, or its commands were lost on the way.
+    `not_first`: the session carried others before, so its end need not have to do with this one.
+    `behind_dot`: its commands were sent ahead in one packet with another's dot. `abandoned`: the relay has
+    refused it, or is to forget it. `behind_refused`: it was spoken of before the one ahead of it was refused,
+    so no RSET came in between. `out_of_step`: what became of it has nothing to do with it, for the relay took
+    its MAIL for a part of that refused transaction, or its commands were lost on the way.
     """
 
     __slots__ = (
-        "ahead",
-        "at_message",
+        "abandoned",
+        "answered",
         "behind_dot",
         "behind_refused",
-        "follows",
-        "heard",
         "mail",
         "message",
+        "message_wanted",
         "not_begun",
+        "not_first",
         "out_of_step",
         "permit",
         "phase",
+        "recipients_taken",
         "results",
-        "some_taken",
-        "void",
+        "sent_ahead",
         "waiter",
         "waiting",
     )
@@ -75,13 +74,13 @@ class Transaction:
         self.permit = permit
         self.waiter = waiter
         self.phase = Phase.MAIL
-        self.follows = False
-        self.ahead = False
+        self.not_first = False
+        self.sent_ahead = False
         self.behind_dot = False
-        self.heard = False
-        self.void = False
-        self.at_message = False
-        self.some_taken = False
+        self.answered = False
+        self.abandoned = False
+        self.message_wanted = False
+        self.recipients_taken = False
         self.behind_refused = False
         self.out_of_step = False
         self.not_begun = False
@@ -89,7 +88,7 @@ class Transaction:
     @property
     def judged(self) -> bool:
         """Whether what became of the session says anything about this letter."""
-        return (self.heard or not self.follows) and not self.out_of_step
+        return (self.answered or not self.not_first) and not self.out_of_step
 
     def settle(self, recipient: str, reply: Reply) -> None:
         """Note what `reply`, which came in this phase, means for `recipient`."""
