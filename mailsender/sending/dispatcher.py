@@ -11,7 +11,7 @@ import structlog
 from mailsender.aio import first_of, pause
 from mailsender.model.letter import Claim, FreshClaim, Letter
 from mailsender.model.ports import Clock, Queue, Unavailable
-from mailsender.observe.supervision import Keep, Loop, once
+from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.routing.relay import Relay
@@ -42,6 +42,8 @@ DOUBTS = 100
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""
+
+FRESH_ONLY = "only letters fresh from intake are sent"
 
 PIPELINED = 2
 """Senders a session: the second one has the next letter ready where the relay takes them pipelined."""
@@ -125,21 +127,19 @@ class Dispatcher:
 
     async def run(self, keep: Keep = once) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
+        stop = self._stopping
         async with asyncio.TaskGroup() as group:
-
-            def kept(name: str, loop: Loop, loss: str) -> asyncio.Task[None]:
-                return group.create_task(keep(name, loop, self._stopping, loss))
-
             self._running = {
-                kept("sending", sender.run, "fewer letters are sent at once") for sender in self._senders
+                group.create_task(keep("sending", each.run, stop, "fewer letters are sent at once"))
+                for each in self._senders
             }
             self._claiming = {
-                kept("claiming", partial(self._claim_all, route), "only letters fresh from intake are sent")
-                for route in self.routes
+                group.create_task(keep("claiming", partial(self._claim_all, each), stop, FRESH_ONLY))
+                for each in self.routes
             }
             for relay in self.relays:
-                kept("sessions", relay.pool.run, "sessions that idle stay open")
-            kept("watching", self._watch_dots, "nobody hears of a relay that hangs")
+                group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
+            group.create_task(keep("watching", self._watch_dots, stop, "nobody hears of a relay that hangs"))
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""

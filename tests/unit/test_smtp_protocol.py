@@ -176,6 +176,16 @@ def test_a_question_is_answered_and_the_next_letter_carried() -> None:
     assert talk.says() == MAIL
 
 
+def test_a_question_without_an_answer_ends_the_session() -> None:
+    talk, question = Talk(pipelining=True), Question(b"NOOP\r\n", 2.0)
+    talk.dialogue.ask(question, talk.now)
+    talk.dialogue.tick(talk.now + 2)
+    assert list(talk.dialogue.done) == [question]
+    assert question.reply is None
+    assert talk.dialogue.over is not None
+    assert talk.learned.pipelining, "nothing was sent ahead"
+
+
 # --- what a reply means at each stage --------------------------------------------------------
 
 STAGES = [Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT]
@@ -284,6 +294,17 @@ def test_letters_that_nothing_was_said_about_were_not_begun_but_the_first_one_is
     assert (first.results[A].text, second.not_begun) == ("gone", True)
 
 
+def test_a_refused_reset_ends_the_session_and_the_first_reason_stands() -> None:
+    talk = Talk()
+    letter = talk.up_to(Phase.MAIL)
+    assert talk.hears(b"550 5.7.1 No\r\n") == RSET
+    talk.hears(b"502 5.5.1 What?\r\n")
+    talk.dialogue.end("the connection was lost")
+    assert talk.dialogue.over is not None
+    assert talk.dialogue.over.why == "the relay refused RSET: 502 5.5.1 What?"
+    assert (verdicts(letter), letter.results[A].code) == ([REFUSED], 550)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_letter_that_is_withdrawn(begun: bool) -> None:
     talk = Talk()
@@ -390,12 +411,9 @@ def test_a_large_message_comes_in_blocks_and_its_dot_with_what_follows(message: 
     talk.letter(B)
     talk.says()
     talk.dialogue.receive(OK + OK + GO_ON)
-    blocks = []
-    while True:
+    blocks = [bytes(talk.dialogue.output(talk.now))]
+    while talk.dialogue.streaming:
         blocks.append(bytes(talk.dialogue.output(talk.now)))
-        if not talk.dialogue.streaming:
-            break
-        assert talk.dialogue.output is not None
     assert all(len(block) <= 2 * BLOCK for block in blocks)
     assert len(blocks) == 1 + -(-len(message) // BLOCK)
     assert blocks[-1] == DOT + MAIL + RCPT_B + DATA
