@@ -108,7 +108,8 @@ class Recipient:
 
     `tries` counts the attempts that told something about it and did not end it, `doubts` those of them that
     were lost after their dot: the recipient may have got the letter from each, whatever a later one came to.
-    `closed` ends it although its result alone would not: it was tried, or doubted, often enough.
+    `closed` ends it although its result alone would not: it was tried, or doubted, often enough. `relay` is
+    the one of which its result is.
     """
 
     address: Final[str]
@@ -116,6 +117,7 @@ class Recipient:
     tries: Final[int]
     doubts: Final[int]
     closed: Final[bool]
+    relay: Final[str]
 
     def __init__(
         self,
@@ -125,6 +127,7 @@ class Recipient:
         tries: int = 0,
         doubts: int = 0,
         closed: bool = False,
+        relay: str = "",
     ) -> None:
         """Take its fields."""
         self.address = address
@@ -132,6 +135,7 @@ class Recipient:
         self.tries = tries
         self.doubts = doubts
         self.closed = closed
+        self.relay = relay
 
     @property
     def uncertain(self) -> bool:

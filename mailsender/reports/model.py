@@ -49,6 +49,7 @@ class RecipientReport(BaseModel):
     Uncertain: bool = Field(
         False, description="An attempt was lost after its final dot: the letter may have arrived from it."
     )
+    Relay: str = Field("", description="The relay that said so, or that was asked last; empty for none.")
 
 
 class Report(BaseModel):

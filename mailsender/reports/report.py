@@ -189,6 +189,7 @@ def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
         "Text": result.text,
         "Phase": str(result.phase),
         "Uncertain": recipient.uncertain,
+        "Relay": recipient.relay,
     }
 
 

@@ -98,12 +98,20 @@ def after_results(
             continue
         verdict = result.verdict
         if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
-            moved.append(Recipient(address=each.address, result=result, tries=each.tries, doubts=each.doubts))
+            moved.append(
+                Recipient(
+                    address=each.address,
+                    result=result,
+                    tries=each.tries,
+                    doubts=each.doubts,
+                    relay=attempt.relay,
+                )
+            )
             told = True
         elif attempt.told_nothing(each.address, result):
-            moved.append(_noted(each, result))
+            moved.append(_noted(each, result, attempt.relay))
         else:
-            moved.append(_put_off(each, result, policy))
+            moved.append(_put_off(each, result, policy, attempt.relay))
             told = True
     return tuple(moved), told
 
@@ -140,7 +148,7 @@ def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolic
     return min(waits) if waits else attempt.pause
 
 
-def _put_off(recipient: Recipient, result: Result, policy: RetryPolicy) -> Recipient:
+def _put_off(recipient: Recipient, result: Result, policy: RetryPolicy, relay: str) -> Recipient:
     doubted = result.verdict is Verdict.UNCERTAIN
     tries, doubts = recipient.tries + 1, recipient.doubts + doubted
     over = doubted and doubts > policy.resends
@@ -150,10 +158,11 @@ def _put_off(recipient: Recipient, result: Result, policy: RetryPolicy) -> Recip
         tries=tries,
         doubts=doubts,
         closed=over or policy.wait(tries, 0.5) is None,
+        relay=relay,
     )
 
 
-def _noted(recipient: Recipient, result: Result) -> Recipient:
+def _noted(recipient: Recipient, result: Result, relay: str) -> Recipient:
     """What was said is worth keeping, unless the recipient is in doubt: that is worth more."""
     before = recipient.result
     if before is not None and before.verdict is Verdict.UNCERTAIN:
@@ -164,4 +173,5 @@ def _noted(recipient: Recipient, result: Result) -> Recipient:
         tries=recipient.tries,
         doubts=recipient.doubts,
         closed=recipient.closed,
+        relay=relay,
     )

@@ -445,7 +445,7 @@ def finished(**changes: Any) -> Letter:
     return read(GOOD).evolve(
         id="6b03f03e1c3fe5165a363fce",
         status=Status.SENT,
-        recipients=(Recipient(address="a1@example.test", result=ACCEPTED),),
+        recipients=(Recipient(address="a1@example.test", result=ACCEPTED, relay="mx:25"),),
         attempts=1,
         relay="mx:25",
         message_id="<1@x>",
@@ -482,6 +482,7 @@ class TestReports:
                 "Text": "queued",
                 "Phase": "dot",
                 "Uncertain": False,
+                "Relay": "mx:25",
             }
         ]
         assert (full["Attempts"], full["Relay"], full["MessageID"]) == (1, "mx:25", "<1@x>")

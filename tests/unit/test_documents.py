@@ -59,8 +59,7 @@ def test_the_original_fields_keep_their_meaning() -> None:
         "kafkakey": "k\N{REPLACEMENT CHARACTER}",
     }
     assert document["_id"] == ObjectId("6b03f03e1c3fe5165a363fce")
-    assert document["seq"] == Timestamp(0, 0)
-    assert document["due"] == NOW
+    assert (document["route"], document["rank"], document["created_at"]) == ("default", NOW, NOW)
 
 
 def test_what_did_not_happen_takes_no_place() -> None:
@@ -73,11 +72,17 @@ def test_what_did_not_happen_takes_no_place() -> None:
 def test_an_error_comes_in_final() -> None:
     document, _ = document_of(letter(status=Status.ERROR, reason="no"), NOW)
     assert document["finished_at"] == NOW
-    assert "due" not in document
+    assert not {"route", "rank"} & document.keys()
+
+
+def told(relay: str, **fields: Any) -> Recipient:
+    """A recipient; of one of whom nothing was said no relay is known."""
+    return Recipient(relay=relay if fields["result"] else "", **fields)
 
 
 recipients = st.builds(
-    Recipient,
+    told,
+    relay=st.sampled_from(["", "a.test:25", "b.test:25"]),
     address=st.sampled_from(["a@example.test", "b@example.test", "c@example.test"]),
     result=st.none() | st.sampled_from([DEFERRED, GONE]),
     tries=st.integers(0, 3),
@@ -96,6 +101,7 @@ recipients = st.builds(
     attempts=st.integers(0, 9),
     message_id=st.sampled_from(["", "<6b03f03e1c3fe5165a363fce@example.test>", "<other@example.test>"]),
     finished_at=st.none() | st.just(NOW),
+    relay=st.sampled_from(["", "a.test:25"]),
 )
 def test_a_letter_survives_the_journey(
     recipients: tuple[Recipient, ...],
@@ -104,6 +110,7 @@ def test_a_letter_survives_the_journey(
     attempts: int,
     message_id: str,
     finished_at: datetime | None,
+    relay: str,
 ) -> None:
     sample = letter(
         addresses=tuple(each.address for each in recipients),
@@ -112,6 +119,7 @@ def test_a_letter_survives_the_journey(
         attempts=attempts,
         message_id=message_id,
         finished_at=finished_at,
+        relay=relay,
     )
     document, size = document_of(sample, NOW)
     found = read(document)

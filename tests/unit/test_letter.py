@@ -34,6 +34,7 @@ CHANGES = {
     "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
     "digest": b"",
     "adopted": True,
+    "route": "news",
 }
 
 
@@ -91,5 +92,6 @@ def test_equal_values_are_one_key_and_can_be_replaced() -> None:
     assert len({result, Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550)}) == 1
     assert replace(result, code=551) == Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=551)
     assert (
-        repr(Recipient(address="a")) == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False)"
+        repr(Recipient(address="a"))
+        == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False, relay='')"
     )

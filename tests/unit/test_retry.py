@@ -48,6 +48,15 @@ def test_one_accepted_and_one_refused_is_sent_and_names_the_refused() -> None:
     assert [r.result for r in moved.recipients] == [ACCEPTED, REFUSED]
 
 
+def test_each_result_names_the_relay_that_it_is_of() -> None:
+    moved, _ = step(letter("a", "b", "c"), tried(a=ACCEPTED, b=DEFERRED))
+    assert [each.relay for each in moved.recipients] == ["relay:25", "relay:25", ""]
+    other = Attempt(results={"b": ACCEPTED}, relay="other:25", message_id="<m@x>")
+    moved, _ = step(moved, other)
+    assert [each.relay for each in moved.recipients] == ["relay:25", "other:25", ""]
+    assert moved.relay == "other:25"
+
+
 def test_none_accepted_is_an_error() -> None:
     assert step(letter("a", "b"), tried(a=REFUSED, b=REFUSED))[0].status is Status.ERROR
 

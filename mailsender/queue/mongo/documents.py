@@ -13,7 +13,8 @@ Ours stand beside them:
 - `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
-  `doubts` and `closed` in them as in `Recipient`; absent while there is nothing to count.
+  `doubts` and `closed` in them as in `Recipient`, absent while there is nothing to count; `relay` where it is
+  not the letter's.
 - `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
@@ -264,14 +265,15 @@ def origin_document(origin: Origin) -> Document:
 def state_of(letter: Letter) -> Document:
     """The fields that settling changes; None and empty values stand for absent fields."""
     shared = shared_state(letter)
-    one_by_one = None if shared or _untouched(letter) else [_recipient(each) for each in letter.recipients]
+    single = not (shared or _untouched(letter))
+    one_by_one = [_recipient(each, letter.relay) for each in letter.recipients] if single else None
     return {
         "attempts": letter.attempts,
         "relay": letter.relay,
         "message_id": letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID),
         "reason": letter.reason,
         "finished_at": letter.finished_at,
-        "outcome": _outcome(shared) if shared else None,
+        "outcome": _outcome(shared, letter.relay) if shared else None,
         "recipients": one_by_one,
     }
 
@@ -295,11 +297,12 @@ def shared_state(letter: Letter) -> Recipient | None:
         return None
     first = recipients[0]
     result, tries, doubts, closed = first.result, first.tries, first.doubts, first.closed
+    relay = first.relay
     for each, address in zip(recipients, letter.addresses, strict=True):
         alike = each.result is result or each.result == result
         if not alike or each.tries != tries or each.address != address:
             return None
-        if each.doubts != doubts or each.closed != closed:
+        if each.doubts != doubts or each.closed != closed or each.relay != relay:
             return None
     return first
 
@@ -307,7 +310,7 @@ def shared_state(letter: Letter) -> Recipient | None:
 def likeness(letter: Letter) -> tuple[Any, ...]:
     """Equal for letters whose `state_of` is equal, without the cost of making it."""
     shared = shared_state(letter)
-    recipients = (shared.result, shared.tries, shared.doubts, shared.closed) if shared else letter.recipients
+    alike = (shared.result, shared.tries, shared.doubts, shared.closed, shared.relay) if shared else None
     message_id = letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID)
     return (
         letter.status,
@@ -316,7 +319,7 @@ def likeness(letter: Letter) -> tuple[Any, ...]:
         message_id,
         letter.reason,
         letter.finished_at,
-        recipients,
+        alike or letter.recipients,
     )
 
 
@@ -336,11 +339,12 @@ def _untouched(letter: Letter) -> bool:
     return [each.address for each in letter.recipients] == list(letter.addresses)
 
 
-def _recipient(recipient: Recipient) -> Document:
-    return {"address": recipient.address, **_outcome(recipient)}
+def _recipient(recipient: Recipient, relay: str) -> Document:
+    return {"address": recipient.address, **_outcome(recipient, relay)}
 
 
-def _outcome(recipient: Recipient) -> Document:
+def _outcome(recipient: Recipient, relay: str = "") -> Document:
+    """A recipient's state; its relay is left out where it is the letter's, `relay`, as nearly always."""
     result = recipient.result
     document: Document = {}
     if result is not None:
@@ -355,6 +359,8 @@ def _outcome(recipient: Recipient) -> Document:
         document["doubts"] = recipient.doubts
     if recipient.closed:
         document["closed"] = True
+    if result is not None and recipient.relay != relay:
+        document["relay"] = clean(recipient.relay)
     return document
 
 

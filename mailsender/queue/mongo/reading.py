@@ -167,13 +167,14 @@ def _refuse(constant: str) -> Any:
 
 def _recipients(document: Mapping[str, Any], addresses: tuple[str, ...]) -> tuple[Recipient, ...]:
     untouched = tuple(Recipient(address=each) for each in addresses)
+    relay = _string(document.get("relay"))
     try:
         if "outcome" in document:
             outcome = document["outcome"]
-            return tuple([_read_outcome(each, outcome) for each in addresses])
+            return tuple([_read_outcome(each, outcome, relay) for each in addresses])
         stored = document.get("recipients")
         if stored and isinstance(stored, list):  # else nobody would ever be sent to, and it would never end
-            return tuple(map(_read_recipient, stored))
+            return tuple([_read_outcome(clean(each["address"]), each, relay) for each in stored])
     except (KeyError, TypeError, ValueError, AttributeError):
         # Another program's field of the same name: nothing happened to the recipients here yet.
         return untouched
@@ -208,17 +209,15 @@ def _apply(run: Any, found: list[Recipient]) -> None:
             found[place] = now
 
 
-def _read_recipient(value: Mapping[str, Any]) -> Recipient:
-    return _read_outcome(clean(value["address"]), value)
-
-
-def _read_outcome(address: str, value: Mapping[str, Any]) -> Recipient:
+def _read_outcome(address: str, value: Mapping[str, Any], relay: str = "") -> Recipient:
+    """A recipient's state; `relay` is the letter's."""
     return Recipient(
         address=address,
         result=_read_result(value) if "verdict" in value else None,
         tries=_number(value.get("tries")),
         doubts=_number(value.get("doubts")),
         closed=value.get("closed") is True,
+        relay=_string(value["relay"]) if "relay" in value else relay if "verdict" in value else "",
     )
 
 
