@@ -12,10 +12,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import structlog
+from aiohttp import web
 
 from mailsender import __version__, stopping
 from mailsender.admin.operations import ReplicaOperations
@@ -39,7 +41,7 @@ from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
-from mailsender.web.app import make_app, serve
+from mailsender.web.app import SCRAPERS, Server, make_app, make_metrics_app, serve
 from mailsender.web.connections import affordable
 
 log = structlog.get_logger()
@@ -181,23 +183,58 @@ def kafka_config(settings: Settings) -> KafkaConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """All that listens on behalf of a replica."""
+
+    servers: tuple[Server, ...]
+
+    async def close(self) -> None:
+        """Close them one by one, the last first."""
+        for server in reversed(self.servers):
+            await server.close()
+
+
 async def listen(replica: Replica) -> Front | None:
-    """The HTTP side of a replica; None where its address cannot be had, which the log says."""
-    settings = replica.settings
+    """The HTTP side of a replica; None where an address cannot be had, which the log says."""
+    settings, operations = replica.settings, ReplicaOperations(replica)
     most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
     app = make_app(
-        ReplicaOperations(replica),
+        operations,
         api_key=settings.http_api_key.get_secret_value(),
         max_bytes=settings.http_max_bytes,
         timeout=settings.http_timeout,
         most=most,
         allowed_hosts=settings.allowed_hosts,
     )
+    server = await _served(app, replica, settings.http_port, most, "HTTP_PORT")
+    if server is None:
+        return None
+    log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
+    if not settings.http_metrics_port:
+        return server
+    only_metrics = make_metrics_app(
+        operations, timeout=settings.http_timeout, allowed_hosts=settings.allowed_hosts
+    )
+    port = settings.http_metrics_port
+    beside = await _served(only_metrics, replica, port, SCRAPERS, "HTTP_METRICS_PORT")
+    if beside is None:
+        await server.close()
+        return None
+    log.info("metrics_listen", host=settings.bind_host, port=port, connections=SCRAPERS)
+    return _Servers((server, beside))
+
+
+async def _served(
+    app: web.Application, replica: Replica, port: int, most: int, setting: str
+) -> Server | None:
+    """What serves `app` at this port; None where it cannot be had, which is said then."""
+    settings = replica.settings
     try:
-        server = await serve(
+        return await serve(
             app,
             settings.bind_host,
-            settings.http_port,
+            port,
             most=most,
             stuck=settings.http_timeout + UNREAD,
             keep=replica.supervisor.keep,
@@ -206,13 +243,11 @@ async def listen(replica: Replica) -> Front | None:
         log.error(
             "http_cannot_listen",
             host=settings.bind_host,
-            port=settings.http_port,
+            port=port,
             error=error.strerror or str(error),
-            advice="set HTTP_HOST and HTTP_PORT to a free address",
+            advice=f"set HTTP_HOST and {setting} to a free address",
         )
         return None
-    log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
-    return server
 
 
 def run_service(settings: Settings) -> NoReturn:

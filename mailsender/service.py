@@ -101,6 +101,7 @@ class Replica:
         self.progress = Progress()
         self.started = clock.monotonic()
         self.queue_trouble = "not opened yet"
+        self.posts_refused = 0  # for the queue was full
         self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
@@ -188,6 +189,12 @@ class Replica:
         counted = asdict(self.settler.tally)
         # Letters may fail before anybody tries to send them.
         return counted | {"error": counted["error"] + self.intake.state.errors}
+
+    def not_ready_because(self) -> list[str]:
+        """What does not do its work; empty where all does."""
+        reasons = [] if self.state == "running" else [self.state]
+        reasons += [f"{each.part}: {each.text}" for each in self.conditions.now() if each.trouble]
+        return reasons + self.supervisor.troubles
 
     def _conditions(self) -> Iterator[Condition]:
         running = self.state == "running"

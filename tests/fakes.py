@@ -58,6 +58,9 @@ class FakeSource:
             self.notes.update(notes or {})
         return confirmed
 
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {}
+
     async def close(self) -> None:
         self.calls.append("close")
 

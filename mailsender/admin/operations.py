@@ -7,12 +7,15 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
+from mailsender.admin.readings import readings
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
 from mailsender.model.letter import StoredLetter, now_ms
 from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, Unavailable
 from mailsender.model.tokens import batch_text
+from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica
 from mailsender.web.operations import BadBatch, Posted, Refused
 from mailsender.web.problems import MAX_FAULTS
@@ -37,6 +40,7 @@ class ReplicaOperations:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
+        self._metrics = Metrics(partial(readings, replica))
 
     @property
     def state(self) -> str:
@@ -56,6 +60,7 @@ class ReplicaOperations:
             text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
             raise Refused("no-broker", text, retry_after=RETRY_SOON)
         if (waiting := replica.queue_full) is not None:
+            replica.posts_refused += 1
             limit = replica.settings.queue_max_letters
             text = f"{waiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
             raise Refused("queue-full", text, retry_after=RETRY_LATER)
@@ -134,10 +139,7 @@ class ReplicaOperations:
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether all parts do their work, and which do not."""
-        replica = self._replica
-        reasons = [] if replica.state == "running" else [replica.state]
-        reasons += [f"{each.part}: {each.text}" for each in replica.conditions.now() if each.trouble]
-        reasons += replica.supervisor.troubles
+        reasons = self._replica.not_ready_because()
         return not reasons, reasons
 
     async def status(self) -> Mapping[str, Any]:
@@ -184,6 +186,10 @@ class ReplicaOperations:
             "drain": self._progress(),
         }
 
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as they are now, in the form that is accepted, and its Content-Type."""
+        return self._metrics.text(accept)
+
     async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None."""
         if self._replica.queue_trouble:
@@ -220,15 +226,13 @@ class ReplicaOperations:
     def _rate(self) -> dict[str, Any]:
         limiter = self._replica.relays[0].limiter
         allowance = limiter.allowance
-        until, used = limiter.exhausted_until, limiter.used_today
-        left = max(0, allowance.quota - used) if allowance.quota and used is not None else None
         return {
             "letters": allowance.letters,
             "period_seconds": allowance.period,
             "burst": allowance.burst,
             "daily_quota": allowance.quota,
-            "quota_left": left,
-            "waiting_until": _moment(until),
+            "quota_left": limiter.quota_left,
+            "waiting_until": _moment(limiter.exhausted_until),
         }
 
     def _relay(self) -> dict[str, Any]:

@@ -391,6 +391,14 @@ def settings_table() -> None:
         typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
 
 
+@app.command("metrics-table", hidden=True)
+def metrics_table() -> None:
+    """Print the table of metrics as docs/reference/metrics.md shows it."""
+    from mailsender.observe.metrics import table  # noqa: PLC0415  takes a while to import
+
+    typer.echo("\n".join(table()))
+
+
 # --- how commands speak --------------------------------------------------------------------------
 
 

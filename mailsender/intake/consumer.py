@@ -32,6 +32,7 @@ from mailsender.model.ports import (
     Unavailable,
     record_bytes,
 )
+from mailsender.observe.metrics import Times
 
 log = structlog.get_logger()
 
@@ -192,6 +193,7 @@ class Intake:
         self._final = final
         self._joined = joined
         self._state = IntakeState()
+        self.times = Times()  # of inserts
         self._records = 0
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._stopping: asyncio.Task[Any]  # from the start of `run`
@@ -485,7 +487,7 @@ class Intake:
         """Store letters, as claimed by their owner where it can take them."""
         owner = self._owner
         claim = await owner.claim_fresh(len(letters)) if owner is not None else None
-        owned = 0
+        owned, began = 0, self._clock.monotonic()
         if owner is None or claim is None:
             found = await self._insist("MongoDB", partial(self._queue.insert, letters), stop)
         else:
@@ -493,6 +495,7 @@ class Intake:
             found, claimed = await self._insist("MongoDB", store, stop)
             owner.take_fresh(claimed)
             owned = len(claimed.letters)
+        self.times.note(self._clock.monotonic() - began)
         if owner is not None and _sendable(letters, found) > owned:
             owner.nudge()
         return found

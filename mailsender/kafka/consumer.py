@@ -709,6 +709,20 @@ class KafkaSource:
         """See `ports.RecordSource`."""
         return self._lost
 
+    def lag(self) -> dict[tuple[str, int], int]:
+        """See `ports.RecordSource`. Known of a partition once something of it was fetched."""
+        consumer = self._keeper.client
+        found: dict[tuple[str, int], int] = {}
+        if consumer is None:
+            return found
+        for partition in consumer.assignment():
+            end, read = consumer.highwater(partition), self._next.get(partition)
+            if read is None:
+                read = _position_of(consumer, partition)
+            if end is not None and read is not None:
+                found[partition.topic, partition.partition] = max(0, end - read)
+        return found
+
     def _loss(self) -> str:
         """What was lost, until the next start: somebody has to see it."""
         if not self._losses:

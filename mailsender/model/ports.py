@@ -93,6 +93,7 @@ class QueueStats:
 
     Of those that are `awaiting`, `due` wait for no time of their own. `oldest_due` is how long, in seconds,
     the letter that should have been sent first has been waiting beyond its time; 0.0 where none is due.
+    `oldest_unreported` is how long the oldest report of `unreported` has been to come.
     """
 
     awaiting: int
@@ -102,6 +103,7 @@ class QueueStats:
     error: int
     unreported: int
     oldest_due: float
+    oldest_unreported: float = 0.0
 
 
 CLOCK_AGE: Final = 10.0
@@ -407,6 +409,10 @@ class RecordSource(Protocol):
     @property
     def lost(self) -> int:
         """Records that the broker deleted before they were read, since the start, where that shows."""
+        ...
+
+    def lag(self) -> Mapping[tuple[str, int], int]:
+        """How many records lie behind the last that was handed out, by (topic, partition), where known."""
         ...
 
     async def close(self) -> None:

@@ -285,6 +285,9 @@ class MemoryQueue:
             error=self._counts[Status.ERROR],
             unreported=sum(len(entry.reports) for entry in self._unreported.values()),
             oldest_due=max((0.0, *(now - heap[0][0] for heap in self._waiting.values() if heap))),
+            oldest_unreported=max(
+                [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
+            ),
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:

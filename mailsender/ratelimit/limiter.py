@@ -46,6 +46,9 @@ class Limiter:
 
     `backlog` says how many letters are in flight beyond those whose senders wait here, so that one lease
     serves them too. `member` names the replica among those who share the rate.
+
+    Since the start, `granted` slots were leased, `lapsed` of them unused, and `awaited` were waited for;
+    `exhausted` times the quota was used up.
     """
 
     def __init__(
@@ -70,8 +73,20 @@ class Limiter:
         self.exhausted_until: float | None = None  # epoch seconds
         self.used_today: int | None = None  # not known yet
         self.trouble = ""
-        self.lapsed = 0
+        self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
+
+    @property
+    def waiting(self) -> int:
+        """Senders that wait for a slot."""
+        return len(self._waiters)
+
+    @property
+    def quota_left(self) -> int | None:
+        """Transactions that the quota still allows; None without one, and until it is known."""
+        if not self.allowance.quota or self.used_today is None:
+            return None
+        return max(0, self.allowance.quota - self.used_today)
 
     def at_once(self) -> Slot | None:
         """A slot that nobody has to wait for; there is one where no rate is kept."""
@@ -92,6 +107,7 @@ class Limiter:
             return slot
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
+        self.awaited += 1
         self._wanted.set()
         return await future
 
@@ -162,6 +178,7 @@ class Limiter:
             )
         if not grant.count:
             return grant.again
+        self.granted += grant.count
         self._chunk = _Chunk(grant)
         while self._waiters and (slot := self._take()) is not None:
             waiter = self._waiters.popleft()
@@ -205,6 +222,7 @@ class Limiter:
             self.exhausted_until = None
             return
         if self.exhausted_until is None:
+            self.exhausted += 1
             log.warning(
                 "daily_quota_used_up",
                 quota=self.allowance.quota,

@@ -30,6 +30,7 @@ from mailsender.model.ports import (
     TooLarge,
     Unavailable,
 )
+from mailsender.observe.metrics import AGES, Times
 from mailsender.reports.report import report_bytes
 
 log = structlog.get_logger()
@@ -133,6 +134,13 @@ class Reporter:
         self._wait = config.first_wait
         # Each as it was brought, when to look at it, and the pause after that.
         self._joined: dict[tuple[str, Origin | None], tuple[Letter, float, float]] = {}
+        self.times = Times()
+        self.since_records = Times(AGES)  # until reports were acknowledged
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the letters whose reports are to come, or to be acknowledged."""
+        return self._bytes
 
     @property
     def state(self) -> ReporterState:
@@ -320,7 +328,9 @@ class Reporter:
                 await asyncio.sleep(0)
         failed: list[tuple[Letter, Exception]] = []
         refused: list[_GivenUp] = []
+        began = self._clock.monotonic()
         results = await self._sink.publish(records)
+        self.times.note(self._clock.monotonic() - began)
         for (letter, index), record, result in zip(asked, records, results, strict=True):
             found = result
             if isinstance(found, TooLarge):
@@ -399,6 +409,7 @@ class Reporter:
         await self._queue.acknowledge(self._unmarked)
         self._count(marked=len(self._unmarked))
         marked, self._unmarked = self._unmarked, []
+        self.since_records.note_since_records(marked, self._clock.epoch())
         for letter in marked:
             if letter.id in self._swept:
                 self._swept_out += 1

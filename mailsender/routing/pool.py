@@ -119,6 +119,7 @@ class Pool:
         self._last_share = 0
         self.reach = Reach()
         self.dots = Dots()
+        self.refused: dict[str, int] = {}  # sessions that could not be opened, by stage
 
     # --- how it is -------------------------------------------------------------------------------
 
@@ -407,6 +408,7 @@ class Pool:
 
     def note_away(self, error: RelayAway) -> None:
         """Say it when the relay goes away, and keep why."""
+        self.refused[error.phase] = self.refused.get(error.phase, 0) + 1
         reach = self.reach
         if not reach.trouble:
             reach.since = self._clock.epoch()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
 
-from mailsender.model.letter import Result
+from mailsender.model.letter import Phase, Result
 from mailsender.model.ports import Clock, Transport
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import Breaker, Refusals, Telling
@@ -49,6 +50,8 @@ class Relay:
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
+        self.accepted = 0  # recipients, in transactions in which all of them were
+        self.replies: dict[tuple[Phase, int | None], int] = {}  # recipients of the others, by stage and code
         self.refusing_since: float | None = None  # epoch seconds
         self.uneasy = False  # something was refused that may be everybody's, since it took one
         self._told_refusing = Telling()
@@ -90,6 +93,12 @@ class Relay:
         return not (self.pool.away or limiter.exhausted_until is not None or limiter.trouble)
 
     # --- what it says of letters -----------------------------------------------------------------
+
+    def count(self, results: Iterable[Result]) -> None:
+        """Count what a transaction came to in which not all were accepted."""
+        for result in results:
+            key = result.phase, result.code
+            self.replies[key] = self.replies.get(key, 0) + 1
 
     def took(self, since: int) -> None:
         """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""

@@ -11,6 +11,7 @@ import structlog
 from mailsender.aio import first_of, pause
 from mailsender.model.letter import Claim, FreshClaim, Letter
 from mailsender.model.ports import Clock, Queue, Unavailable
+from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
@@ -74,6 +75,9 @@ class Dispatcher:
         self.relays = tuple(relays)
         self.routes = tuple(routes)
         self.trouble = ""
+        self.times = Times()  # of claims
+        self.held_up = 0  # times that letters in flight took all the memory that they may
+        self._crowd = False
         self._asked: set[str] = set()  # tokens of claims under way
         self._doubts: set[str] = set()  # those of claims whose replies were lost
         self._senders = [Sender(route, tools) for route in routes for _ in range(_senders(route))]
@@ -285,6 +289,7 @@ class Dispatcher:
         """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
         route.note_look()
         token = self._new_token()
+        began = self._clock.monotonic()
         try:
             claim = await self._queue.claim(room, token, route.name)
         except Unavailable as error:
@@ -298,6 +303,7 @@ class Dispatcher:
         except Exception:
             self._asked.discard(token)  # a fault of ours, and no claim that is still under way
             raise
+        self.times.note(self._clock.monotonic() - began)
         self.trouble = ""
         self._asked.discard(claim.token)
         self._take(route, claim)
@@ -312,7 +318,11 @@ class Dispatcher:
 
     def _crowded(self) -> bool:
         """Whether the letters in flight take all the memory that they may."""
-        return self._in_flight.bytes + self._settler.unreported_bytes >= BYTES_IN_FLIGHT
+        crowd = self._in_flight.bytes + self._settler.unreported_bytes >= BYTES_IN_FLIGHT
+        if crowd and not self._crowd:
+            self.held_up += 1
+        self._crowd = crowd
+        return crowd
 
     def _release(self, letters: Sequence[tuple[str, Letter]]) -> None:
         by_token: dict[str, list[str]] = {}

@@ -360,6 +360,10 @@ class Sender:
                 some = True
             else:
                 good = False
+        if good:
+            relay.accepted += len(outcome.results)
+        else:
+            relay.count(outcome.results.values())
         if some:
             held.taken += 1
             if relay.uneasy:

@@ -13,6 +13,7 @@ import structlog
 
 from mailsender.model.letter import Letter, Recipient, Settlement, Status, now_ms
 from mailsender.model.ports import Clock, Queue, Rejected, Unavailable
+from mailsender.observe.metrics import AGES, Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.inflight import InFlight
 
@@ -115,6 +116,9 @@ class Settler:
         self._written_at = float("-inf")
         self._pause = GATHER_JOURNALED if in_flight.journal.replica else GATHER
         self.tally = Tally()
+        self.times = Times()
+        self.since_records = Times(AGES)  # until letters were settled as sent
+        self.held_up = 0  # times that too many outcomes waited for more letters to be begun
         self.trouble = ""
         self.unreported_bytes = 0
 
@@ -126,6 +130,8 @@ class Settler:
         if self._due:
             self._full.set()
         if len(self._settlements) >= UNSETTLED:
+            if self.open.is_set():
+                self.held_up += 1
             self.open.clear()
         self._idle.clear()
         self._wake.set()
@@ -275,6 +281,7 @@ class Settler:
         pending = [list(batch)]
         while pending:
             part = pending.pop()
+            began = self._clock.monotonic()
             try:
                 late |= await self._until_written(partial(self._queue.settle, part))
             except Rejected as error:
@@ -287,6 +294,7 @@ class Settler:
                 else:
                     pending.append([plainer])
             else:
+                self.times.note(self._clock.monotonic() - began)
                 written += part
                 for each in part:
                     self._unwritten.pop(each.letter.id, None)
@@ -417,13 +425,12 @@ class Settler:
             self._idle.set()
 
     def _count(self, letters: Sequence[Letter]) -> None:
-        for letter in letters:
-            if letter.status is Status.SENT:
-                self.tally.sent += 1
-            elif letter.status is Status.ERROR:
-                self.tally.error += 1
-            else:
-                self.tally.deferred += 1
+        sent = [letter for letter in letters if letter.status is Status.SENT]
+        error = sum(letter.status is Status.ERROR for letter in letters) if len(sent) < len(letters) else 0
+        self.tally.sent += len(sent)
+        self.tally.error += error
+        self.tally.deferred += len(letters) - len(sent) - error
+        self.since_records.note_since_records(sent, self._clock.epoch())
 
 
 def _plain(settlement: Settlement) -> Settlement:

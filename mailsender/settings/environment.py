@@ -301,6 +301,13 @@ class Settings(BaseSettings):
     # HTTP and the process
     http_host: str = _field("", "Address to listen on.", shown="0.0.0.0 with a key, else 127.0.0.1")
     http_port: int = _field(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    http_metrics_port: int = _field(
+        0,
+        "Port for `GET /metrics` alone, at the same address and without a key; 0 for none: then it is on"
+        " `HTTP_PORT` only, which wants the key.",
+        ge=0,
+        le=65535,
+    )
     http_api_key: SecretStr = _field(SecretStr(""), "Value of `X-API-KEY` that callers must send.")
     http_allow_anonymous: bool = _field(
         False, "`true` lets the service listen beyond loopback without a key."

@@ -45,6 +45,9 @@ MOST: Final = 512
 STUCK: Final = 60.0
 """Seconds in which a request, or the reading of its answer, has to get further where nothing else is said."""
 
+SCRAPERS: Final = 16
+"""Connections at once on the port of the metrics."""
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that requests under way have to end when the server closes."""
 
@@ -78,6 +81,17 @@ def make_app(
         ],
     )
     app.add_routes([*handlers.routes(), *Pages().routes()])
+    app.on_response_prepare.append(_headers)
+    return app
+
+
+def make_metrics_app(
+    operations: Operations, *, timeout: float, allowed_hosts: Sequence[str] = ()
+) -> web.Application:
+    """The application of a port with nothing but `/metrics`, which wants no key; see `make_app`."""
+    handlers = Handlers(operations, max_bytes=0, read_timeout=timeout)
+    app = web.Application(middlewares=[problems(), guard(allowed_hosts), bound(timeout, SCRAPERS)])
+    app.router.add_get("/metrics", handlers.metrics)
     app.on_response_prepare.append(_headers)
     return app
 

@@ -18,6 +18,7 @@ from mailsender.web.models import Drain, LetterView, PostedView, Problem, Status
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 TEXT: Final = "text/plain"
+OPENMETRICS: Final = "application/openmetrics-text"
 
 Schema = Mapping[str, Any]
 
@@ -130,6 +131,17 @@ SERVICE: Final = (
         tag="looking",
         summary="What the service is doing, in numbers",
         answers=(Answer(status=200, text="The numbers.", content={JSON: StatusView}),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        name="metrics",
+        tag="looking",
+        summary="The metrics, for Prometheus",
+        text="In its text format, or as OpenMetrics where `Accept` asks for that. With HTTP_METRICS_PORT they"
+        " are there, too, and want no key.",
+        answers=(Answer(status=200, text="The metrics.", content={TEXT: _LINE, OPENMETRICS: _LINE}),),
+        cheap=True,
     ),
     Endpoint(
         method="GET",

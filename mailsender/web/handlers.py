@@ -72,6 +72,12 @@ class Handlers:
         }
         return _json(head | dict(await self._operations.status()))
 
+    async def metrics(self, request: web.Request) -> web.Response:
+        """All metrics, for a scraper."""
+        accept = ",".join(request.headers.getall("Accept", []))
+        text, content_type = self._operations.metrics(accept)
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
     async def letter(self, request: web.Request) -> web.Response:
         """What became of one letter."""
         letter_id = request.match_info["id"].lower()

@@ -66,7 +66,7 @@ class Posted:
 class Operations(Protocol):
     """The service, as its HTTP side sees it.
 
-    Every call has a deadline of its own. All but `state`, `ready` and `begin_drain` may raise
+    Every call has a deadline of its own. All but `state`, `ready`, `metrics` and `begin_drain` may raise
     `ports.Unavailable` when a part of the outside world is away; that becomes a 503.
     """
 
@@ -101,6 +101,10 @@ class Operations(Protocol):
 
     async def status(self) -> Mapping[str, Any]:
         """Counts, rate and quota, sessions, relay, drain: what JSON can hold, no secrets, no addresses."""
+        ...
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """What a scraper that accepts this gets, and its Content-Type; without asking anybody."""
         ...
 
     async def letter(self, letter_id: str) -> StoredLetter | None:

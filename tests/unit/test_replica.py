@@ -75,6 +75,9 @@ class QuietSource:
         await asyncio.sleep(timeout)
         return []
 
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {("in", 0): 7}
+
     async def close(self) -> None:
         pass
 

@@ -83,6 +83,9 @@ class Played:
     async def status(self) -> Mapping[str, Any]:
         return {"queue": {"awaiting": 4}}
 
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return f"# {accept}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
+
     async def letter(self, letter_id: str) -> StoredLetter | None:
         found = self.letters.get(letter_id)
         return found and StoredLetter(

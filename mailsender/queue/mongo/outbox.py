@@ -231,16 +231,18 @@ class Outbox:
         )
         await self._outbox.update_one({"_id": entry["_id"]}, {"$set": {"at": now}})
 
-    async def count(self) -> int:
-        """How many reports are still to come."""
-        stages: list[Document] = [{"$group": {"_id": None, "letters": {"$sum": "$count"}}}]
+    async def count(self) -> tuple[int, datetime | None]:
+        """How many reports are still to come, and since when the first of them."""
+        group = {"_id": None, "letters": {"$sum": "$count"}, "oldest": {"$min": "$at"}}
+        stages: list[Document] = [{"$group": group}]
         named_ = self._indexes.get("mailsender_outbox")
         cursor = self._outbox.aggregate(stages, **({"hint": named_} if named_ else {}))
         if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
             cursor = await cursor
         found = await cursor.to_list(1)
-        count = found[0]["letters"] if found else 0
-        return int(count) if isinstance(count, int | float) and isfinite(count) else 0
+        count, oldest = (found[0]["letters"], found[0]["oldest"]) if found else (0, None)
+        number = int(count) if isinstance(count, int | float) and isfinite(count) else 0
+        return number, oldest if isinstance(oldest, datetime) else None
 
 
 def named(letter: Letter) -> Named:

@@ -419,7 +419,7 @@ class MongoQueue:
             waits = await self._count(later, "mailsender_waits")
             processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
-            unreported = await self._outbox.count()
+            unreported, unreported_since = await self._outbox.count()
             total = await self._letters.estimated_document_count()
             oldest = await self._order.oldest()
         return QueueStats(
@@ -429,7 +429,8 @@ class MongoQueue:
             sent=max(0, total - awaiting - processing - error),
             error=error,
             unreported=unreported,
-            oldest_due=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+            oldest_due=_age(oldest, now),
+            oldest_unreported=_age(unreported_since, now) if unreported else 0.0,
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -530,6 +531,11 @@ def _within(found: list[Document]) -> list[Document]:
 def _in_order(found: list[Document], ids: list[Any]) -> list[Letter]:
     place = {letter_id(each): number for number, each in enumerate(ids)}
     return sorted(map(letter_of, found), key=lambda letter: place.get(letter.id, len(place)))
+
+
+def _age(since: datetime | None, now: datetime) -> float:
+    """Seconds since then; 0.0 where there is no such time."""
+    return max(0.0, (now - since).total_seconds()) if since else 0.0
 
 
 def _time(document: Document, name: str) -> datetime | None:
