@@ -759,7 +759,7 @@ async def test_an_unknown_letter_is_none(queue: Queue, unknown: str) -> None:
 
 async def test_stats(queue: Queue, world: World) -> None:
     empty = await queue.stats()
-    assert (empty.awaiting, empty.due, empty.oldest_due) == (0, 0, 0.0)
+    assert (empty.awaiting, empty.due, empty.oldest_due, empty.oldest_unreported) == (0, 0, 0.0, 0.0)
     await queue.insert([letter(number) for number in range(6)])
     await queue.insert([letter(6, status=Status.ERROR, reason="bad")])
     await queue.acknowledge([await send_one(queue)])
@@ -769,6 +769,7 @@ async def test_stats(queue: Queue, world: World) -> None:
     stats = await queue.stats()
     assert (stats.awaiting, stats.processing, stats.sent, stats.error, stats.unreported) == (3, 1, 2, 1, 2)
     assert 100 <= stats.oldest_due < 110
+    assert 100 <= stats.oldest_unreported < 110
     lease = await claim(queue, 1)
     later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
     await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])

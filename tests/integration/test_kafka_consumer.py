@@ -133,6 +133,31 @@ async def test_bytes_in_hand_are_bounded(kafka: KafkaServer, topics: Topics) -> 
         assert [r.offset for r in found if r.partition == partition] == list(range(300))
 
 
+async def test_the_lag_of_each_partition_is_what_is_there_and_not_handed_out(
+    kafka: KafkaServer, topics: Topics
+) -> None:
+    make_topic(kafka.bootstrap, topics.letters, 2)
+    sent = [{"value": b"%04d" % i * 2500, "partition": int(i >= 400)} for i in range(600)]  # 6 MB
+    produce(kafka.bootstrap, topics.letters, *sent)
+    async with opened(kafka.bootstrap, topics, max_bytes=1024 * 1024) as source:
+        assert source.lag() == {}
+        left = {(topics.letters, 0): 400, (topics.letters, 1): 200}
+        told = []
+        async with asyncio.timeout(30):
+            while any(left.values()):
+                for record in await source.fetch(0.5):
+                    left[record.topic, record.partition] -= 1
+                # Nothing is known of a partition before its first answer.
+                lag = source.lag()
+                assert lag == {place: left[place] for place in lag}
+                told.append(sum(lag.values()))
+        assert source.lag() == left
+        assert max(told) > 100
+        produce(kafka.bootstrap, topics.letters, {"value": b"{}", "partition": 1})
+        await take(source, 1)
+        assert source.lag() == left
+
+
 async def test_without_a_broker_it_opens_and_says_so(topics: Topics) -> None:
     began = time.monotonic()
     async with opened(f"127.0.0.1:{free_port()}", topics, timeout=1.0) as source:
