@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import structlog
 
 from mailsender.aio import pause
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import Clock
+from mailsender.model.ports import Clock, QueueStats
 from mailsender.observe.condition import Condition, Conditions
-from mailsender.queue.tidier import Tidier
 
 log = structlog.get_logger()
 
@@ -22,18 +22,32 @@ LOOK = 1.0
 """Seconds between two looks at what keeps letters waiting, so that it is known since when."""
 
 
+class Counts(Protocol):
+    """How full the queue was when it was counted last, and how many seconds ago that was."""
+
+    @property
+    def stats(self) -> QueueStats | None:
+        """None where it never was."""
+        ...
+
+    @property
+    def stats_age(self) -> float | None:
+        """None where it never was."""
+        ...
+
+
 class Summary:
     """Writes the event `summary` while there is something to say; `counted` tells what was done so far."""
 
     def __init__(
         self,
         counted: Callable[[], Mapping[str, int]],
-        tidier: Tidier,
+        queue: Counts,
         conditions: Conditions,
         clock: Clock,
     ) -> None:
         self._counted = counted
-        self._tidier = tidier
+        self._queue = queue
         self._conditions = conditions
         self._clock = clock
         self._before = counted()
@@ -54,7 +68,7 @@ class Summary:
         now, after = self._clock.monotonic(), self._counted()
         changed = {name: number - self._before[name] for name, number in after.items()}
         found = self._conditions.now() if conditions is None else conditions
-        stats, age = self._tidier.stats, self._tidier.stats_age
+        stats, age = self._queue.stats, self._queue.stats_age
         waiting = stats is not None and (stats.awaiting or stats.unreported)
         if any(changed.values()) or waiting or found:
             log.info(
