@@ -20,7 +20,7 @@ from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.message.compose import Composer
 from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Transport, Unavailable
-from mailsender.observe.condition import Condition, Conditions
+from mailsender.observe.condition import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
 from mailsender.observe.supervision import Supervisor
@@ -100,7 +100,7 @@ class Replica:
         self.state = "starting"
         self.progress = Progress()
         self.started = clock.monotonic()
-        self.queue_trouble = "not opened yet"
+        self.opening = Condition(part="mongodb", text="not opened yet")
         self.posts_refused = 0  # for the queue was full
         self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
         self.in_flight = InFlight(parts.journal)
@@ -197,22 +197,19 @@ class Replica:
         return reasons + self.supervisor.troubles
 
     def _conditions(self) -> Iterator[Condition]:
-        running = self.state == "running"
-        mongodb = self.queue_trouble or self.dispatcher.trouble or self.settler.trouble
-        if not mongodb and running and not self.heartbeat.health.good:
-            mongodb = "does not answer"
+        silent = self.state == "running" and not self.heartbeat.health.good
         # What answers may still take nothing in: a right or a quota can be wanting for writes alone.
-        whom, _, why = self.intake.state.status.removeprefix("waiting: ").partition(": ")
-        kafka = self._kafka_trouble() or (why if whom == "Kafka" else "")
-        slots = next((relay.limiter.trouble for relay in self.relays if relay.limiter.trouble), "")
-        for part, text in (
-            ("mongodb", mongodb or (why if whom == "MongoDB" else "")),
-            ("kafka", kafka),
-            ("slots", slots),
-            ("journal", self.parts.journal.trouble),
-        ):
-            if text:
-                yield Condition(part=part, text=text)
+        taking = self.intake.conditions
+        yield from first(
+            self.opening,
+            self.dispatcher.condition,
+            self.settler.condition,
+            Condition(part="mongodb", text="does not answer" if silent else ""),
+            taking["MongoDB"],
+        )
+        yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
+        yield from first(*(relay.limiter.condition for relay in self.relays))
+        yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
         if (over := self.queue_full) is not None:
@@ -354,13 +351,13 @@ class Replica:
                 if not told or (isinstance(error, Forbidden) and not forbidden):
                     log.warning("mongodb_not_there", error=str(error), action="tried again until it is")
                 told, forbidden = True, forbidden or isinstance(error, Forbidden)
-                self.queue_trouble = str(error)
+                self.opening.text = str(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(backoff):
                         await self._stop.wait()
                 backoff = min(LAST_BACKOFF, backoff * 2)
             else:
-                self.queue_trouble = ""
+                self.opening.clear()
                 return True
         return False
 
@@ -402,7 +399,7 @@ class Replica:
         step("settle")
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
-            unclean.append(f"outcomes were not written in time: {self.settler.trouble or 'too slow'}")
+            unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
         if len(self.in_flight):
             unclean.append(f"{len(self.in_flight)} letters are still in flight; others give them back")
         step("report")

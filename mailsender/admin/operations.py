@@ -192,8 +192,8 @@ class ReplicaOperations:
 
     async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None."""
-        if self._replica.queue_trouble:
-            raise Unavailable(self._replica.queue_trouble)
+        if self._replica.opening.text:
+            raise Unavailable(self._replica.opening.text)
         return await self._replica.parts.queue.look_up(letter_id)
 
     def begin_drain(self) -> Mapping[str, Any]:

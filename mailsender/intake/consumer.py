@@ -32,6 +32,7 @@ from mailsender.model.ports import (
     Unavailable,
     record_bytes,
 )
+from mailsender.observe.condition import Condition
 from mailsender.observe.metrics import Times
 
 log = structlog.get_logger()
@@ -194,6 +195,7 @@ class Intake:
         self._joined = joined
         self._state = IntakeState()
         self.times = Times()  # of inserts
+        self.conditions = {"MongoDB": Condition(part="mongodb"), "Kafka": Condition(part="kafka")}
         self._records = 0
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._stopping: asyncio.Task[Any]  # from the start of `run`
@@ -240,6 +242,8 @@ class Intake:
         await _ended(work, self._stopping)
         await _ended(self._storing, self._committing)
         await self._source.close()
+        for condition in self.conditions.values():
+            condition.clear()
         self._now(status="stopped")
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -577,12 +581,14 @@ class Intake:
                 away = error
             else:
                 if waited:
+                    self.conditions[what].clear()
                     self._now(status="running")
                     seconds = round(self._clock.monotonic() - began, 1)
                     log.info("intake_goes_on", for_=what, seconds=seconds)
                 return result
             if not waited:
                 waited = True
+                self.conditions[what].set(str(away), self._clock.epoch())
                 self._now(status=f"waiting: {what}: {away}")
                 log.warning(
                     "intake_waits",

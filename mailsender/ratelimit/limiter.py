@@ -12,6 +12,7 @@ import structlog
 from mailsender.aio import first_of, pause
 from mailsender.model.letter import now_ms
 from mailsender.model.ports import Clock, Unavailable
+from mailsender.observe.condition import Condition
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
 from mailsender.ratelimit.port import SlotStore
 
@@ -72,7 +73,7 @@ class Limiter:
         self._wanted = asyncio.Event()
         self.exhausted_until: float | None = None  # epoch seconds
         self.used_today: int | None = None  # not known yet
-        self.trouble = ""
+        self.condition = Condition(part="slots")
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
 
@@ -129,7 +130,7 @@ class Limiter:
             return
         looks = self.allowance.quota > 0
         while not stop.is_set():
-            known = not looks or (self.used_today is not None and not self.trouble)
+            known = not looks or (self.used_today is not None and not self.condition.text)
             if not self._waiters and self.exhausted_until is None and known:
                 self._wanted.clear()
                 await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks else None)
@@ -166,9 +167,12 @@ class Limiter:
                 SlotRequest(want=want, allowance=self.allowance, member=self._member)
             )
         except Unavailable as error:
-            self._note_trouble(str(error))
+            if self.condition.set(str(error), self._clock.epoch()):
+                action = "nothing is sent until slots can be leased again"
+                log.warning("slots_away", error=str(error), action=action)
             return RETRY
-        self._note_trouble("")
+        if self.condition.clear():
+            log.info("slots_back")
         self._note_quota(grant)
         if grant.stepped_back:
             log.warning(
@@ -206,13 +210,6 @@ class Limiter:
     def _lasts(self, slot: Slot) -> bool:
         """Whether it is still worth handing out."""
         return slot.latest - max(self._clock.monotonic(), slot.earliest) > MIN_LEFT
-
-    def _note_trouble(self, trouble: str) -> None:
-        if trouble and not self.trouble:
-            log.warning("slots_away", error=trouble, action="nothing is sent until slots can be leased again")
-        elif self.trouble and not trouble:
-            log.info("slots_back")
-        self.trouble = trouble
 
     def _note_quota(self, grant: SlotGrant) -> None:
         self.used_today = grant.used

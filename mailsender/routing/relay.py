@@ -90,7 +90,7 @@ class Relay:
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
         limiter = self.limiter
-        return not (self.pool.away or limiter.exhausted_until is not None or limiter.trouble)
+        return not (self.pool.away or limiter.exhausted_until is not None or limiter.condition.text)
 
     # --- what it says of letters -----------------------------------------------------------------
 

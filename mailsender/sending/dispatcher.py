@@ -11,6 +11,7 @@ import structlog
 from mailsender.aio import first_of, pause
 from mailsender.model.letter import Claim, FreshClaim, Letter
 from mailsender.model.ports import Clock, Queue, Unavailable
+from mailsender.observe.condition import Condition
 from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
@@ -74,7 +75,7 @@ class Dispatcher:
         self._means = tools.means
         self.relays = tuple(relays)
         self.routes = tuple(routes)
-        self.trouble = ""
+        self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
         self.held_up = 0  # times that letters in flight took all the memory that they may
         self._crowd = False
@@ -267,7 +268,7 @@ class Dispatcher:
                 await first_of(route.backlog.low, eased, timeout=POLL)
                 continue
             got = await self._claim(route, room)
-            if self.trouble:
+            if self.condition.text:
                 await pause(self._stopping, backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 continue
@@ -286,7 +287,7 @@ class Dispatcher:
         return 0 if self._blocked(route) or self._crowded() else route.room()
 
     async def _claim(self, route: Route, room: int) -> int:
-        """Claim up to `room` letters; returns how many. `trouble` says why there is none."""
+        """Claim up to `room` letters; returns how many. `condition` says why there is none."""
         route.note_look()
         token = self._new_token()
         began = self._clock.monotonic()
@@ -297,14 +298,14 @@ class Dispatcher:
             if len(self._doubts) < DOUBTS:
                 self._doubts.add(token)
             route.dry = False
-            self.trouble = str(error) or type(error).__name__
+            self.condition.set(str(error) or type(error).__name__, self._clock.epoch())
             self._heartbeat.away(error)
             return 0
         except Exception:
             self._asked.discard(token)  # a fault of ours, and no claim that is still under way
             raise
         self.times.note(self._clock.monotonic() - began)
-        self.trouble = ""
+        self.condition.clear()
         self._asked.discard(claim.token)
         self._take(route, claim)
         return len(claim.letters)

@@ -13,6 +13,7 @@ import structlog
 
 from mailsender.model.letter import Letter, Recipient, Settlement, Status, now_ms
 from mailsender.model.ports import Clock, Queue, Rejected, Unavailable
+from mailsender.observe.condition import Condition
 from mailsender.observe.metrics import AGES, Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.inflight import InFlight
@@ -119,7 +120,7 @@ class Settler:
         self.times = Times()
         self.since_records = Times(AGES)  # until letters were settled as sent
         self.held_up = 0  # times that too many outcomes waited for more letters to be begun
-        self.trouble = ""
+        self.condition = Condition(part="mongodb")
         self.unreported_bytes = 0
 
     def put(self, settlement: Settlement) -> None:
@@ -382,11 +383,12 @@ class Settler:
             try:
                 result = await write()
             except Unavailable as error:
-                self._note_trouble(str(error))
+                if self.condition.set(str(error), self._clock.epoch()):
+                    log.warning("settling_waits", error=str(error), action="repeated until MongoDB is back")
+                self.open.clear()
             else:
-                if self.trouble:
+                if self.condition.clear():
                     log.info("settling_goes_on")
-                self.trouble = ""
                 self._let_in()
                 return result
             finally:
@@ -394,15 +396,9 @@ class Settler:
             await asyncio.sleep(backoff)
             backoff = min(LAST_BACKOFF, backoff * 2)
 
-    def _note_trouble(self, trouble: str) -> None:
-        if not self.trouble:
-            log.warning("settling_waits", error=trouble, action="repeated until MongoDB is back")
-        self.trouble = trouble
-        self.open.clear()
-
     def _let_in(self) -> None:
         """Letters may be begun again, when what is unsettled is little and can be written."""
-        if not self.trouble and len(self._settlements) < UNSETTLED:
+        if not self.condition.text and len(self._settlements) < UNSETTLED:
             self.open.set()
 
     async def _hand_on(self) -> None:

@@ -183,10 +183,10 @@ async def test_what_is_used_stays_unknown_while_the_store_is_away(monkeypatch: p
     gate = gate_of(clock, store, quota=3)
     async with running(gate):
         await turns()
-        assert (gate.used_today, gate.trouble) == (None, "away")
+        assert (gate.used_today, gate.condition.text) == (None, "away")
         store.away = False
         await until(lambda: gate.used_today is not None)
-        assert not gate.trouble
+        assert not gate.condition.text
 
 
 @pytest.mark.asyncio
@@ -201,10 +201,10 @@ async def test_trouble_that_a_look_met_is_over_as_soon_as_the_store_is_back(
     async with running(gate):
         await until(lambda: gate.used_today == 0)
         store.away = True
-        await until(lambda: gate.trouble)
+        await until(lambda: gate.condition.text)
         monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
         store.away = False
-        await until(lambda: not gate.trouble)
+        await until(lambda: not gate.condition.text)
 
 
 @pytest.mark.asyncio
@@ -264,7 +264,7 @@ async def test_shutting_the_gate_tells_those_who_wait() -> None:
     async with running(gate):
         waiter = asyncio.create_task(gate.acquire())
         await turns()
-        assert gate.trouble == "away"
+        assert gate.condition.text == "away"
         gate.shut()
         with pytest.raises(NoSlots):
             await waiter

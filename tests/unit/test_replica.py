@@ -231,7 +231,7 @@ async def test_the_trouble_of_a_topic_ends_with_a_post_that_is_tried(monkeypatch
 async def test_not_ready_where_no_report_can_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, sink = SystemClock(), FakeSink()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
-    replica.state, replica.queue_trouble, operations = "running", "", ReplicaOperations(replica)
+    replica.state, replica.opening.text, operations = "running", "", ReplicaOperations(replica)
     assert not any(reason.startswith("kafka: no broker") for reason in operations.ready()[1])
     sink.ailing.add(replica.settings.kafka_topic_profile)
     ready, reasons = operations.ready()
@@ -452,7 +452,7 @@ async def test_a_replica_that_stops_before_it_began_waits_for_neither_kafka_nor_
     clock, sink = SystemClock(), FakeSink()
     sink.trouble = "not connected yet"
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
-    replica.queue_trouble = ""
+    replica.opening.text = ""
     replica.drain("test")
     assert ReplicaOperations(replica).ready() == (False, ["draining"])
 
@@ -591,7 +591,7 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     replica = replica_over(FakeRelay(), queue, clock, monkeypatch)
     replica.settings = replica.settings.model_copy(update={"queue_max_letters": 1})
     asked = ReplicaOperations(replica)
-    replica.state, replica.queue_trouble = "running", ""
+    replica.state, replica.opening.text = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.relays[0].pool.reach.ever = True
     first = letter()
@@ -709,7 +709,7 @@ async def test_it_is_not_ready_while_the_queue_takes_no_letters(monkeypatch: pyt
     monkeypatch.setattr(QuietSource, "idle", idle, raising=False)
     clock = SystemClock()
     replica = replica_over(FakeRelay(), Refusing(clock), clock, monkeypatch)
-    replica.state, replica.queue_trouble = "running", ""
+    replica.state, replica.opening.text = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.relays[0].pool.reach.ever = True
     asked, stop = ReplicaOperations(replica), asyncio.Event()
@@ -836,7 +836,7 @@ async def test_it_says_when_a_relay_that_refuses_letters_is_tried_again(
 ) -> None:
     clock = ManualClock()
     replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
-    replica.state, replica.queue_trouble = "running", ""
+    replica.state, replica.opening.text = "running", ""
     replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
     replica.relays[0].pool.reach.ever = True
     refusal = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")

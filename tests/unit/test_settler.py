@@ -65,7 +65,7 @@ async def test_while_outcomes_cannot_be_written_no_letter_is_begun() -> None:
     async with running(relay, queue=queue, senders=2) as scene:
         await queue.insert([letter(n) for n in range(100)])
         scene.dispatcher.nudge()
-        await until(lambda: scene.settler.trouble)
+        await until(lambda: scene.settler.condition.text)
         begun = len(relay.sent)
         await asyncio.sleep(0.3)  # nothing is to happen, and nothing tells
         assert len(relay.sent) - begun <= 2
@@ -82,7 +82,7 @@ async def in_an_outage(relay: FakeRelay) -> AsyncIterator[tuple[FlakyQueue, Scen
     async with running(relay, queue=queue, allowance=Allowance(letters=10, period=1.0)) as scene:
         await queue.insert([letter(n) for n in range(4)])
         scene.dispatcher.nudge()
-        await until(lambda: scene.settler.trouble)
+        await until(lambda: scene.settler.condition.text)
         yield queue, scene
 
 
