@@ -52,7 +52,7 @@ class Summary:
         self._clock = clock
         self._before = counted()
         self._since = clock.monotonic()
-        self._told: set[str] = set()
+        self._full = Condition(part="queue", trouble=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write a line a minute until `stop`."""
@@ -86,17 +86,17 @@ class Summary:
 
     def _tell(self, found: list[Condition]) -> None:
         """Say once what began or ended of that which no part tells by itself."""
-        parts = {each.part: each for each in found if each.part == "queue"}
-        for part in parts.keys() - self._told:
+        full = next((each for each in found if each.part == self._full.part), None)
+        if full is None:
+            if self._full.clear():
+                log.info("queue_has_room")
+        elif self._full.set(full.text, full.since):
             log.warning(
                 "queue_full",
-                reason=parts[part].text,
+                reason=full.text,
                 action="`POST /post` is refused; the topic is read on",
                 advice="raise QUEUE_MAX_LETTERS, or the rate",
             )
-        if self._told - parts.keys():
-            log.info("queue_has_room")
-        self._told = set(parts)
 
 
 def sentence(condition: Condition) -> str:
