@@ -8,10 +8,12 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import mailsender.dev
 from mailsender.dev.catcher import Catcher
 from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
+from tests.parts import wait_until
 
 SAMPLE = json.loads((Path(mailsender.dev.__file__).parent / "sample.json").read_text("utf-8"))
 SEVEN = ["ID", "Addresses", "Subject", "Body", "Token", "Status", "KafkaKey"]
@@ -151,6 +153,29 @@ def test_many_letters_are_all_answered_once(world: World, catcher: Catcher) -> N
     reports = world.wait_reports(300)
     check_all_answered(world, 300, reports)
     assert max(subjects(catcher.messages()).values()) == 1
+
+
+def test_the_metrics_tell_what_was_done(world: World) -> None:
+    service = world.started()
+    world.publish(batches(30), key=b"k")
+    wait_until(lambda: service.status()["reports"]["marked"] == 30, "the last report is acknowledged")
+    found = {
+        (each.name.removeprefix("mailsender_"), *each.labels.values()): each.value
+        for family in text_string_to_metric_families(service.get("/metrics").body.decode())
+        for each in family.samples
+    }
+    assert found["outcomes_total", "sent"] == found["letters_in_total", "taken"] == 30
+    assert found["attempts_total", "default", "2xx", "dot"] == 30
+    assert found["reports_total", "published"] == 30
+    assert found["record_to_acceptance_seconds_count",] == found["record_to_report_seconds_count",] == 30
+    assert 0 < found["record_to_acceptance_seconds_sum",] <= found["record_to_report_seconds_sum",]
+    assert found["insert_seconds_count",] >= 1
+    lags = [
+        value for name, value in found.items() if name[0] == "consumer_lag" and world.topics.letters in name
+    ]
+    assert lags
+    assert not any(lags)
+    assert found["ready",] == 1
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
