@@ -306,6 +306,7 @@ async def test_a_relay_is_asked_once_although_nothing_is_to_be_sent_and_idle_ses
         scene.clock.forward(11.0)
         while len(scene.pool):  # noqa: ASYNC110  as above
             await asyncio.sleep(0.005)
+    await turns()
     assert (scene.relay.sessions[0].closed, scene.relay.connects) == (True, 1)
     scene.stopping.set()
     await running
