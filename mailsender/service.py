@@ -1,4 +1,18 @@
-"""One replica: opens its parts, runs the loops over them, and drains them in order."""
+"""One replica: opens its parts, runs the loops over them, and drains them in order.
+
+The order in which it stops (promise P6), and why each step stands where it does:
+
+1. Not ready, `/post` refused: nobody sends us more while we stop.
+2. Intake ends its insert and commit and leaves the group: others get the partitions soonest.
+3. No more claims; what no sender has begun goes back, so that another replica can send it now.
+4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
+   counted); one after it is uncertain.
+5. Outcomes are settled: only then can nothing be sent twice.
+6. Reports are published and marked: they tell what step 5 made durable.
+7. Slots go back, so that the other replicas have them.
+8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
+9. Producer, consumer, MongoDB, then HTTP are closed; HTTP last, so that progress can be watched.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +28,6 @@ from typing import Protocol
 import structlog
 
 from mailsender import __version__
-from mailsender.drain import Deadline, Progress
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
@@ -30,16 +43,16 @@ from mailsender.queue.tidier import Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
-from mailsender.routing.pool import NOT_ASKED, PoolLimits
-from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.plan import Plan
+from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.routing.schedule import RetryPolicy
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.sender import SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
+from mailsender.settings.plan import plan_of
 
 log = structlog.get_logger()
 
@@ -54,6 +67,67 @@ CLOSING = 1.0
 
 LEAST = 0.5
 """Seconds that each step of the drain gets even when its time is over: what is quick still ends well."""
+
+RESERVE = 0.35
+"""The part of the time-out kept for settling and reporting when senders are cut."""
+
+HURRY = 5.0
+"""Seconds that a second signal leaves to give letters back."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the drain is, for `/status`, `/halt` and the log."""
+
+    reason: str = ""
+    started: float | None = None
+    step: str = ""
+    unclean: list[str] = field(default_factory=list)
+    uncertain_before: int = 0
+
+
+class Deadline:
+    """The moment by which the drain has to be over; a second signal pulls it closer."""
+
+    def __init__(self, clock: Clock, timeout: float) -> None:
+        self._clock = clock
+        self._at = clock.monotonic() + timeout
+        self._timeout = timeout
+        self.hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Leave only what it takes to give letters back."""
+        self._at = min(self._at, self._clock.monotonic() + HURRY)
+        self.hurried.set()
+
+    @property
+    def left(self) -> float:
+        """Seconds until all has to be over."""
+        return max(0.0, self._at - self._clock.monotonic())
+
+    @property
+    def work_left(self) -> float:
+        """Seconds until senders are cut, so that their outcomes can still be written."""
+        if self.hurried.is_set():
+            return 0.0
+        return max(0.0, self.left - RESERVE * self._timeout)
+
+    async def bound(self, wait: Callable[[float], Awaitable[bool]], seconds: Callable[[], float]) -> bool:
+        """Run `wait` with `seconds()`; if the drain is hurried meanwhile, again with what that is then."""
+        task = asyncio.ensure_future(wait(seconds()))
+        hurried = asyncio.ensure_future(self.hurried.wait())
+        if self.hurried.is_set():
+            hurried.cancel()
+            return await task
+        try:
+            await asyncio.wait({task, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await asyncio.wait({task})
+            return await wait(seconds())
+        finally:
+            hurried.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +456,7 @@ class Replica:
             )
         return True
 
-    # --- the drain: see `mailsender.drain` for the order and its reasons ------------------------
+    # --- the drain, in the order that the head of this page gives reasons for ---------------------
 
     async def _drain(self) -> None:
         deadline = self._deadline = Deadline(self.clock, self.settings.drain_timeout)
@@ -490,29 +564,6 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
 
 def _send_policy(settings: Settings) -> SendPolicy:
     return SendPolicy(refuse_probability=settings.smtp_refuse_probability, life=settings.mongodb_lease)
-
-
-def plan_of(settings: Settings) -> Plan:
-    """One relay and one route, as `SMTP_*` say."""
-    relay = RelayPlan(
-        allowance=settings.allowance,
-        policy=RelayPolicy(
-            reverse_path=settings.sender[1],
-            max_recipients=settings.smtp_max_recipients,
-            sessions=PoolLimits(
-                sessions=settings.smtp_max_senders,
-                letters=settings.smtp_max_letters_per_session,
-                idle=settings.smtp_session_idle,
-            ),
-        ),
-    )
-    retry = RetryPolicy(
-        max_attempts=settings.smtp_max_attempts,
-        delay=settings.smtp_retry_delay,
-        retry_for=settings.smtp_retry_for,
-        resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
-    )
-    return Plan(relays=(relay,), routes=(RoutePlan(retry=retry),))
 
 
 def _waiting_for(relay: str, routes: Sequence[Route]) -> int:

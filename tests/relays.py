@@ -87,14 +87,14 @@ class FakeSession:
         return Outcome(results=results, session_usable=self.usable)
 
     @property
-    def depth(self) -> int:
+    def pipeline_depth(self) -> int:
         return self.relay.depth
 
     @property
-    def warm(self) -> bool:
+    def reusable(self) -> bool:
         return self.alive and self.under_way > 0
 
-    async def ready(self) -> bool:
+    async def check_alive(self) -> bool:
         return self.alive
 
     def abort(self) -> None:
@@ -105,7 +105,8 @@ class FakeSession:
         self.relay.cut_short += self.under_way
         self.closed = True
 
-    def accepts_8bit(self) -> bool:
+    @property
+    def supports_8bit(self) -> bool:
         return True
 
 

@@ -208,7 +208,7 @@ async def probe_relay(
 
 def _judge_sender(part: str, reverse_path: str, said: Result, session: Session) -> Finding:
     if said.verdict is Verdict.ACCEPTED:
-        eight = "offers" if session.accepts_8bit() else "does not offer"
+        eight = "offers" if session.supports_8bit else "does not offer"
         text = f"a session can be opened and {reverse_path} may send; it {eight} 8BITMIME"
         return Finding(part=part, level="ok", text=text)
     words = _words(said)

@@ -502,7 +502,7 @@ class Session(Protocol):
     """One connection to a relay."""
 
     @property
-    def depth(self) -> int:
+    def pipeline_depth(self) -> int:
         """How many transactions it is worth to ask for at once: 2 where the relay takes them pipelined."""
         ...
 
@@ -524,11 +524,11 @@ class Session(Protocol):
         ...
 
     @property
-    def warm(self) -> bool:
-        """Whether it is certain to be `ready` without asking: it is alive and was used just now."""
+    def reusable(self) -> bool:
+        """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...
 
-    async def ready(self) -> bool:
+    async def check_alive(self) -> bool:
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
         ...
 
@@ -550,7 +550,8 @@ class Session(Protocol):
         """QUIT, within a deadline."""
         ...
 
-    def accepts_8bit(self) -> bool:
+    @property
+    def supports_8bit(self) -> bool:
         """Whether the relay offers 8BITMIME (RFC 6152)."""
         ...
 

@@ -1,4 +1,4 @@
-"""The sessions with one relay: opened for work, kept warm, replaced in time, closed when idle.
+"""The sessions with one relay: opened for work, kept, replaced in time, closed when idle.
 
 A session carries one transaction at a time, or two where the relay takes them pipelined: while one is at its
 message the next one's envelope goes with it. Whoever sends takes a place in a session for one transaction.
@@ -108,7 +108,7 @@ class Pool:
         self._stopping = stopping
         self._open: set[Held] = set()
         self._opening = 0
-        self._idle: list[Held] = []  # the one that was used last is used first: few warm ones beat many cold
+        self._idle: list[Held] = []  # the one that was used last is used first: few busy ones beat many idle
         self._second: dict[Held, None] = {}  # carry one transaction and take another, in the order of time
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closing: set[asyncio.Task[None]] = set()
@@ -158,14 +158,14 @@ class Pool:
                 self._idle.pop()
                 self._discard(held)
                 continue
-            if not held.session.warm:
+            if not held.session.reusable:
                 break
             self._idle.pop()
             return self._enter(held)
         if self._may_open():
             return None  # a session of its own is better than half of one
         for held in self._second:
-            if held.session.warm:
+            if held.session.reusable:
                 return self._enter(held)
         return None
 
@@ -300,7 +300,7 @@ class Pool:
     def _enter(self, held: Held) -> Held:
         held.under_way += 1
         self._second.pop(held, None)
-        if held.under_way == 1 and held.session.depth > 1:
+        if held.under_way == 1 and held.session.pipeline_depth > 1:
             self._second[held] = None
         return held
 
@@ -312,7 +312,7 @@ class Pool:
                 self._discard(held)
                 continue
             held.under_way += 1  # nobody closes it meanwhile
-            ready = await held.session.ready()
+            ready = await held.session.check_alive()
             held.under_way -= 1
             if ready and not held.gone:
                 return self._enter(held)

@@ -296,7 +296,7 @@ class Sender:
             if not await self._equipped(errand):
                 return None
             message = self._composer.compose(
-                errand.letter, eight_bit=errand.session.accepts_8bit(), date=self._now()
+                errand.letter, eight_bit=errand.session.supports_8bit, date=self._now()
             )
             held, slot = errand.take()
             permit = Permit(

@@ -98,12 +98,13 @@ class SmtpSession:
             self._end("the relay closed the connection")
             self._gone.set_result(None)
 
-    def accepts_8bit(self) -> bool:
+    @property
+    def supports_8bit(self) -> bool:
         """See `Session`."""
         return self._offers.eight_bit
 
     @property
-    def depth(self) -> int:
+    def pipeline_depth(self) -> int:
         """See `Session`."""
         return 2 if self._dialogue.pipelining else 1
 
@@ -253,13 +254,13 @@ class SmtpSession:
     # --- between transactions --------------------------------------------------------------------
 
     @property
-    def warm(self) -> bool:
+    def reusable(self) -> bool:
         """See `Session`."""
         return self.alive and (self._dialogue.busy or self._clock.monotonic() - self._used <= PROBE_AFTER)
 
-    async def ready(self) -> bool:
+    async def check_alive(self) -> bool:
         """See `Session`."""
-        if self.alive and not self.warm:
+        if self.alive and not self.reusable:
             await self._ask_shortly(b"NOOP\r\n")
         return self.alive
 

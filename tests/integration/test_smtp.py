@@ -75,7 +75,7 @@ async def test_a_session_carries_many_letters() -> None:
     async with ScriptedRelay() as relay, opened(relay) as session:
         for _ in range(5):
             assert verdicts(await send(session)) == [ACCEPTED]
-            assert await session.ready()
+            assert await session.check_alive()
     assert relay.messages == [MESSAGE] * 5
     assert len(relay.peers) == 1
 
@@ -83,7 +83,7 @@ async def test_a_session_carries_many_letters() -> None:
 @pytest.mark.asyncio
 async def test_a_relay_without_extensions_hears_of_none() -> None:
     async with ScriptedRelay({"EHLO": "502 5.5.1 What?"}) as relay, opened(relay) as session:
-        assert not session.accepts_8bit()
+        assert not session.supports_8bit
         outcome = await send(session, message="Subject: x\r\n\r\nж\r\n".encode())
     assert verdicts(outcome) == [ACCEPTED]
     assert relay.commands[1:3] == ["HELO client.example.test", f"MAIL FROM:<{SENDER}>"]
@@ -96,7 +96,7 @@ async def test_a_relay_without_extensions_hears_of_none() -> None:
 )
 async def test_8bitmime_is_said_when_it_matters(message: bytes, parameters: str) -> None:
     async with ScriptedRelay(offers=["8BITMIME"]) as relay, opened(relay) as session:
-        assert session.accepts_8bit()
+        assert session.supports_8bit
         await send(session, message=message)
     assert f"MAIL FROM:<{SENDER}>{parameters}" in relay.commands
 
@@ -125,7 +125,7 @@ async def test_a_message_over_the_relays_limit_is_refused_before_it_is_sent() ->
     go = Permit(may_begin=False)
     async with ScriptedRelay(offers=["SIZE 20"]) as relay, opened(relay) as session:
         outcome = await send(session, A, B, go=go)
-        assert await session.ready()
+        assert await session.check_alive()
     assert verdicts(outcome) == [REFUSED, REFUSED]
     assert outcome.results[A].phase is Phase.MAIL
     assert "at most 20" in outcome.results[A].text
@@ -208,7 +208,7 @@ async def test_without_permission_nothing_is_written_and_the_session_is_as_it_wa
     async with ScriptedRelay() as relay, opened(relay) as session:
         with pytest.raises(NotBegun):
             await send(session, go=Permit(may_begin=False))
-        assert await session.ready()
+        assert await session.check_alive()
         go = Permit(relay)
         assert verdicts(await send(session, go=go)) == [ACCEPTED]
     assert go.heard_at_begin == ["EHLO client.example.test"]
@@ -221,7 +221,7 @@ async def test_without_permission_for_the_dot_the_connection_ends_before_it(mess
     async with ScriptedRelay() as relay:
         async with opened(relay) as session:
             outcome = await send(session, A, B, message=message, go=Permit(may_end=False))
-            assert not await session.ready()
+            assert not await session.check_alive()
         await relay.peers[0].over.wait()
     assert verdicts(outcome) == [DEFERRED, DEFERRED]
     assert outcome.results[A].phase is Phase.DATA
@@ -315,7 +315,7 @@ async def test_a_refusal_of_the_letter_is_for_all_and_the_session_is_reset(
 async def test_a_session_that_cannot_be_reset_is_not_used_again(answer: Answer) -> None:
     async with ScriptedRelay({"MAIL": "554 5.7.1 No", "RSET": answer}) as relay, opened(relay) as session:
         outcome = await send(session)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert verdicts(outcome) == [REFUSED]
     assert not outcome.session_usable
 
@@ -375,7 +375,7 @@ async def test_aiosmtpd() -> None:
     async with await loop.create_server(lambda: SMTP(keep, enable_SMTPUTF8=True), "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         session = await SmtpRelay(config("127.0.0.1", port), SystemClock()).connect()
-        assert session.accepts_8bit()
+        assert session.supports_8bit
         message = "Subject: Hi\r\n\r\n.Привет\r\n".encode()
         for _ in range(3):
             assert verdicts(await send(session, A, "иван@example.test", message=message)) == [ACCEPTED] * 2
@@ -388,7 +388,7 @@ async def test_smtp_sink(smtp_sink: SmtpSink) -> None:
     session = await SmtpRelay(config(smtp_sink.host, smtp_sink.port), SystemClock()).connect()
     for _ in range(200):
         assert verdicts(await send(session, A, B)) == [ACCEPTED, ACCEPTED]
-    assert await session.ready()
+    assert await session.check_alive()
     await session.close()
 
 

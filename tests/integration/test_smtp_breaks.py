@@ -65,7 +65,7 @@ async def test_a_lost_connection_is_deferred_before_the_dot_and_uncertain_after_
 ) -> None:
     async with ScriptedRelay({moment: BREAKS[how]}, receive_buffer=4096) as relay, opened(relay) as session:
         outcome = await send(session, A, B, message=LARGE if moment == BODY else MESSAGE)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert verdicts(outcome) == [UNCERTAIN if phase is Phase.DOT else DEFERRED] * 2
     assert {result.phase for result in outcome.results.values()} <= known_phases(phase, pipelined)
     assert not outcome.session_usable
@@ -135,7 +135,7 @@ async def test_421_defers_and_ends_the_session(moment: str, phase: Phase, closes
         opened(relay) as session,
     ):
         outcome = await send(session, A, B)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert verdicts(outcome) == [DEFERRED, DEFERRED]
     result = outcome.results[A]
     assert (result.phase, result.code, result.enhanced) == (phase, 421, "4.3.2")
@@ -250,7 +250,7 @@ async def test_what_comes_unasked_ends_the_session_and_answers_nothing(more: byt
         outcome = await send(session)
         assert verdicts(outcome) == [ACCEPTED]
         assert not outcome.session_usable
-        assert not await session.ready()
+        assert not await session.check_alive()
         with pytest.raises(
             NotBegun
         ):  # it had carried a letter: what ended it has nothing to do with this one
@@ -264,7 +264,7 @@ async def test_a_relay_that_goes_while_the_session_idles_is_noticed() -> None:
         await send(session)
         await relay.peers[0].say("421 4.4.2 Idle too long")
         await asyncio.wait_for(relay.peers[0].over.wait(), 5)  # we have closed it at once
-        assert not await session.ready()
+        assert not await session.check_alive()
         with pytest.raises(NotBegun):
             await send(session)
 
@@ -286,16 +286,16 @@ async def test_the_first_letter_of_a_session_that_has_gone_is_told_so() -> None:
 async def test_after_idling_the_relay_is_asked_whether_it_is_there() -> None:
     clock = ManualClock()
     async with ScriptedRelay() as relay, opened(relay, clock) as session:
-        assert await session.ready()
+        assert await session.check_alive()
         assert "NOOP" not in relay.commands
         clock.forward(3.5)
-        assert await session.ready()
-        assert await session.ready()
+        assert await session.check_alive()
+        assert await session.check_alive()
         assert relay.commands.count("NOOP") == 1
         clock.forward(2)
         await send(session)
         clock.forward(2)
-        assert await session.ready()
+        assert await session.check_alive()
         assert relay.commands.count("NOOP") == 1
 
 
@@ -310,7 +310,7 @@ async def test_a_session_that_does_not_answer_well_is_not_ready(answer: Answer) 
         opened(relay, clock, timeouts=replace(SHORTLY, command=SHORT)) as session,
     ):
         clock.forward(3.5)
-        assert not await session.ready()
+        assert not await session.check_alive()
 
 
 @pytest.mark.asyncio
@@ -322,7 +322,7 @@ async def test_abort_ends_a_transaction_at_once(moment: str, phase: Phase, pipel
         await relay.reached(moment)
         session.abort()
         outcome = await asyncio.wait_for(sending, 1)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert verdicts(outcome) == [UNCERTAIN if phase is Phase.DOT else DEFERRED] * 2
     assert outcome.results[A].phase in known_phases(phase, pipelined)
     assert not outcome.session_usable
@@ -336,7 +336,7 @@ async def test_a_cancelled_transaction_leaves_no_session_that_is_out_of_step() -
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        assert not await session.ready()
+        assert not await session.check_alive()
 
 
 @pytest.mark.asyncio
@@ -346,4 +346,4 @@ async def test_close_ends_whatever_the_relay_does(answer: Answer) -> None:
         async with opened(relay, timeouts=replace(SHORTLY, command=SHORT)) as session:
             await send(session)
         await asyncio.wait_for(session.close(), 1)  # a second time does no harm
-        assert not await session.ready()
+        assert not await session.check_alive()

@@ -52,7 +52,7 @@ async def test_what_a_firewall_loses_is_sent_again_one_command_at_a_time(
             assert await tell(adapter, A, B) == first
             assert await tell(adapter, A, B) == [ACCEPTED, ACCEPTED]
         session = await adapter.connect()
-        assert session.depth == 1
+        assert session.pipeline_depth == 1
         await session.close()
     assert "SMTP_PIPELINING" in adapter.remark
 
@@ -62,9 +62,9 @@ async def test_sessions_that_are_open_already_speak_one_command_at_a_time_too() 
     async with BrokenFirewall() as relay:
         adapter = meeting(relay)
         early = await adapter.connect()
-        assert early.depth == 2
+        assert early.pipeline_depth == 2
         await tell(adapter, A)
-        assert early.depth == 1
+        assert early.pipeline_depth == 1
         assert verdicts(await send(early)) == [ACCEPTED]
         await early.close()
 
@@ -93,7 +93,7 @@ async def test_it_is_tried_again_after_an_hour() -> None:
         assert adapter.remark
         clock.forward(2)
         session = await adapter.connect()
-        assert session.depth == 2
+        assert session.pipeline_depth == 2
         assert not adapter.remark
         await session.close()
 
@@ -153,7 +153,7 @@ async def test_it_can_be_switched_off() -> None:
     async with BrokenFirewall() as relay:
         adapter = meeting(relay, pipelining=False)
         session = await adapter.connect()
-        assert session.depth == 1
+        assert session.pipeline_depth == 1
         await session.close()
         assert await tell(adapter, A, B) == [ACCEPTED, ACCEPTED]
 

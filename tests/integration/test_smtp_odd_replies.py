@@ -75,7 +75,7 @@ async def test_whatever_a_relay_says_a_session_opens_or_does_not(seed: int) -> N
             async with opened(relay, timeouts=QUICK, **login) as session:
                 made = await asyncio.gather(send(session, A), send(session, B), return_exceptions=True)
                 assert all(isinstance(each, Outcome | NotBegun) for each in made), made
-                await session.ready()
+                await session.check_alive()
         except RelayAway as error:
             words = str(error)
     assert 0 < len(words) < 1000

@@ -40,7 +40,7 @@ MAIL = f"MAIL FROM:<{SENDER}> SIZE={len(MESSAGE)}"
 @asynccontextmanager
 async def pipelined(script: Script | None = None) -> AsyncIterator[tuple[ScriptedRelay, SmtpSession]]:
     async with ScriptedRelay(script, offers=PIPELINING) as relay, opened(relay) as session:
-        assert session.depth == 2
+        assert session.pipeline_depth == 2
         yield relay, session
 
 
@@ -56,7 +56,7 @@ def verdict_of(outcome: Outcome | BaseException) -> object:
 @pytest.mark.asyncio
 async def test_a_relay_that_does_not_offer_it_is_asked_for_one_at_a_time() -> None:
     async with ScriptedRelay() as relay, opened(relay) as session:
-        assert session.depth == 1
+        assert session.pipeline_depth == 1
         first, second = await both(session)
     assert verdict_of(first) is verdict_of(second) is ACCEPTED
     assert [c.partition(" ")[0] for c in mail_commands(relay)] == ["MAIL", "RCPT", "DATA"] * 2
@@ -119,7 +119,7 @@ async def test_a_relay_that_takes_recipients_without_a_mail_gets_no_dot(first_do
     """The dot would send an empty message to them, and to those of the letter before that it holds on to."""
     async with pipelined({"MAIL": ["250 2.1.0 Ok", mail], DOT: [first_dot]}) as (relay, session):
         first, second = await both(session)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert verdict_of(first) is (ACCEPTED if first_dot.startswith("250") else REFUSED)
     held_on = first_dot.startswith("554") and mail.startswith("503")
     assert verdict_of(second) is (NotBegun if held_on else REFUSED)
@@ -140,7 +140,7 @@ async def test_what_a_lone_dot_comes_to_is_nobodys_answer(lone: str) -> None:
 async def test_a_connection_lost_at_the_dot_leaves_one_letter_uncertain_at_most(how: Act) -> None:
     async with pipelined({DOT: how}) as (relay, session):
         first, second = await both(session)
-        assert not await session.ready()
+        assert not await session.check_alive()
     assert (verdict_of(first), verdict_of(second)) == (DEFERRED if how is not drop else UNCERTAIN, NotBegun)
     assert relay.messages == [MESSAGE]
 
@@ -176,7 +176,7 @@ async def test_a_relay_that_holds_on_to_a_refused_letter_is_reset_and_the_next_o
     }
     async with pipelined(script) as (relay, session):
         first, second = await both(session)
-        assert await session.ready()
+        assert await session.check_alive()
         again = await send(session, B)
     assert [verdict_of(each) for each in (first, second, again)] == [REFUSED, NotBegun, ACCEPTED]
     assert mail_commands(relay).count("RSET") == 1
@@ -262,14 +262,14 @@ async def test_a_cancelled_letter_that_was_not_begun_harms_nobody() -> None:
         await asyncio.sleep(0)
         second.cancel()
         assert verdict_of(await first) is ACCEPTED
-        assert await session.ready()
+        assert await session.check_alive()
     assert relay.messages == [MESSAGE]
 
 
 @pytest.mark.asyncio
 async def test_smtp_sink_takes_many_at_once(smtp_sink: SmtpSink) -> None:
     session = await SmtpRelay(config(smtp_sink.host, smtp_sink.port), SystemClock()).connect()
-    assert session.depth == 2
+    assert session.pipeline_depth == 2
     outcomes = await asyncio.gather(*(send(session, A, B) for _ in range(300)))
     assert all(verdicts(each) == [ACCEPTED, ACCEPTED] for each in outcomes)
     await session.close()

@@ -39,7 +39,7 @@ async def test_a_connection_that_is_lost_is_no_judgement(answer: Answer) -> None
         said = await session.try_sender(SENDER)
         assert said.verdict is DEFERRED
         assert said.text
-        assert not await session.ready()
+        assert not await session.check_alive()
 
 
 @pytest.mark.asyncio
@@ -84,7 +84,7 @@ async def test_a_connection_that_is_lost_at_the_recipient_is_no_judgement(answer
     async with ScriptedRelay({"RCPT": answer}) as relay, opened(relay) as session:
         said = await session.try_sender(SENDER, A)
         assert (said.verdict, said.phase) == (DEFERRED, Phase.RCPT)
-        assert not await session.ready()
+        assert not await session.check_alive()
 
 
 @pytest.mark.asyncio

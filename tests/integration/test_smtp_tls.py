@@ -59,7 +59,7 @@ def test_a_private_ca_is_trusted_when_it_is_named(
         async with relay, opened(relay, tls=mode, ca_file=str(certificates.ca), **login) as session:
             assert verdicts(await send(session)) == [ACCEPTED]
             assert verdicts(await send(session, message=many)) == [ACCEPTED]
-            assert await session.ready()
+            assert await session.check_alive()
         assert relay.messages == [MESSAGE, many]
         assert any(command.startswith("AUTH PLAIN") for command in relay.commands)
 
@@ -173,7 +173,7 @@ async def test_what_was_sent_in_clear_text_behind_the_220_counts_for_nothing(
     context = serving(certificates.cert, certificates.key)
     relay = secured("starttls", context, script={"STARTTLS": injected})
     async with relay, opened(relay, tls="starttls", ca_file=str(certificates.ca)) as session:
-        assert session.accepts_8bit()
+        assert session.supports_8bit
         assert verdicts(await send(session)) == [ACCEPTED]
     assert [command for command in relay.commands if command.startswith("EHLO")] == [
         "EHLO client.example.test"
@@ -186,7 +186,7 @@ async def test_what_was_offered_before_tls_is_forgotten(certificates: Certificat
     context = serving(certificates.cert, certificates.key)
     relay = secured("starttls", context, script={"EHLO": [before, "250 relay.example.test"]})
     async with relay, opened(relay, tls="starttls", ca_file=str(certificates.ca)) as session:
-        assert not session.accepts_8bit()
+        assert not session.supports_8bit
 
 
 @pytest.mark.asyncio

@@ -21,9 +21,9 @@ from typer.core import TyperGroup
 import mailsender
 from mailsender.cli.app import app
 from mailsender.dev.process import free_port, listens
-from mailsender.drain import RESERVE
 from mailsender.model.letter import Status
 from mailsender.observe.log import _serialize
+from mailsender.service import RESERVE
 from mailsender.settings.environment import Settings, load, table
 from mailsender.web.endpoints import ENDPOINTS
 from mailsender.web.models import StatusView

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mailsender.drain import HURRY, RESERVE, Deadline
+from mailsender.service import HURRY, RESERVE, Deadline
 from tests.clocks import ManualClock
 
 
