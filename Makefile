@@ -60,7 +60,7 @@ proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; A
 	.venv/test/bin/python -m proof $(ARGS)
 
 ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
-	deploy/engine/ship $(ARGS)
+	scripts/podman/ship $(ARGS)
 
 bench: .venv/bench/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/
 	.venv/bench/bin/python -m benchmarks $(ARGS)

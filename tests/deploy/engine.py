@@ -1,4 +1,4 @@
-"""The container engine as deploy/engine provides it, asked through Docker's API whichever it is."""
+"""The container engine as scripts/podman provides it, asked through Docker's API whichever it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import parts
 from tests.parts import wait_until
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "deploy" / "engine"
+SCRIPTS = ROOT / "scripts" / "podman"
 
 UNAVAILABLE = 69
 """EX_UNAVAILABLE: what a tool is installed with is not on this machine."""
@@ -29,7 +29,7 @@ _EXPORT = re.compile(r"^export (\w+)=(.*)$", re.MULTILINE)
 def script(
     name: str, *arguments: str | Path, env: Mapping[str, str] | None = None, timeout: float = 850
 ) -> str:
-    """Run a script of deploy/engine; what it prints."""
+    """Run a script of scripts/podman; what it prints."""
     done = subprocess.run(
         [SCRIPTS / name, *arguments],
         capture_output=True,

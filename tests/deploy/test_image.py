@@ -43,7 +43,7 @@ print(json.dumps({
 
 
 def test_sources_are_linted(checkers: Path) -> None:
-    dockerfiles = [ROOT / "Dockerfile", *sorted((ROOT / "deploy" / "stand-ins").glob("*/Dockerfile"))]
+    dockerfiles = [ROOT / "Dockerfile", *sorted((ROOT / "scripts" / "podman" / "stand-in-images").glob("*/Dockerfile"))]
     done = subprocess.run(
         [checkers / "hadolint", "--no-color", *dockerfiles], capture_output=True, text=True, check=False
     )
@@ -53,7 +53,8 @@ def test_sources_are_linted(checkers: Path) -> None:
 def test_scripts_are_linted(checkers: Path) -> None:
     scripts = [
         path
-        for path in (ROOT / "deploy").rglob("*")
+        for folder in ("deploy", "scripts")
+        for path in (ROOT / folder).rglob("*")
         if path.is_file()
         and (path.suffix == ".sh" or path.read_bytes()[:32].startswith(b"#!/usr/bin/env bash"))
     ]
