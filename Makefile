@@ -98,7 +98,7 @@ build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name
 	@MAILSENDER_COMPILE=1 $(COMPILER) -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
 	@$(COMPILER) -m zipfile -e build/wheel/*.whl build/compiled
-	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../proof ../../benchmarks ../../deploy ../../docs \
+	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../lab ../../proof ../../benchmarks ../../deploy ../../docs \
 		../../requirements build/compiled/
 	@touch -r build/wheel/.begun $@
 
@@ -141,4 +141,4 @@ audit: .venv/audit/.made ## Ask the package index whether what is locked has kno
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache build dist
-	find mailsender tests benchmarks proof -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mailsender tests lab benchmarks proof -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from lab.parts import SmtpSink, running
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod
 from mailsender.dev.process import LOOPBACK, Child, Part, PartMissing, free_port, listens
-from tests.parts import SmtpSink, running
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED = ROOT / "build" / "compiled"

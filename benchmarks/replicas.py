@@ -19,7 +19,7 @@ from benchmarks.peers.ours import await_answers, await_shares, end, ready, toget
 from benchmarks.run import alone
 from benchmarks.stamping_sink import stamping_sink
 from benchmarks.table import Section
-from tests.acceptance.test_replicas import most_in_a_window
+from lab.rates import most_in_a_window
 
 LETTERS, ROUNDS = 20_000, 4
 """An even number: every other round begins with the two, for a machine gets slower and faster."""

@@ -18,8 +18,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from pymongo.collection import Collection
 
+from lab.parts import extents_of, partitions_of
 from proof.history import Report, Stored, Told
-from tests.parts import extents_of, partitions_of
 
 
 class TopicReader:

@@ -14,6 +14,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 from pymongo.errors import PyMongoError
 
+from lab.parts import Certificates, Topics
+from lab.world import World
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from proof import gather
@@ -24,8 +26,6 @@ from proof.outage import Outages
 from proof.relay import LedgerRelay
 from proof.stage import Stage
 from proof.watch import Watch
-from tests.acceptance.harness import World
-from tests.parts import Certificates, Topics
 
 FAST = {
     "MONGODB_LEASE": "2s",

@@ -18,7 +18,7 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tests.parts import partitions_of
+from lab.parts import partitions_of
 
 COMMITS = "__consumer_offsets"
 OUTBOX = "letters.outbox"

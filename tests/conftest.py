@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 from pymongo import MongoClient
 
+from lab import parts
+from lab.parts import Certificates, KafkaServer, MongoServer, SmtpSink, Topics
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
 from mailsender.dev.process import take_ports
-from tests import parts
-from tests.parts import Certificates, KafkaServer, MongoServer, SmtpSink, Topics
 
 if TYPE_CHECKING:
     from mailsender.dev.catcher import Catcher

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lab.parts import Certificates
+from lab.scripted import ScriptedRelay
 from mailsender.model.letter import Envelope, Outcome, Result, Verdict
 from mailsender.model.ports import Clock, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.session import SmtpSession
-from tests.parts import Certificates
-from tests.scripted import ScriptedRelay
 
 MESSAGE = b"Subject: Hi\r\n\r\n<p>Hi</p>\r\n"
 SENDER = "news@example.org"

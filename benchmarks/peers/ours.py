@@ -30,9 +30,9 @@ from benchmarks.letters import SENDER, batches
 from benchmarks.measure import Meter, Round, poll
 from benchmarks.parts import COMPILED, ROOT, Stage, is_compiled
 from benchmarks.peers import SESSIONS
+from lab.parts import Topics, extents_of
+from lab.world import Replica, World
 from mailsender.dev.process import ChildError
-from tests.acceptance.harness import Replica, World
-from tests.parts import Topics, extents_of
 
 SETTINGS = {
     "SMTP_MAX_SENDERS": str(SESSIONS),

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from lab.vitals import Vitals
 from proof.checker import check
 from proof.experiments.publishers import judge_vitals, restart
 from proof.history import Allowed
@@ -21,7 +22,6 @@ from proof.neighbours import neighbour
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-from proof.vitals import Vitals
 
 DESCRIPTORS = 256
 HELD = 7.0

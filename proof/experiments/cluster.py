@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from confluent_kafka import Producer
 
+from lab.world import Replica
 from proof.checker import check
 from proof.cluster import Cluster, Layout
 from proof.experiments.publishers import restart
@@ -16,7 +17,6 @@ from proof.history import Allowed
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 SICK = 1
 """The partition that is; its only nodes are chosen so that the loss of `LOST` makes it so."""

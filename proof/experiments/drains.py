@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from lab.world import Replica
 from proof.checker import check
 from proof.experiments.kills import SESSIONS, STATE
 from proof.history import Allowed
@@ -15,7 +16,6 @@ from proof.load import Filler
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 DRAIN, SLACK = 4.0, 6.0
 """Seconds: the drain's deadline, and what closing the clients may take on a busy machine on top of it."""

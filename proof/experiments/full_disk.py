@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from lab.world import Replica
 from mailsender.journal.record import SIZE as SIZE_OF_A_RECORD
 from proof.checker import Verdict, check
 from proof.experiments.kills import STATE
@@ -15,7 +16,6 @@ from proof.load import Filler
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import NOT_RUN, Row, row
-from tests.acceptance.harness import Replica
 
 TITLE = "the disk for notes is full"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from lab.world import KEY
 from proof.checker import check
 from proof.experiments.outages import resident
 from proof.history import Allowed, Published
@@ -21,7 +22,6 @@ from proof.load import DOMAIN, Filler
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import KEY
 
 MOST_GROWTH = 150.0
 """MiB by which the process may have grown under all of it."""

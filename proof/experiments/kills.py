@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from lab.vitals import slower
 from proof.checker import Verdict, check
 from proof.experiments.moments import SORTS, blow, by_clock, strike
 from proof.history import Allowed, History
@@ -19,7 +20,6 @@ from proof.load import Filler
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import NOT_RUN, Row, row
-from proof.vitals import slower
 from proof.watch import Watch
 
 PER_KILL = 60
@@ -35,7 +35,7 @@ RARELY = 100
 FIRST_MAIL, FIRST_LETTER = 2.0, 5.0
 """Seconds after a start within which the first transaction begins, and the first new letter is stored.
 
-They are for a machine as quick as `proof.vitals` means it. A start is mostly imports, so a slower one has as
+They are for a machine as quick as `lab.vitals` means it. A start is mostly imports, so a slower one has as
 much more time."""
 
 STATE, UNCERTAIN = "MAILSENDER_STATE_DIR", "SMTP_UNCERTAIN"

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lab.parts import make_certificates
 from proof.checker import check
 from proof.history import Allowed
 from proof.plan import trouble
 from proof.run import run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.parts import make_certificates
 
 SHORT = {f"SMTP_TIMEOUT_{name}": "2s" for name in ("CONNECT", "GREETING", "COMMAND", "DATA", "BLOCK", "DOT")}
 

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lab.world import Replica
 from proof.run import Run, rest
 from proof.watch import Watch
-from tests.acceptance.harness import Replica
 
 MOST_LETTERS = 120
 """Letters up to which a process may come before it is killed at an acceptance."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from lab.world import Replica
 from proof.checker import check
 from proof.experiments.publishers import restart
 from proof.history import Allowed
@@ -21,7 +22,6 @@ from proof.raw import RawProducer
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 HOUR = 3_600_000
 PATIENCE = 30.0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.world import Replica
 from mailsender.dev.process import Part
 from proof.checker import check
 from proof.history import Allowed
@@ -16,7 +17,6 @@ from proof.load import Filler
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 PARTS = ("broker", "mongodb", "relay")
 WAYS = ("killed", "frozen")

@@ -10,6 +10,8 @@ import contextlib
 import time
 from collections.abc import Sequence
 
+from lab.vitals import Seen, Vitals, slower
+from lab.world import Replica
 from mailsender.dev.process import ChildError
 from proof.checker import check
 from proof.history import Allowed
@@ -18,8 +20,6 @@ from proof.neighbours import SLOWEST, neighbour
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-from proof.vitals import Seen, Vitals, slower
-from tests.acceptance.harness import Replica
 
 MOST_MEMORY = 256.0
 """MiB that a replica may ever have; the manifests allow it twice as much."""

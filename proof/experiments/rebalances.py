@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from lab.world import Replica
 from proof.checker import check
 from proof.history import Allowed
 from proof.load import Filler
 from proof.run import rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 REPLICAS = 3
 

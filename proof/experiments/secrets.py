@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pymongo.errors import OperationFailure
 
+from lab.world import Replica
 from proof.checker import check
 from proof.history import Allowed, Published
 from proof.load import DOMAIN
@@ -16,7 +17,6 @@ from proof.plan import trouble
 from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
 
 NAMES = ("smtp", "http", "mongodb", "body")
 CANARIES = {name: f"canary-{name}-5ab1e" for name in NAMES}

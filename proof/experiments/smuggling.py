@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lab.postfix import Postfix
 from mailsender.dev.process import PartMissing
 from proof import ledger as books
 from proof.checker import check
 from proof.history import Allowed, History, Published
 from proof.ledger import LedgerFile
 from proof.load import DOMAIN
-from proof.postfix import Postfix
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.strict import look_at

@@ -12,6 +12,7 @@ from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Rege
 from bson.dbref import DBRef
 from pymongo.errors import PyMongoError
 
+from lab.vitals import Vitals
 from proof.checker import check
 from proof.experiments.publishers import judge_vitals, restart
 from proof.fuzz.chance import text
@@ -22,7 +23,6 @@ from proof.neighbours import SLOWEST, neighbour
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from proof.vitals import Vitals
 
 FIELDS = (
     *("addresses", "subject", "body", "token", "status", "kafkakey", "seq", "due", "claim", "reported"),

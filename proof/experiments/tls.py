@@ -10,12 +10,12 @@ from pathlib import Path
 
 import trustme
 
+from lab.parts import Certificates, make_certificates
+from lab.world import Replica
 from proof.checker import check
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
-from tests.parts import Certificates, make_certificates
 
 NOTICE = 20.0
 """Seconds in which readiness has to say that the relay is refused."""

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lab.guarded_kafka import GuardedKafka
+from lab.parts import make_certificates
+from lab.world import Replica
 from proof.checker import Verdict, check
 from proof.experiments.publishers import restart
 from proof.history import Allowed
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from tests.acceptance.harness import Replica
-from tests.guarded_kafka import GuardedKafka
-from tests.parts import make_certificates
 
 AWAY = 6.0
 """Seconds for which a file is away."""

@@ -16,6 +16,8 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from lab.vitals import Vitals
+from lab.world import KEY
 from proof.checker import check
 from proof.experiments.publishers import judge_vitals, restart
 from proof.experiments.strangers import documents
@@ -29,8 +31,6 @@ from proof.raw import RawProducer, Refused
 from proof.run import Run, rest, run
 from proof.stage import Stage
 from proof.table import Row, row
-from proof.vitals import Vitals
-from tests.acceptance.harness import KEY
 
 SMALL = ("headers", "JSON")
 """Kinds of hostile records that are put among the others."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import KafkaServer, MongoServer, Topics
+from lab.world import World
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World
-from tests.parts import KafkaServer, MongoServer, Topics
 
 
 @pytest.fixture

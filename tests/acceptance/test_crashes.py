@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
+from lab.parts import wait_until
+from lab.world import World, batches, check_all_answered, letter, subjects
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
-from tests.parts import wait_until
 
 LETTERS = 500
 SESSIONS = 5

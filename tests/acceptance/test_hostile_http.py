@@ -17,9 +17,9 @@ import pytest
 from aiosmtpd.controller import Controller
 
 import mailsender
+from lab.vitals import slower
 from mailsender.dev.kafka import MockBroker
 from mailsender.dev.process import Child, free_port
-from proof.vitals import slower
 
 MOST_MEMORY = 256 * 1024
 """KiB."""

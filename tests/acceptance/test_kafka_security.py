@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import ResourceType
 
+from lab.guarded_kafka import PASSWORD, USER, GuardedKafka
+from lab.parts import Certificates, MongoServer, Topics, local_kafka, running, wait_until
+from lab.world import World, batches, subjects
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import LOOPBACK
-from tests.acceptance.harness import World, batches, subjects
-from tests.guarded_kafka import PASSWORD, USER, GuardedKafka
-from tests.parts import Certificates, MongoServer, Topics, local_kafka, running, wait_until
 
 WAYS = {
     "SASL_SSL, PLAIN": ("SASL_SSL", "PLAIN"),

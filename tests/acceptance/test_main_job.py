@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import mailsender.dev
+from lab.parts import wait_until
+from lab.world import World, batches, check_all_answered, letter, subjects
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
-from tests.parts import wait_until
 
 SAMPLE = json.loads((Path(mailsender.dev.__file__).parent / "sample.json").read_text("utf-8"))
 SEVEN = ["ID", "Addresses", "Subject", "Body", "Token", "Status", "KafkaKey"]

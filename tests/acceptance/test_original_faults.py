@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from lab.parts import KafkaServer, MongoServer, Topics, wait_until
+from lab.world import World, batches, letter, subjects
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod
-from tests.acceptance.harness import World, batches, letter, subjects
 from tests.acceptance.test_crashes import _stalling_relay
-from tests.parts import KafkaServer, MongoServer, Topics, wait_until
 
 POISON: list[bytes] = [
     b"",

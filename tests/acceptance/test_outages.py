@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import KafkaServer, MongoServer, Topics, local_kafka, running, wait_until
+from lab.world import World, batches, check_all_answered, letter, subjects
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod, ReplicaSet
-from tests.acceptance.harness import World, batches, check_all_answered, letter, subjects
-from tests.parts import KafkaServer, MongoServer, Topics, local_kafka, running, wait_until
 
 LETTERS = 400
 

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
+from lab.parts import wait_until
+from lab.rates import most_in_a_window
+from lab.world import World, batches, check_all_answered, subjects
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World, batches, check_all_answered, subjects
-from tests.parts import wait_until
-
-
-def most_in_a_window(times: list[float], period: float) -> int:
-    """The most events that any window of `period` seconds holds."""
-    times = sorted(times)
-    most, start = 0, 0
-    for end, time in enumerate(times):
-        while times[start] <= time - period:
-            start += 1
-        most = max(most, end - start + 1)
-    return most
 
 
 def test_two_replicas_send_no_letter_twice(world: World, catcher: Catcher) -> None:

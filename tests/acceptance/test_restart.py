@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import wait_until
+from lab.world import Replica, World, batches, check_all_answered, letter, subjects
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import Replica, World, batches, check_all_answered, letter, subjects
-from tests.parts import wait_until
 
 SESSIONS = 5
 """The default of SMTP_MAX_SENDERS: at most one letter in each is behind its dot."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import Certificates, KafkaServer, MongoServer, Topics, running, wait_until
+from lab.world import World, batches, subjects
 from mailsender.dev.catcher import Catcher
-from tests.acceptance.harness import World, batches, subjects
-from tests.parts import Certificates, KafkaServer, MongoServer, Topics, running, wait_until
 
 
 @pytest.mark.parametrize("mode", ["implicit", "starttls"])

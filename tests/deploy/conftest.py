@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import parts
+from lab import parts
 from tests.deploy import engine as engines
 from tests.deploy.engine import Engine
 

@@ -14,8 +14,8 @@ from typing import Any
 import docker  # type: ignore[import-untyped]
 import pytest
 
-from tests import parts
-from tests.parts import wait_until
+from lab import parts
+from lab.parts import wait_until
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "podman"

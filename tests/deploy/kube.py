@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import parts
+from lab import parts
 from tests.deploy.engine import ROOT, UNAVAILABLE
 
 K8S = ROOT / "deploy" / "k8s"

@@ -22,11 +22,11 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 
 import mailsender
+from lab import parts
+from lab.world import Reader
 from mailsender.dev.process import free_port
 from mailsender.settings import environment as settings
 from mailsender.settings.sources import SECRETS_DIR
-from tests import parts
-from tests.acceptance.harness import Reader
 from tests.deploy.engine import ROOT, Engine, wait_healthy
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]  # whatever comes first installs and builds

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests import parts
+from lab import parts
+from lab.world import KEY, World
 from tests.acceptance import conftest as acceptance
-from tests.acceptance.harness import KEY, World
 from tests.deploy.engine import ROOT
 from tests.deploy.kube import installed
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import local_kafka, local_mongod, met, missing, wait_until
+from lab.parts import local_kafka, local_mongod, met, missing, wait_until
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import wait_until
+from lab.parts import wait_until
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 

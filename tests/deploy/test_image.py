@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import mailsender
+from lab import parts
+from lab.parts import KafkaServer, MongoServer, Topics
+from lab.world import World, check_all_answered
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
-from tests import parts
-from tests.acceptance.harness import World, check_all_answered
 from tests.deploy.engine import ROOT, Engine, wait_healthy
-from tests.parts import KafkaServer, MongoServer, Topics
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]  # whatever comes first installs and builds
 
@@ -43,7 +43,10 @@ print(json.dumps({
 
 
 def test_sources_are_linted(checkers: Path) -> None:
-    dockerfiles = [ROOT / "Dockerfile", *sorted((ROOT / "scripts" / "podman" / "stand-in-images").glob("*/Dockerfile"))]
+    dockerfiles = [
+        ROOT / "Dockerfile",
+        *sorted((ROOT / "scripts" / "podman" / "stand-in-images").glob("*/Dockerfile")),
+    ]
     done = subprocess.run(
         [checkers / "hadolint", "--no-color", *dockerfiles], capture_output=True, text=True, check=False
     )

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import wait_until
+from lab.world import Replica, World, batches
 from mailsender.dev.catcher import Catcher
 from tests.acceptance import conftest as acceptance
-from tests.acceptance.harness import Replica, World, batches
 from tests.deploy import kube
 from tests.deploy.engine import ROOT, SCRIPTS, Engine
 from tests.deploy.kube import K8S, Object, Tools, installed
-from tests.parts import wait_until
 
 SAMPLE = ROOT / "mailsender" / "dev" / "sample.json"
 SECRET = ("HTTP_API_KEY", "MONGODB_URI")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.world import KEY, World
 from mailsender.settings.environment import Settings
 from mailsender.web.handlers import Handlers
 from mailsender.web.pages import Pages
 from tests.acceptance import conftest as acceptance
-from tests.acceptance.harness import KEY, World
 from tests.deploy.kube import Object, installed
 
 POSTMAN = Path(__file__).parents[2] / "postman"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests import parts
+from lab import parts
 from tests.deploy.engine import ROOT, Engine
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]

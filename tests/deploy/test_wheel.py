@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mailsender
-from tests import parts
+from lab import parts
 from tests.deploy.engine import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import parts, scripted
+from lab import parts, scripted
 
 
 @pytest.fixture(autouse=True)

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from lab import parts
+from lab.parts import Certificates, KafkaServer, MongoServer, Topics
+from lab.relay_zoo import HeloCritic, ZooRelay
+from lab.scripted import OFFERS, Script, ScriptedRelay
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
-from tests import parts
 from tests.kafka_clients import foreign_member
-from tests.parts import Certificates, KafkaServer, MongoServer, Topics
-from tests.relay_zoo import HeloCritic, ZooRelay
-from tests.scripted import OFFERS, Script, ScriptedRelay
 from tests.sessions import server_tls
 
 SENDER = "robot@example.test"

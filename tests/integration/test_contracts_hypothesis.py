@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from hypothesis_jsonschema import from_schema
 from jsonschema import Draft202012Validator
 
+from lab import parts
+from lab.world import World
 from mailsender.intake.batch import decode, faults, read_letter
 from mailsender.intake.schema import Limits
 from mailsender.model.letter import Origin, Status
-from tests import parts
 from tests.acceptance import conftest as acceptance
-from tests.acceptance.harness import World
 
 DOCS = Path(__file__).parents[2] / "docs"
 LETTERS = json.loads((DOCS / "schemas" / "letters.schema.json").read_text("utf-8"))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import Certificates, local_kafka, local_mongod, running, wait_until
 from mailsender.dev.catcher import Catcher
 from mailsender.dev.mailbox import Mailbox
-from tests.parts import Certificates, local_kafka, local_mongod, running, wait_until
 
 
 def letter(subject: str = "Привет <b>мир</b>") -> bytes:

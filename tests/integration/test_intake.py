@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from lab.parts import KafkaServer, MongoServer, Topics
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.mongod import Mongod
 from mailsender.intake.consumer import Intake, IntakeConfig
@@ -22,7 +23,6 @@ from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from tests.kafka_clients import committed, consume, make_topic, produce
-from tests.parts import KafkaServer, MongoServer, Topics
 
 pytestmark = pytest.mark.asyncio
 

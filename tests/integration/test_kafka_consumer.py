@@ -14,6 +14,7 @@ from aiokafka import codec as aiokafka_codec
 from aiokafka.record.util import calc_crc32c
 from structlog.testing import capture_logs
 
+from lab.parts import KafkaServer, Topics
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.kafka.client import KafkaConfig
@@ -30,7 +31,6 @@ from tests.kafka_clients import (
     produce,
     transact,
 )
-from tests.parts import KafkaServer, Topics
 
 pytestmark = pytest.mark.asyncio
 

@@ -10,14 +10,14 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from lab import parts
+from lab.parts import KafkaServer, Topics
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.producer import KafkaSink
 from mailsender.model.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
-from tests import parts
 from tests.kafka_clients import consume, make_topic
-from tests.parts import KafkaServer, Topics
 
 pytestmark = pytest.mark.asyncio
 

@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 from pymongo import MongoClient
 
+from lab import parts
 from mailsender.model.letter import Settlement
 from mailsender.model.ports import Inserted, SystemClock, Unavailable
 from mailsender.queue.mongo.client import connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
-from tests import parts
 from tests.claims import claim
 from tests.contract.conftest import again, ended, letter
 

@@ -12,12 +12,12 @@ import pytest_asyncio
 from bson import ObjectId
 from pymongo import ASCENDING
 
+from lab.parts import MongoServer
 from mailsender.model.ports import Inserted, SystemClock
 from mailsender.queue.mongo.client import Collection, connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
 from tests.claims import LIFE, REPLICA, token_of
 from tests.contract.conftest import letter
-from tests.parts import MongoServer
 
 pytestmark = pytest.mark.asyncio
 

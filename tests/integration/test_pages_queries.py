@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from lab.parts import MongoServer
 from mailsender.model.letter import Answer, Letter, Origin, Recipient, Settlement, Status
 from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
 from tests.claims import claim
-from tests.parts import MongoServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "changes.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^db\.letters\.(\w+)\((\{.*?\})\)(?:\.sort\((.*)\))?$", PAGE, re.MULTILINE)

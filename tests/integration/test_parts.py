@@ -15,10 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from mailsender.dev.kafka import KafkaBroker, MockBroker, brokers_of
-from mailsender.dev.mongod import Mongod, ReplicaSet
-from mailsender.dev.process import Child, ChildError, free_port, listens
-from tests.parts import (
+from lab.parts import (
     Certificates,
     KafkaServer,
     MongoServer,
@@ -27,6 +24,9 @@ from tests.parts import (
     partitions_of,
     wait_until,
 )
+from mailsender.dev.kafka import KafkaBroker, MockBroker, brokers_of
+from mailsender.dev.mongod import Mongod, ReplicaSet
+from mailsender.dev.process import Child, ChildError, free_port, listens
 
 
 def test_mongod_is_a_replica_set_with_transactions(mongod: MongoServer, database: str) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from lab import parts
+from lab.parts import Certificates, KafkaServer, MongoServer, Topics
+from lab.scripted import ScriptedRelay, stall
 from mailsender.check.findings import Finding, worst
 from mailsender.check.kafka import KafkaWish, probe_kafka
 from mailsender.check.probe import probe_mongo, probe_relay
@@ -18,9 +21,6 @@ from mailsender.dev.mongod import Mongod
 from mailsender.kafka.client import KafkaConfig
 from mailsender.model.ports import SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
-from tests import parts
-from tests.parts import Certificates, KafkaServer, MongoServer, Topics
-from tests.scripted import ScriptedRelay, stall
 from tests.sessions import SENDER, server_tls
 
 WISH = KafkaWish(letters="letters", reports="reports", dead_letters="dead", record_bytes=1_000_000)

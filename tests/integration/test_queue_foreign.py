@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import WriteError
 
+from lab.parts import MongoServer
 from mailsender.model.letter import Letter, Settlement, Status
 from mailsender.model.ports import Inserted, SystemClock
 from mailsender.queue.mongo.client import connect, disconnect
@@ -23,7 +24,6 @@ from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.reports.report import report_bytes
 from tests.claims import LIFE, REPLICA, token_of
 from tests.contract.conftest import again, ended, letter
-from tests.parts import MongoServer
 
 EXAMPLES = 150
 FIELDS = (

@@ -14,15 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.letter import Letter, Status
-from mailsender.model.ports import SystemClock
-from mailsender.ratelimit.gcra import Allowance
-from mailsender.routing import breaker, dots, weighing
-from mailsender.sending import dispatcher, judge, sender
-from mailsender.smtp.connect import SmtpRelay
-from mailsender.smtp.protocol import Timeouts
-from tests.dispatching import Scene, letter, running, until
-from tests.relay_zoo import (
+from lab.relay_zoo import (
     EverySecond,
     FreshSessionRefused,
     Gmail,
@@ -38,6 +30,14 @@ from tests.relay_zoo import (
     TooManyRecipients,
     ZooRelay,
 )
+from mailsender.model.letter import Letter, Status
+from mailsender.model.ports import SystemClock
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.routing import breaker, dots, weighing
+from mailsender.sending import dispatcher, judge, sender
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.protocol import Timeouts
+from tests.dispatching import Scene, letter, running, until
 from tests.sessions import config
 
 pytestmark = pytest.mark.asyncio

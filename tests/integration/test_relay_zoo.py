@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mailsender.dev.process import PartMissing
-from tests import parts, real_postfix, relay_zoo
-from tests.real_postfix import (
+from lab import parts, relay_zoo, restricted_postfix
+from lab.relay_zoo import PASSWORD, USER, ZooRelay
+from lab.restricted_postfix import (
     PostfixHelo,
     PostfixPostscreen,
     PostfixRate,
@@ -21,7 +21,7 @@ from tests.real_postfix import (
     PostfixUnknownDomain,
     RealPostfix,
 )
-from tests.relay_zoo import PASSWORD, USER, ZooRelay
+from mailsender.dev.process import PartMissing
 
 LETTER = ["MAIL FROM:<news@example.org>", "RCPT TO:<a@example.test>", "DATA", "Subject: Hi\r\n\r\nHi\r\n."]
 PLAIN = "AUTH PLAIN " + base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
@@ -213,7 +213,7 @@ async def real(kind: type[RealPostfix]) -> AsyncIterator[RealPostfix]:
 
 
 REAL: list[tuple[type[RealPostfix], str, list[str], list[str]]] = [
-    (real_postfix.RealPostfix, "c.example.test", LETTER, ACCEPTED),
+    (restricted_postfix.RealPostfix, "c.example.test", LETTER, ACCEPTED),
     (
         PostfixRecipientLimit,
         "c.example.test",

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from lab.parts import MongoServer
 from mailsender.model.ports import Queue, SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
@@ -27,7 +28,6 @@ from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from tests.dispatching import letter, until
 from tests.fakes import FakeSink
-from tests.parts import MongoServer
 from tests.relays import FakeRelay
 from tests.unit.test_replica import QuietSource, listen
 

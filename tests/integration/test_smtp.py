@@ -12,11 +12,8 @@ import uvloop
 from aiosmtpd.handlers import Message
 from aiosmtpd.smtp import SMTP
 
-from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import NotBegun, SystemClock
-from mailsender.smtp.connect import SmtpRelay
-from tests.parts import SmtpSink
-from tests.scripted import (
+from lab.parts import SmtpSink
+from lab.scripted import (
     BODY,
     DOT,
     OFFERS,
@@ -27,6 +24,9 @@ from tests.scripted import (
     freeze,
     then,
 )
+from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.model.ports import NotBegun, SystemClock
+from mailsender.smtp.connect import SmtpRelay
 from tests.sessions import (
     ACCEPTED,
     DEFERRED,

@@ -7,12 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mailsender.model.letter import Phase, Verdict
-from mailsender.model.ports import NotBegun, SystemClock
-from mailsender.smtp.connect import SmtpRelay
-from mailsender.smtp.replies import MAX_EMPTY
-from tests.clocks import ManualClock
-from tests.scripted import (
+from lab.scripted import (
     BODY,
     DOT,
     Act,
@@ -26,6 +21,11 @@ from tests.scripted import (
     stall,
     then,
 )
+from mailsender.model.letter import Phase, Verdict
+from mailsender.model.ports import NotBegun, SystemClock
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.replies import MAX_EMPTY
+from tests.clocks import ManualClock
 from tests.sessions import (
     ACCEPTED,
     DEFERRED,

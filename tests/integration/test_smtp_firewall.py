@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import structlog
 
+from lab.relay_zoo import BrokenFirewall, LateReply
+from lab.scripted import Peer, ScriptedRelay, stall
 from mailsender.model.letter import Outcome, Verdict
 from mailsender.model.ports import NotBegun
 from mailsender.smtp import learned as smtp_learned
@@ -15,8 +17,6 @@ from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.learned import BROKEN_FOR
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running
-from tests.relay_zoo import BrokenFirewall, LateReply
-from tests.scripted import Peer, ScriptedRelay, stall
 from tests.sessions import ACCEPTED, SHORT, SHORTLY, UNCERTAIN, A, B, config, send, verdicts
 
 SOON = 0.1

@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from mailsender.model.letter import Envelope
-from mailsender.model.ports import Clock, RelayAway, SystemClock
-from mailsender.smtp.auth import FIRST_PAUSE, LAST_PAUSE
-from mailsender.smtp.connect import SmtpRelay
-from tests.clocks import ManualClock
-from tests.integration.test_relay_zoo import real
-from tests.real_postfix import PostfixSenderLogin
-from tests.relay_zoo import (
+from lab.relay_zoo import (
     PASSWORD,
     USER,
     Exchange,
@@ -26,7 +19,14 @@ from tests.relay_zoo import (
     Stalwart,
     ZooRelay,
 )
-from tests.scripted import Peer, drop
+from lab.restricted_postfix import PostfixSenderLogin
+from lab.scripted import Peer, drop
+from mailsender.model.letter import Envelope
+from mailsender.model.ports import Clock, RelayAway, SystemClock
+from mailsender.smtp.auth import FIRST_PAUSE, LAST_PAUSE
+from mailsender.smtp.connect import SmtpRelay
+from tests.clocks import ManualClock
+from tests.integration.test_relay_zoo import real
 from tests.sessions import ACCEPTED, MESSAGE, A, Permit, config, send, verdicts
 
 OTHER_REFUSALS = [

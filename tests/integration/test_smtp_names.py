@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from lab.parts import Certificates
+from lab.relay_zoo import HeloCritic, ZooRelay
+from lab.restricted_postfix import PostfixHelo, RealPostfix
+from lab.scripted import ScriptedRelay
 from mailsender.model.ports import RelayAway, SystemClock
 from mailsender.smtp.connect import SmtpRelay
 from tests.integration.test_relay_zoo import real
-from tests.parts import Certificates
-from tests.real_postfix import PostfixHelo, RealPostfix
-from tests.relay_zoo import HeloCritic, ZooRelay
-from tests.scripted import ScriptedRelay
 from tests.sessions import ACCEPTED, SHORTLY, config, opened, send, server_tls, verdicts
 
 LOOPS = pytest.mark.parametrize(

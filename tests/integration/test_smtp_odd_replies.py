@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from lab.scripted import GOOD, GREETING, ScriptedRelay, pieces
 from mailsender.model.letter import Outcome, Verdict
 from mailsender.model.ports import NotBegun, RelayAway
-from tests.scripted import GOOD, GREETING, ScriptedRelay, pieces
 from tests.sessions import ACCEPTED, SHORTLY, A, B, opened, send, verdicts
 
 LINES = [

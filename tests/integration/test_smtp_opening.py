@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from mailsender.model.ports import RelayAway, SystemClock
-from mailsender.smtp.connect import SmtpRelay
-from tests.scripted import (
+from lab.scripted import (
     GREETING,
     Answer,
     Script,
@@ -19,6 +17,8 @@ from tests.scripted import (
     pieces,
     stall,
 )
+from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.smtp.connect import SmtpRelay
 from tests.sessions import (
     ACCEPTED,
     SHORT,

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from lab.parts import SmtpSink
+from lab.scripted import DOT, OFFERS, Act, Script, ScriptedRelay, drop, pieces, stall, then
 from mailsender.model.letter import Outcome, Phase
 from mailsender.model.ports import NotBegun, SystemClock
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.session import SmtpSession
-from tests.parts import SmtpSink
-from tests.scripted import DOT, OFFERS, Act, Script, ScriptedRelay, drop, pieces, stall, then
 from tests.sessions import (
     ACCEPTED,
     DEFERRED,

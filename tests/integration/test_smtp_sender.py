@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lab.scripted import Answer, ScriptedRelay, drop
 from mailsender.model.letter import Phase, Verdict
-from tests.scripted import Answer, ScriptedRelay, drop
 from tests.sessions import ACCEPTED, DEFERRED, REFUSED, SENDER, A, mail_commands, opened, send, verdicts
 
 TRIED = [f"MAIL FROM:<{SENDER}>", "RSET"]

@@ -15,11 +15,11 @@ import structlog
 import trustme
 import uvloop
 
+from lab.parts import Certificates
+from lab.scripted import BODY, ScriptedRelay, freeze, stall, then
 from mailsender.model.letter import Phase
 from mailsender.model.ports import RelayAway, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay, tls_context
-from tests.parts import Certificates
-from tests.scripted import BODY, ScriptedRelay, freeze, stall, then
 from tests.sessions import ACCEPTED, DEFERRED, LARGE, MESSAGE, SHORT, SHORTLY, config, opened, send, verdicts
 
 MODES = ["implicit", "starttls"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import missing
+from lab.parts import missing
 
 HOLD = '''
 """Put on the way of imports: the one named in HOLD_AT tells the test, then waits to be stopped."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.parts import or_missing
 from mailsender.dev.kafka import require_apache_kafka
 from mailsender.dev.mongod import mongod_binary
 from proof.stage import Stage, open_stage
 from proof.steps import Options
-from tests.parts import or_missing
 
 
 @pytest.fixture(scope="session")

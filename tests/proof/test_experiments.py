@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from lab.parts import missing
 from proof.parts import LONG, PARTS
 from proof.stage import Stage
 from proof.steps import Options
 from proof.table import NOT_RUN
-from tests.parts import missing
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in LONG])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.parts import or_missing
 from mailsender.dev.mongod import Mongod, mongod_binary
 from proof.history import Break
 from proof.outage import Outages, written
 from proof.stage import Stage
-from tests.parts import or_missing
 
 
 def test_a_failover_ends_when_a_majority_follows_the_new_primary(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import bson
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from lab.vitals import Seen, own_stall
 from proof.clock import OtherClock, library
 from proof.experiments.strangers import documents
 from proof.experiments.whole import replies
@@ -17,7 +18,6 @@ from proof.history import History, Published, Report, Stored
 from proof.hostile import KINDS, PREFIX, only
 from proof.plan import Plan
 from proof.raw import _batch, _record
-from proof.vitals import Seen, own_stall
 
 
 @pytest.mark.parametrize("packed", [False, True])

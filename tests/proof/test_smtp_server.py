@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from lab.parts import Certificates, running
 from proof.checker import check
 from proof.history import Break, History
 from proof.relay import LedgerRelay
-from tests.parts import Certificates, running
 
 MESSAGE = b"Subject: [letter 1]\r\nMessage-ID: <1@example.test>\r\n\r\nhello\r\n"
 

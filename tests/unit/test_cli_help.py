@@ -16,9 +16,9 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from lab.parts import missing
 from mailsender.cli.app import app
 from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, WHOLE
-from tests.parts import missing
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],

@@ -24,11 +24,11 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import ApiVersionRequest, DescribeConfigsRequest
 from structlog.testing import capture_logs
 
+from lab.parts import Certificates
 from mailsender.kafka.client import ClientLog, KafkaConfig, client_log, client_options, translated
 from mailsender.kafka.quarantine import CHUNK, Quarantine, about_a_record
 from mailsender.model.ports import TooLarge, Unavailable
 from tests.clocks import ManualClock
-from tests.parts import Certificates
 
 BROKERS = ("a:9092", "b:9092")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.acceptance.harness import Replica
+from lab.world import Replica
 
 PAUSE = 0.01
 """Seconds between two questions."""

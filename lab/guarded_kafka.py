@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from lab.parts import Certificates
 from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import LOOPBACK, free_port
-from tests.parts import Certificates
 
 USER, PASSWORD = "mailsender", "s3cret-of-kafka"
 

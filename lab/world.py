@@ -21,8 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pymongo import MongoClient
 
 import mailsender
+from lab.parts import Topics, extents_of, partitions_of, wait_until
 from mailsender.dev.process import Child, free_port
-from tests.parts import Topics, extents_of, partitions_of, wait_until
 
 KEY = "an-api-key-of-the-tests"
 

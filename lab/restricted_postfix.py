@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from proof.postfix import POSTSCREEN, Postfix
-from tests.relay_zoo import PASSWORD, USER
+from lab.postfix import POSTSCREEN, Postfix
+from lab.relay_zoo import PASSWORD, USER
 
 _STRANGERS = {
     "mynetworks": "",

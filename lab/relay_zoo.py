@@ -1,10 +1,10 @@
 """Relays that behave as real ones are reported to. By in_flight:
 
-    python -m tests.relay_zoo --list
-    python -m tests.relay_zoo exchange                    says host:port, then shows the dialogue
-    python -m tests.relay_zoo exchange initial=535 --port 2525
+    python -m lab.relay_zoo --list
+    python -m lab.relay_zoo exchange                    says host:port, then shows the dialogue
+    python -m lab.relay_zoo exchange initial=535 --port 2525
 
-All but the `postfix-…` ones (`tests.real_postfix`, which start a real one, as root) are scripted: they know
+All but the `postfix-…` ones (`lab.restricted_postfix`, which start a real one, as root) are scripted: they know
 the order of commands, transactions and logins as a relay does, and differ in one habit each. `taken` holds the
 messages that one took responsibility for, `asked` what was answered to each of its questions at the login.
 
@@ -37,7 +37,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tests.scripted import (
+from lab.scripted import (
     DOT,
     GREETING,
     OFFERS,
@@ -673,10 +673,12 @@ async def _close(peer: Peer) -> None:
 
 def kinds() -> dict[str, type[Any]]:
     """All there are, by the name they have on the command line."""
-    from tests import real_postfix
+    from lab import restricted_postfix
 
     found: list[type[Any]] = [kind for kind in globals().values() if _is_one(kind, ZooRelay)]
-    found += [kind for kind in vars(real_postfix).values() if _is_one(kind, real_postfix.RealPostfix)]
+    found += [
+        kind for kind in vars(restricted_postfix).values() if _is_one(kind, restricted_postfix.RealPostfix)
+    ]
     return {kind.NAME: kind for kind in found}
 
 
@@ -698,7 +700,7 @@ async def _keep(kind: type[Any], options: dict[str, Any]) -> None:
 
 def main() -> None:
     """Keep one relay until it is interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m tests.relay_zoo", description="A relay with a habit.")
+    parser = argparse.ArgumentParser(prog="python -m lab.relay_zoo", description="A relay with a habit.")
     parser.add_argument("relay", nargs="?", help="its name; see --list")
     parser.add_argument("options", nargs="*", metavar="option=value", help="see its docstring")
     parser.add_argument("--port", type=int, default=0, help="a free one unless given")
