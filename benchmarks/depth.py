@@ -29,6 +29,7 @@ from benchmarks.measure import cpu_seconds
 from benchmarks.parts import Stage
 from benchmarks.run import alone, say
 from benchmarks.table import Section
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import (
     Answer,
     Letter,
@@ -40,7 +41,6 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import Client, connect
 from mailsender.queue.mongo.documents import document_of, stored_id
 from mailsender.queue.mongo.queue import MongoQueue

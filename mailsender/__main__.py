@@ -2,10 +2,10 @@
 
 import sys
 
-from mailsender import stopping
+from mailsender import signals
 
 if sys.argv[1:2] == ["run"]:
-    stopping.end_at_once()
+    signals.end_at_once()
 
 # It imports much, and the signals must be heard before.
 from mailsender.cli.app import main

@@ -19,19 +19,21 @@ from typing import NoReturn
 import structlog
 from aiohttp import web
 
-from mailsender import __version__, stopping
+from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.journal.record import place_of
 from mailsender.kafka.client import OURS, KafkaConfig
 from mailsender.kafka.consumer import KafkaSource
 from mailsender.kafka.producer import KafkaSink
-from mailsender.model.ports import Clock, Queue, Rejected, SystemClock
+from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.errors import Rejected
 from mailsender.observe.log import configure
 from mailsender.observe.log_writer import LogWriter
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
@@ -323,7 +325,7 @@ async def _main(settings: Settings) -> int:
         return 2
     replica = Replica(settings, parts, clock, listen=listen)
     loop = asyncio.get_running_loop()
-    for number in stopping.signals():
+    for number in signals.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)
     _spare_the_collector()
     _give_memory_back()

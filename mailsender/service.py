@@ -31,14 +31,17 @@ from mailsender import __version__
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
+from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.compose import Composer
-from mailsender.model.ports import Clock, Forbidden, Queue, RecordSink, RecordSource, Transport, Unavailable
-from mailsender.observe.condition import Condition, Conditions, first
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Forbidden, Unavailable
+from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
 from mailsender.observe.supervision import Supervisor
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
+from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
@@ -52,7 +55,8 @@ from mailsender.sending.recovery import Recovery
 from mailsender.sending.sender import SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
-from mailsender.settings.plan import plan_of
+from mailsender.settings.relays import plan_of
+from mailsender.smtp.port import Transport
 
 log = structlog.get_logger()
 

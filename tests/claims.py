@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from mailsender.model.letter import Claim
-from mailsender.model.ports import Queue
+from mailsender.queue.port import Queue
 
 REPLICA = "0123456789abcdef"
 """The replica that claims where none is named."""

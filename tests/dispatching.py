@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mailsender.journal.port import Journal
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
-from mailsender.model.ports import Clock, SystemClock, Transport
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
@@ -20,11 +20,12 @@ from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
-from mailsender.routing.schedule import RetryPolicy
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.sender import SendPolicy, Tools
 from mailsender.sending.settler import Settler
+from mailsender.smtp.port import Transport
 from tests.relays import FakeRelay
 
 UNLIMITED = Allowance(letters=0, period=1.0)

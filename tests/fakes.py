@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.model.letter import Claim, FreshClaim, Letter
-from mailsender.model.ports import Inserted, Landed, Outgoing, Record, TooLarge, Unavailable
+from mailsender.model.records import Landed, Outgoing, Record
 from mailsender.queue.memory import MemoryQueue
+from mailsender.queue.port import Inserted
 from tests.clocks import ManualClock
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import NotBegun, Permit, RelayAway
+from mailsender.smtp.port import NotBegun, Permit, RelayAway
 
 ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
 

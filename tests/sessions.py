@@ -11,8 +11,8 @@ from typing import Any
 
 from lab.parts import Certificates
 from lab.scripted import ScriptedRelay
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Envelope, Outcome, Result, Verdict
-from mailsender.model.ports import Clock, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.session import SmtpSession

@@ -12,9 +12,10 @@ from typing import Any
 
 from mailsender.admin.readings import readings
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
+from mailsender.model.errors import Forbidden, Rejected, Unavailable
+from mailsender.model.json_values import batch_text
 from mailsender.model.letter import StoredLetter, now_ms
-from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, Unavailable
-from mailsender.model.tokens import batch_text
+from mailsender.model.records import Landed, Outgoing
 from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica
 from mailsender.web.operations import BadBatch, Posted, Refused

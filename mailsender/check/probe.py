@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mailsender.check.findings import Finding
+from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import Forbidden, Rejected, RelayAway, Session, Transport, Unavailable
 from mailsender.queue.mongo.client import calling, connect, disconnect
 from mailsender.queue.mongo.rights import RIGHTS, lacking
+from mailsender.smtp.port import RelayAway, Session, Transport
 
 CLOSING: Final = 5.0
 """Seconds that a connection may take to close; what is left then ends with the process."""

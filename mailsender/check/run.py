@@ -11,12 +11,12 @@ from mailsender.app import kafka_config, smtp_config
 from mailsender.check.findings import Finding, worst
 from mailsender.check.kafka import KafkaWish, probe_kafka
 from mailsender.check.probe import probe_mongo, probe_relay
-from mailsender.model.ports import SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.observe import log
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpRelay
-from mailsender.smtp.names import is_whole
+from mailsender.smtp.hosts import is_whole
 
 __all__ = ["run_checks", "worst"]
 

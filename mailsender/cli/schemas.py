@@ -12,10 +12,10 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
-from mailsender.intake.dead_letter_form import DeadLetterHeaders
+from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.schema import LetterIn
-from mailsender.model.documents import components, readable, reference, schema_of
-from mailsender.reports.model import Report
+from mailsender.model.json_schema import components, readable, reference, schema_of
+from mailsender.reports.schema import Report
 from mailsender.web import openapi
 
 VERSION: Final = "1.0.0"

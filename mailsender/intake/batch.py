@@ -18,12 +18,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from mailsender.intake.fast import plain_elements, plain_letter
+from mailsender.intake.fast_batch import plain_elements, plain_letter
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, kind, token_fault
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.model.text import cleaned, octets
-from mailsender.model.tokens import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
 _SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)

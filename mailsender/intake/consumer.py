@@ -20,20 +20,15 @@ from mailsender.afterwards import afterwards
 from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
 from mailsender.intake.schema import Limits
+from mailsender.kafka.port import RecordSink, RecordSource
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Unavailable
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
 from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status, content_digest, now_ms
-from mailsender.model.ports import (
-    Clock,
-    Inserted,
-    Queue,
-    Record,
-    RecordSink,
-    RecordSource,
-    Unavailable,
-    record_bytes,
-)
-from mailsender.observe.condition import Condition
+from mailsender.model.records import Record, record_bytes
+from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
+from mailsender.queue.port import Inserted, Queue
 
 log = structlog.get_logger()
 

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from mailsender.kafka.port import RecordSink
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Rejected
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import Clock, Outgoing, Queue, Record, RecordSink, Rejected
+from mailsender.model.records import Outgoing, Record
+from mailsender.queue.port import Queue
 
 log = structlog.get_logger()
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from mailsender.intake import patterns
+from mailsender.intake import schema_patterns
+from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
 from mailsender.model.text import header_fault, octets, storable
-from mailsender.model.tokens import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 
 NO_ID = "0" * 24
 """An `ID` that means none, as the original's clients send it."""
@@ -50,20 +50,20 @@ _MOST = Limits()
 # draft 7 and in 2020-12, and in regular expressions that all dialects share (see `patterns`).
 _ID_SCHEMA = {
     "anyOf": [
-        {"type": "string", "pattern": patterns.ID, "maxLength": len(NO_ID)},
+        {"type": "string", "pattern": schema_patterns.ID, "maxLength": len(NO_ID)},
         {"const": ""},
         {"type": "null"},
     ]
 }
 _ADDRESSES_SCHEMA = {
     "type": "array",
-    "items": patterns.ADDRESS,
+    "items": schema_patterns.ADDRESS,
     "minItems": 1,
     "maxItems": _MOST.addresses,
 }
 _SUBJECT_SCHEMA = {
     "type": ["string", "null"],
-    "not": {"type": "string", "pattern": patterns.NOT_IN_A_HEADER},
+    "not": {"type": "string", "pattern": schema_patterns.NOT_IN_A_HEADER},
 }
 _BODY_SCHEMA = {"type": ["string", "null"], "maxLength": _MOST.body}
 # No value of more characters, items or members can be written in so many bytes, however short each is.

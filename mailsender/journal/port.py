@@ -1,4 +1,4 @@
-"""Where a process writes what it does with letters in flight: a port as those in `mailsender.model.ports`."""
+"""Where a process writes what it does with letters in flight, as a port."""
 
 # ruff: noqa: ARG002  where no journal is kept nothing is done with what is told
 

@@ -30,7 +30,8 @@ from aiokafka.errors import (
     kafka_errors,
 )
 
-from mailsender.model.ports import Clock, Forbidden, Rejected, SystemClock, TooLarge, Unavailable
+from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.errors import Forbidden, Rejected, TooLarge, Unavailable
 from mailsender.net.tls import client_context
 
 log = structlog.get_logger()

@@ -37,11 +37,13 @@ from mailsender.kafka.client import (
     end_tasks,
 )
 from mailsender.kafka.group import some, strangers
-from mailsender.kafka.places import Met, Place, placed
+from mailsender.kafka.positions import Met, Place, placed
 from mailsender.kafka.quarantine import Quarantine, about_a_record
 from mailsender.kafka.records import UNREADABLE, read_within
-from mailsender.model.history import History
-from mailsender.model.ports import Clock, Histories, Record, SystemClock, Unavailable, record_bytes
+from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.errors import Unavailable
+from mailsender.model.history import Histories, History
+from mailsender.model.records import Record, record_bytes
 
 log = structlog.get_logger()
 

@@ -41,8 +41,9 @@ from mailsender.kafka.client import (
     end_tasks,
     translated,
 )
-from mailsender.kafka.lanes import Lane, Lanes
-from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable, record_bytes
+from mailsender.kafka.partitions import Lane, Lanes
+from mailsender.model.errors import Forbidden, Rejected, TooLarge, Unavailable
+from mailsender.model.records import Landed, Outgoing, record_bytes
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 MOST = 48
 """Milestones that are kept of a partition. The newest stand close together, older ones ever farther apart."""
@@ -208,3 +208,19 @@ def from_document(told: dict[str, Any]) -> History:
         )
     except (KeyError, TypeError, ValueError):
         return History()
+
+
+class Histories(Protocol):
+    """What is known of the in-topic's partitions."""
+
+    async def history(self, topic: str, partition: int) -> History:
+        """What is known of a partition of the in-topic; an empty one where nothing is."""
+        ...
+
+    async def note_history(self, topic: str, partition: int, history: History) -> None:
+        """Keep what is known of a partition.
+
+        One that knows less than what is kept, of the same log, or anything of an earlier log, changes
+        nothing: another replica went on with the partition.
+        """
+        ...

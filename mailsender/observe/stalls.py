@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 
 log = structlog.get_logger()
 

@@ -9,9 +9,10 @@ from typing import Protocol
 import structlog
 
 from mailsender.aio import pause
+from mailsender.model.clock import Clock
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import Clock, QueueStats
-from mailsender.observe.condition import Condition, Conditions
+from mailsender.model.queue_stats import QueueStats
+from mailsender.observe.conditions import Condition, Conditions
 
 log = structlog.get_logger()
 

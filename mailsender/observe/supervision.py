@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 
 from mailsender.aio import pause
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 
 log = structlog.get_logger()
 

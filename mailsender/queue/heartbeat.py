@@ -13,8 +13,10 @@ import asyncio
 import structlog
 
 from mailsender.aio import pause
-from mailsender.model.ports import Clock, Forbidden, Queue, Rejected, Unavailable
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.queue.inflight import InFlight
+from mailsender.queue.port import Queue
 
 log = structlog.get_logger()
 

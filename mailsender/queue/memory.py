@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 
+from mailsender.model.clock import Clock
 from mailsender.model.history import History
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
@@ -28,15 +29,9 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.ports import (
-    CLOCK_AGE,
-    MOST_PUBLISHERS,
-    PUBLISHERS_BYTES,
-    Clock,
-    Inserted,
-    QueueStats,
-    Record,
-)
+from mailsender.model.queue_stats import QueueStats
+from mailsender.model.records import Record
+from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""

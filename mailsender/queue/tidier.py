@@ -7,8 +7,11 @@ import asyncio
 import structlog
 
 from mailsender.aio import pause
-from mailsender.model.ports import Clock, Queue, QueueStats, Rejected, Unavailable
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Rejected, Unavailable
+from mailsender.model.queue_stats import QueueStats
 from mailsender.queue.heartbeat import Heartbeat
+from mailsender.queue.port import Queue
 
 log = structlog.get_logger()
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import Clock, Unavailable
-from mailsender.observe.condition import Condition
+from mailsender.observe.conditions import Condition
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
 from mailsender.ratelimit.port import SlotStore
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 from mailsender.ratelimit import gcra as limiter
 from mailsender.ratelimit.gcra import Cursor, SlotGrant, SlotRequest
 

@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 from pymongo import ReturnDocument
 
-from mailsender.model.ports import Clock, Rejected, Unavailable
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.mongo.client import Client, Document, calling, durable
 from mailsender.ratelimit.gcra import (
     AHEAD,

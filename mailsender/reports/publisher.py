@@ -18,19 +18,13 @@ from typing import Any, Final
 import structlog
 
 from mailsender.afterwards import afterwards
+from mailsender.kafka.port import RecordSink
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Rejected, TooLarge, Unavailable
 from mailsender.model.letter import Answer, Letter, Origin
-from mailsender.model.ports import (
-    Clock,
-    Landed,
-    Outgoing,
-    Queue,
-    Record,
-    RecordSink,
-    Rejected,
-    TooLarge,
-    Unavailable,
-)
+from mailsender.model.records import Landed, Outgoing, Record
 from mailsender.observe.metrics import AGES, Times
+from mailsender.queue.port import Queue
 from mailsender.reports.report import report_bytes
 
 log = structlog.get_logger()

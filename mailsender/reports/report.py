@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
+from mailsender.model.json_values import token_text
 from mailsender.model.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
-from mailsender.model.tokens import token_text
-from mailsender.reports.model import Reason, RecipientReport, Report
+from mailsender.reports.schema import Reason, RecipientReport, Report
 
 
 class ReportTooLarge(Exception):  # noqa: N818  an answer about the letter, not a mistake of the program

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 
 DEFAULT = "default"
 """The relay and the route that `SMTP_*` are, and the route of a letter that names none."""

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from mailsender.aio import pause
-from mailsender.model.ports import Clock, RelayAway, Session, Transport
+from mailsender.model.clock import Clock
 from mailsender.routing.breaker import Telling
-from mailsender.routing.dots import Dots
+from mailsender.routing.slow_replies import Dots
+from mailsender.smtp.port import RelayAway, Session, Transport
 
 log = structlog.get_logger()
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
-from mailsender.model.ports import Clock, Transport
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import Breaker, Refusals, Telling
 from mailsender.routing.pool import Pool, PoolLimits
 from mailsender.routing.weighing import Ruling, Scale
+from mailsender.smtp.port import Transport
 
 log = structlog.get_logger()
 

@@ -6,11 +6,11 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Claim
-from mailsender.model.ports import Clock
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.relay import Relay
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 
 CLAIM = 500
 """Letters in one claim at most: as measured, a larger batch does not pay."""

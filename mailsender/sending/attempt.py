@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailsender.model.letter import Letter, Recipient, Result, Status, Verdict
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

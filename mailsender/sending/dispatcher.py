@@ -9,13 +9,15 @@ from functools import partial
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Claim, FreshClaim, Letter
-from mailsender.model.ports import Clock, Queue, Unavailable
-from mailsender.observe.condition import Condition
+from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
+from mailsender.queue.port import Queue
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
 from mailsender.routing.weighing import Ruling

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mailsender.model.letter import Letter, Result
-from mailsender.model.ports import Session
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
 from mailsender.routing.relay import Relay
+from mailsender.smtp.port import Session
 
 
 class Errand:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import Clock
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.permit import some_taken

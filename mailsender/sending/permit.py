@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import Clock
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import Held

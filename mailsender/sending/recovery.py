@@ -11,9 +11,10 @@ import structlog
 
 from mailsender.journal.port import Journal
 from mailsender.journal.record import Trail, key_of, packed, replica_in
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, Result, Settlement, Verdict
-from mailsender.model.ports import Queue, Unavailable
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.queue.port import Queue
+from mailsender.routing.retry import RetryPolicy
 from mailsender.sending.attempt import Attempt, after_attempt
 from mailsender.sending.sender import Compose
 from mailsender.sending.settler import Settler

@@ -13,8 +13,8 @@ import structlog
 
 from mailsender.aio import first_of, pause
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
-from mailsender.model.ports import Clock, NotBegun, RelayAway
 from mailsender.observe.supervision import was_cancelled
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import UNLIMITED, Slot
@@ -27,6 +27,7 @@ from mailsender.sending.errand import Errand, Said
 from mailsender.sending.judge import Judge
 from mailsender.sending.permit import Margins, Means, Permit
 from mailsender.sending.settler import Settler
+from mailsender.smtp.port import NotBegun, RelayAway
 
 log = structlog.get_logger()
 

@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import structlog
 
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Letter, Recipient, Settlement, Status, now_ms
-from mailsender.model.ports import Clock, Queue, Rejected, Unavailable
-from mailsender.observe.condition import Condition
+from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import AGES, Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.inflight import InFlight
+from mailsender.queue.port import Queue
 
 log = structlog.get_logger()
 

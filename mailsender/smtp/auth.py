@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import structlog
 from aiosmtplib import SMTPAuthenticationError, SMTPResponse, SMTPServerDisconnected
 
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 
 log = structlog.get_logger()
 

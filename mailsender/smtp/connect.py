@@ -1,4 +1,4 @@
-"""A relay behind `mailsender.model.ports.Relay`.
+"""A relay behind `mailsender.smtp.port.Transport`.
 
 aiosmtplib connects, negotiates TLS and authenticates; then its transport is taken over for the
 transactions, which are ours (`mailsender.smtp.session`).
@@ -22,14 +22,15 @@ from aiosmtplib import (
 )
 from aiosmtplib.protocol import SMTPProtocol
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
-from mailsender.model.ports import Clock, RelayAway
 from mailsender.net.tls import Renewed, client_context
 from mailsender.smtp.auth import MECHANISMS, LoginMemory, log_in
+from mailsender.smtp.commands import Offers
 from mailsender.smtp.errors import relay_away
+from mailsender.smtp.hosts import Host, Lookups, dial, own_name
 from mailsender.smtp.learned import Learned
-from mailsender.smtp.names import Host, Lookups, dial, own_name
-from mailsender.smtp.plan import Offers
+from mailsender.smtp.port import RelayAway
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.replies import MAX_EMPTY
 from mailsender.smtp.session import SmtpSession, Writes
@@ -68,7 +69,7 @@ class SmtpConfig:
 
 
 class SmtpRelay:
-    """See `mailsender.model.ports.Relay`. It keeps no connection of its own."""
+    """See `mailsender.smtp.port.Transport`. It keeps no connection of its own."""
 
     def __init__(self, config: SmtpConfig, clock: Clock) -> None:
         self._config = config

@@ -12,8 +12,8 @@ import ssl
 from aiosmtplib import SMTPResponseException
 
 from mailsender.model.letter import Phase
-from mailsender.model.ports import RelayAway
 from mailsender.model.text import one_line
+from mailsender.smtp.port import RelayAway
 
 # Of OpenSSL's verify codes (X509_V_ERR_*), those that one setting or one deed mends.
 _NOT_YET_VALID, _EXPIRED = 9, 10

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import structlog
 
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 
 log = structlog.get_logger()
 

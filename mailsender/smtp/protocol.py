@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailsender.model.letter import Phase
+from mailsender.smtp.commands import Offers, on_the_wire
 from mailsender.smtp.learned import Learned
-from mailsender.smtp.plan import Offers, on_the_wire
 from mailsender.smtp.replies import Kind, Reply, ReplyError, ReplyParser
 from mailsender.smtp.transaction import End, Transaction
 

@@ -14,10 +14,11 @@ import asyncio
 from dataclasses import replace
 from typing import cast
 
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import Clock, NotBegun, Permit
+from mailsender.smtp.commands import Offers, plan
 from mailsender.smtp.learned import Learned
-from mailsender.smtp.plan import Offers, plan
+from mailsender.smtp.port import NotBegun, Permit
 from mailsender.smtp.protocol import Dialogue, Question, Timeouts
 from mailsender.smtp.replies import Kind, Reply
 from mailsender.smtp.transaction import Transaction, result_of
@@ -63,7 +64,7 @@ class Writes:
 
 
 class SmtpSession:
-    """See `mailsender.model.ports.Session`. All sessions with a relay share `learned` and `writes`.
+    """See `mailsender.smtp.port.Session`. All sessions with a relay share `learned` and `writes`.
 
     It has the methods of `asyncio.Protocol` and is none: compiled, its fields would lie in a dictionary then.
     """

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
-from mailsender.model.ports import Permit
-from mailsender.smtp.plan import Offers, plan
+from mailsender.smtp.commands import Offers, plan
+from mailsender.smtp.port import Permit
 from mailsender.smtp.replies import Kind, Reply
 
 VERDICTS = {
@@ -32,7 +32,7 @@ class Transaction:
 
     `waiting` are the recipients not yet settled, each with its command, `phase` the step whose reply is due
     next. In the end `results` has all recipients, or `not_begun` says that nothing came of it, see
-    `mailsender.model.ports.NotBegun`. `waiter` belongs to whoever asked for it.
+    `mailsender.smtp.port.NotBegun`. `waiter` belongs to whoever asked for it.
 
     `not_first`: the session carried others before, so its end need not have to do with this one.
     `behind_dot`: its commands were sent ahead in one packet with another's dot. `abandoned`: the relay has

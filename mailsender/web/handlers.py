@@ -13,10 +13,10 @@ from aiohttp import HttpVersion11, web
 from mailsender import __version__
 from mailsender.observe.safejson import to_json
 from mailsender.web.endpoints import JSON, SERVICE
+from mailsender.web.letter_view import letter_view
 from mailsender.web.models import PostedView
 from mailsender.web.operations import Operations
 from mailsender.web.problems import SAMPLE, ProblemError
-from mailsender.web.views import letter_view
 
 MAX_POSTS: Final = 16
 """Bodies in memory at once; further posts wait for their turn unread, within the request's time."""

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from mailsender.model.ports import TooLarge, Unavailable
+from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.web.endpoints import SERVICE, is_cheap, is_public
 from mailsender.web.operations import BadBatch, Refused
 from mailsender.web.origins import cross_site, foreign

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from mailsender.intake.schema import LetterIn
-from mailsender.model.documents import components, readable, reference
+from mailsender.model.json_schema import components, readable, reference
 from mailsender.web.endpoints import (
     ENDPOINTS,
     JSON,

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
+from mailsender.smtp.commands import Offers
 from mailsender.smtp.learned import Learned
-from mailsender.smtp.plan import Offers
 from mailsender.smtp.protocol import ONE_WRITE, Dialogue, Timeouts
 from mailsender.smtp.transaction import Transaction
 

@@ -17,8 +17,9 @@ import aiohttp
 
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.message.compose import BadBody, BadHeader
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Envelope, Letter, Result, Verdict
-from mailsender.model.ports import Landed, Outgoing, SystemClock
+from mailsender.model.records import Landed, Outgoing
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.web.app import make_app, serve

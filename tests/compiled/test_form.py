@@ -25,7 +25,7 @@ from mailsender.model.letter import (
     Settlement,
     Verdict,
 )
-from mailsender.model.ports import Landed, Outgoing
+from mailsender.model.records import Landed, Outgoing
 from mailsender.sending.attempt import Attempt
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import (
     Answer,
     Letter,
@@ -22,10 +23,10 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.ports import Queue, SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import Driver, connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
 from mailsender.ratelimit.port import SlotStore

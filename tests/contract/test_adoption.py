@@ -10,7 +10,7 @@ from bson import Code, MaxKey, ObjectId, Regex, Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
 from mailsender.model.letter import Answer, Settlement, Status
-from mailsender.model.ports import Inserted, Queue
+from mailsender.queue.port import Inserted, Queue
 from tests.claims import REPLICA, claim
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
 

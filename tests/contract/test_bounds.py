@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mailsender.model.letter import Answer, Letter, Settlement, Status
-from mailsender.model.ports import Inserted, Queue
+from mailsender.queue.port import Inserted, Queue
 from tests.claims import claim
 from tests.contract.conftest import MONGO, World, again, claim_one, ended, letter, only
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import FreshClaim, Letter, Settlement, Status
-from mailsender.model.ports import Inserted, Queue, Unavailable
+from mailsender.queue.port import Inserted, Queue
 from tests.claims import LIFE, OTHER, claim, token_of
 from tests.contract.conftest import MONGO, World, again, ended, letter
 from tests.contract.test_queue import lose_reply

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Answer, Letter, Settlement, Status
-from mailsender.model.ports import Inserted, Queue, Unavailable
+from mailsender.queue.port import Inserted, Queue
 from tests.claims import LIFE, OTHER, REPLICA, claim
 from tests.contract.conftest import MONGO, RETENTION, World, again, claim_one, ended, letter, only, send_one
 

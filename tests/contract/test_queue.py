@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
+from mailsender.model.errors import Unavailable
 from mailsender.model.history import History, Milestone
 from mailsender.model.letter import (
     Answer,
@@ -22,9 +23,10 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.ports import Inserted, Queue, Record, Unavailable
+from mailsender.model.records import Record
 from mailsender.queue.mongo.indexes import INDEXES
 from mailsender.queue.mongo.outbox import INDEXES as OUTBOX_INDEXES
+from mailsender.queue.port import Inserted, Queue
 from tests.claims import LIFE, OTHER, REPLICA, claim, token_of
 from tests.clocks import ManualClock
 from tests.contract.conftest import (

@@ -17,8 +17,8 @@ from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.consumer import KafkaSource
 from mailsender.kafka.producer import KafkaSink
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter
-from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.reports.publisher import Reporter, ReporterConfig

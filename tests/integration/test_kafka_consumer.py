@@ -19,8 +19,9 @@ from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.consumer import KafkaSource
+from mailsender.model.clock import SystemClock
 from mailsender.model.history import Milestone, digest_of
-from mailsender.model.ports import Record, SystemClock
+from mailsender.model.records import Record
 from mailsender.queue.memory import MemoryQueue
 from tests.kafka_clients import (
     committed,

@@ -16,7 +16,8 @@ from mailsender.dev.kafka import KafkaBroker
 from mailsender.dev.process import free_port
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.producer import KafkaSink
-from mailsender.model.ports import Landed, Outgoing, Rejected, TooLarge, Unavailable
+from mailsender.model.errors import Rejected, TooLarge, Unavailable
+from mailsender.model.records import Landed, Outgoing
 from tests.kafka_clients import consume, make_topic
 
 pytestmark = pytest.mark.asyncio

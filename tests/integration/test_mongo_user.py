@@ -12,10 +12,12 @@ import pytest_asyncio
 from pymongo import MongoClient
 
 from lab import parts
+from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Settlement
-from mailsender.model.ports import Inserted, SystemClock, Unavailable
 from mailsender.queue.mongo.client import connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Inserted
 from tests.claims import claim
 from tests.contract.conftest import again, ended, letter
 

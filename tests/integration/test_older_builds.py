@@ -13,9 +13,10 @@ from bson import ObjectId
 from pymongo import ASCENDING
 
 from lab.parts import MongoServer
-from mailsender.model.ports import Inserted, SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.queue.mongo.client import Collection, connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Inserted
 from tests.claims import LIFE, REPLICA, token_of
 from tests.contract.conftest import letter
 

@@ -11,8 +11,8 @@ import pytest
 from pymongo import MongoClient
 
 from lab.parts import MongoServer
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Answer, Letter, Origin, Recipient, Settlement, Status
-from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
 from tests.claims import claim

@@ -19,7 +19,7 @@ from mailsender.check.probe import probe_mongo, probe_relay
 from mailsender.dev.kafka import MockBroker
 from mailsender.dev.mongod import Mongod
 from mailsender.kafka.client import KafkaConfig
-from mailsender.model.ports import SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from tests.sessions import SENDER, server_tls
 

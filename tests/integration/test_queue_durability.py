@@ -8,9 +8,11 @@ import time
 import pytest
 
 from mailsender.dev.mongod import Mongod, ReplicaSet
-from mailsender.model.ports import Inserted, Rejected, SystemClock, Unavailable
+from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Inserted
 from tests.claims import REPLICA, claim, token_of
 from tests.contract.conftest import letter
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from pymongo.errors import WriteError
 
 from lab.parts import MongoServer
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Settlement, Status
-from mailsender.model.ports import Inserted, SystemClock
 from mailsender.queue.mongo.client import connect, disconnect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Inserted
 from mailsender.reports.report import report_bytes
 from tests.claims import LIFE, REPLICA, token_of
 from tests.contract.conftest import again, ended, letter

@@ -14,8 +14,8 @@ from pymongo import MongoClient, monitoring
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from lab.parts import MongoServer
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Answer, Letter, Origin, Settlement, Status
-from mailsender.model.ports import SystemClock
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
 from tests.claims import LIFE, OTHER, REPLICA, claim, token_of

@@ -30,10 +30,10 @@ from lab.relay_zoo import (
     TooManyRecipients,
     ZooRelay,
 )
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Status
-from mailsender.model.ports import SystemClock
 from mailsender.ratelimit.gcra import Allowance
-from mailsender.routing import breaker, dots, weighing
+from mailsender.routing import breaker, slow_replies, weighing
 from mailsender.sending import dispatcher, judge, sender
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.protocol import Timeouts
@@ -354,7 +354,7 @@ async def test_after_a_reply_that_came_too_late_the_next_one_is_waited_for_longe
 async def test_sessions_that_all_hang_after_the_dot_are_told_once_and_are_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dots, "SLOW", 0.05)
+    monkeypatch.setattr(slow_replies, "SLOW", 0.05)
     monkeypatch.setattr(dispatcher, "WATCH", 0.02)
     relay = LateReply(seconds=0.6)
     with capture_logs() as events:

@@ -12,10 +12,11 @@ from uuid import uuid4
 import pytest
 
 from lab.parts import MongoServer
-from mailsender.model.ports import Queue, SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.port import Queue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
@@ -23,7 +24,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from tests.dispatching import letter, until

@@ -24,9 +24,10 @@ from lab.scripted import (
     freeze,
     then,
 )
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.model.ports import NotBegun, SystemClock
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import NotBegun
 from tests.sessions import (
     ACCEPTED,
     DEFERRED,

@@ -21,9 +21,10 @@ from lab.scripted import (
     stall,
     then,
 )
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Verdict
-from mailsender.model.ports import NotBegun, SystemClock
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import NotBegun
 from mailsender.smtp.replies import MAX_EMPTY
 from tests.clocks import ManualClock
 from tests.sessions import (

@@ -11,10 +11,10 @@ import structlog
 from lab.relay_zoo import BrokenFirewall, LateReply
 from lab.scripted import Peer, ScriptedRelay, stall
 from mailsender.model.letter import Outcome, Verdict
-from mailsender.model.ports import NotBegun
 from mailsender.smtp import learned as smtp_learned
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.learned import BROKEN_FOR
+from mailsender.smtp.port import NotBegun
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running
 from tests.sessions import ACCEPTED, SHORT, SHORTLY, UNCERTAIN, A, B, config, send, verdicts

@@ -21,10 +21,11 @@ from lab.relay_zoo import (
 )
 from lab.restricted_postfix import PostfixSenderLogin
 from lab.scripted import Peer, drop
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Envelope
-from mailsender.model.ports import Clock, RelayAway, SystemClock
 from mailsender.smtp.auth import FIRST_PAUSE, LAST_PAUSE
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import RelayAway
 from tests.clocks import ManualClock
 from tests.integration.test_relay_zoo import real
 from tests.sessions import ACCEPTED, MESSAGE, A, Permit, config, send, verdicts

@@ -16,8 +16,9 @@ from lab.parts import Certificates
 from lab.relay_zoo import HeloCritic, ZooRelay
 from lab.restricted_postfix import PostfixHelo, RealPostfix
 from lab.scripted import ScriptedRelay
-from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import RelayAway
 from tests.integration.test_relay_zoo import real
 from tests.sessions import ACCEPTED, SHORTLY, config, opened, send, server_tls, verdicts
 

@@ -11,7 +11,7 @@ import pytest
 
 from lab.scripted import GOOD, GREETING, ScriptedRelay, pieces
 from mailsender.model.letter import Outcome, Verdict
-from mailsender.model.ports import NotBegun, RelayAway
+from mailsender.smtp.port import NotBegun, RelayAway
 from tests.sessions import ACCEPTED, SHORTLY, A, B, opened, send, verdicts
 
 LINES = [

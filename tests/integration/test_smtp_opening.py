@@ -17,8 +17,9 @@ from lab.scripted import (
     pieces,
     stall,
 )
-from mailsender.model.ports import RelayAway, SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import RelayAway
 from tests.sessions import (
     ACCEPTED,
     SHORT,

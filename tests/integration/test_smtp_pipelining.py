@@ -10,9 +10,10 @@ import pytest
 
 from lab.parts import SmtpSink
 from lab.scripted import DOT, OFFERS, Act, Script, ScriptedRelay, drop, pieces, stall, then
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Outcome, Phase
-from mailsender.model.ports import NotBegun, SystemClock
 from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.port import NotBegun
 from mailsender.smtp.session import SmtpSession
 from tests.sessions import (
     ACCEPTED,

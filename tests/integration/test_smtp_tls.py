@@ -17,9 +17,10 @@ import uvloop
 
 from lab.parts import Certificates
 from lab.scripted import BODY, ScriptedRelay, freeze, stall, then
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase
-from mailsender.model.ports import RelayAway, SystemClock
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay, tls_context
+from mailsender.smtp.port import RelayAway
 from tests.sessions import ACCEPTED, DEFERRED, LARGE, MESSAGE, SHORT, SHORTLY, config, opened, send, verdicts
 
 MODES = ["implicit", "starttls"]

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.intake.batch import NotABatch, decode, faults, letter_id, read_batch, read_letter, with_id
-from mailsender.intake.fast import plain_elements
+from mailsender.intake.fast_batch import plain_elements
 from mailsender.intake.schema import Limits, token_fault
+from mailsender.model.json_values import batch_text, token_text
 from mailsender.model.letter import (
     Answer,
     JsonText,
@@ -27,10 +28,9 @@ from mailsender.model.letter import (
     Verdict,
 )
 from mailsender.model.text import header_fault, storable
-from mailsender.model.tokens import batch_text, token_text
 from mailsender.reports import report as reports
-from mailsender.reports.model import Report
 from mailsender.reports.report import ReportTooLarge, report, report_bytes
+from mailsender.reports.schema import Report
 
 NOW = datetime(2022, 10, 17, 12, 30, 5, 250000, tzinfo=UTC)
 ORIGIN = Origin(topic="in", partition=2, offset=40, index=3, timestamp=1_666_009_805_250)

@@ -21,13 +21,14 @@ from mailsender.cli.app import app
 from mailsender.cli.schemas import DOCUMENTS, asyncapi, letters_schema, report_schema, text_of
 from mailsender.intake import consumer as intake
 from mailsender.intake.batch import faults
-from mailsender.intake.dead_letter_form import DeadLetterHeaders
+from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.dead_letters import MAX_DETAIL, DeadLetters, DeadRecord
-from mailsender.intake.patterns import ADDRESS, DOTTED, PLAIN
 from mailsender.intake.schema import LetterIn
+from mailsender.intake.schema_patterns import ADDRESS, DOTTED, PLAIN
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.model.letter import Letter
-from mailsender.model.ports import Outgoing, Record, TooLarge, Unavailable
+from mailsender.model.records import Outgoing, Record
 from mailsender.model.text import header_fault
 from mailsender.queue.memory import MemoryQueue
 from mailsender.reports.report import report_bytes

@@ -11,8 +11,8 @@ import uvloop
 from structlog.testing import capture_logs
 
 from mailsender.journal.port import NoJournal
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Claim, Letter, Phase, Result, Status, Verdict
-from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.backlog import Backlog

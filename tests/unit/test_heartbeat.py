@@ -6,7 +6,8 @@ import math
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.ports import Forbidden, QueueStats, Unavailable
+from mailsender.model.errors import Forbidden, Unavailable
+from mailsender.model.queue_stats import QueueStats
 from mailsender.queue.heartbeat import Health, Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.tidier import Tidier

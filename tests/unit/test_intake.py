@@ -10,17 +10,11 @@ from structlog.testing import capture_logs
 
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
+from mailsender.model.errors import Rejected, TooLarge, Unavailable
 from mailsender.model.history import History, digest_of, from_text
 from mailsender.model.letter import Letter, Origin, Status
-from mailsender.model.ports import (
-    MOST_PUBLISHERS,
-    Inserted,
-    Outgoing,
-    Record,
-    Rejected,
-    TooLarge,
-    Unavailable,
-)
+from mailsender.model.records import Outgoing, Record
+from mailsender.queue.port import MOST_PUBLISHERS, Inserted
 from mailsender.reports.report import report_bytes
 from tests.claims import claim
 from tests.clocks import ManualClock

@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 from lab.parts import Certificates
 from mailsender.kafka.client import ClientLog, KafkaConfig, client_log, client_options, translated
 from mailsender.kafka.quarantine import CHUNK, Quarantine, about_a_record
-from mailsender.model.ports import TooLarge, Unavailable
+from mailsender.model.errors import TooLarge, Unavailable
 from tests.clocks import ManualClock
 
 BROKERS = ("a:9092", "b:9092")

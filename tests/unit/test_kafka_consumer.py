@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 from mailsender.kafka import consumer as kafka_source
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.consumer import KafkaSource, _record
+from mailsender.model.errors import Unavailable
 from mailsender.model.history import History, Milestone, digest_of
-from mailsender.model.ports import Record, Unavailable
+from mailsender.model.records import Record
 from mailsender.queue.memory import MemoryQueue
 from tests.clocks import ManualClock
 

@@ -27,7 +27,8 @@ from structlog.testing import capture_logs
 
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.producer import KafkaSink, _abandon
-from mailsender.model.ports import Forbidden, Landed, Outgoing, Rejected, TooLarge, Unavailable
+from mailsender.model.errors import Forbidden, Rejected, TooLarge, Unavailable
+from mailsender.model.records import Landed, Outgoing
 
 pytestmark = pytest.mark.asyncio
 

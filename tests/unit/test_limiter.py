@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from mailsender.model.ports import SystemClock, Unavailable
+from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Unavailable
 from mailsender.ratelimit.gcra import (
     UNLIMITED,
     Allowance,

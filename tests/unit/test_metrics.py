@@ -22,8 +22,8 @@ from mailsender.admin.operations import ReplicaOperations
 from mailsender.admin.readings import readings
 from mailsender.app import listen
 from mailsender.cli.app import app
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Answer, Letter, Origin, Phase, Recipient, Result, Verdict
-from mailsender.model.ports import SystemClock
 from mailsender.observe import metrics
 from mailsender.observe.metrics import ALL, PREFIX, Times, reply_class
 from mailsender.queue.memory import MemoryQueue

@@ -25,7 +25,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from mailsender.model.ports import Forbidden, Rejected, Unavailable
+from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.queue.mongo import client as mongo
 
 OPTIONS = [

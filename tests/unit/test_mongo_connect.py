@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailsender.check.probe import probe_mongo
-from mailsender.model.ports import Rejected
+from mailsender.model.errors import Rejected
 from mailsender.queue.mongo.client import connect
 
 

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.model.ports import RelayAway
 from mailsender.routing.pool import NOT_ASKED, Held, Pool, PoolLimits, Stopped
+from mailsender.smtp.port import RelayAway
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay
 from tests.relays import FakeRelay

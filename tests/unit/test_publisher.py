@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Answer, Letter, Origin, Status, content_digest, now_ms
-from mailsender.model.ports import Rejected, Unavailable
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink, FlakyQueue

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailsender.intake.schema import LetterIn
-from mailsender.reports.model import RecipientReport, Report
+from mailsender.reports.schema import RecipientReport, Report
 from mailsender.settings.environment import table
 
 ROOT = Path(__file__).parents[2]

@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 from mailsender.journal.port import NoJournal
 from mailsender.journal.record import UNCERTAIN, Trail, key_of
 from mailsender.message.compose import Composer
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Claim, Letter, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.model.ports import Unavailable
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from tests.claims import claim

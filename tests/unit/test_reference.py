@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from mailsender.cli.app import app
 from mailsender.cli.help import STATUSES
-from mailsender.intake.dead_letter_form import DeadLetterHeaders
+from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.schema import LetterIn
 from mailsender.model.letter import Phase
-from mailsender.reports.model import Reason, RecipientReport, Report
+from mailsender.reports.schema import Reason, RecipientReport, Report
 from mailsender.web.app import make_app
 from mailsender.web.models import StatusView
 from mailsender.web.operations import Operations

@@ -23,6 +23,8 @@ from mailsender.intake.batch import read_batch
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.journal.record import Trail
+from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.letter import (
     Claim,
     Envelope,
@@ -36,18 +38,8 @@ from mailsender.model.letter import (
     Verdict,
     now_ms,
 )
-from mailsender.model.ports import (
-    Clock,
-    Forbidden,
-    Landed,
-    Outgoing,
-    Permit,
-    QueueStats,
-    Record,
-    RelayAway,
-    SystemClock,
-    Unavailable,
-)
+from mailsender.model.queue_stats import QueueStats
+from mailsender.model.records import Landed, Outgoing, Record
 from mailsender.queue.heartbeat import Health
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
@@ -55,6 +47,7 @@ from mailsender.routing import pool
 from mailsender.routing.breaker import FIRST_WAIT
 from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
+from mailsender.smtp.port import Permit, RelayAway
 from mailsender.web.operations import BadBatch, Refused
 from tests.clocks import ManualClock
 from tests.dispatching import until

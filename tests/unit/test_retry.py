@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
-from mailsender.routing.schedule import MAX_DELAY, RetryPolicy
+from mailsender.routing.retry import MAX_DELAY, RetryPolicy
 from mailsender.sending.attempt import Attempt, after_attempt, as_error
 
 POLICY = RetryPolicy(max_attempts=3, delay=60)

@@ -9,7 +9,7 @@ import pytest
 from mailsender.app import build_journal
 from mailsender.journal.journal import FileJournal
 from mailsender.journal.port import NoJournal
-from mailsender.model.ports import Rejected
+from mailsender.model.errors import Rejected
 from mailsender.settings.environment import Settings
 
 

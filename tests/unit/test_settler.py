@@ -11,8 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.journal.port import NoJournal
+from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
-from mailsender.model.ports import Rejected, SystemClock, Unavailable
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
-from mailsender.smtp.plan import Offers
+from mailsender.smtp.commands import Offers
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.session import TOGETHER, SmtpSession, Writes
 from tests.clocks import ManualClock

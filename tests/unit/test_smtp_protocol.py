@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
+from mailsender.smtp.commands import Offers, on_the_wire
 from mailsender.smtp.learned import LONGEST, PROBATION, Learned
-from mailsender.smtp.plan import Offers, on_the_wire
 from mailsender.smtp.protocol import BLOCK, ONE_WRITE, Dialogue, Question, Timeouts
 from mailsender.smtp.transaction import Transaction
 from tests.clocks import ManualClock

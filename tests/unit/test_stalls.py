@@ -8,7 +8,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.ports import SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.observe.stalls import QUIET, STALL, TICK, Watchdog
 from tests.clocks import ManualClock
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.ports import QueueStats
+from mailsender.model.queue_stats import QueueStats
 from mailsender.observe import summary as module
-from mailsender.observe.condition import Condition, Conditions
+from mailsender.observe.conditions import Condition, Conditions
 from mailsender.observe.summary import Summary
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight

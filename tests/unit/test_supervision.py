@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import listen
 from mailsender.journal.port import NoJournal
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Outcome
-from mailsender.model.ports import Landed, Outgoing, Record, SystemClock
+from mailsender.model.records import Landed, Outgoing, Record
 from mailsender.observe import supervision
 from mailsender.observe.supervision import FAILURES, Supervisor, once
 from mailsender.queue.memory import MemoryQueue

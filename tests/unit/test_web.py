@@ -21,6 +21,7 @@ from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from mailsender import __version__
+from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.model.letter import (
     Answer,
     Letter,
@@ -32,7 +33,6 @@ from mailsender.model.letter import (
     StoredLetter,
     Verdict,
 )
-from mailsender.model.ports import TooLarge, Unavailable
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from mailsender.model.ports import SystemClock
+from mailsender.model.clock import SystemClock
 from mailsender.observe import supervision
 from mailsender.web import connections
 from mailsender.web.app import make_app, serve

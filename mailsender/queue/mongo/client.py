@@ -35,9 +35,11 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.letter import now_ms
-from mailsender.model.ports import CLOCK_AGE, Clock, Forbidden, Rejected, Unavailable
 from mailsender.queue.mongo import connection_string
+from mailsender.queue.port import CLOCK_AGE
 
 Client: TypeAlias = Any
 """Motor's client or PyMongo's `AsyncMongoClient`; they share no base class."""

@@ -13,8 +13,8 @@ from bson import ObjectId, encode
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status
-from mailsender.model.ports import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted, Rejected, Unavailable
 from mailsender.queue.mongo.client import (
     DUPLICATE_KEY,
     Collection,
@@ -24,6 +24,7 @@ from mailsender.queue.mongo.client import (
     passing,
     translated,
 )
+from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import (
     SHARING,
     Unstorable,
@@ -33,9 +34,9 @@ from mailsender.queue.mongo.documents import (
     origin_document,
     remains_of,
 )
-from mailsender.queue.mongo.older import NEVER
+from mailsender.queue.mongo.older_builds import NEVER
 from mailsender.queue.mongo.outbox import Entry, Outbox, late_id, named
-from mailsender.queue.mongo.reading import letter_of
+from mailsender.queue.port import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
 
 CHUNK_LETTERS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024

@@ -30,9 +30,9 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from mailsender.model.letter import Letter, Origin, replica_of
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
+from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import nameable, origin_document, stored_id
 from mailsender.queue.mongo.indexes import ensure_indexes
-from mailsender.queue.mongo.reading import letter_of
 
 KEPT: Final = 50_000
 """Letters whose entries a process keeps in mind: ten times as many as the reporter has room for, and about

@@ -21,6 +21,8 @@ from bson.errors import BSONError
 from pymongo import ASCENDING, DESCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
+from mailsender.model.clock import Clock
+from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.history import History, from_document
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
@@ -34,16 +36,9 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.ports import (
-    CLOCK_AGE,
-    Clock,
-    Forbidden,
-    Inserted,
-    QueueStats,
-    Record,
-    Unavailable,
-)
-from mailsender.queue.mongo.apart import Apart, sorted_out
+from mailsender.model.queue_stats import QueueStats
+from mailsender.model.records import Record
+from mailsender.queue.mongo.claim_order import DEFERRED, DUE, ORDER, PLACED, Order
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -54,6 +49,8 @@ from mailsender.queue.mongo.client import (
     durable,
     narrowed,
 )
+from mailsender.queue.mongo.dead_letters import documents_of
+from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import (
     letter_id,
     likeness,
@@ -64,12 +61,11 @@ from mailsender.queue.mongo.documents import (
 )
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
-from mailsender.queue.mongo.older import NEVER, UNCLAIMED, Older, not_leased
-from mailsender.queue.mongo.order import DEFERRED, DUE, ORDER, PLACED, Order
+from mailsender.queue.mongo.older_builds import NEVER, UNCLAIMED, Older, not_leased
 from mailsender.queue.mongo.outbox import Entry, Outbox, named
-from mailsender.queue.mongo.reading import letter_of
-from mailsender.queue.mongo.records import documents_of
+from mailsender.queue.mongo.quarantine import Apart, sorted_out
 from mailsender.queue.mongo.replicas import Replicas
+from mailsender.queue.port import CLOCK_AGE, Inserted
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailsender.routing.dots import FORGET, MARGIN, SLOW, Dots
+from mailsender.routing.slow_replies import FORGET, MARGIN, SLOW, Dots
 from mailsender.smtp.learned import LONGEST, Learned
 from tests.clocks import ManualClock
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailsender.kafka.places import Met, Place, placed
+from mailsender.kafka.positions import Met, Place, placed
 from mailsender.model.history import History, Milestone, digest_of
 
 

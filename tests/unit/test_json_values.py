@@ -14,8 +14,8 @@ from mailsender.admin.operations import _written
 from mailsender.intake.batch import decode, faults, read_batch, with_id
 from mailsender.intake.schema import Limits
 from mailsender.model.letter import Letter, Origin, Status
+from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import document_of
-from mailsender.queue.mongo.reading import letter_of
 from mailsender.reports.report import report_bytes
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

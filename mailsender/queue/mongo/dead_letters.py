@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import encode
 
-from mailsender.model.ports import Record
+from mailsender.model.records import Record
 from mailsender.queue.mongo.documents import clean
 
 CHUNK_BYTES = 12 * 1024 * 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from mailsender.model.ports import Clock
+from mailsender.model.clock import Clock
 
 
 @dataclass(slots=True, kw_only=True)

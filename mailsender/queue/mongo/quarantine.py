@@ -14,10 +14,10 @@ import structlog
 from bson import decode
 from bson.raw_bson import RawBSONDocument
 
-from mailsender.model.ports import Rejected
+from mailsender.model.errors import Rejected
 from mailsender.queue.mongo.client import CODEC, RAW, Collection, Document, calling
 from mailsender.queue.mongo.documents import letter_id, nameable
-from mailsender.queue.mongo.older import UNCLAIMED
+from mailsender.queue.mongo.older_builds import UNCLAIMED
 from mailsender.queue.mongo.outbox import Outbox
 
 MOST = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.schedule import RetryPolicy
+from mailsender.routing.retry import RetryPolicy
 from mailsender.settings.environment import Settings
 
 

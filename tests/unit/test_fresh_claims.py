@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Status
-from mailsender.model.ports import SystemClock
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.sending.dispatcher import BYTES_IN_FLIGHT, FRESH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from mailsender.model.ports import Rejected, TooLarge
+from mailsender.model.errors import Rejected, TooLarge
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 """Seconds for which a partition that failed is left alone; doubled from the first to the longest."""

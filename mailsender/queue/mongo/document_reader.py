@@ -12,6 +12,7 @@ from typing import Any
 
 from bson import json_util
 
+from mailsender.model.json_values import token_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
     Answer,
@@ -23,7 +24,6 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.tokens import token_of
 from mailsender.queue.mongo.documents import ID_IN_MESSAGE_ID, clean, letter_id
 
 MOST = 1_000_000

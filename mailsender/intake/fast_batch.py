@@ -14,9 +14,9 @@ import orjson
 
 from mailsender.intake.schema import NO_ID, Limits, is_id
 from mailsender.model.address import BadAddress, all_as_written, parse_address
+from mailsender.model.json_values import MAX_TOKEN
 from mailsender.model.letter import Answer, Letter, Origin, Recipient, content_digest
 from mailsender.model.text import header_fault, octets
-from mailsender.model.tokens import MAX_TOKEN
 
 _TYPES = {"Addresses": list, "Subject": str, "Body": str, "Token": str, "ID": str}
 _LONGEST_TOKEN = MAX_TOKEN // 6

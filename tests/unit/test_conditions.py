@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from mailsender.observe.condition import Condition, Conditions, first
+from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.metrics import PARTS
 from tests.clocks import ManualClock
 

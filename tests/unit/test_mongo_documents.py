@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.letter import Answer, Letter, Origin, Phase, Recipient, Result, Status, Verdict
+from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import (
     Unstorable,
     clean,
@@ -23,7 +24,6 @@ from mailsender.queue.mongo.documents import (
     state_of,
     stored_id,
 )
-from mailsender.queue.mongo.reading import letter_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 ORIGIN = Origin(topic="in", partition=1, offset=2, index=3, timestamp=-1)

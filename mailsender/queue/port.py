@@ -1,0 +1,209 @@
+"""What the loops need from a queue. The docstrings are the contract.
+
+Every implementation answers to the same suite (`tests/contract`), and translates its driver's errors into
+those of `mailsender.model.errors`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+from mailsender.model.history import Histories
+from mailsender.model.letter import (
+    DEFAULT_ROUTE,
+    Claim,
+    FreshClaim,
+    Letter,
+    Recipient,
+    Settlement,
+    StoredLetter,
+)
+from mailsender.model.queue_stats import QueueStats
+from mailsender.model.records import Record
+
+
+class Inserted(StrEnum):
+    """What became of one letter given to `Queue.insert`."""
+
+    NEW = "new"  # stored now
+    REPLAY = "replay"  # the same origin was stored before: nothing to do
+    JOINED = "joined"  # same ID, other origin, same content: its publisher gets the answer too
+    LATE = "late"  # as joined, but the letter is on its way or has ended: its publisher is answered by itself
+    CLASH = "clash"  # same ID, other content: not stored
+    TAKEN = "taken"  # its ID was computed from its origin, and belongs to other content: not stored
+    CROWDED = "crowded"  # as joined, but its publisher found no room beside the others: not stored
+
+
+MOST_PUBLISHERS: Final = 100
+"""Publishers beside the first who may share a letter, so that a producer that repeats itself for ever fills
+no document."""
+
+
+PUBLISHERS_BYTES: Final = 1024 * 1024
+"""Bytes that their keys and tokens may take together."""
+
+
+CLOCK_AGE: Final = 10.0
+"""Seconds for which a reading of the store's clock is used."""
+
+
+class Queue(Histories, Protocol):
+    """Letters that were accepted and are not yet forgotten.
+
+    Every write is durable (majority, journaled) when its call returns. All calls raise `Unavailable`
+    when the store is away or cannot say whether a write is durable; each is safe to repeat.
+    """
+
+    async def open(self) -> None:
+        """Connect and make sure that the indexes exist. Safe to repeat."""
+        ...
+
+    async def now(self, age: float = CLOCK_AGE) -> float:
+        """The store's own clock, in epoch seconds: the one by which ages are judged.
+
+        Never ahead of the store's clock, and behind it by a round trip at most. The store is asked again only
+        when its last answer is older than `age` in seconds; in between the answer is carried on by the
+        monotonic clock, so that asking once for each batch costs nothing.
+        """
+        ...
+
+    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+        """Store letters, in order, in few round trips; answers stand in the order of `letters`.
+
+        A letter with status `awaiting` can be claimed at once; one with `error` is final, and its report
+        still to come. Nothing that one letter holds keeps its neighbours out. A letter that the store
+        can never hold raises nothing: it is stored as an `error` with the reason and without its body.
+        The same letter twice in one call is treated as if it came in two.
+        `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
+        about `PUBLISHERS_BYTES` of keys and tokens; there is always room left for what becomes of it.
+        """
+        ...
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Claim]:
+        """`insert`, with the first `claim.limit` letters of its route that can be sent stored as claimed.
+
+        They are `processing` under `claim.token` from the start, which saves their claim and the reading of
+        their bodies. The claim holds those that are in the queue under this token, and no others: a letter
+        that was there before belongs to whoever has it. The rest is stored `awaiting`.
+        """
+        ...
+
+    async def join(self, replica: str, life: float) -> None:
+        """Let a replica be known for living, for `life` seconds from now; its ID is new.
+
+        Before its first claim, for letters of replicas that nobody knows are given back.
+        """
+        ...
+
+    async def beat(self, replica: str, life: float) -> bool:
+        """Let a replica be known for living for `life` seconds from now, though its time may be over.
+
+        False: it was declared dead, or is not known; its letters are given back, and it needs another ID.
+        """
+        ...
+
+    async def leave(self, replica: str) -> None:
+        """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
+        ...
+
+    async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
+        """Take up to `limit` letters of `route` that are due under `token`, the longest waiting first.
+
+        One claim is bounded in bytes, too, though one letter is taken whatever its size.
+        Letters become `processing` under `token`, which is new and begins with the ID of a replica that has
+        joined. A letter is never under two tokens.
+        With one replica the order is that of insertion, where a deferred letter counts as inserted when it
+        is due, and one that was given back keeps its place. Returns an empty claim where none
+        is due. If the reply of a write is lost the letters are read back by token, or not
+        returned at all: `claims_of` finds them.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
+        """Write outcomes back, each guarded by its token, though its replica may be dead.
+
+        Before a final state it is written down that its report is still to come, and with it until when the
+        letter is remembered; `awaiting` becomes due after the settlement's delay. Repeating a settlement
+        changes nothing. Returns the IDs of late writers: letters that another token's holder settled or owns;
+        theirs changed nothing.
+        """
+        ...
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        """Note what became of some recipients of a letter that stays `processing` under its token.
+
+        `changed` maps places in `Letter.recipients` to their new states. Whoever gets the letter next, should
+        its owner die, finds them so; a settlement replaces them. Repeating it changes nothing. False: it is
+        no longer under this token, and nothing was changed.
+        """
+        ...
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
+        ...
+
+    async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
+        """Letters that are still `processing` under their tokens, as they were claimed, by token.
+
+        `claims` maps a token to IDs.
+        """
+        ...
+
+    async def claims_of(self, replica: str) -> dict[str, list[str]]:
+        """IDs of the letters that are `processing` under a replica's tokens, by token."""
+        ...
+
+    async def reclaim(self, limit: int, within: float = math.inf, by: float = math.inf) -> int:
+        """Declare replicas dead whose time is over, and turn up to `limit` of their letters back.
+
+        They are `awaiting` then; returns how many. Their due time stays, so they are first in line.
+        A `processing` document that belongs to no replica that is known, left by another program or by one
+        that has left, comes back, too. What cannot be done within so many seconds is not done later either:
+        after an outage the living come first. A replica whose time ends later than `by`, in epoch seconds,
+        is not dead even where the store's clock is beyond it: somebody set that ahead.
+
+        Raises:
+            Unavailable: the queue is away, or was for a part of that time.
+        """
+        ...
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        """Final letters whose reports are still to come, about `limit` of them, the oldest first.
+
+        Those of the dead at once; this replica's own only when they wait for more than `older_than` seconds.
+        Those of others that live are theirs. A letter has the answers that are to be reported, and no others:
+        of one that a publisher joined late, that publisher's.
+        """
+        ...
+
+    async def acknowledge(self, letters: Sequence[Letter]) -> None:
+        """Note that all `answers` of these letters, as they were settled or read, were published."""
+        ...
+
+    async def get(self, letter_id: str) -> Letter | None:
+        """One letter by its ID, or None."""
+        ...
+
+    async def look_up(self, letter_id: str) -> StoredLetter | None:
+        """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
+        ...
+
+    async def stats(self) -> QueueStats:
+        """Counts by status and the age of the oldest; cheap enough to ask every few seconds."""
+        ...
+
+    async def keep_record(self, record: Record, reason: str) -> str:
+        """Store a whole record that the dead-letter topic refused; returns where, for a header.
+
+        Safe to repeat: the same record is kept once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...
