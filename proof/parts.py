@@ -106,7 +106,12 @@ def _drains(options: Options) -> list[Step]:
 
 def _outages(options: Options) -> list[Step]:
     if options.short:
-        wanted: list[tuple[tuple[str, ...], str, float]] = [(("mongodb", "relay"), "killed", 10.0)]
+        wanted: list[tuple[tuple[str, ...], str, float]] = [
+            (("mongodb", "relay"), "killed", 10.0),
+            (("mongodb",), "frozen", 8.0),  # longer than a replica may be silent
+            (("broker",), "killed", 8.0),
+            (("broker",), "frozen", 8.0),
+        ]
     else:
         # A part that is gone is refused at once, a frozen one runs into every time-out within 20 s.
         wanted = [(parts, way, OUTAGE[way]) for parts in COMBINATIONS for way in WAYS]
