@@ -85,11 +85,9 @@ def rows(steps: Sequence[Step], work: Work, lanes: int, begun: Callable[[Step], 
 def _beside(waiting: list[Step], work: Work, lanes: int, begun: Callable[[Step], None]) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         all_lanes = [_Lane(number, lanes, work) for number in range(lanes)]
-        for lane in all_lanes:
-            stack.callback(lane.wait_end)
-        for lane in all_lanes:  # which ends all of them before the first is waited for
-            stack.callback(lane.end)
+        stack.callback(_end, all_lanes)
         busy: dict[Connection, _Lane] = {}
+        once_more: set[str] = set()
         while waiting or busy:
             for lane in all_lanes:
                 running = [each.step for each in busy.values() if each.step]
@@ -100,14 +98,37 @@ def _beside(waiting: list[Step], work: Work, lanes: int, begun: Callable[[Step],
                     busy[lane.line] = lane
             ended = wait([*busy])
             for line in [each for each in busy if each in ended]:
-                yield busy.pop(line).row()
+                lane = busy.pop(line)
+                step = lane.step
+                try:
+                    yield lane.row()
+                except LaneEnded:
+                    # A client's library crashed in it, and not the service: nothing was tried. Another step's
+                    # row is not lost with it, and this one is run once more.
+                    lane.wait_end()
+                    all_lanes[all_lanes.index(lane)] = _Lane(lane.number, lanes, work)
+                    if step is None or step.name in once_more:
+                        raise
+                    once_more.add(step.name)
+                    waiting.append(step)
+
+
+def _end(lanes: list[_Lane]) -> None:
+    for lane in lanes:  # all of them, before the first is waited for
+        lane.end()
+    for lane in lanes:
+        lane.wait_end()
+
+
+class LaneEnded(RuntimeError):  # noqa: N818  what happened to it
+    """The process of a lane has ended in the middle of a step."""
 
 
 class _Lane:
     """A process that runs one step after the other."""
 
     def __init__(self, number: int, of: int, work: Work) -> None:
-        self._work = work
+        self.number = number
         self.line, theirs = _PROCESSES.Pipe()
         self.step: Step | None = None
         self._process = _PROCESSES.Process(target=_serve, args=(theirs, work, number, of))
@@ -116,13 +137,14 @@ class _Lane:
 
     def begin(self, step: Step) -> None:
         self.step = step
-        self.line.send(step.name)
+        with contextlib.suppress(BrokenPipeError):  # its process has ended: `row` says so
+            self.line.send(step.name)
 
     def row(self) -> Row:
         """What came of its step.
 
         Raises:
-            RuntimeError: its process has ended.
+            LaneEnded: its process has.
         """
         step, self.step = self.step, None
         try:
@@ -130,7 +152,7 @@ class _Lane:
         except EOFError:
             self._process.join(ENDING)
             name = step.name if step else "nothing"
-            raise RuntimeError(f"a lane ended at {name}, with {self._process.exitcode}") from None
+            raise LaneEnded(f"a lane ended at {name}, with {self._process.exitcode}") from None
         return made
 
     def end(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -74,6 +75,25 @@ def test_every_step_is_run_once(tmp_path: Path, lanes: int) -> None:
     found = list(rows(steps, work, lanes, lambda each: begun.append(each.name)))
     assert sorted(each.step for each in found) == sorted(begun) == sorted(each.name for each in steps)
     assert {each.verdict for each in found} == {"kept"}
+
+
+def test_a_step_whose_lane_crashes_is_run_once_more(tmp_path: Path) -> None:
+    options = Options(seed=7, runs=20, jobs=2)
+    steps = steps_of(["inputs"], options)
+    work = Work(parts=["inputs"], options=options, tree=ROOT, directory=tmp_path)
+    begun: list[str] = []
+
+    def begin(step: Step) -> None:
+        begun.append(step.name)
+        if len(begun) == 2:
+            for child in multiprocessing.active_children():
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGSEGV)
+
+    found = list(rows(steps, work, 2, begin))
+    assert {each.verdict for each in found} == {"kept"}
+    assert sorted(each.step for each in found) == sorted(each.name for each in steps)
+    assert len(begun) > len(steps)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
