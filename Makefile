@@ -21,73 +21,55 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-# $(call environment,name): makes .venv/name from its locked requirements, this project in place.
-define environment
-@$(find_python); \
-echo "Making .venv/$(1) with $$("$$python" -V) (once, about a minute)"; \
-rm -rf .venv/$(1); \
-if ! "$$python" -m venv .venv/$(1); then \
-	echo 'Python cannot make environments here; on Debian: apt-get install python3-venv' >&2; \
-	exit 1; \
-fi; \
-set -e; \
-.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/$(1).txt; \
-.venv/$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
-touch $@
-endef
-
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-dev: .venv/dev/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
-	@exec .venv/dev/bin/mailsender dev
+dev: .venv/.made ## Kafka, MongoDB, a mail catcher and the service on this machine; Ctrl-C ends it
+	@exec .venv/bin/mailsender dev
 
 # Two at a time: half of the time of most tests goes into waiting. Each worker has a broker and a database of its own.
 WORKERS ?= 2
 
-test: .venv/test/.made ## All tests, on the real parts that this machine has, with branch coverage
-	.venv/test/bin/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+test: .venv/.made ## All tests, on the real parts that this machine has, with branch coverage
+	.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 # All but what looks at the checkout, which is not here; coverage sees nothing of compiled code.
-test-compiled: .venv/test/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
+test-compiled: .venv/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
 	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled MAILSENDER_TEST_COMPILED=1 \
-		$(CURDIR)/.venv/test/bin/python -m pytest \
+		$(CURDIR)/.venv/bin/python -m pytest \
 		$(or $(ARGS),tests/compiled tests/unit tests/contract tests/integration/test_smtp*.py --ignore=tests/unit/test_supply.py)
 
-proof: .venv/test/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
-	@.venv/test/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+proof: .venv/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
 		-r requirements/fuzz.txt || echo 'atheris does not install here: no inputs guided by coverage' >&2
-	.venv/test/bin/python -m proof $(ARGS)
+	.venv/bin/python -m proof $(ARGS)
 
-ship: .venv/test/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
+ship: .venv/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	scripts/podman/ship $(ARGS)
 
-bench: .venv/bench/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/
-	.venv/bench/bin/python -m benchmarks $(ARGS)
+bench: .venv/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/
+	.venv/bin/python -m benchmarks $(ARGS)
 
-bench-quick: .venv/bench/.made compiled ## The same beside a bare aiosmtplib loop only, under a minute
-	.venv/bench/bin/python -m benchmarks --quick $(ARGS)
+bench-quick: .venv/.made compiled ## The same beside a bare aiosmtplib loop only, under a minute
+	.venv/bin/python -m benchmarks --quick $(ARGS)
 
-lint: .venv/test/.made ## Style, types, import contracts
-	.venv/test/bin/ruff check .
-	.venv/test/bin/ruff format --check .
-	.venv/test/bin/mypy
-	.venv/test/bin/lint-imports
+lint: .venv/.made ## Style, types, import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
 
-format: .venv/test/.made ## Put the code in form
-	.venv/test/bin/ruff check --fix-only --quiet .
-	.venv/test/bin/ruff format .
+format: .venv/.made ## Put the code in form
+	.venv/bin/ruff check --fix-only --quiet .
+	.venv/bin/ruff format .
 
 # The compiled form is measured where it can be made; plain Python where not.
-compiled: .venv/bench/.made ## The hot path compiled by mypyc, in build/compiled, where there is a C compiler
-	@if command -v cc >/dev/null && .venv/bench/bin/python -c \
+compiled: .venv/.made ## The hot path compiled by mypyc, in build/compiled, where there is a C compiler
+	@if command -v cc >/dev/null && .venv/bin/python -c \
 		'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null; \
 	then $(MAKE) --no-print-directory build/compiled/.made; \
 	else rm -rf build/compiled; echo 'No C compiler, or no headers of Python (on Debian: apt-get install gcc' \
 		'python3-dev): mailsender is measured as plain Python only' >&2; fi
-
-# Either environment has what compiles; who asks for the compiled form has made one of them.
-COMPILER = $(firstword $(wildcard .venv/bench/bin/python .venv/test/bin/python))
 
 # A wheel of this tree, unpacked, and beside it what tests need to run there.
 build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
@@ -95,24 +77,26 @@ build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name
 	@rm -rf build/compiled build/wheel
 	@mkdir -p build/wheel
 	@touch build/wheel/.begun
-	@MAILSENDER_COMPILE=1 $(COMPILER) -m pip wheel -q --disable-pip-version-check \
+	@MAILSENDER_COMPILE=1 .venv/bin/python -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
-	@$(COMPILER) -m zipfile -e build/wheel/*.whl build/compiled
+	@.venv/bin/python -m zipfile -e build/wheel/*.whl build/compiled
 	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../lab ../../proof ../../benchmarks ../../deploy ../../docs \
 		../../requirements build/compiled/
 	@touch -r build/wheel/.begun $@
 
-.venv/dev/.made: requirements/dev.txt
-	$(call environment,dev)
-
-.venv/test/.made: requirements/test.txt
-	$(call environment,test)
-
-.venv/bench/.made: requirements/bench.txt
-	$(call environment,bench)
-
-.venv/audit/.made: requirements/audit.txt
-	$(call environment,audit)
+# One for all targets: nobody waits for a second one after the first, and one lock says what is tried together.
+.venv/.made: requirements/dev.txt
+	@$(find_python); \
+	echo "Making .venv with $$("$$python" -V) (once, about a minute)"; \
+	rm -rf .venv; \
+	if ! "$$python" -m venv .venv; then \
+		echo 'Python cannot make environments here; on Debian: apt-get install python3-venv' >&2; \
+		exit 1; \
+	fi; \
+	set -e; \
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $<; \
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	touch $@
 
 COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -126,17 +110,15 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements/
 	PATH="$$tools/bin:$$PATH"; \
 	set -x; \
 	$(COMPILE) pyproject.toml -o requirements/run.txt; \
-	$(COMPILE) --extra dev --group build pyproject.toml -o requirements/dev.txt; \
-	$(COMPILE) --extra dev --group test --group build --group compile pyproject.toml -o requirements/test.txt; \
-	$(COMPILE) --extra dev --group bench --group build --group compile pyproject.toml -o requirements/bench.txt; \
+	$(COMPILE) --extra dev --group test --group bench --group audit --group build --group compile \
+		pyproject.toml -o requirements/dev.txt; \
 	$(COMPILE) --group build --group compile -o requirements/build.txt; \
-	$(COMPILE) --group fuzz -o requirements/fuzz.txt; \
-	$(COMPILE) --group audit --group build -o requirements/audit.txt
+	$(COMPILE) --group fuzz -o requirements/fuzz.txt
 
 # Not a part of `make test`: what it finds depends on the day and needs the network.
-audit: .venv/audit/.made ## Ask the package index whether what is locked has known vulnerabilities
-	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
-		-r requirements/run.txt -r requirements/dev.txt -r requirements/test.txt
+audit: .venv/.made ## Ask the package index whether what is locked has known vulnerabilities
+	.venv/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements/run.txt -r requirements/dev.txt
 
 clean: ## Remove environments, caches and the state of `make dev`
 	rm -rf .venv .dev .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \

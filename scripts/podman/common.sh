@@ -7,7 +7,7 @@ cache=${MAILSENDER_CACHE:-$HOME/.cache/mailsender}
 engine=$cache/engine
 # Podman allows the run directory 50 characters and a socket's path has at most 107: too few for any cache.
 run=/run/mailsender-engine-$(printf %s "$cache" | cksum | cut -d ' ' -f 1)
-python=$repo/.venv/test/bin/python
+python=$repo/.venv/bin/python
 
 # Everything of this engine lies in directories of its own: a Podman that the machine has for other things
 # keeps its images, networks and settings.
