@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
-from mailsender.model.letter import Claim
-from mailsender.queue.port import Queue
+from mailsender.model.letter import Claim, FreshClaim, Letter
+from mailsender.queue.port import Inserted, Queue
 
 REPLICA = "0123456789abcdef"
 """The replica that claims where none is named."""
@@ -27,3 +28,12 @@ async def claim(queue: Queue, limit: int, replica: str = REPLICA) -> Claim:
     if not await queue.beat(replica, LIFE):
         await queue.join(replica, LIFE)
     return await queue.claim(limit, token_of(replica))
+
+
+async def insert_claimed(
+    queue: Queue, letters: Sequence[Letter], wanted: FreshClaim
+) -> tuple[list[Inserted], Claim]:
+    """Insert letters, those of one route as claimed; what became of each, and the claim."""
+    found = await queue.insert(letters, [wanted])
+    mine = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLAIMED]
+    return found, Claim(token=wanted.token, letters=tuple(mine))

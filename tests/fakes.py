@@ -76,14 +76,18 @@ class FakeOwner:
         self.nudges = 0
         self.claims: list[Claim] = []
 
-    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
+    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
         if not self.room:
-            return None
-        return FreshClaim(token=f"claim {len(self.claims)}", limit=min(wanted, self.room))
+            return []
+        return [FreshClaim(token=f"claim {len(self.claims)}", limit=min(len(letters), self.room))]
 
-    def take_fresh(self, claim: Claim) -> None:
-        self.claims.append(claim)
-        self.room -= len(claim.letters)
+    def take_fresh(
+        self, claims: Sequence[FreshClaim], letters: Sequence[Letter], found: Sequence[Inserted]
+    ) -> None:
+        (claim,) = claims
+        mine = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLAIMED]
+        self.claims.append(Claim(token=claim.token, letters=tuple(mine)))
+        self.room -= len(mine)
 
     def nudge(self) -> None:
         self.nudges += 1
@@ -144,11 +148,11 @@ class FlakyQueue(MemoryQueue):
             self.failures[call] -= 1
             raise Unavailable("no primary")
 
-    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+    async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         await asyncio.sleep(0)
         self._maybe_fail("insert")
         self.inserts.append([letter.id for letter in letters])
-        return await super().insert(letters)
+        return await super().insert(letters, claims)
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         await asyncio.sleep(0)

@@ -24,7 +24,7 @@ from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
-from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status, content_digest, now_ms
+from mailsender.model.letter import FreshClaim, Letter, Origin, Status, content_digest, now_ms
 from mailsender.model.records import Record, record_bytes
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
@@ -57,12 +57,14 @@ BREATH = 64
 class Owner(Protocol):
     """Who may have letters as soon as they are stored: see `mailsender.sending.dispatcher.Dispatch`."""
 
-    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
-        """A claim for up to `wanted` letters about to be stored, None where they have to wait their turn."""
+    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+        """Claims for letters about to be stored; none where they have to wait their turn."""
         ...
 
-    def take_fresh(self, claim: Claim) -> None:
-        """Letters that were stored under such a claim; takes them whatever happened meanwhile."""
+    def take_fresh(
+        self, claims: Sequence[FreshClaim], letters: Sequence[Letter], found: Sequence[Inserted]
+    ) -> None:
+        """Take those that were stored under these claims, whatever happened meanwhile."""
         ...
 
     def nudge(self) -> None:
@@ -485,17 +487,13 @@ class Intake:
     async def _insert_owned(self, letters: Sequence[Letter], stop: asyncio.Event) -> list[Inserted]:
         """Store letters, as claimed by their owner where it can take them."""
         owner = self._owner
-        claim = await owner.claim_fresh(len(letters)) if owner is not None else None
-        owned, began = 0, self._clock.monotonic()
-        if owner is None or claim is None:
-            found = await self._insist("MongoDB", partial(self._queue.insert, letters), stop)
-        else:
-            store = partial(self._queue.insert_claimed, letters, claim)
-            found, claimed = await self._insist("MongoDB", store, stop)
-            owner.take_fresh(claimed)
-            owned = len(claimed.letters)
+        claims = await owner.fresh_claims(letters) if owner is not None else []
+        began = self._clock.monotonic()
+        found = await self._insist("MongoDB", partial(self._queue.insert, letters, claims), stop)
         self.times.note(self._clock.monotonic() - began)
-        if owner is not None and _sendable(letters, found) > owned:
+        if owner is not None and claims:
+            owner.take_fresh(claims, letters, found)
+        if owner is not None and _sendable(letters, found):
             owner.nudge()
         return found
 
@@ -642,9 +640,9 @@ def _final(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:
     )
 
 
-def _sendable(letters: Sequence[Letter], found: Sequence[Inserted]) -> int:
-    """How many letters are in the queue now and can be sent."""
-    return sum(
+def _sendable(letters: Sequence[Letter], found: Sequence[Inserted]) -> bool:
+    """Whether letters came into the queue that can be sent, and that nobody owns."""
+    return any(
         what is Inserted.NEW and not letter.status.final for letter, what in zip(letters, found, strict=True)
     )
 

@@ -104,33 +104,28 @@ class MemoryQueue:
         if (history.log, history.high) >= (known.log, known.high):
             self._histories[topic, partition] = history
 
-    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+    async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         """See `Queue.insert`. Memory holds whatever a letter holds."""
         self._forget()
-        return [self._insert(letter) for letter in letters]
-
-    async def insert_claimed(
-        self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Claim]:
-        """See `Queue.insert_claimed`."""
-        self._forget()
+        left = {each.route: (each, each.limit) for each in claims}
+        mine: set[str] = set()
         found: list[Inserted] = []
-        owned: dict[str, Letter] = {}
-        left = claim.limit
         for letter in letters:
-            wanted = left > 0 and letter.status is Status.AWAITING and letter.route == claim.route
-            left -= wanted
+            claim, room = left.get(letter.route, (None, 0))
+            if claim is None or not room or letter.status is not Status.AWAITING:
+                found.append(self._insert(letter))
+                continue
+            left[letter.route] = claim, room - 1
             letter_id = letter.id.lower()
-            tried_before = letter_id not in owned and self._held(letter_id, claim.token) is not None
+            tried_before = letter_id not in mine and self._held(letter_id, claim.token) is not None
             verdict = self._insert(letter)
-            if wanted and verdict is Inserted.NEW:
+            if verdict is Inserted.NEW:
                 self._own(letter_id, claim)
-            if wanted and verdict is Inserted.REPLAY and tried_before:
-                verdict = Inserted.NEW
-            if wanted and verdict is Inserted.NEW:
-                owned[letter_id] = letter
+            if verdict is Inserted.NEW or (verdict is Inserted.REPLAY and tried_before):
+                verdict = Inserted.CLAIMED
+                mine.add(letter_id)
             found.append(verdict)
-        return found, Claim(token=claim.token, letters=tuple(owned.values()))
+        return found
 
     async def join(self, replica: str, life: float) -> None:
         """See `Queue.join`."""

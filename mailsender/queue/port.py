@@ -29,6 +29,7 @@ class Inserted(StrEnum):
     """What became of one letter given to `Queue.insert`."""
 
     NEW = "new"  # stored now
+    CLAIMED = "claimed"  # stored under the claim of its route, by this call or by an earlier try of it
     REPLAY = "replay"  # the same origin was stored before: nothing to do
     JOINED = "joined"  # same ID, other origin, same content: its publisher gets the answer too
     LATE = "late"  # as joined, but the letter is on its way or has ended: its publisher is answered by itself
@@ -70,7 +71,7 @@ class Queue(Histories, Protocol):
         """
         ...
 
-    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+    async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         """Store letters, in order, in few round trips; answers stand in the order of `letters`.
 
         A letter with status `awaiting` can be claimed at once; one with `error` is final, and its report
@@ -79,17 +80,11 @@ class Queue(Histories, Protocol):
         The same letter twice in one call is treated as if it came in two.
         `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
         about `PUBLISHERS_BYTES` of keys and tokens; there is always room left for what becomes of it.
-        """
-        ...
 
-    async def insert_claimed(
-        self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Claim]:
-        """`insert`, with the first `claim.limit` letters of its route that can be sent stored as claimed.
-
-        They are `processing` under `claim.token` from the start, which saves their claim and the reading of
-        their bodies. The claim holds those that are in the queue under this token, and no others: a letter
-        that was there before belongs to whoever has it. The rest is stored `awaiting`.
+        Of `claims`, at most one a route, each has the first `limit` letters of its route that can be sent
+        come in as claimed: they are `processing` under its token from the start, which saves their claim and
+        the reading of their bodies. Those that are in the queue under that token, and no others, are told as
+        `CLAIMED`: a letter that was there before belongs to whoever has it.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence, Set
 from functools import partial
 
@@ -11,13 +12,13 @@ import structlog
 from mailsender.aio import first_of, pause
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Claim, FreshClaim, Letter
+from mailsender.model.letter import Claim, FreshClaim, Letter, Status
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
-from mailsender.queue.port import Queue
+from mailsender.queue.port import Inserted, Queue
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
 from mailsender.routing.weighing import Ruling
@@ -92,28 +93,39 @@ class Dispatcher:
         for route in self.routes:
             route.nudge()
 
-    async def claim_fresh(self, wanted: int) -> FreshClaim | None:
-        """A claim for up to `wanted` letters about to be stored; None where they have to wait their turn.
+    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+        """Claims for letters about to be stored, one a route; none where they have to wait their turn.
 
-        Only while the queue holds nothing older, and only as many as can soon be sent. What is just full is
-        waited for, but not for long and not twice.
+        Only while the queue holds nothing older for a route, and only for as many as can soon be sent. What
+        is just full is waited for, but not for long and not twice.
         """
-        route = self.routes[0]
-        room = self._fresh_room(route)
-        if 0 <= room < wanted and route.unlimited:
-            room = await self._more_fresh_room(route, wanted)
-        if room <= 0:
-            return None
-        return FreshClaim(token=self._new_token(), limit=min(room, wanted), route=route.name)
-
-    def take_fresh(self, claim: Claim) -> None:
-        """Letters that came in under such a claim."""
-        self._asked.discard(claim.token)
-        self._take(self.routes[0], claim)
-
-    async def _more_fresh_room(self, route: Route, wanted: int) -> int:
-        """Wait until as many letters as are `wanted` fit, or `PATIENCE` is over."""
+        wanted = Counter(letter.route for letter in letters if letter.status is Status.AWAITING)
         ends = self._clock.monotonic() + PATIENCE
+        claims = []
+        for route in self.routes:
+            if not (count := wanted.get(route.name, 0)):
+                continue
+            room = self._fresh_room(route)
+            if 0 <= room < count and route.unlimited:
+                room = await self._more_fresh_room(route, count, ends)
+            if room > 0:
+                limit = min(room, count)
+                claims.append(FreshClaim(token=self._new_token(), limit=limit, route=route.name))
+        return claims
+
+    def take_fresh(
+        self, claims: Sequence[FreshClaim], letters: Sequence[Letter], found: Sequence[Inserted]
+    ) -> None:
+        """Take the letters of which the queue says that they came in under these claims."""
+        claimed = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLAIMED]
+        for claim in claims:
+            self._asked.discard(claim.token)
+            mine = tuple(letter for letter in claimed if letter.route == claim.route)
+            route = next(each for each in self.routes if each.name == claim.route)
+            self._take(route, Claim(token=claim.token, letters=mine))
+
+    async def _more_fresh_room(self, route: Route, wanted: int, ends: float) -> int:
+        """Wait until as many letters as are `wanted` fit, or the time `ends`."""
         backlog = route.backlog
         backlog.room_mark = FRESH - wanted
         while True:

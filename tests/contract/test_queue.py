@@ -27,7 +27,7 @@ from mailsender.model.records import Record
 from mailsender.queue.mongo.indexes import INDEXES
 from mailsender.queue.mongo.outbox import INDEXES as OUTBOX_INDEXES
 from mailsender.queue.port import Inserted, Queue
-from tests.claims import LIFE, OTHER, REPLICA, claim, token_of
+from tests.claims import LIFE, OTHER, REPLICA, claim, insert_claimed, token_of
 from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,
@@ -961,7 +961,7 @@ async def test_a_deferred_letter_waits_on_its_route_and_holds_up_nobody(queue: Q
 
 async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queue) -> None:
     letters = [letter(n, route="ab"[n % 2]) for n in range(6)]
-    _, claimed = await queue.insert_claimed(letters, FreshClaim(token=token_of(), limit=2, route="b"))
+    _, claimed = await insert_claimed(queue, letters, FreshClaim(token=token_of(), limit=2, route="b"))
     assert [each.subject for each in claimed.letters] == ["Тема 1", "Тема 3"]
     assert [each.subject for each in (await queue.claim(9, token_of(), "b")).letters] == ["Тема 5"]
     assert len((await queue.claim(9, token_of(), "a")).letters) == 3

@@ -270,7 +270,7 @@ async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: in
         token = scene.in_flight.token(letter(number).id)
         assert token is not None
         await scene.queue.release(token, [letter(number).id])
-        scene.dispatcher.take_fresh(await scene.queue.claim(1, "new"))
+        scene.dispatcher._take(scene.route, await scene.queue.claim(1, "new"))
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(2)
@@ -420,7 +420,7 @@ async def test_a_letter_that_is_reserved_is_nobody_elses_until_it_is_given_up() 
 async def test_to_ask_for_room_changes_nothing() -> None:
     async with running(FakeRelay(away="no")) as scene:
         scene.known.pool.reach.trouble = "no"
-        scene.dispatcher.take_fresh(await _claimed(scene, letter(1)))
+        scene.dispatcher._take(scene.route, await _claimed(scene, letter(1)))
         assert scene.dispatcher._room(scene.route) == 0
         assert len(scene.route.backlog) == 1
 

@@ -10,6 +10,7 @@ import pytest
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Status
 from mailsender.queue.memory import MemoryQueue
+from mailsender.queue.port import Inserted
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.sending.dispatcher import BYTES_IN_FLIGHT, FRESH
 from tests.dispatching import Scene, letter, running, until
@@ -18,16 +19,13 @@ from tests.relays import FakeRelay
 
 async def hand_over(scene: Scene, letters: Sequence[Letter]) -> int:
     """As intake does it; returns how many were owned from the start."""
-    claim = await scene.dispatcher.claim_fresh(len(letters))
-    if claim is None:
-        await scene.queue.insert(letters)
+    claims = await scene.dispatcher.fresh_claims(letters)
+    found = await scene.queue.insert(letters, claims)
+    scene.dispatcher.take_fresh(claims, letters, found)
+    owned = found.count(Inserted.CLAIMED)
+    if owned < len(letters):
         scene.dispatcher.nudge()
-        return 0
-    _, lease = await scene.queue.insert_claimed(letters, claim)
-    scene.dispatcher.take_fresh(lease)
-    if len(lease.letters) < len(letters):
-        scene.dispatcher.nudge()
-    return len(lease.letters)
+    return owned
 
 
 class CountingQueue(MemoryQueue):
@@ -153,18 +151,19 @@ async def test_no_fresh_letters_while_nothing_can_be_sent(why: str) -> None:
         else:
             await until(lambda: scene.route.dry)
             scene.dispatcher.stop_claiming()
-        assert await scene.dispatcher.claim_fresh(1) is None
+        assert await scene.dispatcher.fresh_claims([letter(1)]) == []
 
 
 @pytest.mark.asyncio
 async def test_fresh_letters_that_come_after_the_stop_go_back() -> None:
     async with running(FakeRelay()) as scene:
         await until(lambda: scene.route.dry)
-        claim = await scene.dispatcher.claim_fresh(5)
-        assert claim is not None
-        _, lease = await scene.queue.insert_claimed([letter(n) for n in range(5)], claim)
+        letters = [letter(n) for n in range(5)]
+        claims = await scene.dispatcher.fresh_claims(letters)
+        found = await scene.queue.insert(letters, claims)
+        assert found == [Inserted.CLAIMED] * 5
         scene.dispatcher.stop_claiming()
-        scene.dispatcher.take_fresh(lease)
+        scene.dispatcher.take_fresh(claims, letters, found)
         await scene.dispatcher.finish(1.0)
         assert await scene.settler.flush(5.0)
         stats = await scene.queue.stats()

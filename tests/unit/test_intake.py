@@ -101,7 +101,7 @@ async def test_inserts_are_bounded_and_no_offset_is_ahead_of_its_letters() -> No
 
     original = stage.queue.insert
 
-    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+    async def insert(some: Sequence[Letter], _: object = ()) -> list[Inserted]:
         seen.append((len(some), [offsets["in", 0] for offsets in stage.source.commits]))
         return await original(some)
 
@@ -489,7 +489,7 @@ async def test_a_stop_ends_the_insert_under_way_and_leaves_the_rest() -> None:
     stage = Stage([record(letters(*"ab"), offset=n) for n in range(5)], batch=2)
     original = stage.queue.insert
 
-    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+    async def insert(some: Sequence[Letter], _: object = ()) -> list[Inserted]:
         stage.stop.set()
         return await original(some)
 
@@ -502,7 +502,7 @@ async def test_a_stop_ends_the_insert_under_way_and_leaves_the_rest() -> None:
 async def test_an_insert_that_hangs_does_not_hold_up_the_stop() -> None:
     stage = Stage([record(letters("a"))], stop_timeout=0.05)
 
-    async def insert(_: Sequence[Letter]) -> list[Inserted]:
+    async def insert(_: Sequence[Letter], claims: object = ()) -> list[Inserted]:
         stage.stop.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -554,7 +554,7 @@ async def test_the_next_insert_does_not_wait_for_the_commit() -> None:
     stage.source.commit = commit  # type: ignore[method-assign]
     insert = stage.queue.insert
 
-    async def watched(some: Sequence[Letter]) -> list[Inserted]:
+    async def watched(some: Sequence[Letter], _: object = ()) -> list[Inserted]:
         if len(stage.queue.inserts) == 1:
             release.set()  # the second insert begins while the first commit is under way
         return await insert(some)
@@ -567,7 +567,7 @@ async def test_the_next_insert_does_not_wait_for_the_commit() -> None:
 async def test_what_is_no_state_of_the_world_ends_it_loudly() -> None:
     stage = Stage([record(letters("a"))])
 
-    async def insert(_: Sequence[Letter]) -> list[Inserted]:
+    async def insert(_: Sequence[Letter], claims: object = ()) -> list[Inserted]:
         raise KeyError("a mistake of ours")
 
     stage.queue.insert = insert  # type: ignore[method-assign]
@@ -606,17 +606,17 @@ async def test_after_a_lost_reply_the_same_claim_is_made_again() -> None:
     """Else what the first try stored would lie under a token that nobody knows until its lease ran out."""
     stage = Stage([record(letters("a", "b"))])
     stage.owner.room = 100
-    original = stage.queue.insert_claimed
+    original = stage.queue.insert
     tokens: list[str] = []
 
-    async def insert_claimed(some: Any, claim: Any) -> Any:
-        tokens.append(claim.token)
-        stored = await original(some, claim)
+    async def insert(some: Any, claims: Any = ()) -> Any:
+        tokens.extend(claim.token for claim in claims)
+        stored = await original(some, claims)
         if len(tokens) == 1:
             raise Unavailable("the reply was lost")
         return stored
 
-    stage.queue.insert_claimed = insert_claimed  # type: ignore[method-assign]
+    stage.queue.insert = insert  # type: ignore[method-assign]
     await stage.run()
     assert len(tokens) == 2
     assert len(set(tokens)) == 1
@@ -630,7 +630,7 @@ async def test_the_next_batch_is_decoded_while_one_is_stored_and_no_two_are_stor
     original = stage.queue.insert
     under_way, decoded = 0, []
 
-    async def insert(some: Sequence[Letter]) -> list[Inserted]:
+    async def insert(some: Sequence[Letter], _: object = ()) -> list[Inserted]:
         nonlocal under_way
         under_way += 1
         assert under_way == 1

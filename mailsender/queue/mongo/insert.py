@@ -14,7 +14,7 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from mailsender.model.errors import Rejected, Unavailable
-from mailsender.model.letter import Claim, FreshClaim, Letter, Origin, Status
+from mailsender.model.letter import FreshClaim, Letter, Origin, Status
 from mailsender.queue.mongo.client import (
     DUPLICATE_KEY,
     Collection,
@@ -159,31 +159,22 @@ class Inserter:
         self._timeout = timeout
         self._retention = retention
 
-    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+    async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim]) -> list[Inserted]:
         """See `Queue.insert`."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
         incoming = [_Incoming(letter, now) for letter in letters]
+        for claim in claims:
+            sendable = (each for each in incoming if each.comes_in_on(claim.route))
+            for each in islice(sendable, claim.limit):
+                each.claim(claim.token)
         await self._insert_all(incoming)
-        return [each.verdict or Inserted.NEW for each in incoming]
-
-    async def insert_claimed(
-        self, wanted: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Claim]:
-        """See `Queue.insert_claimed`."""
-        async with calling(self._timeout):
-            now = await self._server_clock.now()
-        incoming = [_Incoming(letter, now) for letter in wanted]
-        sendable = (each for each in incoming if each.comes_in_on(claim.route))
-        for each in islice(sendable, claim.limit):
-            each.claim(claim.token)
-        await self._insert_all(incoming)
-        owned: dict[str, Letter] = {}
+        mine: set[str] = set()
         for each in incoming:
-            if each.owned and owned.setdefault(each.id, each.letter) is not each.letter:
-                each.verdict = Inserted.REPLAY  # the same letter twice in this call
-        claimed = Claim(token=claim.token, letters=tuple(owned.values()))
-        return [each.verdict or Inserted.NEW for each in incoming], claimed
+            if each.owned:  # the same letter may come twice in one call
+                each.verdict = Inserted.REPLAY if each.id in mine else Inserted.CLAIMED
+                mine.add(each.id)
+        return [each.verdict or Inserted.NEW for each in incoming]
 
     async def _insert_all(self, incoming: list[_Incoming]) -> None:
         for chunk in _chunks(incoming):

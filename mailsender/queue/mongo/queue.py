@@ -154,15 +154,9 @@ class MongoQueue:
         async with calling(self._timeout):
             return await self._server_clock.epoch(age)
 
-    async def insert(self, letters: Sequence[Letter]) -> list[Inserted]:
+    async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         """See `Queue.insert`."""
-        return await self._inserter.insert(letters)
-
-    async def insert_claimed(
-        self, letters: Sequence[Letter], claim: FreshClaim
-    ) -> tuple[list[Inserted], Claim]:
-        """See `Queue.insert_claimed`."""
-        return await self._inserter.insert_claimed(letters, claim)
+        return await self._inserter.insert(letters, claims)
 
     async def join(self, replica: str, life: float) -> None:
         """See `Queue.join`."""
