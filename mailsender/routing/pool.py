@@ -7,6 +7,7 @@ message the next one's envelope goes with it. Whoever sends takes a place in a s
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from contextlib import suppress
@@ -62,7 +63,8 @@ class Held:
     those that have not ended. `share` is how many it is to carry, 0 for no limit; `room` how many recipients
     the relay takes in one transaction. `refused` is the number of its last refusal that was weighed: what it
     takes after that was judged later. `dot_at` is when the dot was written whose reply is waited for, 0 while
-    there is none. `retired`: it is to carry nothing more.
+    there is none, `to_dot` how many seconds its last message took from MAIL to dot. `retired`: it is to carry
+    nothing more.
     """
 
     session: Session
@@ -75,6 +77,7 @@ class Held:
     room: int = NO_LIMIT
     refused: int = 0
     dot_at: float = 0.0
+    to_dot: float = 0.0
     idle_since: float = 0.0
 
 
@@ -91,7 +94,11 @@ class Reach:
 
 
 class Pool:
-    """Sessions with one relay, at most `limits.sessions`. `stopping` ends all waiting for one."""
+    """Sessions with one relay, at most `limits.sessions`. `stopping` ends all waiting for one.
+
+    `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
+    lapse meanwhile.
+    """
 
     def __init__(
         self,
@@ -101,7 +108,9 @@ class Pool:
         *,
         chance: random.Random,
         stopping: asyncio.Event,
+        patience: float = math.inf,
     ) -> None:
+        self._patience = patience
         self._transport = transport
         self._limits = limits
         self._clock = clock
@@ -197,7 +206,7 @@ class Pool:
         if held.retired:
             self._discard(held)
         elif held.under_way:
-            self._second[held] = None
+            self._offer_half(held)
         else:
             held.idle_since = self._clock.monotonic()
             self._idle.append(held)
@@ -302,8 +311,13 @@ class Pool:
         held.under_way += 1
         self._second.pop(held, None)
         if held.under_way == 1 and held.session.pipeline_depth > 1:
-            self._second[held] = None
+            self._offer_half(held)
         return held
+
+    def _offer_half(self, held: Held) -> None:
+        """Let a session carry another transaction behind the one that it has, if it has not long to wait."""
+        if held.to_dot <= self._patience:
+            self._second[held] = None
 
     async def _tested(self) -> Held | None:
         """A place in a session that was idle for a while, if it is still good."""

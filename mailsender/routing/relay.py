@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,7 +48,14 @@ class Relay:
         self.transport = transport
         self.limiter = limiter
         self.policy = policy
-        self.pool = Pool(transport, policy.sessions, clock, chance=chance, stopping=stopping)
+        self.pool = Pool(
+            transport,
+            policy.sessions,
+            clock,
+            chance=chance,
+            stopping=stopping,
+            patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
+        )
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()

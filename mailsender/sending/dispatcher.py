@@ -84,7 +84,7 @@ class Dispatcher:
         self._crowd = False
         self._asked: set[str] = set()  # tokens of claims under way
         self._doubts: set[str] = set()  # those of claims whose replies were lost
-        self._senders = [Sender(route, tools) for route in routes for _ in range(_senders(route))]
+        self._senders = [Sender(route, tools) for route in routes for _ in range(PIPELINED * route.senders)]
         self._running: set[asyncio.Task[None]] = set()
         self._claiming: set[asyncio.Task[None]] = set()
 
@@ -346,8 +346,3 @@ class Dispatcher:
                 by_token.setdefault(token, []).append(letter.id)
         for token, ids in by_token.items():
             self._settler.release(token, ids)
-
-
-def _senders(route: Route) -> int:
-    """How many a route has. With a rate one a session: a slot is not to lapse behind another letter."""
-    return route.senders * (PIPELINED if route.unlimited else 1)

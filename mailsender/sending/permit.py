@@ -46,6 +46,7 @@ class Permit:
     """
 
     __slots__ = (
+        "begun",
         "denied",
         "held",
         "letter_id",
@@ -78,13 +79,14 @@ class Permit:
         self.runs = runs
         self.recipients = recipients
         self.slot = slot
+        self.begun = 0.0
         self.lost = False
         self.denied = False
 
     def begin(self) -> bool:
         """See `ports.Permit`."""
         means = self.means
-        now = means.clock.monotonic()
+        self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
         return not self.lost and not means.cut and self.slot.good(now)
 
@@ -92,6 +94,7 @@ class Permit:
         """See `ports.Permit`."""
         means = self.means
         self.held.dot_at = now = means.clock.monotonic()
+        self.held.to_dot = now - self.begun
         left = means.in_flight.lasts(self.token, self.letter_id) - now
         self.lost = left < means.margins.dot
         # The last question: what the journal says of a dot says that it was written.

@@ -358,18 +358,18 @@ async def test_a_used_up_quota_sends_letters_back_to_the_queue() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_session_that_takes_two_at_once_gets_two_with_a_rate_one() -> None:
-    for allowance, expected in ((UNLIMITED, 2), (Allowance(letters=1000, period=1.0, burst=100), 1)):
-        relay = FakeRelay(hold=asyncio.Event(), depth=2)
-        async with running(relay, senders=1, allowance=allowance) as scene:
-            await scene.queue.insert([letter(n) for n in range(10)])
-            scene.dispatcher.nudge()
-            await until(lambda r=relay, n=expected: r.under_way == n)
-            assert (relay.connects, scene.known.pool.busy) == (1, 1)
-            assert relay.hold is not None
-            relay.hold.set()
-            await scene.settled(10)
-            assert relay.most_under_way == expected
+@pytest.mark.parametrize("allowance", [UNLIMITED, Allowance(letters=1000, period=1.0, burst=100)])
+async def test_a_session_that_takes_two_at_once_gets_two_with_a_rate_too(allowance: Allowance) -> None:
+    relay = FakeRelay(hold=asyncio.Event(), depth=2)
+    async with running(relay, senders=1, allowance=allowance) as scene:
+        await scene.queue.insert([letter(n) for n in range(10)])
+        scene.dispatcher.nudge()
+        await until(lambda: relay.under_way == 2)
+        assert (relay.connects, scene.known.pool.busy) == (1, 1)
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(10)
+        assert relay.most_under_way == 2
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -125,6 +126,7 @@ class Scene:
             self.clock,
             chance=random.Random(1),
             stopping=self.stopping,
+            patience=limits.get("patience", math.inf),
         )
 
     async def place(self, *, wait: bool = True) -> Held:
@@ -163,6 +165,24 @@ async def test_whoever_finds_no_place_waits_for_one() -> None:
     assert [each.done() for each in waiting] == [True, False]
     scene.pool.leave(await waiting[0])
     assert await waiting[1] is held
+
+
+@pytest.mark.asyncio
+async def test_nobody_waits_behind_a_message_that_takes_longer_than_a_slot_lives() -> None:
+    scene = Scene(FakeRelay(depth=2), sessions=1, patience=0.05)
+    slow = await scene.place()
+    slow.session.under_way = 1  # type: ignore[attr-defined]  its transaction is under way
+    quick = await scene.place()
+    assert quick is slow, "nothing is known of it yet"
+    slow.to_dot = 0.06
+    scene.pool.leave(quick)
+    waiting = asyncio.create_task(scene.place())
+    await turns()
+    assert not waiting.done()
+    slow.to_dot = 0.04
+    scene.pool.leave(slow)
+    assert await waiting is slow
+    assert await scene.place() is slow
 
 
 @pytest.mark.asyncio
