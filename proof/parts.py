@@ -88,7 +88,7 @@ def _kills(options: Options) -> list[Step]:
         latest = 3.0 if speed else 0.9 if options.short else 1.8
         name = f"kills {form} {speed or 'full'}"
         counts = {"runs": runs, "latest": latest, "rate": speed, "form": form}
-        steps.append(_step(name, 6 + (1.7 if speed else 1.6) * runs, kills, options.seed, **counts))
+        steps.append(_step(name, 6 + (1.7 if speed else 2.6) * runs, kills, options.seed, **counts))
     return steps
 
 
@@ -97,7 +97,7 @@ SHORT_KILLS = {"without": 8, "notes": 15, "error": 8}
 
 def _drains(options: Options) -> list[Step]:
     runs, frozen = options.count(200, 6), min(20, options.count(15, 0))
-    steps = [_step("drains", 5 + 2 * runs, drains, options.seed, runs=runs)]
+    steps = [_step("drains", 5 + 2.6 * runs, drains, options.seed, runs=runs)]
     for part, seconds in (("mongodb", 7.7), ("broker", 4.6)) if not options.short else ():
         more = {"part": part, "runs": frozen}
         steps.append(_step(f"drains without {part}", seconds * frozen, drains_without, options.seed, **more))
@@ -215,13 +215,13 @@ def _sick(options: Options) -> list[Step]:
 QUICK_KINDS = ("headers", "packed", "elements")
 
 INPUTS = {
-    "records": 200,
-    "messages": 160,
-    "wire": 200,
-    "replies": 100,
+    "records": 360,
+    "messages": 460,
+    "wire": 420,
+    "replies": 170,
     "dialogue": 400,
-    "http": 400,
-    "settings": 970,
+    "http": 1150,
+    "settings": 1060,
 }
 """Seconds for a million each, in one process."""
 
