@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ def builds(stage: Stage, seed: int, *, runs: int) -> Row:
         return Row(experiment=title, seed=seed, runs=0, verdict=why)
     kills = 0
     with run(stage, "builds", seed) as world:
+        if _names(before) != _names(stage.tree):
+            world.fault("one record gets two IDs: the builds name letters otherwise")
         notes = world.directory / "notes"
         notes.mkdir(parents=True)
         # The last one is this build: of what a kill leaves in the outbox the other knows nothing.
@@ -75,6 +78,24 @@ def builds(stage: Stage, seed: int, *, runs: int) -> Row:
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="builds --runs {runs} --seed {seed}"',
     )
+
+
+def _names(tree: Path) -> str:
+    """The IDs that a build gives to letters of a hundred places."""
+    script = """
+try:
+    from mailsender.model.letter import Origin
+except ImportError:  # the build before has it in another room
+    from mailsender.letter import Origin
+for n in range(100):
+    place = {"topic": f"t{n % 7}", "partition": n % 5, "offset": n, "index": n % 3}
+    print(Origin(**place, timestamp=1_700_000_000_000 + n).letter_id())
+"""
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(
+        command, env={"PYTHONPATH": str(tree)}, capture_output=True, check=True, timeout=60
+    )
+    return found.stdout.decode()
 
 
 def _unpacked(directory: Path) -> bool:
