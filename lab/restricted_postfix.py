@@ -31,7 +31,7 @@ class RealPostfix:
 
     def __init__(self, *, port: int = 0, **settings: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zoo-")
-        front = {"front": self.FRONT} if self.FRONT else {}
+        front: dict[str, Any] = {"front": self.FRONT} if self.FRONT else {}
         settings = {**self.SETTINGS, **settings}
         self._postfix = Postfix(Path(self._directory.name), settings=settings, **front)
         if port:

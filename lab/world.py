@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Answer:
     """An HTTP answer."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message | Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
@@ -190,7 +191,7 @@ class Reader:
                 raise AssertionError(f"after {timeout:g} s only {len(self.found)} reports")
             for message in self._consumer.consume(500, timeout=min(0.5, left)):
                 if message.error() is None:
-                    self.found.append(json.loads(message.value()))
+                    self.found.append(json.loads(message.value() or b""))
         return self.found
 
     def close(self) -> None:
@@ -206,8 +207,11 @@ def _read_all(consumer: Consumer, topic: str) -> Iterator[Any]:
         for message in consumer.consume(500, timeout=0.5):
             assert message.error() is None, message.error()
             yield message
-            if message.offset() + 1 >= ends.get(message.partition(), 0):
-                ends.pop(message.partition(), None)
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            if offset + 1 >= ends.get(partition, 0):
+                ends.pop(partition, None)
 
 
 class Replica:
