@@ -279,7 +279,7 @@ class KafkaBroker(Broker):
     def ensure_topics(self, topics: Sequence[str]) -> None:
         """Make those topics that are missing, with the broker's number of partitions."""
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - slow to load
-        from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # noqa: PLC0415
+        from confluent_kafka.admin import AdminClient, NewTopic  # noqa: PLC0415
 
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         wanted = [NewTopic(topic, self.partitions, 1) for topic in topics]
