@@ -709,7 +709,8 @@ def main() -> None:
     known = kinds()
     if arguments.list or arguments.relay not in known:
         for name, kind in known.items():
-            print(f"{name:24}{(inspect.getdoc(kind) or '').partition('\n')[0]}")
+            told = inspect.getdoc(kind) or ""
+            print(f"{name:24}{told.splitlines()[0]}")
         sys.exit(not arguments.list)
     options: dict[str, Any] = dict(option.split("=", 1) for option in arguments.options)
     if arguments.port:
