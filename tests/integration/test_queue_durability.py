@@ -98,8 +98,8 @@ async def test_several_beats_fit_into_a_life_although_none_is_answered(own_mongo
     try:
         since = time.monotonic()
         with pytest.raises(Unavailable):
-            await queue.beat(REPLICA, 1.5)
-        assert time.monotonic() - since < 1.0
+            await queue.beat(REPLICA, 6.0)
+        assert time.monotonic() - since < 3.0, "two of them fit in"
     finally:
         own_mongod.thaw()
     await queue.close()
