@@ -17,10 +17,11 @@ from datetime import datetime
 from email.utils import format_datetime
 from functools import lru_cache
 from hashlib import blake2b
+from io import BytesIO
 
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter
-from mailsender.model.text import header_fault
+from mailsender.model.text import LONG, header_fault, utf8_pieces
 
 MAX_LINE = 998
 """Octets of the longest line of a message, its CRLF not counted (RFC 5322 §2.1.1)."""
@@ -33,6 +34,10 @@ _SHORT_ID = 64
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,255}>")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _WORD_OPEN, _WORD_CLOSE = b"=?utf-8?B?", b"?="
+_MESSAGE = (
+    b"Date: %b%b%b\r\nMessage-ID: %b\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n%b"
+)
 
 
 class BadHeader(ValueError):  # noqa: N818  reads better where it is caught
@@ -71,18 +76,19 @@ class Composer:
             BadHeader: the subject cannot stand in a header.
             BadBody: the body is no valid Unicode.
         """
-        encoding, body = _encode_body(letter.body, eight_bit=eight_bit)
-        return (
-            b"Date: %b%b%b\r\nMessage-ID: %b\r\nMIME-Version: 1.0\r\n"
-            b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n%b"
-        ) % (
+        text = letter.body
+        headers = (
             _written(date),
             self._after_date,
             _unstructured(letter.subject, used=len("Subject:")),
             self.message_id(letter).encode(),
-            encoding,
-            body,
         )
+        ascii_ = text.isascii()
+        if len(text) >= LONG and (ascii_ or eight_bit):
+            message = _with_long_body(_MESSAGE % (*headers, b"7bit" if ascii_ else b"8bit", b""), text)
+            if message:
+                return message
+        return _MESSAGE % (*headers, *_encode_body(text, eight_bit=eight_bit))
 
     def message_id(self, letter: Letter) -> str:
         """The Message-ID of a letter, in angle brackets: that of its first attempt, if there was one.
@@ -169,24 +175,48 @@ def _mailbox(display: str, address: str) -> bytes:
 
 # --- the body ------------------------------------------------------------------------------------
 
+_HALF = "the body holds a lone surrogate, which is no Unicode text"
+
 
 def _encode_body(text: str, *, eight_bit: bool) -> tuple[bytes, bytes]:
     """The Content-Transfer-Encoding and the body in it; what is not empty ends with CRLF."""
     try:
         raw = text.encode()
     except UnicodeEncodeError:
-        raise BadBody("the body holds a lone surrogate, which is no Unicode text") from None
-    if b"\r" in raw:
-        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    raw = raw.replace(b"\n", b"\r\n")
-    if raw and not raw.endswith(b"\r\n"):
-        raw += b"\r\n"
+        raise BadBody(_HALF) from None
+    raw = _with_ends(raw)
     if b"\0" not in raw and _lines_fit(raw):
         if raw.isascii():
             return b"7bit", raw
         if eight_bit:
             return b"8bit", raw
     return _armour(raw)
+
+
+def _with_ends(raw: bytes) -> bytes:
+    """`raw` with CRLF at the end of each line, the last one, too."""
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    raw = raw.replace(b"\n", b"\r\n")
+    if raw and not raw.endswith(b"\r\n"):
+        raw += b"\r\n"
+    return raw
+
+
+def _with_long_body(head: bytes, text: str) -> bytes:
+    """`head` and `text` behind it as `_encode_body` has it; nothing where it has to be armoured."""
+    message, ended = BytesIO(), True
+    message.write(head)
+    try:
+        for each in utf8_pieces(text):
+            raw = _with_ends(each)
+            if not ended or b"\0" in raw or not _lines_fit(raw):
+                return b""
+            ended = each.endswith(b"\n")  # else it is the last one, or a part of a line that is too long
+            message.write(raw)
+    except UnicodeEncodeError:
+        raise BadBody(_HALF) from None
+    return message.getvalue()
 
 
 def _lines_fit(raw: bytes) -> bool:

@@ -10,13 +10,13 @@ from email.message import EmailMessage
 from email.utils import parseaddr, parsedate_to_datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailsender.message.compose import BadBody, BadHeader, Composer
 from mailsender.model.address import BadAddress
 from mailsender.model.letter import Letter, Recipient
-from mailsender.model.text import header_fault
+from mailsender.model.text import LONG, PIECE, header_fault
 
 DATE = datetime(2026, 3, 1, 9, 8, 7, 654000, tzinfo=UTC)
 COMPOSER = Composer("Почта", "news@example.org")
@@ -152,6 +152,53 @@ def test_the_encoding_fits_the_body_and_the_relay(body: str, eight_bit: bool, en
     assert body_of(message) == as_sent(body)
 
 
+LINE = "<p>строка €</p>\n"
+ODD_LINES = st.sampled_from(
+    [
+        "\r\n",
+        "\r",
+        "\n",
+        ".\n",
+        ".\r\n..\n",
+        "x" * 998,
+        "x" * 998 + "\r\n",
+        "x" * 999,
+        "ж" * 500,
+        "\0",
+        "😀",
+        "\x85\u2028",
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["", "<p>line</p>\n", "<p>line</p>\r\n", LINE]),
+    st.lists(st.tuples(st.sampled_from([0, 1, 15, 16, 17, PIECE - 1, PIECE]), ODD_LINES), max_size=3),
+    st.sampled_from(["", "\n", "\r", "x"]),
+    st.booleans(),
+)
+@example(LINE, [(PIECE - 998, "x" * 999)], "", True)
+@example("x", [], "", True)
+def test_a_long_body_is_written_as_a_short_one(
+    line: str, odd: list[tuple[int, str]], end: str, eight_bit: bool
+) -> None:
+    text = "".join("y" * gap + each for gap, each in odd) + end
+    body = line * (LONG // max(1, len(line)) + 1) + text
+    message = compose(body=body, eight_bit=eight_bit)
+    sent = as_sent(body).encode()
+    fits = b"\0" not in sent and max(map(len, sent.split(b"\r\n"))) <= 998
+    if fits and (body.isascii() or eight_bit):
+        encoding = b"7bit" if body.isascii() else b"8bit"
+        assert message.partition(b"\r\n\r\n")[2] == sent
+        assert b"\r\nContent-Transfer-Encoding: %b\r\n" % encoding in message[:PIECE]
+    else:
+        assert_fit_for_the_wire(message)
+        assert body_of(message) == as_sent(body)
+    short = compose(body="" if body.isascii() else "ж", eight_bit=True)
+    assert message[:PIECE].split(b"\r\nContent-Transfer")[0] == short.split(b"\r\nContent-Transfer")[0]
+
+
 @given(st.lists(st.sampled_from([0, 1, 2, 499, 500, 997, 998, 999]), min_size=1, max_size=6))
 def test_lines_of_any_lengths_are_armoured_only_where_one_is_too_long(lengths: list[int]) -> None:
     message = compose(body="\n".join("x" * length for length in lengths))
@@ -183,8 +230,9 @@ def test_other_characters_may_stand_in_a_header(subject: str) -> None:
 
 
 def test_a_body_that_is_no_text_is_refused() -> None:
-    with pytest.raises(BadBody):
-        compose(body="a\ud800")
+    for before in ("a", "a\n" * LONG):
+        with pytest.raises(BadBody):
+            compose(body=before + "\ud800")
 
 
 @pytest.mark.parametrize(
