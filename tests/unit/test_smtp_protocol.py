@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
-from mailsender.smtp.commands import Offers, on_the_wire
+from mailsender.model.text import PIECE
+from mailsender.smtp.commands import Offers, on_the_wire, plan
 from mailsender.smtp.learned import LONGEST, PROBATION, Learned
 from mailsender.smtp.protocol import BLOCK, ONE_WRITE, Dialogue, Question, Timeouts
 from mailsender.smtp.transaction import Transaction
@@ -434,6 +435,34 @@ def test_dots_are_doubled_wherever_a_message_is_cut(message: bytes, cuts: list[i
     ends = [*sorted({cut for cut in cuts if 0 < cut < len(message)}), len(message)]
     pieces = [bytes(on_the_wire(message, start, end)) for start, end in zip([0, *ends], ends, strict=False)]
     assert b"".join(pieces) == stuffed(message)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 2, PIECE - 3, PIECE - 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE - 3]),
+            st.sampled_from([b"\r\n"] * 6 + [b"\r", b"\n", b"\r\r\n", b"\n\r\n", b"\r\n\n", b"\n\r"]),
+        ),
+        max_size=6,
+    )
+)
+def test_a_bare_cr_or_lf_is_found_wherever_it_stands(lines: list[tuple[int, bytes]]) -> None:
+    message = b"".join(b"x" * length + end for length, end in lines)
+    envelope = Envelope(reverse_path="s@x.test", recipients=(A,))
+    bare = message.replace(b"\r\n", b"")
+    if b"\r" in bare or b"\n" in bare:
+        with pytest.raises(ValueError, match="bare CR or LF"):
+            plan(envelope, message, Offers())
+    else:
+        assert plan(envelope, message, Offers(sizes=True))[0].endswith(b" SIZE=%d\r\n" % len(message))
+
+
+def test_a_block_without_leading_dots_is_not_copied() -> None:
+    message = b"a.b\r\n" * ONE_WRITE
+    block = on_the_wire(message, BLOCK, 2 * BLOCK)
+    assert isinstance(block, memoryview)
+    assert block.obj is message
 
 
 REPLY = st.sampled_from([OK] * 6 + [GO_ON, b"451 4.3.0 Later\r\n", b"550-5.1.1 No\r\n550 5.1.1 No\r\n"])
