@@ -28,6 +28,7 @@ from aiokafka.errors import (
     UnknownProducerId,
 )
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer import sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
@@ -42,6 +43,7 @@ from mailsender.kafka.client import (
     translated,
 )
 from mailsender.kafka.partitions import Lane, Lanes
+from mailsender.kafka.produce_request import WholeRequest
 from mailsender.model.errors import Forbidden, Rejected, TooLarge, Unavailable
 from mailsender.model.records import Landed, Outgoing, record_bytes
 
@@ -73,6 +75,7 @@ _ABOUT_THE_PRODUCER: Final = (
 
 _PARTITIONER: Final = DefaultPartitioner()
 
+sender.ProduceRequest = WholeRequest
 
 NO_TOPIC: Final = "the brokers know no such topic, or have just made it"
 NOBODY_TELLS: Final = "nobody tells in time which partitions there are"
