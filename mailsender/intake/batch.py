@@ -23,7 +23,7 @@ from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, kin
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
-from mailsender.model.text import cleaned, octets
+from mailsender.model.text import PIECE, cleaned, octets
 
 _TEXT = re.compile(rb'"[^"]*"')
 _SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|\[+|\{+|\]+|\}+', re.DOTALL)
@@ -97,18 +97,28 @@ def _check_values(value: bytes, limits: Limits) -> None:
 
     A value in two bytes takes some sixty in memory, and while it is made nothing else goes on.
     """
-    if _marks(value) <= limits.values:
+    if len(value) <= limits.values or not _more_marks(value, limits.values):
         return
     # Those within texts do not count: what is escaped goes first, then what stands between quotes.
     bare = value.replace(b"\\\\", b"").replace(b'\\"', b"")
     texts = bare.count(b'"') // 2
-    if texts > limits.values or _marks(_TEXT.sub(b"", bare)) > limits.values:
+    if texts > limits.values or _more_marks(_TEXT.sub(b"", bare), limits.values):
         raise NotABatch(f"it holds more than {limits.values} values; {limits.letters} letters need no more")
 
 
-def _marks(value: bytes) -> int:
-    """How many values there are at most: each but the first follows one of three signs."""
-    return value.count(b",") + value.count(b"[") + value.count(b"{")
+def _more_marks(value: bytes, most: int) -> bool:
+    """Whether there may be more than `most` values: each but the first follows one of three signs.
+
+    To count the signs takes 1.2 ns an octet, to take them out 0.2, in pieces that stay in the cache.
+    """
+    marks = 0
+    for start in range(0, len(value), PIECE):
+        piece = value[start : start + PIECE]
+        rest = piece.replace(b",", b"").replace(b"[", b"").replace(b"{", b"")
+        marks += len(piece) - len(rest)
+        if marks > most:
+            return True
+    return False
 
 
 def _parse(value: bytes) -> Any:

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import orjson
 
 from mailsender.model.json_values import token_text
 from mailsender.model.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.model.text import LONG, PIECE, storable
 from mailsender.reports.schema import Reason, RecipientReport, Report
 
 
@@ -63,14 +65,16 @@ def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int)
     Raises:
         ReportTooLarge: what is left, the ID, the status and the names of the fields, is larger than `limit`.
     """
-    if with_body and (raw := _plain(letter, answer)) is not None and len(raw) <= limit:
+    # No text has more characters than octets: nobody has to write megabytes to see that they are too many.
+    fits = with_body and len(letter.body) <= limit
+    if fits and (raw := _plain(letter, answer)) is not None and len(raw) <= limit:
         return raw
     full = report(letter, answer)
     if not with_body:
         full = _without_body(full)
     for smaller in _ever_smaller(full):
         if len(smaller.Body) + len(smaller.Subject) + len(smaller.KafkaKey) > limit:
-            continue  # nobody has to write a megabyte to see that
+            continue
         raw = _encode(smaller)
         if len(raw) <= limit:
             return raw
@@ -84,10 +88,34 @@ def _plain(letter: Letter, answer: Answer) -> bytes | None:
     """
     if type(answer.token) is not str:
         return None
+    fields = _fields(letter, answer)
+    fields["Body"] = ""
     try:
-        return _escaped(orjson.dumps(_fields(letter, answer)))
+        return _with_body(_escaped(orjson.dumps(fields)), letter.body)
     except TypeError:  # a lone surrogate: the model says what becomes of it
         return None
+
+
+def _with_body(report_: bytes, text: str) -> bytes:
+    """A report that was made without its body, with `text` for it.
+
+    What seldom needs an escape is looked for in the text, where that takes 0.02 ns an octet; in its JSON,
+    where it takes two octets, 1 ns.
+    """
+    before, behind = report_.split(_NO_BODY, 1)
+    before += _NO_BODY[:-2]
+    raw = orjson.dumps(text)
+    odd = "\b" in text or "\f" in text or (b"\xe2" in raw and ("\u2028" in text or "\u2029" in text))
+    if odd:
+        return b"".join((before, _escaped(raw), behind))
+    if len(raw) < LONG:
+        return b"".join((before, _signs_escaped(raw), behind))
+    whole = BytesIO()
+    whole.write(before)
+    for start in range(0, len(raw), PIECE):
+        whole.write(_signs_escaped(raw[start : start + PIECE]))
+    whole.write(behind)
+    return whole.getvalue()
 
 
 def _without_body(full: Report) -> Report:
@@ -129,21 +157,29 @@ _BACKSLASHED = re.compile(rb"\\(.)")
 _LONG_FORMS = {b"b": b"\\u0008", b"f": b"\\u000c"}
 
 
-_LEFT_EMPTY = '"Token":""'
+_LEFT_EMPTY, _NO_BODY = '"Token":""', b'"Body":""'
 """Within a text it would stand with backslashes before its quotes, so the first one there is is the field."""
 
 
 def _encode(full: Report) -> bytes:
-    if type(full.Token) is str:
-        return _escaped(full.model_dump_json().encode())
-    # What the model would write of a number is not what was published.
-    raw = full.model_copy(update={"Token": ""}).model_dump_json()
-    return _escaped(raw.replace(_LEFT_EMPTY, f'"Token":{token_text(full.Token)}', 1).encode())
+    apart = {"Body": ""} if storable(full.Body) else {}
+    if type(full.Token) is not str:
+        apart["Token"] = ""
+    raw = full.model_copy(update=apart).model_dump_json()
+    if "Token" in apart:  # what the model would write of a number is not what was published
+        raw = raw.replace(_LEFT_EMPTY, f'"Token":{token_text(full.Token)}', 1)
+    made = _escaped(raw.encode())
+    return _with_body(made, full.Body) if "Body" in apart else made
+
+
+def _signs_escaped(raw: bytes) -> bytes:
+    for plain, escaped in _ESCAPED:
+        raw = raw.replace(plain, escaped)
+    return raw
 
 
 def _escaped(raw: bytes) -> bytes:
-    for plain, escaped in _ESCAPED:
-        raw = raw.replace(plain, escaped)
+    raw = _signs_escaped(raw)
     if b"\xe2" in raw:  # the first octet of both, and much faster to look for
         for plain, escaped in _LINE_ENDS:
             raw = raw.replace(plain, escaped)

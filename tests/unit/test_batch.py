@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailsender.intake import batch as batches
 from mailsender.intake.batch import NotABatch, decode, faults, letter_id, read_batch, read_letter, with_id
 from mailsender.intake.fast_batch import plain_elements
 from mailsender.intake.schema import Limits, token_fault
@@ -27,7 +28,7 @@ from mailsender.model.letter import (
     Status,
     Verdict,
 )
-from mailsender.model.text import header_fault, storable
+from mailsender.model.text import LONG, PIECE, header_fault, storable
 from mailsender.reports import report as reports
 from mailsender.reports.report import ReportTooLarge, report, report_bytes
 from mailsender.reports.schema import Report
@@ -604,6 +605,47 @@ class TestReports:
             assert not (isinstance(token, str) and storable(token) and storable(text))
 
 
+def simply_written(letter: Letter, token: Any) -> bytes:
+    """A report as Go's encoder has it, character by character (see its `encoding/json.HTMLEscape`)."""
+    answer = Answer(token="", key=letter.answers[0].key)
+    fields = report(letter, answer).model_dump() | {"Token": token}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    text = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    signs = {"\\b": "\\u0008", "\\f": "\\u000c"}
+    return re.sub(r"\\.", lambda found: signs.get(found[0], found[0]), text).encode()
+
+
+SIGNS = '<>&"\\\b\f\n\r\t\x00\x1f\x7fж€\u2028\u2029😀…'
+ODD_SIGNS = st.sampled_from([*SIGNS, "&gt;", "\\b", "\\u2028", '"Body":""', '","Token":"'])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["", '<p>a"b &amp; c</p>\n', "<p>Мир — труд</p>\n"]),
+    st.lists(st.tuples(st.sampled_from([0, 1, PIECE - 3, PIECE - 1, PIECE]), ODD_SIGNS), max_size=4),
+    st.sampled_from(["", "Иван\b", 7, {"Body": "", "Token": ""}, ['"Body":""']]),
+)
+def test_a_body_of_any_length_is_reported_as_it_was(
+    line: str, odd: list[tuple[int, str]], token: Any
+) -> None:
+    body = line * (LONG // max(1, len(line)) + 1) + "".join("y" * gap + each for gap, each in odd)
+    letter = finished().evolve(body=body, subject='"Body":""', reason="\b\f<")
+    answers = (Answer(token=token, key=b"k"),)
+    told = written(letter.evolve(answers=answers), limit=10**8)
+    assert told == simply_written(letter, token)
+    assert json.loads(told)["Body"] == body
+
+
+def test_a_body_that_cannot_fit_is_not_written_to_see_that_it_does_not() -> None:
+    letter = finished().evolve(body="x" * 5_000_000)
+    tracemalloc.start()
+    told = written(letter, limit=1_000_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert json.loads(told)["BodyOmitted"]
+    assert peak < 1_000_000
+
+
 # --- what a batch may hold -----------------------------------------------------------------------
 
 
@@ -643,6 +685,17 @@ def test_values_of_a_batch_are_counted_before_it_is_taken_apart(value: bytes) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * len(value)
+
+
+@given(
+    st.lists(st.sampled_from([b",", b"[", b"{", b"x", b'"', b"y" * PIECE, b"," * (PIECE - 1)]), max_size=8)
+)
+def test_signs_of_values_are_counted_wherever_they_stand(parts: list[bytes]) -> None:
+    value = b"".join(parts)
+    marks = sum(value.count(sign) for sign in (b",", b"[", b"{"))
+    assert not batches._more_marks(value, marks)
+    if marks:
+        assert batches._more_marks(value, marks - 1)
 
 
 def test_a_token_of_too_many_values_is_refused_without_a_look_at_all_of_them() -> None:
