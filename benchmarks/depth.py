@@ -11,7 +11,6 @@ and without its write concern, before the indexes are built.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
 import time
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
+from bson import ObjectId
 from pymongo import WriteConcern
 
 from benchmarks.letters import letter as plain
@@ -182,8 +182,7 @@ def fill(stage: Stage, database: str, waiting: int, finished: int) -> None:
 def _documents(waiting: int, finished: int) -> Iterator[dict[str, Any]]:
     now = datetime.now(UTC).replace(microsecond=0)
     done = document_of(sent(letter(0)), now)[0]
-    done |= {"reported": True, "answered": 1, "settled_by": uuid4().hex}
-    done |= {"expire_at": now + timedelta(seconds=RETENTION)}
+    done |= {"settled_by": uuid4().hex, "outbox": ObjectId(), "expire_at": now + timedelta(seconds=RETENTION)}
     due = document_of(letter(0), now)[0]
     for number in range(finished):
         yield _renamed(done, number)
@@ -201,7 +200,6 @@ def _renamed(document: dict[str, Any], number: int) -> dict[str, Any]:
         "addresses": each["Addresses"],
         "subject": each["Subject"],
         "token": each["Token"],
-        "digest": os.urandom(16),
         "origin": origin,
     }
 

@@ -1,7 +1,7 @@
 """What the service costs while it has nothing to do, and while its rate lets it do next to nothing.
 
 CPU of its process as a share of one core: with empty topics, and at the default rate (5 letters in 5 s) with
-100,000 letters waiting. The waiting letters are written into its collection before it starts.
+100,000 letters waiting, once it has taken them in.
 
     python -m benchmarks.idle
 """
@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.depth import fill
-from benchmarks.measure import cpu_seconds
+from benchmarks.letters import batches
+from benchmarks.measure import cpu_seconds, poll
 from benchmarks.parts import Stage
 from benchmarks.peers.ours import ready, world
 from benchmarks.run import alone
@@ -22,7 +22,7 @@ from benchmarks.table import Section
 WINDOWS, SECONDS = 3, 10.0
 """Of so many windows the median counts: the machine may have something else to do in one."""
 SETTLE = 5.0
-"""Seconds after readiness before the measurement: what a start costs is no idling."""
+"""Seconds before the measurement: what a start and the intake cost is no idling."""
 
 WAITING = 100_000
 DEFAULT_RATE = {"SMTP_RATE_LIMIT_MAX_LETTERS": "5", "SMTP_RATE_LIMIT_PERIOD": "5s"}
@@ -44,9 +44,10 @@ def measure(stage: Stage) -> Section:
 
 def _shares(stage: Stage, waiting: int, settings: dict[str, str]) -> list[str]:
     with world(stage, **settings) as here:
-        if waiting:
-            fill(stage, here.database, waiting, 0)
-        service = ready(here, timeout=120)
+        here.publish(batches(waiting, 100))
+        service = ready(here)
+        with here.letters() as queue:
+            poll(lambda: bool(queue.estimated_document_count() >= waiting), "intake", timeout=120, pause=0.5)
         time.sleep(SETTLE)
         parts = (service.child.pid, stage.mongod.child.pid)
         sunk = stage.sink.received()

@@ -31,16 +31,13 @@ AREAS = (
     ("handing octets to the relay's socket", ("SmtpSession.write (",)),
     ("composing messages", ("mailsender/message/compose.py",)),
     ("making and encoding reports", ("mailsender/reports/report.py",)),
-    ("publishing and marking them", ("mailsender/reports/publisher.py", "kafka/producer.py")),
-    ("Kafka's client", ("aiokafka/", "adapters/kafka")),
-    ("documents and MongoDB's driver", ("adapters/mongo", "pymongo/", "bson/", "motor/")),
-    ("decoding batches", ("mailsender/wire/", "mailsender/intake/consumer.py")),
+    ("publishing and noting them", ("mailsender/reports/publisher.py", "mailsender/kafka/producer.py")),
+    ("Kafka's client", ("aiokafka/", "mailsender/kafka/")),
+    ("documents and MongoDB's driver", ("mailsender/queue/mongo/", "pymongo/", "bson/", "motor/")),
+    ("decoding batches", ("mailsender/intake/",)),
     ("settling", ("mailsender/sending/settler.py", "mailsender/sending/attempt.py")),
     ("the dialogue with the relay", ("mailsender/smtp/",)),
-    (
-        "handing letters to workers and on",
-        ("mailsender/sending/sender.py", "mailsender/sending/dispatcher.py"),
-    ),
+    ("handing letters to senders and on", ("mailsender/sending/", "mailsender/routing/")),
 )
 """What a sample is counted under: the first whose mark stands in its stack."""
 
