@@ -1,7 +1,8 @@
 """Measures mailsender beside its peers: `make bench` and `make bench-quick`.
 
 Prints the tables, writes the medians to `build/bench.json`, and with `--write` the tables to
-docs/performance/tables.md and their short form to docs/performance.md.
+docs/performance/tables.md and their short form to docs/performance.md. With `--against` it measures another
+commit's service beside this one's instead.
 """
 
 from __future__ import annotations
@@ -10,16 +11,31 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from benchmarks import depth, goals, idle, latency, replicas, shapes, where
+from benchmarks import against, depth, driver, goals, idle, latency, replicas, shapes, tls, where
 from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
-from benchmarks.table import Section, comparison, put_between, short, summaries, to_json
+from benchmarks.table import (
+    Choice,
+    Section,
+    choice,
+    comparison,
+    put_between,
+    short,
+    summaries,
+    to_json,
+)
+from mailsender.dev.process import PartMissing
 
 JSON = ROOT / "build" / "bench.json"
 PAGE = ROOT / "docs" / "performance.md"
 TABLES = ROOT / "docs" / "performance" / "tables.md"
+
+CHOICES: dict[str, Callable[[Stage, float], Choice]] = {"tls": tls.measure, "driver": driver.measure}
+"""Ours with one setting changed, each runnable alone as `python -m benchmarks.<name>`."""
 
 SECTIONS: dict[str, Callable[[Stage], Section]] = {
     "depth": depth.measure,
@@ -29,10 +45,10 @@ SECTIONS: dict[str, Callable[[Stage], Section]] = {
     "latency": latency.measure,
     "where": where.measure,
 }
-"""The further measurements, each runnable alone as `python -m benchmarks.<name>`."""
+"""The further measurements, likewise."""
 
 
-def _parse() -> argparse.Namespace:
+def _parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
@@ -41,35 +57,51 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="rounds of each peer (5, with --quick 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the usual number of letters (1)")
-    parser.add_argument("--only", nargs="*", choices=[*SECTIONS, "peers"], help="these parts of the full run")
+    parser.add_argument(
+        "--only", nargs="*", choices=["peers", *CHOICES, *SECTIONS], help="these parts of the full run"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="TREE", help="a checkout of another commit, in turn with this one"
+    )
     parser.add_argument(
         "--write", action="store_true", help=f"put the tables into {TABLES.relative_to(ROOT)}"
     )
-    options = parser.parse_args()
-    if options.write and (options.quick or options.only):
+    options = parser.parse_args(words)
+    if options.write and (options.quick or options.only or options.against):
         parser.error("--write is for the full run: it replaces all tables")
+    if options.against and (options.quick or options.only):
+        parser.error("--against is a run of its own")
     return options
 
 
-def _peers(stage: Stage, options: argparse.Namespace) -> list[Section]:
-    peers = quick_peers() if options.quick else all_peers()
-    count = options.rounds or (3 if options.quick else 5)
-    rounds, skipped = compare(stage, peers, count, options.scale)
-    JSON.parent.mkdir(exist_ok=True)
-    rows = summaries(rounds)
-    JSON.write_text(to_json(rows))
-    return [comparison(rounds, skipped, [OURS, SMALL_BATCHES, TWO]), goals.beside(rows)]
-
-
-def _run(options: argparse.Namespace) -> list[Section]:
-    wanted = ["peers"] if options.quick else options.only or ["peers", *SECTIONS]
-    sections = []
-    with staged() as stage:
-        for name in wanted:
-            began = time.monotonic()
-            sections += _peers(stage, options) if name == "peers" else [SECTIONS[name](stage)]
-            say(f"{name}: {time.monotonic() - began:.0f} s")
-    return sections
+def _run(stage: Stage, options: argparse.Namespace) -> list[Section]:
+    """Everything that is wanted; of the sections the comparison and the goals come first."""
+    if options.against:
+        return against.measure(stage, options.against, options.rounds or against.ROUNDS, options.scale)
+    wanted = ["peers"] if options.quick else options.only or ["peers", *CHOICES, *SECTIONS]
+    first: list[Section] = []
+    others: list[Section] = []
+    rows: list[dict[str, Any]] = []
+    choices: list[Choice] = []
+    for name in wanted:
+        began = time.monotonic()
+        if name == "peers":
+            peers = quick_peers() if options.quick else all_peers()
+            count = options.rounds or (3 if options.quick else 5)
+            rounds, skipped = compare(stage, peers, count, options.scale)
+            first = [comparison(rounds, skipped, [OURS, SMALL_BATCHES, TWO])]
+            rows = summaries(rounds)
+        elif name in CHOICES:
+            choices.append(CHOICES[name](stage, options.scale))
+            others.append(choice(choices[-1]))
+        else:
+            others.append(SECTIONS[name](stage))
+        say(f"{name}: {time.monotonic() - began:.0f} s")
+    if rows:
+        first.append(goals.beside(rows, choices))
+        JSON.parent.mkdir(exist_ok=True)
+        JSON.write_text(to_json([*rows, *(row for each in choices for row in summaries(each.rounds))]))
+    return [*first, *others]
 
 
 def _page(here: str, sections: Sequence[Section]) -> str:
@@ -78,10 +110,16 @@ def _page(here: str, sections: Sequence[Section]) -> str:
 
 def main() -> None:
     options = _parse()
-    install_missing({"smtp-sink": "postfix"} | ({} if options.quick else {"redis-server": "redis-server"}))
+    few = options.quick or options.against
+    install_missing({"smtp-sink": "postfix"} | ({} if few else {"redis-server": "redis-server"}))
     here = machine()
     try:
-        sections = _run(options)
+        if options.against:
+            options.against = against.other_tree(options.against)
+        with staged() as stage:
+            sections = _run(stage, options)
+    except PartMissing as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Interrupted; every part was stopped.")
     text = _page(here, sections)

@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.compare import OURS
-from benchmarks.table import Section, ratio
+from benchmarks.table import CPU as OWN_CPU
+from benchmarks.table import SPEED, Choice, Section, ratio
 
 SPEEDS = {"Postfix end to end": (8, 5), "taskiq on Redis streams": (3.5, 2)}
 """How many times as fast, and at the least."""
@@ -30,8 +31,11 @@ REFERENCE = {
 form, of 2026-11-24, 2 cores (AMD EPYC), Linux 6.18.44, Python 3.11.2. mailsender took 0.113 then."""
 
 
-def beside(rows: Sequence[Mapping[str, Any]]) -> Section:
-    """Every goal that the senders which were measured say something about."""
+def beside(rows: Sequence[Mapping[str, Any]], choices: Sequence[Choice] = ()) -> Section:
+    """Every goal that the senders which were measured say something about, and what each choice costs.
+
+    No goal was set for choices.
+    """
     found = {row["name"]: row for row in rows}
     ours = found[OURS]
     body = []
@@ -48,4 +52,10 @@ def beside(rows: Sequence[Mapping[str, Any]]) -> Section:
         taken = ours["cpu_s_per_1000"] / median(factors)
         body.append(["CPU s/1000, as the reference would take", f"{CPU:.2f}", f"{taken:.3f}"])
     body.append(["CPU s/1000 here", f"{CPU:.2f}", f"{ours['cpu_s_per_1000']:.3f}"])
+    for each in choices:
+        first, *others = each.rounds
+        for name in others:
+            for what, of in (("letters/s", SPEED), ("CPU s/1000", OWN_CPU)):
+                against = f"{name.removeprefix(OURS)}, times those{first.removeprefix(OURS)}"
+                body.append([f"{what}{against}", "", f"{each.times(name, of):.2f}"])
     return Section("Goals", ["what", "goal", OURS], body)

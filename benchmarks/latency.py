@@ -31,7 +31,7 @@ PAUSE = (0.03, 0.09)
 
 def measure(stage: Stage) -> Section:
     """One row of milliseconds."""
-    with stamping_sink(stage.room("latency")) as sink, world(stage, sink.port) as here:
+    with stamping_sink(stage.room("latency")) as sink, world(stage, sink.way()) as here:
         service = ready(here)
         acknowledged = _publish(here.bootstrap, here.topics.letters)
         poll(lambda: len(sink.arrivals()) >= len(acknowledged), "all letters", timeout=60, pause=0.1)

@@ -26,6 +26,7 @@ class Round:
     sender_cpu: float
     stores_cpu: float
     rss_mb: float
+    sink_cpu: float = 0.0
 
     @property
     def letters_per_s(self) -> float:
@@ -38,6 +39,11 @@ class Round:
     @property
     def stores_cpu_s_per_1000(self) -> float:
         return self.stores_cpu / self.letters * 1000
+
+    @property
+    def sink_share(self) -> float:
+        """The share of a core that the sink took."""
+        return self.sink_cpu / self.seconds
 
 
 LONG_ENOUGH = 8.0
@@ -97,22 +103,24 @@ def _kilobytes(pid: int, file: str, name: str) -> int:
 
 
 class Meter:
-    """CPU of a sender and of its stores from the moment it is made."""
+    """CPU of a sender, of its stores and of the sink from the moment it is made."""
 
-    def __init__(self, sender: Iterable[int], stores: Iterable[int] = ()) -> None:
-        self._sender, self._stores = list(sender), list(stores)
+    def __init__(self, sender: Iterable[int], stores: Iterable[int] = (), sink: Iterable[int] = ()) -> None:
+        self._sender, self._stores, self._sink = list(sender), list(stores), list(sink)
         self._began = time.time()
         self._at_first = self._read()
 
     def round(self, letters: int, *, began: float | None = None, ended: float | None = None) -> Round:
         """What it came to until now; `began` and `ended` (seconds since 1970) where they are known better."""
         now = time.time()
-        sender, stores = (last - first for last, first in zip(self._read(), self._at_first, strict=True))
+        sender, stores, sink = (
+            last - first for last, first in zip(self._read(), self._at_first, strict=True)
+        )
         seconds = (ended or now) - (began or self._began)
-        return Round(letters, seconds, sender, stores, sum(map(peak_mb, self._sender)))
+        return Round(letters, seconds, sender, stores, sum(map(peak_mb, self._sender)), sink)
 
-    def _read(self) -> tuple[float, float]:
-        return cpu_seconds(self._sender), cpu_seconds(self._stores)
+    def _read(self) -> tuple[float, float, float]:
+        return cpu_seconds(self._sender), cpu_seconds(self._stores), cpu_seconds(self._sink)
 
 
 def poll(check: Callable[[], bool], what: str, *, timeout: float, pause: float = 0.01) -> None:

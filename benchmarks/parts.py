@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from lab.parts import SmtpSink, running
 from mailsender.dev.kafka import KafkaBroker
@@ -18,8 +20,8 @@ from mailsender.dev.mongod import Mongod
 from mailsender.dev.process import LOOPBACK, Child, Part, PartMissing, free_port, listens
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED = ROOT / "build" / "compiled"
-"""Where `make compiled` leaves the compiled form of this tree."""
+COMPILED = Path("build") / "compiled"
+"""Where `make compiled` leaves the compiled form of a tree, from its root."""
 POSTFIX_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 
 MONGOD_CACHE_GB = 1.0
@@ -28,9 +30,59 @@ MONGOD_CACHE_GB = 1.0
 _COUNT = re.compile(rb"mesg=(\d+)")
 
 
+def is_compiled_form(directory: Path) -> bool:
+    """Whether `make compiled` made this."""
+    return (directory / ".made").is_file()
+
+
 def is_compiled() -> bool:
     """Whether there is a compiled form: there is none without a compiler."""
-    return (COMPILED / ".made").is_file()
+    return is_compiled_form(ROOT / COMPILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A checkout whose service is measured: this one, or one of another commit."""
+
+    root: Path
+
+    def code(self, *, plain: bool = False) -> Path:
+        """Where its modules lie: in their compiled form, unless there is none here or `plain` is wanted."""
+        return self.root if plain or not is_compiled() else self.root / COMPILED
+
+
+class Taking(Protocol):
+    """A sink, from outside."""
+
+    @property
+    def child(self) -> Child: ...
+
+    def received(self) -> int:
+        """How many letters it took since it was started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way into a sink: a port of the loopback interface, and what `SMTP_TLS` is there.
+
+    `ca` is the PEM file of who vouches for it, where it speaks TLS.
+    """
+
+    sink: Taking
+    port: int
+    tls: str = "none"
+    ca: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What mailsender has to know."""
+        return {"SMTP_TLS": self.tls, "SMTP_TLS_CA_FILE": self.ca}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What a bare client has to know beside the port."""
+        return () if self.tls == "none" else (self.tls, self.ca)
 
 
 class Sink(SmtpSink):
@@ -67,10 +119,11 @@ class Redis(Part):
 
 
 class Stage:
-    """What the peers of one run share. Leaving it ends every part."""
+    """What the peers of one run share. Leaving it ends every part. `tree` is whose service is measured."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.tree = Tree(ROOT)
         self._running = contextlib.ExitStack()
         self._rooms = 0
         directory.chmod(0o755)  # Postfix and its sink give up root's rights, and still have to come in
@@ -97,6 +150,20 @@ class Stage:
     @cached_property
     def redis(self) -> Redis:
         return self._running.enter_context(running(Redis(self.directory / "redis")))
+
+    @property
+    def way(self) -> Way:
+        """Into the sink that all share."""
+        return Way(self.sink, self.sink.port)
+
+    @contextlib.contextmanager
+    def serving(self, tree: Tree) -> Iterator[None]:
+        """Measure the service of another tree inside this block."""
+        usual, self.tree = self.tree, tree
+        try:
+            yield
+        finally:
+            self.tree = usual
 
     def room(self, name: str) -> Path:
         """A fresh directory for one round."""

@@ -63,7 +63,7 @@ def _rate(stage: Stage) -> tuple[int, float, int]:
         "SMTP_RATE_LIMIT_PERIOD": f"{PERIOD:g}s",
         "SMTP_RATE_LIMIT_BURST": str(BURST),
     }
-    with stamping_sink(stage.room("rate")) as sink, world(stage, sink.port, **settings) as here:
+    with stamping_sink(stage.room("rate")) as sink, world(stage, sink.way(), **settings) as here:
         running = [ready(here), ready(here)]
         await_shares(running)
         here.publish(batches(LIMITED, 5))

@@ -18,7 +18,7 @@ from benchmarks.measure import Round
 from benchmarks.parts import Stage
 from benchmarks.peers.ours import measured, world
 from benchmarks.run import alone, say
-from benchmarks.table import Section
+from benchmarks.table import Section, per_second
 
 KB, MB = 1024, 1024 * 1024
 RECORD_BYTES = 16 * MB
@@ -26,13 +26,21 @@ RECORD_BYTES = 16 * MB
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One row: `letters` of `size` octets of body to `recipients` each, in batches of `batch`."""
+    """One row, a peer: `letters` of `size` octets of body to `recipients` each, in batches of `batch`."""
 
     name: str
     letters: int
     recipients: int
     size: int
     batch: int = 10
+
+    def run(self, stage: Stage, letters: int) -> Round:
+        settings = {"KAFKA_MAX_REQUEST_SIZE": str(8 * MB)} if self.size >= MB else {}
+        with world(stage, **settings) as here:
+            _allow_large(here.bootstrap, [here.topics.letters, here.topics.reports])
+            many = batches(letters, self.batch, recipients=self.recipients, body=body_of(self.size))
+            here.publish(many, **{"message.max.bytes": RECORD_BYTES})
+            return measured(stage, here, letters)
 
 
 SHAPES = (
@@ -49,12 +57,12 @@ def measure(stage: Stage) -> Section:
     """A row for each shape."""
     rows = []
     for shape in SHAPES:
-        made = _round(stage, shape)
+        made = shape.run(stage, shape.letters)
         say(f"shapes: {shape.name}: {made.letters_per_s:,.1f} letters/s, {made.rss_mb:.0f} MB")
         rows.append(
             [
                 shape.name,
-                f"{made.letters_per_s:,.0f}" if made.letters_per_s >= 100 else f"{made.letters_per_s:.1f}",
+                per_second(made.letters_per_s),
                 f"{made.letters_per_s * shape.recipients:,.0f}",
                 f"{made.letters_per_s * shape.size / MB:.1f}",
                 f"{made.cpu_s_per_1000:.3f}",
@@ -63,15 +71,6 @@ def measure(stage: Stage) -> Section:
         )
     head = ["letters", "letters/s", "recipients/s", "MB/s of bodies", "CPU s/1000", "peak MB"]
     return Section("Shapes of letters", head, rows, ["One round each."])
-
-
-def _round(stage: Stage, shape: Shape) -> Round:
-    settings = {"KAFKA_MAX_REQUEST_SIZE": str(8 * MB)} if shape.size >= MB else {}
-    with world(stage, **settings) as here:
-        _allow_large(here.bootstrap, [here.topics.letters, here.topics.reports])
-        many = batches(shape.letters, shape.batch, recipients=shape.recipients, body=body_of(shape.size))
-        here.publish(many, **{"message.max.bytes": RECORD_BYTES})
-        return measured(stage, here, shape.letters)
 
 
 def _allow_large(bootstrap: str, topics: list[str]) -> None:

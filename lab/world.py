@@ -238,9 +238,13 @@ class Replica:
         environment["PYTHONPATH"] = str(Path(mailsender.__file__).parent.parent)
         self.child.start([sys.executable, "-m", "mailsender", "run"], env={**environment, **self.settings})
 
-    def compiled(self) -> bool:
-        """Whether the running process has our compiled code mapped, by the kernel's word."""
-        return "/mailsender__mypyc." in Path(f"/proc/{self.child.pid}/maps").read_text()
+    def compiled_code(self) -> Path | None:
+        """Where the running process has its compiled code from, by the kernel's word; None if it has none."""
+        for line in Path(f"/proc/{self.child.pid}/maps").read_text().splitlines():
+            directory, found, _ = line[line.find("/") :].partition("/mailsender__mypyc.")
+            if found:
+                return Path(directory)
+        return None
 
     def wait_ready(self, timeout: float = 40.0) -> None:
         self.child.until(lambda: self.get("/readyz").status == 200, timeout)

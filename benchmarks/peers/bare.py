@@ -8,27 +8,30 @@ pipelined client is the limit: one write carries a message, its final dot, and t
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from benchmarks.measure import Round
-from benchmarks.parts import Stage, python
+from benchmarks.measure import Round, cpu_seconds
+from benchmarks.parts import Stage, Way, python
 from benchmarks.peers import SESSIONS
 
 
 class Bare:
     """A client in a process of its own that prints what it came to."""
 
-    def __init__(self, name: str, client: str, letters: int) -> None:
-        self.name, self._client, self.letters = name, client, letters
+    def __init__(self, name: str, client: str, letters: int, way: Way | None = None) -> None:
+        self.name, self._client, self.letters, self._way = name, client, letters, way
 
     def run(self, stage: Stage, letters: int) -> Round:
-        sunk = stage.sink.received()
-        words = ("-m", f"benchmarks.peers.{self._client}", stage.sink.port, letters, SESSIONS)
-        with python("client", stage.room("client"), *words) as child:
+        way = self._way or stage.way
+        sunk, cpu = way.sink.received(), cpu_seconds([way.sink.child.pid])
+        words = ("-m", f"benchmarks.peers.{self._client}", way.port, letters, SESSIONS)
+        with python("client", stage.room("client"), *words, *way.words) as child:
             status = child.wait(300)
             said = child.log.read_text()
-        if status != 0 or stage.sink.received() - sunk != letters:
+        if status != 0 or way.sink.received() - sunk != letters:
             raise RuntimeError(f"{self.name} ended with {status}: {said[-2000:]}")
-        return Round(**json.loads(said.splitlines()[-1])["round"])
+        made = Round(**json.loads(said.splitlines()[-1])["round"])
+        return replace(made, sink_cpu=cpu_seconds([way.sink.child.pid]) - cpu)
 
 
 def loop(letters: int = 60_000) -> Bare:
@@ -36,9 +39,9 @@ def loop(letters: int = 60_000) -> Bare:
     return Bare("bare aiosmtplib loop", "bare_client", letters)
 
 
-def limit() -> Bare:
-    """The pipelined client."""
-    return Bare("bare pipelined client", "pipelined_client", 150_000)
+def limit(name: str = "bare pipelined client", letters: int = 150_000, way: Way | None = None) -> Bare:
+    """The pipelined client; into the sink that all share, or by another `way`."""
+    return Bare(name, "pipelined_client", letters, way)
 
 
 def inject(stage: Stage, port: int, letters: int) -> float:

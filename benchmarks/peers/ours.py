@@ -1,13 +1,17 @@
-"""mailsender: from the first fetch of a preloaded topic until the last report is acknowledged and marked.
+"""mailsender: from the first fetch of a preloaded topic until the last report is acknowledged and noted.
 
-Nothing is switched off: all validation, majority and journaled writes, leases, reports with bodies, the log
+Nothing is switched off: all validation, majority and journaled writes, claims, reports with bodies, the log
 at its default level. The settings are the defaults, but for the rate (none) and the number of sessions.
 
 The clock starts with the service's own event `partitions_assigned`, which the first fetch follows at once. It
-stops at the server time of the last mark, read from the documents afterwards (`expire_at` is that time plus
-the retention). In between the harness asks the broker for the profile topic's end five times a second, and
-once all reports lie there, MongoDB for three counts of partial indexes. Afterwards, off the clock, it checks
-that the sink took each letter once, and that each is `sent`, reported and marked.
+stops when the last report was noted as published: at the last write to what is kept of letters, by MongoDB's
+own log of writes, read afterwards. In between the harness asks the broker for the profile topic's end five
+times a second, and once all reports lie there, MongoDB whether any is still to be noted. Afterwards, off the
+clock, it checks that the sink took each letter once, that each is `sent`, and that no report is to come.
+
+The service is known by what it is started with, logs and stores alone, so that of another commit is measured
+likewise, wherever its modules lie. Builds before the outbox noted reports in the letters and in `marks`;
+where they may be measured both are looked at, and what a build does not have is empty.
 
 Two replicas share a topic, two partitions each, and the letters lie in it before they may see them: in a
 transaction, which readers of committed records wait for. The clock starts when it is committed.
@@ -18,17 +22,19 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
+from pymongo import MongoClient
 
 from benchmarks.letters import SENDER, batches
 from benchmarks.measure import Meter, Round, poll
-from benchmarks.parts import COMPILED, ROOT, Stage, is_compiled
+from benchmarks.parts import Stage, Way, is_compiled_form
 from benchmarks.peers import SESSIONS
 from lab.parts import Topics, extents_of
 from lab.world import Replica, World
@@ -44,24 +50,39 @@ SETTINGS = {
     "MONGODB_TIMEOUT": "10s",
     "REPORT_SWEEP_AFTER": "30s",
 }
-RETENTION = 30 * 86_400
-"""Seconds: the default of `MONGODB_RETENTION`."""
-
 PARTITIONS = 4
+
+KEPT = ("letters", "letters.outbox", "letters.marks")
+"""The collections to which a letter's way leads, in this build or an earlier one."""
 
 TIMEOUT = 300.0
 
 
 class Mailsender:
-    """The service itself, with batches of one size; in `plain` Python although its hot path is compiled."""
+    """The service itself, with batches of one size.
 
-    def __init__(self, name: str, batch: int, letters: int, *, plain: bool = False) -> None:
-        self.name, self.batch, self.letters, self.plain = name, batch, letters, plain
+    In `plain` Python although its hot path is compiled; into the sink that all share, or by another `way`;
+    with further `settings`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        batch: int,
+        letters: int,
+        *,
+        plain: bool = False,
+        way: Way | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.letters = name, letters
+        self._batch, self._plain, self._way, self._settings = batch, plain, way, settings or {}
 
     def run(self, stage: Stage, letters: int) -> Round:
-        with world(stage, plain=self.plain) as here:
-            here.publish(batches(letters, self.batch))
-            return measured(stage, here, letters)
+        way = self._way or stage.way
+        with world(stage, way, plain=self._plain, **self._settings) as here:
+            here.publish(batches(letters, self._batch))
+            return measured(stage, here, letters, way=way)
 
 
 class Replicas:
@@ -76,18 +97,22 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def world(stage: Stage, smtp_port: int = 0, *, plain: bool = False, **settings: str) -> Iterator[World]:
+def world(stage: Stage, way: Way | None = None, *, plain: bool = False, **settings: str) -> Iterator[World]:
     """Fresh topics and a fresh database for one round; both are thrown away after it.
 
-    The service has its compiled form, as the image has it, where there is one and `plain` does not say else.
+    The service is that of the stage's tree. It has its compiled form, as the image has it, where there is one
+    and `plain` does not say else. It sends into the sink that all share, or by another `way`.
     """
-    port = smtp_port or stage.sink.port
+    way = way or stage.way
     name = f"bench{uuid4().hex[:8]}"
-    made = World(stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), port)
+    made = World(
+        stage.room("ours"), stage.broker.bootstrap, stage.mongod.uri, name, Topics.unique(), way.port
+    )
     made.settings = {
         **SETTINGS,
+        **way.settings,
         "MAILSENDER_STATE_DIR": str(stage.room("notes") / name),
-        "PYTHONPATH": str(COMPILED if is_compiled() and not plain else ROOT),
+        "PYTHONPATH": str(stage.tree.code(plain=plain)),
         **settings,
     }
     made.create_topics(PARTITIONS)
@@ -104,18 +129,20 @@ def world(stage: Stage, smtp_port: int = 0, *, plain: bool = False, **settings: 
                 gone.result(10)
 
 
-def measured(stage: Stage, here: World, letters: int, timeout: float = TIMEOUT) -> Round:
+def measured(stage: Stage, here: World, letters: int, *, way: Way | None = None) -> Round:
     """Start the service on what lies in its topic, and measure until all is done."""
-    sunk = stage.sink.received()
+    sink = (way or stage.way).sink
+    sunk = sink.received()
     service = here.replica()
     service.start()
     first_fetch(service)
-    meter = Meter([service.child.pid], [stage.broker.child.pid, stage.mongod.child.pid])
+    stores = [stage.broker.child.pid, stage.mongod.child.pid]
+    meter = Meter([service.child.pid], stores, [sink.child.pid])
     began = assigned_at(service)
-    await_answers(here, letters, timeout)
-    result = meter.round(letters, began=began, ended=last_mark(here))
+    await_answers(here, letters)
+    result = meter.round(letters, began=began, ended=last_write(here))
     end(service)
-    check(here, letters, stage.sink.received() - sunk)
+    check(here, letters, sink.received() - sunk)
     return result
 
 
@@ -128,11 +155,11 @@ def together(stage: Stage, here: World, replicas: int, letters: int) -> Round:
             each.start()
         await_shares(running)
         stores = [stage.broker.child.pid, stage.mongod.child.pid]
-        meter = Meter([each.child.pid for each in running], stores)
+        meter = Meter([each.child.pid for each in running], stores, [stage.sink.child.pid])
         began = time.time()
         let_go()
     await_answers(here, letters)
-    result = meter.round(letters, began=began, ended=last_mark(here))
+    result = meter.round(letters, began=began, ended=last_write(here))
     for each in running:
         end(each)
     check(here, letters, stage.sink.received() - sunk)
@@ -184,7 +211,7 @@ def assigned_at(service: Replica) -> float:
 
 
 def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
-    """Until every letter's report was published and marked."""
+    """Until every letter's report was published and noted."""
     consumer = Consumer({"bootstrap.servers": here.bootstrap, "group.id": "bench-end"})
     topic = here.topics.reports
 
@@ -196,30 +223,39 @@ def await_answers(here: World, letters: int, timeout: float = TIMEOUT) -> None:
     finally:
         consumer.close()
     with here.letters() as collection:
-        poll(lambda: _all_marked(collection), "marks", timeout=60, pause=0.05)
+        poll(lambda: not _owes(collection), "notes of reports", timeout=60, pause=0.05)
 
 
-def _all_marked(letters: Any) -> bool:
-    """Whether all letters have ended, and each is marked as reported: by itself, or with others."""
-    unfinished = ({"reported": False}, {"status": "awaiting"}, {"status": "processing"})
-    return not any(letters.count_documents(query, limit=1) for query in unfinished) and not (
-        letters.marks.count_documents({"reported": False}, limit=1)
-    )
+def _owes(letters: Any) -> bool:
+    """Whether a report is still to be noted; asks small collections alone."""
+    return bool(letters.outbox.find_one({}, {"_id": 1}) or letters.marks.find_one({"reported": False}))
 
 
-def last_mark(here: World) -> float:
-    """When the last report was marked, by MongoDB's clock, in seconds since 1970."""
-    with here.letters() as letters:
-        alone = letters.find_one({"expire_at": {"$exists": True}}, sort=[("expire_at", -1)]) or {}
-        shared = letters.marks.find_one({"reported": True}, sort=[("forget_at", -1)]) or {}
-    ends: list[datetime] = [alone.get("expire_at"), shared.get("forget_at")]
-    return max(at.replace(tzinfo=UTC).timestamp() for at in ends if at) - RETENTION
+def last_write(here: World) -> float:
+    """When something that is kept of letters was written last, by MongoDB's clock, in seconds since 1970.
+
+    mongod may log several writes as one command (`applyOps`).
+
+    Raises:
+        ChildError: its log of writes does not know.
+    """
+    names = {"$in": [f"{here.database}.{name}" for name in KEPT]}
+    with MongoClient[dict[str, Any]](here.mongo_uri) as client:
+        written = client["local"]["oplog.rs"].find_one(
+            {"$or": [{"ns": names}, {"o.applyOps.ns": names}]}, {"wall": 1}, sort=[("$natural", -1)]
+        )
+    if written is None:
+        raise ChildError(f"MongoDB knows of no write to {here.database}")
+    at: datetime = written["wall"]
+    return at.replace(tzinfo=UTC).timestamp()
 
 
 def end(service: Replica) -> None:
     """Stop it politely; it has nothing left to do. Which form it had is not for us to believe."""
-    if service.compiled() != (service.settings["PYTHONPATH"] == str(COMPILED)):
-        raise ChildError("the service has not the form that was to be measured")
+    wanted = Path(service.settings["PYTHONPATH"])
+    compiled = wanted if is_compiled_form(wanted) else None
+    if service.compiled_code() != compiled:
+        raise ChildError(f"the service has not the form that was to be measured, that of {wanted}")
     service.terminate()
     status = service.wait_exit()
     if status != 0:
@@ -229,12 +265,12 @@ def end(service: Replica) -> None:
 def check(here: World, letters: int, sunk: int) -> None:
     """No letter lost, none sent twice, each answered: a fast sender that cheats is not fast."""
     with here.letters() as collection:
-        good = collection.count_documents({"status": "sent", "reported": True})
-        for mark in collection.marks.find({"reported": True}):
-            together = {"_id": {"$in": mark["letters"]}, "mark": mark["_id"], "reported": {"$exists": False}}
-            good += collection.count_documents({"status": "sent", **together})
-    if (good, sunk) != (letters, letters):
-        raise ChildError(f"of {letters} letters {good} were sent and reported, and {sunk} reached the sink")
+        good = collection.count_documents({"status": "sent"})
+        owed = collection.count_documents({"reported": False})
+        owes = owed or _owes(collection)
+    if (good, sunk, bool(owes)) != (letters, letters, False):
+        reported = "not all reports are noted" if owes else "all reports are noted"
+        raise ChildError(f"of {letters} letters {good} are sent, {sunk} reached the sink, and {reported}")
 
 
 def ready(here: World, timeout: float = 60.0, **settings: str) -> Replica:

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
+import smtplib
+import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 
-from benchmarks import goals, letters, table
-from benchmarks.__main__ import PAGE, TABLES
+import mailsender
+from benchmarks import against, driver, goals, letters, table, tls
+from benchmarks.__main__ import PAGE, TABLES, _parse
+from benchmarks.compare import compare
 from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
+from benchmarks.parts import COMPILED, ROOT, Stage, Tree, Way
+from benchmarks.peers import bare, ours
+from benchmarks.stamping_sink import HOST, StampingSink, stamping_sink
+from lab.parts import make_certificates
+from lab.world import Replica
+from mailsender.dev.process import ChildError, PartMissing
 from mailsender.message.compose import Composer
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter
+from mailsender.settings.environment import Settings
 
 ROUNDS = {
     "mailsender": [Round(1000, 0.1, 0.05, 0.2, 100), Round(1000, 0.2, 0.06, 0.1, 110)],
@@ -169,3 +187,312 @@ def test_the_short_form_has_who_how_fast_and_at_what_price() -> None:
 def test_both_pages_have_their_markers() -> None:
     for page in (PAGE, TABLES):
         assert table.put_between(page.read_text("utf-8"), "new") != page.read_text("utf-8")
+
+
+# --- ours with one setting changed ---
+
+CLEAR = Round(1000, 0.2, 0.10, 0.1, 100, sink_cpu=0.05)
+SECURE = Round(1000, 0.25, 0.12, 0.1, 101, sink_cpu=0.1)
+
+
+def slower(each: Round, times: float) -> Round:
+    """The same on a machine that is so many times as slow."""
+    return replace(each, seconds=each.seconds * times, sender_cpu=each.sender_cpu * times)
+
+
+def a_choice(limit: Round) -> table.Choice:
+    rounds = {
+        "mailsender in clear": [CLEAR, slower(CLEAR, 3), slower(CLEAR, 2)],
+        "mailsender over TLS": [SECURE, slower(SECURE, 3), slower(SECURE, 2)],
+    }
+    return table.Choice("What TLS costs", rounds, {name: [limit] for name in rounds}, ["a note"])
+
+
+def test_a_choice_is_compared_round_by_round() -> None:
+    section = table.choice(a_choice(Round(1000, 0.025, 0, 0, 0)))
+    rows = {row[0]: dict(zip(section.head[1:4], row[1:4], strict=True)) for row in section.rows}
+    assert rows["mailsender over TLS"] == {"letters/s": "2,000", "min": "1,333", "max": "4,000"}
+    ratios = [(row[4], row[6]) for row in section.rows]
+    assert ratios == [("1.00", "1.00"), ("0.80", "1.20")], "however slow the machine was meanwhile"
+    assert section.notes[0] == "3 rounds of each, of 1,000 letters, in turn."
+    assert section.notes[-1] == "a note"
+
+
+def test_a_turn_that_was_disturbed_does_not_show_in_the_ratio() -> None:
+    """Between the medians of all rounds it would: 1,667 and 5,000."""
+    slow = slower(CLEAR, 3)
+    made = table.Choice("c", {"a": [CLEAR, slow, CLEAR], "b": [CLEAR, slow, slow]})
+    assert made.times("b", table.SPEED) == 1.0
+
+
+def test_a_table_says_what_the_sink_takes_and_where_that_may_be_the_limit() -> None:
+    clear_of_it = table.choice(a_choice(Round(1000, 0.025, 0, 0, 0)))
+    assert [row[-1] for row in clear_of_it.rows] == ["40,000", "40,000"]
+    assert [row[-2] for row in clear_of_it.rows] == ["12", "20"], "of a core"
+    assert not [note for note in clear_of_it.notes if "may be the sink" in note]
+    near = table.choice(a_choice(Round(1000, 0.225, 0, 0, 0)))
+    said = [note.partition(":")[0] for note in near.notes if "may be the sink" in note]
+    assert said == ["mailsender in clear"], "2,500 are sent of 4,444 that can be"
+
+
+def test_a_sink_whose_limit_was_not_measured_may_be_the_limit() -> None:
+    made = a_choice(CLEAR)
+    assert replace(made, limits={name: [] for name in made.rounds}).may_be_the_sink("mailsender in clear")
+
+
+def test_without_a_limit_there_is_no_column_for_it() -> None:
+    section = table.choice(replace(a_choice(CLEAR), limits={}))
+    assert "sink's limit, letters/s" not in section.head
+    assert {len(row) for row in section.rows} == {len(section.head)}
+
+
+def test_goals_say_what_a_choice_costs() -> None:
+    mine = {"name": "mailsender", "letters_per_s": 3000.0, "cpu_s_per_1000": 0.2}
+    rows = goals.beside([mine], [a_choice(CLEAR)]).rows
+    assert rows[-2:] == [
+        ["letters/s over TLS, times those in clear", "", "0.80"],
+        ["CPU s/1000 over TLS, times those in clear", "", "1.20"],
+    ]
+
+
+def test_before_and_after_are_compared_measurement_by_measurement() -> None:
+    section = table.before_and_after(
+        {"batches of 100": ([CLEAR, slower(CLEAR, 2)], [SECURE, slower(SECURE, 2)])}
+    )
+    assert section.head[:4] == ["letters", "letters/s before", "after", "times"]
+    row = ["batches of 100", "3,750", "3,000", "0.80", "0.150", "0.180", "1.20", "0.100", "0.100", "1.00"]
+    assert section.rows == [[*row, "100", "101", "1.01"]]
+
+
+def test_what_is_set_for_a_measurement_are_settings_of_the_service() -> None:
+    """A name that it does not know would be ignored, and nothing be compared."""
+    given = {*ours.SETTINGS, *Way(StampingSink, 1).settings, "MONGODB_DRIVER"}  # type: ignore[arg-type]
+    known = {name.upper() for name in Settings.model_fields}
+    assert given <= known
+    assert set(get_args(Settings.model_fields["mongodb_driver"].annotation)) == set(driver.DRIVERS.values())
+    assert set(get_args(Settings.model_fields["smtp_tls"].annotation)) == set(tls.WAYS.values())
+
+
+# --- who runs when ---
+
+
+class Counting:
+    """A peer that notes its turns."""
+
+    letters = 5000
+
+    def __init__(self, name: str, turns: list[tuple[str, int]], fails: bool = False) -> None:
+        self.name, self._turns, self._fails = name, turns, fails
+
+    def run(self, stage: Stage, letters: int) -> Round:
+        self._turns.append((self.name, letters))
+        if self._fails:
+            raise TimeoutError("no answer")
+        return Round(letters, 10.0, 0.1, 0.1, 10)
+
+
+def test_turns_alternate_and_who_fails_is_left_out(tmp_path: Path) -> None:
+    turns: list[tuple[str, int]] = []
+    peers = [Counting("mailsender", turns), Counting("b", turns, fails=True), Counting("c", turns)]
+    rounds, skipped = compare(Stage(tmp_path), peers, 2)
+    assert [name for name, _ in turns] == ["mailsender", "b", "c", "c", "mailsender"]
+    assert {name: len(each) for name, each in rounds.items()} == {"mailsender": 2, "b": 0, "c": 2}
+    assert skipped == {"b": "no answer"}
+    with pytest.raises(TimeoutError):
+        compare(Stage(tmp_path), peers, 1, may_fail=False)
+    with pytest.raises(TimeoutError):
+        compare(Stage(tmp_path), [Counting("mailsender over TLS", turns, fails=True)], 1)
+
+
+def test_a_small_round_is_not_made_larger(tmp_path: Path) -> None:
+    turns: list[tuple[str, int]] = []
+    few, many = Counting("few", turns), Counting("many", turns)
+    few.letters = 60
+    compare(Stage(tmp_path), [few, many], 1, scale=0.01)
+    assert turns == [("few", 60), ("many", 1000)]
+
+
+# --- a sink that speaks TLS ---
+
+
+@pytest.fixture(scope="module")
+def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StampingSink]:
+    directory = tmp_path_factory.mktemp("sink")
+    with stamping_sink(directory, make_certificates(directory)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("mode", tls.WAYS.values())
+def test_the_sink_takes_letters_every_way_and_notes_each_once(sink: StampingSink, mode: str) -> None:
+    way, before = sink.way(mode), sink.received()
+    context = ssl.create_default_context(cafile=sink.ca)
+    client: smtplib.SMTP
+    if mode == "implicit":
+        client = smtplib.SMTP_SSL(HOST, way.port, context=context, timeout=20)
+    else:
+        client = smtplib.SMTP(HOST, way.port, timeout=20)
+    with client:
+        client.ehlo()
+        assert client.has_extn("starttls") == (mode != "implicit")
+        if mode == "starttls":
+            client.starttls(context=context)
+            client.ehlo()
+            assert not client.has_extn("starttls"), "RFC 3207 §4.2: not offered again"
+        assert client.has_extn("pipelining")
+        for number in range(2):
+            each = letters.letter(number)
+            client.sendmail(letters.SENDER, each["Addresses"], letters.message(each))
+        assert client.sock.version() is not None if isinstance(client.sock, ssl.SSLSocket) else mode == "none"
+    assert sink.received() == before + 2
+    assert [each.recipient for each in sink.arrivals()[-2:]] == [
+        "reader00000000.0@example.test",
+        "reader00000001.0@example.test",
+    ]
+
+
+@pytest.mark.parametrize("mode", tls.WAYS.values())
+def test_the_bare_client_finds_the_limit_of_every_way(sink: StampingSink, mode: str, tmp_path: Path) -> None:
+    before = len(sink.arrivals())
+    made = bare.limit("bare", 40, sink.way(mode)).run(Stage(tmp_path), 40)
+    assert made.letters == 40
+    came = [each.recipient for each in sink.arrivals()[before:]]
+    assert sorted(came) == [f"reader{number:08d}.0@example.test" for number in range(40)]
+
+
+def test_what_comes_with_the_end_of_the_handshake_is_answered_under_tls(sink: StampingSink) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=sink.ca)
+    client = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with socket.create_connection((HOST, sink.way("starttls").port), timeout=20) as connection:
+        for command in (b"EHLO a.example.test\r\n", b"STARTTLS\r\n"):
+            assert connection.recv(4096).startswith(b"2")
+            connection.sendall(command)
+        assert connection.recv(4096) == b"220 2.0.0 Go ahead\r\n"
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+        client.write(b"EHLO a.example.test\r\n")
+        connection.sendall(outgoing.read())  # the end of the handshake, and what follows, in one
+        assert _read(client, connection, incoming).endswith(b"250 ENHANCEDSTATUSCODES\r\n")
+
+
+def _read(client: ssl.SSLObject, connection: socket.socket, incoming: ssl.MemoryBIO) -> bytes:
+    while True:
+        try:
+            return client.read()
+        except ssl.SSLWantReadError:
+            incoming.write(connection.recv(65536))
+
+
+def test_without_a_certificate_no_tls_is_offered(tmp_path: Path) -> None:
+    with stamping_sink(tmp_path) as plain, smtplib.SMTP(HOST, plain.way().port, timeout=20) as client:
+        client.ehlo()
+        assert not client.has_extn("starttls")
+        assert list(plain.ports) == ["none"]
+
+
+# --- a fast sender that cheats ---
+
+
+def a_world(sent: int, owed: int = 0, outbox: bool = False, marks: bool = False) -> Any:
+    def find(there: bool) -> Any:
+        return SimpleNamespace(find_one=lambda *_: {"_id": 1} if there else None)
+
+    kept = SimpleNamespace(
+        count_documents=lambda query: sent if query == {"status": "sent"} else owed,
+        outbox=find(outbox),
+        marks=find(marks),
+    )
+    return SimpleNamespace(letters=lambda: contextlib.nullcontext(kept))
+
+
+@pytest.mark.parametrize(
+    ("kept", "sunk"),
+    [
+        (a_world(9), 10),
+        (a_world(10), 9),
+        (a_world(10), 11),
+        (a_world(10, outbox=True), 10),
+        (a_world(10, marks=True), 10),
+        (a_world(10, owed=1), 10),
+    ],
+)
+def test_a_round_fails_when_a_letter_is_lost_doubled_or_unanswered(kept: Any, sunk: int) -> None:
+    ours.check(a_world(10), 10, 10)
+    with pytest.raises(ChildError, match="of 10 letters"):
+        ours.check(kept, 10, sunk)
+
+
+def test_which_form_of_the_service_runs_is_read_from_the_kernel() -> None:
+    compiled = bool(os.environ.get("MAILSENDER_TEST_COMPILED"))
+    here: Any = SimpleNamespace(child=SimpleNamespace(pid=os.getpid()))
+    assert Replica.compiled_code(here) == (Path(mailsender.__file__).parents[1] if compiled else None)
+
+
+# --- another commit ---
+
+
+def test_the_service_of_another_tree_is_measured_for_a_while(tmp_path: Path) -> None:
+    stage, other = Stage(tmp_path), Tree(tmp_path / "other")
+    seen: list[Path] = []
+
+    class Looking(Counting):
+        def run(self, stage: Stage, letters: int) -> Round:
+            seen.append(stage.tree.root)
+            return super().run(stage, letters)
+
+    before = against.Before(Looking("mailsender", []), other)
+    assert before.name == "mailsender, before"
+    before.run(stage, 10)
+    assert (seen, stage.tree) == ([other.root], Tree(ROOT))
+    with pytest.raises(TimeoutError):
+        against.Before(Counting("mailsender", [], fails=True), other).run(stage, 10)
+    assert stage.tree == Tree(ROOT)
+
+
+def a_tree(root: Path, recipe: str) -> Path:
+    """A checkout whose Makefile knows how to compile it."""
+    (root / "mailsender").mkdir(parents=True)
+    (root / "mailsender" / "__main__.py").touch()
+    (root / "Makefile").write_text(f"build/compiled/.made:\n\t{recipe}\n")
+    return root
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_another_tree_is_compiled_by_its_own_makefile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.against.is_compiled", lambda: True)
+    monkeypatch.setattr("benchmarks.parts.is_compiled", lambda: True)
+    monkeypatch.setenv("MAKEFLAGS", "ARGS=--against")
+    recipe = "mkdir -p build/compiled && echo '$(COMPILER) $(ARGS)' > $@"
+    made = against.other_tree(a_tree(tmp_path / "old", recipe))
+    assert made.code() == tmp_path / "old" / COMPILED
+    assert (made.code() / ".made").read_text() == f"{sys.executable} \n"
+    assert made.code(plain=True) == tmp_path / "old"
+    with pytest.raises(PartMissing, match=r"cannot be compiled: .*No compiler"):
+        against.other_tree(a_tree(tmp_path / "older", "echo No compiler >&2; exit 1"))
+
+
+def test_another_tree_is_taken_as_it_is_where_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.against.is_compiled", lambda: False)
+    monkeypatch.setattr("benchmarks.parts.is_compiled", lambda: False)
+    assert against.other_tree(a_tree(tmp_path / "old", "exit 1")).code() == tmp_path / "old"
+    with pytest.raises(PartMissing, match="no checkout of mailsender"):
+        against.other_tree(tmp_path)
+    with pytest.raises(PartMissing, match="is this tree"):
+        against.other_tree(ROOT)
+
+
+@pytest.mark.parametrize("other", ["--write", "--quick", "--only peers"])
+def test_another_tree_is_a_run_of_its_own(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse(["--against", "../old", *other.split()])
+    assert "--" in capsys.readouterr().err
+    assert _parse(["--against", "../old"]).against == Path("../old")
