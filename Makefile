@@ -47,7 +47,7 @@ proof: .venv/.made ## Try to break every promise and write docs/proof.md; ARGS="
 ship: .venv/.made ## Exercise what ships: image, compose, manifests, specifications, wheel
 	scripts/podman/ship $(ARGS)
 
-bench: .venv/.made compiled ## Measure beside the peers, under 15 minutes; ARGS=--write puts the tables into docs/
+bench: .venv/.made compiled ## Measure beside the peers, about 20 minutes; ARGS=--write puts the tables into docs/
 	.venv/bin/python -m benchmarks $(ARGS)
 
 bench-quick: .venv/.made compiled ## The same beside a bare aiosmtplib loop only, under a minute

@@ -77,7 +77,8 @@ def _parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def _run(stage: Stage, options: argparse.Namespace) -> list[Section]:
     """Everything that is wanted; of the sections the comparison and the goals come first."""
     if options.against:
-        return against.measure(stage, options.against, options.rounds or against.ROUNDS, options.scale)
+        tree = against.other_tree(options.against, stage.room("before"))
+        return against.measure(stage, tree, options.rounds or against.ROUNDS, options.scale)
     wanted = ["peers"] if options.quick else options.only or ["peers", *CHOICES, *SECTIONS]
     first: list[Section] = []
     others: list[Section] = []
@@ -114,8 +115,6 @@ def main() -> None:
     install_missing({"smtp-sink": "postfix"} | ({} if few else {"redis-server": "redis-server"}))
     here = machine()
     try:
-        if options.against:
-            options.against = against.other_tree(options.against)
         with staged() as stage:
             sections = _run(stage, options)
     except PartMissing as error:

@@ -6,7 +6,7 @@
 Of the other tree nothing is used but its service, started as its users do (`python -m mailsender run`) in
 this tree's environment: one measure for both, one set of versions, and its own benchmarks may lie anywhere.
 It has to name its settings and its event `partitions_assigned` as this one does. Where the compiled form is
-measured, that of the other tree is made first, by its own Makefile.
+measured, that of the other tree is made first, as a wheel, by its own build hook.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from benchmarks import idle, latency
 from benchmarks.compare import compare, our_peers
 from benchmarks.measure import Round
-from benchmarks.parts import COMPILED, ROOT, Stage, Tree, is_compiled
+from benchmarks.parts import ROOT, Stage, Tree, is_compiled
 from benchmarks.peers import Peer
 from benchmarks.run import say
 from benchmarks.shapes import SHAPES
@@ -46,28 +47,40 @@ class Before:
             return self._peer.run(stage, letters)
 
 
-def other_tree(path: Path) -> Tree:
-    """The tree at `path`, compiled where this one is.
+def other_tree(root: Path, directory: Path) -> Tree:
+    """The tree at `root`, compiled into `directory` where this one is.
 
     Raises:
         PartMissing: there is none, it is this one, or it cannot be compiled.
     """
-    root = path.resolve()
+    root = root.resolve()
     if root == ROOT:
         raise PartMissing(f"{root} is this tree; another one is needed beside it (git worktree add)")
     if not (root / "mailsender" / "__main__.py").is_file():
         raise PartMissing(f"{root} is no checkout of mailsender")
+    made = Tree(root, directory / "compiled")
     if is_compiled():
         say(f"Compiling {root}")
-        # Its own Makefile knows how; of this run's it shall hear nothing but which Python to take.
-        environment = {
-            name: each for name, each in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-        }
-        command = ["make", "-C", root, f"COMPILER={sys.executable}", str(COMPILED / ".made")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise PartMissing(f"{root} cannot be compiled: {(done.stderr or done.stdout).strip()[-500:]}")
-    return Tree(root)
+        _compile(made, directory)
+    return made
+
+
+def _compile(tree: Tree, directory: Path) -> None:
+    """Make a wheel of it, as `make compiled` does here, and unpack that."""
+    words = ("--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", directory)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", *words, tree.root],
+        env={**os.environ, "MAILSENDER_COMPILE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise PartMissing(f"{tree.root} cannot be compiled: {(done.stderr or done.stdout).strip()[-500:]}")
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tree.compiled)
+    (tree.compiled / ".made").touch()
 
 
 def measure(stage: Stage, tree: Tree, rounds: int = ROUNDS, scale: float = 1.0) -> list[Section]:

@@ -20,8 +20,8 @@ from mailsender.dev.mongod import Mongod
 from mailsender.dev.process import LOOPBACK, Child, Part, PartMissing, free_port, listens
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED = Path("build") / "compiled"
-"""Where `make compiled` leaves the compiled form of a tree, from its root."""
+COMPILED = ROOT / "build" / "compiled"
+"""Where `make compiled` leaves the compiled form of this tree."""
 POSTFIX_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 
 MONGOD_CACHE_GB = 1.0
@@ -31,24 +31,28 @@ _COUNT = re.compile(rb"mesg=(\d+)")
 
 
 def is_compiled_form(directory: Path) -> bool:
-    """Whether `make compiled` made this."""
+    """Whether a compiled form lies there."""
     return (directory / ".made").is_file()
 
 
 def is_compiled() -> bool:
     """Whether there is a compiled form: there is none without a compiler."""
-    return is_compiled_form(ROOT / COMPILED)
+    return is_compiled_form(COMPILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A checkout whose service is measured: this one, or one of another commit."""
+    """A checkout whose service is measured, this one or one of another commit, and its compiled form."""
 
     root: Path
+    compiled: Path
 
     def code(self, *, plain: bool = False) -> Path:
-        """Where its modules lie: in their compiled form, unless there is none here or `plain` is wanted."""
-        return self.root if plain or not is_compiled() else self.root / COMPILED
+        """Where its modules lie: in their compiled form, unless there is none or `plain` is wanted."""
+        return self.compiled if is_compiled_form(self.compiled) and not plain else self.root
+
+
+HERE = Tree(ROOT, COMPILED)
 
 
 class Taking(Protocol):
@@ -123,7 +127,7 @@ class Stage:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.tree = Tree(ROOT)
+        self.tree = HERE
         self._running = contextlib.ExitStack()
         self._rooms = 0
         directory.chmod(0o755)  # Postfix and its sink give up root's rights, and still have to come in

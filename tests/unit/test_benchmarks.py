@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import smtplib
 import socket
 import ssl
@@ -26,7 +25,7 @@ from benchmarks import against, driver, goals, letters, table, tls
 from benchmarks.__main__ import PAGE, TABLES, _parse
 from benchmarks.compare import compare
 from benchmarks.measure import Meter, Round, cpu_seconds, peak_mb, poll, round_size, tree
-from benchmarks.parts import COMPILED, ROOT, Stage, Tree, Way
+from benchmarks.parts import HERE, ROOT, Stage, Tree, Way
 from benchmarks.peers import bare, ours
 from benchmarks.stamping_sink import HOST, StampingSink, stamping_sink
 from lab.parts import make_certificates
@@ -437,7 +436,7 @@ def test_which_form_of_the_service_runs_is_read_from_the_kernel() -> None:
 
 
 def test_the_service_of_another_tree_is_measured_for_a_while(tmp_path: Path) -> None:
-    stage, other = Stage(tmp_path), Tree(tmp_path / "other")
+    stage, other = Stage(tmp_path), Tree(tmp_path / "other", tmp_path / "compiled")
     seen: list[Path] = []
 
     class Looking(Counting):
@@ -448,46 +447,73 @@ def test_the_service_of_another_tree_is_measured_for_a_while(tmp_path: Path) -> 
     before = against.Before(Looking("mailsender", []), other)
     assert before.name == "mailsender, before"
     before.run(stage, 10)
-    assert (seen, stage.tree) == ([other.root], Tree(ROOT))
+    assert (seen, stage.tree) == ([other.root], HERE)
     with pytest.raises(TimeoutError):
         against.Before(Counting("mailsender", [], fails=True), other).run(stage, 10)
-    assert stage.tree == Tree(ROOT)
+    assert stage.tree == HERE
 
 
-def a_tree(root: Path, recipe: str) -> Path:
-    """A checkout whose Makefile knows how to compile it."""
+HOOK = """
+import os
+
+class Backend:
+    pass
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    import zipfile
+    if os.environ["MAILSENDER_COMPILE"] != "1" or os.path.exists("broken"):
+        raise SystemExit("No compiler here")
+    name = "mailsender-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(wheel_directory, name), "w") as wheel:
+        wheel.writestr("mailsender/__init__.py", "")
+        info = "mailsender-0.1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: mailsender\\nVersion: 0.1.0\\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "hook"
+backend-path = ["."]
+[project]
+name = "mailsender"
+version = "0.1.0"
+"""
+
+
+def a_tree(root: Path) -> Path:
+    """A checkout that knows how to compile itself, but for one that is `broken`."""
     (root / "mailsender").mkdir(parents=True)
     (root / "mailsender" / "__main__.py").touch()
-    (root / "Makefile").write_text(f"build/compiled/.made:\n\t{recipe}\n")
+    (root / "hook.py").write_text(HOOK)
+    (root / "pyproject.toml").write_text(PROJECT)
     return root
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_another_tree_is_compiled_by_its_own_makefile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_tree_is_compiled_by_its_own_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.against.is_compiled", lambda: True)
-    monkeypatch.setattr("benchmarks.parts.is_compiled", lambda: True)
-    monkeypatch.setenv("MAKEFLAGS", "ARGS=--against")
-    recipe = "mkdir -p build/compiled && echo '$(COMPILER) $(ARGS)' > $@"
-    made = against.other_tree(a_tree(tmp_path / "old", recipe))
-    assert made.code() == tmp_path / "old" / COMPILED
-    assert (made.code() / ".made").read_text() == f"{sys.executable} \n"
-    assert made.code(plain=True) == tmp_path / "old"
-    with pytest.raises(PartMissing, match=r"cannot be compiled: .*No compiler"):
-        against.other_tree(a_tree(tmp_path / "older", "echo No compiler >&2; exit 1"))
+    root, room = a_tree(tmp_path / "old"), tmp_path / "room"
+    room.mkdir()
+    made = against.other_tree(root, room)
+    assert made.code() == room / "compiled"
+    assert (made.code() / "mailsender" / "__init__.py").is_file()
+    assert made.code(plain=True) == root
+    (root / "broken").touch()
+    with pytest.raises(PartMissing, match=r"(?s)cannot be compiled: .*"):
+        against.other_tree(root, room)
 
 
 def test_another_tree_is_taken_as_it_is_where_nothing_is_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.against.is_compiled", lambda: False)
-    monkeypatch.setattr("benchmarks.parts.is_compiled", lambda: False)
-    assert against.other_tree(a_tree(tmp_path / "old", "exit 1")).code() == tmp_path / "old"
+    assert against.other_tree(a_tree(tmp_path / "old"), tmp_path).code() == tmp_path / "old"
     with pytest.raises(PartMissing, match="no checkout of mailsender"):
-        against.other_tree(tmp_path)
+        against.other_tree(tmp_path, tmp_path)
     with pytest.raises(PartMissing, match="is this tree"):
-        against.other_tree(ROOT)
+        against.other_tree(ROOT, tmp_path)
 
 
 @pytest.mark.parametrize("other", ["--write", "--quick", "--only peers"])
