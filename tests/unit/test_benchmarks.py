@@ -456,9 +456,6 @@ def test_the_service_of_another_tree_is_measured_for_a_while(tmp_path: Path) -> 
 HOOK = """
 import os
 
-class Backend:
-    pass
-
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     import zipfile
     if os.environ["MAILSENDER_COMPILE"] != "1" or os.path.exists("broken"):
