@@ -171,7 +171,7 @@ ODD_LINES = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["", "<p>line</p>\n", "<p>line</p>\r\n", LINE]),
     st.lists(st.tuples(st.sampled_from([0, 1, 15, 16, 17, PIECE - 1, PIECE]), ODD_LINES), max_size=3),

@@ -10,6 +10,7 @@ import pytest
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.producer import sender
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,5 +64,5 @@ def test_the_producer_sends_them() -> None:
         _retry_backoff=0.1,
         _default_backoff=0,
     )
-    handler = sender.SendProduceReqHandler(parts, {SimpleNamespace(topic="t", partition=0): batch})
+    handler = sender.SendProduceReqHandler(parts, {TopicPartition("t", 0): batch})
     assert type(handler.create_request()) is WholeRequest
