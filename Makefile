@@ -73,7 +73,7 @@ compiled: .venv/.made ## The hot path compiled by mypyc, in build/compiled, wher
 
 # A wheel of this tree, unpacked, and beside it what tests need to run there.
 build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name '*.py')
-	@echo 'Compiling the hot path (about a minute)'
+	@echo 'Compiling the hot path (one to four minutes)'
 	@rm -rf build/compiled build/wheel
 	@mkdir -p build/wheel
 	@touch build/wheel/.begun

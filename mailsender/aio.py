@@ -1,8 +1,15 @@
-"""Waits that an event ends, or time."""
+"""Waits that an event ends, or time; and what has to be done whatever happens, where it takes waiting.
+
+Never compiled: compiled code that waits while it handles an exception shows it to other tasks.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 async def pause(event: asyncio.Event, seconds: float) -> None:
@@ -22,3 +29,14 @@ async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def afterwards(work: Callable[[], Awaitable[T]], then: Callable[[], Awaitable[None]]) -> T:
+    """The result of `work`; `then` runs to its end first, even when `work` raises or is cancelled.
+
+    Cancelled before `work` has begun, it does neither.
+    """
+    try:
+        return await work()
+    finally:
+        await then()

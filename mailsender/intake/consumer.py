@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from mailsender.afterwards import afterwards
+from mailsender.aio import afterwards
 from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
 from mailsender.intake.schema import Limits

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from mailsender.afterwards import afterwards
+from mailsender.aio import afterwards
 from mailsender.kafka.port import RecordSink
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Rejected, TooLarge, Unavailable

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from mailsender.afterwards import afterwards
+from mailsender.aio import afterwards
 
 
 class Work:
