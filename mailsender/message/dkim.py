@@ -69,8 +69,8 @@ _PUBLIC = re.compile(rb"-----BEGIN (?:[A-Z]+ )?(?:PUBLIC KEY|CERTIFICATE)-----")
 _WHITE = b" \t\r\n"
 _WHITE_RUN = re.compile(rb"[ \t\r\n]+")
 _SPACES = re.compile(rb"  +")
-_LINE = 76
-_EDGE = 64
+_LINE = 76  # characters of a header's line; 78 is what RFC 5322 §2.1.1 asks for
+_EDGE = 64  # octets of a piece in which its first or last text nearly always stands
 
 
 class BadKey(ValueError):  # noqa: N818  reads better where it is caught

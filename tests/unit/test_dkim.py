@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -322,7 +323,7 @@ BODIES = st.lists(BODY_PARTS, max_size=20).map(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=8), BODIES)
 @example([("Subject", b" ")], b"")
 @example([("Subject", b"")], b" \r\n")
@@ -427,6 +428,18 @@ def test_what_cannot_sign_is_refused(case: str) -> None:
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
     assert len(str(refused.value)) < 100
+
+
+# None of an RSA key: to look at one takes a seventh of a second.
+KEY_FILES = [UNFIT["encrypted"][0], written(ED25519), written(ED25519, Encoding.DER)]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(KEY_FILES), st.integers(0, 2000), st.binary(max_size=3))
+def test_a_damaged_file_is_a_key_or_refused(data: bytes, place: int, other: bytes) -> None:
+    place %= len(data)
+    with suppress(BadKey):
+        load_key(data[:place] + other + data[place + len(other) :], domain="example.com", selector="s")
 
 
 def test_neither_repr_nor_comparison_knows_the_private_key() -> None:
