@@ -32,7 +32,7 @@ from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.kafka.port import RecordSink, RecordSource
-from mailsender.message.compose import Composer
+from mailsender.message.composer import LetterComposer
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
@@ -180,13 +180,15 @@ class Replica:
         self.started = clock.monotonic()
         self.opening = Condition(part="mongodb", text="not opened yet")
         self.posts_refused = 0  # for the queue was full
-        self.limits = Limits(body=settings.letter_max_bytes, letters=settings.letters_per_batch)
+        self.limits = Limits(
+            senders=settings.senders, body=settings.letter_max_bytes, letters=settings.letters_per_batch
+        )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        composer = Composer(*settings.sender)
+        composer = LetterComposer(*settings.sender)
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)

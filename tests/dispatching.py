@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mailsender.journal.port import Journal
+from mailsender.message.mail import Mail
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Answer, Letter, Origin, Recipient
 from mailsender.queue.heartbeat import Heartbeat
@@ -81,6 +82,9 @@ class PlainComposer:
         if letter.subject == "bad header":
             raise ValueError("Subject: holds a control character")
         return letter.body.encode()
+
+    def mail(self, letter: Letter) -> Mail:
+        raise AssertionError("these letters have no further keys")
 
     def message_id(self, letter: Letter) -> str:
         return f"<{letter.id}@example.test>"

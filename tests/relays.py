@@ -106,6 +106,10 @@ class FakeSession:
         self.closed = True
 
     @property
+    def supports_smtputf8(self) -> bool:
+        return True
+
+    @property
     def supports_8bit(self) -> bool:
         return True
 

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mailsender.intake.fast_batch import plain_elements, plain_letter
-from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, kind, token_fault
+from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
+from mailsender.message.mail import KEYS, BadKey, kind, read
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
@@ -234,20 +235,69 @@ def read_letter(
     """
     fields = _canonical(element)
     try:
+        mail = _mail(fields, limits)
         good = LetterIn.model_validate(fields, context=limits)
         recipients = _recipients(good.Addresses)
     except ValidationError as error:
         complaints = _complaints(error)
+    except BadKey as error:
+        complaints = [(error.key, error.text)]
     except _BadAddresses as error:
         complaints = error.complaints
     else:
-        return _good_letter(good, recipients, origin, key)
+        return _good_letter(good, mail, recipients, origin, key)
     bad = _bad_letter(fields, origin, key, limits)
     return bad.evolve(reason=cleaned(_reason(complaints)), finished_at=now)
 
 
+def _mail(fields: dict[str, Any], limits: Limits) -> str:
+    """The further keys of an element as JSON, empty where it has none; `fields` gets all its addresses.
+
+    Raises:
+        BadKey: one holds something else than it may.
+    """
+    _spread(fields)
+    given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
+    if not given:
+        return ""
+    mail = read(given)
+    for name, address in mail.senders:
+        if not limits.senders.allow(address):
+            raise BadKey(name, "is not among those in whose name letters are sent: see SMTP_FROM_ALLOWED")
+    if mail.shown:
+        blind = fields["Addresses"] if isinstance(fields["Addresses"], list) else []
+        fields["Addresses"] = [*mail.shown, *blind]
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _spread(fields: dict[str, Any]) -> None:
+    """Put the addresses of objects into their places, and the names beside them apart.
+
+    Raises:
+        BadKey: an object is none of an address and a name.
+    """
+    fields.pop("Names", None)
+    addresses = fields["Addresses"]
+    if not isinstance(addresses, list) or not any(isinstance(each, dict) for each in addresses):
+        return
+    names: dict[str, Any] = {}
+    plain = []
+    for place, each in enumerate(addresses):
+        if isinstance(each, dict):
+            if not each.keys() <= {"Address", "Name"} or not isinstance(each.get("Address"), str):
+                raise BadKey(f"Addresses[{place}]", 'must be a string, or {"Address": …, "Name": …}')
+            if each.get("Name") is not None:
+                names[each["Address"]] = each["Name"]
+            plain.append(each["Address"])
+        else:
+            plain.append(each)
+    fields["Addresses"] = plain
+    if names:
+        fields["Names"] = names
+
+
 def _good_letter(
-    good: LetterIn, recipients: tuple[Recipient, ...], origin: Origin, key: bytes | None
+    good: LetterIn, mail: str, recipients: tuple[Recipient, ...], origin: Origin, key: bytes | None
 ) -> Letter:
     return Letter(
         id=good.ID or origin.letter_id(),
@@ -257,7 +307,8 @@ def _good_letter(
         answers=(Answer(token=good.Token, key=key, origin=origin),),
         recipients=recipients,
         # Whoever has the same computed ID came from the same place: nobody will ask for its content.
-        digest=content_digest(good.Addresses, good.Subject, good.Body) if good.ID else b"",
+        digest=content_digest(good.Addresses, good.Subject, good.Body, mail) if good.ID else b"",
+        mail=mail,
     )
 
 
@@ -315,10 +366,14 @@ def _recipients(addresses: Sequence[str]) -> tuple[Recipient, ...]:
 
 
 def _complaints_of(element: Mapping[str, Any], limits: Limits) -> list[tuple[str, str]]:
+    fields = _canonical(element)
     try:
-        _recipients(LetterIn.model_validate(_canonical(element), context=limits).Addresses)
+        _mail(fields, limits)
+        _recipients(LetterIn.model_validate(fields, context=limits).Addresses)
     except ValidationError as error:
         return _complaints(error)
+    except BadKey as error:
+        return [(error.key, error.text)]
     except _BadAddresses as error:
         return error.complaints
     return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from mailsender.intake import schema_patterns
+from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS
+from mailsender.message.mail import MAX_SHOWN, kind
+from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
+from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
+from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
 from mailsender.model.text import header_fault, octets, storable
@@ -21,13 +27,42 @@ NO_ID = "0" * 24
 _ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """In whose name a letter may be sent: of these addresses, and of anybody in these domains."""
+
+    addresses: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Senders:
+        """Those that are listed as addresses, or as domains alone.
+
+        Raises:
+            BadAddress: one is neither.
+        """
+        addresses, domains = set(), set()
+        for text in texts:
+            if "@" in text:
+                addresses.add(parse_address(text).wire)
+            else:
+                domains.add(parse_address(f"a@{text}").domain)
+        return cls(frozenset(addresses), frozenset(domains))
+
+    def allow(self, address: Address) -> bool:
+        """Whether a letter may be sent in the name of an address."""
+        return address.wire in self.addresses or address.domain in self.domains
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
 
-    Of a batch's faulty letters the first `faulty` are answered one by one.
+    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose name
+    a letter may be sent, beside the service's own.
     """
 
+    senders: Senders = Senders()
     body: int = 10 * 1024 * 1024
     addresses: int = 10_000
     letters: int = 20_000
@@ -57,7 +92,17 @@ _ID_SCHEMA = {
 }
 _ADDRESSES_SCHEMA = {
     "type": "array",
-    "items": schema_patterns.ADDRESS,
+    "items": {
+        "anyOf": [
+            schema_patterns.ADDRESS,
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["Address"],
+                "properties": {"Address": schema_patterns.ADDRESS, "Name": {"type": ["string", "null"]}},
+            },
+        ]
+    },
     "minItems": 1,
     "maxItems": _MOST.addresses,
 }
@@ -72,6 +117,36 @@ _TOKEN_SCHEMA = {
     "maxItems": (MAX_TOKEN - 1) // 2,
     "maxProperties": MAX_TOKEN // 6,
 }
+
+
+_TEXT_SCHEMA = {"type": ["string", "null"]}
+_HEADER_SCHEMA = {"type": ["string", "null"], "not": _SUBJECT_SCHEMA["not"]}
+_MAILBOXES_SCHEMA = {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN}
+_IDS_SCHEMA = {"type": ["string", "array", "null"], "items": {"type": "string"}, "maxItems": MAX_IDS}
+_ATTACHMENTS_SCHEMA = {
+    "type": ["array", "null"],
+    "maxItems": MAX_ATTACHMENTS,
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "Name": {"type": "string", "maxLength": MAX_FILE_NAME},
+            "ContentType": {"type": "string"},
+            "Content": {"type": "string", "contentEncoding": "base64"},
+            "Inline": {"type": "boolean"},
+            "ContentID": {"type": "string", "maxLength": 200},
+        },
+    },
+}
+
+
+def _object_schema(**properties: object) -> dict[str, object]:
+    return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+
+
+def _key(description: str, schema: Mapping[str, object]) -> Any:
+    """A key that `mailsender.message.mail` reads."""
+    return Field(None, description=description, json_schema_extra=dict(schema))
 
 
 def _not_yet(meaning: str) -> Any:
@@ -95,7 +170,8 @@ class LetterIn(BaseModel):
         "", description="24 hexadecimal digits; empty or all zeros: one is computed."
     )
     Addresses: Annotated[tuple[str, ...], WithJsonSchema(_ADDRESSES_SCHEMA)] = Field(
-        description="The recipients, one plain address each. They do not see one another."
+        description="The recipients, one plain address each, or an object with its `Address` and the `Name`"
+        " that a personal letter shows. They do not see one another."
     )
     Subject: Annotated[str, WithJsonSchema(_SUBJECT_SCHEMA)] = Field(
         "", description="The subject, without control characters."
@@ -111,13 +187,47 @@ class LetterIn(BaseModel):
         ),
     )
 
-    TextBody: Any = _not_yet("The body as plain text, beside the HTML.")
-    FromName: Any = _not_yet("The sender's name that people see.")
-    ReplyTo: Any = _not_yet("The address that answers go to.")
-    Attachments: Any = _not_yet("Files that go with the letter.")
+    From: Any = _key(
+        "The sender, an address or `Name <address>`: one that SMTP_FROM_ALLOWED allows.", _TEXT_SCHEMA
+    )
+    FromName: Any = _key("The sender's name that people see, whatever the address.", _HEADER_SCHEMA)
+    Sender: Any = _key("Who sends it in the name of `From`, as an address of the same kind.", _TEXT_SCHEMA)
+    ReplyTo: Any = _key(
+        "Where answers go, one mailbox or several.",
+        {"type": ["string", "array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN},
+    )
+    ReversePath: Any = _key("Where relays report that it cannot be delivered: a plain address.", _TEXT_SCHEMA)
+    To: Any = _key("Recipients whom all may see: addresses, or `Name <address>`.", _MAILBOXES_SCHEMA)
+    Cc: Any = _key("Further recipients whom all may see.", _MAILBOXES_SCHEMA)
+    Personal: Any = _key(
+        "true: each of `Addresses` gets a message of its own, which shows its name and address.",
+        {"type": ["boolean", "null"]},
+    )
+    TextBody: Any = _key("The body as plain text, beside the HTML or instead of it.", _TEXT_SCHEMA)
+    Attachments: Any = _key("Files that go with it, their content in base64.", _ATTACHMENTS_SCHEMA)
+    Calendar: Any = _key(
+        "An invitation that calendars act upon: iCalendar text, and its method.",
+        _object_schema(Text={"type": "string"}, Method={"enum": sorted(METHODS)}),
+    )
+    Headers: Any = _key(
+        "Further headers by their names, each a string or several.",
+        {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": ["string", "array"], "items": {"type": "string"}},
+        },
+    )
+    ListUnsubscribe: Any = _key(
+        "How to leave the list: by an https URL with one click, by a mail, or both (RFC 2369, RFC 8058).",
+        _object_schema(URL={"type": "string"}, Mail={"type": "string"}),
+    )
+    InReplyTo: Any = _key("The Message-ID that it answers, in angle brackets.", _IDS_SCHEMA)
+    References: Any = _key("The Message-IDs of the thread, the oldest first.", _IDS_SCHEMA)
+    AutoSubmitted: Any = _key(
+        "That a program wrote it, and why (RFC 3834).", {"enum": [*sorted(AUTO_SUBMITTED), None]}
+    )
+    Importance: Any = _key("How important it is to its reader.", {"enum": [*sorted(IMPORTANCES), None]})
     Template: Any = _not_yet("The name of a template to make subject and body from.")
     Variables: Any = _not_yet("Values for the template.")
-    Headers: Any = _not_yet("Further headers.")
     NotBefore: Any = _not_yet("The earliest time to send it.")
     ExpireAt: Any = _not_yet("The time after which it is no longer sent.")
     Priority: Any = _not_yet("How urgent it is.")
@@ -171,19 +281,7 @@ class LetterIn(BaseModel):
             raise _fault(fault)
         return value
 
-    @field_validator(
-        "TextBody",
-        "FromName",
-        "ReplyTo",
-        "Attachments",
-        "Template",
-        "Variables",
-        "Headers",
-        "NotBefore",
-        "ExpireAt",
-        "Priority",
-        mode="before",
-    )
+    @field_validator("Template", "Variables", "NotBefore", "ExpireAt", "Priority", mode="before")
     @classmethod
     def _unhonoured(cls, value: object) -> object:
         if value is not None:
@@ -202,16 +300,6 @@ def _fault(text: str) -> PydanticCustomError:
 
 def _limits(info: ValidationInfo) -> Limits:
     return info.context if isinstance(info.context, Limits) else Limits()
-
-
-def kind(value: object) -> str:
-    """What JSON calls it, with its article."""
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
-    return kinds.get(type(value), "null")
 
 
 def _text(value: object) -> str:

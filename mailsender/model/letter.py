@@ -278,7 +278,8 @@ class Letter:
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
-    `route` names the route that it takes.
+    `route` names the route that it takes. `mail` is JSON text of the further keys that it brought, as
+    `mailsender.message.mail` reads them, and empty where it has the original's alone.
     """
 
     id: Final[str]
@@ -297,6 +298,7 @@ class Letter:
     digest: Final[bytes]
     adopted: Final[bool]
     route: Final[str]
+    mail: Final[str]
     _size: int = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -318,6 +320,7 @@ class Letter:
         digest: bytes = b"",
         adopted: bool = False,
         route: str = DEFAULT_ROUTE,
+        mail: str = "",
     ) -> None:
         """Take its fields."""
         self.id = id
@@ -336,6 +339,7 @@ class Letter:
         self.digest = digest
         self.adopted = adopted
         self.route = route
+        self.mail = mail
         self._size = 0
 
     @property
@@ -357,7 +361,7 @@ class Letter:
     @property
     def content(self) -> bytes:
         """Its `digest`, made now where none was stored."""
-        return self.digest or content_digest(self.addresses, self.subject, self.body)
+        return self.digest or content_digest(self.addresses, self.subject, self.body, self.mail)
 
     @property
     def size(self) -> int:
@@ -368,6 +372,8 @@ class Letter:
 
     def _measured(self) -> int:
         size = getsizeof(self.body) + getsizeof(self.subject) + getsizeof(self.reason) + _SPOT * 8
+        if self.mail:
+            size += getsizeof(self.mail)
         for address in self.addresses:
             size += _SPOT + len(address)
         for answer in self.answers:
@@ -399,6 +405,7 @@ class Letter:
         digest: bytes | None = None,
         adopted: bool | None = None,
         route: str | None = None,
+        mail: str | None = None,
     ) -> Letter:
         """A copy with changes. What is None stays as it is: nothing known of a letter is ever unset."""
         copy = Letter(
@@ -418,9 +425,11 @@ class Letter:
             digest=self.digest if digest is None else digest,
             adopted=self.adopted if adopted is None else adopted,
             route=self.route if route is None else route,
+            mail=self.mail if mail is None else mail,
         )
         if (
             body is None
+            and mail is None
             and subject is None
             and addresses is None
             and answers is None
@@ -518,9 +527,9 @@ def now_ms(epoch: float) -> datetime:
     return _EPOCH + timedelta(milliseconds=math.floor(epoch * 1000))
 
 
-def content_digest(addresses: Sequence[str], subject: str, body: str) -> bytes:
-    """A hash of what makes two letters the same letter: addresses in order, subject and body."""
-    texts = (str(len(addresses)), *addresses, subject, body)
+def content_digest(addresses: Sequence[str], subject: str, body: str, mail: str = "") -> bytes:
+    """A hash of what makes two letters the same letter: addresses in order, subject, body, further keys."""
+    texts = (str(len(addresses)), *addresses, subject, body, *([mail] if mail else ()))
     try:
         raw = [text.encode() for text in texts]
     except UnicodeEncodeError:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.message.mail import Mail
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
@@ -39,10 +40,19 @@ LOOK = 0.25
 
 
 class Compose(Protocol):
-    """Makes the bytes of a message; see `mailsender.message.compose`."""
+    """Makes the bytes of a message; see `mailsender.message.composer`."""
 
-    def compose(self, letter: Letter, *, eight_bit: bool, date: datetime) -> bytes:
-        """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header."""
+    def compose(
+        self, letter: Letter, *, eight_bit: bool, date: datetime, smtputf8: bool = False, person: str = ""
+    ) -> bytes:
+        """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header.
+
+        `person` is the one recipient of a message of a personal letter.
+        """
+        ...
+
+    def mail(self, letter: Letter) -> Mail:
+        """What its further keys say. Raises ValueError where they say nothing that can be sent."""
         ...
 
     def message_id(self, letter: Letter) -> str:
@@ -219,6 +229,8 @@ class Sender:
             self._finish(errand)
             return
         try:
+            if letter.mail and self._composer.mail(letter).personal:
+                errand.size = 1
             await self._send(errand)
         except ValueError as error:  # the message cannot be made
             self._settle(token, as_error(letter, str(error)))
@@ -292,13 +304,24 @@ class Sender:
 
     async def _transact(self, errand: Errand, part: tuple[str, ...]) -> Said | None:
         """One transaction; None when it could not begin, or was given up before its dot."""
-        envelope = Envelope(reverse_path=errand.relay.policy.reverse_path, recipients=part)
+        mail = self._composer.mail(errand.letter) if errand.letter.mail else None
+        own = mail.reverse_path if mail is not None else ""
+        envelope = Envelope(reverse_path=own or errand.relay.policy.reverse_path, recipients=part)
         while True:
             if not await self._equipped(errand):
                 return None
-            message = self._composer.compose(
-                errand.letter, eight_bit=errand.session.supports_8bit, date=self._now()
-            )
+            if mail is None:
+                message = self._composer.compose(
+                    errand.letter, eight_bit=errand.session.supports_8bit, date=self._now()
+                )
+            else:
+                message = self._composer.compose(
+                    errand.letter,
+                    eight_bit=errand.session.supports_8bit,
+                    smtputf8=errand.session.supports_smtputf8,
+                    date=self._now(),
+                    person=part[0] if mail.personal else "",
+                )
             held, slot = errand.take()
             permit = Permit(
                 self._means,

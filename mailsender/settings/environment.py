@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailsender.intake.schema import Senders
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.queue.mongo import connection_string
 from mailsender.ratelimit.gcra import Allowance
@@ -122,6 +123,11 @@ class Settings(BaseSettings):
     smtp_password: SecretStr = _field(SecretStr(""), "Password for AUTH.", original=True)
     smtp_from: str = _field(
         "", "`From` and reverse-path: an address or `Name <address>`.", shown="`SMTP_USER`"
+    )
+    smtp_from_allowed: str = _field(
+        "",
+        "Further senders that letters may name in `From`, `Sender` and `ReversePath`: addresses and domains,"
+        " separated by commas.",
     )
     smtp_tls: Literal["implicit", "starttls", "none"] = _field(
         "starttls",
@@ -375,7 +381,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_brokers")
     @classmethod
     def _brokers(cls, value: str) -> str:
-        brokers = [part.strip() for part in value.split(",") if part.strip()]
+        brokers = _listed(value)
         for broker in brokers:
             host, colon, port = broker.rpartition(":")
             if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -390,6 +396,15 @@ class Settings(BaseSettings):
         """Kafka's rule for names of topics (`org.apache.kafka.common.internals.Topic`)."""
         if not _TOPIC.fullmatch(value) or value in {".", ".."}:
             raise ValueError("a topic's name has 1 to 249 letters, digits, dots, dashes or underscores")
+        return value
+
+    @field_validator("smtp_from_allowed")
+    @classmethod
+    def _allowed(cls, value: str) -> str:
+        try:
+            Senders.of(_listed(value))
+        except BadAddress as error:
+            raise ValueError(f"one of them is neither an address nor a domain: {error}") from None
         return value
 
     @field_validator("mongodb_base_name")
@@ -446,7 +461,7 @@ class Settings(BaseSettings):
     @property
     def allowed_hosts(self) -> list[str]:
         """Further names of the service, in lower case."""
-        return [part.strip().lower() for part in self.http_allowed_hosts.split(",") if part.strip()]
+        return [part.lower() for part in _listed(self.http_allowed_hosts)]
 
     @property
     def mongo_uri(self) -> str:
@@ -476,6 +491,11 @@ class Settings(BaseSettings):
         return parseaddr(self.smtp_from or self.smtp_user)
 
     @property
+    def senders(self) -> Senders:
+        """In whose name letters may be sent."""
+        return Senders.of([*_listed(self.smtp_from_allowed), self.sender[1]])
+
+    @property
     def allowance(self) -> Allowance:
         """What may be sent."""
         return Allowance(
@@ -492,6 +512,11 @@ class Settings(BaseSettings):
         if self.http_host:
             return self.http_host
         return "0.0.0.0" if self.http_api_key.get_secret_value() else "127.0.0.1"
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _check_uri(settings: Settings) -> None:

@@ -60,7 +60,7 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
         return _refused_whole(envelope, "5.3.4", text)
     rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
-    if sender and sender.needs_smtputf8:
+    if (sender and sender.needs_smtputf8) or (offers.smtputf8 and _has_utf8_headers(message)):
         utf8 = True
     return _mail(sender, message, offers, utf8=utf8), rcpts, results
 
@@ -80,6 +80,11 @@ def _lines_end_well(message: bytes) -> bool:
             return False
         start = end
     return True
+
+
+def _has_utf8_headers(message: bytes) -> bool:
+    """Whether its headers have octets beyond ASCII, as only a relay with SMTPUTF8 takes them (RFC 6532)."""
+    return not message.isascii() and not message[: message.find(b"\r\n\r\n")].isascii()
 
 
 def _rcpts(recipients: Sequence[str], offers: Offers) -> tuple[dict[str, bytes], dict[str, Result], bool]:

@@ -105,6 +105,11 @@ class Session(Protocol):
         ...
 
     @property
+    def supports_smtputf8(self) -> bool:
+        """Whether the relay offers SMTPUTF8 (RFC 6531)."""
+        ...
+
+    @property
     def supports_8bit(self) -> bool:
         """Whether the relay offers 8BITMIME (RFC 6152)."""
         ...

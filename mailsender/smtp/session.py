@@ -100,6 +100,11 @@ class SmtpSession:
             self._gone.set_result(None)
 
     @property
+    def supports_smtputf8(self) -> bool:
+        """See `Session`."""
+        return self._offers.smtputf8
+
+    @property
     def supports_8bit(self) -> bool:
         """See `Session`."""
         return self._offers.eight_bit

@@ -277,9 +277,9 @@ class TestBadLetters:
             ({"Token": float("inf")}, "Token holds a number that JSON cannot carry back"),
             ({"Token": ["\ud800"]}, "Token holds half of a surrogate pair"),
             ({"Token": {"\ud800": 1}}, "Token holds half of a surrogate pair"),
-            ({"TextBody": "x"}, "TextBody is not supported by this version"),
-            ({"textbody": ""}, "TextBody is not supported by this version"),
-            ({"Attachments": []}, "Attachments is not supported by this version"),
+            ({"Template": "x"}, "Template is not supported by this version"),
+            ({"template": ""}, "Template is not supported by this version"),
+            ({"Variables": []}, "Variables is not supported by this version"),
             ({"Priority": 0}, "Priority is not supported by this version"),
         ],
     )

@@ -185,8 +185,8 @@ def test_what_the_program_takes_the_schema_takes(change: dict[str, Any]) -> None
         {"Body": 7},
         {"Token": "x" * 4095},
         {"Token": [0] * 2048},
-        {"TextBody": ""},
-        {"Headers": {}},
+        {"TextBody": 7},
+        {"Headers": []},
         {"Priority": 0},
     ],
 )

@@ -79,6 +79,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         digest=_digest(document.get("digest")),
         adopted=answers[0].origin is None,
         route=_string(document.get("route")) or DEFAULT_ROUTE,
+        mail=_string(document.get("mail")) if answers[0].origin else "",
     )
 
 

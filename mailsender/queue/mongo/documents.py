@@ -7,6 +7,7 @@ Ours stand beside them:
 - `tokenjson`: true where `token` holds JSON text, because the token was not a plain string.
 - `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
+- `mail`: JSON text of its further keys; absent where it has the original's alone.
 - `created_at`: when it came in. `route`: the route that it takes.
 - `rank`: its place in the order of its route, the time at which it came in; false when it was deferred, and
   then `due` says from when on it may be sent.
@@ -156,6 +157,8 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     size += _octets("addresses", "".join(letter.addresses)) * 2 + 32 * len(letter.addresses)
     if letter.reason:
         size += _octets("reason", letter.reason)
+    if letter.mail:
+        size += _octets("further keys", letter.mail)
     if size > MAX_BYTES:
         raise Unstorable(f"the letter takes {size} bytes, more than the {MAX_BYTES} that can be stored")
     document: Document = {
@@ -170,6 +173,8 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
     }
     if letter.digest:
         document["digest"] = letter.digest
+    if letter.mail:
+        document["mail"] = letter.mail
     if not _fresh(letter):
         document |= {name: value for name, value in state_of(letter).items() if value}
     if letter.status.final:
@@ -221,6 +226,7 @@ def _fault_of(letter: Letter, reason: str) -> Letter:
     return letter.evolve(
         status=Status.ERROR,
         body="",
+        mail="",
         recipients=(),
         attempts=0,
         relay="",

@@ -357,7 +357,7 @@ class Inserter:
     async def _stored(self, ids: list[Any]) -> dict[str, _Stored]:
         content = {
             name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
-            for name in ("addresses", "subject", "body")
+            for name in ("addresses", "subject", "body", "mail")
         }
         shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "claim": 1, **content}
         shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}

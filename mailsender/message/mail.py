@@ -1,0 +1,316 @@
+"""What a letter's further keys mean for its message. Pure.
+
+A letter keeps them as JSON under the names of the in-topic, so that what is stored is what was published.
+They are read when it comes in, to find what is wrong with them, and when it is sent.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from mailsender.message.compose import BadBody, BadHeader
+from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
+from mailsender.message.parts import Attachment, BadPart, Base64, Calendar, Content
+from mailsender.model.address import Address, BadAddress, parse_address
+
+T = TypeVar("T")
+
+_NOBODY: Final = Mailbox("", Address("", "", ""))
+"""Whose headers are made only to see whether they can be."""
+
+MAX_SHOWN: Final = 1000
+"""Mailboxes in To, Cc or ReplyTo: with names of usual length the header stays below what Postfix keeps."""
+
+
+class BadKey(ValueError):  # noqa: N818  reads better where it is caught
+    """A key of a letter holds what no message can be made of; the message says what, without quoting it."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(f"{key} {text}")
+        self.key = key
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    """The further keys of one letter, checked. What is empty, or None, was not given.
+
+    `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a message
+    of its own, which shows its address, and its name where `names` has one.
+    """
+
+    author: Mailbox | None = None
+    author_name: str | None = None
+    sender: Mailbox | None = None
+    reply_to: tuple[Mailbox, ...] = ()
+    reverse_path: str = ""
+    to: tuple[Mailbox, ...] = ()
+    cc: tuple[Mailbox, ...] = ()
+    personal: bool = False
+    names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    text: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    calendar: Calendar | None = None
+    further: tuple[Further, ...] = ()
+    unsubscribe: Unsubscribe | None = None
+    in_reply_to: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    auto_submitted: str = ""
+    importance: str = ""
+
+    @property
+    def senders(self) -> tuple[tuple[str, Address], ...]:
+        """The addresses that it sends in the name of, each with the key that names it."""
+        found = [("From", self.author), ("Sender", self.sender)]
+        named = [(key, each.address) for key, each in found if each is not None]
+        if self.reverse_path:
+            named.append(("ReversePath", parse_address(self.reverse_path)))
+        return tuple(named)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The addresses in To and Cc, which get the message, too."""
+        return tuple(each.address.text for each in (*self.to, *self.cc))
+
+    def author_of(self, default: Mailbox) -> Mailbox:
+        """Who From names, where `default` is the service's own sender."""
+        author = self.author or default
+        return author if self.author_name is None else replace(author, name=self.author_name)
+
+    def head(self, subject: str, default: Mailbox, person: str = "") -> Head:
+        """The headers; those of a personal letter show `person`, the address of its one recipient.
+
+        Raises:
+            BadHeader: they cannot be made.
+        """
+        to = (Mailbox(self.names.get(person, ""), parse_address(person)),) if self.personal else self.to
+        return Head(
+            author=self.author_of(default),
+            subject=subject,
+            sender=self.sender,
+            reply_to=self.reply_to,
+            to=to,
+            cc=() if self.personal else self.cc,
+            in_reply_to=self.in_reply_to,
+            references=self.references,
+            auto_submitted=self.auto_submitted,
+            importance=self.importance,
+            unsubscribe=self.unsubscribe,
+            further=self.further,
+        )
+
+    def content(self, body: str) -> Content:
+        """What the message shows, where `body` is the letter's HTML; an empty one beside a text is none.
+
+        Raises:
+            BadBody: a text is no Unicode text.
+            BadPart: there are too many attachments, or two of one content ID.
+        """
+        html = body if body or self.text is None else None
+        return Content(html=html, text=self.text, calendar=self.calendar, attachments=self.attachments)
+
+
+def read(keys: Mapping[str, Any]) -> Mail:
+    """The mail that the further keys of a letter describe; they are JSON values under their documented names.
+
+    Raises:
+        BadKey: one of them holds something else than it may.
+    """
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        if value is not None:
+            name, make = _TABLE[key]
+            found[name] = make(key, value)
+    mail = Mail(**found)
+    if mail.personal and (mail.to or mail.cc):
+        raise BadKey(
+            "Personal", "goes with Addresses alone: each of them stands in the To of its own message"
+        )
+    return mail
+
+
+# --- each key ------------------------------------------------------------------------------------
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value, with its article."""
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
+    return kinds.get(type(value), "null")
+
+
+def _of(key: str, value: object, wanted: type[T], named: str) -> T:
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    raise BadKey(key, f"must be {named}, not {kind(value)}")
+
+
+def _string(key: str, value: object) -> str:
+    return _of(key, value, str, "a string")
+
+
+def _object(key: str, value: object, *names: str) -> dict[str, Any]:
+    found = _of(key, value, dict, "an object")
+    for name in found:
+        if name not in names:
+            raise BadKey(key, f"has a key that it does not know; there are {', '.join(names)}")
+    return found
+
+
+def _made(key: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except BadAddress as error:
+        raise BadKey(key, f"is no address that mail can be sent from or to: {error}") from None
+    except (BadHeader, BadPart, BadBody) as error:
+        raise BadKey(key, f"cannot be sent: {error}") from None
+
+
+def _mailbox(key: str, value: object) -> Mailbox:
+    text = _string(key, value)
+    return _made(key, lambda: parse_mailbox(text))
+
+
+def _mailboxes(key: str, value: object) -> tuple[Mailbox, ...]:
+    several = _of(key, value, list, "an array of strings")
+    if len(several) > MAX_SHOWN:
+        raise BadKey(key, f"holds {len(several)} addresses; {MAX_SHOWN} are allowed")
+    return tuple(_mailbox(f"{key}[{place}]", each) for place, each in enumerate(several))
+
+
+def _one_or_several(key: str, value: object) -> tuple[Mailbox, ...]:
+    return _mailboxes(key, value) if isinstance(value, list) else (_mailbox(key, value),)
+
+
+def _reverse_path(key: str, value: object) -> str:
+    text = _string(key, value)
+    return _made(key, lambda: parse_address(text).text)
+
+
+def _name(key: str, value: object) -> str:
+    text = _string(key, value)
+    _made(key, lambda: replace(_NOBODY, name=text))
+    return text
+
+
+def _names(key: str, value: object) -> Mapping[str, str]:
+    found = _of(key, value, dict, "an object")
+    return MappingProxyType({address: _name(key, name) for address, name in found.items()})
+
+
+def _truth(key: str, value: object) -> bool:
+    return _of(key, value, bool, "true or false")
+
+
+def _text(key: str, value: object) -> str:
+    text = _string(key, value)
+    _made(key, lambda: Content(text=text))
+    return text
+
+
+def _attachments(key: str, value: object) -> tuple[Attachment, ...]:
+    several = _of(key, value, list, "an array of objects")
+    made = tuple(_attachment(f"{key}[{place}]", each) for place, each in enumerate(several))
+    _made(key, lambda: Content(html="", attachments=made))
+    return made
+
+
+def _attachment(key: str, value: object) -> Attachment:
+    found = _object(key, value, "Name", "ContentType", "Content", "Inline", "ContentID")
+    raw = _string(f"{key}.Content", found.get("Content", ""))
+    try:
+        content = b64decode(raw, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadKey(f"{key}.Content", "is no base64 (RFC 4648 §4, without line breaks)") from None
+    name = _string(f"{key}.Name", found.get("Name", ""))
+    media_type = _string(f"{key}.ContentType", found.get("ContentType", "application/octet-stream"))
+    inline = _truth(f"{key}.Inline", found.get("Inline", False))
+    content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
+    return _made(
+        key,
+        lambda: Attachment(
+            name=name,
+            content_type=media_type,
+            content=Base64.of([content]),
+            inline=inline,
+            content_id=content_id,
+        ),
+    )
+
+
+def _calendar(key: str, value: object) -> Calendar:
+    found = _object(key, value, "Text", "Method")
+    text = _string(f"{key}.Text", found.get("Text", ""))
+    method = _string(f"{key}.Method", found.get("Method", "REQUEST"))
+    return _made(key, lambda: Calendar(text, method))
+
+
+def _further(key: str, value: object) -> tuple[Further, ...]:
+    found = _of(key, value, dict, "an object of strings")
+    pairs = [
+        (name, _string(f"{key}.{name}", each))
+        for name, several in found.items()
+        for each in (several if isinstance(several, list) else [several])
+    ]
+    made = _made(key, lambda: tuple(Further(name, text) for name, text in pairs))
+    _made(key, lambda: Head(author=_NOBODY, further=made))
+    return made
+
+
+def _unsubscribe(key: str, value: object) -> Unsubscribe:
+    found = _object(key, value, "URL", "Mail")
+    url = _string(f"{key}.URL", found.get("URL", ""))
+    mail = _string(f"{key}.Mail", found.get("Mail", ""))
+    return _made(key, lambda: Unsubscribe(url, parse_address(mail) if mail else None))
+
+
+def _ids(key: str, value: object) -> tuple[str, ...]:
+    several: Sequence[object] = value if isinstance(value, list) else [value]
+    ids = tuple(word for each in several for word in _string(key, each).split())
+    _made(key, lambda: Head(author=_NOBODY, references=ids))
+    return ids
+
+
+def _auto_submitted(key: str, value: object) -> str:
+    word = _string(key, value).lower()
+    _made(key, lambda: Head(author=_NOBODY, auto_submitted=word))
+    return word
+
+
+def _importance(key: str, value: object) -> str:
+    word = _string(key, value).lower()
+    _made(key, lambda: Head(author=_NOBODY, importance=word))
+    return word
+
+
+_TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
+    "From": ("author", _mailbox),
+    "FromName": ("author_name", _name),
+    "Sender": ("sender", _mailbox),
+    "ReplyTo": ("reply_to", _one_or_several),
+    "ReversePath": ("reverse_path", _reverse_path),
+    "To": ("to", _mailboxes),
+    "Cc": ("cc", _mailboxes),
+    "Personal": ("personal", _truth),
+    "Names": ("names", _names),
+    "TextBody": ("text", _text),
+    "Attachments": ("attachments", _attachments),
+    "Calendar": ("calendar", _calendar),
+    "Headers": ("further", _further),
+    "ListUnsubscribe": ("unsubscribe", _unsubscribe),
+    "InReplyTo": ("in_reply_to", _ids),
+    "References": ("references", _ids),
+    "AutoSubmitted": ("auto_submitted", _auto_submitted),
+    "Importance": ("importance", _importance),
+}
+
+KEYS: Final = tuple(_TABLE)
+"""The keys that are read here. `Names`, of the names beside addresses, is made of objects in `Addresses`."""

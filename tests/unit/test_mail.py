@@ -1,0 +1,184 @@
+"""A letter's further keys: what is wrong with each, and the message that they make."""
+
+from __future__ import annotations
+
+import email
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email import policy
+from email.message import EmailMessage
+from typing import Any, cast
+
+import pytest
+
+from mailsender.intake.batch import faults, read_letter
+from mailsender.intake.schema import Limits, Senders
+from mailsender.message.composer import LetterComposer
+from mailsender.model.letter import Letter, Origin, Status
+from mailsender.queue.mongo.document_reader import letter_of
+from mailsender.queue.mongo.documents import document_of
+
+ORIGIN = Origin(topic="in", partition=0, offset=1, index=0, timestamp=2)
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+LIMITS = Limits(senders=Senders.of(["robot@example.test", "example.org"]))
+PDF = b"%PDF-1.7 \xff\x00 not really"
+
+FULL: dict[str, Any] = {
+    "From": "Отдел <billing@example.org>",
+    "Sender": "robot@example.test",
+    "ReplyTo": ["help@example.org", "Second <second@example.org>"],
+    "ReversePath": "bounces@example.org",
+    "To": ["Анна <anna@example.com>"],
+    "Cc": ["cc@example.com"],
+    "TextBody": "Здравствуйте",
+    "Attachments": [
+        {"Name": "Счёт.pdf", "ContentType": "application/pdf", "Content": b64encode(PDF).decode()},
+        {
+            "Name": "logo.png",
+            "ContentType": "image/png",
+            "Content": "AAEC",
+            "Inline": True,
+            "ContentID": "logo@x",
+        },
+    ],
+    "Headers": {"X-Campaign": "spring", "Keywords": ["one", "two"]},
+    "ListUnsubscribe": {"URL": "https://example.org/u/1", "Mail": "leave@example.org"},
+    "InReplyTo": "<a@example.com>",
+    "References": ["<a@example.com>", "<b@example.com>"],
+    "AutoSubmitted": "auto-generated",
+    "Importance": "high",
+}
+
+
+def taken(change: Mapping[str, Any], **plain: Any) -> Letter:
+    element = {"Addresses": ["blind@example.com"], "Subject": "Тема", "Body": "<p>x</p>", **plain, **change}
+    return read_letter(element, ORIGIN, None, LIMITS, now=NOW)
+
+
+def message(letter: Letter, person: str = "") -> EmailMessage:
+    made = LetterComposer("Robot", "robot@example.test").compose(
+        letter, eight_bit=True, smtputf8=True, date=NOW, person=person
+    )
+    return cast("EmailMessage", email.message_from_bytes(made, policy=policy.default))
+
+
+def test_a_letter_with_all_of_them_becomes_a_message_with_all_of_them() -> None:
+    letter = taken(FULL)
+    assert letter.status is Status.AWAITING, letter.reason
+    assert letter.addresses == ("anna@example.com", "cc@example.com", "blind@example.com")
+    made = message(letter)
+    assert made["From"] == "Отдел <billing@example.org>"
+    assert made["To"] == "Анна <anna@example.com>"
+    assert made["Cc"] == "cc@example.com"
+    assert "blind@example.com" not in made.as_string()
+    assert made["Reply-To"] == "help@example.org, Second <second@example.org>"
+    assert made["Message-ID"] == f"<{letter.id}@example.org>"
+    assert made["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert made["X-Campaign"] == "spring"
+    assert made.get_all("Keywords") == ["one", "two"]
+    kinds = [part.get_content_type() for part in made.walk()]
+    assert kinds == [
+        "multipart/mixed",
+        "multipart/related",
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+        "image/png",
+        "application/pdf",
+    ]
+    files = {
+        part.get_filename(): part.get_payload(decode=True) for part in made.walk() if part.get_filename()
+    }
+    assert files == {"Счёт.pdf": PDF, "logo.png": b"\x00\x01\x02"}
+
+
+def test_a_letter_with_the_originals_keys_alone_is_as_it_was() -> None:
+    letter = taken({})
+    assert letter.mail == ""
+    plain = LetterComposer("Robot", "robot@example.test")
+    assert plain.compose(letter, eight_bit=False, date=NOW) == super(LetterComposer, plain).compose(
+        letter, eight_bit=False, date=NOW
+    )
+
+
+def test_a_personal_letter_shows_each_recipient_alone() -> None:
+    letter = taken(
+        {"Personal": True},
+        Addresses=["a@example.com", {"Address": "b@example.com", "Name": "Борис"}],
+    )
+    assert letter.addresses == ("a@example.com", "b@example.com")
+    first, second = (message(letter, person) for person in letter.addresses)
+    assert (first["To"], second["To"]) == ("a@example.com", "Борис <b@example.com>")
+    assert "b@example.com" not in first.as_string()
+    assert first["Message-ID"] != second["Message-ID"]
+
+
+def test_a_text_alone_is_no_multipart() -> None:
+    made = message(taken({"TextBody": "only this"}, Body=""))
+    assert made.get_content_type() == "text/plain"
+    assert made.get_content() == "only this\r\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"From": 7}, "From"),
+        ({"From": "nobody"}, "From"),
+        ({"From": "eve@example.net"}, "From"),
+        ({"Sender": "eve@example.net"}, "Sender"),
+        ({"ReversePath": "eve@example.net"}, "ReversePath"),
+        ({"ReversePath": "Robot <robot@example.test>"}, "ReversePath"),
+        ({"FromName": "a\r\nBcc: eve@example.net"}, "FromName"),
+        ({"ReplyTo": [7]}, "ReplyTo[0]"),
+        ({"To": "anna@example.com"}, "To"),
+        ({"To": ["anna"]}, "To[0]"),
+        ({"To": ["a@example.com"], "Personal": True}, "Personal"),
+        ({"Personal": "yes"}, "Personal"),
+        ({"TextBody": ["x"]}, "TextBody"),
+        ({"TextBody": "\ud800"}, "TextBody"),
+        ({"Attachments": {}}, "Attachments"),
+        ({"Attachments": [{"Content": "?"}]}, "Attachments[0].Content"),
+        ({"Attachments": [{"Contents": ""}]}, "Attachments[0]"),
+        ({"Attachments": [{"ContentType": "x"}]}, "Attachments[0]"),
+        ({"Attachments": [{}] * 101}, "Attachments"),
+        ({"Calendar": {"Text": "BEGIN:VCALENDAR"}}, "Calendar"),
+        ({"Headers": {"Bcc": "eve@example.net"}}, "Headers"),
+        ({"Headers": {"X-A": "a\nB: c"}}, "Headers"),
+        ({"Headers": {"X A": "a"}}, "Headers"),
+        ({"ListUnsubscribe": {}}, "ListUnsubscribe"),
+        ({"ListUnsubscribe": {"URL": "javascript:1"}}, "ListUnsubscribe"),
+        ({"InReplyTo": "a"}, "InReplyTo"),
+        ({"AutoSubmitted": "maybe"}, "AutoSubmitted"),
+        ({"Importance": "very"}, "Importance"),
+        ({"Addresses": [{"Address": "a@example.com", "Nmae": "A"}]}, "Addresses[0]"),
+        ({"Addresses": [{"Address": "a@example.com", "Name": 7}]}, "Names"),
+        ({"Template": "x"}, "Template"),
+    ],
+)
+def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
+    change: dict[str, Any], field: str
+) -> None:
+    letter = taken(change)
+    assert letter.status is Status.ERROR
+    assert letter.reason.startswith(f"{field} "), letter.reason
+    assert "eve@" not in letter.reason
+    element = {"Addresses": ["a@example.com"], **change}
+    assert [each.field for each in faults([element], LIMITS)] == [field]
+
+
+def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
+    letter = taken(FULL)
+    document, size = document_of(letter, NOW)
+    assert size > len(letter.mail)
+    assert letter_of(document).mail == letter.mail
+    assert json.loads(letter.mail).keys() == FULL.keys()
+    assert taken({**FULL, "Importance": "low"}).content != letter.content
+
+
+def test_what_another_programs_document_calls_mail_is_not_read() -> None:
+    found = letter_of(
+        {"_id": "x", "addresses": ["a@example.com"], "mail": "a@example.com", "status": "awaiting"}
+    )
+    assert found.mail == ""
