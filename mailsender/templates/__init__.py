@@ -1,0 +1,1 @@
+"""Letters made from templates, which are prepared when saved, compiled once and rendered many times."""

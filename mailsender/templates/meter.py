@@ -1,0 +1,126 @@
+"""What a rendering costs, counted as it goes, and ended where it costs too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from jinja2 import Undefined
+from jinja2.runtime import Macro
+from markupsafe import Markup
+
+from mailsender.templates.template import Limits
+
+CHARACTERS_A_STEP = 32
+"""Copying 32 characters costs about as much as doing anything at all."""
+
+
+MAX_BITS = 256
+"""Of a whole number: more than any sum of money, and its digits are written in no time."""
+
+
+class Refusal(Exception):  # noqa: N818  it never leaves this package
+    """Something that a template may not do, or not so much of; the text says what."""
+
+
+class Meter:
+    """What one rendering has left. A step takes a microsecond, more or less."""
+
+    __slots__ = ("calls", "left", "limits")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.left = limits.steps
+        self.calls = limits.calls
+
+    def spend(self, steps: int) -> None:
+        """Counts `steps`.
+
+        Raises:
+            Refusal: there are not so many left.
+        """
+        self.left -= steps
+        if self.left < 0:
+            raise Refusal(f"it takes more than {self.limits.steps} steps: loop over less, or write less")
+
+    def weigh(self, value: Any) -> None:
+        """Counts what it takes to compare, hash or write `value` whole.
+
+        A list that holds another one twice weighs twice as much: lists made of themselves grow without
+        taking memory, until they are written.
+        """
+        kind = type(value)
+        if kind is str or kind is Markup:
+            self.spend(1 + len(value) // CHARACTERS_A_STEP)
+        elif kind in _CONTAINERS:
+            open_ = [value]
+            while open_:
+                each = open_.pop()
+                kind = type(each)
+                if kind is dict:
+                    self.spend(1 + len(each))
+                    open_.extend(each.values())
+                elif kind is str or kind is Markup:
+                    self.spend(1 + len(each) // CHARACTERS_A_STEP)
+                elif isinstance(each, list | tuple):
+                    self.spend(1 + len(each))
+                    open_.extend(each)
+        else:
+            self.spend(1)
+
+    def measure(self, size: int) -> None:
+        """Counts a text of `size` characters that is about to be made."""
+        self.spend(1 + size // CHARACTERS_A_STEP)
+
+    def of(self, value: Any) -> Any:
+        """`value`, its outermost size counted: what a filter or a call just made."""
+        if isinstance(value, str):
+            self.spend(len(value) // CHARACTERS_A_STEP)
+        elif isinstance(value, list | tuple | dict):
+            self.spend(len(value))
+        elif isinstance(value, _VIEWS):
+            value = list(value)
+            self.spend(len(value))
+        return value
+
+
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS = frozenset({list, tuple, dict})
+_METER: ContextVar[Meter] = ContextVar("template_meter")
+
+meter: Callable[[], Meter] = _METER.get
+"""The meter of the rendering that is going on."""
+
+
+@contextmanager
+def metered(limits: Limits) -> Iterator[Meter]:
+    """Counts what is compiled and rendered within it."""
+    own = Meter(limits)
+    token = _METER.set(own)
+    try:
+        yield own
+    finally:
+        _METER.reset(token)
+
+
+def kind_of(value: Any) -> str:
+    """What `value` is, in words for the author of a template."""
+    if value is None:
+        return "null"
+    for kind, name in _KINDS:
+        if isinstance(value, kind):
+            return name
+    return "this"
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "a text"),
+    ((list, tuple, *_VIEWS), "a list"),
+    (dict, "an object"),
+    (Macro, "a macro"),
+    (Undefined, "a missing variable"),
+)
