@@ -35,7 +35,7 @@ MAX_PATTERN = 64
 
 MAX_INDENT = 40
 
-STEPS_OF_WORDS = 50
+STEPS_OF_WORDS = 30
 """What a date, a number or an amount takes to write out, in steps."""
 
 REMEMBERED = 1024
@@ -290,7 +290,7 @@ def _moment(value: Any, zone: str | None) -> datetime:
         raise Refusal("a zone is a name as Europe/Moscow")
     try:
         there = dates.get_timezone(zone)
-    except LookupError:
+    except (LookupError, ValueError, OSError):  # a folder of zones, or a path
         raise Refusal("a zone is a name as Europe/Moscow") from None
     try:
         return (moment if moment.tzinfo else moment.replace(tzinfo=dates.UTC)).astimezone(there)

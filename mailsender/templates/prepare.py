@@ -179,15 +179,21 @@ def _styles(found: Iterable[Tag]) -> Iterator[str]:
             yield each.content
 
 
-def _layout_styles(source: str, label: str, lang: str, layouts: Mapping[str, Template]) -> Iterator[str]:
+def _layout_styles(source: str, label: str, lang: str, layouts: Mapping[str, Template]) -> list[str]:
     """The styles of what `source` extends, and of what that extends, the outermost first."""
-    for name in _extends(source, label):
-        layout = layouts.get(name)
-        chosen = layout.chosen(Part.HTML, lang) if layout else None
-        if layout and chosen:
-            rest = {key: each for key, each in layouts.items() if key != name}
-            yield from _layout_styles(chosen[1], label, lang, rest)
-            yield styles_of(chosen[1], ".".join(filter(None, (name, chosen[0], Part.HTML))))
+    found: list[str] = []
+    seen: set[str] = set()
+    open_ = [(source, label)]
+    while open_:
+        for name in _extends(*open_.pop()):
+            layout = layouts.get(name)
+            chosen = layout.chosen(Part.HTML, lang) if layout else None
+            if chosen and name not in seen:
+                seen.add(name)
+                its_label = ".".join(filter(None, (name, chosen[0], Part.HTML)))
+                found.append(styles_of(chosen[1], its_label))
+                open_.append((chosen[1], its_label))
+    return found[::-1]
 
 
 def _extends(source: str, label: str) -> Iterator[str]:

@@ -74,8 +74,8 @@ class Limits:
     """Sources in a row, each named by the one before it."""
     output: int = 1024 * 1024
     """Bytes of each rendered part: a Kafka record is a megabyte."""
-    steps: int = 100_000
-    """What a rendering may do; see `sandbox.Meter`. A table of 1,000 rows takes about 15,000."""
+    steps: int = 200_000
+    """What a rendering may do (`meter.Meter`): a table of 1,000 rows with two amounts in each takes half of it."""
     calls: int = 20
     """Macros within macros."""
     values: int = 10_000

@@ -165,7 +165,7 @@ def test_preparing_what_is_prepared_keeps_its_look() -> None:
     [
         ("\n<p title=\"x>y", 2),
         ("<p>\n<!-- x", 2),
-        ("{% if a\n%}\n<style>p {", 3),
+        ("{{ a\n}}\n<style>p {", 3),
         ("\n\n<title>x</titl", 3),
         ("<p\n", 1),
         ("<!DOCTYPE html", 1),
@@ -207,7 +207,7 @@ PIECES = st.one_of(
         lambda t: f"<{t[0]}{t[1]}>"
     ),
     NAMES.map(lambda name: f"</{name}>"),
-    st.sampled_from(["{% if a %}", "{% endif %}"]),
+    st.just("{% set b = a %}"),
 )
 
 
@@ -215,14 +215,8 @@ PIECES = st.one_of(
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_styles_alone_are_new_and_each_is_where_it_belongs(body: str) -> None:
     source = "<style>.x { color: red } td { padding: 1px }</style>" + body
-    try:
-        made = inlined(source)
-    except TemplateError:
-        assert source.count("{% if") != source.count("{% endif") or "{% endif %}" in source
-        return
-    assert made.replace(' style="color: red"', "").replace("color: red;", "") .replace(
-        ' style="padding: 1px"', ""
-    ).replace("padding: 1px;", "") == source or "style=" in made
+    made = inlined(source)
+    assert re.sub(r' style="[^"]*"', "", made) == source.replace(' style="margin: 0"', "")
     before, after = Elements(source).found, Elements(made).found
     assert [name for name, _ in before] == [name for name, _ in after]
     for (name, attributes), (_, styled) in zip(before, after, strict=True):
@@ -285,12 +279,11 @@ def test_mjml_becomes_html_with_all_constructs() -> None:
         ("<mj-include path='/etc/passwd' />", "MJML"),
         ("<mj-include path='http://127.0.0.1:1/' />", "MJML"),
         ("<mj-section>", "MJML"),
-        ("</mj-body></mjml>text<mjml><mj-body>", "MJML"),
         ("</mj-body></mjml>text", "beside"),
     ],
 )
 def test_what_mjml_cannot_do_is_told(source: str, reason: str) -> None:
-    end = "" if "</mjml>text" in source and "<mjml>" not in source else "</mj-body></mjml>"
+    end = "" if source.endswith("text") else "</mj-body></mjml>"
     with pytest.raises(TemplateError, match=reason) as caught:
         inlined(f"<mjml><mj-body>{source}{end}")
     assert caught.value.template == "letter.html"
