@@ -27,7 +27,7 @@ MAX_STYLES = 64 * 1024
 """Characters of all styles of one source."""
 
 MAX_MATCHES = 2_000_000
-"""Rules times elements: so many are tried in about a second."""
+"""Rules times elements."""
 
 _NUMBER = "data-numbered"
 _INLINER = css_inline.CSSInliner(keep_style_tags=True, load_remote_stylesheets=False)

@@ -26,7 +26,7 @@ VARIABLES: dict[str, Any] = {
 }
 
 SECONDS = 3.0
-"""Of the processor; the worst took 0.23 where this was written."""
+"""Of the processor, several times what the worst takes."""
 
 MEMORY = 64 * 1024 * 1024
 
