@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from traceback import walk_tb
 from typing import Any
 
@@ -72,6 +72,29 @@ class Compiled:
         return Rendered(
             None if subject is None else self._one_line(subject), texts.get(Part.HTML), texts.get(Part.TEXT)
         )
+
+    def letter(self, subject: str, *layers: Mapping[str, Any]) -> Rendered:
+        """As `render`, for a letter that may bring a `subject` of its own, which then stands in its place.
+
+        Raises:
+            TemplateError: as `render` and `whole` do.
+        """
+        self.whole(subject)
+        made = self.render(*layers)
+        return replace(made, subject=subject) if subject else made
+
+    def whole(self, subject: str) -> None:
+        """Nothing, if it can make a letter that brings `subject`, which may be empty.
+
+        Raises:
+            TemplateError: it is only there for others to extend or include, or nobody has a subject.
+        """
+        if not self._sources.keys() & {Part.HTML, Part.TEXT}:
+            raise TemplateError("it has neither an .html nor a .txt source", template=self.name)
+        if not subject and Part.SUBJECT not in self._sources:
+            raise TemplateError(
+                "it has no .subject source, and the letter has no Subject", template=self.name
+            )
 
     def _text(self, source: CompiledSource, variables: dict[str, Any]) -> str:
         chunks: list[str] = []

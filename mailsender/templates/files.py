@@ -18,6 +18,7 @@ from mailsender.templates.template import (
 )
 
 MAX_FILES = 10_000
+"""Files of a folder."""
 
 
 def read_files(
@@ -49,6 +50,30 @@ def read_files(
     return done, errors + more
 
 
+def template_of(name: str, files: Mapping[str, str], *, language: str = "en") -> Template:
+    """One template of its files' names and texts, not prepared yet.
+
+    Raises:
+        TemplateError: they are not the files of this template.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for file_name, text in sorted(files.items()):
+        parsed = parse_source_name(file_name)
+        if parsed is None or parsed[0] != name:
+            raise TemplateError(
+                f"a file is named {name[:64]}.html, .mjml, .txt or .subject, with a language before the"
+                f" ending or without, or {name[:64]}.schema.json or .sample.json",
+                template=file_name[:200],
+            )
+        if (parsed[2], parsed[1]) in found:
+            raise TemplateError("it is there twice, in capitals and small letters", template=file_name[:200])
+        found[parsed[2], parsed[1]] = text
+    made = _template(name, found, language)
+    if not made.sources:
+        raise TemplateError("it has no source: no .html, .mjml, .txt or .subject", template=name)
+    return made
+
+
 def _template(name: str, found: Mapping[tuple[str, str], str], language: str) -> Template:
     sources: dict[tuple[Part, str], str] = {}
     for (ending, lang), text in found.items():
@@ -58,11 +83,16 @@ def _template(name: str, found: Mapping[tuple[str, str], str], language: str) ->
         if (part, lang) in sources:
             raise TemplateError("it is both an .html and an .mjml file", template=name)
         sources[part, lang] = text
+    schema = _object(f"{name}.schema.json", found.get(("schema.json", "")))
+    try:
+        version = digest_of(sources, language, schema)
+    except orjson.JSONEncodeError:
+        raise TemplateError("it is nested too deeply", template=f"{name}.schema.json") from None
     return Template(
         name=name,
-        version=digest_of(sources, language),
+        version=version,
         sources=sources,
-        schema=_object(f"{name}.schema.json", found.get(("schema.json", ""))),
+        schema=schema,
         sample=_object(f"{name}.sample.json", found.get(("sample.json", ""))),
         language=language,
     )

@@ -23,7 +23,7 @@ from jinja2.runtime import Undefined
 from jinja2.tests import TESTS
 from markupsafe import Markup, escape
 
-from mailsender.templates.meter import Refusal, kind_of, meter
+from mailsender.templates.meter import CODE, Refusal, kind_of, meter
 from mailsender.templates.sandbox import written
 
 MAX_DIGITS = 18
@@ -38,7 +38,8 @@ MAX_INDENT = 40
 STEPS_OF_WORDS = 30
 """What a date, a number or an amount takes to write out, in steps."""
 
-REMEMBERED = 1024
+REMEMBERED = 256
+"""Words that each filter of a language keeps: some 100 KB."""
 
 # fmt: off
 _PLAIN_FILTERS = (
@@ -56,7 +57,7 @@ _SORTING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 """They look at each value more than once."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def filters_of(locale: Locale) -> Mapping[str, Callable[..., Any]]:
     """All filters, those for people in the words of `locale`."""
     return {**_plain_filters(), **_Words(locale).filters()}
@@ -80,13 +81,15 @@ def locale_of(lang: str) -> Locale | None:
 
 
 def _counted(function: Callable[..., Any], *, looks: int = 1, steps: int = 0) -> Callable[..., Any]:
-    """`function` on the meter: what it reads, `looks` times, what it makes, and `steps`; not lazy."""
+    """A filter on the meter: what it reads, `looks` times, what it makes, and `steps`; not lazy."""
 
     @wraps(function)  # also Jinja's marks of what is passed
     def run(*args: Any, **kwargs: Any) -> Any:
         own = meter()
         own.spend(steps)
         for each in (*args, *kwargs.values()):
+            if isinstance(each, CODE):
+                raise Refusal(f"{kind_of(each)} cannot be filtered")
             for _ in range(looks):
                 own.weigh(each)
         made = function(*args, **kwargs)
@@ -104,7 +107,20 @@ def _plain_filters() -> dict[str, Callable[..., Any]]:
     return {**jinjas, **{each.__name__[1:]: _counted(each) for each in ours}}
 
 
-_TESTS = {name: _counted(TESTS[name]) for name in _PLAIN_TESTS}
+def _weighed(test: Callable[..., bool]) -> Callable[..., bool]:
+    """A test on the meter. Unlike a filter it may look at anything: ``caller is defined``."""
+
+    @wraps(test)
+    def run(*args: Any) -> bool:
+        own = meter()
+        for each in args:
+            own.weigh(each)
+        return test(*args)
+
+    return run
+
+
+_TESTS = {name: _weighed(TESTS[name]) for name in _PLAIN_TESTS}
 
 
 def _batch(value: Any, linecount: int) -> list[list[Any]]:
@@ -186,8 +202,10 @@ class _Words:
         self._locale = locale
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        ours = (self.date, self.datetime, self.time, self.money, self.number, self.percent, self.plural)
-        return {each.__name__: _counted(_remembered(each), steps=STEPS_OF_WORDS) for each in ours}
+        ours = (self.date, self.datetime, self.time, self.money, self.number, self.percent)
+        found = {each.__name__: _counted(_remembered(each), steps=STEPS_OF_WORDS) for each in ours}
+        # Its forms may be of any length, and are not kept.
+        return {**found, "plural": _counted(self.plural, steps=STEPS_OF_WORDS)}
 
     def date(self, value: Any, style: str = "long", zone: str | None = None) -> str:
         """``2026-11-29`` as a date: `style` is short, medium, long, full, or a pattern of CLDR."""

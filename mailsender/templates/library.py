@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -31,29 +33,51 @@ from mailsender.templates.template import (
 )
 from mailsender.templates.variables import Schema
 
+KEPT = 8 * 1024 * 1024
+"""Characters of sources whose compiled form is kept, which takes some ten times the room: of hundreds of
+templates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A template that is ready, and what it was made of: itself, then all others that it leads to."""
+
+    compiled: Compiled
+    made_of: tuple[Template, ...]
+
+    @property
+    def size(self) -> int:
+        """Characters of all sources that it was made of."""
+        return sum(len(text) for each in self.made_of for text in each.sources.values())
+
 
 class Library:
     """Templates by name, from the first store that knows one.
 
-    At most `kept` compiled ones are kept, the last used. A template, or one that it leads to, that was
-    changed in its store is compiled anew when it is next asked for.
+    Compiled ones are kept, the last used, as long as their sources have no more than `kept` characters
+    together. A template, or one that it leads to, that was changed in its store is compiled anew when it is
+    next asked for.
     """
 
-    def __init__(self, *stores: TemplateStore, limits: Limits | None = None, kept: int = 256) -> None:
+    def __init__(self, *stores: TemplateStore, limits: Limits | None = None, kept: int = KEPT) -> None:
         self._stores = stores
         self._limits = limits or Limits()
         self._kept = kept
-        self._compiled: OrderedDict[_Key, tuple[Compiled, tuple[Template, ...]]] = OrderedDict()
+        self._size = 0
+        self._compiled: OrderedDict[_Key, Found] = OrderedDict()
 
     async def find(self, reference: str, lang: str = "") -> Compiled:
         """The template that a letter names (``welcome``, ``welcome@3``), for readers of `lang`.
 
-        Ask once for a batch's letters of one template and language, and render each of them.
-
         Raises:
             NoTemplate: there is none.
             TemplateError: it cannot be compiled.
+            Unavailable: a store does not answer.
         """
+        return (await self.found(reference, lang)).compiled
+
+    async def found(self, reference: str, lang: str = "") -> Found:
+        """The same, with what it was made of."""
         name, version = parse_reference(reference)
         template = await self._stored(name, version)
         if template is None:
@@ -61,18 +85,29 @@ class Library:
         lang = _useful(template, normal_language(lang))
         key = (template.name, template.version, template.digest, lang)
         known = self._compiled.get(key)
-        if known is None or not await self._unchanged(known[1]):
-            known = self._compiled[key] = await self.compile(template, lang)
-        self._compiled.move_to_end(key)
-        while len(self._compiled) > self._kept:
-            self._compiled.popitem(last=False)
-        return known[0]
+        if known is None or not await self._unchanged(known.made_of[1:]):
+            compiled, others = await self.compile(template, lang)
+            known = Found(compiled, (template, *others))
+            self._keep(key, known)
+        elif key in self._compiled:
+            self._compiled.move_to_end(key)
+        return known
+
+    def _keep(self, key: _Key, found: Found) -> None:
+        old = self._compiled.pop(key, None)
+        self._size += found.size - (old.size if old else 0)
+        self._compiled[key] = found
+        while self._size > self._kept and len(self._compiled) > 1:
+            self._size -= self._compiled.popitem(last=False)[1].size
 
     async def compile(self, template: Template, lang: str = "") -> tuple[Compiled, tuple[Template, ...]]:
         """`template`, which need not be stored, for readers of `lang`; and the others that it leads to.
 
+        It takes some 10 ms, and most of a second with as much code as is allowed: a thread does it.
+
         Raises:
             TemplateError: it cannot be compiled.
+            Unavailable: a store does not answer.
         """
         compiled: dict[Part, CompiledSource] = {}
         others: dict[str, Template] = {}
@@ -89,7 +124,8 @@ class Library:
                 cache_size=self._limits.sources + 1,
             )
             await self._gather(template, part, lang, sandbox, sources)
-            compiled[part] = sources.compiled(sandbox, f"{template.name}.{part}", self._limits)
+            start = f"{template.name}.{part}"
+            compiled[part] = await asyncio.to_thread(sources.compiled, sandbox, start, self._limits)
             others.update((each.template.name, each.template) for each in sources.by_name.values())
         if not compiled:
             raise TemplateError("it has no source", template=template.name)
@@ -108,26 +144,29 @@ class Library:
             TemplateError: it cannot be prepared.
         """
         layouts: dict[str, Template] = {}
-        open_ = extended(template)
+        open_ = await asyncio.to_thread(extended, template)
         while open_ and len(layouts) < self._limits.sources:
             name = open_.pop()
             layout = None if name in layouts else await self._stored(name, None)
             if layout is not None:
                 layouts[name] = layout
-                open_ |= extended(layout)
-        return prepared(template, layouts, limits=self._limits)
+                open_ |= await asyncio.to_thread(extended, layout)
+        return await asyncio.to_thread(prepared, template, layouts, limits=self._limits)
 
-    async def check(self, template: Template) -> list[TemplateError]:
+    async def check(
+        self, template: Template, variables: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[TemplateError]:
         """What is wrong with `template`, which is prepared and need not be stored.
 
-        It is compiled in each of its languages and rendered with its sample.
+        It is compiled in each of its languages and rendered with its sample, and with `variables`, those of
+        all letters.
         """
         found: dict[str, TemplateError] = {}
         for lang in sorted(template.languages | {""}):
             try:
                 compiled, _ = await self.compile(template, lang)
                 if template.sample is not None:
-                    compiled.render(template.sample)
+                    await asyncio.to_thread(compiled.render, variables, template.sample)
             except TemplateError as error:
                 found.setdefault(str(error), error)
         return list(found.values())
@@ -158,7 +197,8 @@ class Library:
             source = _source(owners[name], part, lang, self._limits)
             sources.by_name[name] = source
             leads_to[name] = []
-            for node in sandbox.parsed(source.text, name, source.label).find_all(REFERENCES):
+            tree = await asyncio.to_thread(sandbox.parsed, source.text, name, source.label)
+            for node in tree.find_all(REFERENCES):
                 target = node.template.value  # type: ignore[attr-defined]  # a constant, as `parsed` saw
                 leads_to[name].append(target)
                 if isinstance(node, nodes.Import | nodes.FromImport) and not node.with_context:
@@ -215,23 +255,24 @@ class _Sources(jinja2.BaseLoader):
 
     def compiled(self, sandbox: Sandbox, start: str, limits: Limits) -> CompiledSource:
         """The source `start`; the others stay in the sandbox's cache."""
-        for name, source in self.by_name.items():
-            try:
-                with metered(limits):  # constants are computed now
-                    loaded = sandbox.get_template(name)
-                    if name in self.imported:
-                        _ = loaded.module  # it runs once, and not on the meter of the first letter
-            except TemplateError:
-                raise
-            except jinja2.TemplateSyntaxError as error:
-                raise TemplateError(
-                    error.message or "syntax", template=source.label, line=error.lineno
-                ) from None
-            except SyntaxError:  # Python's own, for more than 20 loops within each other
-                raise TemplateError("its parts are nested too deeply", template=source.label) from None
-            except Exception as error:  # noqa: BLE001  whatever it does is the template's error
-                raise located(error, source.label) from None
+        with metered(limits):  # constants are computed now
+            for name, source in self.by_name.items():
+                self._compile(sandbox, name, source.label)
         return CompiledSource(sandbox.get_template(start), self.by_name[start].label)
+
+    def _compile(self, sandbox: Sandbox, name: str, label: str) -> None:
+        try:
+            loaded = sandbox.get_template(name)
+            if name in self.imported:
+                _ = loaded.module  # it runs once, and not on the meter of the first letter
+        except TemplateError:
+            raise
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(error.message or "syntax", template=label, line=error.lineno) from None
+        except SyntaxError:  # Python's own, for more than 20 loops within each other
+            raise TemplateError("its parts are nested too deeply", template=label) from None
+        except Exception as error:  # noqa: BLE001  whatever it does is the template's error
+            raise located(error, label) from None
 
 
 def _source(template: Template, part: Part, lang: str, limits: Limits) -> _Source:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from jinja2 import Undefined
-from jinja2.runtime import Macro
+from jinja2.environment import TemplateModule
+from jinja2.runtime import BlockReference, LoopContext, Macro, TemplateReference
 from markupsafe import Markup
 
 from mailsender.templates.template import Limits
@@ -50,6 +52,9 @@ class Meter:
 
         A list that holds another one twice weighs twice as much: lists made of themselves grow without
         taking memory, until they are written.
+
+        Raises:
+            Refusal: there are not so many steps left, or it holds what is no data.
         """
         kind = type(value)
         if kind is str or kind is Markup:
@@ -67,6 +72,8 @@ class Meter:
                 elif isinstance(each, list | tuple):
                     self.spend(1 + len(each))
                     open_.extend(each)
+                elif isinstance(each, CODE):
+                    raise Refusal(f"{kind_of(each)} cannot be in a list or an object")
         else:
             self.spend(1)
 
@@ -85,6 +92,12 @@ class Meter:
             self.spend(len(value))
         return value
 
+
+CODE = (
+    *(BuiltinFunctionType, FunctionType, MethodType, type),
+    *(BlockReference, LoopContext, Macro, TemplateModule, TemplateReference),
+)
+"""What templates call, and never write: Python would write some of it with an address in memory."""
 
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = frozenset({list, tuple, dict})
@@ -121,6 +134,6 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (str, "a text"),
     ((list, tuple, *_VIEWS), "a list"),
     (dict, "an object"),
-    (Macro, "a macro"),
+    (CODE, "a macro, a block or a method"),
     (Undefined, "a missing variable"),
 )

@@ -50,8 +50,24 @@ from jinja2.utils import Namespace, missing
 from markupsafe import Markup
 
 from mailsender.templates.meter import MAX_BITS, Refusal, kind_of, meter
-from mailsender.templates.syntax import CONCATENATED, EACH, KEY, MAX_TOKENS, TICK, WEIGHED, Counting, check
+from mailsender.templates.syntax import (
+    CONCATENATED,
+    COPIED,
+    EACH,
+    KEY,
+    MAX_TOKENS,
+    TICK,
+    WEIGHED,
+    Counting,
+    check,
+)
 from mailsender.templates.template import TemplateError
+
+STEPS_OF_INCLUDING = 10
+"""What it takes to find another template and to begin it, in steps."""
+
+VARIABLES_A_STEP = 32
+"""Entries of an object that are copied in a step."""
 
 
 class MissingVariable(UndefinedError):  # noqa: N818  reads better where it is caught
@@ -105,6 +121,13 @@ def _tick(_context: Context, steps: int) -> str:
 
 
 @pass_context
+def _copied(context: Context, _value: Any) -> str:
+    """Before what is given a copy of the context."""
+    meter().spend(STEPS_OF_INCLUDING + (len(context.parent) + len(context.vars)) // VARIABLES_A_STEP)
+    return ""
+
+
+@pass_context
 def _weighed(_context: Context, value: Any) -> Any:
     meter().weigh(value)
     return value
@@ -153,6 +176,7 @@ _OWN_FILTERS = {
     EACH: _each,
     KEY: _key,
     CONCATENATED: _concatenated,
+    COPIED: _copied,
 }
 
 _LOOP = frozenset(
@@ -279,9 +303,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             TemplateError: it is no template, or does what none may.
         """
         try:
-            tokens = self.lexer.tokeniter(source, name, label)
-            if sum(1 for _ in islice(tokens, MAX_TOKENS + 1)) > MAX_TOKENS:
-                raise TemplateError(f"it has more than {MAX_TOKENS} words of code", template=label)
+            self._count_tokens(source, name, label)
             tree = self.parse(source, name, label)
         except TemplateSyntaxError as error:
             raise TemplateError(error.message or "syntax", template=label, line=error.lineno) from None
@@ -293,6 +315,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise TemplateError("a number in it is too long", template=label) from None
         check(tree, label)
         return tree
+
+    def _count_tokens(self, source: str, name: str, label: str) -> None:
+        tokens = self.lexer.tokeniter(source, name, label)
+        if sum(1 for _ in islice(tokens, MAX_TOKENS + 1)) > MAX_TOKENS:
+            raise TemplateError(f"it has more than {MAX_TOKENS} words of code", template=label)
 
     def counting(self, tree: nodes.Template) -> nodes.Template:
         """`tree` with its meter built in; it is changed."""

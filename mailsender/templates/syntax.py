@@ -15,8 +15,8 @@ NODES_A_STEP = 8
 """Of plain code (a condition, a name) so much is counted as one step."""
 
 MAX_TOKENS = 20_000
-"""Words, brackets and spaces within ``{{ }}`` and ``{% %}``, and texts between them: to read and compile as many
-takes most of a second, and templates of letters have hundreds."""
+"""Words, brackets and spaces within ``{{ }}`` and ``{% %}``, and texts between them: to read and compile as
+many takes most of a second, and templates of letters have hundreds."""
 
 MAX_NESTING = 100
 """Nodes of a template within each other; Python's own compiler ends at 200 brackets."""
@@ -27,6 +27,7 @@ INLINE_DATA = 256
 
 # No template can write a filter's name with a space in it.
 TICK, WEIGHED, EACH, KEY, CONCATENATED = "a tick", "a weighed", "an each", "a key", "a concatenated"
+COPIED = "a copied"
 
 _NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Extends, nodes.Include, nodes.Import),
@@ -63,6 +64,9 @@ def _fault(node: nodes.Node) -> str | None:  # noqa: PLR0911  one for each
         target = node.template  # type: ignore[attr-defined]
         if not (isinstance(target, nodes.Const) and isinstance(target.value, str)):
             return "another template is named by a text in quotes"
+        if isinstance(node, nodes.Include) and not node.with_context:
+            # Jinja keeps what it wrote and writes it again past every meter.
+            return "'without context' is not for templates of letters"
     elif isinstance(node, nodes.For) and node.recursive:
         return "a recursive loop is not for templates of letters; use a macro"
     elif isinstance(node, nodes.Call | nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
@@ -99,6 +103,10 @@ def _ticking(steps: int, lineno: int) -> nodes.ExprStmt:
     return nodes.ExprStmt(_filter(nodes.Const(steps, lineno=lineno), TICK), lineno=lineno)
 
 
+def _copying(lineno: int) -> nodes.ExprStmt:
+    return nodes.ExprStmt(_filter(nodes.Const(None, lineno=lineno), COPIED), lineno=lineno)
+
+
 def _steps(body: list[nodes.Node]) -> int:
     """What running through `body` once is counted as, but for what counts itself."""
     count = 0
@@ -124,7 +132,20 @@ class Counting(NodeTransformer):
         node.body.insert(0, _ticking(steps, node.lineno))
         return node
 
-    visit_Template = visit_Macro = visit_CallBlock = visit_Block = _body  # noqa: N815  Jinja's names
+    visit_Template = visit_Macro = visit_CallBlock = _body  # noqa: N815  Jinja's names
+
+    def visit_Block(self, node: nodes.Block) -> nodes.Block:  # noqa: N802
+        """A scoped one is given a copy of all variables."""
+        self._body(node)
+        if node.scoped:
+            node.body.insert(0, _copying(node.lineno))
+        return node
+
+    def visit_Include(self, node: Any) -> list[nodes.Node]:  # noqa: N802
+        """What goes with the context is given a copy of all variables."""
+        return [_copying(node.lineno), node] if node.with_context else [node]
+
+    visit_Import = visit_FromImport = visit_Include  # noqa: N815
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         """What it goes over is counted before it begins."""

@@ -13,6 +13,8 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Protocol
 
+import orjson
+
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A template's name: no dot, which separates the language, and no slash, which would leave the folder."""
 
@@ -20,6 +22,9 @@ VERSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8}){0,3}")
 """A language tag in lower case (RFC 5646 §2.1, without extensions and private use)."""
+
+MAX_SOURCES = 200
+"""Sources of one template: three parts in more languages than anybody writes."""
 
 REFERENCE_MAX = 129
 """Characters of the longest reference: a name, ``@``, a version."""
@@ -75,7 +80,7 @@ class Limits:
     output: int = 1024 * 1024
     """Bytes of each rendered part: a Kafka record is a megabyte."""
     steps: int = 200_000
-    """What a rendering may do (`meter.Meter`): a table of 1,000 rows with two amounts in each takes half of it."""
+    """What a rendering may do (`meter.Meter`): a table of 1,000 rows with two amounts in each takes half."""
     calls: int = 20
     """Macros within macros."""
     values: int = 10_000
@@ -102,7 +107,7 @@ class Template:
     sample: Mapping[str, Any] | None = None
     language: str = "en"
     digest: str = field(init=False, repr=False, compare=False)
-    """What is compiled is kept under it, so that an edited source without a new version is noticed."""
+    """What is compiled is kept under it, so that an edit without a new version is noticed."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -112,7 +117,12 @@ class Template:
         for tag in (self.language, *(lang for _, lang in self.sources if lang)):
             if not LANGUAGE.fullmatch(tag):
                 raise TemplateError("a language is a tag in lower case, as ru or pt-br", template=self.name)
-        object.__setattr__(self, "digest", digest_of(self.sources, self.language))
+        if len(self.sources) > MAX_SOURCES:
+            raise TemplateError(f"it has more than {MAX_SOURCES} sources", template=self.name)
+        try:
+            object.__setattr__(self, "digest", digest_of(self.sources, self.language, self.schema))
+        except orjson.JSONEncodeError:
+            raise TemplateError("the schema is no JSON", template=self.name) from None
 
     def chosen(self, part: Part, lang: str) -> tuple[str, str] | None:
         """The language and source of `part` for readers of `lang`; None where there is no such part.
@@ -190,9 +200,17 @@ _BY_LANGUAGE = frozenset({"subject", "html", "mjml", "txt"})
 _ENDINGS = _BY_LANGUAGE | {"schema.json", "sample.json"}
 
 
-def digest_of(sources: Mapping[tuple[Part, str], str], language: str) -> str:
-    """A version for sources that have none of their own, as files: 12 hex digits of SHA-256."""
+def digest_of(
+    sources: Mapping[tuple[Part, str], str], language: str, schema: Mapping[str, Any] | None = None
+) -> str:
+    """A version for sources that have none of their own, as files: 12 hex digits of SHA-256.
+
+    Raises:
+        orjson.JSONEncodeError: `schema` is no JSON.
+    """
     digest = sha256(language.encode())
+    if schema is not None:
+        digest.update(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS))
     for (part, lang), source in sorted(sources.items()):
         for each in (part, lang, source):
             data = each.encode("utf-8", "surrogatepass")

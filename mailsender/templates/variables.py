@@ -54,7 +54,9 @@ def _bound(variables: dict[str, Any], limits: Limits) -> None:
         members: list[Any] = []
         for each in level:
             if type(each) is dict:
-                members.extend(each)  # its keys
+                if not all(type(key) is str for key in each):
+                    raise TemplateError("the keys of an object are texts: variables are what JSON can say")
+                members.extend(each)
                 members.extend(each.values())
             else:
                 members.extend(each)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
-from mailsender.templates.filters import filters_of, locale_of, tests
+from mailsender.templates.filters import filters_of, locale_of
+from mailsender.templates.filters import tests as named_tests
 from mailsender.templates.template import Limits, TemplateError
 from tests.templates import compiled, html, render, template, text
 
@@ -121,6 +122,16 @@ def refused(source: str, *, part: str = "html", lines: int = 1) -> TemplateError
         "{% break %}",
         "{% debug %}",
         "{% trans %}x{% endtrans %}",
+        "{{ [''.upper]|map('string')|first }}",
+        "{{ ''.upper|string }}",
+        "{{ (''.upper)|tojson }}",
+        "{% block b %}x{% endblock %}{{ self.b|string }}",
+        "{{ self|string }}",
+        "{% macro m() %}{% endmacro %}{{ m|string }}",
+        "{% macro m() %}{% endmacro %}{{ {'m': m}|tojson }}",
+        "{% macro m() %}{% endmacro %}{{ 'x'|replace('x', m) }}",
+        "{% for x in [1] %}{{ loop|string }}{% endfor %}",
+        "{{ namespace|string }}{{ range|string }}",
     ],
 )
 def test_nothing_leads_out(source: str) -> None:
@@ -132,10 +143,12 @@ def test_filters_and_tests_are_those_that_are_named() -> None:
     english = locale_of("en")
     assert english is not None
     names = set(filters_of(english))
-    assert {"format", "attr", "xmlattr", "random", "urlize", "striptags", "wordwrap", "center"}.isdisjoint(names)
+    assert {"format", "attr", "xmlattr", "random", "urlize", "striptags", "wordwrap", "center"}.isdisjoint(
+        names
+    )
     assert {"date", "money", "plural", "number", "percent", "time", "datetime"} <= names - set(FILTERS)
-    assert set(tests()) < set(TESTS)
-    assert {"filter", "test", "callable", "sameas", "escaped"}.isdisjoint(tests())
+    assert set(named_tests()) < set(TESTS)
+    assert {"filter", "test", "callable", "sameas", "escaped"}.isdisjoint(named_tests())
 
 
 def test_variables_of_a_letter_change_nothing_for_the_next_one() -> None:
@@ -238,7 +251,9 @@ def test_nothing_goes_on_forever(name: str) -> None:
     refused(FOREVER[name])
 
 
-@pytest.mark.parametrize("name", ["list of lists", "captured", "captured data", "written", "join", "text and text"])
+@pytest.mark.parametrize(
+    "name", ["list of lists", "captured", "captured data", "written", "join", "text and text"]
+)
 def test_nothing_fills_the_memory(name: str) -> None:
     one = compiled({"letter.html": FOREVER[name]})
     tracemalloc.start()
@@ -248,6 +263,24 @@ def test_nothing_fills_the_memory(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < MEMORY
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(90000) %}{% include 'part.html' %}{% endfor %}",
+        "{% for i in range(90000) %}{% import 'part.html' as p with context %}{% endfor %}",
+        "{% for i in range(90000) %}{% block b scoped %}{% endblock %}{% endfor %}",
+        "{% for i in range(90000) %}{% include 'part.html' without context %}{% endfor %}",
+    ],
+)
+def test_what_copies_all_variables_counts_them(source: str) -> None:
+    """Each of thousands of includes would copy thousands of variables."""
+    one = template({"part.html": ""})
+    begun = process_time()
+    with pytest.raises(TemplateError):
+        render({"letter.html": source}, {f"v{i}": i for i in range(9_000)}, others=(one,))
+    assert process_time() - begun < SECONDS
 
 
 def test_what_is_included_counts_too() -> None:
@@ -354,6 +387,8 @@ def test_a_table_of_a_thousand_rows_is_well_within_the_limits() -> None:
         ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
         ("{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b=3) }}", "1213"),
         ("{% macro m() %}[{{ caller() }}]{% endmacro %}{% call m() %}x{% endcall %}", "[x]"),
+        ("{% macro m() %}{% if caller is defined %}{{ caller() }}{% endif %}{% endmacro %}{{ m() }}{% call m() %}x{% endcall %}",
+         "x"),
         ("{% macro m(n) %}{{ n }}{% if n %}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(9) }}", "9876543210"),
         ("{% filter upper %}a{{ 'b' }}{% endfilter %}", "AB"),
         ("{% set x %}a{{ 1 }}{% endset %}{{ x }}{{ x }}", "a1a1"),
@@ -382,7 +417,7 @@ def test_concatenated_and_joined_texts_are_escaped_as_jinja_does() -> None:
     assert html("{{ b|join('<br>') }}", variables) == "&lt;b&gt;&lt;br&gt;&amp;"
     assert html("{% set x %}<p>{{ a }}</p>{% endset %}{{ x }}", variables) == "<p>&lt;a&gt;</p>"
     assert html("<a data-x='{{ b|tojson }}'></a>", {"b": {"k": "<'&>"}}) == (
-        "<a data-x='{\"k\":\"\\u003c\\u0027\\u0026\\u003e\"}'></a>"
+        '<a data-x=\'{"k":"\\u003c\\u0027\\u0026\\u003e"}\'></a>'
     )
 
 
@@ -390,15 +425,21 @@ def test_concatenated_and_joined_texts_are_escaped_as_jinja_does() -> None:
 
 NAMES = st.sampled_from(["a", "text", "numbers", "words", "rows", "keys", "x", "loop", "nosuch"])
 LEAVES = st.one_of(
-    NAMES, st.integers(-3, 10**12).map(str), st.sampled_from(["'s'", "[]", "{}", "none", "true", "1.5", "'%s'", "'{}'"])
+    NAMES,
+    st.integers(-3, 10**12).map(str),
+    st.sampled_from(["'s'", "[]", "{}", "none", "true", "1.5", "'%s'", "'{}'"]),
 )
 
 
 def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    operators = st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is eq"])
+    operators = st.sampled_from(
+        ["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is eq"]
+    )
     english = locale_of("en")
     assert english is not None
-    filters = st.sampled_from(sorted(name for name in filters_of(english) if " " not in name) + ["attr", "format"])
+    filters = st.sampled_from(
+        sorted(name for name in filters_of(english) if " " not in name) + ["attr", "format"]
+    )
     return st.one_of(
         st.tuples(inner, operators, inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
         st.tuples(inner, filters).map(lambda t: f"({t[0]}|{t[1]})"),
@@ -407,7 +448,9 @@ def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.tuples(inner, inner).map(lambda t: f"{{{t[0]}: {t[1]}}}"),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}[{t[1]}]"),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}[{t[1]}:]"),
-        st.tuples(inner, st.sampled_from(["s", "items", "format", "__class__", "index", "split"])).map(".".join),
+        st.tuples(inner, st.sampled_from(["s", "items", "format", "__class__", "index", "split"])).map(
+            ".".join
+        ),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}({t[1]})"),
         st.tuples(inner, inner, inner).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})"),
     )

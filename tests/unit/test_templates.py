@@ -100,7 +100,7 @@ def test_lines_of_statements_alone_leave_no_line() -> None:
 
 @pytest.mark.parametrize("fault", ["a\nb", "a\rb", "a\u2028b", "a\x00b"])
 def test_a_subject_of_two_lines_is_refused(fault: str) -> None:
-    with pytest.raises(TemplateError, match="the subject holds a") as caught:
+    with pytest.raises(TemplateError, match="the subject holds") as caught:
         render({"letter.subject": "Hi {{ name }}"}, {"name": fault})
     assert caught.value.template == "letter.subject"
 
@@ -149,7 +149,7 @@ def test_a_missing_variable_may_be_tested_and_have_a_default() -> None:
 def test_an_error_in_another_source_names_that_one() -> None:
     footer = template({"footer.ru.txt": "\n\n{{ missing }}"})
     with pytest.raises(TemplateError) as caught:
-        render({"letter.txt": "{% include 'footer.txt' %}"}, {}, others=(footer,), lang="ru")
+        render({"letter.ru.txt": "{% include 'footer.txt' %}"}, {}, others=(footer,), lang="ru")
     assert (caught.value.template, caught.value.line) == ("footer.ru.txt", 3)
 
 
@@ -208,7 +208,9 @@ def test_what_is_no_template_is_told_when_it_is_compiled(source: str, line: int 
 
 
 def test_extends_include_and_import() -> None:
-    layout = template({"layout.html": "<body>{% block content %}{% endblock %}{% include 'foot.html' %}</body>"})
+    layout = template(
+        {"layout.html": "<body>{% block content %}{% endblock %}{% include 'foot.html' %}</body>"}
+    )
     foot = template({"foot.html": "<i>{{ company }}</i>"})
     macros = template({"macros.html": "{% macro button(url) %}<a href='{{ url }}'>go</a>{% endmacro %}"})
     source = (
@@ -418,7 +420,9 @@ def test_references(reference: str, parsed: tuple[str, str | None]) -> None:
     assert parse_reference(reference) == parsed
 
 
-@pytest.mark.parametrize("reference", ["", "@", "a@", "@1", "a.b", "a/b", "a@b@c", "a" * 65, "a@" + "1" * 65, "a\n"])
+@pytest.mark.parametrize(
+    "reference", ["", "@", "a@", "@1", "a.b", "a/b", "a@b@c", "a" * 65, "a@" + "1" * 65, "a\n"]
+)
 def test_what_is_no_reference_is_told(reference: str) -> None:
     with pytest.raises(TemplateError, match="name@version"):
         parse_reference(reference)
@@ -461,7 +465,9 @@ def test_a_template_is_compiled_once_for_each_version_and_language() -> None:
 
 
 def test_only_so_many_are_kept_and_strangers_languages_take_no_room() -> None:
-    library = Counted(StoredTemplates(template({f"t{i}.txt": str(i)}) for i in range(5)), kept=2)
+    library = Counted(
+        StoredTemplates(template({f"t{i}.txt": str(i)}) for i in range(5)), kept=2
+    )  # characters
 
     async def ask() -> None:
         for name in ("t0", "t1", "t2", "t1", "t3", "t1"):
@@ -519,7 +525,10 @@ def test_check_finds_what_a_sample_shows_in_each_language() -> None:
         schema={"type": "object", "required": ["name"]},
     )
     found = asyncio.run(Library().check(one))
-    assert sorted((each.template, each.variable) for each in found) == [("a.de.txt", None), ("a.ru.txt", "nam")]
+    assert sorted((each.template, each.variable) for each in found) == [
+        ("a.de.txt", None),
+        ("a.ru.txt", "nam"),
+    ]
 
 
 def test_check_holds_the_sample_to_the_schema() -> None:
@@ -556,6 +565,16 @@ def test_a_files_version_is_what_it_holds() -> None:
 
     assert version("x") == version("x") != version("y")
     assert version("x", "ru") != version("x")
+
+
+def test_a_file_with_a_schema_alone_makes_another_version() -> None:
+    def version(schema: str) -> str:
+        (one,), errors = read_files({"a.txt": "x", "a.schema.json": schema})
+        assert not errors
+        return one.version
+
+    assert version("{}") != version('{"type": "object"}')
+    assert version('{"a": 1, "b": 2}') == version('{"b": 2, "a": 1}')
 
 
 # --- the two that come with it ---------------------------------------------------------------------
@@ -597,7 +616,9 @@ def test_an_example_says_its_code_in_all_parts(name: str, lang: str, minutes: st
         assert "<b>Eve</b>" in part
     assert "b" not in found.tags
     assert "{" not in rendered.text
-    assert any("letter-spacing: 6px" in each for each in found.found)  # the layout's style, in the code's element
+    assert any(
+        "letter-spacing: 6px" in each for each in found.found
+    )  # the layout's style, in the code's element
 
 
 def test_an_example_without_a_name() -> None:
