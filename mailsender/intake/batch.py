@@ -45,6 +45,10 @@ _FORMS = {
 }
 _MOST_SCHEMAS = 2**28  # above it is the [ of UTF-16
 
+_OF_AN_ADDRESS = frozenset({"Address", "Name", "Variables"})
+_BESIDE = {"Name": "Names", "Variables": "VariablesOf"}
+"""What an object of `Addresses` holds, and under which keys `mailsender.message.mail` reads it."""
+
 MAX_FAULTS = 5
 """Faults that a letter's reason names; a letter of a thousand bad addresses needs no longer sentence."""
 
@@ -257,6 +261,8 @@ def _mail(fields: dict[str, Any], limits: Limits) -> str:
         BadKey: one holds something else than it may.
     """
     _spread(fields)
+    if fields.get("Template") is not None and fields.get("Body"):
+        raise BadKey("Body", "comes from the template; leave it out, or Template")
     given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
     if not given:
         return ""
@@ -271,29 +277,31 @@ def _mail(fields: dict[str, Any], limits: Limits) -> str:
 
 
 def _spread(fields: dict[str, Any]) -> None:
-    """Put the addresses of objects into their places, and the names beside them apart.
+    """Put the addresses of objects into their places, and what stands beside them apart.
 
     Raises:
-        BadKey: an object is none of an address and a name.
+        BadKey: an object is none of an address and what may stand beside it.
     """
-    fields.pop("Names", None)
     addresses = fields["Addresses"]
     if not isinstance(addresses, list) or not any(isinstance(each, dict) for each in addresses):
         return
-    names: dict[str, Any] = {}
+    beside: dict[str, dict[str, Any]] = {"Name": {}, "Variables": {}}
     plain = []
     for place, each in enumerate(addresses):
         if isinstance(each, dict):
-            if not each.keys() <= {"Address", "Name"} or not isinstance(each.get("Address"), str):
-                raise BadKey(f"Addresses[{place}]", 'must be a string, or {"Address": …, "Name": …}')
-            if each.get("Name") is not None:
-                names[each["Address"]] = each["Name"]
+            if not each.keys() <= _OF_AN_ADDRESS or not isinstance(each.get("Address"), str):
+                raise BadKey(
+                    f"Addresses[{place}]", 'must be a string, or {"Address": …, "Name": …, "Variables": …}'
+                )
+            for key, found in beside.items():
+                # As the recipient's is, the first of an address that stands twice is the one that counts.
+                if each.get(key) is not None:
+                    found.setdefault(each["Address"], each[key])
             plain.append(each["Address"])
         else:
             plain.append(each)
     fields["Addresses"] = plain
-    if names:
-        fields["Names"] = names
+    fields |= {name: beside[key] for key, name in _BESIDE.items() if beside[key]}
 
 
 def _good_letter(
@@ -306,8 +314,11 @@ def _good_letter(
         body=good.Body,
         answers=(Answer(token=good.Token, key=key, origin=origin),),
         recipients=recipients,
-        # Whoever has the same computed ID came from the same place: nobody will ask for its content.
-        digest=content_digest(good.Addresses, good.Subject, good.Body, mail) if good.ID else b"",
+        # Whoever has the same computed ID came from the same place: nobody will ask for its content. But what
+        # a template makes of it may be other words tomorrow, and it is the same letter all the same.
+        digest=content_digest(good.Addresses, good.Subject, good.Body, mail)
+        if good.ID or good.Template is not None
+        else b"",
         mail=mail,
     )
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
-from mailsender.model.letter import FreshClaim, Letter, Origin, Status, content_digest, now_ms
+from mailsender.model.letter import FreshClaim, Letter, Origin, Status, now_ms
 from mailsender.model.records import Record, record_bytes
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
@@ -166,7 +167,8 @@ class Intake:
     It opens the source when it runs and closes it when it ends; queue and sink are opened and closed by the
     composition root. `owner` gets letters that can be sent; `final` takes those that are errors from the
     start, once they are durable, for their report; `joined` hears of letters that another record had brought
-    before.
+    before. `fill` makes of a letter with further keys what goes into the queue: see
+    `mailsender.intake.templates`.
 
     While one batch is being stored the next one is decoded; its storing begins when the first is durable.
     """
@@ -182,6 +184,7 @@ class Intake:
         owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
         joined: Callable[[Sequence[Letter]], None] | None = None,
+        fill: Callable[[Letter, datetime], Awaitable[Letter]] | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -190,6 +193,7 @@ class Intake:
         self._owner = owner
         self._final = final
         self._joined = joined
+        self._fill = fill
         self._state = IntakeState()
         self.times = Times()  # of inserts
         self.conditions = {"MongoDB": Condition(part="mongodb"), "Kafka": Condition(part="kafka")}
@@ -272,7 +276,8 @@ class Intake:
             if past is None or record.offset < past.next:
                 past = await self._recall(record, stop)
             past.next = record.offset + 1
-            for letter in self._letters(record, batch, past.history):
+            for read in self._letters(record, batch, past.history):
+                letter = await self._filled(read, stop) if read.mail else read
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:
                     await self._breathe()
@@ -294,6 +299,16 @@ class Intake:
                     return
             await self._breathe()
         await self._store(batch, stop)
+
+    async def _filled(self, letter: Letter, stop: asyncio.Event) -> Letter:
+        """What goes into the queue of a letter with further keys. Waits out a store that is away."""
+        if self._fill is None:
+            return letter
+        fill = partial(self._fill, letter, now_ms(self._epoch))
+        with suppress(Unavailable):
+            return await fill()
+        await self._stored()  # it may be waiting, too, and both would ask the source
+        return await self._insist("MongoDB", fill, stop)
 
     async def _breathe(self) -> None:
         self._decoded += 1
@@ -538,7 +553,7 @@ class Intake:
             status=Status.ERROR,
             reason=f"{fault}; {letter.reason}" if letter.reason else fault,
             finished_at=now_ms(self._clock.epoch()),
-            digest=content_digest(letter.addresses, letter.subject, letter.body),
+            digest=letter.content,
         )
 
     # --- commits ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
 from mailsender.model.text import header_fault, octets, storable
+from mailsender.templates.template import REFERENCE_MAX
 
 NO_ID = "0" * 24
 """An `ID` that means none, as the original's clients send it."""
@@ -99,7 +100,11 @@ _ADDRESSES_SCHEMA = {
                 "type": "object",
                 "additionalProperties": False,
                 "required": ["Address"],
-                "properties": {"Address": schema_patterns.ADDRESS, "Name": {"type": ["string", "null"]}},
+                "properties": {
+                    "Address": schema_patterns.ADDRESS,
+                    "Name": {"type": ["string", "null"]},
+                    "Variables": {"type": ["object", "null"]},
+                },
             },
         ]
     },
@@ -120,6 +125,12 @@ _TOKEN_SCHEMA = {
 
 
 _TEXT_SCHEMA = {"type": ["string", "null"]}
+_TEMPLATE_SCHEMA = {
+    "type": ["string", "null"],
+    "pattern": "^[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_.-]{1,64})?$",
+    "not": {"type": "string", "pattern": r"[\n]"},
+    "maxLength": REFERENCE_MAX,
+}
 _HEADER_SCHEMA = {"type": ["string", "null"], "not": _SUBJECT_SCHEMA["not"]}
 _MAILBOXES_SCHEMA = {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN}
 _IDS_SCHEMA = {"type": ["string", "array", "null"], "items": {"type": "string"}, "maxItems": MAX_IDS}
@@ -170,8 +181,9 @@ class LetterIn(BaseModel):
         "", description="24 hexadecimal digits; empty or all zeros: one is computed."
     )
     Addresses: Annotated[tuple[str, ...], WithJsonSchema(_ADDRESSES_SCHEMA)] = Field(
-        description="The recipients, one plain address each, or an object with its `Address` and the `Name`"
-        " that a personal letter shows. They do not see one another."
+        description="The recipients, one plain address each, or an object with its `Address`, the `Name`"
+        " that a personal letter shows, and the `Variables` of its template that are its own. They do not see"
+        " one another."
     )
     Subject: Annotated[str, WithJsonSchema(_SUBJECT_SCHEMA)] = Field(
         "", description="The subject, without control characters."
@@ -226,8 +238,17 @@ class LetterIn(BaseModel):
         "That a program wrote it, and why (RFC 3834).", {"enum": [*sorted(AUTO_SUBMITTED), None]}
     )
     Importance: Any = _key("How important it is to its reader.", {"enum": [*sorted(IMPORTANCES), None]})
-    Template: Any = _not_yet("The name of a template to make subject and body from.")
-    Variables: Any = _not_yet("Values for the template.")
+    Template: Any = _key(
+        "The template that subject and bodies are made from: `name`, its newest version, or `name@version`. A"
+        " `Subject` beside it stands in place of the template's.",
+        _TEMPLATE_SCHEMA,
+    )
+    Variables: Any = _key(
+        "What the template is filled in with, by name; any JSON values.", {"type": ["object", "null"]}
+    )
+    Lang: Any = _key(
+        "The reader's language, which chooses the template's words: `ru`, `pt-BR`.", _TEXT_SCHEMA
+    )
     NotBefore: Any = _not_yet("The earliest time to send it.")
     ExpireAt: Any = _not_yet("The time after which it is no longer sent.")
     Priority: Any = _not_yet("How urgent it is.")
@@ -281,7 +302,7 @@ class LetterIn(BaseModel):
             raise _fault(fault)
         return value
 
-    @field_validator("Template", "Variables", "NotBefore", "ExpireAt", "Priority", mode="before")
+    @field_validator("NotBefore", "ExpireAt", "Priority", mode="before")
     @classmethod
     def _unhonoured(cls, value: object) -> object:
         if value is not None:

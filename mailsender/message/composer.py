@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, Final, Protocol
 
 from mailsender.message.compose import Composer
 from mailsender.message.headers import Mailbox
@@ -11,17 +14,68 @@ from mailsender.message.mail import Mail, read
 from mailsender.message.mime import compose
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter
+from mailsender.templates.compiled import Rendered
+
+KEPT: Final = 32
+"""Mails that are kept once they are read: those of the letters that are on their way over some sessions."""
+
+KEPT_CHARACTERS: Final = 4 * 1024 * 1024
+"""Characters of JSON of all of them together; the last one is kept, however large."""
+
+
+class OnePersonsFault(ValueError):  # noqa: N818  reads better where it is caught
+    """The message to one recipient of a personal letter cannot be made; those to others can, for all we know."""
+
+
+class Filling(Protocol):
+    """What a personal letter is rendered with for each recipient; see `mailsender.templates.pins`."""
+
+    def letter(self, subject: str, *layers: Mapping[str, Any]) -> Rendered:
+        """The words for a recipient. Raises ValueError where there are none."""
+        ...
+
+
+class Fillings(Protocol):
+    """Where fillings come from."""
+
+    async def filling(self, digest: str, lang: str) -> Filling:
+        """What was pinned under `digest`.
+
+        Raises:
+            ValueError: it is not there, or nothing can be made of it.
+            Unavailable: its store does not answer.
+        """
+        ...
 
 
 class LetterComposer(Composer):
-    """A `Composer` for letters of either kind; `display` and `address` are the service's own sender."""
+    """A `Composer` for letters of either kind; `display` and `address` are the service's own sender.
 
-    __slots__ = ("_last", "_sender")
+    Without `fillings` no personal letter with a template can be sent.
+    """
 
-    def __init__(self, display: str, address: str) -> None:
+    __slots__ = ("_fillings", "_mails", "_sender", "_size")
+
+    def __init__(self, display: str, address: str, fillings: Fillings | None = None) -> None:
         super().__init__(display, address)
         self._sender = Mailbox(display, parse_address(address))
-        self._last = ("", Mail())
+        self._fillings = fillings
+        self._mails: OrderedDict[str, Mail] = OrderedDict()
+        self._size = 0
+
+    async def filling(self, letter: Letter) -> Filling | None:
+        """What the messages of a personal letter are rendered with, None where it has no template.
+
+        Raises:
+            ValueError: it has one that is not there, or that nothing can be made of.
+            Unavailable: the store of templates does not answer.
+        """
+        mail = self.mail(letter)
+        if not mail.pin:
+            return None
+        if self._fillings is None:
+            raise ValueError("there are no templates here")
+        return await self._fillings.filling(mail.pin, mail.lang)
 
     def compose(
         self,
@@ -31,18 +85,39 @@ class LetterComposer(Composer):
         date: datetime,
         smtputf8: bool = False,
         person: str = "",
+        filling: Filling | None = None,
     ) -> bytes:
         """See `Composer.compose`. `person` is the one recipient of a personal letter's message.
 
         Raises:
+            OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent.
             ValueError: the message cannot be made, as by a header that is none, with the reason.
         """
         if not letter.mail:
             return super().compose(letter, eight_bit=eight_bit, date=date)
         mail = self.mail(letter)
+        if filling is None:
+            words = Rendered(letter.subject, letter.body, mail.text)
+            return self._message(letter, mail, words, eight_bit, smtputf8, date, person)
+        try:
+            words = filling.letter(letter.subject, mail.variables, mail.variables_of.get(person, {}))
+            return self._message(letter, mail, words, eight_bit, smtputf8, date, person)
+        except ValueError as error:
+            raise OnePersonsFault(str(error)) from error
+
+    def _message(
+        self,
+        letter: Letter,
+        mail: Mail,
+        words: Rendered,
+        eight_bit: bool,
+        smtputf8: bool,
+        date: datetime,
+        person: str,
+    ) -> bytes:
         made = compose(
-            mail.head(letter.subject, self._sender, person),
-            mail.content(letter.body),
+            mail.head(words.subject or "", self._sender, person),
+            mail.content(words.html or "", words.text),
             date=date,
             message_id=self._message_id(letter, person),
             eight_bit=eight_bit,
@@ -56,10 +131,13 @@ class LetterComposer(Composer):
         Raises:
             ValueError: they say nothing that a message could be made of.
         """
-        text, mail = self._last  # the parts and attempts of a letter share the work
-        if text is not letter.mail:
-            mail = read(json.loads(letter.mail)) if letter.mail else Mail()
-            self._last = letter.mail, mail
+        text = letter.mail
+        mail = self._mails.get(text)  # the parts and attempts of a letter share the work
+        if mail is None:
+            mail = self._mails[text] = read(json.loads(text)) if text else Mail()
+            self._size += len(text)
+            while len(self._mails) > 1 and (self._size > KEPT_CHARACTERS or len(self._mails) > KEPT):
+                self._size -= len(self._mails.popitem(last=False)[0])
         return mail
 
     def message_id(self, letter: Letter) -> str:

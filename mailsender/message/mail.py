@@ -7,6 +7,7 @@ They are read when it comes in, to find what is wrong with them, and when it is 
 from __future__ import annotations
 
 import binascii
+import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,9 @@ from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
 from mailsender.message.parts import Attachment, BadPart, Base64, Calendar, Content
 from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.model.text import storable
+from mailsender.templates.template import Limits, TemplateError, normal_language, parse_reference
+from mailsender.templates.variables import bounded
 
 T = TypeVar("T")
 
@@ -42,6 +46,9 @@ class Mail:
 
     `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a message
     of its own, which shows its address, and its name where `names` has one.
+
+    `template`, `lang` and `variables` are what it is rendered from. That of a personal letter is done when
+    it is sent, from what is kept under `pin`, with the `variables_of` each recipient's address.
     """
 
     author: Mailbox | None = None
@@ -62,6 +69,11 @@ class Mail:
     references: tuple[str, ...] = ()
     auto_submitted: str = ""
     importance: str = ""
+    template: str = ""
+    lang: str = ""
+    pin: str = ""
+    variables: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    variables_of: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def senders(self) -> tuple[tuple[str, Address], ...]:
@@ -104,15 +116,15 @@ class Mail:
             further=self.further,
         )
 
-    def content(self, body: str) -> Content:
+    def content(self, body: str, text: str | None) -> Content:
         """What the message shows, where `body` is the letter's HTML; an empty one beside a text is none.
 
         Raises:
             BadBody: a text is no Unicode text.
             BadPart: there are too many attachments, or two of one content ID.
         """
-        html = body if body or self.text is None else None
-        return Content(html=html, text=self.text, calendar=self.calendar, attachments=self.attachments)
+        html = body if body or text is None else None
+        return Content(html=html, text=text, calendar=self.calendar, attachments=self.attachments)
 
 
 def read(keys: Mapping[str, Any]) -> Mail:
@@ -131,7 +143,21 @@ def read(keys: Mapping[str, Any]) -> Mail:
         raise BadKey(
             "Personal", "goes with Addresses alone: each of them stands in the To of its own message"
         )
+    _check_template(keys, mail)
     return mail
+
+
+def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
+    if mail.template and mail.text is not None:
+        raise BadKey("TextBody", "comes from the template; leave it out, or Template")
+    if not mail.template:
+        for key in ("Variables", "Lang"):
+            if keys.get(key) is not None:
+                raise BadKey(key, "goes with Template, which is missing")
+        if mail.variables_of:
+            raise BadKey("Addresses", "have Variables, which go with Template; that is missing")
+    if mail.variables_of and not mail.personal:
+        raise BadKey("Addresses", "have Variables, which go with Personal; that is not set")
 
 
 # --- each key ------------------------------------------------------------------------------------
@@ -291,6 +317,48 @@ def _importance(key: str, value: object) -> str:
     return word
 
 
+def _template(key: str, value: object) -> str:
+    text = _string(key, value)
+    try:
+        parse_reference(text)
+    except TemplateError:
+        raise BadKey(
+            key, "is no name of a template, or name@version, of letters, digits, '-' and '_'"
+        ) from None
+    return text
+
+
+def _lang(key: str, value: object) -> str:
+    tag = normal_language(_string(key, value))
+    if not tag:
+        raise BadKey(key, "is no language tag such as ru or pt-BR")
+    return tag
+
+
+def _variables(key: str, value: object) -> Mapping[str, Any]:
+    found = _of(key, value, dict, "an object")
+    try:
+        bounded(found, limits=_LIMITS)
+    except TemplateError as error:
+        raise BadKey(key, f"cannot be taken: {error}") from None
+    try:
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadKey(key, "holds a number that JSON cannot carry on") from None
+    if not storable(text):
+        raise BadKey(key, "holds half of a surrogate pair")
+    return MappingProxyType(found)
+
+
+def _variables_of(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
+    found = _of(key, value, dict, "an object")
+    return MappingProxyType(
+        {address: _variables("Addresses.Variables", each) for address, each in found.items()}
+    )
+
+
+_LIMITS: Final = Limits()
+
 _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "From": ("author", _mailbox),
     "FromName": ("author_name", _name),
@@ -310,7 +378,13 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "References": ("references", _ids),
     "AutoSubmitted": ("auto_submitted", _auto_submitted),
     "Importance": ("importance", _importance),
+    "Template": ("template", _template),
+    "Lang": ("lang", _lang),
+    "Variables": ("variables", _variables),
+    "VariablesOf": ("variables_of", _variables_of),
+    "Pin": ("pin", _string),
 }
 
 KEYS: Final = tuple(_TABLE)
-"""The keys that are read here. `Names`, of the names beside addresses, is made of objects in `Addresses`."""
+"""The keys that are read here. `Names` and `VariablesOf`, what stands beside addresses, are made of objects in
+`Addresses`, and `Pin` when a letter is taken in: nobody can publish them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mailsender.message.composer import Filling
 from mailsender.model.letter import Letter, Result
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
@@ -16,12 +17,14 @@ class Errand:
 
     `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
     may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
-    its next transaction, as far as it has them.
+    its next transaction, as far as it has them. `filling` is what each message of a personal letter is
+    rendered with, None where it has no template.
     """
 
     __slots__ = (
         "at",
         "doubtful",
+        "filling",
         "held",
         "idle",
         "left",
@@ -53,6 +56,7 @@ class Errand:
         self.renewed = 0
         self.short = False
         self.taken = False
+        self.filling: Filling | None = None
         self.places: dict[str, int] | None = None
         self.at: dict[str, list[int]] | None = None
 

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.message.composer import Filling, OnePersonsFault
 from mailsender.message.mail import Mail
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.clock import Clock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
 from mailsender.queue.inflight import InFlight
@@ -43,11 +45,28 @@ class Compose(Protocol):
     """Makes the bytes of a message; see `mailsender.message.composer`."""
 
     def compose(
-        self, letter: Letter, *, eight_bit: bool, date: datetime, smtputf8: bool = False, person: str = ""
+        self,
+        letter: Letter,
+        *,
+        eight_bit: bool,
+        date: datetime,
+        smtputf8: bool = False,
+        person: str = "",
+        filling: Filling | None = None,
     ) -> bytes:
         """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header.
 
-        `person` is the one recipient of a message of a personal letter.
+        `person` is the one recipient of a message of a personal letter, and `filling` what that is rendered
+        with. Raises OnePersonsFault where only this message cannot be made.
+        """
+        ...
+
+    async def filling(self, letter: Letter) -> Filling | None:
+        """What the messages of a personal letter are rendered with, None where it has no template.
+
+        Raises:
+            ValueError: nothing can be made of it.
+            Unavailable: the store of templates does not answer.
         """
         ...
 
@@ -231,9 +250,24 @@ class Sender:
         try:
             if letter.mail and self._composer.mail(letter).personal:
                 errand.size = 1
+                if not await self._filled(errand):
+                    return
             await self._send(errand)
         except ValueError as error:  # the message cannot be made
             self._settle(token, as_error(letter, str(error)))
+
+    async def _filled(self, errand: Errand) -> bool:
+        """Get what a personal letter is rendered with. While the store is away it is given back untried."""
+        try:
+            errand.filling = await self._composer.filling(errand.letter)
+        except Unavailable as error:
+            away = error
+        else:
+            return True
+        log.warning("template_away", letter=errand.letter.id, reason=str(away), action="it is given back")
+        self._settler.release(errand.token, [errand.letter.id])
+        await pause(self._stopping, LOOK)
+        return False
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
@@ -245,11 +279,10 @@ class Sender:
             part = errand.left[: min(errand.size, errand.room)]
             try:
                 said = await self._transact(errand, part)
-            except Exception as error:
-                if not errand.results:
-                    raise
-                self._refuse_the_rest(errand, error)
-                break
+            except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
+                if self._ends(errand, part, error):
+                    break
+                continue
             if not self._take_in(errand, part, said):
                 break
             if errand.left and not await self._write_down(errand, part):
@@ -262,6 +295,17 @@ class Sender:
             self._finish(errand)
         else:
             self._settler.release(errand.token, [letter.id])
+
+    def _ends(self, errand: Errand, part: tuple[str, ...], error: Exception) -> bool:
+        """Whether a letter ends here for what was raised; raises it where nothing was sent yet."""
+        if isinstance(error, OnePersonsFault):
+            errand.results |= _refused(part, error)
+            errand.left = errand.left[len(part) :]
+            return False
+        if not errand.results:
+            raise error
+        self._refuse_the_rest(errand, error)
+        return True
 
     def _refuse_the_rest(self, errand: Errand, error: Exception) -> None:
         """What earlier slices came to stays true; the others end here, with the reason."""
@@ -315,12 +359,15 @@ class Sender:
                     errand.letter, eight_bit=errand.session.supports_8bit, date=self._now()
                 )
             else:
+                if errand.filling is not None:
+                    await asyncio.sleep(0)  # thousands are rendered, and each time others have their turn
                 message = self._composer.compose(
                     errand.letter,
                     eight_bit=errand.session.supports_8bit,
                     smtputf8=errand.session.supports_smtputf8,
                     date=self._now(),
                     person=part[0] if mail.personal else "",
+                    filling=errand.filling,
                 )
             held, slot = errand.take()
             permit = Permit(

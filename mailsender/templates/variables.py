@@ -43,11 +43,16 @@ def merged(*layers: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     variables: dict[str, Any] = {}
     for each in layers:
         variables.update(each)
-    _bound(variables, limits)
+    bounded(variables, limits=limits)
     return variables
 
 
-def _bound(variables: dict[str, Any], limits: Limits) -> None:
+def bounded(variables: dict[str, Any], *, limits: Limits) -> None:
+    """Nothing, if `variables` are JSON within `limits`.
+
+    Raises:
+        TemplateError: they are not.
+    """
     values = characters = 0
     level: list[Any] = [variables]
     for _ in range(limits.nesting + 1):
