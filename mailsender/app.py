@@ -33,6 +33,7 @@ from mailsender.observe.log_writer import LogWriter
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.mongo.templates import MongoShelf
 from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
@@ -43,6 +44,9 @@ from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
+from mailsender.templates.folder import Folder, read_folder
+from mailsender.templates.memory import MemoryShelf
+from mailsender.templates.port import Shelf
 from mailsender.web.app import SCRAPERS, Server, make_app, make_metrics_app, serve
 from mailsender.web.connections import affordable
 
@@ -70,7 +74,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     Raises:
         Rejected: a connection string cannot be read, or no journal can be kept where it is wanted.
     """
-    queue, slots = build_store(settings, clock)
+    queue, slots, shelf = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -78,7 +82,29 @@ def build(settings: Settings, clock: Clock) -> Parts:
         sink=KafkaSink(kafka),
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         journal=build_journal(settings),
+        folder=build_folder(settings),
+        shelf=shelf,
     )
+
+
+def build_folder(settings: Settings) -> Folder:
+    """The templates of the folder, if there is one.
+
+    Raises:
+        Rejected: it cannot be read, or one of its templates is none; one line that names the setting.
+    """
+    if not settings.templates_dir:
+        return Folder()
+    directory = Path(settings.templates_dir)
+    try:
+        folder, errors = read_folder(directory, language=settings.templates_language)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Rejected(f"TEMPLATES_DIR: {directory} cannot be read: {reason}") from error
+    if errors:
+        more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
+        raise Rejected(f"TEMPLATES_DIR: {errors[0]}{more}; see `mailsender template check {directory}`")
+    return folder
 
 
 def build_journal(settings: Settings) -> Journal:
@@ -111,10 +137,10 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
-    """The queue and the slots: in MongoDB over one client, or in memory."""
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Shelf]:
+    """The queue, the slots and what is saved of templates: in MongoDB over one client, or in memory."""
     if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock)
+        return MemoryQueue(clock), MemorySlotStore(clock), MemoryShelf(clock)
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -137,7 +163,14 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots
+    shelf = MongoShelf(
+        client,
+        database=database,
+        collection=f"{collection}.templates",
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots, shelf
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:

@@ -30,10 +30,11 @@ import structlog
 from mailsender import __version__
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
+from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
-from mailsender.model.clock import Clock
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
@@ -57,6 +58,11 @@ from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
+from mailsender.templates.folder import Folder
+from mailsender.templates.library import Library
+from mailsender.templates.memory import MemoryShelf
+from mailsender.templates.pins import Pins
+from mailsender.templates.port import Shelf
 
 log = structlog.get_logger()
 
@@ -144,13 +150,18 @@ class RelayParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports; `relays` by their names in the plan."""
+    """The outside world, behind its ports; `relays` by their names in the plan.
+
+    Templates come out of `folder`, or else from `shelf`.
+    """
 
     queue: Queue
     source: RecordSource
     sink: RecordSink
     relays: Mapping[str, RelayParts]
     journal: Journal = field(default_factory=NoJournal)
+    folder: Folder = field(default_factory=Folder)
+    shelf: Shelf = field(default_factory=lambda: MemoryShelf(SystemClock()))
 
 
 class Front(Protocol):
@@ -188,7 +199,8 @@ class Replica:
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        composer = LetterComposer(*settings.sender)
+        self.library = Library(parts.folder, parts.shelf)
+        composer = LetterComposer(*settings.sender, fillings=Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
@@ -225,6 +237,7 @@ class Replica:
             owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,
+            fill=Filler(self.library, parts.shelf, settings.variables, most=self.limits.body).fill,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)

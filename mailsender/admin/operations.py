@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from mailsender.admin.readings import readings
+from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.json_values import batch_text
@@ -42,6 +43,12 @@ class ReplicaOperations:
         self._counting: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._metrics = Metrics(partial(readings, replica))
+        self._templates = ReplicaTemplates(replica)
+
+    @property
+    def templates(self) -> ReplicaTemplates:
+        """Templates."""
+        return self._templates
 
     @property
     def state(self) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 
@@ -61,6 +62,47 @@ class ServiceClient:
         """
         return await self._ask("POST", "/halt")
 
+    async def templates(self) -> dict[str, Any]:
+        """All templates, without what is in them.
+
+        Raises:
+            ServiceError: nobody answers, or the key is wrong.
+        """
+        return await self._ask("GET", "/templates")
+
+    async def template(self, name: str, version: str = "") -> dict[str, Any]:
+        """The files of a template.
+
+        Raises:
+            ServiceError: there is none.
+        """
+        query = {"version": version} if version else {}
+        return await self._ask("GET", f"/templates/{quote(name, safe='')}", query=query)
+
+    async def put_template(
+        self, name: str, files: Mapping[str, str], *, language: str, only_check: bool
+    ) -> dict[str, Any]:
+        """Save a template, or only look whether it could be.
+
+        Raises:
+            ServiceError: it was not taken, with the place of each fault.
+        """
+        body = json.dumps({"files": dict(files), "language": language}).encode()
+        query = {"check": "true"} if only_check else {}
+        return await self._ask("PUT", f"/templates/{quote(name, safe='')}", body, query)
+
+    async def preview_template(
+        self, name: str, version: str = "", *, lang: str = "", variables: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What a template makes of variables, or of its sample.
+
+        Raises:
+            ServiceError: there is none, or it cannot be filled in.
+        """
+        body = {"lang": lang, "variables": variables, "version": version or None}
+        path = f"/templates/{quote(name, safe='')}/preview"
+        return await self._ask("POST", path, json.dumps(body).encode())
+
     async def _ask(
         self, method: str, path: str, body: bytes | None = None, query: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
@@ -111,6 +153,8 @@ def _complaint(status: int, problem: dict[str, Any]) -> str:
     lines = [f"{problem.get('detail') or problem.get('title') or 'no reason given'} ({status})"]
     errors = problem.get("errors") or []
     lines += [f"  letter {error['index']}{_key(error)}: {error['text']}" for error in errors[:FAULTS_SHOWN]]
+    faults = problem.get("faults") or []
+    lines += [f"  {_place(fault)}{fault['text']}" for fault in faults[:FAULTS_SHOWN] if len(faults) > 1]
     if len(errors) > FAULTS_SHOWN:
         lines.append(f"  … and {len(errors) - FAULTS_SHOWN} more")
     ids = problem.get("ids") or []
@@ -118,6 +162,14 @@ def _complaint(status: int, problem: dict[str, Any]) -> str:
     if len(ids) > FAULTS_SHOWN:
         lines.append(f"  … and {len(ids) - FAULTS_SHOWN} more; --json has them all")
     return "\n".join(lines)
+
+
+def _place(fault: dict[str, Any]) -> str:
+    """Where something is wrong with a template."""
+    where = [fault["template"]] if fault.get("template") else []
+    where += [f"line {fault['line']}"] if fault.get("line") else []
+    where += [f"variable {fault['variable']}"] if fault.get("variable") else []
+    return f"{', '.join(where)}: " if where else ""
 
 
 def _key(error: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 SERVICE: Final = "The service"
 RUNNING: Final = "A running service"
 DEVELOPERS: Final = "For developers"
+TEMPLATES: Final = "What letters are made from"
 """The groups, as `rich_help_panel` of a command names them."""
 
 Rows: TypeAlias = Sequence[tuple[str, str]]
@@ -61,6 +62,34 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender health", "is it alive? For a container's health check"),
         ("mailsender health --ready", "does it work, with all it needs?"),
     ),
+    "template": (
+        ("mailsender template check templates", "the files of a folder"),
+        ("mailsender template put templates", "save them, for letters to come"),
+        ("mailsender template preview welcome", "see one, filled in with its sample"),
+        ("mailsender template put --help", "more on one command"),
+    ),
+    "template check": (
+        ("mailsender template check templates", "a line for each; asks nobody"),
+        ("mailsender template check", "the folder that TEMPLATES_DIR names"),
+    ),
+    "template list": (
+        ("mailsender template list", "name, version, place"),
+        ("mailsender template list --json | jq -r .templates[].name", "the names"),
+    ),
+    "template show": (
+        ("mailsender template show welcome", "its newest version"),
+        ("mailsender template show welcome@3 --write old", "its files, into a folder"),
+    ),
+    "template put": (
+        ("mailsender template put templates", "all of a folder"),
+        ("mailsender template put templates welcome", "one of them"),
+        ("mailsender template put templates --check", "would the service take them?"),
+    ),
+    "template preview": (
+        ("mailsender template preview welcome", "subject and text"),
+        ("mailsender template preview welcome --out page.html", "the HTML, for a browser"),
+        ("mailsender template preview welcome --dir templates", "from files; asks nobody"),
+    ),
     "halt": (
         ("mailsender halt", "begin; again: how far is it?"),
         ("mailsender halt --json | jq .in_hand", "letters that it still holds"),
@@ -85,6 +114,11 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("1", "Something is broken: an `error` line says what."),
         ("2", "A setting is missing or wrong; nobody was asked."),
     ),
+    "template check": (
+        ("0", "All of them can be filled in with their samples."),
+        ("1", "Some cannot: an `error` line says what is wrong."),
+        ("2", "The folder cannot be read, or a setting is wrong."),
+    ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),
         ("1", "It is not; a line on standard error says why."),
@@ -106,6 +140,14 @@ class Command(TyperCommand):
         _write_tables(self.name or WHOLE, formatter)
 
 
+class TemplateCommand(Command):
+    """One of `mailsender template`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables(f"template {self.name}", formatter)
+
+
 class Group(TyperGroup):
     """All commands, by group, in the order in which they were defined."""
 
@@ -114,7 +156,7 @@ class Group(TyperGroup):
         groups: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
-            if isinstance(command, TyperCommand) and not command.hidden:
+            if isinstance(command, TyperCommand | TyperGroup) and not command.hidden:
                 rows = groups.setdefault(command.rich_help_panel or "Others", [])
                 rows.append((name, command.get_short_help_str(limit=200)))
         for title, rows in groups.items():
@@ -124,6 +166,14 @@ class Group(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
         """Write what stands last."""
         _write_tables(WHOLE, formatter)
+
+
+class TemplateGroup(Group):
+    """The commands of `mailsender template`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables("template", formatter)
 
 
 def _write_tables(name: str, formatter: Any) -> None:

@@ -68,7 +68,7 @@ class Filler:
             filled = _failed(letter, str(error), now)
         except Unavailable:
             raise
-        except Exception as error:  # noqa: BLE001  a fault of ours ends one letter, and not the topic
+        except Exception as error:
             log.error(
                 "template_raised",
                 letter=letter.id,

@@ -24,7 +24,7 @@ KEPT_CHARACTERS: Final = 4 * 1024 * 1024
 
 
 class OnePersonsFault(ValueError):  # noqa: N818  reads better where it is caught
-    """The message to one recipient of a personal letter cannot be made; those to others can, for all we know."""
+    """The message to one recipient of a personal letter cannot be made; those to others may be."""
 
 
 class Filling(Protocol):
@@ -95,26 +95,24 @@ class LetterComposer(Composer):
         """
         if not letter.mail:
             return super().compose(letter, eight_bit=eight_bit, date=date)
-        mail = self.mail(letter)
         if filling is None:
-            words = Rendered(letter.subject, letter.body, mail.text)
-            return self._message(letter, mail, words, eight_bit, smtputf8, date, person)
+            words = Rendered(letter.subject, letter.body, self.mail(letter).text)
+            return self._message(
+                letter, words, eight_bit=eight_bit, smtputf8=smtputf8, date=date, person=person
+            )
         try:
+            mail = self.mail(letter)
             words = filling.letter(letter.subject, mail.variables, mail.variables_of.get(person, {}))
-            return self._message(letter, mail, words, eight_bit, smtputf8, date, person)
+            return self._message(
+                letter, words, eight_bit=eight_bit, smtputf8=smtputf8, date=date, person=person
+            )
         except ValueError as error:
             raise OnePersonsFault(str(error)) from error
 
     def _message(
-        self,
-        letter: Letter,
-        mail: Mail,
-        words: Rendered,
-        eight_bit: bool,
-        smtputf8: bool,
-        date: datetime,
-        person: str,
+        self, letter: Letter, words: Rendered, *, eight_bit: bool, smtputf8: bool, date: datetime, person: str
     ) -> bytes:
+        mail = self.mail(letter)
         made = compose(
             mail.head(words.subject or "", self._sender, person),
             mail.content(words.html or "", words.text),

@@ -386,5 +386,5 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
 }
 
 KEYS: Final = tuple(_TABLE)
-"""The keys that are read here. `Names` and `VariablesOf`, what stands beside addresses, are made of objects in
-`Addresses`, and `Pin` when a letter is taken in: nobody can publish them."""
+"""The keys that are read here. `Names` and `VariablesOf`, what stands beside addresses, are made of objects
+in `Addresses`, and `Pin` when a letter is taken in: nobody can publish them."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import quote_plus
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import orjson
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -28,6 +29,8 @@ from mailsender.model.address import BadAddress, parse_address
 from mailsender.queue.mongo import connection_string
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
+from mailsender.templates.template import Limits, normal_language
+from mailsender.templates.variables import bounded
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
@@ -41,7 +44,7 @@ MEMORY_URI = "memory:"
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "MAILSENDER_"),
+    *("DRAIN_", "MAILSENDER_", "TEMPLATES_"),
 )
 
 _NEAR = 0.85
@@ -262,6 +265,20 @@ class Settings(BaseSettings):
     )
     report_body: bool = _field(True, "Whether reports repeat the letter's `Body`.")
 
+    # Templates
+    templates_dir: str = _field(
+        "",
+        "Folder of templates, which is read at the start; the names in it come before those that are saved in"
+        " MongoDB.",
+        shown="none",
+    )
+    templates_language: str = _field(
+        "en", "Language of the sources in it whose names tell none; a tag such as `ru` or `pt-br`."
+    )
+    templates_variables: str = _field(
+        "", "Variables of all templates: a JSON object. Those of a letter come before them.", shown="none"
+    )
+
     # MongoDB
     mongodb_uri: str = _field(
         "",
@@ -407,6 +424,26 @@ class Settings(BaseSettings):
             raise ValueError(f"one of them is neither an address nor a domain: {error}") from None
         return value
 
+    @field_validator("templates_language")
+    @classmethod
+    def _tag(cls, value: str) -> str:
+        tag = normal_language(value)
+        if not tag:
+            raise ValueError("a language tag such as ru or pt-br is needed")
+        return tag
+
+    @field_validator("templates_variables")
+    @classmethod
+    def _variables(cls, value: str) -> str:
+        try:
+            found = orjson.loads(value or "{}")
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"it is no JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError("a JSON object is needed")  # noqa: TRY004  what pydantic takes for a fault
+        bounded(found, limits=Limits())
+        return value
+
     @field_validator("mongodb_base_name")
     @classmethod
     def _database(cls, value: str) -> str:
@@ -505,6 +542,12 @@ class Settings(BaseSettings):
             quota=self.smtp_daily_quota,
             timezone=self.smtp_quota_timezone,
         )
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables of all templates."""
+        found: dict[str, Any] = orjson.loads(self.templates_variables or "{}")
+        return found
 
     @property
     def bind_host(self) -> str:

@@ -14,6 +14,14 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from mailsender.web.models import Drain, LetterView, PostedView, Problem, StatusView
+from mailsender.web.template_models import (
+    PreviewIn,
+    PreviewView,
+    SavedView,
+    TemplateFilesView,
+    TemplateIn,
+    TemplatesView,
+)
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -46,10 +54,10 @@ class Endpoint:
 
     `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
-    outside world and may run out of time.
+    outside world and may run out of time. `takes` is the model of its body.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT"]
     path: str
     name: str
     tag: str
@@ -58,6 +66,7 @@ class Endpoint:
     answers: tuple[Answer, ...]
     parameters: tuple[Schema, ...] = ()
     takes_batch: bool = False
+    takes: type[BaseModel] | None = None
     public: bool = False
     cheap: bool = False
     slow: bool = False
@@ -225,6 +234,131 @@ SERVICE: Final = (
 )
 """What is asked of the service."""
 
+_TEMPLATE: Final[dict[str, Any]] = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "The template's name.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "maxLength": 64},
+}
+_VERSION: Final[dict[str, Any]] = {
+    "name": "version",
+    "in": "query",
+    "description": "Without it: the newest one.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+_LANG: Final[dict[str, Any]] = {
+    "name": "lang",
+    "in": "query",
+    "description": "The reader's language, such as `ru` or `pt-BR`.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+_CHECK: Final[dict[str, Any]] = {
+    "name": "check",
+    "in": "query",
+    "description": "`true` saves nothing, and answers all the same.",
+    "schema": {"type": "string", "enum": ["true", "false"]},
+}
+
+_STORE_AWAY: Final = problem(503, "`reason` says why: `busy` or `unavailable`.", RETRY_AFTER)
+_NO_TEMPLATE: Final = problem(404, "There is no such template, or not in this version.")
+_BAD_TEMPLATE: Final = problem(
+    400,
+    "No template, or it cannot be filled in: `faults` has each fault with its file, line and variable. Or the"
+    " body is not what is taken.",
+)
+_NOT_READ: Final = (
+    problem(408, "The body did not arrive in time. The connection is closed."),
+    problem(413, "The body is larger than HTTP_MAX_BYTES, or the files than MongoDB takes."),
+    problem(415, "The body is compressed; it is taken only as it is."),
+    problem(417, "`Expect` asks for something else than `100-continue`."),
+)
+
+TEMPLATES: Final = (
+    Endpoint(
+        method="GET",
+        path="/templates",
+        name="templates",
+        tag="templates",
+        summary="All templates",
+        answers=(Answer(status=200, text="They, by name.", content={JSON: TemplatesView}), _STORE_AWAY),
+        slow=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/templates/{name}",
+        name="template",
+        tag="templates",
+        summary="The files of one template",
+        parameters=(_TEMPLATE, _VERSION),
+        answers=(
+            Answer(status=200, text="As they were saved.", content={JSON: TemplateFilesView}),
+            _NO_TEMPLATE,
+            _STORE_AWAY,
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/templates/{name}",
+        name="put_template",
+        tag="templates",
+        summary="Save a template as its newest version",
+        text="It is prepared (MJML becomes HTML, styles go into the elements), compiled, and filled in with"
+        " its sample in each of its languages; with a fault nothing is saved. Letters find it within seconds."
+        " A version never changes; the same files again are no new one.",
+        parameters=(_TEMPLATE, _CHECK),
+        takes=TemplateIn,
+        answers=(
+            Answer(status=200, text="Its version.", content={JSON: SavedView}),
+            _BAD_TEMPLATE,
+            problem(409, "TEMPLATES_DIR has a template of this name, which comes first."),
+            *_NOT_READ,
+            _STORE_AWAY,
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/templates/{name}/preview",
+        name="preview_template",
+        tag="templates",
+        summary="What a template makes of variables",
+        text="Nothing is sent. Without a body it is filled in with its sample.",
+        parameters=(_TEMPLATE,),
+        takes=PreviewIn,
+        answers=(
+            Answer(status=200, text="The letter.", content={JSON: PreviewView}),
+            _BAD_TEMPLATE,
+            _NO_TEMPLATE,
+            *_NOT_READ,
+            _STORE_AWAY,
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/templates/{name}/preview",
+        name="preview_page",
+        tag="templates",
+        summary="What a template makes of its sample, as a page",
+        text="The HTML, or the text where it has none. No script runs in it.",
+        parameters=(_TEMPLATE, _VERSION, _LANG),
+        answers=(
+            Answer(
+                status=200,
+                text="The page.",
+                content={"text/html": {"type": "string"}, "text/plain": {"type": "string"}},
+            ),
+            _BAD_TEMPLATE,
+            _NO_TEMPLATE,
+            _STORE_AWAY,
+        ),
+        slow=True,
+    ),
+)
+"""What is asked about templates."""
+
 FILES: Final = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -279,7 +413,7 @@ PAGES: Final = (
 )
 """What describes it."""
 
-ENDPOINTS: Final = SERVICE + PAGES
+ENDPOINTS: Final = SERVICE + TEMPLATES + PAGES
 
 
 def is_public(path: str) -> bool:

@@ -145,7 +145,7 @@ def guard(allowed_hosts: Sequence[str]) -> Middleware:
                 " or set HTTP_API_KEY.",
                 reason="foreign-host",
             )
-        if request.method == "POST" and cross_site(request.headers):
+        if request.method in {"POST", "PUT"} and cross_site(request.headers):
             detail = "A page of another site sends this; without HTTP_API_KEY that is refused."
             raise ProblemError(HTTPStatus.FORBIDDEN, detail, reason="cross-site")
         return await handler(request)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from mailsender.web.template_models import TemplateFaultView
+
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
 LetterId = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{24}$"})]
@@ -38,6 +40,7 @@ class Problem(BaseModel):
     reason: str = Field("", description="A word for programs that stays the same, such as `queue-full`.")
     errors: list[FaultView] = Field([], description="Bad batches: each fault with its place; at most 100.")
     sample: list[dict[str, Any]] = Field([], description="Bad batches: what a right one looks like.")
+    faults: list[TemplateFaultView] = Field([], description="Bad templates: each fault; at most 100.")
     ids: list[LetterId] = Field(
         [],
         description="`unconfirmed`, `forbidden`: the IDs with which the same letters can be posted again.",

@@ -42,6 +42,7 @@ With HTTP_API_KEY set, all but the probes and this description want it as `X-API
 _TAGS: Final = {
     "sending": "Letters in.",
     "looking": "What became of them, and what the service does.",
+    "templates": "What letters are made from.",
     "stopping": "The drain.",
     "probes": "For an orchestrator.",
     "documentation": "This description.",
@@ -73,7 +74,7 @@ def document() -> dict[str, Any]:
                     "description": "The value of HTTP_API_KEY. Where none is set, nothing has to be sent.",
                 }
             },
-            "schemas": components([(LetterIn, "validation"), *_answered()]),
+            "schemas": components([(LetterIn, "validation"), *_taken(), *_answered()]),
         },
     }
 
@@ -82,6 +83,10 @@ def document() -> dict[str, Any]:
 def text() -> str:
     """The description as JSON for people and programs."""
     return readable(document())
+
+
+def _taken() -> list[tuple[type[BaseModel], Any]]:
+    return [(each.takes, "validation") for each in ENDPOINTS if each.takes is not None]
 
 
 def _answered() -> list[tuple[type[BaseModel], Any]]:
@@ -116,6 +121,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["parameters"] = [dict(parameter) for parameter in endpoint.parameters]
     if endpoint.takes_batch:
         operation["requestBody"] = _batch()
+    if endpoint.takes is not None:
+        content = {JSON: {"schema": reference(endpoint.takes)}}
+        operation["requestBody"] = {"description": "JSON.", "content": content}
     if endpoint.public:
         operation["security"] = []
     return operation

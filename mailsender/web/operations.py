@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailsender.model.letter import StoredLetter
+from mailsender.web.template_operations import TemplateOperations
 
 
 class Fault(Protocol):
@@ -73,6 +74,11 @@ class Operations(Protocol):
     @property
     def state(self) -> str:
         """One word: ``starting``, ``running``, ``draining`` and the like."""
+        ...
+
+    @property
+    def templates(self) -> TemplateOperations:
+        """What may be asked about templates."""
         ...
 
     def accepting(self) -> None:
