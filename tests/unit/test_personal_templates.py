@@ -270,7 +270,6 @@ def test_a_rendering_fault_at_sending_is_that_recipients_refusal(shelf: Shelf) -
     assert found[BORIS][0] is Verdict.ACCEPTED
     assert found[ANNA][0] is found[CAROL][0] is Verdict.REFUSED
     assert "news.html, line 1" in found[ANNA][1]
-    assert "variable" not in found[BORIS][1]
 
 
 def test_a_letter_of_which_nobodys_message_can_be_made_is_an_error(shelf: Shelf) -> None:
@@ -339,7 +338,7 @@ def test_thousands_that_cannot_be_rendered_leave_others_their_turn(shelf: Shelf)
 
 
 def test_rendering_is_fast_enough(shelf: Shelf) -> None:
-    """Some 15,000 a second on one core; 5,000 are wanted, and a machine under load may have less."""
+    """Some 14,000 a second on one core; 5,000 are wanted, and a machine under load may have less."""
     files = {
         "fast.subject": "{{ name }}, {{ count }} new",
         "fast.html": "<p>{{ name }}</p><p>{{ place }}</p><p>{{ count }}</p><p>{{ link }}</p><p>{{ code }}</p>",
