@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from mailsender.app import kafka_config, smtp_config
+from mailsender.app import build_folder, kafka_config, smtp_config
 from mailsender.check.findings import Finding, worst
 from mailsender.check.kafka import KafkaWish, probe_kafka
 from mailsender.check.probe import probe_mongo, probe_relay
 from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Rejected
 from mailsender.observe import log
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
@@ -57,6 +58,7 @@ def _judge(settings: Settings) -> list[Finding]:
             " set a name with its domain, or leave it out"
         )
         found.append(Finding(part="settings", level="warning", text=text))
+    found += _folder(settings)
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         text = value.get_secret_value() if isinstance(value, SecretStr) else ""
@@ -66,6 +68,15 @@ def _judge(settings: Settings) -> list[Finding]:
             )
             found.append(Finding(part="settings", level="warning", text=text))
     return found
+
+
+def _folder(settings: Settings) -> list[Finding]:
+    """What is wrong with the templates of TEMPLATES_DIR, which would stop the start."""
+    try:
+        build_folder(settings)
+    except Rejected as error:
+        return [Finding(part="settings", level="error", text=str(error))]
+    return []
 
 
 async def _kafka(settings: Settings) -> list[Finding]:

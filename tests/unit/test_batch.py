@@ -277,9 +277,9 @@ class TestBadLetters:
             ({"Token": float("inf")}, "Token holds a number that JSON cannot carry back"),
             ({"Token": ["\ud800"]}, "Token holds half of a surrogate pair"),
             ({"Token": {"\ud800": 1}}, "Token holds half of a surrogate pair"),
-            ({"Template": "x"}, "Template is not supported by this version"),
-            ({"template": ""}, "Template is not supported by this version"),
-            ({"Variables": []}, "Variables is not supported by this version"),
+            ({"Template": "x"}, "Body comes from the template"),
+            ({"template": "", "Body": ""}, "Template is no name of a template"),
+            ({"Variables": []}, "Variables must be an object, not an array"),
             ({"Priority": 0}, "Priority is not supported by this version"),
         ],
     )

@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from lab.parts import missing
 from mailsender.cli.app import app
-from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, WHOLE
+from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, TEMPLATES, WHOLE
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
     RUNNING: ["post", "status", "health", "halt"],
     DEVELOPERS: ["schema"],
+    TEMPLATES: ["template"],
 }
 NAMES = [name for names in GROUPS.values() for name in names]
 HEAVY = ("aiohttp", "aiokafka", "motor", "pymongo", "aiosmtplib", "pydantic", "structlog", "rich.table")

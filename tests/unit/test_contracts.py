@@ -149,6 +149,8 @@ def test_the_schema_of_letters_is_one(validator: Any) -> None:
         {"Subject": None, "Body": None, "Token": None},
         {"Token": {"a": [1, None, {"b": 2**80}]}},
         {"TextBody": None, "Priority": None},
+        {"Body": None, "Template": "welcome@3", "Variables": {"a": [1]}, "Lang": "ru"},
+        {"Template": None, "Variables": None, "Lang": None},
         {"Status": 7, "KafkaKey": [], "Colour": "blue"},
         {"Addresses": ["иван@пример.рф", "a.b+c@localhost", "Straße@straße.example"]},
         {"Addresses": ["a..b@docomo.ne.jp", ".a@docomo.ne.jp", "a.@docomo.ne.jp", "." + "a" * 61 + "@b.c"]},
@@ -186,6 +188,10 @@ def test_what_the_program_takes_the_schema_takes(change: dict[str, Any]) -> None
         {"Token": "x" * 4095},
         {"Token": [0] * 2048},
         {"TextBody": 7},
+        {"Body": "", "Template": "a/b"},
+        {"Body": "", "Template": "a\n"},
+        {"Body": "", "Template": "a", "Variables": []},
+        {"Body": "", "Template": "a", "Lang": 7},
         {"Headers": []},
         {"Priority": 0},
     ],
@@ -356,9 +362,8 @@ async def test_answers_to_slow_posts_are_described() -> None:
 async def test_refusals_are_described_and_the_key_is_wanted_as_described() -> None:
     async with serving(Played(letters={ID: finished()})) as client:
         for endpoint in ENDPOINTS:
-            path = endpoint.path.format_map({"id": ID, "file": "start.js"})
-            other = "POST" if endpoint.method == "GET" else "GET"
-            wrong_method = await client.ask(other, path)
+            path = endpoint.path.format_map({"id": ID, "file": "start.js", "name": "welcome"})
+            wrong_method = await client.ask("DELETE", path)
             assert wrong_method[0] == 405
             check(endpoint.path, endpoint.method, *wrong_method)
             keyless = await client.ask(endpoint.method, path, key=None)

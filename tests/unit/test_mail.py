@@ -154,7 +154,8 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Importance": "very"}, "Importance"),
         ({"Addresses": [{"Address": "a@example.com", "Nmae": "A"}]}, "Addresses[0]"),
         ({"Addresses": [{"Address": "a@example.com", "Name": 7}]}, "Names"),
-        ({"Template": "x"}, "Template"),
+        ({"Template": 7, "Body": ""}, "Template"),
+        ({"Variables": {}}, "Variables"),
     ],
 )
 def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
