@@ -13,7 +13,7 @@ from mailsender.message.headers import Mailbox
 from mailsender.message.mail import Mail, read
 from mailsender.message.mime import compose
 from mailsender.model.address import parse_address
-from mailsender.model.letter import Letter
+from mailsender.model.letter import Letter, Recipient
 from mailsender.templates.compiled import Rendered
 
 KEPT: Final = 32
@@ -54,13 +54,14 @@ class LetterComposer(Composer):
     Without `fillings` no personal letter with a template can be sent.
     """
 
-    __slots__ = ("_fillings", "_mails", "_sender", "_size")
+    __slots__ = ("_fillings", "_mails", "_places", "_sender", "_size")
 
     def __init__(self, display: str, address: str, fillings: Fillings | None = None) -> None:
         super().__init__(display, address)
         self._sender = Mailbox(display, parse_address(address))
         self._fillings = fillings
         self._mails: OrderedDict[str, Mail] = OrderedDict()
+        self._places: OrderedDict[str, tuple[tuple[Recipient, ...], dict[str, int]]] = OrderedDict()
         self._size = 0
 
     async def filling(self, letter: Letter) -> Filling | None:
@@ -152,4 +153,14 @@ class LetterComposer(Composer):
         if not person:
             return whole
         left, _, right = whole.partition("@")
-        return f"{left}.{letter.everybody.index(person)}@{right}"
+        return f"{left}.{self._place(letter, person)}@{right}"
+
+    def _place(self, letter: Letter, person: str) -> int:
+        """The place of a recipient among all, which for one of thousands is not looked for each time."""
+        recipients, places = self._places.get(letter.id, ((), {}))
+        if recipients is not letter.recipients:
+            places = {each: place for place, each in enumerate(letter.everybody)}
+            self._places[letter.id] = letter.recipients, places
+            while len(self._places) > KEPT:
+                self._places.popitem(last=False)
+        return places[person]

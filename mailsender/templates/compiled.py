@@ -123,6 +123,9 @@ class Compiled:
         return subject
 
 
+_NO_SUCH = ("No filter named", "No test named")
+
+
 def located(error: Exception, label: str) -> TemplateError:
     """`error` with its place in the source, and without values; `label` is the source if it tells of none."""
     if isinstance(error, TemplateError):
@@ -136,6 +139,9 @@ def located(error: Exception, label: str) -> TemplateError:
         name = str(error.name)[:200] if error.name is not None else None
         reason = "it is missing" if name is not None else "a value is missing"
         return TemplateError(reason, template=label, line=line, variable=name)
+    if isinstance(error, TemplateRuntimeError) and str(error).startswith(_NO_SUCH):
+        # Jinja quotes it, and it may be a value: map(name).
+        return TemplateError("there is no such filter or test", template=label, line=line)
     if isinstance(error, Refusal | TemplateRuntimeError | TypeError | ZeroDivisionError):
         reason = str(error)  # Python's own name kinds, no values
     elif isinstance(error, RecursionError):

@@ -17,9 +17,12 @@ from typing import Any
 import orjson
 
 from mailsender.templates.compiled import Compiled, Rendered
-from mailsender.templates.library import KEPT, Found, Library
+from mailsender.templates.library import Found, Library
 from mailsender.templates.port import PinStore
 from mailsender.templates.template import Limits, Part, StoredTemplates, Template, TemplateError
+
+KEPT = 2 * 1024 * 1024
+"""Characters of texts whose compiled form is kept: those of personal letters that are on their way."""
 
 MAX_PIN = 8 * 1024 * 1024
 """Bytes of the largest text: MongoDB takes documents of 16 MiB."""

@@ -55,6 +55,7 @@ from mailsender.templates.syntax import (
     COPIED,
     EACH,
     KEY,
+    LOOKED_UP,
     MAX_TOKENS,
     TICK,
     WEIGHED,
@@ -144,6 +145,20 @@ def _each(_context: Context, value: Any) -> Any:
     return value
 
 
+class _Computed:
+    """A key that does not stand in the template."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+
+@pass_context
+def _looked_up(_context: Context, value: Any) -> _Computed:
+    return _Computed(value)
+
+
 @pass_context
 def _key(_context: Context, value: Any) -> Any:
     if not isinstance(value, str | int | float):
@@ -177,6 +192,7 @@ _OWN_FILTERS = {
     KEY: _key,
     CONCATENATED: _concatenated,
     COPIED: _copied,
+    LOOKED_UP: _looked_up,
 }
 
 _LOOP = frozenset(
@@ -221,6 +237,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.attribute``: of an object its key first, so that ``order.items`` is what the letter says."""
+        return self._attribute(obj, attribute, attribute)
+
+    def _attribute(self, obj: Any, attribute: str, name: str | None) -> Any:
+        """The same; `name` is what an error may tell of it."""
         meter().spend(1)
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
@@ -230,30 +250,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
             try:
                 return obj[attribute]
             except KeyError:
-                raise Refusal(f"there is no block {attribute}") from None
+                raise Refusal(f"there is no block {name or 'of this name'}") from None
         if attribute in _attributes(obj) or (
             isinstance(obj, Namespace | TemplateModule) and not attribute.startswith("_")
         ):
-            return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
-        return self.undefined(obj=obj, name=attribute)
+            return getattr(obj, attribute, self.undefined(obj=obj, name=name))
+        return self.undefined(obj=obj, name=name)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """``obj[argument]``."""
+        computed = type(argument) is _Computed
+        key = argument.key if computed else argument
         meter().spend(1)
         if isinstance(obj, Undefined):
             str(obj)  # raises
-        if isinstance(argument, Undefined):
-            str(argument)  # raises
-        if not isinstance(argument, str | int):
-            raise Refusal(f"{kind_of(argument)} cannot be a key")
+        if isinstance(key, Undefined):
+            str(key)  # raises
+        if not isinstance(key, str | int):
+            raise Refusal(f"{kind_of(key)} cannot be a key")
         if isinstance(obj, dict | list | tuple | str):
             try:
-                return obj[argument]
+                return obj[key]
             except (TypeError, LookupError):
                 pass
-        if isinstance(argument, str):
-            return self.getattr(obj, argument)
-        return self.undefined(obj=obj, name=str(argument))
+        name = None if computed else str(key)
+        return self._attribute(obj, key, name) if isinstance(key, str) else self.undefined(obj=obj, name=name)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
         """``left operator right``, for numbers, and what lengthens texts and lists within bounds."""

@@ -27,7 +27,7 @@ INLINE_DATA = 256
 
 # No template can write a filter's name with a space in it.
 TICK, WEIGHED, EACH, KEY, CONCATENATED = "a tick", "a weighed", "an each", "a key", "a concatenated"
-COPIED = "a copied"
+COPIED, LOOKED_UP = "a copied", "a looked up"
 
 _NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Extends, nodes.Include, nodes.Import),
@@ -194,8 +194,10 @@ class Counting(NodeTransformer):
         return _filter(nodes.List(node.nodes, lineno=node.lineno), CONCATENATED)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Getitem:  # noqa: N802
-        """A slice copies, and has no hook."""
+        """A slice copies, and has no hook. A key that is computed is a value, which no error may tell."""
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _filter(node.node, WEIGHED)
+        elif not isinstance(node.arg, nodes.Const):
+            node.arg = _filter(node.arg, LOOKED_UP)
         return node

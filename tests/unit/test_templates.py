@@ -170,12 +170,22 @@ def test_an_error_in_another_source_names_that_one() -> None:
         ("SECRET\n", "{{ v|abs }}"),
         ("SECRET", "{{ [1, v]|sort }}"),
         ("SECRET", "{{ '2026-11-29'|datetime('short', v) }}"),
+        ("SECRET", "{{ {}[v] }}"),
+        ("SECRET", "{{ {'a': 1}[v].b }}"),
+        ("SECRET", "{{ [][v] }}"),
+        ("SECRET", "{{ 'x'[v] }}"),
+        ("SECRET", "{{ self[v] }}"),
+        ("SECRET", "{{ [1]|map(v)|list }}"),
+        ("SECRET", "{{ [1]|select(v)|list }}"),
+        ("SECRET", "{{ {'a': 1}|dictsort(by=v) }}"),
+        (4829137, "{{ [1][v] }}"),
     ],
 )
 def test_no_value_is_told_in_an_error(value: Any, source: str) -> None:
     with pytest.raises(TemplateError) as caught:
         text(source, {"v": value})
     assert "SECRET" not in str(caught.value)
+    assert "4829137" not in str(caught.value)
     assert caught.value.line == 1
 
 

@@ -11,6 +11,7 @@ made of it stands in arrays and texts: names of files and of variables are no na
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
@@ -33,7 +34,7 @@ DIGITS = 9
 MAX_BYTES = 8 * 1024 * 1024
 """Bytes of all files of a version; what is made of them stands beside them, within MongoDB's 16 MiB."""
 
-KEPT = 16 * 1024 * 1024
+KEPT = 8 * 1024 * 1024
 """Bytes of versions that are kept in memory, the last used."""
 
 KNOWN = 4096
@@ -131,7 +132,7 @@ class MongoShelf:
         ]
         async with calling(self._timeout):
             cursor = self._versions.aggregate(newest)
-            if hasattr(cursor, "__await__"):  # PyMongo's gives a coroutine, Motor's a cursor
+            if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
                 cursor = await cursor
             found = await cursor.to_list(None)
         return [_listed(each["last"]) for each in found]
