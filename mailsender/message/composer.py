@@ -157,10 +157,10 @@ class LetterComposer(Composer):
 
     def _place(self, letter: Letter, person: str) -> int:
         """The place of a recipient among all, which for one of thousands is not looked for each time."""
-        recipients, places = self._places.get(letter.id, ((), {}))
-        if recipients is not letter.recipients:
-            places = {each: place for place, each in enumerate(letter.everybody)}
-            self._places[letter.id] = letter.recipients, places
+        known = self._places.get(letter.id)
+        if known is None or known[0] is not letter.recipients:
+            known = letter.recipients, {each: place for place, each in enumerate(letter.everybody)}
+            self._places[letter.id] = known
             while len(self._places) > KEPT:
                 self._places.popitem(last=False)
-        return places[person]
+        return known[1][person]

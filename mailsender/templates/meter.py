@@ -93,7 +93,7 @@ class Meter:
         return value
 
 
-CODE = (
+CODE: tuple[type, ...] = (
     *(BuiltinFunctionType, FunctionType, MethodType, type),
     *(BlockReference, LoopContext, Macro, TemplateModule, TemplateReference),
 )

@@ -26,7 +26,7 @@ FILES = {
     "welcome.html": "<style>p { color: red }</style><p>{{ name }}</p>",
     "welcome.ru.html": "<p>{{ name }} по-русски</p>",
     "welcome.subject": "$name {{ name }}",
-    "welcome.schema.json": '{"$schema": "https://json-schema.org/draft/2020-12/schema", "required": ["name"]}',
+    "welcome.schema.json": '{"$schema": "http://json-schema.org/draft-07/schema#", "required": ["name"]}',
     "welcome.sample.json": '{"name": "Анна", "a.b": 1}',
 }
 

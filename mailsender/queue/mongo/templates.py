@@ -92,7 +92,7 @@ class MongoShelf:
         asked = self._clock.monotonic()
         async with calling(self._timeout):
             found = await self._versions.find_one(_of(name), {"_id": 1}, sort=[("_id", DESCENDING)])
-        newest = None if found is None else found["_id"]
+        newest: str | None = None if found is None else found["_id"]
         self._newest[name] = newest, asked + MAX_AGE
         self._newest.move_to_end(name)
         while len(self._newest) > KNOWN:
