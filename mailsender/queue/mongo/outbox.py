@@ -46,6 +46,8 @@ INDEXES: Final = (
     IndexModel([("at", ASCENDING), ("replica", ASCENDING), ("count", ASCENDING)], name="mailsender_outbox"),
 )
 
+_NO_ENTRY: Final = ObjectId(b"\0" * 12)
+
 Named = tuple[str, Origin | None]
 """A letter and its first publisher: what a report is about, as far as an entry goes."""
 
@@ -77,6 +79,10 @@ class Outbox:
     async def open(self) -> None:
         """Make sure that the index exists."""
         self._indexes = await ensure_indexes(self._outbox, INDEXES)
+
+    async def try_to_remove(self) -> None:
+        """Remove an entry that is never there: without the right all would be reported at each start."""
+        await self._outbox.delete_one({"_id": _NO_ENTRY})
 
     def call(self, replica: str) -> None:
         """From now on entries are this replica's; those under a name that we had before are ours still."""
