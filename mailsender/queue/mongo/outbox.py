@@ -71,6 +71,7 @@ class Outbox:
         self._committed = committed(outbox)
         self._clock = clock
         self._indexes: dict[str, str] = {}
+        self._most = KEPT
         self._left: dict[ObjectId, set[Named]] = {}
         self._entry_of: dict[Named, ObjectId] = {}
         self._name = ""
@@ -136,7 +137,7 @@ class Outbox:
         the sweep, as is what the reporter has no room for.
         """
         fresh = set(letters)
-        if fresh and len(self._entry_of) + len(fresh) <= KEPT:
+        if fresh and len(self._entry_of) + len(fresh) <= self._most:
             self._left.setdefault(entry, set()).update(fresh)
             self._entry_of.update(dict.fromkeys(fresh, entry))
 
