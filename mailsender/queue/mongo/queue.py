@@ -143,6 +143,7 @@ class MongoQueue:
         self._order.use(self._indexes)
         await self._outbox.open()
         async with calling(self._timeout):
+            await self._outbox.try_to_remove()
             await self._older.open()
 
     async def close(self) -> None:
