@@ -48,6 +48,10 @@ STUCK: Final = 60.0
 SCRAPERS: Final = 16
 """Connections at once on the port of the metrics."""
 
+ANSWERING: Final = 0.5
+"""Seconds of a request's time that are kept for the answer where its caller waits for what becomes of a
+letter."""
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that requests under way have to end when the server closes."""
 
@@ -71,7 +75,9 @@ def make_app(
         most: connections at once; no more than half of them may have a request under way.
         allowed_hosts: names in a `Host` header that are taken for ours where there is no key.
     """
-    handlers = Handlers(operations, max_bytes=max_bytes, read_timeout=timeout * READ_SHARE)
+    handlers = Handlers(
+        operations, max_bytes=max_bytes, read_timeout=timeout * READ_SHARE, longest_wait=timeout - ANSWERING
+    )
     app = web.Application(
         client_max_size=max_bytes,
         middlewares=[
