@@ -40,6 +40,12 @@ HEAD, too.
 
 With HTTP_API_KEY set, all but the probes and this description want it as `X-API-KEY`."""
 
+_FILE: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "Sent with a file name, under any name of a part.",
+}
+
 _TAGS: Final = {
     "sending": "Letters in.",
     "looking": "What became of them, and what the service does.",
@@ -185,9 +191,8 @@ def _letter() -> dict[str, Any]:
             FORM: {
                 "schema": {
                     "type": "object",
-                    "properties": {LETTER: letter},
+                    "properties": {LETTER: letter, "file": {"type": "array", "items": _FILE}},
                     "required": [LETTER],
-                    "additionalProperties": {"contentMediaType": "application/octet-stream"},
                 },
                 "encoding": {LETTER: {"contentType": JSON}},
             },
