@@ -98,8 +98,9 @@ def bad_batch(error: BadBatch) -> ProblemError:
     if len(error.faults) > MAX_FAULTS:
         detail = f"{detail} (the first {MAX_FAULTS} of {len(error.faults)} faults are listed)"
     extra: dict[str, Any] = {"errors": errors, "sample": list(SAMPLE)}
-    reason = "bad-letter" if alone else "bad-batch"
-    return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason=reason, extra=extra)
+    if alone:
+        return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-letter", extra=extra)
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-batch", extra=extra)
 
 
 def bad_query(detail: str) -> ProblemError:
