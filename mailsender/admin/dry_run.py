@@ -24,8 +24,11 @@ MAX_LETTERS: Final = 100
 MAX_MESSAGES: Final = 10
 """Messages of a personal letter that are shown: they differ in little."""
 
-MAX_BYTES: Final = 1024 * 1024
-"""Bytes of messages that are shown, all told: what is larger than that takes the reader no further."""
+MAX_RECIPIENTS: Final = 100
+"""Recipients of a letter that are shown."""
+
+MAX_BYTES: Final = 512 * 1024
+"""Bytes of messages that are shown, all told: the answer stays about as large as the largest other one."""
 
 
 class DryRun:
@@ -72,7 +75,8 @@ class DryRun:
             route=route.name,
             relays=[relay.address for relay in route.relays],
             reverse_path=mail.reverse_path or route.relays[0].policy.reverse_path,
-            recipients=list(letter.everybody),
+            recipients=list(letter.everybody[:MAX_RECIPIENTS]),
+            recipients_left_out=max(0, len(letter.everybody) - MAX_RECIPIENTS),
             messages=[self._message(letter, person) for person in people[:MAX_MESSAGES]],
             messages_left_out=max(0, len(people) - MAX_MESSAGES),
         )

@@ -14,9 +14,6 @@ from typing import Final
 from mailsender.model.errors import Unavailable
 from mailsender.queue.port import Queue
 
-MAX_WAITERS: Final = 64
-"""Callers who wait at once: a quarter of the requests that may be under way. Others need the rest."""
-
 LOOK: Final = 0.1
 """Seconds between two looks: too short to be noticed by a person, and ten small queries a second."""
 
@@ -29,7 +26,7 @@ class _Waiter:
 
 
 class Waiting:
-    """All who wait over one queue; `stopping` says whether they have to be sent away."""
+    """All who wait over one queue, as many as HTTP lets; `stopping` says whether to send them away."""
 
     def __init__(self, queue: Queue, stopping: Callable[[], bool]) -> None:
         self._queue = queue
@@ -40,9 +37,9 @@ class Waiting:
     async def ended(self, letter_id: str, gone: Callable[[], bool]) -> bool:
         """Wait until a letter is `sent` or `error`; there is no end to it otherwise but the caller's own.
 
-        False, without knowing it: the caller is `gone`, the service stops, or too many wait already.
+        False, without knowing it: the caller is `gone`, or the service stops.
         """
-        if len(self._waiters) >= MAX_WAITERS or self._stopping():
+        if self._stopping():
             return False
         waiter = _Waiter(letter_id, gone, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)

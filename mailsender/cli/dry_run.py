@@ -9,7 +9,7 @@ from typing import Any
 from mailsender.cli.client import fault_lines
 
 _CONTROL = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-RECIPIENTS_SHOWN = 20
+_RECIPIENTS_SHOWN = 20
 
 
 def letters_told(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -19,8 +19,8 @@ def letters_told(answer: Mapping[str, Any]) -> Iterator[str]:
         relays = ", ".join(letter["relays"])
         yield f"letter {letter['index']}: {own}"
         yield f"  route {letter['route']} over {relays}, reverse-path {letter['reverse_path']}"
-        some = letter["recipients"][:RECIPIENTS_SHOWN]
-        more = len(letter["recipients"]) - len(some)
+        some = letter["recipients"][:_RECIPIENTS_SHOWN]
+        more = len(letter["recipients"]) - len(some) + letter["recipients_left_out"]
         yield f"  to {', '.join(some)}" + (f" and {more} more" if more else "")
         for message in letter["messages"]:
             person = f" for {message['person']}" if message["person"] else ""

@@ -122,7 +122,7 @@ _TOKEN_SCHEMA = {
 
 _KEY_SCHEMA = {"type": ["string", "null"], "maxLength": MAX_KEY}
 # Which ID is that of a key no schema can compute: what it takes has one of the two at most.
-_ID_OR_KEY = {
+_ID_OR_KEY: dict[str, Any] = {
     "not": {
         "properties": {
             "ID": {"type": "string", "pattern": "[1-9A-Fa-f]"},

@@ -307,9 +307,9 @@ SERVICE: Final = (
             problem(417, "`Expect` asks for something else than `100-continue`."),
             problem(
                 422,
-                "After a `wait`: nobody got it. With `refused`, `detail` has the relay's words, or ours where"
-                " no relay decided, and `letter` what became of it. With `duplicate-id` another letter, with"
-                " other content, had its ID or its key before.",
+                "After a `wait`: it was not sent. With `refused`, `detail` has the relay's words, or ours"
+                " where no relay decided, and `letter` what became of it. With `duplicate-id` another letter,"
+                " with other content, had its ID or its key before.",
             ),
             _NOT_POSTED,
         ),

@@ -36,16 +36,23 @@ class Handlers:
     """One method an endpoint. Times are in seconds.
 
     A body has `read_timeout` to arrive; `longest_wait` after a request came it is answered, although nobody
-    knows yet what became of its letter.
+    knows yet what became of its letter. At most `most_waiting` callers wait for that at once.
     """
 
     def __init__(
-        self, operations: Operations, *, max_bytes: int, read_timeout: float, longest_wait: float = 0.0
+        self,
+        operations: Operations,
+        *,
+        max_bytes: int,
+        read_timeout: float,
+        longest_wait: float = 0.0,
+        most_waiting: int = 0,
     ) -> None:
         self._operations = operations
         self._max_bytes = max_bytes
         self._read_timeout = read_timeout
         self._longest_wait = longest_wait
+        self._waits = asyncio.Semaphore(most_waiting)
         self._posts = asyncio.Semaphore(MAX_POSTS)
 
     def routes(self) -> list[web.RouteDef]:
@@ -133,9 +140,10 @@ class Handlers:
             submitted = await self._operations.submit(given, key)
             del given  # while it waits it holds nothing of the body
         found = None
-        if wait:
-            seconds = min(wait, ends - asyncio.get_running_loop().time())
-            found = await self._operations.outcome(submitted, seconds, lambda: _gone(request))
+        if wait and not self._waits.locked():
+            async with self._waits:
+                seconds = min(wait, ends - asyncio.get_running_loop().time())
+                found = await self._operations.outcome(submitted, seconds, lambda: _gone(request))
         if found is not None and found.letter.status is Status.ERROR:
             raise not_sent(found)
         if found is not None:

@@ -155,7 +155,10 @@ class DryLetterView(BaseModel):
     route: str
     relays: list[str] = Field(description="Those of the route, in the order in which they are tried.")
     reverse_path: str = Field(description="Where relays report that it cannot be delivered.")
-    recipients: list[str] = Field(description="Who gets it, each once, whether the message shows it or not.")
+    recipients: list[str] = Field(
+        description="Who gets it, each once, whether the message shows it or not; at most 100."
+    )
+    recipients_left_out: Count = Field(description="Recipients beyond those.")
     messages: list[DryMessageView] = Field(description="One, or one for each recipient; at most 10.")
     messages_left_out: Count = Field(description="Messages beyond those.")
 

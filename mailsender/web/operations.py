@@ -152,8 +152,8 @@ class Operations(Protocol):
     ) -> StoredLetter | None:
         """What became of a submitted letter, waited for as long as `seconds`; None where that is not known.
 
-        It is given up earlier when the caller is `gone`, when the service stops, and at once when too many
-        wait already. MongoDB being away raises nothing: it is waited for, too.
+        It is given up earlier when the caller is `gone`, and when the service stops. MongoDB being away
+        raises nothing: it is waited for, too.
 
         Raises:
             Clash: its ID is that of a letter with other content.

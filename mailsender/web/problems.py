@@ -116,7 +116,9 @@ def clash(error: Clash) -> ProblemError:
 
 def not_sent(found: StoredLetter) -> ProblemError:
     """422 with the relay's words, or ours where no relay decided."""
-    detail = f"The letter was sent to nobody. {_words(found.letter)}".rstrip()
+    doubt = any(recipient.uncertain for recipient in found.letter.recipients)
+    head = "Nobody knows whether the letter was sent." if doubt else "The letter was not sent."
+    detail = f"{head} {_words(found.letter)}".rstrip()
     extra = {"letter": letter_view(found)}
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, reason="refused", extra=extra)
 

@@ -212,6 +212,7 @@ def test_a_dry_run_shows_letters_and_messages_and_publishes_nothing(
         relays=["relay.example.test:25"],
         reverse_path="robot@example.test",
         recipients=[f"a{number}@example.test" for number in range(22)],
+        recipients_left_out=5,
         messages=[message, large],
         messages_left_out=4,
     )
@@ -221,7 +222,7 @@ def test_a_dry_run_shows_letters_and_messages_and_publishes_nothing(
     lines = result.stdout.splitlines()
     assert lines[0] == f"letter 0: {ID}"
     assert lines[1] == "  route default over relay.example.test:25, reverse-path robot@example.test"
-    assert lines[2].endswith("a19@example.test and 2 more")
+    assert lines[2].endswith("a19@example.test and 7 more")
     assert lines[3:9] == [
         "  message of 30 bytes",
         "    Subject: \u044f",
@@ -248,6 +249,18 @@ def test_a_dry_run_of_a_wrong_batch_fails_and_names_each_fault(
     result = command("post", "-", "--dry-run", "--json", "--url", url, "--key", KEY, input=b"[{}]")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["faults"] == [fault.model_dump()]
+
+
+def test_a_service_that_knows_no_dry_run_is_not_taken_for_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def published(*_: object) -> dict[str, Any]:
+        return {"topic": "t", "partition": 0, "offset": 0, "ids": [ID]}
+
+    monkeypatch.setattr("mailsender.cli.client.ServiceClient._ask", published)
+    result = command("post", "-", "--dry-run", "--url", "http://old.example.test", input=b"[{}]")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "mailsender: http://old.example.test knows no dry run: the batch was published\n"
 
 
 @pytest.mark.parametrize("name", ["status", "halt"])

@@ -23,6 +23,7 @@ from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.records import Landed, Outgoing, Record
 from mailsender.queue.memory import MemoryQueue
 from mailsender.service import Replica
+from mailsender.web import app
 from mailsender.web.problems import MAX_FAULTS
 from tests.dispatching import until
 from tests.fakes import FakeSink
@@ -154,7 +155,7 @@ async def test_what_the_relay_refuses_is_422_with_its_words(monkeypatch: pytest.
     async with running(monkeypatch, answer=lambda _: NO_USER) as stage:
         status, body = await stage.submit(GOOD)
     assert (status, body["reason"]) == (422, "refused")
-    assert body["detail"] == "The letter was sent to nobody. a@example.test: 550 5.1.1 no such user"
+    assert body["detail"] == "The letter was not sent. a@example.test: 550 5.1.1 no such user"
 
 
 async def test_what_is_under_way_is_202_and_sent_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +254,7 @@ async def test_all_who_wait_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_one_too_many_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MAX_WAITERS", 1)
+    monkeypatch.setattr(app, "MAX_WAITING", 1)
     async with running(monkeypatch, hold=True) as stage:
         first = asyncio.create_task(stage.submit(GOOD, "wait=9s"))
         await stage.relay.started.wait()
@@ -289,7 +290,7 @@ async def test_a_fault_of_ours_ends_a_wait_and_not_the_next(monkeypatch: pytest.
 
 
 async def test_one_who_hangs_up_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MAX_WAITERS", 1)
+    monkeypatch.setattr(app, "MAX_WAITING", 1)
     async with running(monkeypatch, hold=True) as stage:
         first = asyncio.create_task(stage.submit(GOOD, "wait=9s"))
         await stage.relay.started.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +44,13 @@ def stored(status: Status, *results: Result, reason: str = "") -> StoredLetter:
         finished_at=DUE,
     )
     return StoredLetter(letter=letter, accepted_at=SINCE, due=None)
+
+
+def doubtful() -> StoredLetter:
+    """One that may have arrived."""
+    found = stored(Status.ERROR)
+    recipient = Recipient(address="a@example.test", result=REFUSED, doubts=1)
+    return replace(found, letter=found.letter.evolve(recipients=(recipient,)))
 
 
 def becomes(found: StoredLetter | None) -> Any:
@@ -174,7 +182,8 @@ async def test_what_was_sent_is_200_with_each_recipient() -> None:
     [
         (stored(Status.ERROR, REFUSED, REFUSED), "0@example.test: 550 5.1.1 no such user"),
         (stored(Status.ERROR, REFUSED, reason="the queue cannot store the letter"), "the queue cannot store"),
-        (stored(Status.ERROR), "sent to nobody."),
+        (stored(Status.ERROR), "The letter was not sent."),
+        (doubtful(), "Nobody knows whether the letter was sent. a@example.test: 5"),
     ],
 )
 async def test_what_nobody_got_is_422_with_the_words_of_who_decided(found: StoredLetter, words: str) -> None:
