@@ -188,7 +188,7 @@ class Replica:
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        composer = LetterComposer(*settings.sender)
+        self.composer = composer = LetterComposer(*settings.sender)
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
