@@ -199,8 +199,9 @@ class Replica:
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        self.library = Library(parts.folder, parts.shelf)
-        composer = LetterComposer(*settings.sender, fillings=Pins(parts.shelf))
+        library = Library(parts.folder, parts.shelf)
+        self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
+        self.composer = composer = LetterComposer(*settings.sender, fillings=Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
@@ -237,7 +238,7 @@ class Replica:
             owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,
-            fill=Filler(self.library, parts.shelf, settings.variables, most=self.limits.body).fill,
+            fill=self.filler.fill,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)

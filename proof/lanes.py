@@ -149,7 +149,7 @@ class _Lane:
         step, self.step = self.step, None
         try:
             made: Row = self.line.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the latter where it had not read its last step
             self._process.join(ENDING)
             name = step.name if step else "nothing"
             raise LaneEnded(f"a lane ended at {name}, with {self._process.exitcode}") from None

@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         name="recipients stand in a header",
         file="message/compose.py",
-        old="            self.message_id(letter.id).encode(),\n",
-        new='            f"{self.message_id(letter.id)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
+        old="            self.message_id(letter).encode(),\n",
+        new='            f"{self.message_id(letter)}\\r\\nX-To: {letter.addresses[0]}".encode(),\n',
         attempt=lambda stage, seed: misbehaving(stage, seed, letters=20),
         finding="a blind copy was seen",
         cores=1.2,
@@ -237,7 +237,7 @@ MUTANTS = (
     ),
     Mutant(
         name="what lies at the offset of what was read counts as read",
-        file="kafka/places.py",
+        file="kafka/positions.py",
         old="if offset == wanted.last and digest_of(key, value, timestamp) == wanted.digest:",
         new="if offset == wanted.last:",
         attempt=lambda stage, seed: lost(stage, seed, what=UNCLEAN),

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
 from mailsender.admin.template_operations import ReplicaTemplates
-from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
-from mailsender.model.errors import Forbidden, Rejected, Unavailable
-from mailsender.model.json_values import batch_text
-from mailsender.model.letter import StoredLetter, now_ms
-from mailsender.model.records import Landed, Outgoing
+from mailsender.admin.waiting import Waiting
+from mailsender.model.errors import Unavailable
+from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica
-from mailsender.web.operations import BadBatch, Posted, Refused
-from mailsender.web.problems import MAX_FAULTS
-
-KEY_BYTES = 16
-"""Bytes of the random key of a posted record, as the original chose it; ours can be printed."""
+from mailsender.web.models import DryRunView
+from mailsender.web.operations import Clash, Posted, Submission, Submitted
 
 FRESH = 1.0
 """Seconds for which a count of the queue is good, and for which a new one is waited for."""
-
-BREATH = 0.005
-"""Seconds of work on a posted batch after which others have their turn."""
-
-RETRY_SOON, RETRY_LATER = 5.0, 30.0
-"""Seconds after which a refused post may be tried again: another replica answers, or a part is back."""
 
 
 class ReplicaOperations:
@@ -41,7 +30,8 @@ class ReplicaOperations:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
-        self._reading = asyncio.Lock()
+        self._posting = Posting(replica)
+        self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._metrics = Metrics(partial(readings, replica))
         self._templates = ReplicaTemplates(replica)
 
@@ -59,89 +49,39 @@ class ReplicaOperations:
 
     def accepting(self) -> None:
         """Raises Refused when no letters are taken now."""
-        replica = self._replica
-        if replica.state != "running":
-            text = f"This replica is {replica.state} and takes no letters; try another one."
-            raise Refused(replica.state, text, retry_after=RETRY_SOON)
-        # Not the topic's trouble: a post is what tells whether that is over.
-        if replica.parts.sink.trouble:
-            text = "Kafka cannot be reached now, so nothing of the batch was taken; try again."
-            raise Refused("no-broker", text, retry_after=RETRY_SOON)
-        if (waiting := replica.queue_full) is not None:
-            replica.posts_refused += 1
-            limit = replica.settings.queue_max_letters
-            text = f"{waiting} letters wait already, more than QUEUE_MAX_LETTERS ({limit})."
-            raise Refused("queue-full", text, retry_after=RETRY_LATER)
+        self._posting.accepting()
 
     async def post(self, body: bytes, key: str = "") -> Posted:
         """Publish `body` as its producer would, with an `ID` in each letter that has none."""
-        self.accepting()
-        # One after the other: the work for several at once would be one long turn for all others.
-        async with self._reading:
-            elements, value = await self._read(body)
-        topic = self._replica.settings.kafka_topic_mailsender
-        named = key.encode() or _printable_key()
-        record = Outgoing(topic=topic, key=named, value=value, anywhere=not key)
-        (answer,) = await self._replica.parts.sink.publish([record])
-        if isinstance(answer, Rejected):
-            raise answer
-        ids = tuple(letter_id(element) for element in elements)
-        if isinstance(answer, Forbidden):
-            text = (
-                f"mailsender may not write to {topic}: give its user WRITE there. Then post the same letters,"
-                " with the IDs that `ids` gives them."
-            )
-            raise Refused("forbidden", text, retry_after=RETRY_SOON, ids=ids) from answer
-        if not isinstance(answer, Landed):
-            text = (
-                "Kafka did not confirm the batch in time; it may have been stored. To repeat it safely post"
-                " the same letters with the IDs that `ids` gives them."
-            )
-            raise Refused("unconfirmed", text, retry_after=RETRY_SOON, ids=ids) from answer
-        return Posted(topic=answer.topic, partition=answer.partition, offset=answer.offset, ids=ids)
+        return await self._posting.post(body, key)
 
-    async def _read(self, body: bytes) -> tuple[list[dict[str, Any]], bytes]:
-        """The elements of a batch, each with an ID, and the batch of them.
+    async def attach(self, name: str, content_type: str, content: AsyncIterator[bytes]) -> Mapping[str, Any]:
+        """What stands in `Attachments` for a file that comes with a letter."""
+        return await self._posting.attach(name, content_type, content)
 
-        Raises:
-            BadBatch: it is none, or some of its letters are wrong.
-        """
+    async def submit(self, given: Submission, key: str = "") -> Submitted:
+        """Publish one letter as a batch of its own."""
+        return await self._posting.submit(given, key)
+
+    async def dry_run(self, given: bytes | Submission) -> DryRunView:
+        """What would become of letters."""
+        return await self._posting.dry_run(given)
+
+    async def outcome(
+        self, submitted: Submitted, seconds: float, gone: Callable[[], bool]
+    ) -> StoredLetter | None:
+        """What became of a submitted letter, waited for as long as `seconds`."""
         try:
-            elements = decode(body, self._replica.limits)
-        except NotABatch as error:
-            raise BadBatch(str(error)) from None
-        if not elements:
-            raise BadBatch("The array is empty: there is nothing to send.")
-        await asyncio.sleep(0)
-        await self._examine(elements)
-        breath = _Breath()
-        for index, element in enumerate(elements):
-            if not letter_id(element):
-                elements[index] = with_id(element, self._new_id())
-            await breath.taken()
-        return elements, _written(elements)
-
-    async def _examine(self, elements: Sequence[Mapping[str, Any]]) -> None:
-        """Look through a batch, and let others have their turn meanwhile.
-
-        Raises:
-            BadBatch: with as many faults as are told; what comes behind them is not looked at.
-        """
-        found: list[Fault] = []
-        breath = _Breath()
-        for index, element in enumerate(elements):
-            found += [replace(fault, index=index) for fault in faults([element], self._replica.limits)]
-            if len(found) > MAX_FAULTS:
-                break
-            await breath.taken()
-        if found:
-            least = "At least " if len(found) > MAX_FAULTS else ""
-            wrong = len({f.index for f in found})
-            raise BadBatch(f"{least}{wrong} of {len(elements)} letters are wrong.", found)
-
-    def _new_id(self) -> str:
-        """As ObjectIds are: the time, so that IDs sort by it, and chance."""
-        return f"{int(self._replica.clock.epoch()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
+            async with asyncio.timeout(max(0.0, seconds)):
+                while await self._waiting.ended(submitted.id, gone):
+                    with suppress(Unavailable):  # it was there a moment ago: asked again
+                        found = await self._replica.parts.queue.look_up(submitted.id)
+                        if found is not None and not _is_of(submitted, found.letter):
+                            raise Clash(submitted.id)
+                        return found
+        except TimeoutError:
+            pass
+        return None
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -277,30 +217,13 @@ class ReplicaOperations:
         }
 
 
+def _is_of(submitted: Submitted, letter: Letter) -> bool:
+    """Whether a letter is the one that was submitted: its record brought it, or has the same content."""
+    place = submitted.topic, submitted.partition, submitted.offset
+    origins = [answer.origin for answer in letter.answers if answer.origin is not None]
+    ours = any((origin.topic, origin.partition, origin.offset) == place for origin in origins)
+    return ours or letter.content == submitted.content
+
+
 def _moment(epoch: float | None) -> str | None:
     return now_ms(epoch).isoformat() if epoch else None
-
-
-class _Breath:
-    """Lets others have their turn when long work has had its own."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-
-    async def taken(self) -> None:
-        """To be called between two small pieces of the work."""
-        if time.monotonic() - self._since > BREATH:
-            await asyncio.sleep(0)
-            self._since = time.monotonic()
-
-
-def _printable_key() -> bytes:
-    return secrets.token_urlsafe(KEY_BYTES * 3 // 4).encode()
-
-
-def _written(elements: Sequence[Mapping[str, Any]]) -> bytes:
-    """A batch as JSON; half of a surrogate pair, which an ignored key may hold, goes escaped as it came."""
-    try:
-        return batch_text(elements, ascii_only=False).encode()
-    except UnicodeEncodeError:
-        return batch_text(elements, ascii_only=True).encode()

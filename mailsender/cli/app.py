@@ -192,6 +192,7 @@ def post(
             show_default=False,
         ),
     ],
+    *,
     record_key: Annotated[
         str,
         typer.Option(
@@ -201,6 +202,10 @@ def post(
             show_default=False,
         ),
     ] = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Publish nothing: show routes, recipients, messages and faults."),
+    ] = False,
     url: Url = None,
     key: Key = "",
     as_json: AsJson = False,
@@ -215,7 +220,10 @@ def post(
     except OSError as error:
         text = f"{file} cannot be read: {error.strerror or error}"
         _fail(text, status=2, document=_error(text) if as_json else None)
-    answer = _ask(url, key, lambda service: service.post(batch, record_key), as_json=as_json)
+    answer = _ask(url, key, lambda service: service.post(batch, record_key, dry_run=dry_run), as_json=as_json)
+    if dry_run:
+        _tell_dry_run(answer, as_json=as_json)
+        return
     if as_json:
         _print_json(answer)
         return
@@ -223,6 +231,20 @@ def post(
     typer.echo(f"{len(answer['ids'])} letters published to {place}", err=True)
     for letter_id in answer["ids"]:
         typer.echo(letter_id)
+
+
+def _tell_dry_run(answer: Mapping[str, Any], *, as_json: bool) -> None:
+    from mailsender.cli.dry_run import end_told, letters_told  # noqa: PLC0415  brings in aiohttp
+
+    if as_json:
+        _print_json(answer)
+    else:
+        for line in letters_told(answer):
+            typer.echo(line)
+        for line in end_told(answer):
+            typer.echo(line, err=True)
+    if answer["faults"]:
+        raise typer.Exit(1)
 
 
 @app.command(cls=Command, rich_help_panel=RUNNING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -38,13 +38,19 @@ class ServiceClient:
     key: str = field(default="", repr=False)
     timeout: float = TIMEOUT
 
-    async def post(self, batch: bytes, record_key: str = "") -> dict[str, Any]:
-        """Publish a batch, under `record_key` unless that is empty.
+    async def post(self, batch: bytes, record_key: str = "", *, dry_run: bool = False) -> dict[str, Any]:
+        """Publish a batch, under `record_key` unless that is empty; with `dry_run` nothing is.
 
         Raises:
-            ServiceError: it was not taken, with the place of each fault.
+            ServiceError: it was not taken, with the place of each fault; with `dry_run`: it is no batch.
         """
-        return await self._ask("POST", "/post", batch, {"key": record_key} if record_key else {})
+        query = {"key": record_key} if record_key else {}
+        if dry_run:
+            query["dry_run"] = "true"
+        answer = await self._ask("POST", "/post", batch, query)
+        if dry_run and "shown" not in answer:
+            raise ServiceError(f"{self.url} knows no dry run: the batch was published")
+        return answer
 
     async def status(self) -> dict[str, Any]:
         """What the service is doing.
@@ -151,12 +157,9 @@ def _complaint(status: int, problem: dict[str, Any]) -> str:
     if status == 401:
         return "the service wants another key: give it with --key or HTTP_API_KEY"
     lines = [f"{problem.get('detail') or problem.get('title') or 'no reason given'} ({status})"]
-    errors = problem.get("errors") or []
-    lines += [f"  letter {error['index']}{_key(error)}: {error['text']}" for error in errors[:FAULTS_SHOWN]]
+    lines += fault_lines(problem.get("errors") or [])
     faults = problem.get("faults") or []
     lines += [f"  {_place(fault)}{fault['text']}" for fault in faults[:FAULTS_SHOWN] if len(faults) > 1]
-    if len(errors) > FAULTS_SHOWN:
-        lines.append(f"  … and {len(errors) - FAULTS_SHOWN} more")
     ids = problem.get("ids") or []
     lines += [f"  letter {index}: ID {each}" for index, each in enumerate(ids[:FAULTS_SHOWN])]
     if len(ids) > FAULTS_SHOWN:
@@ -172,5 +175,13 @@ def _place(fault: dict[str, Any]) -> str:
     return f"{', '.join(where)}: " if where else ""
 
 
-def _key(error: dict[str, Any]) -> str:
+def fault_lines(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each fault of a batch, or for the first of them."""
+    lines = [f"  letter {error['index']}{_key(error)}: {error['text']}" for error in errors[:FAULTS_SHOWN]]
+    if len(errors) > FAULTS_SHOWN:
+        lines.append(f"  … and {len(errors) - FAULTS_SHOWN} more")
+    return lines
+
+
+def _key(error: Mapping[str, Any]) -> str:
     return f", {error['field']}" if error.get("field") else ""

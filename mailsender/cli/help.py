@@ -52,6 +52,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender post batch.json", "prints an ID a line"),
         ("make-letters | mailsender post -", "from standard input"),
         ("mailsender post batch.json --json", "where the batch lies, and the IDs"),
+        ("mailsender post batch.json --dry-run", "what would be sent, and what is wrong"),
     ),
     "status": (
         ("mailsender status", "tables"),
@@ -118,6 +119,12 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("0", "All of them can be filled in with their samples."),
         ("1", "Some cannot: an `error` line says what is wrong."),
         ("2", "The folder cannot be read, or a setting is wrong."),
+    ),
+    "post": (
+        ("0", "It was published. With --dry-run: nothing is wrong with it."),
+        ("1", "It was not, or something is wrong; standard error says what."),
+        ("2", "The command line is wrong, or the file cannot be read."),
+        ("130", "Interrupted with Ctrl-C."),
     ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),

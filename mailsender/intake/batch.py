@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mailsender.intake.fast_batch import plain_elements, plain_letter
+from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
 from mailsender.message.mail import KEYS, BadKey, kind, read
 from mailsender.model.address import BadAddress, parse_address
@@ -82,6 +83,28 @@ def decode(value: bytes | None, limits: Limits | None = None) -> list[dict[str, 
         return _elements(value, limits)
     except RecursionError:
         return _elements(_shallow(value), limits)
+
+
+def decode_letter(value: bytes, limits: Limits | None = None) -> dict[str, Any]:
+    """An element that comes alone, read as `decode` reads those of a batch.
+
+    Raises:
+        NotABatch: `value` is no object in strict JSON, or holds more values than `limits` allow.
+    """
+    value = value.removeprefix(BOM_UTF8)
+    _check_values(value, limits or Limits())
+    try:
+        return _element(value)
+    except RecursionError:
+        return _element(_shallow(value))
+
+
+def _element(value: bytes) -> dict[str, Any]:
+    element = _parse(value)
+    if not isinstance(element, dict):
+        raise NotABatch(f"the value is {kind(element)}, not a letter, which is an object")
+    keep_numbers(b"[%b]" % value, [element])
+    return element
 
 
 def _elements(value: bytes, limits: Limits) -> list[dict[str, Any]]:
@@ -307,8 +330,9 @@ def _spread(fields: dict[str, Any]) -> None:
 def _good_letter(
     good: LetterIn, mail: str, recipients: tuple[Recipient, ...], origin: Origin, key: bytes | None
 ) -> Letter:
+    own = good.ID or (id_of_key(good.IdempotencyKey) if good.IdempotencyKey else "")
     return Letter(
-        id=good.ID or origin.letter_id(),
+        id=own or origin.letter_id(),
         addresses=good.Addresses,
         subject=good.Subject,
         body=good.Body,
@@ -317,7 +341,7 @@ def _good_letter(
         # Whoever has the same computed ID came from the same place: nobody will ask for its content. But what
         # a template makes of it may be other words tomorrow, and it is the same letter all the same.
         digest=content_digest(good.Addresses, good.Subject, good.Body, mail)
-        if good.ID or good.Template is not None
+        if own or good.Template is not None
         else b"",
         mail=mail,
     )
@@ -333,8 +357,16 @@ def faults(elements: Sequence[Mapping[str, Any]], limits: Limits | None = None) 
 
 
 def letter_id(element: Mapping[str, Any]) -> str:
-    """The ID that an element brings, in lower case; empty when it brings none or a bad one."""
+    """The ID that an element brings, or that its key makes, in lower case; empty for none or a bad one."""
     return _own_id(_canonical(element))
+
+
+def identified(element: Mapping[str, Any], new: Callable[[], str]) -> Mapping[str, Any]:
+    """The element with an `ID`: the one it brings, else that of its key, else a `new` one."""
+    fields = _canonical(element)
+    if _written_id(fields):
+        return element
+    return with_id(element, _own_id(fields) or new())
 
 
 def with_id(element: Mapping[str, Any], new: str) -> dict[str, Any]:
@@ -426,6 +458,13 @@ def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, li
 
 
 def _own_id(fields: Mapping[str, Any]) -> str:
+    if own := _written_id(fields):
+        return own
+    key = fields.get("IdempotencyKey")
+    return id_of_key(key) if isinstance(key, str) and key and not key_fault(key) else ""
+
+
+def _written_id(fields: Mapping[str, Any]) -> str:
     value = fields.get("ID")
     if isinstance(value, str) and is_id(value) and value != NO_ID:
         return value.lower()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from mailsender.intake import schema_patterns
+from mailsender.intake.idempotency import MAX_KEY, id_of_key, key_fault
 from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS
 from mailsender.message.mail import MAX_SHOWN, kind
 from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
@@ -124,6 +125,17 @@ _TOKEN_SCHEMA = {
 }
 
 
+_KEY_SCHEMA = {"type": ["string", "null"], "maxLength": MAX_KEY}
+# Which ID is that of a key no schema can compute: what it takes has one of the two at most.
+_ID_OR_KEY: dict[str, Any] = {
+    "not": {
+        "properties": {
+            "ID": {"type": "string", "pattern": "[1-9A-Fa-f]"},
+            "IdempotencyKey": {"type": "string", "minLength": 1},
+        },
+        "required": ["ID", "IdempotencyKey"],
+    }
+}
 _TEXT_SCHEMA = {"type": ["string", "null"]}
 _TEMPLATE_SCHEMA = {
     "type": ["string", "null"],
@@ -175,7 +187,7 @@ class LetterIn(BaseModel):
     absent, but for `Token`, which comes back as null. Text is Unicode: half of a surrogate pair is an error.
     """
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, json_schema_extra=_ID_OR_KEY)
 
     ID: Annotated[str, WithJsonSchema(_ID_SCHEMA)] = Field(
         "", description="24 hexadecimal digits; empty or all zeros: one is computed."
@@ -197,6 +209,13 @@ class LetterIn(BaseModel):
             f"Any JSON value up to {MAX_TOKEN} bytes, written without spaces, and {MAX_TOKEN_DEPTH} levels;"
             " comes back in the report."
         ),
+    )
+
+    IdempotencyKey: Annotated[str, WithJsonSchema(_KEY_SCHEMA)] = Field(
+        "",
+        description="A text of the publisher's own from which the ID is made, so that the letter is accepted"
+        " once: in the whole installation, whichever topic or door it comes by. Not together with another"
+        " `ID`.",
     )
 
     From: Any = _key(
@@ -301,6 +320,17 @@ class LetterIn(BaseModel):
         if fault := token_fault(value):
             raise _fault(fault)
         return value
+
+    @field_validator("IdempotencyKey", mode="before")
+    @classmethod
+    def _idempotency_key(cls, value: object, info: ValidationInfo) -> object:
+        key = _text(value)
+        if fault := key_fault(key):
+            raise _fault(fault)
+        own = info.data.get("ID")
+        if key and own and own != id_of_key(key):
+            raise _fault("stands beside an `ID` that is not made from it; leave one of them out")
+        return key
 
     @field_validator("NotBefore", "ExpireAt", "Priority", mode="before")
     @classmethod

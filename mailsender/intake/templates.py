@@ -22,8 +22,8 @@ from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Letter, Status
 from mailsender.model.text import cleaned, octets
 from mailsender.templates.compiled import Rendered
-from mailsender.templates.library import Library
-from mailsender.templates.pins import Pinner
+from mailsender.templates.library import Found, Library
+from mailsender.templates.pins import Filling, Pinner
 from mailsender.templates.port import PinStore
 from mailsender.templates.template import TemplateError
 
@@ -63,7 +63,11 @@ class Filler:
         if "Template" not in keys:
             return letter
         try:
-            filled = await self._filled(letter, keys)
+            found = await self._library.found(keys["Template"], keys.get("Lang", ""))
+            filled = self._filled(letter, keys, found)
+            if keys.get("Personal") is True:
+                pin = await self._pinner.pin(found)
+                filled = filled.evolve(mail=_written({**json.loads(filled.mail), "Pin": pin}))
         except (TemplateError, Rejected) as error:
             filled = _failed(letter, str(error), now)
         except Unavailable:
@@ -80,13 +84,26 @@ class Filler:
         await self._breathe()
         return filled
 
-    async def _filled(self, letter: Letter, keys: dict[str, Any]) -> Letter:
+    async def tried(self, letter: Letter) -> tuple[Letter, Filling | None]:
+        """As `fill`, but nothing is kept: with it comes what a personal letter's messages are made with.
+
+        Raises:
+            TemplateError: it cannot be filled in.
+            Unavailable: the store of templates does not answer.
+        """
+        keys = json.loads(letter.mail) if _MARK in letter.mail else {}
+        if "Template" not in keys:
+            return letter, None
         found = await self._library.found(keys["Template"], keys.get("Lang", ""))
+        filling = Filling(found.compiled, self._variables) if keys.get("Personal") is True else None
+        return self._filled(letter, keys, found), filling
+
+    def _filled(self, letter: Letter, keys: Mapping[str, Any], found: Found) -> Letter:
+        """With what `found` makes of it; a personal one with the version that it will be made from."""
         if keys.get("Personal") is True:
             found.compiled.whole(letter.subject)
-            keys["Template"] = f"{found.compiled.name}@{found.compiled.version}"
-            keys["Pin"] = await self._pinner.pin(found)
-            return letter.evolve(mail=_written(keys))
+            version = f"{found.compiled.name}@{found.compiled.version}"
+            return letter.evolve(mail=_written({**keys, "Template": version}))
         made = found.compiled.letter(letter.subject, self._variables, keys.get("Variables", {}))
         html = made.html or ""
         size = octets(html)

@@ -264,6 +264,11 @@ class MemoryQueue:
             due=due if awaits else None,
         )
 
+    async def ended(self, ids: Sequence[str]) -> frozenset[str]:
+        """See `Queue.ended`."""
+        found = {each: self._entries.get(each) for each in ids}
+        return frozenset(each for each, entry in found.items() if entry and entry.letter.status.final)
+
     async def stats(self) -> QueueStats:
         """See `Queue.stats`."""
         now = self._clock.monotonic()

@@ -188,6 +188,13 @@ class Queue(Histories, Protocol):
         """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
         ...
 
+    async def ended(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` whose letters are `sent` or `error`, in one round trip and without their content.
+
+        `ids` are 24 lower-case hex digits each, at most some hundreds.
+        """
+        ...
+
     async def stats(self) -> QueueStats:
         """Counts by status and the age of the oldest; cheap enough to ask every few seconds."""
         ...

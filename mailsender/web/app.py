@@ -48,6 +48,14 @@ STUCK: Final = 60.0
 SCRAPERS: Final = 16
 """Connections at once on the port of the metrics."""
 
+ANSWERING: Final = 0.5
+"""Seconds of a request's time that are kept for the answer where its caller waits for what becomes of a
+letter."""
+
+MAX_WAITING: Final = 64
+"""Callers who wait at once for what becomes of a letter, or an eighth of the connections: a quarter of the
+requests that may be under way. Others need the rest."""
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that requests under way have to end when the server closes."""
 
@@ -71,7 +79,13 @@ def make_app(
         most: connections at once; no more than half of them may have a request under way.
         allowed_hosts: names in a `Host` header that are taken for ours where there is no key.
     """
-    handlers = Handlers(operations, max_bytes=max_bytes, read_timeout=timeout * READ_SHARE)
+    handlers = Handlers(
+        operations,
+        max_bytes=max_bytes,
+        read_timeout=timeout * READ_SHARE,
+        longest_wait=timeout - ANSWERING,
+        most_waiting=min(MAX_WAITING, most // 8),
+    )
     app = web.Application(
         client_max_size=max_bytes,
         middlewares=[

@@ -13,7 +13,16 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from mailsender.web.models import Drain, LetterView, PostedView, Problem, StatusView
+from mailsender.intake.idempotency import MAX_KEY
+from mailsender.web.models import (
+    Drain,
+    DryRunView,
+    LetterView,
+    PostedView,
+    Problem,
+    StatusView,
+    SubmittedView,
+)
 from mailsender.web.template_models import (
     PreviewIn,
     PreviewView,
@@ -37,13 +46,15 @@ _LINE: Final[Schema] = {"type": "string"}
 class Answer:
     """One status that an endpoint may answer with.
 
-    `content` maps a media type to the model, or the schema, of what comes in it. `headers` says what each of
-    them means. `links` are OpenAPI's: what of this answer another operation takes.
+    `content` maps a media type to the model, or the schema, of what comes in it; `other` is a second form
+    that its JSON may have. `headers` says what each of them means. `links` are OpenAPI's: what of this
+    answer another operation takes.
     """
 
     status: int
     text: str
     content: Mapping[str, type[BaseModel] | Schema]
+    other: type[BaseModel] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,6 +77,7 @@ class Endpoint:
     answers: tuple[Answer, ...]
     parameters: tuple[Schema, ...] = ()
     takes_batch: bool = False
+    takes_letter: bool = False
     takes: type[BaseModel] | None = None
     public: bool = False
     cheap: bool = False
@@ -98,6 +110,31 @@ _NOT_POSTED = problem(
     " with the IDs that `ids` gives them, and none is sent twice.",
     RETRY_AFTER,
 )
+
+_DRY_RUN: Final[Schema] = {
+    "name": "dry_run",
+    "in": "query",
+    "description": "With true nothing is published, whatever the state of the service: the answer says what"
+    " would become of each letter, with the messages that would be sent. What is wrong in a letter is told in"
+    " the answer.",
+    "schema": {"type": "boolean", "default": False},
+}
+
+_RECORD_KEY: Final[Schema] = {
+    "name": "key",
+    "in": "query",
+    "description": "The record's key, which each report brings back; at most 1024 bytes of UTF-8."
+    " Without it, or when it is empty, a random one of 16 characters.",
+    "schema": {"type": "string", "maxLength": 1024},
+}
+
+_OF_THE_LETTER: Final = {
+    "letter": {
+        "operationId": "letter",
+        "parameters": {"id": "$response.body#/id"},
+        "description": "What became of the letter.",
+    }
+}
 
 SERVICE: Final = (
     Endpoint(
@@ -185,20 +222,13 @@ SERVICE: Final = (
             "The body is published to the in-topic as one record, with an `ID` written into each letter that"
             " has none. The Content-Type is ignored. With one bad letter nothing is published."
         ),
-        parameters=(
-            {
-                "name": "key",
-                "in": "query",
-                "description": "The record's key, which each report brings back; at most 1024 bytes of UTF-8."
-                " Without it, or when it is empty, a random one of 16 characters.",
-                "schema": {"type": "string", "maxLength": 1024},
-            },
-        ),
+        parameters=(_RECORD_KEY, _DRY_RUN),
         answers=(
             Answer(
                 status=200,
                 text="Where it landed, and the letters' IDs. They are in the queue a moment later.",
                 content={JSON: PostedView},
+                other=DryRunView,
                 links={
                     "letter": {
                         "operationId": "letter",
@@ -209,8 +239,8 @@ SERVICE: Final = (
             ),
             problem(
                 400,
-                "No batch, or some of its letters are wrong: `errors` has the place of each fault. Or a `key`"
-                " that cannot be one.",
+                "No batch, or some of its letters are wrong: `errors` has the place of each fault. Or a"
+                " parameter that cannot be understood.",
             ),
             problem(408, "The body did not arrive in time. The connection is closed."),
             problem(413, "The body is larger than HTTP_MAX_BYTES, or than the broker takes in one record."),
@@ -219,6 +249,80 @@ SERVICE: Final = (
             _NOT_POSTED,
         ),
         takes_batch=True,
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/letters",
+        name="submit",
+        tag="sending",
+        summary="Publish one letter, and wait for what becomes of it",
+        text=(
+            "The letter is published to the in-topic as a batch of its own, with an `ID`. It comes as JSON,"
+            " whatever the Content-Type, or as multipart/form-data: the part `letter` is its JSON, and each"
+            " part with a file name becomes one of its attachments. With `wait` the answer is what became of"
+            " it, where that is known in time."
+        ),
+        parameters=(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "The letter's `IdempotencyKey`: whoever repeats the request with it has the"
+                " letter sent once. It may be quoted; beyond ASCII it is UTF-8.",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_KEY,
+                    "pattern": "^[!#-~]([ -~]*[!-~])?$",
+                },
+            },
+            {
+                "name": "wait",
+                "in": "query",
+                "description": "How long to wait for what becomes of the letter, such as `10s`: at most as"
+                " long as a request may take (HTTP_TIMEOUT). Where too many wait already, or the service"
+                " stops, the answer comes at once.",
+                "schema": {"type": "string", "pattern": "^[0-9]{1,6}(ms|s|m)$"},
+            },
+            _RECORD_KEY,
+            _DRY_RUN,
+        ),
+        answers=(
+            Answer(
+                status=200,
+                text="It was sent to one recipient at least, after a `wait`: `recipients` has all of them.",
+                content={JSON: LetterView},
+                other=DryRunView,
+            ),
+            Answer(
+                status=202,
+                text="It was taken, and what becomes of it is not known yet.",
+                content={JSON: SubmittedView},
+                headers={"Location": "Where to ask what became of it."},
+                links=_OF_THE_LETTER,
+            ),
+            problem(
+                400,
+                "No letter, or something in it is wrong: `errors` has the place of each fault. Or a form that"
+                " is broken, or a parameter that cannot be understood.",
+            ),
+            problem(408, "The body did not arrive in time. The connection is closed."),
+            problem(
+                413,
+                "The body is larger than HTTP_MAX_BYTES, or its record than the broker takes; files count"
+                " in base64 there.",
+            ),
+            problem(415, "The body is compressed; it is taken only as it is."),
+            problem(417, "`Expect` asks for something else than `100-continue`."),
+            problem(
+                422,
+                "After a `wait`: it was not sent. With `refused`, `detail` has the relay's words, or ours"
+                " where no relay decided, and `letter` what became of it. With `duplicate-id` another letter,"
+                " with other content, had its ID or its key before.",
+            ),
+            _NOT_POSTED,
+        ),
+        takes_letter=True,
         slow=True,
     ),
     Endpoint(

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
+from mailsender.model.letter import Status
 from mailsender.observe.safejson import to_json
+from mailsender.web import query
 from mailsender.web.endpoints import JSON, SERVICE, TEMPLATES
+from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
-from mailsender.web.models import PostedView
-from mailsender.web.operations import Operations
-from mailsender.web.problems import SAMPLE, ProblemError
+from mailsender.web.models import PostedView, SubmittedView
+from mailsender.web.operations import Operations, Submission
+from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
+
+T = TypeVar("T")
 
 MAX_POSTS: Final = 16
 """Bodies in memory at once; further posts wait for their turn unread, within the request's time."""
-
-MAX_KEY: Final = 1024
-"""Bytes of the key that a caller may choose: a name of something, such as a user's."""
 
 READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
@@ -32,12 +34,26 @@ _ID = re.compile(r"[0-9a-f]{24}")
 
 
 class Handlers:
-    """One method an endpoint."""
+    """One method an endpoint. Times are in seconds.
 
-    def __init__(self, operations: Operations, *, max_bytes: int, read_timeout: float) -> None:
+    A body has `read_timeout` to arrive; `longest_wait` after a request came it is answered, although nobody
+    knows yet what became of its letter. At most `most_waiting` callers wait for that at once.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        *,
+        max_bytes: int,
+        read_timeout: float,
+        longest_wait: float = 0.0,
+        most_waiting: int = 0,
+    ) -> None:
         self._operations = operations
         self._max_bytes = max_bytes
         self._read_timeout = read_timeout
+        self._longest_wait = longest_wait
+        self._waits = asyncio.Semaphore(most_waiting)
         self._posts = asyncio.Semaphore(MAX_POSTS)
 
     def routes(self) -> list[web.RouteDef]:
@@ -97,16 +113,52 @@ class Handlers:
 
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
-        self._operations.accepting()
+        dry = query.dry_run(request)
+        if not dry:
+            self._operations.accepting()
         _uncompressed(request)
-        key = _key(request)
-        self._check_announced(request)
+        key = query.record_key(request)
+        self._announced(request)
         async with self._posts:
-            posted = await self._operations.post(await self._read(request), key)
+            body = await self._arriving(request, request.read)
+            if dry:
+                return _json((await self._operations.dry_run(body)).model_dump())
+            posted = await self._operations.post(body, key)
         view = PostedView.model_construct(
             topic=posted.topic, partition=posted.partition, offset=posted.offset, ids=list(posted.ids)
         )
         return _json(view.model_dump())
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """Publish one letter, and say what became of it where the caller waits for that."""
+        ends = asyncio.get_running_loop().time() + self._longest_wait
+        dry, wait = query.dry_run(request), query.wait(request)
+        if not dry:
+            self._operations.accepting()
+        _uncompressed(request)
+        key, own_key = query.record_key(request), query.idempotency_key(request)
+        self._announced(request)
+        async with self._posts:
+            given = await self._submission(request, own_key)
+            if dry:
+                return _json((await self._operations.dry_run(given)).model_dump())
+            submitted = await self._operations.submit(given, key)
+            del given  # while it waits it holds nothing of the body
+        found = None
+        if wait and not self._waits.locked():
+            async with self._waits:
+                seconds = min(wait, ends - asyncio.get_running_loop().time())
+                found = await self._operations.outcome(submitted, seconds, lambda: _gone(request))
+        if found is not None and found.letter.status is Status.ERROR:
+            raise not_sent(found)
+        if found is not None:
+            return _json(letter_view(found).model_dump(exclude_unset=True))
+        view = SubmittedView.model_construct(
+            id=submitted.id, topic=submitted.topic, partition=submitted.partition, offset=submitted.offset
+        )
+        # Relative to `/letters`, so that it is right behind a proxy that puts a path before ours, too.
+        headers = {"Location": f"letters/{submitted.id}"}
+        return _json(view.model_dump(), status=HTTPStatus.ACCEPTED, headers=headers)
 
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""
@@ -115,31 +167,52 @@ class Handlers:
     async def _body(self, request: web.Request) -> bytes:
         """The body of a request that needs it but for a moment."""
         _uncompressed(request)
-        self._check_announced(request)
+        self._announced(request)
         async with self._posts:
-            return await self._read(request)
+            return await self._arriving(request, request.read)
 
-    def _check_announced(self, request: web.Request) -> None:
+    async def _submission(self, request: web.Request, key: str) -> Submission:
+        """A letter from a body of JSON, or from a form with files; of any other Content-Type it is JSON."""
+        try:
+            boundary = boundary_of(request.headers.get("Content-Type", ""))
+            pieces = self._pieces(request)
+            if boundary is None:
+                return Submission(body=await self._arriving(request, lambda: _joined(pieces)), key=key)
+            body, files = await self._arriving(
+                request, lambda: read_form(boundary, pieces, self._operations.attach)
+            )
+        except BadForm as error:
+            raise _bad_body(f"The body is no form with a letter: {error}.") from error
+        return Submission(body=body, files=files, key=key)
+
+    async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:
+        """The body as it arrives, under the limit; unlike `request.read` the request does not keep it."""
+        size = 0
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > self._max_bytes:
+                raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
+            yield piece
+
+    def _announced(self, request: web.Request) -> None:
         """Say that a body is too large before it waits for its turn."""
         announced = request.content_length or 0
         if announced > self._max_bytes:
             raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
 
-    async def _read(self, request: web.Request) -> bytes:
-        """The body; the limit holds while it arrives, whether or not its length was announced."""
+    async def _arriving(self, request: web.Request, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` makes of the body; limits hold while it arrives, whether its length was announced."""
         try:
             async with asyncio.timeout(self._read_timeout) as scope:
                 await _let_come(request)
-                return await request.read()
+                return await read()
         except TimeoutError:
             if not scope.expired():
                 raise
             detail = f"The body did not arrive within {self._read_timeout:g} s."
             raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         except web.RequestPayloadError as error:
-            detail = "The body could not be read: its framing is broken."
-            extra: dict[str, Any] = {"sample": list(SAMPLE)}
-            raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra) from error
+            raise _bad_body("The body could not be read: its framing is broken.") from error
 
 
 async def _expected(request: web.Request) -> web.Response | None:
@@ -167,6 +240,20 @@ async def _let_come(request: web.Request) -> None:
         writer.output_size = 0  # the answer has not begun: aiohttp looks at this when it fails
 
 
+async def _joined(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+def _bad_body(detail: str) -> ProblemError:
+    extra: dict[str, Any] = {"sample": list(SAMPLE)}
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body", extra=extra)
+
+
+def _gone(request: web.Request) -> bool:
+    """Whether nobody is there any more to be answered."""
+    return request.transport is None or request.transport.is_closing()
+
+
 def _uncompressed(request: web.Request) -> None:
     """Raises a 415 that says what is taken (RFC 9110 §15.5.16), where the body came packed."""
     codings = request.headers.getall("Content-Encoding", [])
@@ -176,19 +263,8 @@ def _uncompressed(request: web.Request) -> None:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, reason="compressed", headers=headers)
 
 
-def _key(request: web.Request) -> str:
-    """The record's key that the caller chose, or empty."""
-    keys = request.query.getall("key", [])
-    key = keys[0] if keys else ""
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        size = MAX_KEY + 1
-    if len(keys) > 1 or size > MAX_KEY:
-        detail = f"One `key` is possible, of at most {MAX_KEY} bytes of UTF-8."
-        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-key")
-    return key
-
-
-def _json(body: Mapping[str, Any]) -> web.Response:
-    return web.Response(text=to_json(body, indent=True) + "\n", content_type=JSON)
+def _json(
+    body: Mapping[str, Any], *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    text = to_json(body, indent=True) + "\n"
+    return web.Response(status=status, text=text, content_type=JSON, headers=headers)

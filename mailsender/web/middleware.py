@@ -15,9 +15,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.web.endpoints import SERVICE, is_cheap, is_public
-from mailsender.web.operations import BadBatch, Refused
+from mailsender.web.operations import BadBatch, Clash, Refused
 from mailsender.web.origins import cross_site, foreign
-from mailsender.web.problems import ProblemError, away, bad_batch, refused
+from mailsender.web.problems import ProblemError, away, bad_batch, clash, refused
 
 log = structlog.get_logger()
 
@@ -63,10 +63,12 @@ def _expected(request: web.Request, error: Exception) -> ProblemError | None:
             problem = _of_aiohttp(request, error)
         case BadBatch():
             problem = bad_batch(error)
+        case Clash():
+            problem = clash(error)
         case Refused():
             problem = refused(error)
         case TooLarge():
-            detail = "The broker does not take a record of this size; post the letters in smaller batches."
+            detail = "The broker does not take a record of this size; post less at once."
             problem = ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, reason="too-large")
         case Unavailable():
             problem = away(str(error), reason="unavailable", retry_after=RETRY_AWAY)
@@ -105,7 +107,7 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
     details = {
         404: "There is nothing at this path.",
         405: f"{request.method} is not possible here; what is: {headers.get('Allow', 'nothing')}.",
-        413: f"The body is over {request.client_max_size} bytes; post the letters in smaller batches.",
+        413: f"The body is over {request.client_max_size} bytes; post less at once.",
     }
     detail = details.get(error.status, error.reason or "")
     reason = "too-large" if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else ""

@@ -22,42 +22,12 @@ class FaultView(BaseModel):
 
     model_config = _CLOSED
 
-    index: Count = Field(description="The letter's place in the array, from 0.")
+    index: Count = Field(description="The letter's place in the array, from 0; of one that came alone 0.")
     field: str = Field(description="The key at fault, such as `Addresses`; empty for the letter as a whole.")
-    pointer: str = Field(description="The same place as a JSON Pointer in a URI fragment (RFC 6901 §6).")
-    text: str = Field(description="What is wrong, for a person.")
-
-
-class Problem(BaseModel):
-    """Why a request was not done, as problem details (RFC 9457)."""
-
-    model_config = _CLOSED
-
-    type: Literal["about:blank"] = Field(description="The title is the status's own phrase (§4.2.1).")
-    title: str = Field(description="The status in words.")
-    status: int = Field(ge=400, le=599, description="The status.")
-    detail: str = Field(description="What is wrong, for a person.")
-    reason: str = Field("", description="A word for programs that stays the same, such as `queue-full`.")
-    errors: list[FaultView] = Field([], description="Bad batches: each fault with its place; at most 100.")
-    sample: list[dict[str, Any]] = Field([], description="Bad batches: what a right one looks like.")
-    faults: list[TemplateFaultView] = Field([], description="Bad templates: each fault; at most 100.")
-    ids: list[LetterId] = Field(
-        [],
-        description="`unconfirmed`, `forbidden`: the IDs with which the same letters can be posted again.",
+    pointer: str = Field(
+        description="The same place in the body, as a JSON Pointer in a URI fragment (RFC 6901 §6)."
     )
-    id: str = Field("", description="Unexpected errors: the name under which the log explains it.")
-    instance: str = Field("", description="The same as a URI.")
-
-
-class PostedView(BaseModel):
-    """Where a batch lies on the in-topic."""
-
-    model_config = _CLOSED
-
-    topic: str
-    partition: Count
-    offset: Count
-    ids: list[LetterId] = Field(min_length=1, description="The IDs of the letters, in order.")
+    text: str = Field(description="What is wrong, for a person.")
 
 
 class RecipientView(BaseModel):
@@ -112,6 +82,101 @@ class LetterView(BaseModel):
     reported: bool = Field(description="Whether every publisher has its report.")
     adopted: bool = Field(description="Another program had put it into the queue.")
     origin: OriginView | None = Field(description="Null for an adopted one.")
+
+
+class Problem(BaseModel):
+    """Why a request was not done, as problem details (RFC 9457)."""
+
+    model_config = _CLOSED
+
+    type: Literal["about:blank"] = Field(description="The title is the status's own phrase (§4.2.1).")
+    title: str = Field(description="The status in words.")
+    status: int = Field(ge=400, le=599, description="The status.")
+    detail: str = Field(description="What is wrong, for a person.")
+    reason: str = Field("", description="A word for programs that stays the same, such as `queue-full`.")
+    errors: list[FaultView] = Field(
+        [], description="Bad batches and letters: each fault with its place; at most 100."
+    )
+    faults: list[TemplateFaultView] = Field([], description="Bad templates: each fault; at most 100.")
+    sample: list[dict[str, Any]] = Field(
+        [], description="Bad batches and letters: what right letters look like."
+    )
+    ids: list[LetterId] = Field(
+        [],
+        description="`unconfirmed`, `forbidden`: the IDs with which the same letters can be posted again.",
+    )
+    id: str = Field("", description="Unexpected errors: the name under which the log explains it.")
+    instance: str = Field("", description="The same as a URI.")
+    letter: LetterView | None = Field(None, description="`refused`: what became of the letter.")
+
+
+class PostedView(BaseModel):
+    """Where a batch lies on the in-topic."""
+
+    model_config = _CLOSED
+
+    topic: str
+    partition: Count
+    offset: Count
+    ids: list[LetterId] = Field(min_length=1, description="The IDs of the letters, in order.")
+
+
+class SubmittedView(BaseModel):
+    """One letter on the in-topic."""
+
+    model_config = _CLOSED
+
+    id: LetterId
+    topic: str
+    partition: Count
+    offset: Count
+
+
+class DryMessageView(BaseModel):
+    """One message, as a relay that offers 8BITMIME and SMTPUTF8 would get it now."""
+
+    model_config = _CLOSED
+
+    person: str = Field(description="The one recipient of a personal letter's message; empty: all of them.")
+    size: Count = Field(description="Its bytes.")
+    text: str | None = Field(
+        description="Its bytes as UTF-8, with CRLF at the ends of lines; null where the answer would become"
+        " too large."
+    )
+
+
+class DryLetterView(BaseModel):
+    """What would become of one letter."""
+
+    model_config = _CLOSED
+
+    index: Count = Field(description="Its place in the array, from 0.")
+    id: LetterId | None = Field(
+        description="Null where it brings neither an ID nor a key: it gets one when it is posted, or from its"
+        " place when it is published on the topic. Its Message-ID has zeros here."
+    )
+    route: str
+    relays: list[str] = Field(description="Those of the route, in the order in which they are tried.")
+    reverse_path: str = Field(description="Where relays report that it cannot be delivered.")
+    recipients: list[str] = Field(
+        description="Who gets it, each once, whether the message shows it or not; at most 100."
+    )
+    recipients_left_out: Count = Field(description="Recipients beyond those.")
+    messages: list[DryMessageView] = Field(description="One, or one for each recipient; at most 10.")
+    messages_left_out: Count = Field(description="Messages beyond those.")
+
+
+class DryRunView(BaseModel):
+    """What would become of letters; nothing was published."""
+
+    model_config = _CLOSED
+
+    letters: Count = Field(description="How many there are.")
+    faults: list[FaultView] = Field(
+        description="What is wrong; with one fault nothing is posted. At most 100: what comes behind"
+        " them was not looked at."
+    )
+    shown: list[DryLetterView] = Field(description="The first letters without a fault, at most 100.")
 
 
 class QueueView(BaseModel):

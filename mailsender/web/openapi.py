@@ -23,6 +23,7 @@ from mailsender.web.endpoints import (
     Schema,
     problem,
 )
+from mailsender.web.letter_form import FORM, LETTER
 from mailsender.web.problems import SAMPLE
 
 VERSION: Final = "1.0.0"
@@ -38,6 +39,12 @@ a line, 32 KB, 10 s) is refused with 400, 431 or 408 before it reaches any opera
 HEAD, too.
 
 With HTTP_API_KEY set, all but the probes and this description want it as `X-API-KEY`."""
+
+_FILE: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "Sent with a file name, under any name of a part.",
+}
 
 _TAGS: Final = {
     "sending": "Letters in.",
@@ -94,7 +101,7 @@ def _answered() -> list[tuple[type[BaseModel], Any]]:
         content: None
         for endpoint in ENDPOINTS
         for answer in endpoint.answers
-        for content in answer.content.values()
+        for content in (*answer.content.values(), answer.other)
         if isinstance(content, type)
     }
     return [(model, "serialization") for model in models]
@@ -121,6 +128,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["parameters"] = [dict(parameter) for parameter in endpoint.parameters]
     if endpoint.takes_batch:
         operation["requestBody"] = _batch()
+    if endpoint.takes_letter:
+        operation["requestBody"] = _letter()
     if endpoint.takes is not None:
         content = {JSON: {"schema": reference(endpoint.takes)}}
         operation["requestBody"] = {"description": "JSON.", "content": content}
@@ -146,7 +155,9 @@ def _refusals(endpoint: Endpoint) -> Iterator[Answer]:
 def _response(answer: Answer) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": f"{HTTPStatus(answer.status).phrase}. {answer.text}",
-        "content": {media: {"schema": _schema(content)} for media, content in answer.content.items()},
+        "content": {
+            media: {"schema": _schema(content, answer.other)} for media, content in answer.content.items()
+        },
     }
     if answer.headers:
         response["headers"] = {name: _header(name, meaning) for name, meaning in answer.headers.items()}
@@ -160,8 +171,9 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
     return {"description": meaning, "required": True, "schema": {"type": kind}}
 
 
-def _schema(content: type[BaseModel] | Schema) -> Mapping[str, Any]:
-    return reference(content) if isinstance(content, type) else dict(content)
+def _schema(content: type[BaseModel] | Schema, other: type[BaseModel] | None) -> Mapping[str, Any]:
+    schema = reference(content) if isinstance(content, type) else dict(content)
+    return schema if other is None else {"anyOf": [schema, reference(other)]}
 
 
 def _batch() -> dict[str, Any]:
@@ -173,5 +185,24 @@ def _batch() -> dict[str, Any]:
                 "schema": {"type": "array", "minItems": 1, "items": reference(LetterIn)},
                 "example": list(SAMPLE),
             }
+        },
+    }
+
+
+def _letter() -> dict[str, Any]:
+    letter = reference(LetterIn)
+    return {
+        "description": "One letter, UTF-8, alone or with files.",
+        "required": True,
+        "content": {
+            JSON: {"schema": letter, "example": SAMPLE[0]},
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {LETTER: letter, "file": {"type": "array", "items": _FILE}},
+                    "required": [LETTER],
+                },
+                "encoding": {LETTER: {"contentType": JSON}},
+            },
         },
     }

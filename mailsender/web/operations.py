@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailsender.model.letter import StoredLetter
+from mailsender.web.models import DryRunView
 from mailsender.web.template_operations import TemplateOperations
 
 
@@ -38,6 +39,19 @@ class BadBatch(Exception):  # noqa: N818  an answer to the caller, not a mistake
         self.faults = tuple(faults)
 
 
+class BadLetter(BadBatch):
+    """The same of one letter that came alone; the index of its faults is 0."""
+
+
+class Clash(Exception):  # noqa: N818  as above
+    """A letter that was published has the ID of another one, with other content: it is not sent."""
+
+    def __init__(self, letter_id: str) -> None:
+        """Note the ID."""
+        super().__init__(f"The ID {letter_id} was given to a letter with other content before.")
+        self.letter_id = letter_id
+
+
 class Refused(Exception):  # noqa: N818  as above
     """The service takes no letters now.
 
@@ -62,6 +76,30 @@ class Posted:
     partition: int
     offset: int
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One letter as a caller gives it.
+
+    `body` is its JSON. `files` are entries of `Attachments`, as `Operations.attach` made them, beside those
+    that it has itself. `key` is its `IdempotencyKey` where that did not come in it, else empty.
+    """
+
+    body: bytes
+    files: tuple[Mapping[str, Any], ...] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A letter that was published: where its record lies, its ID, and the hash of its content."""
+
+    topic: str
+    partition: int
+    offset: int
+    id: str
+    content: bytes
 
 
 class Operations(Protocol):
@@ -98,6 +136,41 @@ class Operations(Protocol):
             BadBatch: it is no batch, or some of its letters are wrong.
             Refused: no letters are taken now.
             ports.TooLarge: the broker refuses a record of this size.
+        """
+        ...
+
+    async def attach(self, name: str, content_type: str, content: AsyncIterator[bytes]) -> Mapping[str, Any]:
+        """Take a file that comes with a letter; returns what stands for it in `Attachments`."""
+        ...
+
+    async def submit(self, given: Submission, key: str = "") -> Submitted:
+        """Publish one letter as a batch of its own; see `post`.
+
+        Raises:
+            BadLetter: it is no letter, or something in it is wrong.
+            Refused: no letters are taken now.
+            ports.TooLarge: the broker refuses a record of this size.
+        """
+        ...
+
+    async def outcome(
+        self, submitted: Submitted, seconds: float, gone: Callable[[], bool]
+    ) -> StoredLetter | None:
+        """What became of a submitted letter, waited for as long as `seconds`; None where that is not known.
+
+        It is given up earlier when the caller is `gone`, and when the service stops. MongoDB being away
+        raises nothing: it is waited for, too.
+
+        Raises:
+            Clash: its ID is that of a letter with other content.
+        """
+        ...
+
+    async def dry_run(self, given: bytes | Submission) -> DryRunView:
+        """What would become of a batch, or of one letter, without publishing anything; at any time.
+
+        Raises:
+            BadBatch: it is no batch, or no letter. What is wrong in a letter raises nothing: it is told.
         """
         ...
 

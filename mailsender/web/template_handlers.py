@@ -14,7 +14,7 @@ from mailsender.model.errors import Rejected
 from mailsender.observe.safejson import to_json
 from mailsender.web.endpoints import JSON
 from mailsender.web.operations import Operations
-from mailsender.web.problems import MAX_FAULTS, ProblemError
+from mailsender.web.problems import MAX_FAULTS, ProblemError, bad_query
 from mailsender.web.template_models import PreviewIn, TemplateFaultView, TemplateIn
 from mailsender.web.template_operations import BadTemplate, InFolder
 
@@ -69,7 +69,7 @@ class TemplateHandlers:
         taken = _read(TemplateIn, await self._take(request))
         check = request.query.get("check", "false")
         if check not in {"true", "false"}:
-            raise ProblemError(HTTPStatus.BAD_REQUEST, "`check` is true or false.", reason="bad-query")
+            raise bad_query("`check` is true or false.")
         name = _name(request)
         with _faults():
             version, new = await self._operations.templates.put(

@@ -255,7 +255,7 @@ async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
     queue: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The profile topic is away, and letter after letter is sent."""
-    monkeypatch.setattr("mailsender.queue.mongo.outbox.KEPT", 3 * MANY)
+    monkeypatch.setattr(queue._outbox, "_most", 3 * MANY)
     letters: list[Letter] = []
     for turn in range(5):
         await queue.insert([letter(1000 * turn + number) for number in range(MANY)])

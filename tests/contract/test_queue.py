@@ -636,6 +636,19 @@ async def test_whoever_looks_sees_since_when_a_letter_is_there_and_until_when_it
     assert await queue.look_up("0" * 24) is None
 
 
+async def test_those_that_have_ended_are_told_apart_in_one_look(queue: Queue) -> None:
+    letters = [letter(number) for number in range(4)]
+    ids = [each.id for each in letters]
+    wrong = letters[3].evolve(status=Status.ERROR, reason="wrong")
+    await queue.insert([*letters[:3], wrong])
+    assert await queue.ended([*ids, "0" * 24]) == {ids[3]}
+    claimed = await claim(queue, 2)
+    assert await queue.ended(ids) == {ids[3]}, "what is on its way has not ended"
+    await queue.settle([Settlement(token=claimed.token, letter=ended(claimed.letters[0]))])
+    assert await queue.ended(ids) == {claimed.letters[0].id, ids[3]}
+    assert await queue.ended([]) == frozenset()
+
+
 async def test_a_settlement_repeated_changes_nothing(queue: Queue) -> None:
     await queue.insert([letter(1)])
     token, claimed = await claim_one(queue)

@@ -234,7 +234,9 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
     assert "createIndex, insert, remove, update in mts.letters and mts.letters.outbox" in lines[0].text
-    rest = "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
+    rest = (
+        "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
+    )
     assert f"insert, update in {rest}" in lines[0].text
     assert "readWrite" in lines[0].text
 

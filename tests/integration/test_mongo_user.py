@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 from pymongo import MongoClient
 
 from lab import parts
 from mailsender.model.clock import SystemClock
-from mailsender.model.errors import Unavailable
+from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.letter import Settlement
 from mailsender.queue.mongo.client import connect, disconnect
+from mailsender.queue.mongo.indexes import INDEXES
 from mailsender.queue.mongo.queue import MongoQueue
+from mailsender.queue.mongo.rights import RIGHTS
 from mailsender.queue.port import Inserted
 from tests.claims import claim
 from tests.contract.conftest import again, ended, letter
@@ -25,21 +25,6 @@ pytestmark = pytest.mark.asyncio
 
 MANY = 40
 """More than share a mark."""
-
-
-@pytest_asyncio.fixture
-async def frugal(lone_mongod: parts.LoneMongod) -> AsyncIterator[MongoQueue]:
-    """A queue whose user may remove nothing."""
-    database = f"test_{uuid4().hex[:12]}"
-    may = {"find", "insert", "update", "createIndex"}
-    uri = lone_mongod.narrow_user(database, {"letters": may, "letters.marks": may})
-    client = connect(uri, timeout=10.0, app_name="frugal")
-    queue = MongoQueue(
-        client, database=database, collection="letters", retention=60.0, clock=SystemClock(), timeout=10.0
-    )
-    await queue.open()
-    yield queue
-    await disconnect(client, 10.0)
 
 
 def queue_of(client: Any, database: str) -> MongoQueue:
@@ -127,16 +112,44 @@ async def test_a_right_that_is_taken_away_is_waited_for(lone_mongod: parts.LoneM
     await disconnect(client, 10.0)
 
 
-async def test_reports_go_on_without_the_right_to_remove(frugal: MongoQueue) -> None:
-    await frugal.insert([letter(number) for number in range(MANY)])
-    lease = await claim(frugal, MANY)
-    letters = [ended(each) for each in lease.letters]
-    assert (
-        await frugal.settle([Settlement(token=lease.token, letter=each) for each in letters]) == frozenset()
-    )
-    found = await frugal.unreported(0, MANY)
-    assert {each.id for each in found} == {each.id for each in letters}
-    assert (await frugal.stats()).unreported == MANY, "none counts for two"
-    await frugal.acknowledge(found)
-    assert await frugal.unreported(0, MANY) == []
-    assert (await frugal.stats()).unreported == 0
+async def test_the_documented_rights_are_enough_beside_an_index_of_somebody_else(
+    lone_mongod: parts.LoneMongod,
+) -> None:
+    database = f"test_{uuid4().hex[:12]}"
+    with MongoClient[dict[str, Any]](lone_mongod.uri()) as admin:
+        (first, *_) = INDEXES
+        keys = list(first.document["key"].items())
+        admin[database]["letters"].create_index(keys, name=first.document["name"], sparse=True)
+    rights = {f"letters{beside}": actions for beside, actions in RIGHTS.items()}
+    client = connect(lone_mongod.narrow_user(database, rights), timeout=10.0, app_name="narrow")
+    queue = queue_of(client, database)
+    await queue.open()
+    assert await queue.insert([letter(1)]) == [Inserted.NEW]
+    assert (await claim(queue, 1)).letters
+    await disconnect(client, 10.0)
+
+
+async def test_without_the_right_to_remove_reports_nothing_is_begun(lone_mongod: parts.LoneMongod) -> None:
+    """Sent letters would be reported again at each start. Those that may not remove letters forget none."""
+    database = f"test_{uuid4().hex[:12]}"
+    may = {"find", "insert", "update", "createIndex"}
+    rights = {"letters": may, "letters.outbox": may, "letters.replicas": may}
+    client = connect(lone_mongod.narrow_user(database, rights), timeout=10.0, app_name="frugal")
+    with pytest.raises(Forbidden, match="mailsender check"):
+        await queue_of(client, database).open()
+    await disconnect(client, 10.0)
+
+    rights["letters.outbox"] = may | {"remove"}
+    client = connect(lone_mongod.narrow_user(database, rights), timeout=10.0, app_name="frugal")
+    queue = queue_of(client, database)
+    await queue.open()
+    await queue.insert([letter(number) for number in range(MANY)])
+    taken = await claim(queue, MANY)
+    settlements = [Settlement(token=taken.token, letter=ended(each)) for each in taken.letters]
+    assert await queue.settle(settlements) == frozenset()
+    found = await queue.unreported(0, MANY)
+    assert len(found) == (await queue.stats()).unreported == MANY, "none counts for two"
+    await queue.acknowledge(found)
+    assert await queue.unreported(0, MANY) == []
+    assert (await queue.stats()).unreported == 0
+    await disconnect(client, 10.0)

@@ -127,6 +127,7 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     together = [each.evolve(status=Status.SENT) for each in more.letters]
     await queue.settle([Settlement(token=more.token, letter=each) for each in together])
     assert (await queue.get(together[0].id)) is not None
+    assert len(await queue.ended([each.id for each in together])) == len(together)
     await queue.acknowledge(together)
     await claim(queue, 5, OTHER)
     await queue.leave(OTHER)

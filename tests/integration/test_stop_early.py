@@ -74,7 +74,7 @@ def held(tmp_path: Path) -> Iterator[Start]:
         process.wait(10)
 
 
-@pytest.mark.parametrize("module", ["mailsender.settings.environment", "mailsender.app", "motor"])
+@pytest.mark.parametrize("module", ["mailsender.settings.environment", "mailsender.app", "aiokafka"])
 def test_a_signal_during_the_imports_ends_it_in_good_order(held: Start, module: str) -> None:
     process = held(module)
     process.send_signal(signal.SIGTERM)

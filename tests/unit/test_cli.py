@@ -25,7 +25,8 @@ from mailsender.dev.process import free_port
 from mailsender.model.letter import Letter
 from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
-from mailsender.web.operations import BadBatch, Posted, Refused
+from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, FaultView
+from mailsender.web.operations import BadBatch, Posted, Refused, Submission
 
 KEY = "the-key"
 ID = "6b03f03e1c3fe5165a363fce"
@@ -44,6 +45,7 @@ class Played:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.dry = DryRunView(letters=0, faults=[], shown=[])
         self.bodies: list[bytes] = []
         self.keys: list[str] = []
 
@@ -56,6 +58,13 @@ class Played:
         if self.error:
             raise self.error
         return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID, ID[::-1]))
+
+    async def dry_run(self, given: bytes | Submission) -> DryRunView:
+        assert isinstance(given, bytes)
+        self.bodies.append(given)
+        if self.error:
+            raise self.error
+        return self.dry
 
     def ready(self) -> tuple[bool, list[str]]:
         return False, ["kafka: no broker answers [sic]"]
@@ -188,6 +197,70 @@ def test_what_may_have_been_stored_is_told_with_its_ids(command: Command, played
     assert ids[0] == f"  letter 0: ID {ID}"
     assert len(ids) == 10
     assert last == "  … and 2 more; --json has them all"
+
+
+def test_a_dry_run_shows_letters_and_messages_and_publishes_nothing(
+    command: Command, played: tuple[Played, str]
+) -> None:
+    service, url = played
+    message = DryMessageView(person="", size=30, text="Subject: \u044f\r\n\r\n<p>\x1b[31m\ttab</p>\r\n")
+    large = DryMessageView(person="b@example.test", size=9_000_000, text=None)
+    one = DryLetterView(
+        index=0,
+        id=ID,
+        route="default",
+        relays=["relay.example.test:25"],
+        reverse_path="robot@example.test",
+        recipients=[f"a{number}@example.test" for number in range(22)],
+        recipients_left_out=5,
+        messages=[message, large],
+        messages_left_out=4,
+    )
+    service.dry = DryRunView(letters=3, faults=[], shown=[one, one.model_copy(update={"id": None})])
+    result = command("post", "-", "--dry-run", "--url", url, "--key", KEY, input=b"[{}]")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"letter 0: {ID}"
+    assert lines[1] == "  route default over relay.example.test:25, reverse-path robot@example.test"
+    assert lines[2].endswith("a19@example.test and 7 more")
+    assert lines[3:9] == [
+        "  message of 30 bytes",
+        "    Subject: \u044f",
+        "    ",
+        "    <p>\\x1b[31m\ttab</p>",
+        "  message of 9000000 bytes for b@example.test",
+        "    (not shown: there is too much)",
+    ]
+    assert lines[9] == "  … and 4 more messages"
+    assert "letter 0: gets an ID when it is posted" in lines
+    assert result.stderr == "3 letters, of which 1 are not shown; nothing was published\n"
+    assert service.keys == [], "nothing was posted"
+
+
+def test_a_dry_run_of_a_wrong_batch_fails_and_names_each_fault(
+    command: Command, played: tuple[Played, str]
+) -> None:
+    service, url = played
+    fault = FaultView(index=2, field="Addresses", pointer="#/2/Addresses", text="is empty")
+    service.dry = DryRunView(letters=3, faults=[fault], shown=[])
+    result = command("post", "-", "--dry-run", "--url", url, "--key", KEY, input=b"[{}]")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("  letter 2, Addresses: is empty\n")
+    result = command("post", "-", "--dry-run", "--json", "--url", url, "--key", KEY, input=b"[{}]")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["faults"] == [fault.model_dump()]
+
+
+def test_a_service_that_knows_no_dry_run_is_not_taken_for_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def published(*_: object) -> dict[str, Any]:
+        return {"topic": "t", "partition": 0, "offset": 0, "ids": [ID]}
+
+    monkeypatch.setattr("mailsender.cli.client.ServiceClient._ask", published)
+    result = command("post", "-", "--dry-run", "--url", "http://old.example.test", input=b"[{}]")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "mailsender: http://old.example.test knows no dry run: the batch was published\n"
 
 
 @pytest.mark.parametrize("name", ["status", "halt"])

@@ -39,7 +39,8 @@ NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 ANNA, BORIS, CAROL = "anna@example.com", "boris@example.com", "carol@example.com"
 FILES = {
     "news.subject": "News for {{ name }}",
-    "news.html": "{% extends 'layout.html' %}{% block text %}<p>{{ name }}: {{ 12 // share }}</p>{% endblock %}",
+    "news.html": "{% extends 'layout.html' %}"
+    "{% block text %}<p>{{ name }}: {{ 12 // share }}</p>{% endblock %}",
     "news.txt": "{{ name }}: {{ 12 // share }}",
 }
 LAYOUT = {"layout.html": "<i>{{ company }}</i>{% block text %}{% endblock %}"}
@@ -341,7 +342,8 @@ def test_rendering_is_fast_enough(shelf: Shelf) -> None:
     """Some 14,000 a second on one core; 5,000 are wanted, and a machine under load may have less."""
     files = {
         "fast.subject": "{{ name }}, {{ count }} new",
-        "fast.html": "<p>{{ name }}</p><p>{{ place }}</p><p>{{ count }}</p><p>{{ link }}</p><p>{{ code }}</p>",
+        "fast.html": "<p>{{ name }}</p><p>{{ place }}</p><p>{{ count }}</p>"
+        "<p>{{ link }}</p><p>{{ code }}</p>",
         "fast.txt": "{{ name }} {{ place }} {{ count }} {{ link }} {{ code }}",
     }
     asyncio.run(shelf.saved(files))

@@ -35,7 +35,8 @@ from mailsender.model.letter import (
 )
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
-from mailsender.web.operations import BadBatch, Operations, Posted, Refused
+from mailsender.web.models import DryRunView
+from mailsender.web.operations import BadBatch, Operations, Posted, Refused, Submission, Submitted
 from mailsender.web.problems import MAX_FAULTS, pointer
 
 KEY = "correct horse ключ"
@@ -64,6 +65,9 @@ class Played:
     letters: dict[str, Letter] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    given: list[bytes | Submission] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    becomes: Callable[[Callable[[], bool]], Coroutine[Any, Any, StoredLetter | None]] | None = None
     drains: int = 0
 
     def accepting(self) -> None:
@@ -76,6 +80,27 @@ class Played:
         if self.result:
             return await self.result(body)
         return Posted(topic="mts-to-mailsender", partition=3, offset=7, ids=(ID,))
+
+    async def attach(self, name: str, content_type: str, content: AsyncIterator[bytes]) -> Mapping[str, Any]:
+        whole = b"".join([piece async for piece in content])
+        return {"Name": name, "ContentType": content_type, "Content": whole}
+
+    async def submit(self, given: Submission, key: str = "") -> Submitted:
+        self.given.append(given)
+        self.keys.append(key)
+        if self.result:
+            await self.result(given.body)
+        return Submitted(topic="mts-to-mailsender", partition=3, offset=7, id=ID, content=b"")
+
+    async def outcome(
+        self, submitted: Submitted, seconds: float, gone: Callable[[], bool]
+    ) -> StoredLetter | None:
+        self.waits.append(seconds)
+        return await self.becomes(gone) if self.becomes else None
+
+    async def dry_run(self, given: bytes | Submission) -> DryRunView:
+        self.given.append(given)
+        return DryRunView.model_construct(letters=1, faults=[], shown=[])
 
     def ready(self) -> tuple[bool, list[str]]:
         return not self.why_not, self.why_not
@@ -694,3 +719,6 @@ def test_a_pointer_names_the_letter_and_its_key() -> None:
     assert pointer(3, "") == "#/3"
     assert pointer(0, "Body") == "#/0/Body"
     assert pointer(1, "Addresses[12]") == "#/1/Addresses/12"
+    assert pointer(None, "") == "#"
+    assert pointer(None, "Attachments[0].Name") == "#/Attachments/0/Name"
+    assert pointer(None, "Headers.X-A.b/c") == "#/Headers/X-A.b~1c"

@@ -15,6 +15,8 @@ INDEX_TIMEOUT = 600.0
 
 # IndexOptionsConflict and IndexKeySpecsConflict.
 _DIFFERS = {85, 86}
+# Unauthorized.
+_NOT_ALLOWED = 13
 
 # The status comes first so that counting by status reads the index alone. A query must name the same
 # single value as the partial filter: `$in` would not use the index.
@@ -68,10 +70,14 @@ async def _ensure(collection: Collection, index: IndexModel) -> str:
     except OperationFailure as error:
         if error.code not in _DIFFERS:
             raise
-        serving = ""
     else:
         return name
-    serving = await _like(collection, index)
+    try:
+        serving = await _like(collection, index)
+    except OperationFailure as error:
+        if error.code != _NOT_ALLOWED:
+            raise
+        serving = ""  # to list indexes takes a right of its own
     if serving and serving != name:
         _log.info("index_under_another_name", index=name, used=serving)
     else:

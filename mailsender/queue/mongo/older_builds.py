@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pymongo import ASCENDING
+from pymongo.errors import OperationFailure
 
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
 from mailsender.queue.mongo.documents import nameable
@@ -29,6 +30,8 @@ AT_ONCE: Final = 8
 """Marks taken over in one go: up to four thousand letters, which MongoDB does in a fraction of a second."""
 
 _UNREPORTED = "mailsender_unreported"
+_NO_SUCH_HINT = 2
+"""MongoDB's code (BadValue) for a hint of an index that is not there."""
 _THEIRS = dict.fromkeys(["mark", "reported", "at"], "")
 
 
@@ -57,8 +60,14 @@ class Older:
         self._were_here = False
 
     async def open(self) -> None:
-        """Look whether there was such a build."""
-        self._were_here = _UNREPORTED in await self._letters.index_information()
+        """Look whether there was such a build: its index is there. To list them takes a right of its own."""
+        try:
+            await self._letters.find({"reported": False}, {"_id": 1}, hint=_UNREPORTED).limit(1).to_list(1)
+        except OperationFailure as error:
+            if error.code != _NO_SUCH_HINT:
+                raise
+        else:
+            self._were_here = True
 
     async def take_over(self, older_than: float, limit: int) -> None:
         """Take over some of what is older than that, in seconds: a build that lives looks after the rest."""

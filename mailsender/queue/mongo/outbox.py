@@ -46,6 +46,8 @@ INDEXES: Final = (
     IndexModel([("at", ASCENDING), ("replica", ASCENDING), ("count", ASCENDING)], name="mailsender_outbox"),
 )
 
+_NO_ENTRY: Final = ObjectId(b"\0" * 12)
+
 Named = tuple[str, Origin | None]
 """A letter and its first publisher: what a report is about, as far as an entry goes."""
 
@@ -69,6 +71,7 @@ class Outbox:
         self._committed = committed(outbox)
         self._clock = clock
         self._indexes: dict[str, str] = {}
+        self._most = KEPT
         self._left: dict[ObjectId, set[Named]] = {}
         self._entry_of: dict[Named, ObjectId] = {}
         self._name = ""
@@ -77,6 +80,10 @@ class Outbox:
     async def open(self) -> None:
         """Make sure that the index exists."""
         self._indexes = await ensure_indexes(self._outbox, INDEXES)
+
+    async def try_to_remove(self) -> None:
+        """Remove an entry that is never there: without the right all would be reported at each start."""
+        await self._outbox.delete_one({"_id": _NO_ENTRY})
 
     def call(self, replica: str) -> None:
         """From now on entries are this replica's; those under a name that we had before are ours still."""
@@ -130,7 +137,7 @@ class Outbox:
         the sweep, as is what the reporter has no room for.
         """
         fresh = set(letters)
-        if fresh and len(self._entry_of) + len(fresh) <= KEPT:
+        if fresh and len(self._entry_of) + len(fresh) <= self._most:
             self._left.setdefault(entry, set()).update(fresh)
             self._entry_of.update(dict.fromkeys(fresh, entry))
 

@@ -86,6 +86,7 @@ _BY_ID = "_id_"
 _CLAIMED = "mailsender_claim"
 _FREE = {"$set": {"status": "awaiting"}, "$unset": UNCLAIMED}
 _PROCESSING = {"status": "processing"}
+_FINAL = [Status.SENT.value, Status.ERROR.value]
 _NO_TOKEN = {"$not": {"$type": "string"}}
 
 _log = structlog.get_logger()
@@ -143,6 +144,7 @@ class MongoQueue:
         self._order.use(self._indexes)
         await self._outbox.open()
         async with calling(self._timeout):
+            await self._outbox.try_to_remove()
             await self._older.open()
 
     async def close(self) -> None:
@@ -398,6 +400,13 @@ class MongoQueue:
             accepted_at=accepted,
             due=due if awaits else None,
         )
+
+    async def ended(self, ids: Sequence[str]) -> frozenset[str]:
+        """See `Queue.ended`."""
+        query = {"_id": {"$in": [stored_id(each) for each in ids]}, "status": {"$in": _FINAL}}
+        async with calling(self._timeout):
+            found = await self._letters.find(query, {"_id": 1}, hint=_BY_ID).to_list(None)
+        return frozenset(letter_id(each["_id"]) for each in found)
 
     async def stats(self) -> QueueStats:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""

@@ -1,0 +1,94 @@
+"""What would become of letters, made by the parts that would do it, up to the moment before they publish.
+
+A message is made as for a relay that offers 8BITMIME and SMTPUTF8, which nearly all do: what one offers is
+known only in a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from mailsender.admin.breath import Breath
+from mailsender.intake.batch import Fault, faults, letter_id, read_letter
+from mailsender.intake.schema import NO_ID
+from mailsender.message.composer import Filling
+from mailsender.model.letter import Letter, Origin, now_ms
+from mailsender.service import Replica
+from mailsender.web.models import DryLetterView, DryMessageView, DryRunView
+from mailsender.web.problems import MAX_FAULTS, located
+
+MAX_LETTERS: Final = 100
+"""Letters that are shown: more than a person reads. Faults are looked for in all."""
+
+MAX_MESSAGES: Final = 10
+"""Messages of a personal letter that are shown: they differ in little."""
+
+MAX_RECIPIENTS: Final = 100
+"""Recipients of a letter that are shown."""
+
+MAX_BYTES: Final = 512 * 1024
+"""Bytes of messages that are shown, all told: the answer stays about as large as the largest other one."""
+
+
+class DryRun:
+    """One run over letters, which shows messages until there is no more room for them."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._now = now_ms(replica.clock.epoch())
+        self._room = MAX_BYTES
+
+    async def of(self, elements: Sequence[Mapping[str, Any]], *, alone: bool) -> DryRunView:
+        """What would become of the elements of a batch, or of one that comes `alone`."""
+        found: list[Fault] = []
+        shown: list[DryLetterView] = []
+        breath = Breath()
+        for index, element in enumerate(elements):
+            wrong = faults([element], self._replica.limits)
+            if not wrong and len(shown) < MAX_LETTERS:
+                try:
+                    shown.append(await self._letter(index, element))
+                except ValueError as error:  # as a sender would find it
+                    wrong = [Fault(index=index, field="", text=str(error))]
+            found += [replace(fault, index=index) for fault in wrong]
+            if len(found) >= MAX_FAULTS:
+                break
+            await breath.taken()
+        return DryRunView.model_construct(
+            letters=len(elements),
+            faults=[located(fault, alone=alone) for fault in found[:MAX_FAULTS]],
+            shown=shown,
+        )
+
+    async def _letter(self, index: int, element: Mapping[str, Any]) -> DryLetterView:
+        own = letter_id(element)
+        origin = Origin(topic="", partition=0, offset=0, index=index, timestamp=-1)
+        read = read_letter(element, origin, None, self._replica.limits, now=self._now)
+        letter, filling = await self._replica.filler.tried(read.evolve(id=own or NO_ID))
+        mail = self._replica.composer.mail(letter)
+        people = letter.everybody if mail.personal else ("",)
+        route = next(each for each in self._replica.routes if each.name == letter.route)
+        return DryLetterView.model_construct(
+            index=index,
+            id=own or None,
+            route=route.name,
+            relays=[relay.address for relay in route.relays],
+            reverse_path=mail.reverse_path or route.relays[0].policy.reverse_path,
+            recipients=list(letter.everybody[:MAX_RECIPIENTS]),
+            recipients_left_out=max(0, len(letter.everybody) - MAX_RECIPIENTS),
+            messages=[self._message(letter, person, filling) for person in people[:MAX_MESSAGES]],
+            messages_left_out=max(0, len(people) - MAX_MESSAGES),
+        )
+
+    def _message(self, letter: Letter, person: str, filling: Filling | None) -> DryMessageView:
+        raw = self._replica.composer.compose(
+            letter, eight_bit=True, smtputf8=True, date=self._now, person=person, filling=filling
+        )
+        fits = len(raw) <= self._room
+        if fits:
+            self._room -= len(raw)
+        return DryMessageView.model_construct(
+            person=person, size=len(raw), text=raw.decode() if fits else None
+        )
