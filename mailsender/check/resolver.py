@@ -119,6 +119,8 @@ def _why(error: dns.exception.DNSException) -> str:
         return "this machine names no DNS server"
     if isinstance(error, NoNameservers) and (errors := error.kwargs.get("errors")):
         cause = errors[-1][3]  # the text of a response's code, or what was raised
+        if isinstance(cause, EOFError):
+            return "the server closed the connection"
         said = f"the server said {cause}" if isinstance(cause, str) else getattr(cause, "strerror", None)
         return said or type(cause).__name__
     return type(error).__name__

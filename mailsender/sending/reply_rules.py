@@ -291,7 +291,7 @@ RULES: tuple[Rule, ...] = (
     # --- about the relay -------------------------------------------------------------------------
     Rule(
         at=(MAIL,),
-        codes=("4", "5"),
+        codes=("5",),
         when=When.OWN,
         action=Action.WEIGH,
         scope=Scope.MESSAGE,
