@@ -111,7 +111,7 @@ async def test_what_no_datagram_holds_comes_by_tcp() -> None:
         )
         assert server.by_tcp["example.test"] == 1
     assert about(found, "SPF example").level == "ok"
-    assert about(found, "SPF other").text == "DNS does not answer for other.test: the server closed the connection"
+    assert about(found, "SPF other").text.endswith("for other.test: the server closed the connection")
 
 
 @pytest.mark.asyncio
