@@ -26,6 +26,8 @@ from mailsender.smtp.hosts import is_whole
 
 __all__ = ["run_checks", "worst"]
 
+_AMAZON = ".amazonaws.com"
+
 
 async def run_checks(
     settings: Settings, recipient: str = "", dns: tuple[str, int] | None = None
@@ -59,6 +61,12 @@ def _judge(settings: Settings) -> list[Finding]:
         found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_tls == "none":
         text = "SMTP_TLS=none: mail goes out in clear text; set starttls or implicit if the relay has them"
+        found.append(Finding(part="settings", level="warning", text=text))
+    if settings.dkim_keys and settings.smtp_host.endswith(_AMAZON):
+        text = (
+            "DKIM_KEYS is set, and SES writes Date and Message-ID anew, so that no signature will do; leave"
+            " it out and let SES sign"
+        )
         found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_helo_name and not is_whole(settings.smtp_helo_name):
         text = (
