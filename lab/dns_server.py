@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
-import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
@@ -71,7 +71,6 @@ class DnsServer:
                 if answer := outer.answer(self.rfile.read(length), tcp=True):
                     self.wfile.write(struct.pack("!H", len(answer)) + answer)
 
-        socketserver.ThreadingTCPServer.allow_reuse_address = True
         place = (self.host, self.port)
         self._servers = [
             socketserver.ThreadingUDPServer(place, Datagram),

@@ -564,7 +564,9 @@ def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
 def _composer(settings: Settings, keys: SigningKeys | None) -> Compose:
     display, address = settings.sender
     composer = LetterComposer(display, address)
-    return composer if keys is None else SigningComposer(composer, address, keys)
+    if keys is None:
+        return composer
+    return SigningComposer(composer, address, keys)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

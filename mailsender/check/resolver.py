@@ -121,6 +121,7 @@ def _why(error: dns.exception.DNSException) -> str:
         cause = errors[-1][3]  # the text of a response's code, or what was raised
         if isinstance(cause, EOFError):
             return "the server closed the connection"
-        said = f"the server said {cause}" if isinstance(cause, str) else getattr(cause, "strerror", None)
-        return said or type(cause).__name__
+        if isinstance(cause, str):
+            return f"the server said {cause}"
+        return str(getattr(cause, "strerror", None) or type(cause).__name__)
     return type(error).__name__

@@ -26,8 +26,9 @@ class SigningComposer:
     """A `LetterComposer` whose messages are signed where there are keys for them.
 
     `address` is the service's own sender. All those keys sign that `keys` has for the domain of a letter's
-    From; a letter of another domain goes out as `composer` makes it. What is signed has octets beyond ASCII in
-    no place but headers that take SMTPUTF8: a relay without 8BITMIME would encode them anew (RFC 6376 §5.3).
+    From; a letter of another domain goes out as `composer` makes it. What is signed has octets beyond ASCII
+    nowhere but in headers that take SMTPUTF8: a relay without 8BITMIME would encode the body anew (RFC 6376
+    §5.3).
 
     Beside the operation of the key it takes 0.13 ms for a letter of 10 KB.
     """

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import textwrap
 from base64 import b64encode
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from lab.parts import missing
 from mailsender.model.errors import Rejected
 from mailsender.settings.environment import Settings, load, slips
 from mailsender.settings.signing import signing_keys
@@ -177,3 +182,22 @@ def test_names_that_dns_cannot_have(
 
 def test_settings_show_nothing_of_what_was_written_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "dkim" not in repr(settings(monkeypatch, f"example.com:s1:/{b64encode(b'x').decode()}"))
+
+
+def test_the_commands_of_the_page_make_keys_and_their_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if shutil.which("openssl") is None:
+        missing("there is no openssl")
+    page = (Path(__file__).parents[2] / "docs" / "dkim.md").read_text(encoding="utf-8")
+    make, setting, show = [
+        textwrap.dedent(block) for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    ]
+    done = subprocess.run(
+        ["/bin/sh", "-ec", make + show], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    (entries,) = re.findall(r"DKIM_KEYS=(.*)", setting)
+    keys = signing_keys(settings(monkeypatch, entries.replace("/etc/mailsender", str(tmp_path))))
+    assert keys is not None
+    assert [each.algorithm for each in keys] == ["rsa-sha256", "ed25519-sha256"]
+    assert done.stdout.replace("\n", "") == "".join(each.public for each in keys)
