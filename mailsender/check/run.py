@@ -62,7 +62,7 @@ def _judge(settings: Settings) -> list[Finding]:
     if settings.smtp_tls == "none":
         text = "SMTP_TLS=none: mail goes out in clear text; set starttls or implicit if the relay has them"
         found.append(Finding(part="settings", level="warning", text=text))
-    if settings.dkim_keys and settings.smtp_host.endswith(_AMAZON):
+    if settings.dkim_keys and settings.smtp_host.lower().endswith(_AMAZON):
         text = (
             "DKIM_KEYS is set, and SES writes Date and Message-ID anew, so that no signature will do; leave"
             " it out and let SES sign"
