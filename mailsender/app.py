@@ -41,6 +41,7 @@ from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
+from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.web.app import SCRAPERS, Server, make_app, make_metrics_app, serve
@@ -68,8 +69,10 @@ def build(settings: Settings, clock: Clock) -> Parts:
     """The real parts, not yet opened.
 
     Raises:
-        Rejected: a connection string cannot be read, or no journal can be kept where it is wanted.
+        Rejected: a connection string or a key that signs cannot be read, or no journal can be kept where it
+            is wanted.
     """
+    keys = signing_keys(settings)
     queue, slots = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
@@ -78,6 +81,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         sink=KafkaSink(kafka),
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         journal=build_journal(settings),
+        keys=keys,
     )
 
 

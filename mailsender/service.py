@@ -33,6 +33,8 @@ from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
+from mailsender.message.dkim import SigningKeys
+from mailsender.message.signing import SigningComposer
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
@@ -52,7 +54,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
-from mailsender.sending.sender import SendPolicy, Tools
+from mailsender.sending.sender import Compose, SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
 from mailsender.settings.relays import plan_of
@@ -144,13 +146,14 @@ class RelayParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports; `relays` by their names in the plan."""
+    """The outside world, behind its ports; `relays` by their names in the plan, `keys` those that sign."""
 
     queue: Queue
     source: RecordSource
     sink: RecordSink
     relays: Mapping[str, RelayParts]
     journal: Journal = field(default_factory=NoJournal)
+    keys: SigningKeys | None = None
 
 
 class Front(Protocol):
@@ -188,7 +191,7 @@ class Replica:
         self.tidier = Tidier(parts.queue, self.heartbeat, clock)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
-        self.composer = composer = LetterComposer(*settings.sender)
+        self.composer = composer = _composer(settings, parts.keys)
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
@@ -556,6 +559,14 @@ def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
         limits=limits,
         stop_timeout=settings.drain_timeout / 4,
     )
+
+
+def _composer(settings: Settings, keys: SigningKeys | None) -> Compose:
+    display, address = settings.sender
+    composer = LetterComposer(display, address)
+    if keys is None:
+        return composer
+    return SigningComposer(composer, address, keys)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

@@ -132,19 +132,35 @@ def check(
     to: Annotated[
         str, typer.Option("--to", metavar="ADDRESS", help="A recipient to ask the relay about, too.")
     ] = "",
+    dns: Annotated[
+        str,
+        typer.Option(
+            "--dns",
+            metavar="ADDRESS[:PORT]",
+            help="A DNS server to ask about the senders' domains. Else the machine's own.",
+            show_default=False,
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Try what the settings name; say in a line each what is wrong.
 
-    Asks the brokers for their topics, MongoDB for its members, and the relay for a session in which it names
-    the sender. Many relays judge greeting and sender only when they hear a recipient: --to names one, who
-    gets no letter. It changes nothing and sends nothing. A line says how bad it is, what it is about, what is
-    so, and what to do.
+    Asks the brokers for their topics, MongoDB for its members, the relay for a session in which it names the
+    sender, and DNS for what receivers will find there about the senders' domains: DKIM, SPF and DMARC. Many
+    relays judge greeting and sender only when they hear a recipient: --to names one, who gets no letter. It
+    changes nothing and sends nothing. A line says how bad it is, what it is about, what is so, and what to
+    do.
     """
     settings = _settings(as_json=as_json)
+    from mailsender.check.resolver import server_of  # noqa: PLC0415  as below
     from mailsender.check.run import run_checks, worst  # noqa: PLC0415  brings in every client library
 
-    findings = asyncio.run(run_checks(settings, to))
+    try:
+        server = server_of(dns) if dns else None
+    except ValueError as error:
+        text = f"--dns: {error}"
+        _fail(text, status=2, document=_checked("error", [("dns", "error", text)]) if as_json else None)
+    findings = asyncio.run(run_checks(settings, to, server))
     if as_json:
         rows = ((finding.part, finding.level, finding.text) for finding in findings)
         _print_json(_checked(worst(findings), rows))

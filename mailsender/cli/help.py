@@ -36,6 +36,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "check": (
         ("mailsender check", "a line for each part"),
         ("mailsender check --to ann@example.org", "would the relay take mail for her?"),
+        ("mailsender check --dns 9.9.9.9", "what does the world's DNS say of the senders?"),
         ("mailsender check --json | jq -r .worst", "ok, warning or error"),
     ),
     "dev": (

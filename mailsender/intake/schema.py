@@ -20,6 +20,7 @@ from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
 from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
+from mailsender.model.terms import MAX_ENVID, NOTIFY, RET
 from mailsender.model.text import header_fault, octets, storable
 
 NO_ID = "0" * 24
@@ -156,6 +157,26 @@ def _object_schema(**properties: object) -> dict[str, object]:
     return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
 
 
+_DSN_SCHEMA = {
+    **_object_schema(
+        Notify={
+            "anyOf": [
+                {"const": ["NEVER"]},
+                {
+                    "type": "array",
+                    "items": {"enum": [each for each in NOTIFY if each != "NEVER"]},
+                    "minItems": 1,
+                    "uniqueItems": True,
+                },
+            ]
+        },
+        Ret={"enum": list(RET)},
+        EnvID={"type": "string", "minLength": 1, "maxLength": MAX_ENVID},
+    ),
+    "minProperties": 1,
+}
+
+
 def _key(description: str, schema: Mapping[str, object]) -> Any:
     """A key that `mailsender.message.mail` reads."""
     return Field(None, description=description, json_schema_extra=dict(schema))
@@ -245,6 +266,16 @@ class LetterIn(BaseModel):
         "That a program wrote it, and why (RFC 3834).", {"enum": [*sorted(AUTO_SUBMITTED), None]}
     )
     Importance: Any = _key("How important it is to its reader.", {"enum": [*sorted(IMPORTANCES), None]})
+    DSN: Any = _key(
+        "Notifications of its delivery by mail, asked of a relay that offers DSN (RFC 3461): on what, with"
+        " how much of the message, and under which ID of the publisher's.",
+        _DSN_SCHEMA,
+    )
+    RequireTLS: Any = _key(
+        "true: every server on its way has to hand it on over TLS (RFC 8689). Where the relay does not offer"
+        " that its recipients are refused.",
+        {"type": ["boolean", "null"]},
+    )
     Template: Any = _not_yet("The name of a template to make subject and body from.")
     Variables: Any = _not_yet("Values for the template.")
     NotBefore: Any = _not_yet("The earliest time to send it.")

@@ -17,6 +17,7 @@ from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
 from mailsender.message.parts import Attachment, BadPart, Base64, Calendar, Content
 from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.model.terms import BadTerms, Terms
 
 T = TypeVar("T")
 
@@ -62,6 +63,15 @@ class Mail:
     references: tuple[str, ...] = ()
     auto_submitted: str = ""
     importance: str = ""
+    notifications: Terms | None = None
+    require_tls: bool = False
+
+    @property
+    def terms(self) -> Terms | None:
+        """What it asks of a relay beside delivery; None: nothing."""
+        if not self.require_tls:
+            return self.notifications
+        return replace(self.notifications or Terms(), require_tls=True)
 
     @property
     def senders(self) -> tuple[tuple[str, Address], ...]:
@@ -172,6 +182,8 @@ def _made(key: str, make: Callable[[], T]) -> T:
         raise BadKey(key, f"is no address that mail can be sent from or to: {error}") from None
     except (BadHeader, BadPart, BadBody) as error:
         raise BadKey(key, f"cannot be sent: {error}") from None
+    except BadTerms as error:
+        raise BadKey(key, str(error)) from None
 
 
 def _mailbox(key: str, value: object) -> Mailbox:
@@ -291,6 +303,17 @@ def _importance(key: str, value: object) -> str:
     return word
 
 
+def _notifications(key: str, value: object) -> Terms:
+    found = _object(key, value, "Notify", "Ret", "EnvID")
+    notify = _of(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
+    words = tuple(_string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
+    ret = _string(f"{key}.Ret", found.get("Ret", ""))
+    envid = _string(f"{key}.EnvID", found.get("EnvID", ""))
+    if not found or not all(found.values()):
+        raise BadKey(key, "holds nothing, or something empty; it has a Notify, a Ret or an EnvID")
+    return _made(key, lambda: Terms(notify=words, ret=ret, envid=envid))
+
+
 _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "From": ("author", _mailbox),
     "FromName": ("author_name", _name),
@@ -310,6 +333,8 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "References": ("references", _ids),
     "AutoSubmitted": ("auto_submitted", _auto_submitted),
     "Importance": ("importance", _importance),
+    "DSN": ("notifications", _notifications),
+    "RequireTLS": ("require_tls", _truth),
 }
 
 KEYS: Final = tuple(_TABLE)

@@ -20,6 +20,8 @@ from hashlib import blake2b
 from sys import getsizeof
 from typing import Any, Final
 
+from mailsender.model.terms import Terms
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ANSWER: Final = 512
@@ -160,15 +162,20 @@ class Recipient:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Envelope:
-    """What SMTP sees: the reverse-path and the recipients of one transaction (RFC 5321 §2.3.1)."""
+    """What SMTP sees: the reverse-path and the recipients of one transaction (RFC 5321 §2.3.1).
+
+    `terms` is what the letter asks of the relay beside delivery; None, as with nearly all: nothing.
+    """
 
     reverse_path: Final[str]
     recipients: Final[tuple[str, ...]]
+    terms: Final[Terms | None]
 
-    def __init__(self, *, reverse_path: str, recipients: tuple[str, ...]) -> None:
+    def __init__(self, *, reverse_path: str, recipients: tuple[str, ...], terms: Terms | None = None) -> None:
         """Take its fields."""
         self.reverse_path = reverse_path
         self.recipients = recipients
+        self.terms = terms
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

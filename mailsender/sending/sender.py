@@ -27,6 +27,7 @@ from mailsender.sending.attempt import Attempt, after_attempt, as_error, progres
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.judge import Judge
 from mailsender.sending.permit import Margins, Means, Permit
+from mailsender.sending.reply_rules import When
 from mailsender.sending.settler import Settler
 from mailsender.smtp.port import NotBegun, RelayAway
 
@@ -281,7 +282,9 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
-        return self._judge.judge(errand, part, said)
+        letter = errand.letter
+        known = _known(self._composer.mail(letter)) if letter.mail else ()
+        return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
         """Have the outcomes of `part` written; False when the letter is lost, or it is time to stop.
@@ -306,7 +309,11 @@ class Sender:
         """One transaction; None when it could not begin, or was given up before its dot."""
         mail = self._composer.mail(errand.letter) if errand.letter.mail else None
         own = mail.reverse_path if mail is not None else ""
-        envelope = Envelope(reverse_path=own or errand.relay.policy.reverse_path, recipients=part)
+        envelope = Envelope(
+            reverse_path=own or errand.relay.policy.reverse_path,
+            recipients=part,
+            terms=None if mail is None else mail.terms,
+        )
         while True:
             if not await self._equipped(errand):
                 return None
@@ -472,6 +479,18 @@ class Sender:
         if second != self._second:
             self._second, self._date = second, now_ms(second)
         return self._date
+
+
+def _known(mail: Mail) -> tuple[When, ...]:
+    """What is so of a letter that says more in MAIL than others do."""
+    known: list[When] = []
+    if mail.reverse_path:
+        known.append(When.OWN_PATH)
+    if mail.reverse_path or mail.terms is not None:
+        known.append(When.OWN)
+    if mail.require_tls:
+        known.append(When.TLS)
+    return tuple(known)
 
 
 def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:

@@ -27,6 +27,7 @@ from mailsender.intake.schema import Senders
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.queue.mongo import connection_string
 from mailsender.ratelimit.gcra import Allowance
+from mailsender.settings.key_files import key_files
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -41,7 +42,7 @@ MEMORY_URI = "memory:"
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "MAILSENDER_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_"),
 )
 
 _NEAR = 0.85
@@ -128,6 +129,13 @@ class Settings(BaseSettings):
         "",
         "Further senders that letters may name in `From`, `Sender` and `ReversePath`: addresses and domains,"
         " separated by commas.",
+    )
+    dkim_keys: str = _field(
+        "",
+        "Private keys that sign the letters of their domains, `domain:selector:file` each, separated by"
+        " commas. A file is a whole path, or the name of one in `MAILSENDER_SECRETS_DIR`.",
+        shown="none",
+        repr=False,  # somebody may put a key there, and is told
     )
     smtp_tls: Literal["implicit", "starttls", "none"] = _field(
         "starttls",
@@ -407,6 +415,12 @@ class Settings(BaseSettings):
             raise ValueError(f"one of them is neither an address nor a domain: {error}") from None
         return value
 
+    @field_validator("dkim_keys")
+    @classmethod
+    def _keys(cls, value: str) -> str:
+        key_files(value)
+        return value
+
     @field_validator("mongodb_base_name")
     @classmethod
     def _database(cls, value: str) -> str:
@@ -620,7 +634,8 @@ def slips() -> list[Slip]:
     """What the environment and the directory of secrets hold that looks like a setting and is none."""
     found = [Slip(name, near, "the environment") for name, near in astray(os.environ).items()]
     directory, files = secret_files()
-    names = [path.name for path in files]
+    keys = {part.rpartition(":")[2].strip() for part in read(["dkim_keys"]).get("dkim_keys", "").split(",")}
+    names = [path.name for path in files if path.name not in keys]
     return found + [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
 
 

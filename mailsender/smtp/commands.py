@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from mailsender.model.address import Address, BadAddress, all_as_written, parse_address
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
+from mailsender.model.terms import Terms
 from mailsender.model.text import PIECE
 
 
@@ -15,7 +16,9 @@ from mailsender.model.text import PIECE
 class Offers:
     """The extensions that matter here. `size` is the largest message in octets, 0 for no stated limit.
 
-    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920).
+    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920),
+    `notifications` that it takes DSN's parameters (RFC 3461), `require_tls` that it takes REQUIRETLS, over a
+    session that is protected as RFC 8689 §4.2.1 wants it.
     """
 
     eight_bit: bool = False
@@ -23,10 +26,15 @@ class Offers:
     sizes: bool = False
     size: int = 0
     pipelining: bool = False
+    notifications: bool = False
+    require_tls: bool = False
 
     @classmethod
-    def of(cls, extensions: dict[str, str]) -> Offers:
-        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters."""
+    def of(cls, extensions: dict[str, str], *, protected: bool = False) -> Offers:
+        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters.
+
+        `protected`: the session has TLS, and the relay's certificate was verified.
+        """
         limit = extensions.get("size", "").strip()
         return cls(
             eight_bit="8bitmime" in extensions,
@@ -34,6 +42,8 @@ class Offers:
             sizes="size" in extensions,
             size=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0,
             pipelining="pipelining" in extensions,
+            notifications="dsn" in extensions,
+            require_tls=protected and "requiretls" in extensions,
         )
 
 
@@ -56,13 +66,23 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
     if sender and sender.needs_smtputf8 and not offers.smtputf8:
         return _refused_whole(envelope, "5.6.7", "the sender's address needs SMTPUTF8, which the relay lacks")
+    terms = envelope.terms
+    if terms is not None and terms.require_tls and not offers.require_tls:
+        text = (
+            "the letter wants TLS on all of its way (RequireTLS), and the relay does not offer REQUIRETLS"
+            " over a session with TLS and a verified certificate"
+        )
+        return _refused_whole(envelope, "5.7.30", text)  # RFC 8689 §4.2.1
     if offers.size and len(message) > offers.size:
         text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
         return _refused_whole(envelope, "5.3.4", text)
     rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
     if (sender and sender.needs_smtputf8) or (offers.smtputf8 and _has_utf8_headers(message)):
         utf8 = True
-    return _mail(sender, message, offers, utf8=utf8), rcpts, results
+    mail = _mail(sender, message, offers, utf8=utf8)
+    if terms is not None:
+        mail, rcpts = _on_terms(terms, mail, rcpts, offers)
+    return mail, rcpts, results
 
 
 def _lines_end_well(message: bytes) -> bool:
@@ -120,6 +140,23 @@ def _mail(sender: Address | None, message: bytes, offers: Offers, *, utf8: bool)
         " SMTPUTF8" if utf8 else "",
     )
     return f"MAIL FROM:<{sender.wire if sender else ''}>{''.join(parameters)}\r\n".encode()
+
+
+def _on_terms(
+    terms: Terms, mail: bytes, rcpts: dict[str, bytes], offers: Offers
+) -> tuple[bytes, dict[str, bytes]]:
+    """The commands with what the letter asks for: notifications only where the relay offers them."""
+    notified = terms.notifications and offers.notifications
+    of_mail = f"{terms.of_mail if notified else ''}{' REQUIRETLS' if terms.require_tls else ''}"
+    if notified:
+        rcpts = {
+            each: _with(command, terms.of_rcpt(parse_address(each).wire)) for each, command in rcpts.items()
+        }
+    return _with(mail, of_mail), rcpts
+
+
+def _with(command: bytes, parameters: str) -> bytes:
+    return b"%b%b\r\n" % (command.removesuffix(b"\r\n"), parameters.encode())
 
 
 def _refused(phase: Phase, enhanced: str, text: str) -> Result:
