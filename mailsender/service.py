@@ -28,6 +28,7 @@ from typing import Protocol
 import structlog
 
 from mailsender import __version__
+from mailsender.codes.port import CodeStore
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
@@ -144,13 +145,17 @@ class RelayParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports; `relays` by their names in the plan."""
+    """The outside world, behind its ports; `relays` by their names in the plan.
+
+    `codes` keeps confirmation codes, where there are any.
+    """
 
     queue: Queue
     source: RecordSource
     sink: RecordSink
     relays: Mapping[str, RelayParts]
     journal: Journal = field(default_factory=NoJournal)
+    codes: CodeStore | None = None
 
 
 class Front(Protocol):

@@ -6,12 +6,20 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.readings import readings
+from mailsender.codes.desk import Guess, Made, Wanted
+from mailsender.codes.port import Verdict
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
+from mailsender.lint.letters import Surroundings
+from mailsender.lint.run import Linted, lint
+from mailsender.message.headers import Mailbox
+from mailsender.model.address import parse_address
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.json_values import batch_text
 from mailsender.model.letter import StoredLetter, now_ms
@@ -42,6 +50,9 @@ class ReplicaOperations:
         self._counting: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._metrics = Metrics(partial(readings, replica))
+        self._codes = ReplicaCodes(replica, self.post, self._new_id)
+        # One thread: hostile HTML takes a part of a core, and no turn of the loop.
+        self._linter = ThreadPoolExecutor(1, thread_name_prefix="lint")
 
     @property
     def state(self) -> str:
@@ -135,6 +146,29 @@ class ReplicaOperations:
     def _new_id(self) -> str:
         """As ObjectIds are: the time, so that IDs sort by it, and chance."""
         return f"{int(self._replica.clock.epoch()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
+
+    # --- before it is sent, and codes ----------------------------------------------------------
+
+    async def lint(self, body: bytes, bulk: bool | None) -> Linted:
+        """What a mailbox provider would mind."""
+        replica = self._replica
+        name, address = replica.settings.sender
+        known = Surroundings(
+            now=now_ms(replica.clock.epoch()),
+            sender=Mailbox(name, parse_address(address)),
+            bulk=bulk,
+            limits=replica.limits,
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._linter, lint, body, known)
+
+    async def make_code(self, wanted: Wanted) -> Made:
+        """Make a confirmation code and publish its letter."""
+        self.accepting()
+        return await self._codes.make(wanted)
+
+    async def check_code(self, guess: Guess) -> Verdict:
+        """What a confirmation code is."""
+        return await self._codes.check(guess)
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -31,17 +31,25 @@ class _Anybody(Senders):
 _LIMITS: Final = Limits(senders=_Anybody())
 
 
+def nearest(domains: Collection[str], domain: str) -> tuple[str, ...]:
+    """The one of `domains` that is `domain`, or else the nearest above it: as keys are chosen that sign."""
+    while domain and domain not in domains:
+        domain = domain.partition(".")[2]
+    return (domain,) if domain else ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What is known of the service that will send: what is not known is None, and nothing is said about it.
 
-    `sender` is From where a letter has none. `signing` are the domains that have DKIM keys. `bulk` says
-    whether all messages are bulk; None leaves it to what they say themselves. `limits` are those of letters.
+    `sender` is From where a letter has none. `signing` tells which domains sign for a sender of a domain.
+    `bulk` says whether all messages are bulk; None leaves it to what they say themselves. `limits` are those
+    of letters.
     """
 
     now: datetime
     sender: Mailbox | None = None
-    signing: Collection[str] | None = None
+    signing: Callable[[str], Sequence[str]] | None = None
     bulk: bool | None = None
     limits: Limits = _LIMITS
 
@@ -90,7 +98,7 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
             cc=tuple(map(_person, mail.cc)),
             subject=letter.subject,
             return_domain=_return_domain(mail, known),
-            signers=_signers(authors, known.signing),
+            signers=known.signing(authors[0].domain) if authors and known.signing else None,
             unsubscribe=_list_unsubscribe(mail.unsubscribe),
             one_click="List-Unsubscribe=One-Click" if mail.unsubscribe and mail.unsubscribe.one_click else "",
             html=content.html,
@@ -117,16 +125,6 @@ def _return_domain(mail: Mail, known: Surroundings) -> str | None:
     if mail.reverse_path:
         return mail.reverse_path.rpartition("@")[2].lower()
     return known.sender.address.domain if known.sender is not None else None
-
-
-def _signers(authors: Sequence[Person] | None, signing: Collection[str] | None) -> tuple[str, ...] | None:
-    """The nearest domain at or above From's that has keys: those sign."""
-    if authors is None or signing is None:
-        return None
-    domain = authors[0].domain
-    while domain and domain not in signing:
-        domain = domain.partition(".")[2]
-    return (domain,) if domain else ()
 
 
 def _list_unsubscribe(unsubscribe: Unsubscribe | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
 
 from mailsender.intake.batch import NotABatch
 from mailsender.lint.letters import Surroundings, elements_of, view_of_element
 from mailsender.lint.message import MAX_MESSAGE, NotAMessage, view_of_message
-from mailsender.lint.rule import Finding, findings_of
+from mailsender.lint.rule import Finding, findings_of, worst
 from mailsender.lint.table import RULES
 
 MAX_INPUT: Final = MAX_MESSAGE
@@ -37,6 +37,16 @@ class Linted:
     messages: int
     looked_at: int
     findings: tuple[Finding, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The same as programs read it."""
+        return {
+            "kind": self.kind,
+            "messages": self.messages,
+            "looked_at": self.looked_at,
+            "worst": worst(self.findings),
+            "findings": [asdict(each) for each in self.findings],
+        }
 
 
 def is_batch(data: bytes) -> bool:

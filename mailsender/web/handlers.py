@@ -12,8 +12,10 @@ from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
 from mailsender.observe.safejson import to_json
-from mailsender.web.endpoints import JSON, SERVICE
+from mailsender.web.code_handlers import CodeHandlers
+from mailsender.web.endpoints import CODES, JSON, LINT, SERVICE
 from mailsender.web.letter_view import letter_view
+from mailsender.web.lint_handlers import LintHandlers
 from mailsender.web.models import PostedView
 from mailsender.web.operations import Operations
 from mailsender.web.problems import SAMPLE, ProblemError
@@ -42,8 +44,13 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post}
+        linting = LintHandlers(self._operations, self._body)
+        of_codes = CodeHandlers(self._operations, self._body)
+        parts = ((SERVICE, self), (LINT, linting), (CODES, of_codes))
         return [
-            adders[one.method](one.path, getattr(self, one.name), expect_handler=_expected) for one in SERVICE
+            adders[one.method](one.path, getattr(part, one.name), expect_handler=_expected)
+            for endpoints, part in parts
+            for one in endpoints
         ]
 
     async def greet(self, _: web.Request) -> web.Response:
@@ -95,9 +102,7 @@ class Handlers:
         self._operations.accepting()
         _uncompressed(request)
         key = _key(request)
-        announced = request.content_length or 0
-        if announced > self._max_bytes:  # said before it waits for its turn
-            raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
+        self._check_announced(request)
         async with self._posts:
             posted = await self._operations.post(await self._read(request), key)
         view = PostedView.model_construct(
@@ -108,6 +113,19 @@ class Handlers:
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""
         return _json(self._operations.begin_drain())
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The body of a request that needs it but for a moment."""
+        _uncompressed(request)
+        self._check_announced(request)
+        async with self._posts:
+            return await self._read(request)
+
+    def _check_announced(self, request: web.Request) -> None:
+        """Say that a body is too large before it waits for its turn."""
+        announced = request.content_length or 0
+        if announced > self._max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes, announced)
 
     async def _read(self, request: web.Request) -> bytes:
         """The body; the limit holds while it arrives, whether or not its length was announced."""

@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mailsender.lint.domains import aligned, host_of, is_numeric, organization
-from mailsender.lint.letters import Surroundings
+from mailsender.lint.letters import Surroundings, nearest
 from mailsender.lint.page import MAX_HTML, MAX_LINKS, Image, Link, read_html
 from mailsender.lint.rule import LEVELS, worst
 from mailsender.lint.run import MAX_FINDINGS, MAX_LETTERS, NothingToSee, lint
@@ -21,7 +22,7 @@ from mailsender.message.headers import parse_mailbox
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 SENDER = parse_mailbox("Example <mail@example.org>")
-KNOWN = Surroundings(now=NOW, sender=SENDER, signing=frozenset({"example.org"}))
+KNOWN = Surroundings(now=NOW, sender=SENDER, signing=partial(nearest, {"example.org"}))
 
 WORDS = (
     "Your order has left our house and will be with you on Monday between eight and ten, as you asked for."
