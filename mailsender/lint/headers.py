@@ -92,7 +92,7 @@ def _name(view: View) -> str:
 def _to_self(view: View) -> str:
     people = {each.address.lower() for each in (*view.to, *view.cc)}
     authors = {each.address.lower() for each in view.authors or ()}
-    return "it goes to its own sender alone" if people and people == authors else ""
+    return "To names its own sender and nobody else" if people and people == authors else ""
 
 
 def _to_many(view: View) -> str:
