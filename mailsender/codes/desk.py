@@ -39,9 +39,10 @@ class Policy:
 class Wanted:
     """A code that somebody asks for.
 
-    It is for `purpose` alone, and sent to `address` by `template` with `variables`. `caller` is who asks, as
-    far as limits go. `key` makes the same request again the same. Where `known` is false nothing is sent, and
-    nobody can tell. `token` comes back in the letter's report.
+    It is for `purpose` alone, and sent to `address` by `template` with `variables`, in the language `lang`
+    where that is given. `caller` is who asks, as far as limits go. `key` makes the same request again the
+    same. Where `known` is false nothing is sent, and nobody can tell. `token` comes back in the letter's
+    report.
     """
 
     address: Address
@@ -49,6 +50,7 @@ class Wanted:
     template: str
     variables: Mapping[str, Any]
     caller: str
+    lang: str = ""
     key: str = ""
     known: bool = True
     token: Any = ""
@@ -174,6 +176,7 @@ def _letter(wanted: Wanted, code: str, letter_id: str, end: datetime, life: floa
         "until": end.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     return {
+        **({"Lang": wanted.lang} if wanted.lang else {}),
         "ID": letter_id,
         "Addresses": [wanted.address.text],
         "Personal": True,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mailsender.lint.page import MAX_HTML
-from mailsender.lint.rule import SPAMASSASSIN, YAHOO, Rule, some
+from mailsender.lint.rule import SPAMASSASSIN, YAHOO_MAIL, Rule, some
 from mailsender.lint.view import Attached, View
 
 CLIPPED: Final = 102 * 1024
@@ -200,7 +200,7 @@ BODY_RULES: Final = (
         level="warning",
         about="The HTML has scripts, forms, frames or embedded objects.",
         reason="Programs take them out or warn of them, and filters count them.",
-        source=YAHOO,
+        source=YAHOO_MAIL,
         look=_active,
     ),
     Rule(

@@ -8,7 +8,7 @@ from typing import Final
 
 from mailsender.lint.domains import aligned, host_of, is_numeric, split_url
 from mailsender.lint.page import MAX_HTML, Link
-from mailsender.lint.rule import GOOGLE, SPAMASSASSIN, YAHOO, Rule, some
+from mailsender.lint.rule import GOOGLE, SPAMASSASSIN, YAHOO_MAIL, Rule, some
 from mailsender.lint.view import View
 
 _SHOWN_URL = re.compile(r"(?:https?://|www\.)[^\s]+", re.IGNORECASE)
@@ -68,7 +68,7 @@ LINK_RULES: Final = (
         level="error",
         about="A link leads to an IP address.",
         reason="Yahoo warns its readers, and filters count it: so does phishing.",
-        source=f"{YAHOO}; {SPAMASSASSIN}, NUMERIC_HTTP_ADDR",
+        source=f"{YAHOO_MAIL}; {SPAMASSASSIN}, NUMERIC_HTTP_ADDR",
         look=_to_addresses,
     ),
     Rule(
@@ -76,7 +76,7 @@ LINK_RULES: Final = (
         level="warning",
         about="A link names a port.",
         reason="Yahoo warns its readers, and firewalls of companies stop it.",
-        source=f"{YAHOO}; {SPAMASSASSIN}, WEIRD_PORT",
+        source=f"{YAHOO_MAIL}; {SPAMASSASSIN}, WEIRD_PORT",
         look=_odd_ports,
     ),
     Rule(
@@ -84,7 +84,7 @@ LINK_RULES: Final = (
         level="warning",
         about="A link is http.",
         reason="Anybody on the way sees who clicked, and may change what comes; programs warn of it.",
-        source="RFC 9110 §17.1",
+        source="RFC 7258; RFC 9110 §4.2.2",
         look=_plain_http,
     ),
     Rule(

@@ -58,7 +58,7 @@ MAILING_RULES: Final = (
         about="A bulk message has no List-Unsubscribe.",
         reason="Who sends 5,000 messages a day has to let readers leave in their mail program; who cannot"
         " leave reports spam.",
-        source=f"RFC 2369 §3.2; RFC 8058; {GOOGLE}; {YAHOO}; {MICROSOFT}",
+        source=f"RFC 2369 §3.2; RFC 8058; {GOOGLE}; {YAHOO}",
         look=_no_unsubscribe,
     ),
     Rule(
@@ -82,7 +82,7 @@ MAILING_RULES: Final = (
         level="warning",
         about="The body of a bulk message has no link for unsubscribing.",
         reason="Not every mail program has the button, and laws want it in the message.",
-        source=f"{GOOGLE}; {YAHOO}; CAN-SPAM Act (16 CFR part 316)",
+        source=f"{GOOGLE}; {YAHOO}; {MICROSOFT}; CAN-SPAM Act (16 CFR part 316)",
         look=_hidden_unsubscribe,
     ),
 )

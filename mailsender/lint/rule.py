@@ -16,6 +16,7 @@ reads what is wrong; a warning costs reputation or readers; a note is to be know
 
 GOOGLE: Final = "Google, Email sender guidelines (support.google.com/a/answer/81126)"
 YAHOO: Final = "Yahoo, Sender Best Practices (senders.yahooinc.com/best-practices)"
+YAHOO_MAIL: Final = "Yahoo Mail, Best practices when sending to Yahoo Mail (2008)"
 MICROSOFT: Final = "Microsoft, Outlook.com's requirements for high-volume senders (May 2025)"
 SPAMASSASSIN: Final = "SpamAssassin"
 

@@ -11,7 +11,7 @@ from mailsender.lint.links import LINK_RULES
 from mailsender.lint.mailings import MAILING_RULES
 from mailsender.lint.rule import Rule
 
-RULES: Final[tuple[Rule, ...]] = (*HEADER_RULES, *MAILING_RULES, *BODY_RULES, *LINK_RULES)
+RULES: Final[tuple[Rule, ...]] = (*HEADER_RULES, *MAILING_RULES, *LINK_RULES, *BODY_RULES)
 
 
 def table() -> Iterator[str]:

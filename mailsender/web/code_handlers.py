@@ -40,6 +40,7 @@ class CodeHandlers:
             purpose=asked.Purpose,
             template=asked.Template,
             variables=asked.Variables,
+            lang=asked.Lang,
             caller=f"named {asked.Caller}" if asked.Caller else f"at {request.remote}",
             key=asked.IdempotencyKey,
             known=asked.Known,

@@ -36,6 +36,7 @@ class CodeIn(BaseModel):
         max_length=129,
     )
     Variables: dict[str, Any] = Field({}, description="Further values for the template.")
+    Lang: str = Field("", description="The reader's language, such as `ru`.", max_length=64)
     Caller: str = Field(
         "",
         description="Who asks, as your system knows it, such as the user's IP address: the limit by caller"

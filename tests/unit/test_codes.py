@@ -108,6 +108,12 @@ async def test_a_code_goes_by_its_letter_and_is_right_once() -> None:
     assert await played.check(made, played.code) is Verdict.OVER
 
 
+async def test_a_letter_may_be_in_a_language() -> None:
+    played = Played()
+    await played.make(lang="ru")
+    assert played.sent[0]["Lang"] == "ru"
+
+
 async def test_codes_are_chance_and_keep_their_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played()
     asked: list[int] = []

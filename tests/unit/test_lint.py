@@ -7,16 +7,19 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from mailsender.cli.app import app
 from mailsender.lint.domains import aligned, host_of, is_numeric, organization
 from mailsender.lint.letters import Surroundings, nearest
 from mailsender.lint.page import MAX_HTML, MAX_LINKS, Image, Link, read_html
 from mailsender.lint.rule import LEVELS, worst
-from mailsender.lint.run import MAX_FINDINGS, MAX_LETTERS, NothingToSee, lint
-from mailsender.lint.table import RULES
+from mailsender.lint.run import MAX_FINDINGS, MAX_INPUT, MAX_LETTERS, MAX_WORK, NothingToSee, lint
+from mailsender.lint.table import RULES, table
 from mailsender.lint.view import MANY
 from mailsender.message.headers import parse_mailbox
 
@@ -443,3 +446,74 @@ def test_hosts_of_urls() -> None:
         *(True, True, True),
         *(False, False),
     ]
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "lint.md").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_rules_as_they_are() -> None:
+    shown = PAGE.partition("<!-- lint:begin -->\n")[2].partition("\n<!-- lint:end -->")[0]
+    assert shown.splitlines() == list(table()), "put what `mailsender lint-table` prints between the marks"
+    assert "|" not in "".join(f"{rule.about}{rule.reason}{rule.source}" for rule in RULES)
+
+
+def test_the_page_names_the_bounds_as_they_are() -> None:
+    assert f"{MAX_HTML // 1024} KB" in PAGE
+    assert f"{MAX_LETTERS} letters" in PAGE
+    assert f"{MAX_WORK // MEGABYTE} MB of bodies" in PAGE
+    assert f"{MAX_INPUT // MEGABYTE} MB" in PAGE
+    assert f"{MANY} addresses or more" in PAGE
+    for level in LEVELS:
+        assert f"| `{level}` |" in PAGE
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "status", "said"),
+    [
+        (letter(Personal=None), [], 0, ""),
+        (letter(TextBody=None), [], 0, "warning letter 0, no-text: it has HTML and no text part"),
+        (
+            letter(Subject="{{ a }}"),
+            [],
+            1,
+            "error   letter 0, template-left: signs of a template are left: {{",
+        ),
+        (letter(From="a@example.net"), [], 0, ""),
+        (letter(From="a@example.net"), ["--signed-by", "Example.org"], 0, "warning letter 0, not-signed"),
+        (letter(), ["--bulk"], 1, "error   letter 0, unsubscribe: "),
+        (mailing(ListUnsubscribe=None), ["--no-bulk"], 0, ""),
+        (message(Date=None), [], 1, "error   date: it has no Date"),
+        (b"words", [], 2, "cannot be looked at: it is neither a batch in JSON nor a message"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_says_it_in_lines_and_by_its_status(
+    data: bytes, options: list[str], status: int, said: str, as_json: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "given"
+    path.write_bytes(data)
+    made = CliRunner().invoke(app, ["lint", str(path), *options, *(["--json"] if as_json else [])])
+    assert made.exit_code == status, made.output
+    if not as_json:
+        assert said in made.output
+        assert bool(made.stdout) == (status < 2 and bool(said))
+    elif status == 2:
+        assert "neither" in json.loads(made.stdout)["error"]["text"]
+    else:
+        found = json.loads(made.stdout)
+        assert found["worst"] == ("error" if status else "ok" if not said else "warning")
+        assert found["messages"] == found["looked_at"] == 1
+
+
+def test_the_command_reads_standard_input_and_the_senders_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_FROM", "Example <mail@example.org>")
+    made = CliRunner().invoke(app, ["lint", "-"], input=letter(To=["mail@example.org"], Personal=None))
+    assert "to-self" in made.stdout
+    monkeypatch.setenv("SMTP_FROM", "no address")
+    assert CliRunner().invoke(app, ["lint", "-"], input=letter()).exit_code == 0
+    assert CliRunner().invoke(app, ["lint", "/no/such/file"]).exit_code == 2
