@@ -221,7 +221,7 @@ BODY_RULES: Final = (
     ),
     Rule(
         id="value-empty",
-        level="error",
+        level="warning",
         about="A value seems to be missing: `Dear ,`, None, undefined, a link without an address.",
         reason="The reader sees that nobody looked at it, and a link to nowhere is of no use.",
         source="docs/reference/topics.md, `Variables`",

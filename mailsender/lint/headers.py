@@ -37,7 +37,7 @@ def _refused(view: View) -> str:
 
 
 def _from(view: View) -> str:
-    if view.authors is None or (view.refused and not view.authors):
+    if view.authors is None:
         return ""
     if len(view.authors) > 1:
         return f"From names {len(view.authors)} authors"
@@ -101,7 +101,7 @@ def _to_many(view: View) -> str:
 
 
 def _to_nobody(view: View) -> str:
-    if not view.bulk or view.to or view.cc or (view.refused and not view.authors):
+    if not view.bulk or view.to or view.cc:
         return ""
     return "it is bulk, and To names nobody; with `Personal` each reader gets a message of its own"
 

@@ -68,27 +68,22 @@ def elements_of(data: bytes, limits: Limits) -> list[dict[str, Any]]:
 
 
 def view_of_element(element: Mapping[str, Any], known: Surroundings) -> View:
-    """One element of a batch; of one that would be refused, what can be told of it all the same."""
+    """One element of a batch; of one that would be refused, only why: what it meant is not known."""
     letter = read_letter(element, _NOWHERE, None, known.limits, now=known.now)
     if letter.status is Status.ERROR:
-        return _clipped(
-            View(
-                now=known.now,
-                refused=letter.reason,
-                authors=(),
-                subject=letter.subject,
-                html=letter.body or None,
-                body_known=bool(letter.body),
-            )
-        )
-    return view_of_letter(letter, read(json.loads(letter.mail)) if letter.mail else Mail(), known)
+        return View(now=known.now, refused=letter.reason, body_known=False)
+    keys = json.loads(letter.mail) if letter.mail else {}
+    view = view_of_letter(letter, read(keys), known)
+    if "Template" in keys:
+        unseen = "subject and body are made of a template, which is not filled in here"
+        return replace(view, subject=None, html=None, text=None, body_known=False, unseen=unseen)
+    return view
 
 
 def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
     """A letter that the service takes, with what its further keys say."""
     author = mail.author or known.sender
     authors = None if author is None else (_person(mail.author_of(author)),)
-    content = mail.content(letter.body)
     recipients = tuple(Person(mail.names.get(each, ""), each) for each in letter.everybody)
     return _clipped(
         View(
@@ -101,8 +96,8 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
             signers=known.signing(authors[0].domain) if authors and known.signing else None,
             unsubscribe=_list_unsubscribe(mail.unsubscribe),
             one_click="List-Unsubscribe=One-Click" if mail.unsubscribe and mail.unsubscribe.one_click else "",
-            html=content.html,
-            text=content.text,
+            html=letter.body if letter.body or mail.text is None else None,
+            text=mail.text,
             attachments=tuple(Attached(each.name, each.content_type) for each in mail.attachments),
             bulk=bulk_because(_told(mail), len(recipients), known.bulk),
         )

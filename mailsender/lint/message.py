@@ -156,9 +156,7 @@ def _content(message: Message) -> tuple[str | None, str | None, tuple[Attached, 
     """The first HTML and the first plain text that are shown, and the files."""
     html = text = None
     files: list[Attached] = []
-    for part in message.walk():
-        if part.is_multipart():
-            continue
+    for part in _leaves(message):
         kind, name = part.get_content_type(), _file_name(part)
         attached = name or part.get_content_disposition() == "attachment"
         if not attached and kind == "text/html" and html is None:
@@ -168,6 +166,19 @@ def _content(message: Message) -> tuple[str | None, str | None, tuple[Attached, 
         elif attached or not kind.startswith("text/"):
             files.append(Attached(name, kind))
     return html, text, tuple(files)
+
+
+def _leaves(message: Message) -> Iterator[Message]:
+    """The parts that have no parts; a message that is attached is one of them, whatever is in it."""
+    ahead = [message]
+    while ahead:
+        part = ahead.pop()
+        inner = part.get_payload()
+        attached = part is not message and part.get_content_maintype() == "message"
+        if isinstance(inner, list) and not attached:
+            ahead += [each for each in reversed(inner) if isinstance(each, Message)]
+        else:
+            yield part
 
 
 def _file_name(part: Message) -> str:
@@ -231,6 +242,7 @@ _WORDS: Final = {
 
 
 def _defects(message: Message) -> Iterator[str]:
-    for part in message.walk():
+    """What the parser stumbled over, in the message itself and in what it shows."""
+    for part in {id(each): each for each in (message, *_leaves(message))}.values():
         for defect in part.defects:
             yield _WORDS.get(type(defect).__name__, "something that its parser does not know")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mailsender.cli.app import app
@@ -389,6 +391,35 @@ def test_hostile_messages_are_looked_at_in_bounded_time(data: bytes) -> None:
     begun = time.monotonic()
     assert lint(data, KNOWN).kind == "message"
     assert time.monotonic() - begun < SECONDS
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from(list("<>&#;\"'=!-/?[]{}aAx0 \n\0é")), max_size=200))
+def test_any_html_is_read(html: str) -> None:
+    assert isinstance(read_html(html).text, str)
+
+
+_NAMES = ("From", "To", "Subject", "Date", "Message-ID", "Content-Type", "Content-Disposition")
+_VALUES = st.text(st.sampled_from(list("<>@\"'();:,=?*%/aA0 \t\n\r\0éQB_")), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*_NAMES, "DKIM-Signature", "List-Unsubscribe", "X"]), _VALUES)),
+    st.sampled_from(["text/html", "multipart/mixed; boundary=a", "message/rfc822", "text/plain; charset=x"]),
+    st.binary(max_size=200),
+)
+def test_any_message_is_looked_at(headers: list[tuple[str, str]], kind: str, body: bytes) -> None:
+    head = "".join(f"{name}: {value}\n" for name, value in [("Content-Type", kind), *headers])
+    data = head.encode("utf-8", "surrogatepass") + b"\n--a\n" + body
+    assert lint(data, KNOWN).kind == "message"
+
+
+def test_an_attached_message_is_not_what_is_shown() -> None:
+    inner = "Subject: {{ a }}\n\n<a href=http://192.0.2.1/>".replace("\n", "\r\n")
+    parts = f"--b\r\nContent-Type: text/plain\r\n\r\n{WORDS}\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+    data = message(Content_Type="multipart/mixed; boundary=b", body=f"{parts}{inner}\r\n--b--")
+    assert lint(data, KNOWN).findings == ()
 
 
 def test_a_batch_is_looked_at_as_far_as_is_told() -> None:
