@@ -170,62 +170,6 @@ def _checked(worst: str, findings: Iterable[tuple[str, str, str]]) -> dict[str, 
     return {"worst": worst, "findings": told}
 
 
-@app.command(cls=Command, rich_help_panel=DEVELOPERS)
-def lint(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A JSON array of letters, one letter, or a message (.eml); - reads standard input.",
-            show_default=False,
-        ),
-    ],
-    bulk: Annotated[
-        bool | None,
-        typer.Option(
-            "--bulk/--no-bulk",
-            help="They are bulk mail, or are not. Else as Precedence, List- headers and the number of"
-            " recipients say.",
-            show_default=False,
-        ),
-    ] = None,
-    signed_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--signed-by",
-            metavar="DOMAIN",
-            help="A domain whose DKIM key will sign the letters; may be repeated. Without one nothing is said"
-            " of their signatures.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what mailbox providers would mind in letters or in a message.
-
-    Nothing is sent and nobody is asked. What begins with [ or { is JSON as on the in-topic, all else a
-    message. The sender of letters without From is that of SMTP_FROM or SMTP_USER, where these are set.
-    docs/reference/lint.md has the rules, and who says so.
-    """
-    data = _content(file, as_json=as_json)
-    from mailsender.cli.linting import NothingToSee, lines, linted  # noqa: PLC0415  pydantic takes a while
-
-    try:
-        found = linted(data, bulk, signed_by or ())
-    except NothingToSee as error:
-        text = f"{file} cannot be looked at: {error}"
-        _fail(text, status=2, document=_error(text) if as_json else None)
-    document = found.document()
-    if as_json:
-        _print_json(document)
-    else:
-        for line in lines(found):
-            typer.echo(line)
-    if found.looked_at < found.messages:
-        typer.echo(f"the first {found.looked_at} of {found.messages} letters were looked at", err=True)
-    raise typer.Exit(1 if document["worst"] == "error" else 0)
-
-
 # --- a running service ---------------------------------------------------------------------------
 
 
@@ -393,6 +337,65 @@ def _own_url() -> str:
     """The address of the service that has the settings of this command's surroundings."""
     host, port = place()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# --- before letters are sent ---------------------------------------------------------------------
+
+
+@app.command(cls=Command, rich_help_panel=DEVELOPERS)
+def lint(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A JSON array of letters, one letter, or a message (.eml); - reads standard input.",
+            show_default=False,
+        ),
+    ],
+    bulk: Annotated[
+        bool | None,
+        typer.Option(
+            "--bulk/--no-bulk",
+            help="They are bulk mail, or are not. Else as Precedence, List- headers and the number of"
+            " recipients say.",
+            show_default=False,
+        ),
+    ] = None,
+    signed_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--signed-by",
+            metavar="DOMAIN",
+            help="A domain whose DKIM key will sign the letters; may be repeated. Without one nothing is said"
+            " of their signatures.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what mailbox providers would mind in letters or in a message.
+
+    Nothing is sent and nobody is asked. What begins with [ or { is JSON as on the in-topic, all else a
+    message. The sender of letters without From is that of SMTP_FROM or SMTP_USER, where these are set.
+    docs/reference/lint.md has the rules, and who says so.
+    """
+    data = _content(file, as_json=as_json)
+    from mailsender.cli.linting import NothingToSee, lines, linted  # noqa: PLC0415  pydantic takes a while
+
+    try:
+        found = linted(data, bulk, signed_by or ())
+    except NothingToSee as error:
+        text = f"{file} cannot be looked at: {error}"
+        _fail(text, status=2, document=_error(text) if as_json else None)
+    document = found.document()
+    if as_json:
+        _print_json(document)
+    else:
+        for line in lines(found):
+            typer.echo(line)
+    if found.looked_at < found.messages:
+        typer.echo(f"the first {found.looked_at} of {found.messages} letters were looked at", err=True)
+    raise typer.Exit(1 if document["worst"] == "error" else 0)
 
 
 # --- contracts -----------------------------------------------------------------------------------

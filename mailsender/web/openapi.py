@@ -164,7 +164,7 @@ def _schema(content: type[BaseModel] | Schema) -> Mapping[str, Any]:
 
 
 def _body(takes: type[BaseModel] | Mapping[str, Schema]) -> dict[str, Any]:
-    forms = {JSON: reference(takes)} if isinstance(takes, type) else takes
+    forms: Mapping[str, Schema] = {JSON: reference(takes)} if isinstance(takes, type) else takes
     content = {media: {"schema": dict(schema)} for media, schema in forms.items()}
     return {"description": "UTF-8.", "required": True, "content": content}
 
