@@ -130,12 +130,15 @@ class CodeDesk:
         code = f"{secrets.randbelow(10**policy.length):0{policy.length}d}"
         new = NewCode(hash=seal.hash(name, code), letter=self._new_id(), life=policy.life)
         kept = await self._store.put(name, new, policy.pause)
-        if kept.new:
-            try:
-                await self._send(_letter(wanted, code, kept.letter, kept.end, policy.life), wanted.known)
-            except Exception:
-                await self._forget(name, new, counted)
-                raise
+        if not kept.new:  # the same request came twice at once, and the other one sends it
+            await self._give_back(counted)
+            return Made(handle=handle, until=kept.end, letter=kept.letter)
+        try:
+            await self._send(_letter(wanted, code, kept.letter, kept.end, policy.life), wanted.known)
+        except Exception:  # a code that was not sent holds no more, and is not counted
+            await self._store.withdraw(name, new.hash)
+            await self._give_back(counted)
+            raise
         return Made(handle=handle, until=kept.end, letter=kept.letter)
 
     async def check(self, guess: Guess) -> Verdict:
@@ -161,9 +164,7 @@ class CodeDesk:
             raise TooOften("address", wait)
         return caller, address
 
-    async def _forget(self, name: bytes, new: NewCode, counted: tuple[bytes, ...]) -> None:
-        """A code that was not sent holds no more, and is not counted."""
-        await self._store.withdraw(name, new.hash)
+    async def _give_back(self, counted: tuple[bytes, ...]) -> None:
         for each in counted:
             await self._store.give_back(each)
 
