@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from structlog.testing import capture_logs
 
 from mailsender.admin import code_operations
@@ -22,10 +23,11 @@ from mailsender.model.address import parse_address
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.queue.memory import MemoryQueue
-from mailsender.web import operations
+from mailsender.web import openapi, operations
 from mailsender.web.operations import BadBatch, Refused
 from tests.fakes import FakeSink
 from tests.unit import test_web
+from tests.unit.test_contracts import check
 from tests.unit.test_replica import FakeRelay, replica_over
 from tests.unit.test_web import problem, serving
 
@@ -207,6 +209,40 @@ async def test_what_cannot_be_done_is_told(fault: Exception, status: int, reason
         if reason in {"no-codes", "unavailable"}:
             answer = await client.ask("POST", "/codes/check", data=json.dumps(GIVEN))
             assert (answer[0], problem(answer)["reason"]) == (status, reason)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("path", "body", "fault", "status"),
+    [
+        ("/lint", [{"Addresses": ["ann@example.org"], "Subject": "{{ a }}"}], None, 200),
+        ("/lint", "words", None, 400),
+        ("/codes", ASKED, None, 202),
+        ("/codes", {}, None, 400),
+        ("/codes", ASKED, TooOften("address", 61.2), 429),
+        ("/codes", ASKED, NoCodes(), 501),
+        ("/codes", ASKED, Refused("unconfirmed", "ask again", retry_after=5), 503),
+        ("/codes/check", GIVEN, None, 200),
+        ("/codes/check", {}, None, 400),
+        ("/codes/check", GIVEN, NoCodes(), 501),
+        ("/codes/check", GIVEN, Unavailable("away"), 503),
+    ],
+)
+async def test_answers_are_described(path: str, body: Any, fault: Exception | None, status: int) -> None:
+    async with serving(Played(fault=fault)) as client:
+        answer = await client.ask("POST", path, data=json.dumps(body))
+    assert answer[0] == status
+    check(path, "POST", *answer)
+
+
+def test_what_may_be_asked_is_described() -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    for model, good in (("CodeIn", ASKED), ("GuessIn", GIVEN)):
+        validator = Draft202012Validator({**schemas[model], "components": {"schemas": schemas}})
+        assert validator.is_valid(good)
+        assert not validator.is_valid({})
+        assert not validator.is_valid(good | {"Address": "Ann <ann@example.org>"})
+        assert not validator.is_valid(good | {"Colour": "blue"})
 
 
 @pytest.mark.asyncio
