@@ -108,7 +108,7 @@ def _bad(detail: str) -> ProblemError:
 
 def _none() -> ProblemError:
     detail = "This service makes no codes: CODE_SECRET is not set."
-    return ProblemError(HTTPStatus.NOT_IMPLEMENTED, detail, reason="no-codes")
+    return ProblemError(HTTPStatus.NOT_FOUND, detail, reason="no-codes")
 
 
 def _too_often(error: TooOften) -> ProblemError:

@@ -13,8 +13,6 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from mailsender.intake.schema import LetterIn
-from mailsender.model.json_schema import reference
 from mailsender.web.code_models import CodeIn, CodeView, GuessIn, VerdictView
 from mailsender.web.lint_models import LintView
 from mailsender.web.models import Drain, LetterView, PostedView, Problem, StatusView
@@ -236,7 +234,12 @@ _NOT_READ: Final = (
     problem(415, "The body is compressed; it is taken only as it is."),
     problem(417, "`Expect` asks for something else than `100-continue`."),
 )
-_NO_CODES: Final = problem(501, "The service makes no codes: CODE_SECRET is not set.")
+_NO_CODES: Final = problem(404, "The service makes no codes: CODE_SECRET is not set.")
+
+_ANY_LETTER: Final[Schema] = {
+    "type": "object",
+    "description": "A letter, as of `POST /post`; what is wrong with it is told in a finding.",
+}
 
 LINT: Final = (
     Endpoint(
@@ -259,12 +262,7 @@ LINT: Final = (
             },
         ),
         takes={
-            JSON: {
-                "anyOf": [
-                    {"type": "array", "minItems": 1, "items": reference(LetterIn)},
-                    reference(LetterIn),
-                ]
-            },
+            JSON: {"anyOf": [{"type": "array", "minItems": 1, "items": _ANY_LETTER}, _ANY_LETTER]},
             "message/rfc822": _LINE,
         },
         answers=(

@@ -189,7 +189,7 @@ async def test_a_wrong_request_is_told_without_its_values(path: str, body: bytes
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
-        (NoCodes(), 501, "no-codes"),
+        (NoCodes(), 404, "no-codes"),
         (TooOften("address", 61.2), 429, "too-often"),
         (TooOften("caller", 0.0), 429, "too-often"),
         (BadBatch("1 of 1 letters are wrong."), 400, "bad-batch"),
@@ -220,11 +220,11 @@ async def test_what_cannot_be_done_is_told(fault: Exception, status: int, reason
         ("/codes", ASKED, None, 202),
         ("/codes", {}, None, 400),
         ("/codes", ASKED, TooOften("address", 61.2), 429),
-        ("/codes", ASKED, NoCodes(), 501),
+        ("/codes", ASKED, NoCodes(), 404),
         ("/codes", ASKED, Refused("unconfirmed", "ask again", retry_after=5), 503),
         ("/codes/check", GIVEN, None, 200),
         ("/codes/check", {}, None, 400),
-        ("/codes/check", GIVEN, NoCodes(), 501),
+        ("/codes/check", GIVEN, NoCodes(), 404),
         ("/codes/check", GIVEN, Unavailable("away"), 503),
     ],
 )
