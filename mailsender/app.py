@@ -21,6 +21,9 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.codes.memory import MemoryCodeStore
+from mailsender.codes.mongo import MongoCodeStore
+from mailsender.codes.port import CodeStore
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.journal.record import place_of
 from mailsender.kafka.client import OURS, KafkaConfig
@@ -73,7 +76,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots = build_store(settings, clock)
+    queue, slots, codes = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -82,6 +85,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         journal=build_journal(settings),
         keys=keys,
+        codes=codes,
     )
 
 
@@ -115,10 +119,10 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
-    """The queue and the slots: in MongoDB over one client, or in memory."""
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore]:
+    """The queue, the slots and the codes: in MongoDB over one client, or in memory."""
     if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock)
+        return MemoryQueue(clock), MemorySlotStore(clock), MemoryCodeStore(clock)
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -141,7 +145,10 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots
+    codes = MongoCodeStore(
+        client, database=database, collection=f"{collection}.codes", timeout=settings.mongodb_timeout
+    )
+    return queue, slots, codes
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:

@@ -28,6 +28,7 @@ from typing import Protocol
 import structlog
 
 from mailsender import __version__
+from mailsender.codes.port import CodeStore
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
@@ -146,7 +147,10 @@ class RelayParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports; `relays` by their names in the plan, `keys` those that sign."""
+    """The outside world, behind its ports; `relays` by their names in the plan, `keys` those that sign.
+
+    `codes` keeps confirmation codes, where there are any.
+    """
 
     queue: Queue
     source: RecordSource
@@ -154,6 +158,7 @@ class Parts:
     relays: Mapping[str, RelayParts]
     journal: Journal = field(default_factory=NoJournal)
     keys: SigningKeys | None = None
+    codes: CodeStore | None = None
 
 
 class Front(Protocol):

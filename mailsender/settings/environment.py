@@ -40,9 +40,12 @@ MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
 
 
+MIN_CODE_SECRET = 32
+"""Characters of the shortest `CODE_SECRET`: in hex they are 128 bits."""
+
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "DKIM_", "MAILSENDER_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_"),
 )
 
 _NEAR = 0.85
@@ -312,6 +315,32 @@ class Settings(BaseSettings):
         1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0, le=MOST
     )
 
+    # Confirmation codes
+    code_secret: SecretStr = _field(
+        SecretStr(""),
+        "Key under which confirmation codes are hashed, the same in all replicas: 32 random characters at"
+        " least. Without it no codes are made.",
+    )
+    code_length: int = _field(6, "Digits of a code.", ge=6, le=12)
+    code_life: Duration = _field(600.0, "Time for which a code holds.", ge=60, le=_DAY, shown="10m")
+    code_tries: int = _field(5, "How often a code may be tried.", ge=1, le=20)
+    code_pause: Duration = _field(
+        60.0,
+        "Time for which a request for a code that is repeated under its `IdempotencyKey` sends none.",
+        ge=1,
+        le=3600,
+        shown="1m",
+    )
+    code_window: Duration = _field(
+        3600.0,
+        "Time in which codes are counted; it begins with the first.",
+        ge=60,
+        le=7 * _DAY,
+        shown="1h",
+    )
+    code_per_address: int = _field(5, "Codes for one address in a window.", ge=1, le=1000)
+    code_per_caller: int = _field(100, "Codes for one caller in a window.", ge=1, le=1_000_000)
+
     # HTTP and the process
     http_host: str = _field("", "Address to listen on.", shown="0.0.0.0 with a key, else 127.0.0.1")
     http_port: int = _field(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
@@ -419,6 +448,14 @@ class Settings(BaseSettings):
     @classmethod
     def _keys(cls, value: str) -> str:
         key_files(value)
+        return value
+
+    @field_validator("code_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        """A code has few digits, so the key has to be what nobody can guess."""
+        if 0 < len(value.get_secret_value()) < MIN_CODE_SECRET:
+            raise ValueError(f"it has to have at least {MIN_CODE_SECRET} characters")
         return value
 
     @field_validator("mongodb_base_name")

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from mailsender.intake.idempotency import MAX_KEY
+from mailsender.web.code_models import CodeIn, CodeView, GuessIn, VerdictView
+from mailsender.web.lint_models import LintView
 from mailsender.web.models import (
     Drain,
     DryRunView,
@@ -57,7 +59,7 @@ class Endpoint:
 
     `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
-    outside world and may run out of time.
+    outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas.
     """
 
     method: Literal["GET", "POST"]
@@ -70,6 +72,7 @@ class Endpoint:
     parameters: tuple[Schema, ...] = ()
     takes_batch: bool = False
     takes_letter: bool = False
+    takes: type[BaseModel] | Mapping[str, Schema] | None = None
     public: bool = False
     cheap: bool = False
     slow: bool = False
@@ -329,6 +332,96 @@ SERVICE: Final = (
 )
 """What is asked of the service."""
 
+_NOT_READ: Final = (
+    problem(408, "The body did not arrive in time. The connection is closed."),
+    problem(413, "The body is too large: than HTTP_MAX_BYTES, or than such a request may be."),
+    problem(415, "The body is compressed; it is taken only as it is."),
+    problem(417, "`Expect` asks for something else than `100-continue`."),
+)
+_NO_CODES: Final = problem(404, "The service makes no codes: CODE_SECRET is not set.")
+
+_ANY_LETTER: Final[Schema] = {
+    "type": "object",
+    "description": "A letter, as of `POST /post`; what is wrong with it is told in a finding.",
+}
+
+LINT: Final = (
+    Endpoint(
+        method="POST",
+        path="/lint",
+        name="lint",
+        tag="sending",
+        summary="What mailbox providers would mind",
+        text=(
+            "Nothing is sent, and nobody is asked. The body is a batch, one letter, or a finished message, as"
+            " in an .eml file: what begins with `[` or `{` is JSON, whatever the Content-Type."
+        ),
+        parameters=(
+            {
+                "name": "bulk",
+                "in": "query",
+                "description": "Whether it is bulk mail, such as a newsletter. Without it, Precedence, List-"
+                " headers and the number of recipients tell.",
+                "schema": {"type": "boolean"},
+            },
+        ),
+        takes={
+            JSON: {"anyOf": [{"type": "array", "minItems": 1, "items": _ANY_LETTER}, _ANY_LETTER]},
+            "message/rfc822": _LINE,
+        },
+        answers=(
+            Answer(status=200, text="What was found.", content={JSON: LintView}),
+            problem(400, "It is neither letters nor a message, or `bulk` cannot be understood."),
+            *_NOT_READ,
+        ),
+        slow=True,
+    ),
+)
+"""What is asked before something is sent."""
+
+CODES: Final = (
+    Endpoint(
+        method="POST",
+        path="/codes",
+        name="make_code",
+        tag="codes",
+        summary="Make a confirmation code and send it",
+        text="The code stands in the letter alone. The answer is the same whatever becomes of the letter.",
+        takes=CodeIn,
+        answers=(
+            Answer(status=202, text="It was published.", content={JSON: CodeView}),
+            problem(400, "The request, or the letter that it makes, is wrong. No code was made."),
+            *_NOT_READ,
+            problem(
+                429,
+                "As many codes as are allowed were made for this address, or by this caller.",
+                RETRY_AFTER,
+            ),
+            _NO_CODES,
+            problem(503, "As of `POST /post`. No code was made that would be right.", RETRY_AFTER),
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/codes/check",
+        name="check_code",
+        tag="codes",
+        summary="Whether a code is right, and use it up",
+        text="Of several that ask at once with the right code one is told so.",
+        takes=GuessIn,
+        answers=(
+            Answer(status=200, text="What it is.", content={JSON: VerdictView}),
+            problem(400, "The request is wrong; nothing was tried."),
+            *_NOT_READ,
+            _NO_CODES,
+            problem(503, "MongoDB is away. A right code may have been used up.", RETRY_AFTER),
+        ),
+        slow=True,
+    ),
+)
+"""What is asked about confirmation codes."""
+
 FILES: Final = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -383,7 +476,7 @@ PAGES: Final = (
 )
 """What describes it."""
 
-ENDPOINTS: Final = SERVICE + PAGES
+ENDPOINTS: Final = SERVICE + LINT + CODES + PAGES
 
 
 def is_public(path: str) -> bool:

@@ -14,9 +14,11 @@ from mailsender import __version__
 from mailsender.model.letter import Status
 from mailsender.observe.safejson import to_json
 from mailsender.web import query
-from mailsender.web.endpoints import JSON, SERVICE
+from mailsender.web.code_handlers import CodeHandlers
+from mailsender.web.endpoints import CODES, JSON, LINT, SERVICE
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
+from mailsender.web.lint_handlers import LintHandlers
 from mailsender.web.models import PostedView, SubmittedView
 from mailsender.web.operations import Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
@@ -58,8 +60,13 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post}
+        linting = LintHandlers(self._operations, self._body)
+        of_codes = CodeHandlers(self._operations, self._body)
+        parts = ((SERVICE, self), (LINT, linting), (CODES, of_codes))
         return [
-            adders[one.method](one.path, getattr(self, one.name), expect_handler=_expected) for one in SERVICE
+            adders[one.method](one.path, getattr(part, one.name), expect_handler=_expected)
+            for endpoints, part in parts
+            for one in endpoints
         ]
 
     async def greet(self, _: web.Request) -> web.Response:
@@ -113,7 +120,7 @@ class Handlers:
             self._operations.accepting()
         _uncompressed(request)
         key = query.record_key(request)
-        self._announced(request)
+        self._check_announced(request)
         async with self._posts:
             body = await self._arriving(request, request.read)
             if dry:
@@ -132,7 +139,7 @@ class Handlers:
             self._operations.accepting()
         _uncompressed(request)
         key, own_key = query.record_key(request), query.idempotency_key(request)
-        self._announced(request)
+        self._check_announced(request)
         async with self._posts:
             given = await self._submission(request, own_key)
             if dry:
@@ -182,7 +189,14 @@ class Handlers:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
             yield piece
 
-    def _announced(self, request: web.Request) -> None:
+    async def _body(self, request: web.Request) -> bytes:
+        """The body of a request that needs it but for a moment."""
+        _uncompressed(request)
+        self._check_announced(request)
+        async with self._posts:
+            return await self._arriving(request, request.read)
+
+    def _check_announced(self, request: web.Request) -> None:
         """Say that a body is too large before it waits for its turn."""
         announced = request.content_length or 0
         if announced > self._max_bytes:

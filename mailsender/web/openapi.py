@@ -49,6 +49,7 @@ _FILE: Final = {
 _TAGS: Final = {
     "sending": "Letters in.",
     "looking": "What became of them, and what the service does.",
+    "codes": "Confirmation codes.",
     "stopping": "The drain.",
     "probes": "For an orchestrator.",
     "documentation": "This description.",
@@ -80,7 +81,7 @@ def document() -> dict[str, Any]:
                     "description": "The value of HTTP_API_KEY. Where none is set, nothing has to be sent.",
                 }
             },
-            "schemas": components([(LetterIn, "validation"), *_answered()]),
+            "schemas": components([(LetterIn, "validation"), *_taken(), *_answered()]),
         },
     }
 
@@ -89,6 +90,10 @@ def document() -> dict[str, Any]:
 def text() -> str:
     """The description as JSON for people and programs."""
     return readable(document())
+
+
+def _taken() -> list[tuple[type[BaseModel], Any]]:
+    return [(each.takes, "validation") for each in ENDPOINTS if isinstance(each.takes, type)]
 
 
 def _answered() -> list[tuple[type[BaseModel], Any]]:
@@ -125,6 +130,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["requestBody"] = _batch()
     if endpoint.takes_letter:
         operation["requestBody"] = _letter()
+    if endpoint.takes is not None:
+        operation["requestBody"] = _body(endpoint.takes)
     if endpoint.public:
         operation["security"] = []
     return operation
@@ -166,6 +173,12 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
 def _schema(content: type[BaseModel] | Schema, other: type[BaseModel] | None) -> Mapping[str, Any]:
     schema = reference(content) if isinstance(content, type) else dict(content)
     return schema if other is None else {"anyOf": [schema, reference(other)]}
+
+
+def _body(takes: type[BaseModel] | Mapping[str, Schema]) -> dict[str, Any]:
+    forms: Mapping[str, Schema] = {JSON: reference(takes)} if isinstance(takes, type) else takes
+    content = {media: {"schema": dict(schema)} for media, schema in forms.items()}
+    return {"description": "UTF-8.", "required": True, "content": content}
 
 
 def _batch() -> dict[str, Any]:

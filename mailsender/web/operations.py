@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mailsender.codes.desk import Guess, Made, Wanted
+from mailsender.codes.port import Verdict
+from mailsender.lint.run import Linted
 from mailsender.model.letter import StoredLetter
 from mailsender.web.models import DryRunView
 
@@ -182,6 +185,35 @@ class Operations(Protocol):
 
     async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
+        ...
+
+    async def lint(self, body: bytes, bulk: bool | None) -> Linted:
+        """What a mailbox provider would mind in letters or in a message.
+
+        `bulk` says whether it is bulk mail; None leaves it to what it says itself.
+
+        Raises:
+            NothingToSee: it is neither letters nor a message.
+        """
+        ...
+
+    async def make_code(self, wanted: Wanted) -> Made:
+        """Make a confirmation code and publish its letter.
+
+        Raises:
+            NoCodes: no codes are made here.
+            TooOften: too many were made.
+            BadBatch: no letter can be made of it.
+            Refused: no letters are taken now. Then there is no code.
+        """
+        ...
+
+    async def check_code(self, guess: Guess) -> Verdict:
+        """What a confirmation code is, and use it up if it is right.
+
+        Raises:
+            NoCodes: no codes are made here.
+        """
         ...
 
     def begin_drain(self) -> Mapping[str, Any]:

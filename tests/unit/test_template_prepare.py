@@ -125,7 +125,9 @@ def test_a_layouts_styles_go_into_what_extends_it() -> None:
     layout = prepared(
         template({"layout.html": "{% extends 'base.html' %}<style>.x { color: red }</style>"}), {"base": base}
     )
-    letter = template({"letter.html": "{% extends 'layout.html' %}{% block a %}<p class='x'>{{ a }}</p>{% endblock %}"})
+    letter = template(
+        {"letter.html": "{% extends 'layout.html' %}{% block a %}<p class='x'>{{ a }}</p>{% endblock %}"}
+    )
     library = Library(StoredTemplates((layout, base)))
     for made in (
         prepared(letter, {"base": base, "layout": layout}),
@@ -136,8 +138,15 @@ def test_a_layouts_styles_go_into_what_extends_it() -> None:
 
 
 def test_each_language_has_its_own_layout() -> None:
-    layout = template({"layout.html": "<style>p { color: red }</style>", "layout.ru.html": "<style>p { color: blue }</style>"})
-    letter = template({f"letter{lang}.html": "{% extends 'layout.html' %}<p>x</p>" for lang in ("", ".ru", ".de")})
+    layout = template(
+        {
+            "layout.html": "<style>p { color: red }</style>",
+            "layout.ru.html": "<style>p { color: blue }</style>",
+        }
+    )
+    letter = template(
+        {f"letter{lang}.html": "{% extends 'layout.html' %}<p>x</p>" for lang in ("", ".ru", ".de")}
+    )
     made = prepared(letter, {"layout": layout}).sources
     assert [style(made[Part.HTML, lang], "p") for lang in ("", "ru", "de")] == [
         ["color: red"],
@@ -163,7 +172,7 @@ def test_preparing_what_is_prepared_keeps_its_look() -> None:
 @pytest.mark.parametrize(
     ("source", "line"),
     [
-        ("\n<p title=\"x>y", 2),
+        ('\n<p title="x>y', 2),
         ("<p>\n<!-- x", 2),
         ("{{ a\n}}\n<style>p {", 3),
         ("\n\n<title>x</titl", 3),
@@ -201,11 +210,20 @@ def test_a_source_is_restored_whatever_it_is(source: str) -> None:
 NAMES = st.sampled_from(["p", "td", "b"])
 PIECES = st.one_of(
     st.sampled_from(
-        ["text ", "&lt;", "{{ a }}", "{{ a|default('<p>') }}", "{# <p> #}", "<br>", "<!-- <p class='x'> -->", "< "]
+        [
+            "text ",
+            "&lt;",
+            "{{ a }}",
+            "{{ a|default('<p>') }}",
+            "{# <p> #}",
+            "<br>",
+            "<!-- <p class='x'> -->",
+            "< ",
+        ]
     ),
-    st.tuples(NAMES, st.sampled_from(["", " class=x", " class='x {{ a }}'", ' style="margin: 0"', " title='>'"])).map(
-        lambda t: f"<{t[0]}{t[1]}>"
-    ),
+    st.tuples(
+        NAMES, st.sampled_from(["", " class=x", " class='x {{ a }}'", ' style="margin: 0"', " title='>'"])
+    ).map(lambda t: f"<{t[0]}{t[1]}>"),
     NAMES.map(lambda name: f"</{name}>"),
     st.just("{% set b = a %}"),
 )
@@ -256,7 +274,14 @@ def test_mjml_becomes_html_with_all_constructs() -> None:
     made = inlined(MJML)
     assert "<mj" not in made
     assert made.startswith('{% set company = "A & B" %}\n<!doctype html>')
-    variables = {"title": "T", "width": "9px", "n": 1, "color": "#123456", "name": "<Eve>", "items": ["x", "y"]}
+    variables = {
+        "title": "T",
+        "width": "9px",
+        "n": 1,
+        "color": "#123456",
+        "name": "<Eve>",
+        "items": ["x", "y"],
+    }
     rendered = render({"letter.html": made}, {**variables, "url": "https://example.org/", "b": 2}).html
     assert rendered is not None
     found = Elements(rendered).found
@@ -330,7 +355,9 @@ CSS = "<style>{}</style>"
         BODY.format("<div>" * 30_000),
         BODY.format("<mj-wrapper>" * 30_000),
         BODY.format("<mj-wrapper>" * 190 + "</mj-wrapper>" * 190),
-        BODY.format("<mj-section><mj-column><mj-text>" + "<br>" * 9_000 + "</mj-text></mj-column></mj-section>"),
+        BODY.format(
+            "<mj-section><mj-column><mj-text>" + "<br>" * 9_000 + "</mj-text></mj-column></mj-section>"
+        ),
         BODY.format("<mj-section><mj-column><mj-text>a</mj-text></mj-column></mj-section>" * 1_500),
         BODY.format("<mj-text>" + "<p>" * 30_000),
         "<mjml>" * 30_000,
@@ -364,12 +391,16 @@ def test_the_depth_that_is_allowed_is_far_from_the_end_of_the_stack() -> None:
         thread.start()
         thread.join()
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "whole"), done.stderr[-500:]
 
 
 def test_styles_of_a_source() -> None:
-    assert styles_of("<style>a{b:c}</style>{% if x %}<style>d{e:f}</style>{% endif %}", "x") == "a{b:c}\nd{e:f}"
+    assert (
+        styles_of("<style>a{b:c}</style>{% if x %}<style>d{e:f}</style>{% endif %}", "x") == "a{b:c}\nd{e:f}"
+    )
     with pytest.raises(TemplateError, match="style"):
         styles_of("<style>a{", "x")
 

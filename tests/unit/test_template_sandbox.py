@@ -132,7 +132,9 @@ def test_filters_and_tests_are_those_that_are_named() -> None:
     english = locale_of("en")
     assert english is not None
     names = set(filters_of(english))
-    assert {"format", "attr", "xmlattr", "random", "urlize", "striptags", "wordwrap", "center"}.isdisjoint(names)
+    assert {"format", "attr", "xmlattr", "random", "urlize", "striptags", "wordwrap", "center"}.isdisjoint(
+        names
+    )
     assert {"date", "money", "plural", "number", "percent", "time", "datetime"} <= names - set(FILTERS)
     assert set(tests()) < set(TESTS)
     assert {"filter", "test", "callable", "sameas", "escaped"}.isdisjoint(tests())
@@ -238,7 +240,9 @@ def test_nothing_goes_on_forever(name: str) -> None:
     refused(FOREVER[name])
 
 
-@pytest.mark.parametrize("name", ["list of lists", "captured", "captured data", "written", "join", "text and text"])
+@pytest.mark.parametrize(
+    "name", ["list of lists", "captured", "captured data", "written", "join", "text and text"]
+)
 def test_nothing_fills_the_memory(name: str) -> None:
     one = compiled({"letter.html": FOREVER[name]})
     tracemalloc.start()
@@ -382,7 +386,7 @@ def test_concatenated_and_joined_texts_are_escaped_as_jinja_does() -> None:
     assert html("{{ b|join('<br>') }}", variables) == "&lt;b&gt;&lt;br&gt;&amp;"
     assert html("{% set x %}<p>{{ a }}</p>{% endset %}{{ x }}", variables) == "<p>&lt;a&gt;</p>"
     assert html("<a data-x='{{ b|tojson }}'></a>", {"b": {"k": "<'&>"}}) == (
-        "<a data-x='{\"k\":\"\\u003c\\u0027\\u0026\\u003e\"}'></a>"
+        '<a data-x=\'{"k":"\\u003c\\u0027\\u0026\\u003e"}\'></a>'
     )
 
 
@@ -390,15 +394,21 @@ def test_concatenated_and_joined_texts_are_escaped_as_jinja_does() -> None:
 
 NAMES = st.sampled_from(["a", "text", "numbers", "words", "rows", "keys", "x", "loop", "nosuch"])
 LEAVES = st.one_of(
-    NAMES, st.integers(-3, 10**12).map(str), st.sampled_from(["'s'", "[]", "{}", "none", "true", "1.5", "'%s'", "'{}'"])
+    NAMES,
+    st.integers(-3, 10**12).map(str),
+    st.sampled_from(["'s'", "[]", "{}", "none", "true", "1.5", "'%s'", "'{}'"]),
 )
 
 
 def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    operators = st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is eq"])
+    operators = st.sampled_from(
+        ["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is eq"]
+    )
     english = locale_of("en")
     assert english is not None
-    filters = st.sampled_from(sorted(name for name in filters_of(english) if " " not in name) + ["attr", "format"])
+    filters = st.sampled_from(
+        sorted(name for name in filters_of(english) if " " not in name) + ["attr", "format"]
+    )
     return st.one_of(
         st.tuples(inner, operators, inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
         st.tuples(inner, filters).map(lambda t: f"({t[0]}|{t[1]})"),
@@ -407,7 +417,9 @@ def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.tuples(inner, inner).map(lambda t: f"{{{t[0]}: {t[1]}}}"),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}[{t[1]}]"),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}[{t[1]}:]"),
-        st.tuples(inner, st.sampled_from(["s", "items", "format", "__class__", "index", "split"])).map(".".join),
+        st.tuples(inner, st.sampled_from(["s", "items", "format", "__class__", "index", "split"])).map(
+            ".".join
+        ),
         st.tuples(inner, inner).map(lambda t: f"{t[0]}({t[1]})"),
         st.tuples(inner, inner, inner).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})"),
     )

@@ -60,7 +60,10 @@ def test_what_is_nested_without_end_is_refused_soon() -> None:
     assert process_time() - begun < 1
 
 
-@given(st.dictionaries(st.text(max_size=5), JSON, max_size=5), st.dictionaries(st.text(max_size=5), JSON, max_size=5))
+@given(
+    st.dictionaries(st.text(max_size=5), JSON, max_size=5),
+    st.dictionaries(st.text(max_size=5), JSON, max_size=5),
+)
 def test_the_last_layer_wins(first: dict[str, Any], second: dict[str, Any]) -> None:
     kept = dict(first)
     assert merged(first, second, limits=Limits()) == first | second
@@ -123,7 +126,8 @@ def test_another_validator_says_the_same(variables: dict[str, Any]) -> None:
 def laughs(count: int) -> dict[str, Any]:
     """A schema in which each definition refers twice to the next."""
     defs: dict[str, Any] = {
-        f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]} for i in range(count)
+        f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]}
+        for i in range(count)
     }
     defs[f"d{count}"] = {"type": "object"}
     return {"$ref": "#/$defs/d0", "$defs": defs}
@@ -144,7 +148,10 @@ def deep(count: int) -> dict[str, Any]:
         ({"$ref": "other.json"}, "not in it"),
         ({"$ref": "#/$defs/nosuch"}, "not in it"),
         ({"$ref": "#"}, "circle"),
-        ({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, "circle"),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}},
+            "circle",
+        ),
         ({"$dynamicRef": "#x"}, "not supported"),
         ({"unevaluatedProperties": False}, "not supported"),
         ({"$id": "http://127.0.0.1:1/"}, "not supported"),

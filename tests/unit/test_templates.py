@@ -208,7 +208,9 @@ def test_what_is_no_template_is_told_when_it_is_compiled(source: str, line: int 
 
 
 def test_extends_include_and_import() -> None:
-    layout = template({"layout.html": "<body>{% block content %}{% endblock %}{% include 'foot.html' %}</body>"})
+    layout = template(
+        {"layout.html": "<body>{% block content %}{% endblock %}{% include 'foot.html' %}</body>"}
+    )
     foot = template({"foot.html": "<i>{{ company }}</i>"})
     macros = template({"macros.html": "{% macro button(url) %}<a href='{{ url }}'>go</a>{% endmacro %}"})
     source = (
@@ -418,7 +420,9 @@ def test_references(reference: str, parsed: tuple[str, str | None]) -> None:
     assert parse_reference(reference) == parsed
 
 
-@pytest.mark.parametrize("reference", ["", "@", "a@", "@1", "a.b", "a/b", "a@b@c", "a" * 65, "a@" + "1" * 65, "a\n"])
+@pytest.mark.parametrize(
+    "reference", ["", "@", "a@", "@1", "a.b", "a/b", "a@b@c", "a" * 65, "a@" + "1" * 65, "a\n"]
+)
 def test_what_is_no_reference_is_told(reference: str) -> None:
     with pytest.raises(TemplateError, match="name@version"):
         parse_reference(reference)
@@ -519,7 +523,10 @@ def test_check_finds_what_a_sample_shows_in_each_language() -> None:
         schema={"type": "object", "required": ["name"]},
     )
     found = asyncio.run(Library().check(one))
-    assert sorted((each.template, each.variable) for each in found) == [("a.de.txt", None), ("a.ru.txt", "nam")]
+    assert sorted((each.template, each.variable) for each in found) == [
+        ("a.de.txt", None),
+        ("a.ru.txt", "nam"),
+    ]
 
 
 def test_check_holds_the_sample_to_the_schema() -> None:
@@ -597,7 +604,9 @@ def test_an_example_says_its_code_in_all_parts(name: str, lang: str, minutes: st
         assert "<b>Eve</b>" in part
     assert "b" not in found.tags
     assert "{" not in rendered.text
-    assert any("letter-spacing: 6px" in each for each in found.found)  # the layout's style, in the code's element
+    assert any(
+        "letter-spacing: 6px" in each for each in found.found
+    )  # the layout's style, in the code's element
 
 
 def test_an_example_without_a_name() -> None:
