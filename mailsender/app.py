@@ -21,6 +21,9 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.blobs.memory import MemoryBlobs
+from mailsender.blobs.mongo import MongoBlobs
+from mailsender.blobs.port import BlobStore
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.journal.record import place_of
 from mailsender.kafka.client import OURS, KafkaConfig
@@ -70,7 +73,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     Raises:
         Rejected: a connection string cannot be read, or no journal can be kept where it is wanted.
     """
-    queue, slots = build_store(settings, clock)
+    queue, slots, blobs = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -78,6 +81,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         sink=KafkaSink(kafka),
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         journal=build_journal(settings),
+        blobs=blobs,
     )
 
 
@@ -111,10 +115,11 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
-    """The queue and the slots: in MongoDB over one client, or in memory."""
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, BlobStore]:
+    """The queue, the slots and the blobs: in MongoDB over one client, or in memory."""
     if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock)
+        letters = MemoryQueue(clock, body_retention=settings.body_retention)
+        return letters, MemorySlotStore(clock), MemoryBlobs(clock, settings.blob_retention, letters.names)
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -129,6 +134,7 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
         retention=settings.mongodb_retention,
         clock=clock,
         timeout=settings.mongodb_timeout,
+        body_retention=settings.body_retention,
     )
     slots = MongoSlotStore(
         client,
@@ -137,7 +143,15 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore]:
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots
+    blobs = MongoBlobs(
+        client,
+        database=database,
+        collection=collection,
+        retention=settings.blob_retention,
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots, blobs
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:
@@ -208,6 +222,7 @@ async def listen(replica: Replica) -> Front | None:
         timeout=settings.http_timeout,
         most=most,
         allowed_hosts=settings.allowed_hosts,
+        max_blob=settings.blob_max_bytes,
     )
     server = await _served(app, replica, settings.http_port, most, "HTTP_PORT")
     if server is None:

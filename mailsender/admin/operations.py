@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.readings import readings
 from mailsender.intake.batch import Fault, NotABatch, decode, faults, letter_id, with_id
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
@@ -42,6 +43,7 @@ class ReplicaOperations:
         self._counting: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._metrics = Metrics(partial(readings, replica))
+        self.blobs = ReplicaBlobs(replica)
 
     @property
     def state(self) -> str:

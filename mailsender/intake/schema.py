@@ -58,12 +58,15 @@ class Senders:
 class Limits:
     """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
 
-    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose name
-    a letter may be sent, beside the service's own.
+    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose
+    name a letter may be sent, beside the service's own. `attachment` and `attachments` are bytes of one and
+    of all of a letter's.
     """
 
     senders: Senders = Senders()
     body: int = 10 * 1024 * 1024
+    attachment: int = 25 * 1024 * 1024
+    attachments: int = 25 * 1024 * 1024
     addresses: int = 10_000
     letters: int = 20_000
     faulty: int = 1000
@@ -133,6 +136,7 @@ _ATTACHMENTS_SCHEMA = {
             "Name": {"type": "string", "maxLength": MAX_FILE_NAME},
             "ContentType": {"type": "string"},
             "Content": {"type": "string", "contentEncoding": "base64"},
+            "Ref": {"type": "string", "pattern": schema_patterns.REF, "maxLength": 71},
             "Inline": {"type": "boolean"},
             "ContentID": {"type": "string", "maxLength": 200},
         },
@@ -204,7 +208,10 @@ class LetterIn(BaseModel):
         {"type": ["boolean", "null"]},
     )
     TextBody: Any = _key("The body as plain text, beside the HTML or instead of it.", _TEXT_SCHEMA)
-    Attachments: Any = _key("Files that go with it, their content in base64.", _ATTACHMENTS_SCHEMA)
+    Attachments: Any = _key(
+        "Files that go with it, each with its content in base64, or the `Ref` of a blob that was put before.",
+        _ATTACHMENTS_SCHEMA,
+    )
     Calendar: Any = _key(
         "An invitation that calendars act upon: iCalendar text, and its method.",
         _object_schema(Text={"type": "string"}, Method={"enum": sorted(METHODS)}),

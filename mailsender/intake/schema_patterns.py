@@ -18,6 +18,9 @@ from mailsender.model.address import MAX_ADDRESS
 
 ID: Final = "^[0-9A-Fa-f]{24}$"
 
+REF: Final = "^sha256:[0-9a-f]{64}$"
+"""The name of a blob."""
+
 NOT_IN_A_HEADER: Final = r"[\x00-\x1f\x7f-\x9f" + "\u2028\u2029]"
 """A control character, or what some libraries take for the end of a line."""
 

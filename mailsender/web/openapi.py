@@ -116,6 +116,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["parameters"] = [dict(parameter) for parameter in endpoint.parameters]
     if endpoint.takes_batch:
         operation["requestBody"] = _batch()
+    if endpoint.takes_content:
+        operation["requestBody"] = _content()
     if endpoint.public:
         operation["security"] = []
     return operation
@@ -154,6 +156,14 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
 
 def _schema(content: type[BaseModel] | Schema) -> Mapping[str, Any]:
     return reference(content) if isinstance(content, type) else dict(content)
+
+
+def _content() -> dict[str, Any]:
+    return {
+        "description": "The content, as it is.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
 
 
 def _batch() -> dict[str, Any]:
