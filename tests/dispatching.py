@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from mailsender.blobs.cache import BlobCache
 from mailsender.journal.port import Journal
 from mailsender.message.mail import Mail
 from mailsender.model.clock import Clock, SystemClock
@@ -24,7 +25,7 @@ from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
-from mailsender.sending.sender import SendPolicy, Tools
+from mailsender.sending.sender import Compose, SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.smtp.port import Transport
 from tests.relays import FakeRelay
@@ -127,6 +128,8 @@ async def running(
     max_attempts: int = 2,
     delay: float = 0.02,
     life: float = 60.0,
+    composer: Compose | None = None,
+    blobs: BlobCache | None = None,
     **policy: float,
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
@@ -164,11 +167,12 @@ async def running(
         tools=Tools.of(
             in_flight=in_flight,
             settler=settler,
-            composer=PlainComposer(),
+            composer=composer or PlainComposer(),  # type: ignore[arg-type]
             policy=SendPolicy(refuse_probability=policy.get("refuse_probability", 0.0), life=life),
             clock=clock,
             chance=chance,
             stopping=stopping,
+            blobs=blobs,
         ),
         heartbeat=heartbeat,
     )
