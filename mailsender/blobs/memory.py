@@ -72,6 +72,11 @@ class MemoryBlobs:
             self._keep(ref, self._now() + self._retention)
         return {ref: len(self._blobs[ref][0]) for ref in there}
 
+    async def stored(self) -> int:
+        """See `BlobStore.stored`."""
+        whole = sum([len(content) for content, _ in self._blobs.values()])
+        return whole + sum([upload.size for upload in self._uploads.values()])
+
     async def begin(self, ref: str = "") -> Upload:
         """See `BlobStore.begin`."""
         number = f"{next(self._numbers):024x}"

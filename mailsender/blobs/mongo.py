@@ -18,6 +18,7 @@ document without a name is found by the next sweep.
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -193,6 +194,15 @@ class MongoBlobs:
             if taken:
                 await self._remove([files[ref]["_id"] for ref in taken])
         return contents.keys() - taken
+
+    async def stored(self) -> int:
+        """See `BlobStore.stored`. MongoDB keeps count of it; a sharded one in each shard."""
+        async with calling(self._timeout):
+            cursor = self._chunks.aggregate([{"$collStats": {"storageStats": {}}}])
+            if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
+                cursor = await cursor
+            found = await cursor.to_list(None)
+        return sum([int(each["storageStats"]["size"]) for each in found])
 
     # --- uploads ---------------------------------------------------------------------------------
 

@@ -76,6 +76,10 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def stored(self) -> int:
+        """Bytes that all contents take, with those of uploads that have not ended; about."""
+        ...
+
     async def begin(self, ref: str = "") -> Upload:
         """Begin to store a content in blocks. With its `ref`, if that is known, it can be resumed."""
         ...

@@ -122,6 +122,11 @@ _TOKEN_SCHEMA = {
 }
 
 
+def _pattern(pattern: str) -> dict[str, object]:
+    """A text of this form; in some dialects a ``$`` matches before a line break at the end, too."""
+    return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}
+
+
 _TEXT_SCHEMA = {"type": ["string", "null"]}
 _HEADER_SCHEMA = {"type": ["string", "null"], "not": _SUBJECT_SCHEMA["not"]}
 _MAILBOXES_SCHEMA = {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN}
@@ -132,13 +137,14 @@ _ATTACHMENTS_SCHEMA = {
     "items": {
         "type": "object",
         "additionalProperties": False,
+        "oneOf": [{"required": ["Content"]}, {"required": ["Ref"]}],
         "properties": {
-            "Name": {"type": "string", "maxLength": MAX_FILE_NAME},
-            "ContentType": {"type": "string"},
-            "Content": {"type": "string", "contentEncoding": "base64"},
-            "Ref": {"type": "string", "pattern": schema_patterns.REF, "maxLength": 71},
+            "Name": {"type": "string", "maxLength": MAX_FILE_NAME, "not": _SUBJECT_SCHEMA["not"]},
+            "ContentType": _pattern(schema_patterns.MEDIA_TYPE),
+            "Content": {**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"},
+            "Ref": _pattern(schema_patterns.REF),
             "Inline": {"type": "boolean"},
-            "ContentID": {"type": "string", "maxLength": 200},
+            "ContentID": _pattern(schema_patterns.CONTENT_ID),
         },
     },
 }

@@ -76,7 +76,7 @@ class Tidier:
         """Reclaim, count and do chores until `stop`."""
         interval = self._heartbeat.interval
         count_at = self._clock.monotonic()
-        due = dict.fromkeys(self._chores, count_at)
+        due = dict.fromkeys(self.tidied, count_at)
         while not stop.is_set():
             now = self._clock.monotonic()
             await self._reclaim()
@@ -84,9 +84,9 @@ class Tidier:
                 took = await self._count()
                 count_at = now + max(interval, COUNT_SHARE * took)
             for chore in self._chores:
-                if now >= due[chore] and self._heartbeat.health.steady(now) and not stop.is_set():
+                if now >= due[chore.name] and self._heartbeat.health.steady(now) and not stop.is_set():
                     await self._do(chore)
-                    due[chore] = now + chore.every
+                    due[chore.name] = now + chore.every
             await pause(stop, min(RECLAIM_EVERY, interval))
 
     async def _count(self) -> float:

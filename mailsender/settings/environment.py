@@ -264,6 +264,13 @@ class Settings(BaseSettings):
     blob_max_bytes: int = _field(
         25 * 1024 * 1024, "Bytes of the largest attachment.", ge=1024, le=100 * 1024 * 1024
     )
+    blob_store_max_bytes: int = _field(
+        20 * 1024**3,
+        "Bytes of stored attachments above which `PUT /blobs` answers 503; 0 = no limit. Those that letters"
+        " bring with them are stored all the same.",
+        ge=0,
+        le=1024**5,
+    )
     blob_retention: Duration = _field(
         7 * 86400.0,
         "Time for which an attachment that no letter names is kept after it was put, or named last. A letter"

@@ -252,7 +252,8 @@ _STORED: Final = (
     problem(417, "`Expect` asks for something else than `100-continue`."),
     problem(
         503,
-        "`reason` says why: `draining` or `starting`, `busy` or `unavailable`. Another replica may take it.",
+        "`reason` says why: `store-full`, `busy`, `unavailable`, `draining` or `starting`. Another replica"
+        " may take it, or this one later.",
         RETRY_AFTER,
     ),
 )

@@ -154,6 +154,16 @@ async def test_a_content_that_is_too_long_is_not_kept(shelf: Shelf) -> None:
         assert await shelf.chunks.count_documents({}) == await shelf.files.count_documents({}) == 0
 
 
+async def test_it_is_known_how_much_is_stored(shelf: Shelf) -> None:
+    before = await shelf.store.stored()
+    await shelf.put(LARGE)
+    upload = await shelf.store.append(await shelf.store.begin(), b"x" * CHUNK)
+    more = await shelf.store.stored() - before
+    assert len(LARGE) + CHUNK <= more < (len(LARGE) + CHUNK) * 1.01
+    await shelf.store.drop(upload)
+    assert await shelf.store.stored() - before < len(LARGE) * 1.01
+
+
 # --- uploads that are resumed --------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mailsender.queue.mongo.rights import lacking
 
-ALL = ["createIndex", "find", "insert", "remove", "update"]
+ALL = ["collStats", "createIndex", "find", "insert", "remove", "update"]
 
 
 def privilege(resource: dict[str, Any], *actions: str) -> dict[str, Any]:

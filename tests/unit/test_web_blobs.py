@@ -22,6 +22,7 @@ from mailsender.web.app import make_app, serve
 from mailsender.web.endpoints import is_upload
 from mailsender.web.operations import Operations, Refused
 from tests.dispatching import until
+from tests.unit.test_contracts import check
 from tests.unit.test_web import KEY, Client, Played, problem
 
 pytestmark = pytest.mark.asyncio
@@ -103,9 +104,11 @@ async def test_a_content_is_put_once_and_found_by_its_name() -> None:
         for body in (CONTENT, slowly(CONTENT)):  # announced, or in chunks
             status, _, text = await client.ask("PUT", "/blobs", data=body)
             assert status == 200, text
+            check("/blobs", "PUT", status, {"Content-Type": "application/json"}, text)
             answer = json.loads(text)
             assert (answer["ref"], answer["bytes"]) == (REF, len(CONTENT))
-        status, _, text = await client.ask("GET", f"/blobs/{REF}")
+        status, headers, text = await client.ask("GET", f"/blobs/{REF}")
+        check("/blobs/{ref}", "GET", status, headers, text)
         assert (status, json.loads(text)) == (200, answer | {"kept_until": json.loads(text)["kept_until"]})
         status, _, text = await client.ask("HEAD", f"/blobs/{REF}")
         assert (status, text) == (200, "")
@@ -135,11 +138,13 @@ async def test_an_upload_that_broke_off_is_resumed_from_what_is_there() -> None:
         store = service.blobs.store
         await until(lambda: any(each.size == 2 * CHUNK for each in store._uploads.values()))
         answer = await client.ask("GET", f"/blobs/{REF}")
+        check("/blobs/{ref}", "GET", *answer)
         assert problem(answer)["status"] == 404
         there = int(answer[1]["Upload-Offset"])
         assert there == 2 * CHUNK
         wrong = {"Content-Range": f"bytes {CHUNK}-{len(CONTENT) - 1}/{len(CONTENT)}"}
         answer = await client.ask("PUT", f"/blobs/{REF}", data=CONTENT[CHUNK:], headers=wrong)
+        check("/blobs/{ref}", "PUT", *answer)
         assert (problem(answer)["reason"], answer[1]["Upload-Offset"]) == ("wrong-offset", str(there))
         right = {"Content-Range": f"bytes {there}-{len(CONTENT) - 1}/{len(CONTENT)}"}
         status, _, text = await client.ask("PUT", f"/blobs/{REF}", data=CONTENT[there:], headers=right)
@@ -151,6 +156,7 @@ async def test_another_content_than_was_announced_is_refused() -> None:
     service = Service()
     async with serving(service) as client:
         answer = await client.ask("PUT", f"/blobs/{REF}", data=b"another")
+        check("/blobs/{ref}", "PUT", *answer)
         assert problem(answer)["reason"] == "wrong-content"
         assert answer[0] == 422
         assert (await client.ask("GET", f"/blobs/{REF}"))[1]["Upload-Offset"] == "0"
@@ -181,13 +187,16 @@ async def test_what_cannot_be_meant_is_refused(path: str, headers: dict[str, str
     service = Service()
     async with serving(service) as client:
         answer = await client.ask("PUT", path, data=b"12345", headers=headers)
+    check("/blobs" if path == "/blobs" else "/blobs/{ref}", "PUT", *answer)
     assert problem(answer)["reason"] == reason
     assert service.blobs.under_way == 0
 
 
 async def test_a_name_that_is_none_names_nothing() -> None:
     async with serving(Service()) as client:
-        assert problem(await client.ask("GET", "/blobs/42"))["status"] == 404
+        answer = await client.ask("GET", "/blobs/42")
+        check("/blobs/{ref}", "GET", *answer)
+        assert problem(answer)["status"] == 404
         assert problem(await client.ask("GET", f"/blobs/{REF}", key="wrong"))["status"] == 401
 
 
@@ -203,6 +212,7 @@ async def test_when_nothing_can_be_taken_it_says_when_to_come_again(error: Excep
     service.blobs.refusal = error
     async with serving(service) as client:
         answer = await client.ask("PUT", "/blobs", data=CONTENT)
+    check("/blobs", "PUT", *answer)
     assert (problem(answer)["status"], problem(answer)["reason"]) == (503, reason)
     assert answer[1]["Retry-After"] == "5"
 

@@ -19,7 +19,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
     ".blobs.files": _FORGETS,
-    ".blobs.chunks": _FORGETS,
+    ".blobs.chunks": _FORGETS | {"collStats"},
 }
 """What the service does in each collection, by what follows the name of the letters' collection."""
 
