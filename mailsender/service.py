@@ -82,11 +82,11 @@ RESERVE = 0.35
 HURRY = 5.0
 """Seconds that a second signal leaves to give letters back."""
 
-SWEEP_EVERY, SWEPT = 60.0, 100
-"""Seconds between two looks for blobs that no letter names, and how many are looked at in one round."""
+SWEEP_EVERY, SWEPT = 60.0, 20
+"""Seconds between two looks for blobs that no letter names, and how many are looked at in one go."""
 
 BARE_EVERY, BARE = 10.0, 500
-"""The same for letters whose bodies are kept no longer: some thousand a second can go."""
+"""The same for letters whose bodies are kept no longer."""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,7 +33,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from mailsender.blobs.port import CHUNK, LOOK_AGAIN, UNFINISHED, Damaged, Overtaken, Upload
 from mailsender.model.blobs import Blob
 from mailsender.model.clock import Clock
-from mailsender.model.errors import Unavailable
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.mongo.client import (
     DUPLICATE_KEY,
     Client,
@@ -72,6 +73,16 @@ OF_CHUNKS: Final = (
 )
 
 
+@asynccontextmanager
+async def _calling(timeout: float) -> AsyncIterator[None]:
+    """As `calling`. What is refused for good has to do with a rule of the collection, and with no content."""
+    try:
+        async with calling(timeout):
+            yield
+    except Rejected as error:
+        raise Unavailable(f"{error}; does a rule of its collections of blobs refuse them?") from error
+
+
 class MongoBlobs:
     """`BlobStore` beside a collection of letters, shared with any number of replicas.
 
@@ -105,13 +116,13 @@ class MongoBlobs:
 
     async def find(self, ref: str) -> Blob | None:
         """See `BlobStore.find`. What a majority has not got yet may be rolled back, and is not told."""
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             file = await committed(self._files).find_one({"filename": ref})
         return None if file is None else Blob(ref, file["length"], file["kept_until"])
 
     async def read(self, ref: str) -> AsyncIterator[bytes]:
         """See `BlobStore.read`."""
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             file = await self._files.find_one({"filename": ref}, {"length": 1})
         if file is None:
             raise Damaged(f"{ref} is not there")
@@ -122,7 +133,7 @@ class MongoBlobs:
         number, left = 0, size
         while left > 0:
             window = {"files_id": upload, "n": {"$gte": number, "$lt": number + WINDOW}}
-            async with calling(self._timeout):
+            async with _calling(self._timeout):
                 found = await self._chunks.find(window).sort([("n", ASCENDING)]).to_list(WINDOW)
             if not found:
                 raise Damaged(f"{left} bytes of {size} are not there")
@@ -154,7 +165,7 @@ class MongoBlobs:
         """Push on until when these are kept; the sizes of those for which that is certain."""
         if not refs:
             return {}
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             until = await self._clock.now() + self._retention
             these = {"filename": {"$in": list(refs)}}
             await self._files.update_many(these, {"$max": {"kept_until": until}})
@@ -167,7 +178,7 @@ class MongoBlobs:
 
         The documents of the files come first, so that chunks of a process that dies are found.
         """
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             now = await self._clock.now()
             files = {ref: _begun(now) for ref in contents}
             await self._files.insert_many(list(files.values()), ordered=False)
@@ -197,7 +208,7 @@ class MongoBlobs:
 
     async def stored(self) -> int:
         """See `BlobStore.stored`. MongoDB keeps count of it; a sharded one in each shard."""
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             cursor = self._chunks.aggregate([{"$collStats": {"storageStats": {}}}])
             if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
                 cursor = await cursor
@@ -208,21 +219,21 @@ class MongoBlobs:
 
     async def begin(self, ref: str = "") -> Upload:
         """See `BlobStore.begin`."""
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             file = _begun(await self._clock.now(), ref)
             await self._files.insert_one(file)
         return Upload(id=str(file["_id"]), writer=file["writer"], size=0)
 
     async def resumable(self, ref: str) -> int:
         """See `BlobStore.resumable`."""
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             last = await self._last(ref)
             return 0 if last is None else (await self._written(last))[0]
 
     async def resume(self, ref: str) -> Upload | None:
         """See `BlobStore.resume`."""
         writer = secrets.token_hex(8)
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             last = await self._last(ref)
             until = await self._clock.now() + UNFINISHED
             change = {"$set": {"writer": writer}, "$max": {"kept_until": until}}
@@ -241,7 +252,7 @@ class MongoBlobs:
     async def append(self, upload: Upload, block: bytes) -> Upload:
         """See `BlobStore.append`."""
         chunk = {"files_id": ObjectId(upload.id), "n": upload.size // CHUNK, "data": block}
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             if not await self._put(chunk):
                 raise Overtaken
         return replace(upload, size=upload.size + len(block))
@@ -250,13 +261,13 @@ class MongoBlobs:
         """See `BlobStore.finish`."""
         ours = ObjectId(upload.id)
         for _ in range(ROUNDS):
-            async with calling(self._timeout):
+            async with _calling(self._timeout):
                 until = await self._clock.now() + self._retention
                 named = await self._name(upload, ref, until)
             if named:
                 return Blob(ref, upload.size, until)
             if await self._keep([ref]):
-                async with calling(self._timeout):
+                async with _calling(self._timeout):
                     await self._remove([ours])
                 blob = await self.find(ref)
                 if blob is not None:
@@ -266,7 +277,7 @@ class MongoBlobs:
     async def drop(self, upload: Upload) -> None:
         """See `BlobStore.drop`."""
         ours = ObjectId(upload.id)
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             change = {"$set": {"kept_until": await self._clock.now()}, "$unset": _UNNAMED}
             if await self._change({"_id": ours, "writer": upload.writer}, change):
                 await self._remove([ours])
@@ -323,13 +334,13 @@ class MongoBlobs:
         """See `BlobStore.sweep`."""
         if not self._naming:
             return 0  # without the index each question would look at every letter
-        async with calling(self._timeout):
+        async with _calling(self._timeout):
             now = await self._clock.now()
             over = self._files.find({"kept_until": {"$lt": now}}, {"filename": 1})
             files = await over.sort([("kept_until", ASCENDING)]).limit(limit).to_list(limit)
         removed = 0
         for file in files:
-            async with calling(self._timeout):
+            async with _calling(self._timeout):
                 removed += await self._swept(file, now)
         return removed
 

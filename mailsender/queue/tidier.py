@@ -27,8 +27,9 @@ RECLAIM_BATCH = 1000
 """Letters given back in one round trip; a dead replica's share comes back in a few of them."""
 
 
-ROUNDS = 20
-"""Parts of a chore that are done in one turn: reclaiming must not wait for long."""
+ROUNDS, TURN = 20, 1.0
+"""Parts of a chore that are done in one turn, and seconds after which no further one is begun: reclaiming
+must not wait for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class Tidier:
                 count_at = now + max(interval, COUNT_SHARE * took)
             for chore in self._chores:
                 if now >= due[chore.name] and self._heartbeat.health.steady(now) and not stop.is_set():
-                    await self._do(chore)
-                    due[chore.name] = now + chore.every
+                    done = await self._do(chore)
+                    due[chore.name] = now + (chore.every if done else 0.0)
             await pause(stop, min(RECLAIM_EVERY, interval))
 
     async def _count(self) -> float:
@@ -104,20 +105,23 @@ class Tidier:
             self._uncounted = False
         return self._clock.monotonic() - began
 
-    async def _do(self, chore: Chore) -> None:
+    async def _do(self, chore: Chore) -> bool:
+        """Do some parts of it; whether that was all, for now."""
+        done, ends = 0, self._clock.monotonic() + TURN
         try:
             for _ in range(ROUNDS):
                 done = await chore.work(chore.limit)
                 self.tidied[chore.name] += done
-                if not done:
+                if not done or self._clock.monotonic() > ends:
                     break
         except (Unavailable, Rejected) as error:
             # Not told to the heartbeat: a right that is wanting for a chore must not stop letters.
             if chore.name not in self._undone and self._heartbeat.health.good:
                 log.warning("tidying_fails", what=chore.name, error=str(error), action="it is tried again")
                 self._undone.add(chore.name)
-        else:
-            self._undone.discard(chore.name)
+            return True
+        self._undone.discard(chore.name)
+        return not done
 
     async def _reclaim(self) -> None:
         now, health = self._clock.monotonic(), self._heartbeat.health
