@@ -43,6 +43,9 @@ class BlobHandlers:
 
     async def put_blob(self, request: web.Request) -> web.Response:
         """Store a content."""
+        if "Content-Range" in request.headers:  # RFC 9110 §14.5: never take a part for the whole
+            detail = "A part of a content goes to the path with its hash."
+            raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-range")
         return await self._put(request, "", 0)
 
     async def resume_blob(self, request: web.Request) -> web.Response:

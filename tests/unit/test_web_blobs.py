@@ -180,6 +180,7 @@ async def test_one_that_is_too_large_is_refused(body: bytes | AsyncIterator[byte
         (f"/blobs/{REF}", {"Content-Range": "bytes 0-1/9"}, "bad-range"),
         (f"/blobs/{REF}", {"Content-Range": "bytes 5-99/100"}, "bad-range"),
         (f"/blobs/{REF}", {"Content-Range": "items 0-4/5"}, "bad-range"),
+        ("/blobs", {"Content-Range": "bytes 0-4/5"}, "bad-range"),
         ("/blobs", {"Content-Encoding": "gzip"}, "compressed"),
     ],
 )
