@@ -6,15 +6,14 @@ A letter whose attachment is not there, or too large, becomes an `error`; its ne
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from mailsender.blobs.port import BlobStore
 from mailsender.intake.schema import Limits
 from mailsender.model.blobs import named_in, ref_of
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Letter, Status, now_ms
-
-T = TypeVar("T")
+from mailsender.queue.port import Inserted
 
 SECURED: Final = 600.0
 """Seconds after which what was secured is secured once more before letters that name it are inserted: a store
@@ -72,7 +71,7 @@ class Attachments:
         self._secured, self._secured_at = set(sizes), self._clock.monotonic()
         return [self._judged(letter, sizes) if letter.mail else letter for letter in letters]
 
-    async def still_secured(self, insert: Callable[[], Awaitable[T]]) -> T:
+    async def still_secured(self, insert: Callable[[], Awaitable[list[Inserted]]]) -> list[Inserted]:
         """Insert what was secured, which has to be done anew where too much time has passed since.
 
         Raises:
