@@ -21,6 +21,9 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.blobs.memory import MemoryBlobs
+from mailsender.blobs.mongo import MongoBlobs
+from mailsender.blobs.port import BlobStore
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.mongo import MongoCodeStore
 from mailsender.codes.port import CodeStore
@@ -76,7 +79,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots, codes = build_store(settings, clock)
+    queue, slots, codes, blobs = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -86,6 +89,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         journal=build_journal(settings),
         keys=keys,
         codes=codes,
+        blobs=blobs,
     )
 
 
@@ -119,10 +123,12 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore]:
-    """The queue, the slots and the codes: in MongoDB over one client, or in memory."""
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore, BlobStore]:
+    """The queue, the slots, the codes and the blobs: in MongoDB over one client, or in memory."""
     if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock), MemoryCodeStore(clock)
+        letters = MemoryQueue(clock, body_retention=settings.body_retention)
+        blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
+        return letters, MemorySlotStore(clock), MemoryCodeStore(clock), blobs
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -137,6 +143,7 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         retention=settings.mongodb_retention,
         clock=clock,
         timeout=settings.mongodb_timeout,
+        body_retention=settings.body_retention,
     )
     slots = MongoSlotStore(
         client,
@@ -148,7 +155,15 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
     codes = MongoCodeStore(
         client, database=database, collection=f"{collection}.codes", timeout=settings.mongodb_timeout
     )
-    return queue, slots, codes
+    blobs_ = MongoBlobs(
+        client,
+        database=database,
+        collection=collection,
+        retention=settings.blob_retention,
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots, codes, blobs_
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:
@@ -219,6 +234,7 @@ async def listen(replica: Replica) -> Front | None:
         timeout=settings.http_timeout,
         most=most,
         allowed_hosts=settings.allowed_hosts,
+        max_blob=settings.blob_max_bytes,
     )
     server = await _served(app, replica, settings.http_port, most, "HTTP_PORT")
     if server is None:

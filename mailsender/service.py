@@ -28,7 +28,11 @@ from typing import Protocol
 import structlog
 
 from mailsender import __version__
+from mailsender.blobs.cache import BlobCache
+from mailsender.blobs.memory import MemoryBlobs
+from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
+from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.journal.port import Journal, NoJournal
@@ -36,7 +40,7 @@ from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKeys
 from mailsender.message.signing import SigningComposer
-from mailsender.model.clock import Clock
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
@@ -45,7 +49,7 @@ from mailsender.observe.supervision import Supervisor
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
-from mailsender.queue.tidier import Tidier
+from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
@@ -80,6 +84,12 @@ RESERVE = 0.35
 
 HURRY = 5.0
 """Seconds that a second signal leaves to give letters back."""
+
+SWEEP_EVERY, SWEPT = 60.0, 20
+"""Seconds between two looks for blobs that no letter names, and how many are looked at in one go."""
+
+BARE_EVERY, BARE = 10.0, 500
+"""The same for letters whose bodies are kept no longer."""
 
 
 @dataclass(slots=True)
@@ -159,6 +169,7 @@ class Parts:
     journal: Journal = field(default_factory=NoJournal)
     keys: SigningKeys | None = None
     codes: CodeStore | None = None
+    blobs: BlobStore = field(default_factory=lambda: MemoryBlobs(SystemClock()))
 
 
 class Front(Protocol):
@@ -189,11 +200,20 @@ class Replica:
         self.opening = Condition(part="mongodb", text="not opened yet")
         self.posts_refused = 0  # for the queue was full
         self.limits = Limits(
-            senders=settings.senders, body=settings.letter_max_bytes, letters=settings.letters_per_batch
+            senders=settings.senders,
+            body=settings.letter_max_bytes,
+            letters=settings.letters_per_batch,
+            attachment=settings.blob_max_bytes,
+            attachments=settings.letter_max_attachments_bytes,
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
-        self.tidier = Tidier(parts.queue, self.heartbeat, clock)
+        chores = (
+            Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
+            Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
+        )
+        self.tidier = Tidier(parts.queue, self.heartbeat, clock, chores)
+        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         self.composer = composer = _composer(settings, parts.keys)
@@ -221,6 +241,7 @@ class Replica:
                 clock=clock,
                 chance=chance,
                 stopping=self._stop_sending,
+                blobs=self.blobs,
             ),
             heartbeat=self.heartbeat,
         )
@@ -233,6 +254,7 @@ class Replica:
             owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,
+            attachments=Attachments(parts.blobs, self.limits, clock),
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
@@ -433,6 +455,7 @@ class Replica:
         while not self._stop.is_set():
             try:
                 await self.parts.queue.open()
+                await self.parts.blobs.open()
                 await self.heartbeat.begin()
             except Unavailable as error:
                 # That there is a server is one piece of news, that it does not let us in another.

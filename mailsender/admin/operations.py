@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
@@ -43,6 +44,7 @@ class ReplicaOperations:
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         # One thread: hostile HTML takes a part of a core, and no turn of the loop.
         self._linter = ThreadPoolExecutor(1, thread_name_prefix="lint")
+        self.blobs = ReplicaBlobs(replica)
 
     @property
     def state(self) -> str:

@@ -60,12 +60,15 @@ class Senders:
 class Limits:
     """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
 
-    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose name
-    a letter may be sent, beside the service's own.
+    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose
+    name a letter may be sent, beside the service's own. `attachment` and `attachments` are bytes of one and
+    of all of a letter's.
     """
 
     senders: Senders = Senders()
     body: int = 10 * 1024 * 1024
+    attachment: int = 25 * 1024 * 1024
+    attachments: int = 25 * 1024 * 1024
     addresses: int = 10_000
     letters: int = 20_000
     faulty: int = 1000
@@ -132,6 +135,11 @@ _ID_OR_KEY: dict[str, Any] = {
         "required": ["ID", "IdempotencyKey"],
     }
 }
+def _pattern(pattern: str) -> dict[str, object]:
+    """A text of this form; in some dialects a ``$`` matches before a line break at the end, too."""
+    return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}
+
+
 _TEXT_SCHEMA = {"type": ["string", "null"]}
 _HEADER_SCHEMA = {"type": ["string", "null"], "not": _SUBJECT_SCHEMA["not"]}
 _MAILBOXES_SCHEMA = {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN}
@@ -142,12 +150,14 @@ _ATTACHMENTS_SCHEMA = {
     "items": {
         "type": "object",
         "additionalProperties": False,
+        "oneOf": [{"required": ["Content"]}, {"required": ["Ref"]}],
         "properties": {
-            "Name": {"type": "string", "maxLength": MAX_FILE_NAME},
-            "ContentType": {"type": "string"},
-            "Content": {"type": "string", "contentEncoding": "base64"},
+            "Name": {"type": "string", "maxLength": MAX_FILE_NAME, "not": _SUBJECT_SCHEMA["not"]},
+            "ContentType": _pattern(schema_patterns.MEDIA_TYPE),
+            "Content": {**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"},
+            "Ref": _pattern(schema_patterns.REF),
             "Inline": {"type": "boolean"},
-            "ContentID": {"type": "string", "maxLength": 200},
+            "ContentID": _pattern(schema_patterns.CONTENT_ID),
         },
     },
 }
@@ -244,7 +254,10 @@ class LetterIn(BaseModel):
         {"type": ["boolean", "null"]},
     )
     TextBody: Any = _key("The body as plain text, beside the HTML or instead of it.", _TEXT_SCHEMA)
-    Attachments: Any = _key("Files that go with it, their content in base64.", _ATTACHMENTS_SCHEMA)
+    Attachments: Any = _key(
+        "Files that go with it, each with its content in base64, or the `Ref` of a blob that was put before.",
+        _ATTACHMENTS_SCHEMA,
+    )
     Calendar: Any = _key(
         "An invitation that calendars act upon: iCalendar text, and its method.",
         _object_schema(Text={"type": "string"}, Method={"enum": sorted(METHODS)}),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 
 from mailsender.message.compose import Composer
 from mailsender.message.headers import Mailbox
-from mailsender.message.mail import Mail, read
+from mailsender.message.mail import NO_CONTENTS, Mail, read
 from mailsender.message.mime import compose
+from mailsender.message.parts import Base64
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter
 
@@ -23,7 +25,7 @@ class LetterComposer(Composer):
         self._sender = Mailbox(display, parse_address(address))
         self._last = ("", Mail())
 
-    def compose(
+    def compose(  # type: ignore[override]  a long message stays in pieces
         self,
         letter: Letter,
         *,
@@ -31,8 +33,12 @@ class LetterComposer(Composer):
         date: datetime,
         smtputf8: bool = False,
         person: str = "",
-    ) -> bytes:
-        """See `Composer.compose`. `person` is the one recipient of a personal letter's message.
+        contents: Mapping[str, Base64] = NO_CONTENTS,
+    ) -> bytes | tuple[bytes, ...]:
+        """See `Composer.compose`; what is long may come in pieces, whose whole is the message.
+
+        `person` is the one recipient of a personal letter's message, `contents` are those of its
+        attachments by their `Ref`s.
 
         Raises:
             ValueError: the message cannot be made, as by a header that is none, with the reason.
@@ -42,13 +48,13 @@ class LetterComposer(Composer):
         mail = self.mail(letter)
         made = compose(
             mail.head(letter.subject, self._sender, person),
-            mail.content(letter.body),
+            mail.content(letter.body, contents),
             date=date,
             message_id=self._message_id(letter, person),
             eight_bit=eight_bit,
             smtputf8=smtputf8,
         )
-        return b"".join(made.pieces())
+        return made.octets()
 
     def mail(self, letter: Letter) -> Mail:
         """What the further keys of a letter say.

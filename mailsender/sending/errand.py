@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mailsender.message.mail import NO_CONTENTS
+from mailsender.message.parts import Base64
 from mailsender.model.letter import Letter, Result
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
@@ -16,11 +18,12 @@ class Errand:
 
     `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
     may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
-    its next transaction, as far as it has them.
+    its next transaction, as far as it has them. `contents` are those of its attachments.
     """
 
     __slots__ = (
         "at",
+        "contents",
         "doubtful",
         "held",
         "idle",
@@ -49,6 +52,7 @@ class Errand:
         self.results: dict[str, Result] = {}
         self.idle: set[str] = set()
         self.doubtful: dict[str, Result] = {}
+        self.contents: Mapping[str, Base64] = NO_CONTENTS
         self.pause = 0.0
         self.renewed = 0
         self.short = False

@@ -12,9 +12,12 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.aio import first_of, pause
-from mailsender.message.mail import Mail
+from mailsender.blobs.cache import BlobCache, Taken
+from mailsender.message.mail import NO_CONTENTS, Mail
+from mailsender.message.parts import Base64
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.clock import Clock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
 from mailsender.queue.inflight import InFlight
@@ -39,16 +42,26 @@ TIMER_TICK = 0.001
 LOOK = 0.25
 """Seconds between two looks at a relay that refused everybody, or whose quota was used up."""
 
+UNREAD = 30.0
+"""Seconds after which a letter is tried again whose attachments could not be read."""
+
 
 class Compose(Protocol):
     """Makes the bytes of a message; see `mailsender.message.composer`."""
 
     def compose(
-        self, letter: Letter, *, eight_bit: bool, date: datetime, smtputf8: bool = False, person: str = ""
-    ) -> bytes:
+        self,
+        letter: Letter,
+        *,
+        eight_bit: bool,
+        date: datetime,
+        smtputf8: bool = False,
+        person: str = "",
+        contents: Mapping[str, Base64] = NO_CONTENTS,
+    ) -> bytes | tuple[bytes, ...]:
         """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header.
 
-        `person` is the one recipient of a message of a personal letter.
+        `person` is the one recipient of a message of a personal letter, `contents` are those of attachments.
         """
         ...
 
@@ -85,6 +98,7 @@ class Tools:
     chance: random.Random
     stopping: asyncio.Event
     means: Means
+    blobs: BlobCache | None = None
 
     @staticmethod
     def of(
@@ -96,10 +110,11 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
+        blobs: BlobCache | None = None,
     ) -> Tools:
         """Those with the margins that follow from them."""
         means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means)
+        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs)
 
 
 class Sender:
@@ -122,6 +137,7 @@ class Sender:
         self._chance = tools.chance
         self._stopping = tools.stopping
         self._means = tools.means
+        self._blobs = tools.blobs
         self._judge = Judge(tools.clock, self._finish_if_ours)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._second, self._date = 0, now_ms(0)
@@ -230,11 +246,42 @@ class Sender:
             self._finish(errand)
             return
         try:
-            if letter.mail and self._composer.mail(letter).personal:
-                errand.size = 1
-            await self._send(errand)
+            if letter.mail:
+                await self._send_mail(errand, self._composer.mail(letter))
+            else:
+                await self._send(errand)
         except ValueError as error:  # the message cannot be made
             self._settle(token, as_error(letter, str(error)))
+
+    async def _send_mail(self, errand: Errand, mail: Mail) -> None:
+        """Send a letter with further keys, once its attachments are at hand."""
+        if mail.personal:
+            errand.size = 1
+        if not mail.attachments or self._blobs is None:
+            await self._send(errand)
+            return
+        taken = await self._attachments(self._blobs, errand, mail)
+        if taken is None:
+            return
+        errand.contents = taken.contents
+        try:
+            await self._send(errand)
+        finally:
+            errand.contents = NO_CONTENTS  # a letter that is weighed may wait for long
+            self._blobs.give_back(taken)
+
+    async def _attachments(self, blobs: BlobCache, errand: Errand, mail: Mail) -> Taken | None:
+        """What it carries; None where that cannot be read now: it is put off, and no attempt is counted."""
+        try:
+            return await blobs.take(mail.refs)
+        except Unavailable as error:
+            text = f"its attachments cannot be read now: {error}"
+        unread = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA, text=text)
+        errand.results = dict.fromkeys(errand.left, unread)
+        errand.idle = set(errand.left)
+        errand.pause = UNREAD
+        self._finish_if_ours(errand)
+        return None
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
@@ -328,6 +375,7 @@ class Sender:
                     smtputf8=errand.session.supports_smtputf8,
                     date=self._now(),
                     person=part[0] if mail.personal else "",
+                    contents=errand.contents,
                 )
             held, slot = errand.take()
             permit = Permit(
@@ -370,7 +418,12 @@ class Sender:
                 return False
 
     async def _carry(
-        self, relay: Relay, held: Held, envelope: Envelope, message: bytes, permit: Permit
+        self,
+        relay: Relay,
+        held: Held,
+        envelope: Envelope,
+        message: bytes | tuple[bytes, ...],
+        permit: Permit,
     ) -> Said | None:
         """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
         since = relay.refusals.number

@@ -45,7 +45,7 @@ MIN_CODE_SECRET = 32
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_"),
 )
 
 _NEAR = 0.85
@@ -265,6 +265,36 @@ class Settings(BaseSettings):
     letter_max_bytes: int = _field(
         10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024
     )
+    letter_max_attachments_bytes: int = _field(
+        25 * 1024 * 1024,
+        "Bytes of all attachments of a letter; in the message they take 37 % more, and a relay's SIZE counts"
+        " that.",
+        ge=1024,
+        le=100 * 1024 * 1024,
+    )
+    blob_max_bytes: int = _field(
+        25 * 1024 * 1024, "Bytes of the largest attachment.", ge=1024, le=100 * 1024 * 1024
+    )
+    blob_store_max_bytes: int = _field(
+        20 * 1024**3,
+        "Bytes of stored attachments above which `PUT /blobs` answers 503; 0 = no limit. Those that letters"
+        " bring with them are stored all the same.",
+        ge=0,
+        le=1024**5,
+    )
+    blob_retention: Duration = _field(
+        7 * 86400.0,
+        "Time for which an attachment that no letter names is kept after it was put, or named last. A letter"
+        " that names it may wait on the topic for as long.",
+        ge=3600,
+        shown="7d",
+    )
+    blob_cache_bytes: int = _field(
+        48 * 1024 * 1024,
+        "Bytes of attachments in memory, in base64: of letters that are being sent, and that were last.",
+        ge=1024 * 1024,
+        le=4 * 1024**3,
+    )
     report_sweep_after: Duration = _field(
         30.0,
         "Time for which an answer may lack its report before any replica publishes it.",
@@ -298,6 +328,12 @@ class Settings(BaseSettings):
     mongodb_collection: str = _field("letters", "Collection of letters.", original=True)
     mongodb_retention: Duration = _field(
         30 * 86400.0, "Time for which reported letters are remembered.", ge=60, shown="30d"
+    )
+    mongodb_body_retention: Duration = _field(
+        0.0,
+        "Time after which a reported letter loses its `Body`, texts and attachments; the rest is remembered."
+        " 0: they stay as long as the letter.",
+        shown="0: as long as the letter",
     )
     mongodb_lease: Duration = _field(
         60.0,
@@ -498,6 +534,11 @@ class Settings(BaseSettings):
                 " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
             )
         return self
+
+    @property
+    def body_retention(self) -> float | None:
+        """Seconds for which bodies of reported letters are kept, None for as long as the letters."""
+        return self.mongodb_body_retention or None
 
     @property
     def authenticates(self) -> bool:

@@ -132,6 +132,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["requestBody"] = _letter()
     if endpoint.takes is not None:
         operation["requestBody"] = _body(endpoint.takes)
+    if endpoint.takes_content:
+        operation["requestBody"] = _content()
     if endpoint.public:
         operation["security"] = []
     return operation
@@ -179,6 +181,14 @@ def _body(takes: type[BaseModel] | Mapping[str, Schema]) -> dict[str, Any]:
     forms: Mapping[str, Schema] = {JSON: reference(takes)} if isinstance(takes, type) else takes
     content = {media: {"schema": dict(schema)} for media, schema in forms.items()}
     return {"description": "UTF-8.", "required": True, "content": content}
+
+
+def _content() -> dict[str, Any]:
+    return {
+        "description": "The content, as it is.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
 
 
 def _batch() -> dict[str, Any]:

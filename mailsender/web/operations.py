@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailsender.codes.desk import Guess, Made, Wanted
 from mailsender.codes.port import Verdict
 from mailsender.lint.run import Linted
+from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
 from mailsender.web.models import DryRunView
 
@@ -102,6 +103,28 @@ class Submitted:
     offset: int
     id: str
     content: bytes
+class Blobs(Protocol):
+    """The contents of attachments, as the HTTP side sees them. Errors beside these as of `Operations`."""
+
+    async def put(self, blocks: AsyncIterable[bytes], ref: str = "", offset: int = 0) -> Blob:
+        """Store a content, or what is left of it from `offset` on. See `mailsender.blobs.receive`.
+
+        Raises:
+            Refused: nothing is taken now.
+        """
+        ...
+
+    async def keep(self, ref: str) -> Blob | None:
+        """The content, kept for its time from now on; None where it is not there."""
+        ...
+
+    async def find(self, ref: str) -> Blob | None:
+        """The content, None where it is not there."""
+        ...
+
+    async def resumable(self, ref: str) -> int:
+        """How many bytes are there of an upload of it that broke off."""
+        ...
 
 
 class Operations(Protocol):
@@ -114,6 +137,11 @@ class Operations(Protocol):
     @property
     def state(self) -> str:
         """One word: ``starting``, ``running``, ``draining`` and the like."""
+        ...
+
+    @property
+    def blobs(self) -> Blobs:
+        """The contents of attachments."""
         ...
 
     def accepting(self) -> None:

@@ -356,9 +356,8 @@ async def test_answers_to_slow_posts_are_described() -> None:
 async def test_refusals_are_described_and_the_key_is_wanted_as_described() -> None:
     async with serving(Played(letters={ID: finished()})) as client:
         for endpoint in ENDPOINTS:
-            path = endpoint.path.format_map({"id": ID, "file": "start.js"})
-            other = "POST" if endpoint.method == "GET" else "GET"
-            wrong_method = await client.ask(other, path)
+            path = endpoint.path.format_map({"id": ID, "file": "start.js", "ref": f"sha256:{'0' * 64}"})
+            wrong_method = await client.ask("DELETE", path)
             assert wrong_method[0] == 405
             check(endpoint.path, endpoint.method, *wrong_method)
             keyless = await client.ask(endpoint.method, path, key=None)

@@ -18,6 +18,8 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
+    ".blobs.files": _FORGETS,
+    ".blobs.chunks": _FORGETS | {"collStats"},
 }
 """What the service does in each collection, by what follows the name of the letters' collection."""
 
