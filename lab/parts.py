@@ -39,6 +39,7 @@ SERVICE_VARIABLES = (
         "QUEUE_",
         "REPORT_",
         "DRAIN_",
+        "DKIM_",
         "LOG_",
         "MAILSENDER_SECRETS",
     ),

@@ -21,6 +21,12 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.blobs.memory import MemoryBlobs
+from mailsender.blobs.mongo import MongoBlobs
+from mailsender.blobs.port import BlobStore
+from mailsender.codes.memory import MemoryCodeStore
+from mailsender.codes.mongo import MongoCodeStore
+from mailsender.codes.port import CodeStore
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.journal.record import place_of
 from mailsender.kafka.client import OURS, KafkaConfig
@@ -42,6 +48,7 @@ from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
+from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.templates.folder import Folder, read_folder
@@ -72,9 +79,11 @@ def build(settings: Settings, clock: Clock) -> Parts:
     """The real parts, not yet opened.
 
     Raises:
-        Rejected: a connection string cannot be read, or no journal can be kept where it is wanted.
+        Rejected: a connection string or a key that signs cannot be read, or no journal can be kept where it
+            is wanted.
     """
-    queue, slots, shelf = build_store(settings, clock)
+    keys = signing_keys(settings)
+    queue, slots, codes, blobs, shelf = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -82,6 +91,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
         sink=KafkaSink(kafka),
         relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
         journal=build_journal(settings),
+        keys=keys,
+        codes=codes,
+        blobs=blobs,
         folder=build_folder(settings),
         shelf=shelf,
     )
@@ -137,10 +149,12 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Shelf]:
-    """The queue, the slots and what is saved of templates: in MongoDB over one client, or in memory."""
+def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore, BlobStore, Shelf]:
+    """The queue, slots, codes, blobs and templates: in MongoDB over one client, or in memory."""
     if settings.in_memory:
-        return MemoryQueue(clock), MemorySlotStore(clock), MemoryShelf(clock)
+        letters = MemoryQueue(clock, body_retention=settings.body_retention)
+        blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
+        return letters, MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -155,11 +169,23 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, She
         retention=settings.mongodb_retention,
         clock=clock,
         timeout=settings.mongodb_timeout,
+        body_retention=settings.body_retention,
     )
     slots = MongoSlotStore(
         client,
         database=database,
         collection=f"{collection}.slots",
+        clock=clock,
+        timeout=settings.mongodb_timeout,
+    )
+    codes = MongoCodeStore(
+        client, database=database, collection=f"{collection}.codes", timeout=settings.mongodb_timeout
+    )
+    blobs_ = MongoBlobs(
+        client,
+        database=database,
+        collection=collection,
+        retention=settings.blob_retention,
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
@@ -170,7 +196,7 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, She
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots, shelf
+    return queue, slots, codes, blobs_, shelf
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:
@@ -241,6 +267,7 @@ async def listen(replica: Replica) -> Front | None:
         timeout=settings.http_timeout,
         most=most,
         allowed_hosts=settings.allowed_hosts,
+        max_blob=settings.blob_max_bytes,
     )
     server = await _served(app, replica, settings.http_port, most, "HTTP_PORT")
     if server is None:

@@ -28,12 +28,19 @@ from typing import Protocol
 import structlog
 
 from mailsender import __version__
+from mailsender.blobs.cache import BlobCache
+from mailsender.blobs.memory import MemoryBlobs
+from mailsender.blobs.port import BlobStore
+from mailsender.codes.port import CodeStore
+from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
+from mailsender.message.dkim import SigningKeys
+from mailsender.message.signing import SigningComposer
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
@@ -43,7 +50,7 @@ from mailsender.observe.supervision import Supervisor
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
-from mailsender.queue.tidier import Tidier
+from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
@@ -53,7 +60,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
-from mailsender.sending.sender import SendPolicy, Tools
+from mailsender.sending.sender import Compose, SendPolicy, Tools
 from mailsender.sending.settler import Settler
 from mailsender.settings.environment import Settings, duration_text
 from mailsender.settings.relays import plan_of
@@ -83,6 +90,12 @@ RESERVE = 0.35
 
 HURRY = 5.0
 """Seconds that a second signal leaves to give letters back."""
+
+SWEEP_EVERY, SWEPT = 60.0, 20
+"""Seconds between two looks for blobs that no letter names, and how many are looked at in one go."""
+
+BARE_EVERY, BARE = 10.0, 500
+"""The same for letters whose bodies are kept no longer."""
 
 
 @dataclass(slots=True)
@@ -150,9 +163,10 @@ class RelayParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The outside world, behind its ports; `relays` by their names in the plan.
+    """The outside world, behind its ports; `relays` by their names in the plan, `keys` those that sign.
 
-    Templates come out of `folder`, or else from `shelf`.
+    `codes` keeps confirmation codes, where there are any. Templates come out of `folder`, or else from
+    `shelf`.
     """
 
     queue: Queue
@@ -160,6 +174,9 @@ class Parts:
     sink: RecordSink
     relays: Mapping[str, RelayParts]
     journal: Journal = field(default_factory=NoJournal)
+    keys: SigningKeys | None = None
+    codes: CodeStore | None = None
+    blobs: BlobStore = field(default_factory=lambda: MemoryBlobs(SystemClock()))
     folder: Folder = field(default_factory=Folder)
     shelf: Shelf = field(default_factory=lambda: MemoryShelf(SystemClock()))
 
@@ -192,16 +209,25 @@ class Replica:
         self.opening = Condition(part="mongodb", text="not opened yet")
         self.posts_refused = 0  # for the queue was full
         self.limits = Limits(
-            senders=settings.senders, body=settings.letter_max_bytes, letters=settings.letters_per_batch
+            senders=settings.senders,
+            body=settings.letter_max_bytes,
+            letters=settings.letters_per_batch,
+            attachment=settings.blob_max_bytes,
+            attachments=settings.letter_max_attachments_bytes,
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
-        self.tidier = Tidier(parts.queue, self.heartbeat, clock)
+        chores = (
+            Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
+            Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
+        )
+        self.tidier = Tidier(parts.queue, self.heartbeat, clock, chores)
+        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
-        self.composer = composer = LetterComposer(*settings.sender, fillings=Pins(parts.shelf))
+        self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
@@ -226,6 +252,7 @@ class Replica:
                 clock=clock,
                 chance=chance,
                 stopping=self._stop_sending,
+                blobs=self.blobs,
             ),
             heartbeat=self.heartbeat,
         )
@@ -239,6 +266,7 @@ class Replica:
             final=self.reporter.offer,
             joined=self.reporter.joined,
             fill=self.filler.fill,
+            attachments=Attachments(parts.blobs, self.limits, clock),
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
@@ -439,6 +467,7 @@ class Replica:
         while not self._stop.is_set():
             try:
                 await self.parts.queue.open()
+                await self.parts.blobs.open()
                 await self.heartbeat.begin()
             except Unavailable as error:
                 # That there is a server is one piece of news, that it does not let us in another.
@@ -570,6 +599,14 @@ def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
         limits=limits,
         stop_timeout=settings.drain_timeout / 4,
     )
+
+
+def _composer(settings: Settings, keys: SigningKeys | None, pins: Pins) -> Compose:
+    display, address = settings.sender
+    composer = LetterComposer(display, address, pins)
+    if keys is None:
+        return composer
+    return SigningComposer(composer, address, keys)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

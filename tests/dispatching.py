@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from mailsender.blobs.cache import BlobCache
 from mailsender.journal.port import Journal
 from mailsender.message.mail import Mail
 from mailsender.model.clock import Clock, SystemClock
@@ -128,6 +129,7 @@ async def running(
     delay: float = 0.02,
     life: float = 60.0,
     composer: Compose | None = None,
+    blobs: BlobCache | None = None,
     **policy: float,
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
@@ -165,11 +167,12 @@ async def running(
         tools=Tools.of(
             in_flight=in_flight,
             settler=settler,
-            composer=composer or PlainComposer(),
+            composer=composer or PlainComposer(),  # type: ignore[arg-type]
             policy=SendPolicy(refuse_probability=policy.get("refuse_probability", 0.0), life=life),
             clock=clock,
             chance=chance,
             stopping=stopping,
+            blobs=blobs,
         ),
         heartbeat=heartbeat,
     )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from mailsender.admin.blobs import ReplicaBlobs
+from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
+from mailsender.codes.desk import Guess, Made, Wanted
+from mailsender.codes.port import Verdict
+from mailsender.lint.letters import Surroundings
+from mailsender.lint.run import Linted, lint
+from mailsender.message.headers import Mailbox
+from mailsender.model.address import parse_address
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
@@ -33,12 +42,11 @@ class ReplicaOperations:
         self._posting = Posting(replica)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._metrics = Metrics(partial(readings, replica))
-        self._templates = ReplicaTemplates(replica)
-
-    @property
-    def templates(self) -> ReplicaTemplates:
-        """Templates."""
-        return self._templates
+        self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
+        # One thread: hostile HTML takes a part of a core, and no turn of the loop.
+        self._linter = ThreadPoolExecutor(1, thread_name_prefix="lint")
+        self.blobs = ReplicaBlobs(replica)
+        self.templates = ReplicaTemplates(replica)
 
     @property
     def state(self) -> str:
@@ -82,6 +90,31 @@ class ReplicaOperations:
         except TimeoutError:
             pass
         return None
+
+    # --- before it is sent, and codes ----------------------------------------------------------
+
+    async def lint(self, body: bytes, bulk: bool | None) -> Linted:
+        """What a mailbox provider would mind."""
+        replica = self._replica
+        name, address = replica.settings.sender
+        keys = replica.parts.keys
+        known = Surroundings(
+            now=now_ms(replica.clock.epoch()),
+            sender=Mailbox(name, parse_address(address)),
+            signing=None if keys is None else lambda domain: [key.domain for key in keys.for_sender(domain)],
+            bulk=bulk,
+            limits=replica.limits,
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._linter, lint, body, known)
+
+    async def make_code(self, wanted: Wanted) -> Made:
+        """Make a confirmation code and publish its letter."""
+        self.accepting()
+        return await self._codes.make(wanted)
+
+    async def check_code(self, guess: Guess) -> Verdict:
+        """What a confirmation code is."""
+        return await self._codes.check(guess)
 
     # --- looking ---------------------------------------------------------------------------------
 

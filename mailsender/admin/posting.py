@@ -77,7 +77,7 @@ class Posting:
             await self._examine(elements)
             breath = Breath()
             for index, element in enumerate(elements):
-                elements[index] = identified(element, self._new_id)
+                elements[index] = identified(element, self.new_id)
                 await breath.taken()
             value = _written(elements)
         ids = tuple(letter_id(element) for element in elements)
@@ -93,7 +93,7 @@ class Posting:
             letter = read_letter(element, _NOWHERE, None, limits, now=now)
             if letter.status is Status.ERROR:
                 raise BadLetter("The letter is wrong.", faults([element], limits))
-            element = identified(element, self._new_id)
+            element = identified(element, self.new_id)
             own, value = letter_id(element), _written([element])
         landed = await self._publish(value, key, (own,))
         return Submitted(
@@ -190,7 +190,7 @@ class Posting:
             wrong = len({f.index for f in found})
             raise BadBatch(f"{least}{wrong} of {len(elements)} letters are wrong.", found)
 
-    def _new_id(self) -> str:
+    def new_id(self) -> str:
         """As ObjectIds are: the time, so that IDs sort by it, and chance."""
         return f"{int(self._replica.clock.epoch()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
 

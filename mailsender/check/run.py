@@ -8,34 +8,44 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from mailsender.app import build_folder, kafka_config, smtp_config
+from mailsender.check.domains import check_domains
 from mailsender.check.findings import Finding, worst
 from mailsender.check.kafka import KafkaWish, probe_kafka
 from mailsender.check.probe import probe_mongo, probe_relay
+from mailsender.check.resolver import Dns
+from mailsender.message.dkim import SigningKeys
+from mailsender.model.address import parse_address
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Rejected
 from mailsender.observe import log
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.secrets import secret_values
+from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.hosts import is_whole
 
 __all__ = ["run_checks", "worst"]
 
+_AMAZON = ".amazonaws.com"
 
-async def run_checks(settings: Settings, recipient: str = "") -> list[Finding]:
-    """Try Kafka, MongoDB and the relay as `settings` name them; the findings come in that order.
 
-    The relay is asked about `recipient`, too, where one is named; no letter is sent.
+async def run_checks(
+    settings: Settings, recipient: str = "", dns: tuple[str, int] | None = None
+) -> list[Finding]:
+    """Try Kafka, MongoDB, the relay and DNS as `settings` name them; the findings come in that order.
+
+    The relay is asked about `recipient`, too, where one is named; no letter is sent. `dns` is the DNS server
+    that is asked, where that is not the machine's own.
     """
     secrets = secret_values(settings)
     # What libraries have to say is in the findings already.
     log.configure("error", "console", secrets=secrets)
-    kafka, mongo, relay = await asyncio.gather(
-        _kafka(settings), _mongo(settings), _relay(settings, recipient)
+    kafka, mongo, relay, domains = await asyncio.gather(
+        _kafka(settings), _mongo(settings), _relay(settings, recipient), _domains(settings, dns)
     )
     # The words of a stranger are in them: a relay may repeat what it was told.
     redactor = log.Redactor(secrets)
-    found = [*_judge(settings), *kafka, *mongo, *relay]
+    found = [*_judge(settings), *kafka, *mongo, *relay, *domains]
     return [replace(finding, text=redactor.text(finding.text)) for finding in found]
 
 
@@ -51,6 +61,12 @@ def _judge(settings: Settings) -> list[Finding]:
         found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_tls == "none":
         text = "SMTP_TLS=none: mail goes out in clear text; set starttls or implicit if the relay has them"
+        found.append(Finding(part="settings", level="warning", text=text))
+    if settings.dkim_keys and settings.smtp_host.lower().endswith(_AMAZON):
+        text = (
+            "DKIM_KEYS is set, and SES writes Date and Message-ID anew, so that no signature will do; leave"
+            " it out and let SES sign"
+        )
         found.append(Finding(part="settings", level="warning", text=text))
     if settings.smtp_helo_name and not is_whole(settings.smtp_helo_name):
         text = (
@@ -105,3 +121,17 @@ async def _relay(settings: Settings, recipient: str) -> list[Finding]:
     relay = SmtpRelay(smtp_config(settings), SystemClock())
     timeout = settings.smtp_timeout_connect
     return await probe_relay(relay, settings.sender[1], recipient=recipient, timeout=timeout)
+
+
+async def _domains(settings: Settings, dns: tuple[str, int] | None) -> list[Finding]:
+    """What DNS says of the domains in whose name letters may be sent, and of the keys that sign."""
+    keys: SigningKeys | None = None
+    found: list[Finding] = []
+    try:
+        keys = signing_keys(settings)
+    except Rejected as error:
+        found.append(Finding(part="settings", level="error", text=str(error)))
+    senders = settings.senders
+    domains = senders.domains | {each.rpartition("@")[2] for each in senders.addresses}
+    reverse_path = parse_address(settings.sender[1]).domain
+    return found + await check_domains(Dns(dns).txt, domains, reverse_path=reverse_path, keys=keys)

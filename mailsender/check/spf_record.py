@@ -56,15 +56,32 @@ class _Term(NamedTuple):
     value: str
 
 
-def check_spf_records(domain: str, records: Sequence[bytes]) -> list[Finding]:
+def spf_of(records: Sequence[bytes]) -> Spf:
+    """The SPF record among the TXT records of a domain, the strings of each joined.
+
+    Raises:
+        BadRecord: there is not one, or it does not follow the grammar.
+    """
+    ours = _ours(records)
+    if len(ours) != 1:
+        raise BadRecord("is there more than once" if ours else "is missing")
+    return read_spf(text_of(ours[0]))
+
+
+def _ours(records: Sequence[bytes]) -> list[bytes]:
+    return [record for record in records if _VERSION.match(record[:7].decode("ascii", "replace"))]
+
+
+def check_spf_records(domain: str, records: Sequence[bytes], total: int | None = None) -> list[Finding]:
     """What receivers will make of a reverse-path of `domain`.
 
     Args:
         domain: of the reverse-path.
         records: the TXT records of `domain`, the strings of each joined.
+        total: lookups of its record and of those that it includes; None where they were not counted.
     """
     part = f"SPF {domain}"
-    ours = [record for record in records if _VERSION.match(record[:7].decode("ascii", "replace"))]
+    ours = _ours(records)
     if not ours:
         return [Finding(part=part, level="warning", text=_none(domain, records))]
     if len(ours) > 1:
@@ -85,9 +102,17 @@ def check_spf_records(domain: str, records: Sequence[bytes]) -> list[Finding]:
             " write addresses (ip4, ip6) in place of some of a, mx and include"
         )
         found.append(Finding(part=part, level="error", text=text))
+    elif total is not None and total > MAX_LOOKUPS:
+        text = (
+            f"the record and those that it includes need over {MAX_LOOKUPS} lookups in DNS, an error to all;"
+            " take out what no longer sends, or write addresses (ip4, ip6) in place of some"
+        )
+        found.append(Finding(part=part, level="error", text=text))
     if not found:
-        more = f", and those of {', '.join(spf.follows)}" if spf.follows else ""
-        text = f"one record, which needs {spf.lookups} of {MAX_LOOKUPS} lookups{more}"
+        text = f"one record, which needs {spf.lookups} of {MAX_LOOKUPS} lookups"
+        if spf.follows:
+            others = ", ".join(spf.follows)
+            text += f", and those of {others}" if total is None else f", {total} with those of {others}"
         found.append(Finding(part=part, level="ok", text=text))
     return found
 

@@ -141,19 +141,35 @@ def check(
     to: Annotated[
         str, typer.Option("--to", metavar="ADDRESS", help="A recipient to ask the relay about, too.")
     ] = "",
+    dns: Annotated[
+        str,
+        typer.Option(
+            "--dns",
+            metavar="ADDRESS[:PORT]",
+            help="A DNS server to ask about the senders' domains. Else the machine's own.",
+            show_default=False,
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Try what the settings name; say in a line each what is wrong.
 
-    Asks the brokers for their topics, MongoDB for its members, and the relay for a session in which it names
-    the sender. Many relays judge greeting and sender only when they hear a recipient: --to names one, who
-    gets no letter. It changes nothing and sends nothing. A line says how bad it is, what it is about, what is
-    so, and what to do.
+    Asks the brokers for their topics, MongoDB for its members, the relay for a session in which it names the
+    sender, and DNS for what receivers will find there about the senders' domains: DKIM, SPF and DMARC. Many
+    relays judge greeting and sender only when they hear a recipient: --to names one, who gets no letter. It
+    changes nothing and sends nothing. A line says how bad it is, what it is about, what is so, and what to
+    do.
     """
     settings = _settings(as_json=as_json)
+    from mailsender.check.resolver import server_of  # noqa: PLC0415  as below
     from mailsender.check.run import run_checks, worst  # noqa: PLC0415  brings in every client library
 
-    findings = asyncio.run(run_checks(settings, to))
+    try:
+        server = server_of(dns) if dns else None
+    except ValueError as error:
+        text = f"--dns: {error}"
+        _fail(text, status=2, document=_checked("error", [("dns", "error", text)]) if as_json else None)
+    findings = asyncio.run(run_checks(settings, to, server))
     if as_json:
         rows = ((finding.part, finding.level, finding.text) for finding in findings)
         _print_json(_checked(worst(findings), rows))
@@ -215,11 +231,7 @@ def post(
     They go to its topic as a producer would send them. A batch with a fault is refused whole, and each fault
     is named.
     """
-    try:
-        batch = typer.get_binary_stream("stdin").read() if file == STDIN else file.read_bytes()
-    except OSError as error:
-        text = f"{file} cannot be read: {error.strerror or error}"
-        _fail(text, status=2, document=_error(text) if as_json else None)
+    batch = _content(file, as_json=as_json)
     answer = _ask(url, key, lambda service: service.post(batch, record_key, dry_run=dry_run), as_json=as_json)
     if dry_run:
         _tell_dry_run(answer, as_json=as_json)
@@ -314,6 +326,15 @@ def halt(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
     typer.echo("draining: " + ", ".join(f"{name} {value}" for name, value in answer.items() if _told(value)))
 
 
+def _content(file: Path, *, as_json: bool) -> bytes:
+    """What stands in a file, or comes from standard input."""
+    try:
+        return typer.get_binary_stream("stdin").read() if file == STDIN else file.read_bytes()
+    except OSError as error:
+        text = f"{file} cannot be read: {error.strerror or error}"
+        _fail(text, status=2, document=_error(text) if as_json else None)
+
+
 def _told(value: object) -> bool:
     """Whether a member of the drain's progress says anything beyond that there is one."""
     return value is not None and value != [] and not isinstance(value, bool)
@@ -363,6 +384,65 @@ def _own_url() -> str:
     """The address of the service that has the settings of this command's surroundings."""
     host, port = place()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# --- before letters are sent ---------------------------------------------------------------------
+
+
+@app.command(cls=Command, rich_help_panel=DEVELOPERS)
+def lint(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A JSON array of letters, one letter, or a message (.eml); - reads standard input.",
+            show_default=False,
+        ),
+    ],
+    bulk: Annotated[
+        bool | None,
+        typer.Option(
+            "--bulk/--no-bulk",
+            help="They are bulk mail, or are not. Else as Precedence, List- headers and the number of"
+            " recipients say.",
+            show_default=False,
+        ),
+    ] = None,
+    signed_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--signed-by",
+            metavar="DOMAIN",
+            help="A domain whose DKIM key will sign the letters; may be repeated. Without one nothing is said"
+            " of their signatures.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what mailbox providers would mind in letters or in a message.
+
+    Nothing is sent and nobody is asked. What begins with [ or { is JSON as on the in-topic, all else a
+    message. The sender of letters without From is that of SMTP_FROM or SMTP_USER, where these are set.
+    docs/reference/lint.md has the rules, and who says so.
+    """
+    data = _content(file, as_json=as_json)
+    from mailsender.cli.linting import NothingToSee, lines, linted  # noqa: PLC0415  pydantic takes a while
+
+    try:
+        found = linted(data, bulk, signed_by or ())
+    except NothingToSee as error:
+        text = f"{file} cannot be looked at: {error}"
+        _fail(text, status=2, document=_error(text) if as_json else None)
+    document = found.document()
+    if as_json:
+        _print_json(document)
+    else:
+        for line in lines(found):
+            typer.echo(line)
+    if found.looked_at < found.messages:
+        typer.echo(f"the first {found.looked_at} of {found.messages} letters were looked at", err=True)
+    raise typer.Exit(1 if document["worst"] == "error" else 0)
 
 
 # --- templates -----------------------------------------------------------------------------------
@@ -614,6 +694,14 @@ def settings_table() -> None:
         shown = (row.default or "none") if prose else f"`{row.default}`"
         mark = " °" if row.original else ""
         typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
+
+
+@app.command("lint-table", hidden=True)
+def lint_table() -> None:
+    """Print the table of rules as docs/reference/lint.md shows it."""
+    from mailsender.lint.table import table  # noqa: PLC0415  pydantic takes a while to import
+
+    typer.echo("\n".join(table()))
 
 
 @app.command("metrics-table", hidden=True)

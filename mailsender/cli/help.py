@@ -37,6 +37,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "check": (
         ("mailsender check", "a line for each part"),
         ("mailsender check --to ann@example.org", "would the relay take mail for her?"),
+        ("mailsender check --dns 9.9.9.9", "what does the world's DNS say of the senders?"),
         ("mailsender check --json | jq -r .worst", "ok, warning or error"),
     ),
     "dev": (
@@ -47,6 +48,11 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender schema", "the names"),
         ("mailsender schema openapi > openapi.json", "for a generator of clients"),
         ("mailsender schema --write docs", "all of them"),
+    ),
+    "lint": (
+        ("mailsender lint batch.json", "two lines for each finding"),
+        ("mailsender lint message.eml --bulk", "a finished message, as a newsletter"),
+        ("mailsender lint batch.json --json | jq -r .worst", "ok, note, warning or error"),
     ),
     "post": (
         ("mailsender post batch.json", "prints an ID a line"),
@@ -125,6 +131,11 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("1", "It was not, or something is wrong; standard error says what."),
         ("2", "The command line is wrong, or the file cannot be read."),
         ("130", "Interrupted with Ctrl-C."),
+    ),
+    "lint": (
+        ("0", "No finding is an error; there may be warnings and notes."),
+        ("1", "At least one finding is an error."),
+        ("2", "FILE cannot be read, or is neither letters nor a message."),
     ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),

@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -166,6 +167,8 @@ class _Stack:
             or str((self._directory / "journal").absolute()),
             "HTTP_HOST": LOOPBACK,
             "HTTP_PORT": str(port),
+            # Codes that were made before a restart are over: who tries things out asks for another.
+            "CODE_SECRET": os.environ.get("CODE_SECRET") or secrets.token_hex(32),
         }
         self._console.print("  Service: starting")
         self._service.start(command, env=environment, cwd=Path.cwd())

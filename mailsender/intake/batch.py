@@ -21,8 +21,10 @@ from pydantic_core import from_json
 from mailsender.intake.fast_batch import plain_elements, plain_letter
 from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
+from mailsender.message.attachments import Keep, by_ref
 from mailsender.message.mail import KEYS, BadKey, kind, read
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.blobs import ref_of
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.model.text import PIECE, cleaned, octets
@@ -222,10 +224,11 @@ def read_batch(
     *,
     origin: Callable[[int], Origin],
     now: datetime,
+    keep: Keep = ref_of,
 ) -> Iterator[Letter]:
     """The letters of a record, one by one, as `decode` and `read_letter` make them.
 
-    `origin` tells where the element of an index came from.
+    `origin` tells where the element of an index came from; `keep` gets the contents of attachments.
 
     Raises:
         NotABatch: at once, not while the letters are read.
@@ -241,7 +244,7 @@ def read_batch(
         for index, element in enumerate(elements):
             where = origin(index)
             letter = plain_letter(element, where, key, limits) if plain is not None else None
-            yield letter or read_letter(element, where, key, limits, now=now)
+            yield letter or read_letter(element, where, key, limits, now=now, keep=keep)
 
     return letters()
 
@@ -253,16 +256,17 @@ def read_letter(
     limits: Limits,
     *,
     now: datetime,
+    keep: Keep = ref_of,
 ) -> Letter:
     """The letter that an element is: `awaiting`, or final as `error` with a reason a person understands.
 
     An `error` holds what can be stored of the element: strings without lone surrogates, empty values in
     place of those of a wrong type or size. Its ID is its own where that is valid, else computed from
-    `origin`. It is finished at `now`.
+    `origin`. It is finished at `now`. `keep` gets the contents of its attachments, which it then names.
     """
     fields = _canonical(element)
     try:
-        mail = _mail(fields, limits)
+        mail = _mail(fields, limits, keep)
         good = LetterIn.model_validate(fields, context=limits)
         recipients = _recipients(good.Addresses)
     except ValidationError as error:
@@ -277,7 +281,7 @@ def read_letter(
     return bad.evolve(reason=cleaned(_reason(complaints)), finished_at=now)
 
 
-def _mail(fields: dict[str, Any], limits: Limits) -> str:
+def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     """The further keys of an element as JSON, empty where it has none; `fields` gets all its addresses.
 
     Raises:
@@ -289,6 +293,9 @@ def _mail(fields: dict[str, Any], limits: Limits) -> str:
     given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
     if not given:
         return ""
+    if "Attachments" in given:
+        attached, one, all_ = given["Attachments"], limits.attachment, limits.attachments
+        given["Attachments"] = by_ref(attached, keep, one=one, all_=all_)
     mail = read(given)
     for name, address in mail.senders:
         if not limits.senders.allow(address):

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from mailsender.aio import afterwards
+from mailsender.intake.attachments import Attachments, Contents
 from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
 from mailsender.intake.schema import Limits
@@ -129,10 +130,13 @@ class _Batch:
         self.last: dict[tuple[str, int], Record] = {}
         self.aged: dict[tuple[str, int], list[int]] = {}
         self.bytes = 0
+        self.attached = Contents()
 
-    def add(self, letter: Letter) -> None:
+    def add(self, letter: Letter, contents: Contents) -> None:
         self.letters.append(letter)
         self.bytes += letter.size
+        if letter.mail:
+            self.bytes += self.attached.take_named(letter, contents)
 
     def bury(self, record: Record, reason: str, detail: str) -> None:
         self.dead.append(DeadRecord(record=record, reason=reason, detail=detail))
@@ -168,7 +172,8 @@ class Intake:
     composition root. `owner` gets letters that can be sent; `final` takes those that are errors from the
     start, once they are durable, for their report; `joined` hears of letters that another record had brought
     before. `fill` makes of a letter with further keys what goes into the queue: see
-    `mailsender.intake.templates`.
+    `mailsender.intake.templates`. `attachments` stores what letters bring with them, and looks for what they
+    name.
 
     While one batch is being stored the next one is decoded; its storing begins when the first is durable.
     """
@@ -185,6 +190,7 @@ class Intake:
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
         joined: Callable[[Sequence[Letter]], None] | None = None,
         fill: Callable[[Letter, datetime], Awaitable[Letter]] | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -194,6 +200,7 @@ class Intake:
         self._final = final
         self._joined = joined
         self._fill = fill
+        self._attachments = attachments or Attachments(None, config.limits, clock)
         self._state = IntakeState()
         self.times = Times()  # of inserts
         self.conditions = {"MongoDB": Condition(part="mongodb"), "Kafka": Condition(part="kafka")}
@@ -270,13 +277,15 @@ class Intake:
         most = self._config.limits.faulty
         self._epoch = await self._insist("MongoDB", self._queue.now, stop)
         self._compare_clocks(records[-1])
+        contents = Contents()
         for record in records:
             faulty = 0
+            contents = contents.emptied()
             past = self._pasts.get((record.topic, record.partition))
             if past is None or record.offset < past.next:
                 past = await self._recall(record, stop)
             past.next = record.offset + 1
-            for read in self._letters(record, batch, past.history):
+            for read in self._letters(record, batch, past.history, contents):
                 letter = await self._filled(read, stop) if read.mail else read
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:
@@ -286,7 +295,7 @@ class Intake:
                     batch = await self._store(batch, stop)
                     if stop.is_set():
                         return
-                batch.add(letter)
+                batch.add(letter, contents)
                 await self._breathe()
             if faulty > most:
                 told = f"{faulty} of its letters are wrong; the first {most} of them have reports"
@@ -318,8 +327,13 @@ class Intake:
     def _full(self, batch: _Batch) -> bool:
         return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes
 
-    def _letters(self, record: Record, batch: _Batch, history: History) -> Iterator[Letter]:
-        """The letters of a record, one by one; none where it is a dead letter, which goes to `batch`."""
+    def _letters(
+        self, record: Record, batch: _Batch, history: History, contents: Contents
+    ) -> Iterator[Letter]:
+        """The letters of a record, one by one; none where it is a dead letter, which goes to `batch`.
+
+        What they bring with them goes to `contents`.
+        """
         standing = history.standing(record.offset)
         if self._may_be_forgotten(record, standing, history):
             if history.was_buried(record.offset):
@@ -344,6 +358,7 @@ class Intake:
                     timestamp=record.timestamp,
                 ),
                 now=now_ms(self._epoch),
+                keep=contents.keep,
             )
         except NotABatch as error:
             self._bury_once(record, batch, standing, NOT_A_BATCH, str(error))
@@ -454,8 +469,13 @@ class Intake:
 
     async def _keep(self, batch: _Batch, stop: asyncio.Event) -> None:
         """Make a batch durable, then begin to commit its offsets."""
-        if batch.letters:
-            await self._insert(batch.letters, stop)
+        letters: Sequence[Letter] = batch.letters
+        if batch.attached.refs:
+            secure = partial(self._attachments.secure, letters, batch.attached)
+            letters = await self._insist("MongoDB", secure, stop)
+        if letters:
+            await self._insert(letters, stop)
+            self._attachments.inserted()
         if batch.dead:
             buried = len(batch.dead)
             self._dead_letters.tell(batch.dead)
@@ -490,7 +510,8 @@ class Intake:
                 doing="they are sent under other IDs: their topic was made again, or its offsets were reset",
             )
         others = [self._instead(letter, what) for letter, what in refused]
-        again = await self._insist("MongoDB", lambda: self._queue.insert(others), stop)
+        insert = partial(self._attachments.still_secured, partial(self._queue.insert, others))
+        again = await self._insist("MongoDB", insert, stop)
         self._count(errors=_final(others, again))
         for letter, what in zip(others, again, strict=True):
             if what in _NOT_STORED:  # two hashes of 64 bits in the same second: one in 2**64, so say it
@@ -504,7 +525,8 @@ class Intake:
         owner = self._owner
         claims = await owner.fresh_claims(letters) if owner is not None else []
         began = self._clock.monotonic()
-        found = await self._insist("MongoDB", partial(self._queue.insert, letters, claims), stop)
+        insert = partial(self._attachments.still_secured, partial(self._queue.insert, letters, claims))
+        found = await self._insist("MongoDB", insert, stop)
         self.times.note(self._clock.monotonic() - began)
         if owner is not None and claims:
             owner.take_fresh(claims, letters, found)

@@ -20,6 +20,7 @@ from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
 from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
+from mailsender.model.terms import MAX_ENVID, NOTIFY, RET
 from mailsender.model.text import header_fault, octets, storable
 from mailsender.templates.template import REFERENCE_MAX
 
@@ -60,12 +61,15 @@ class Senders:
 class Limits:
     """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
 
-    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose name
-    a letter may be sent, beside the service's own.
+    Of a batch's faulty letters the first `faulty` are answered one by one. `senders` are those in whose
+    name a letter may be sent, beside the service's own. `attachment` and `attachments` are bytes of one and
+    of all of a letter's.
     """
 
     senders: Senders = Senders()
     body: int = 10 * 1024 * 1024
+    attachment: int = 25 * 1024 * 1024
+    attachments: int = 25 * 1024 * 1024
     addresses: int = 10_000
     letters: int = 20_000
     faulty: int = 1000
@@ -136,6 +140,13 @@ _ID_OR_KEY: dict[str, Any] = {
         "required": ["ID", "IdempotencyKey"],
     }
 }
+
+
+def _pattern(pattern: str) -> dict[str, object]:
+    """A text of this form; in some dialects a ``$`` matches before a line break at the end, too."""
+    return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}
+
+
 _TEXT_SCHEMA = {"type": ["string", "null"]}
 _TEMPLATE_SCHEMA = {
     "type": ["string", "null"],
@@ -152,12 +163,14 @@ _ATTACHMENTS_SCHEMA = {
     "items": {
         "type": "object",
         "additionalProperties": False,
+        "oneOf": [{"required": ["Content"]}, {"required": ["Ref"]}],
         "properties": {
-            "Name": {"type": "string", "maxLength": MAX_FILE_NAME},
-            "ContentType": {"type": "string"},
-            "Content": {"type": "string", "contentEncoding": "base64"},
+            "Name": {"type": "string", "maxLength": MAX_FILE_NAME, "not": _SUBJECT_SCHEMA["not"]},
+            "ContentType": _pattern(schema_patterns.MEDIA_TYPE),
+            "Content": {**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"},
+            "Ref": _pattern(schema_patterns.REF),
             "Inline": {"type": "boolean"},
-            "ContentID": {"type": "string", "maxLength": 200},
+            "ContentID": _pattern(schema_patterns.CONTENT_ID),
         },
     },
 }
@@ -165,6 +178,26 @@ _ATTACHMENTS_SCHEMA = {
 
 def _object_schema(**properties: object) -> dict[str, object]:
     return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+
+
+_DSN_SCHEMA = {
+    **_object_schema(
+        Notify={
+            "anyOf": [
+                {"const": ["NEVER"]},
+                {
+                    "type": "array",
+                    "items": {"enum": [each for each in NOTIFY if each != "NEVER"]},
+                    "minItems": 1,
+                    "uniqueItems": True,
+                },
+            ]
+        },
+        Ret={"enum": list(RET)},
+        EnvID={"type": "string", "minLength": 1, "maxLength": MAX_ENVID},
+    ),
+    "minProperties": 1,
+}
 
 
 def _key(description: str, schema: Mapping[str, object]) -> Any:
@@ -235,7 +268,10 @@ class LetterIn(BaseModel):
         {"type": ["boolean", "null"]},
     )
     TextBody: Any = _key("The body as plain text, beside the HTML or instead of it.", _TEXT_SCHEMA)
-    Attachments: Any = _key("Files that go with it, their content in base64.", _ATTACHMENTS_SCHEMA)
+    Attachments: Any = _key(
+        "Files that go with it, each with its content in base64, or the `Ref` of a blob that was put before.",
+        _ATTACHMENTS_SCHEMA,
+    )
     Calendar: Any = _key(
         "An invitation that calendars act upon: iCalendar text, and its method.",
         _object_schema(Text={"type": "string"}, Method={"enum": sorted(METHODS)}),
@@ -257,6 +293,16 @@ class LetterIn(BaseModel):
         "That a program wrote it, and why (RFC 3834).", {"enum": [*sorted(AUTO_SUBMITTED), None]}
     )
     Importance: Any = _key("How important it is to its reader.", {"enum": [*sorted(IMPORTANCES), None]})
+    DSN: Any = _key(
+        "Notifications of its delivery by mail, asked of a relay that offers DSN (RFC 3461): on what, with"
+        " how much of the message, and under which ID of the publisher's.",
+        _DSN_SCHEMA,
+    )
+    RequireTLS: Any = _key(
+        "true: every server on its way has to hand it on over TLS (RFC 8689). Where the relay does not offer"
+        " that its recipients are refused.",
+        {"type": ["boolean", "null"]},
+    )
     Template: Any = _key(
         "The template that subject and bodies are made from: `name`, its newest version, or `name@version`. A"
         " `Subject` beside it stands in place of the template's.",

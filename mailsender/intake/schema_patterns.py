@@ -18,6 +18,19 @@ from mailsender.model.address import MAX_ADDRESS
 
 ID: Final = "^[0-9A-Fa-f]{24}$"
 
+REF: Final = "^sha256:[0-9a-f]{64}$"
+"""The name of a blob."""
+
+BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+"""A content (RFC 4648 §4), without line breaks."""
+
+MEDIA_TYPE: Final = (
+    "^(application|audio|font|image|model|text|video)/[A-Za-z0-9][A-Za-z0-9!#$&^_.+\\-]{0,99}$"
+)
+"""The types that files have. Others, and parameters, are accepted, too, where they are valid."""
+
+CONTENT_ID: Final = r"^[A-Za-z0-9!#$&'*+/=?^_`{|}~.@\-]{1,200}$"
+
 NOT_IN_A_HEADER: Final = r"[\x00-\x1f\x7f-\x9f" + "\u2028\u2029]"
 """A control character, or what some libraries take for the end of a line."""
 

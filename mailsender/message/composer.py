@@ -10,8 +10,9 @@ from typing import Any, Final, Protocol
 
 from mailsender.message.compose import Composer
 from mailsender.message.headers import Mailbox
-from mailsender.message.mail import Mail, read
+from mailsender.message.mail import NO_CONTENTS, Mail, read
 from mailsender.message.mime import compose
+from mailsender.message.parts import Base64
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter, Recipient
 from mailsender.templates.compiled import Rendered
@@ -78,7 +79,7 @@ class LetterComposer(Composer):
             raise ValueError("there are no templates here")
         return await self._fillings.filling(mail.pin, mail.lang)
 
-    def compose(
+    def compose(  # type: ignore[override]  a long message stays in pieces
         self,
         letter: Letter,
         *,
@@ -86,9 +87,13 @@ class LetterComposer(Composer):
         date: datetime,
         smtputf8: bool = False,
         person: str = "",
+        contents: Mapping[str, Base64] = NO_CONTENTS,
         filling: Filling | None = None,
-    ) -> bytes:
-        """See `Composer.compose`. `person` is the one recipient of a personal letter's message.
+    ) -> bytes | tuple[bytes, ...]:
+        """See `Composer.compose`; what is long may come in pieces, whose whole is the message.
+
+        `person` is the one recipient of a personal letter's message, `contents` are those of its
+        attachments by their `Ref`s, `filling` is what its words are made of.
 
         Raises:
             OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent.
@@ -96,33 +101,24 @@ class LetterComposer(Composer):
         """
         if not letter.mail:
             return super().compose(letter, eight_bit=eight_bit, date=date)
-        if filling is None:
-            words = Rendered(letter.subject, letter.body, self.mail(letter).text)
-            return self._message(
-                letter, words, eight_bit=eight_bit, smtputf8=smtputf8, date=date, person=person
-            )
+        mail = self.mail(letter)
+        words = Rendered(letter.subject, letter.body, mail.text)
         try:
-            mail = self.mail(letter)
-            words = filling.letter(letter.subject, mail.variables, mail.variables_of.get(person, {}))
-            return self._message(
-                letter, words, eight_bit=eight_bit, smtputf8=smtputf8, date=date, person=person
+            if filling is not None:
+                words = filling.letter(letter.subject, mail.variables, mail.variables_of.get(person, {}))
+            made = compose(
+                mail.head(words.subject or "", self._sender, person),
+                mail.content(words.html or "", words.text, contents),
+                date=date,
+                message_id=self._message_id(letter, person),
+                eight_bit=eight_bit,
+                smtputf8=smtputf8,
             )
         except ValueError as error:
+            if filling is None:
+                raise
             raise OnePersonsFault(str(error)) from error
-
-    def _message(
-        self, letter: Letter, words: Rendered, *, eight_bit: bool, smtputf8: bool, date: datetime, person: str
-    ) -> bytes:
-        mail = self.mail(letter)
-        made = compose(
-            mail.head(words.subject or "", self._sender, person),
-            mail.content(words.html or "", words.text),
-            date=date,
-            message_id=self._message_id(letter, person),
-            eight_bit=eight_bit,
-            smtputf8=smtputf8,
-        )
-        return b"".join(made.pieces())
+        return made.octets()
 
     def mail(self, letter: Letter) -> Mail:
         """What the further keys of a letter say.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -196,6 +196,10 @@ class SigningKeys:
                 raise BadKey(f"two keys are called {key.record_name}; each needs a selector of its own")
             names.add(key.record_name)
             self._by_domain[key.domain] = (*self._by_domain.get(key.domain, ()), key)
+
+    def __iter__(self) -> Iterator[SigningKey]:
+        for keys in self._by_domain.values():
+            yield from keys
 
     def for_sender(self, domain: str) -> tuple[SigningKey, ...]:
         """The keys that sign for a sender of `domain` (A-labels, lower case); none where there are none."""

@@ -6,9 +6,7 @@ They are read when it comes in, to find what is wrong with them, and when it is 
 
 from __future__ import annotations
 
-import binascii
 import json
-from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,8 +14,10 @@ from typing import Any, Final, TypeVar
 
 from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
-from mailsender.message.parts import Attachment, BadPart, Base64, Calendar, Content
+from mailsender.message.parts import MAX_ATTACHMENTS, Attachment, BadPart, Base64, Calendar, Content
 from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.model.blobs import is_ref
+from mailsender.model.terms import BadTerms, Terms
 from mailsender.model.text import storable
 from mailsender.templates.template import Limits, TemplateError, normal_language, parse_reference
 from mailsender.templates.variables import bounded
@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 _NOBODY: Final = Mailbox("", Address("", "", ""))
 """Whose headers are made only to see whether they can be."""
+
+NO_CONTENTS: Final[Mapping[str, Base64]] = MappingProxyType({})
+"""Those of a letter without attachments."""
 
 MAX_SHOWN: Final = 1000
 """Mailboxes in To, Cc or ReplyTo: with names of usual length the header stays below what Postfix keeps."""
@@ -44,8 +47,9 @@ class BadKey(ValueError):  # noqa: N818  reads better where it is caught
 class Mail:
     """The further keys of one letter, checked. What is empty, or None, was not given.
 
-    `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a message
-    of its own, which shows its address, and its name where `names` has one.
+    `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a
+    message of its own, which shows its address, and its name where `names` has one. `attachments` name
+    their contents.
 
     `template`, `lang` and `variables` are what it is rendered from. That of a personal letter is done when
     it is sent, from what is kept under `pin`, with the `variables_of` each recipient's address.
@@ -74,6 +78,15 @@ class Mail:
     pin: str = ""
     variables: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     variables_of: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    notifications: Terms | None = None
+    require_tls: bool = False
+
+    @property
+    def terms(self) -> Terms | None:
+        """What it asks of a relay beside delivery; None: nothing."""
+        if not self.require_tls:
+            return self.notifications
+        return replace(self.notifications or Terms(), require_tls=True)
 
     @property
     def senders(self) -> tuple[tuple[str, Address], ...]:
@@ -88,6 +101,11 @@ class Mail:
     def shown(self) -> tuple[str, ...]:
         """The addresses in To and Cc, which get the message, too."""
         return tuple(each.address.text for each in (*self.to, *self.cc))
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The blobs that its attachments name, one for each."""
+        return tuple([each.ref for each in self.attachments])
 
     def author_of(self, default: Mailbox) -> Mailbox:
         """Who From names, where `default` is the service's own sender."""
@@ -116,19 +134,31 @@ class Mail:
             further=self.further,
         )
 
-    def content(self, body: str, text: str | None) -> Content:
+    def content(self, body: str, text: str | None, contents: Mapping[str, Base64] = NO_CONTENTS) -> Content:
         """What the message shows, where `body` is the letter's HTML; an empty one beside a text is none.
+
+        `contents` are those of its attachments, by their `Ref`s.
 
         Raises:
             BadBody: a text is no Unicode text.
-            BadPart: there are too many attachments, or two of one content ID.
+            BadPart: there are too many attachments, or two of one content ID, or a content is not there.
         """
         html = body if body or text is None else None
-        return Content(html=html, text=text, calendar=self.calendar, attachments=self.attachments)
+        attachments = tuple([_filled(each, contents) for each in self.attachments])
+        return Content(html=html, text=text, calendar=self.calendar, attachments=attachments)
+
+
+def _filled(attachment: Attachment, contents: Mapping[str, Base64]) -> Attachment:
+    content = contents.get(attachment.ref)
+    if content is None:
+        raise BadPart(f"the attachment {attachment.ref} is not at hand")
+    return replace(attachment, content=content)
 
 
 def read(keys: Mapping[str, Any]) -> Mail:
     """The mail that the further keys of a letter describe; they are JSON values under their documented names.
+
+    Of attachments that bring their content, `mailsender.message.attachments` makes those that name it before.
 
     Raises:
         BadKey: one of them holds something else than it may.
@@ -198,6 +228,8 @@ def _made(key: str, make: Callable[[], T]) -> T:
         raise BadKey(key, f"is no address that mail can be sent from or to: {error}") from None
     except (BadHeader, BadPart, BadBody) as error:
         raise BadKey(key, f"cannot be sent: {error}") from None
+    except BadTerms as error:
+        raise BadKey(key, str(error)) from None
 
 
 def _mailbox(key: str, value: object) -> Mailbox:
@@ -244,31 +276,27 @@ def _text(key: str, value: object) -> str:
 
 def _attachments(key: str, value: object) -> tuple[Attachment, ...]:
     several = _of(key, value, list, "an array of objects")
+    if len(several) > MAX_ATTACHMENTS:
+        raise BadKey(key, f"holds {len(several)} attachments; {MAX_ATTACHMENTS} are allowed")
     made = tuple(_attachment(f"{key}[{place}]", each) for place, each in enumerate(several))
     _made(key, lambda: Content(html="", attachments=made))
     return made
 
 
 def _attachment(key: str, value: object) -> Attachment:
-    found = _object(key, value, "Name", "ContentType", "Content", "Inline", "ContentID")
-    raw = _string(f"{key}.Content", found.get("Content", ""))
-    try:
-        content = b64decode(raw, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadKey(f"{key}.Content", "is no base64 (RFC 4648 §4, without line breaks)") from None
+    found = _object(key, value, "Name", "ContentType", "Content", "Ref", "Inline", "ContentID")
+    ref = _string(f"{key}.Ref", found.get("Ref", ""))
+    if not ref:
+        raise BadKey(key, "needs its Content, or the Ref of a blob")
+    if not is_ref(ref):
+        raise BadKey(f"{key}.Ref", "is none: it reads sha256: and 64 hex digits in lower case")
     name = _string(f"{key}.Name", found.get("Name", ""))
     media_type = _string(f"{key}.ContentType", found.get("ContentType", "application/octet-stream"))
     inline = _truth(f"{key}.Inline", found.get("Inline", False))
     content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
     return _made(
         key,
-        lambda: Attachment(
-            name=name,
-            content_type=media_type,
-            content=Base64.of([content]),
-            inline=inline,
-            content_id=content_id,
-        ),
+        lambda: Attachment(name=name, content_type=media_type, inline=inline, content_id=content_id, ref=ref),
     )
 
 
@@ -359,6 +387,18 @@ def _variables_of(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
 
 _LIMITS: Final = Limits()
 
+
+def _notifications(key: str, value: object) -> Terms:
+    found = _object(key, value, "Notify", "Ret", "EnvID")
+    notify = _of(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
+    words = tuple(_string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
+    ret = _string(f"{key}.Ret", found.get("Ret", ""))
+    envid = _string(f"{key}.EnvID", found.get("EnvID", ""))
+    if not found or not all(found.values()):
+        raise BadKey(key, "holds nothing, or something empty; it has a Notify, a Ret or an EnvID")
+    return _made(key, lambda: Terms(notify=words, ret=ret, envid=envid))
+
+
 _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "From": ("author", _mailbox),
     "FromName": ("author_name", _name),
@@ -383,6 +423,8 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "Variables": ("variables", _variables),
     "VariablesOf": ("variables_of", _variables_of),
     "Pin": ("pin", _string),
+    "DSN": ("notifications", _notifications),
+    "RequireTLS": ("require_tls", _truth),
 }
 
 KEYS: Final = tuple(_TABLE)

@@ -19,6 +19,7 @@ from mailsender.message.compose import _encode_body as encode_body
 from mailsender.message.fields import Field, field, parameter, parameter_for_old_readers
 from mailsender.message.headers import Head
 from mailsender.message.parts import Attachment, Content, Multipart, Part, Text, media_type
+from mailsender.model.text import LONG
 
 _MARK = b"--=_"
 """How each delimiter of parts begins. No line of quoted-printable does, as it has no ``=_``, and none of
@@ -50,6 +51,11 @@ class Message:
     def pieces(self) -> list[bytes]:
         """The whole: headers with the empty line that ends them, then the body."""
         return [b"".join([each.raw for each in self.fields]) + b"\r\n", *self.body]
+
+    def octets(self) -> bytes | tuple[bytes, ...]:
+        """The whole as a session takes it: joined, or where it is long in pieces, which others may share."""
+        pieces = self.pieces()
+        return b"".join(pieces) if self.size < LONG else tuple(pieces)
 
     def led_by(self, first: Field) -> Message:
         """The same message with one more header, such as a signature, before all others."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mailsender.message.compose import BadBody
@@ -55,8 +55,11 @@ class Base64:
 
     @classmethod
     def of(cls, blocks: Iterable[bytes]) -> Base64:
-        """That of a content which comes in blocks of any length, such as a store reads them."""
-        return cls(tuple(_base64_lines(blocks)))
+        """That of a content which comes in blocks of any length."""
+        encoder = Base64Encoder()
+        for block in blocks:
+            encoder.feed(block)
+        return encoder.end()
 
     @property
     def size(self) -> int:
@@ -64,15 +67,31 @@ class Base64:
         return sum(map(len, self.pieces))
 
 
-def _base64_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = bytearray()
-    for block in blocks:
+class Base64Encoder:
+    """Makes a `Base64` of blocks as a store reads them, one after the other."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._pieces: list[bytes] = []
+
+    def feed(self, block: bytes) -> None:
+        """The next block, of any length."""
+        rest = self._rest
         rest += block
         while len(rest) >= _BLOCK:
-            yield _encoded(rest[:_BLOCK])
+            self._pieces.append(_encoded(rest[:_BLOCK]))
             del rest[:_BLOCK]
-    if rest:
-        yield _encoded(rest)
+
+    def end(self) -> Base64:
+        """All of it; nothing is fed after that."""
+        if self._rest:
+            self._pieces.append(_encoded(self._rest))
+        return Base64(tuple(self._pieces))
+
+
+def encoded_size(size: int) -> int:
+    """The `Base64.size` of a content of `size` octets."""
+    return 4 * -(-size // 3) + 2 * -(-size // _LINE)
 
 
 def _encoded(raw: bytearray) -> bytes:
@@ -84,8 +103,9 @@ def _encoded(raw: bytearray) -> bytes:
 class Attachment:
     """A file that goes with a message.
 
-    `name` may be empty. `content_type` is a media type that may have parameters. An `inline` one is shown
-    where the HTML names it by ``cid:`` and its `content_id`, here without angle brackets (RFC 2392).
+    `name` may be empty. `content_type` is a media type that may have parameters. `content` may be put in
+    later, and then `ref` names it. An `inline` one is shown where the HTML names it by ``cid:`` and its
+    `content_id`, here without angle brackets (RFC 2392).
 
     Raises:
         BadPart: it has a name, a type or an ID that cannot stand in a header, or a type that is no file's.
@@ -93,9 +113,10 @@ class Attachment:
 
     name: str
     content_type: str
-    content: Base64
+    content: Base64 = Base64(())
     inline: bool = False
     content_id: str = ""
+    ref: str = ""
 
     def __post_init__(self) -> None:
         if fault := header_fault(self.name):

@@ -20,6 +20,8 @@ from hashlib import blake2b
 from sys import getsizeof
 from typing import Any, Final
 
+from mailsender.model.terms import Terms
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ANSWER: Final = 512
@@ -160,15 +162,20 @@ class Recipient:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Envelope:
-    """What SMTP sees: the reverse-path and the recipients of one transaction (RFC 5321 §2.3.1)."""
+    """What SMTP sees: the reverse-path and the recipients of one transaction (RFC 5321 §2.3.1).
+
+    `terms` is what the letter asks of the relay beside delivery; None, as with nearly all: nothing.
+    """
 
     reverse_path: Final[str]
     recipients: Final[tuple[str, ...]]
+    terms: Final[Terms | None]
 
-    def __init__(self, *, reverse_path: str, recipients: tuple[str, ...]) -> None:
+    def __init__(self, *, reverse_path: str, recipients: tuple[str, ...], terms: Terms | None = None) -> None:
         """Take its fields."""
         self.reverse_path = reverse_path
         self.recipients = recipients
+        self.terms = terms
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -279,7 +286,8 @@ class Letter:
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
     `route` names the route that it takes. `mail` is JSON text of the further keys that it brought, as
-    `mailsender.message.mail` reads them, and empty where it has the original's alone.
+    `mailsender.message.mail` reads them, and empty where it has the original's alone. `bare` says that its
+    body, texts and attachments were kept for as long as they had to be, and are gone.
     """
 
     id: Final[str]
@@ -299,6 +307,7 @@ class Letter:
     adopted: Final[bool]
     route: Final[str]
     mail: Final[str]
+    bare: Final[bool]
     _size: int = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -321,6 +330,7 @@ class Letter:
         adopted: bool = False,
         route: str = DEFAULT_ROUTE,
         mail: str = "",
+        bare: bool = False,
     ) -> None:
         """Take its fields."""
         self.id = id
@@ -340,6 +350,7 @@ class Letter:
         self.adopted = adopted
         self.route = route
         self.mail = mail
+        self.bare = bare
         self._size = 0
 
     @property
@@ -406,6 +417,7 @@ class Letter:
         adopted: bool | None = None,
         route: str | None = None,
         mail: str | None = None,
+        bare: bool | None = None,
     ) -> Letter:
         """A copy with changes. What is None stays as it is: nothing known of a letter is ever unset."""
         copy = Letter(
@@ -426,6 +438,7 @@ class Letter:
             adopted=self.adopted if adopted is None else adopted,
             route=self.route if route is None else route,
             mail=self.mail if mail is None else mail,
+            bare=self.bare if bare is None else bare,
         )
         if (
             body is None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 
+from mailsender.model.blobs import named_in, without_texts
 from mailsender.model.clock import Clock
 from mailsender.model.history import History
 from mailsender.model.letter import (
@@ -35,6 +36,9 @@ from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, 
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
+
+_LOOK_AGAIN = 600.0
+"""Seconds after which a letter is looked at again whose body could not go yet."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,11 +69,19 @@ class _Entry:
 
 
 class MemoryQueue:
-    """`Queue` in memory. Reported letters are forgotten after `retention` seconds."""
+    """`Queue` in memory.
 
-    def __init__(self, clock: Clock, retention: float = RETENTION) -> None:
+    Reported letters are forgotten after `retention` seconds, their bodies after `body_retention` where that
+    is not the same.
+    """
+
+    def __init__(
+        self, clock: Clock, retention: float = RETENTION, body_retention: float | None = None
+    ) -> None:
         self._clock = clock
         self._retention = retention
+        self._body_retention = body_retention
+        self._bodies: deque[tuple[float, str]] = deque()  # of final letters: when they go
         self._entries: dict[str, _Entry] = {}
         self._waiting: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)  # heaps, by route
         self._claimed: dict[str, _Entry] = {}
@@ -245,6 +257,29 @@ class MemoryQueue:
                 if not entry.reports:
                     del self._unreported[letter.id]
 
+    async def drop_bodies(self, limit: int) -> int:
+        """See `Queue.drop_bodies`."""
+        now, seen = self._clock.monotonic(), 0
+        while self._bodies and self._bodies[0][0] <= now and seen < limit:
+            _, each = self._bodies.popleft()
+            entry = self._entries.get(each)
+            seen += 1
+            if entry is None or not entry.letter.status.final:
+                continue
+            if entry.reports:
+                self._bodies.append((now + _LOOK_AGAIN, each))
+                continue
+            stored = entry.letter
+            entry.letter = stored.evolve(
+                body="", mail=without_texts(stored.mail), digest=stored.content, bare=True
+            )
+        return seen
+
+    def names(self, ref: str) -> bool:
+        """Whether a letter that may need it names this blob: for `mailsender.blobs.memory`."""
+        letters = (entry.letter for entry in self._entries.values())
+        return any(ref in named_in(each.mail) for each in letters)
+
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
         entry = self._entries.get(letter_id.lower())
@@ -362,6 +397,8 @@ class MemoryQueue:
         self._report(entry, entry.letter.answers)
         entry.expires = self._clock.monotonic() + self._retention
         self._expiring.append((entry.expires, entry.letter.id))
+        if self._body_retention is not None:
+            self._bodies.append((self._clock.monotonic() + self._body_retention, entry.letter.id))
 
     def _report(self, entry: _Entry, answers: tuple[Answer, ...]) -> None:
         replica = replica_of(entry.settled_by) or self._name

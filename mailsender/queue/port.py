@@ -180,6 +180,15 @@ class Queue(Histories, Protocol):
         """Note that all `answers` of these letters, as they were settled or read, were published."""
         ...
 
+    async def drop_bodies(self, limit: int) -> int:
+        """Let letters go on without what they said, up to `limit` of those for which the time is over.
+
+        They are final and reported. Body, texts and attachments go; the letter is `bare` then, and still
+        known by its content. Returns how many were looked at; only where none was is nothing left. To
+        repeat it is safe.
+        """
+        ...
+
     async def get(self, letter_id: str) -> Letter | None:
         """One letter by its ID, or None."""
         ...

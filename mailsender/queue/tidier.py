@@ -1,8 +1,10 @@
-"""What looks after the queue as a whole, and can wait: letters of the dead, and counts."""
+"""What looks after the queue as a whole, and can wait: letters of the dead, counts, and what is over."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -25,13 +27,33 @@ RECLAIM_BATCH = 1000
 """Letters given back in one round trip; a dead replica's share comes back in a few of them."""
 
 
-class Tidier:
-    """Reclaims and counts; one that fails does not keep the other from its turn."""
+ROUNDS, TURN = 20, 1.0
+"""Parts of a chore that are done in one turn, and seconds after which no further one is begun: reclaiming
+must not wait for long."""
 
-    def __init__(self, queue: Queue, heartbeat: Heartbeat, clock: Clock) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something to be done every so many seconds, in parts of up to `limit` until one finds nothing to do."""
+
+    name: str
+    work: Callable[[int], Awaitable[int]]
+    limit: int
+    every: float
+
+
+class Tidier:
+    """Reclaims, counts, and does its chores; one that fails does not keep the others from their turn."""
+
+    def __init__(
+        self, queue: Queue, heartbeat: Heartbeat, clock: Clock, chores: Sequence[Chore] = ()
+    ) -> None:
         self._queue = queue
         self._heartbeat = heartbeat
         self._clock = clock
+        self._chores = chores
+        self._undone: set[str] = set()
+        self.tidied = dict.fromkeys([each.name for each in chores], 0)
         self.stats: QueueStats | None = None
         self._counted_at = 0.0
         self._uncounted = False
@@ -52,15 +74,20 @@ class Tidier:
         self._counted_at = self._clock.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reclaim and count until `stop`."""
+        """Reclaim, count and do chores until `stop`."""
         interval = self._heartbeat.interval
         count_at = self._clock.monotonic()
+        due = dict.fromkeys(self.tidied, count_at)
         while not stop.is_set():
             now = self._clock.monotonic()
             await self._reclaim()
             if now >= count_at:
                 took = await self._count()
                 count_at = now + max(interval, COUNT_SHARE * took)
+            for chore in self._chores:
+                if now >= due[chore.name] and self._heartbeat.health.steady(now) and not stop.is_set():
+                    done = await self._do(chore)
+                    due[chore.name] = now + (chore.every if done else 0.0)
             await pause(stop, min(RECLAIM_EVERY, interval))
 
     async def _count(self) -> float:
@@ -77,6 +104,24 @@ class Tidier:
                 log.info("counting_works")
             self._uncounted = False
         return self._clock.monotonic() - began
+
+    async def _do(self, chore: Chore) -> bool:
+        """Do some parts of it; whether that was all, for now."""
+        done, ends = 0, self._clock.monotonic() + TURN
+        try:
+            for _ in range(ROUNDS):
+                done = await chore.work(chore.limit)
+                self.tidied[chore.name] += done
+                if not done or self._clock.monotonic() > ends:
+                    break
+        except (Unavailable, Rejected) as error:
+            # Not told to the heartbeat: a right that is wanting for a chore must not stop letters.
+            if chore.name not in self._undone and self._heartbeat.health.good:
+                log.warning("tidying_fails", what=chore.name, error=str(error), action="it is tried again")
+                self._undone.add(chore.name)
+            return True
+        self._undone.discard(chore.name)
+        return not done
 
     async def _reclaim(self) -> None:
         now, health = self._clock.monotonic(), self._heartbeat.health

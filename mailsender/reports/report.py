@@ -50,7 +50,7 @@ def _fields(letter: Letter, answer: Answer) -> dict[str, Any]:
         "MessageID": letter.message_id,
         "Time": _time(letter.finished_at),
         "Uncertain": any(recipient.uncertain for recipient in letter.recipients),
-        "BodyOmitted": False,
+        "BodyOmitted": letter.bare,
         "Omitted": [],
     }
 

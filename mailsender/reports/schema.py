@@ -82,5 +82,7 @@ class Report(BaseModel):
         json_schema_extra={"format": "date-time", "pattern": _TIME},
     )
     Uncertain: bool = Field(description="Some recipient may have got the letter twice, or without a trace.")
-    BodyOmitted: bool = Field(False, description="`Body` was left out, for size or by a setting.")
+    BodyOmitted: bool = Field(
+        False, description="`Body` was left out: for size, by a setting, or because it is kept no longer."
+    )
     Omitted: list[str] = Field([], description="What else was left out because the report was too large.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mailsender.message.composer import Filling
+from mailsender.message.mail import NO_CONTENTS
+from mailsender.message.parts import Base64
 from mailsender.model.letter import Letter, Result
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
@@ -17,12 +19,13 @@ class Errand:
 
     `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
     may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
-    its next transaction, as far as it has them. `filling` is what each message of a personal letter is
-    rendered with, None where it has no template.
+    its next transaction, as far as it has them. `contents` are those of its attachments. `filling` is what
+    each message of a personal letter is rendered with, None where it has no template.
     """
 
     __slots__ = (
         "at",
+        "contents",
         "doubtful",
         "filling",
         "held",
@@ -52,6 +55,7 @@ class Errand:
         self.results: dict[str, Result] = {}
         self.idle: set[str] = set()
         self.doubtful: dict[str, Result] = {}
+        self.contents: Mapping[str, Base64] = NO_CONTENTS
         self.pause = 0.0
         self.renewed = 0
         self.short = False

@@ -10,7 +10,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.permit import some_taken
-from mailsender.sending.reply_rules import Action, Rule, as_deferred, rule_for
+from mailsender.sending.reply_rules import Action, Rule, When, as_deferred, rule_for
 
 RENEWALS = 2
 """Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
@@ -27,8 +27,11 @@ class Judge:
         self._clock = clock
         self._finish = finish
 
-    def judge(self, errand: Errand, part: tuple[str, ...], said: Said) -> bool:
-        """Take in what was said of `part`, some of whom were not accepted; whether to go on with it."""
+    def judge(self, errand: Errand, part: tuple[str, ...], said: Said, known: tuple[When, ...] = ()) -> bool:
+        """Take in what was said of `part`, some of whom were not accepted; whether to go on with it.
+
+        `known` is what is so of the letter itself, for `rule_for`.
+        """
         results, relay = said.results, errand.relay
         again: list[str] = []
         held: Result | None = None
@@ -37,7 +40,7 @@ class Judge:
         errand.taken = errand.taken or any(each.verdict is Verdict.ACCEPTED for each in results.values())
         for each in part:
             result = results[each]
-            rule = rule_for(result, taken=taken, carried=carried)
+            rule = rule_for(result, taken=taken, carried=carried, known=known)
             action = self._action(errand, rule)
             if action is Action.SPLIT and len(part) > 1:
                 again.append(each)

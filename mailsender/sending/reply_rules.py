@@ -52,6 +52,9 @@ class When(StrEnum):
     ALWAYS = "always"
     TAKEN = "taken"  # somebody was taken in this transaction
     CARRIED = "carried"  # letters were taken in this session
+    OWN = "own"  # MAIL said something of this letter alone: its reverse-path, or its terms
+    OWN_PATH = "own path"  # the letter has a reverse-path of its own
+    TLS = "tls"  # it required TLS on all of its way
 
 
 MAIL, RCPT, DATA, DOT = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT
@@ -126,6 +129,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         at=(MAIL,),
         enhanced=("5.1.7", "5.6.7"),
+        when=When.OWN_PATH,
+        action=Action.ANSWER,
+        scope=Scope.MESSAGE,
+        source="our own check: the relay cannot take a reverse-path that this letter alone has",
+    ),
+    Rule(
+        at=(MAIL,),
+        enhanced=("5.1.7", "5.6.7"),
         action=Action.HOLD,
         otherwise=Action.HOLD,
         scope=Scope.SENDER,
@@ -136,7 +147,7 @@ RULES: tuple[Rule, ...] = (
         enhanced=("5.x.x",),
         action=Action.ANSWER,
         scope=Scope.MESSAGE,
-        source="our own check of the address or the size against what the relay offers",
+        source="our own check of the address, the size or RequireTLS against what the relay offers",
     ),
     Rule(
         at=ANYWHERE,
@@ -173,6 +184,15 @@ RULES: tuple[Rule, ...] = (
         action=Action.ANSWER,
         scope=Scope.MESSAGE,
         source="RFC 1870 §6.1: the declared size is more than the relay takes",
+    ),
+    Rule(
+        at=ANYWHERE,
+        codes=("5",),
+        enhanced=("5.7.10", "5.7.30"),
+        when=When.TLS,
+        action=Action.ANSWER,
+        scope=Scope.RECIPIENT,
+        source="RFC 8689 §4.2.1: beyond the relay there is no way with TLS as the letter wants it",
     ),
     # --- about the transaction's size -----------------------------------------------------------
     Rule(
@@ -220,6 +240,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         at=(MAIL,),
+        codes=("501", "504", "553", "555"),
+        when=When.OWN,
+        action=Action.WEIGH,
+        scope=Scope.MESSAGE,
+        source="RFC 5321 §4.2.2: about the address or the parameters of MAIL, of which some are the letter's",
+    ),
+    Rule(
+        at=(MAIL,),
         codes=("4", "5"),
         when=When.CARRIED,
         action=Action.RENEW,
@@ -261,6 +289,14 @@ RULES: tuple[Rule, ...] = (
         source="Microsoft: the account's recipients a day are used up",
     ),
     # --- about the relay -------------------------------------------------------------------------
+    Rule(
+        at=(MAIL,),
+        codes=("5",),
+        when=When.OWN,
+        action=Action.WEIGH,
+        scope=Scope.MESSAGE,
+        source="at MAIL the letter said something of its own: a reverse-path, notifications, RequireTLS",
+    ),
     Rule(
         at=(MAIL,),
         codes=("4", "5"),
@@ -377,25 +413,25 @@ _AT_ITS_WORD = Rule(
 )
 
 
-def rule_for(result: Result, *, taken: bool, carried: bool) -> Rule:
+def rule_for(result: Result, *, taken: bool, carried: bool, known: tuple[When, ...] = ()) -> Rule:
     """The rule that fits what was said about a recipient who was not accepted.
 
     `taken`: the relay took somebody else's RCPT in the same transaction. `carried`: it took letters before in
-    the same session.
+    the same session. `known` is what else is so, of the letter itself.
     """
     if result.verdict is Verdict.ACCEPTED or result.verdict is Verdict.UNCERTAIN:
         return _AT_ITS_WORD
     code = result.code
     if code is not None and code < 400:
         code = None  # a reply that made no sense ended the session: lost, in the relay's words
-    return _rule(result.phase, code, result.enhanced, taken, carried)
+    happened = [When.ALWAYS, *known]
+    happened += [When.TAKEN] * taken
+    happened += [When.CARRIED] * carried
+    return _rule(result.phase, code, result.enhanced, tuple(happened))
 
 
 @lru_cache(maxsize=1024)  # a relay says the same few things thousands of times
-def _rule(phase: Phase, code: int | None, enhanced: str | None, taken: bool, carried: bool) -> Rule:
-    happened = [When.ALWAYS]
-    happened += [When.TAKEN] * taken
-    happened += [When.CARRIED] * carried
+def _rule(phase: Phase, code: int | None, enhanced: str | None, happened: tuple[When, ...]) -> Rule:
     for rule in RULES:
         if rule.fits(phase, code, enhanced, happened=happened):
             return rule

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.blobs.cache import BlobCache, Taken
 from mailsender.message.composer import Filling, OnePersonsFault
-from mailsender.message.mail import Mail
+from mailsender.message.mail import NO_CONTENTS, Mail
+from mailsender.message.parts import Base64
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
@@ -29,6 +31,7 @@ from mailsender.sending.attempt import Attempt, after_attempt, as_error, progres
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.judge import Judge
 from mailsender.sending.permit import Margins, Means, Permit
+from mailsender.sending.reply_rules import When
 from mailsender.sending.settler import Settler
 from mailsender.smtp.port import NotBegun, RelayAway
 
@@ -39,6 +42,9 @@ TIMER_TICK = 0.001
 
 LOOK = 0.25
 """Seconds between two looks at a relay that refused everybody, or whose quota was used up."""
+
+UNREAD = 30.0
+"""Seconds after which a letter is tried again whose attachments, or template, could not be read."""
 
 
 class Compose(Protocol):
@@ -52,17 +58,19 @@ class Compose(Protocol):
         date: datetime,
         smtputf8: bool = False,
         person: str = "",
+        contents: Mapping[str, Base64] = NO_CONTENTS,
         filling: Filling | None = None,
-    ) -> bytes:
+    ) -> bytes | tuple[bytes, ...]:
         """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header.
 
-        `person` is the one recipient of a message of a personal letter, and `filling` what that is rendered
-        with. Raises OnePersonsFault where only this message cannot be made.
+        `person` is the one recipient of a message of a personal letter, `contents` are those of attachments,
+        `filling` is what its words are made of. Raises OnePersonsFault where this message alone cannot be
+        made.
         """
         ...
 
     async def filling(self, letter: Letter) -> Filling | None:
-        """What the messages of a personal letter are rendered with, None where it has no template.
+        """What the messages of a personal letter are made of, None where it has no template.
 
         Raises:
             ValueError: nothing can be made of it.
@@ -103,6 +111,7 @@ class Tools:
     chance: random.Random
     stopping: asyncio.Event
     means: Means
+    blobs: BlobCache | None = None
 
     @staticmethod
     def of(
@@ -114,10 +123,11 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
+        blobs: BlobCache | None = None,
     ) -> Tools:
         """Those with the margins that follow from them."""
         means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means)
+        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs)
 
 
 class Sender:
@@ -140,6 +150,7 @@ class Sender:
         self._chance = tools.chance
         self._stopping = tools.stopping
         self._means = tools.means
+        self._blobs = tools.blobs
         self._judge = Judge(tools.clock, self._finish_if_ours)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._second, self._date = 0, now_ms(0)
@@ -248,26 +259,58 @@ class Sender:
             self._finish(errand)
             return
         try:
-            if letter.mail and self._composer.mail(letter).personal:
-                errand.size = 1
-                if not await self._filled(errand):
-                    return
-            await self._send(errand)
+            if letter.mail:
+                await self._send_mail(errand, self._composer.mail(letter))
+            else:
+                await self._send(errand)
         except ValueError as error:  # the message cannot be made
             self._settle(token, as_error(letter, str(error)))
 
-    async def _filled(self, errand: Errand) -> bool:
-        """Get what a personal letter is rendered with. While the store is away it is given back untried."""
+    async def _send_mail(self, errand: Errand, mail: Mail) -> None:
+        """Send a letter with further keys, once its template and its attachments are at hand."""
+        if mail.personal:
+            errand.size = 1
+            if mail.pin and not await self._template(errand):
+                return
+        if not mail.attachments or self._blobs is None:
+            await self._send(errand)
+            return
+        taken = await self._attachments(self._blobs, errand, mail)
+        if taken is None:
+            return
+        errand.contents = taken.contents
+        try:
+            await self._send(errand)
+        finally:
+            errand.contents = NO_CONTENTS  # a letter that is weighed may wait for long
+            self._blobs.give_back(taken)
+
+    async def _attachments(self, blobs: BlobCache, errand: Errand, mail: Mail) -> Taken | None:
+        """What it carries; None where that cannot be read now: it is put off, and no attempt is counted."""
+        try:
+            return await blobs.take(mail.refs)
+        except Unavailable as error:
+            text = f"its attachments cannot be read now: {error}"
+        self._put_off(errand, text)
+        return None
+
+    async def _template(self, errand: Errand) -> bool:
+        """Have at hand what a personal letter is made of; False where that cannot be read now, as above."""
         try:
             errand.filling = await self._composer.filling(errand.letter)
         except Unavailable as error:
-            away = error
+            text = f"its template cannot be read now: {error}"
         else:
             return True
-        log.warning("template_away", letter=errand.letter.id, reason=str(away), action="it is given back")
-        self._settler.release(errand.token, [errand.letter.id])
-        await pause(self._stopping, LOOK)
+        self._put_off(errand, text)
         return False
+
+    def _put_off(self, errand: Errand, text: str) -> None:
+        unread = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA, text=text)
+        errand.results = dict.fromkeys(errand.left, unread)
+        errand.idle = set(errand.left)
+        errand.pause = UNREAD
+        self._finish_if_ours(errand)
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
@@ -325,7 +368,9 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
-        return self._judge.judge(errand, part, said)
+        letter = errand.letter
+        known = _known(self._composer.mail(letter)) if letter.mail else ()
+        return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
         """Have the outcomes of `part` written; False when the letter is lost, or it is time to stop.
@@ -350,7 +395,11 @@ class Sender:
         """One transaction; None when it could not begin, or was given up before its dot."""
         mail = self._composer.mail(errand.letter) if errand.letter.mail else None
         own = mail.reverse_path if mail is not None else ""
-        envelope = Envelope(reverse_path=own or errand.relay.policy.reverse_path, recipients=part)
+        envelope = Envelope(
+            reverse_path=own or errand.relay.policy.reverse_path,
+            recipients=part,
+            terms=None if mail is None else mail.terms,
+        )
         while True:
             if not await self._equipped(errand):
                 return None
@@ -367,6 +416,7 @@ class Sender:
                     smtputf8=errand.session.supports_smtputf8,
                     date=self._now(),
                     person=part[0] if mail.personal else "",
+                    contents=errand.contents,
                     filling=errand.filling,
                 )
             held, slot = errand.take()
@@ -410,7 +460,12 @@ class Sender:
                 return False
 
     async def _carry(
-        self, relay: Relay, held: Held, envelope: Envelope, message: bytes, permit: Permit
+        self,
+        relay: Relay,
+        held: Held,
+        envelope: Envelope,
+        message: bytes | tuple[bytes, ...],
+        permit: Permit,
     ) -> Said | None:
         """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
         since = relay.refusals.number
@@ -519,6 +574,18 @@ class Sender:
         if second != self._second:
             self._second, self._date = second, now_ms(second)
         return self._date
+
+
+def _known(mail: Mail) -> tuple[When, ...]:
+    """What is so of a letter that says more in MAIL than others do."""
+    known: list[When] = []
+    if mail.reverse_path:
+        known.append(When.OWN_PATH)
+    if mail.reverse_path or mail.terms is not None:
+        known.append(When.OWN)
+    if mail.require_tls:
+        known.append(When.TLS)
+    return tuple(known)
 
 
 def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:

@@ -28,6 +28,7 @@ from mailsender.intake.schema import Senders
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.queue.mongo import connection_string
 from mailsender.ratelimit.gcra import Allowance
+from mailsender.settings.key_files import key_files
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 from mailsender.templates.template import Limits, normal_language
 from mailsender.templates.variables import bounded
@@ -42,9 +43,12 @@ MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
 
 
+MIN_CODE_SECRET = 32
+"""Characters of the shortest `CODE_SECRET`: in hex they are 128 bits."""
+
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "MAILSENDER_", "TEMPLATES_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_"),
 )
 
 _NEAR = 0.85
@@ -131,6 +135,13 @@ class Settings(BaseSettings):
         "",
         "Further senders that letters may name in `From`, `Sender` and `ReversePath`: addresses and domains,"
         " separated by commas.",
+    )
+    dkim_keys: str = _field(
+        "",
+        "Private keys that sign the letters of their domains, `domain:selector:file` each, separated by"
+        " commas. A file is a whole path, or the name of one in `MAILSENDER_SECRETS_DIR`.",
+        shown="none",
+        repr=False,  # somebody may put a key there, and is told
     )
     smtp_tls: Literal["implicit", "starttls", "none"] = _field(
         "starttls",
@@ -257,6 +268,36 @@ class Settings(BaseSettings):
     letter_max_bytes: int = _field(
         10 * 1024 * 1024, "Bytes of the largest body.", ge=1024, le=12 * 1024 * 1024
     )
+    letter_max_attachments_bytes: int = _field(
+        25 * 1024 * 1024,
+        "Bytes of all attachments of a letter; in the message they take 37 % more, and a relay's SIZE counts"
+        " that.",
+        ge=1024,
+        le=100 * 1024 * 1024,
+    )
+    blob_max_bytes: int = _field(
+        25 * 1024 * 1024, "Bytes of the largest attachment.", ge=1024, le=100 * 1024 * 1024
+    )
+    blob_store_max_bytes: int = _field(
+        20 * 1024**3,
+        "Bytes of stored attachments above which `PUT /blobs` answers 503; 0 = no limit. Those that letters"
+        " bring with them are stored all the same.",
+        ge=0,
+        le=1024**5,
+    )
+    blob_retention: Duration = _field(
+        7 * 86400.0,
+        "Time for which an attachment that no letter names is kept after it was put, or named last. A letter"
+        " that names it may wait on the topic for as long.",
+        ge=3600,
+        shown="7d",
+    )
+    blob_cache_bytes: int = _field(
+        48 * 1024 * 1024,
+        "Bytes of attachments in memory, in base64: of letters that are being sent, and that were last.",
+        ge=1024 * 1024,
+        le=4 * 1024**3,
+    )
     report_sweep_after: Duration = _field(
         30.0,
         "Time for which an answer may lack its report before any replica publishes it.",
@@ -305,6 +346,12 @@ class Settings(BaseSettings):
     mongodb_retention: Duration = _field(
         30 * 86400.0, "Time for which reported letters are remembered.", ge=60, shown="30d"
     )
+    mongodb_body_retention: Duration = _field(
+        0.0,
+        "Time after which a reported letter loses its `Body`, texts and attachments; the rest is remembered."
+        " 0: they stay as long as the letter.",
+        shown="0: as long as the letter",
+    )
     mongodb_lease: Duration = _field(
         60.0,
         "Time after which a replica that is silent counts as dead.",
@@ -320,6 +367,32 @@ class Settings(BaseSettings):
     queue_max_letters: int = _field(
         1_000_000, "Waiting letters above which `POST /post` answers 503; 0 = no limit.", ge=0, le=MOST
     )
+
+    # Confirmation codes
+    code_secret: SecretStr = _field(
+        SecretStr(""),
+        "Key under which confirmation codes are hashed, the same in all replicas: 32 random characters at"
+        " least. Without it no codes are made.",
+    )
+    code_length: int = _field(6, "Digits of a code.", ge=6, le=12)
+    code_life: Duration = _field(600.0, "Time for which a code holds.", ge=60, le=_DAY, shown="10m")
+    code_tries: int = _field(5, "How often a code may be tried.", ge=1, le=20)
+    code_pause: Duration = _field(
+        60.0,
+        "Time for which a request for a code that is repeated under its `IdempotencyKey` sends none.",
+        ge=1,
+        le=3600,
+        shown="1m",
+    )
+    code_window: Duration = _field(
+        3600.0,
+        "Time in which codes are counted; it begins with the first.",
+        ge=60,
+        le=7 * _DAY,
+        shown="1h",
+    )
+    code_per_address: int = _field(5, "Codes for one address in a window.", ge=1, le=1000)
+    code_per_caller: int = _field(100, "Codes for one caller in a window.", ge=1, le=1_000_000)
 
     # HTTP and the process
     http_host: str = _field("", "Address to listen on.", shown="0.0.0.0 with a key, else 127.0.0.1")
@@ -444,6 +517,20 @@ class Settings(BaseSettings):
         bounded(found, limits=Limits())
         return value
 
+    @field_validator("dkim_keys")
+    @classmethod
+    def _keys(cls, value: str) -> str:
+        key_files(value)
+        return value
+
+    @field_validator("code_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        """A code has few digits, so the key has to be what nobody can guess."""
+        if 0 < len(value.get_secret_value()) < MIN_CODE_SECRET:
+            raise ValueError(f"it has to have at least {MIN_CODE_SECRET} characters")
+        return value
+
     @field_validator("mongodb_base_name")
     @classmethod
     def _database(cls, value: str) -> str:
@@ -484,6 +571,11 @@ class Settings(BaseSettings):
                 " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
             )
         return self
+
+    @property
+    def body_retention(self) -> float | None:
+        """Seconds for which bodies of reported letters are kept, None for as long as the letters."""
+        return self.mongodb_body_retention or None
 
     @property
     def authenticates(self) -> bool:
@@ -663,7 +755,8 @@ def slips() -> list[Slip]:
     """What the environment and the directory of secrets hold that looks like a setting and is none."""
     found = [Slip(name, near, "the environment") for name, near in astray(os.environ).items()]
     directory, files = secret_files()
-    names = [path.name for path in files]
+    keys = {part.rpartition(":")[2].strip() for part in read(["dkim_keys"]).get("dkim_keys", "").split(",")}
+    names = [path.name for path in files if path.name not in keys]
     return found + [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
 
 

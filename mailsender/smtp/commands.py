@@ -8,14 +8,18 @@ from functools import lru_cache
 
 from mailsender.model.address import Address, BadAddress, all_as_written, parse_address
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
+from mailsender.model.terms import Terms
 from mailsender.model.text import PIECE
+from mailsender.smtp.pieces import Pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offers:
     """The extensions that matter here. `size` is the largest message in octets, 0 for no stated limit.
 
-    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920).
+    `pipelining` says that commands may be sent before the replies to earlier ones have come (RFC 2920),
+    `notifications` that it takes DSN's parameters (RFC 3461), `require_tls` that it takes REQUIRETLS, over a
+    session that is protected as RFC 8689 §4.2.1 wants it.
     """
 
     eight_bit: bool = False
@@ -23,10 +27,15 @@ class Offers:
     sizes: bool = False
     size: int = 0
     pipelining: bool = False
+    notifications: bool = False
+    require_tls: bool = False
 
     @classmethod
-    def of(cls, extensions: dict[str, str]) -> Offers:
-        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters."""
+    def of(cls, extensions: dict[str, str], *, protected: bool = False) -> Offers:
+        """What an EHLO reply offers; `extensions` maps keywords in lower case to their parameters.
+
+        `protected`: the session has TLS, and the relay's certificate was verified.
+        """
         limit = extensions.get("size", "").strip()
         return cls(
             eight_bit="8bitmime" in extensions,
@@ -34,6 +43,8 @@ class Offers:
             sizes="size" in extensions,
             size=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0,
             pipelining="pipelining" in extensions,
+            notifications="dsn" in extensions,
+            require_tls=protected and "requiretls" in extensions,
         )
 
 
@@ -41,14 +52,19 @@ Plan = tuple[bytes, dict[str, bytes], dict[str, Result]]
 """The MAIL command, a RCPT command for each recipient, the results of those refused without a word."""
 
 
-def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
+def plan(envelope: Envelope, message: bytes | Pieces, offers: Offers) -> Plan:
     """Decide what to say. No address can add a command or a parameter: only our own grammar passes.
 
     Raises:
         ValueError: `message` holds a CR or LF that is no line end: a relay might see a dot, and the
             end of the message, where we see none.
     """
-    if not _lines_end_well(message):
+    if isinstance(message, bytes):
+        good, size, ascii_ = _lines_end_well(message), len(message), message.isascii()
+    else:
+        good = all(map(_lines_end_well, message.blocks))
+        size, ascii_ = message.size, message.ascii
+    if not good:
         raise ValueError("the message holds a bare CR or LF")
     try:
         sender = _sender(envelope.reverse_path) if envelope.reverse_path else None
@@ -56,13 +72,24 @@ def plan(envelope: Envelope, message: bytes, offers: Offers) -> Plan:
         return _refused_whole(envelope, "5.1.7", f"the reverse-path is no address: {error}")
     if sender and sender.needs_smtputf8 and not offers.smtputf8:
         return _refused_whole(envelope, "5.6.7", "the sender's address needs SMTPUTF8, which the relay lacks")
-    if offers.size and len(message) > offers.size:
-        text = f"the message has {len(message)} octets and the relay takes at most {offers.size}"
+    terms = envelope.terms
+    if terms is not None and terms.require_tls and not offers.require_tls:
+        text = (
+            "the letter wants TLS on all of its way (RequireTLS), and the relay does not offer REQUIRETLS"
+            " over a session with TLS and a verified certificate"
+        )
+        return _refused_whole(envelope, "5.7.30", text)  # RFC 8689 §4.2.1
+    if offers.size and size > offers.size:
+        text = f"the message has {size} octets and the relay takes at most {offers.size}"
         return _refused_whole(envelope, "5.3.4", text)
     rcpts, results, utf8 = _rcpts(envelope.recipients, offers)
-    if (sender and sender.needs_smtputf8) or (offers.smtputf8 and _has_utf8_headers(message)):
+    utf8_headers = offers.smtputf8 and not ascii_ and _has_utf8_headers(message)
+    if (sender and sender.needs_smtputf8) or utf8_headers:
         utf8 = True
-    return _mail(sender, message, offers, utf8=utf8), rcpts, results
+    mail = _mail(sender, size, offers, ascii_=ascii_, utf8=utf8)
+    if terms is not None:
+        mail, rcpts = _on_terms(terms, mail, rcpts, offers)
+    return mail, rcpts, results
 
 
 def _lines_end_well(message: bytes) -> bool:
@@ -82,9 +109,10 @@ def _lines_end_well(message: bytes) -> bool:
     return True
 
 
-def _has_utf8_headers(message: bytes) -> bool:
+def _has_utf8_headers(message: bytes | Pieces) -> bool:
     """Whether its headers have octets beyond ASCII, as only a relay with SMTPUTF8 takes them (RFC 6532)."""
-    return not message.isascii() and not message[: message.find(b"\r\n\r\n")].isascii()
+    begin = message if isinstance(message, bytes) else message.head
+    return not begin[: begin.find(b"\r\n\r\n")].isascii()
 
 
 def _rcpts(recipients: Sequence[str], offers: Offers) -> tuple[dict[str, bytes], dict[str, Result], bool]:
@@ -113,13 +141,30 @@ def _sender(reverse_path: str) -> Address:
     return parse_address(reverse_path)
 
 
-def _mail(sender: Address | None, message: bytes, offers: Offers, *, utf8: bool) -> bytes:
+def _mail(sender: Address | None, size: int, offers: Offers, *, ascii_: bool, utf8: bool) -> bytes:
     parameters = (
-        f" SIZE={len(message)}" if offers.sizes else "",
-        " BODY=8BITMIME" if offers.eight_bit and not message.isascii() else "",
+        f" SIZE={size}" if offers.sizes else "",
+        " BODY=8BITMIME" if offers.eight_bit and not ascii_ else "",
         " SMTPUTF8" if utf8 else "",
     )
     return f"MAIL FROM:<{sender.wire if sender else ''}>{''.join(parameters)}\r\n".encode()
+
+
+def _on_terms(
+    terms: Terms, mail: bytes, rcpts: dict[str, bytes], offers: Offers
+) -> tuple[bytes, dict[str, bytes]]:
+    """The commands with what the letter asks for: notifications only where the relay offers them."""
+    notified = terms.notifications and offers.notifications
+    of_mail = f"{terms.of_mail if notified else ''}{' REQUIRETLS' if terms.require_tls else ''}"
+    if notified:
+        rcpts = {
+            each: _with(command, terms.of_rcpt(parse_address(each).wire)) for each, command in rcpts.items()
+        }
+    return _with(mail, of_mail), rcpts
+
+
+def _with(command: bytes, parameters: str) -> bytes:
+    return b"%b%b\r\n" % (command.removesuffix(b"\r\n"), parameters.encode())
 
 
 def _refused(phase: Phase, enhanced: str, text: str) -> Result:

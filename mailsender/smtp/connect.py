@@ -275,7 +275,8 @@ class _Opening:
             raise ConnectionResetError("the relay closed the connection")
         if protocol._buffer.strip():  # noqa: SLF001  no public way to see that a reply too many lies there
             raise RelayAway("the relay sent more than it was asked for", phase=self.phase)
-        offers = Offers.of(client.esmtp_extensions)
+        protected = self._config.tls != "none" and self._config.verify
+        offers = Offers.of(client.esmtp_extensions, protected=protected)
         if not self._config.pipelining:
             offers = replace(offers, pipelining=False)
         log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)

@@ -60,13 +60,16 @@ class Session(Protocol):
         """How many transactions it is worth to ask for at once: 2 where the relay takes them pipelined."""
         ...
 
-    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
+    async def transact(
+        self, envelope: Envelope, message: bytes | tuple[bytes, ...], permit: Permit
+    ) -> Outcome:
         """Carry one transaction through and say what became of each recipient.
 
         Several may be asked for at once: they are carried in the order in which they were asked for, and at
         most one of them is after its dot.
 
-        `message` is ready for the wire but for dot-stuffing: CRLF line ends, no final dot. Never raises
+        `message` is ready for the wire but for dot-stuffing: CRLF line ends, no final dot. It may come in
+        pieces, the first of which holds all headers, and none of which divides a line end. Never raises
         for anything that the relay does: a lost connection before the dot is `deferred`, after it
         `uncertain`, and `session_usable` is False. If `permit.dot()` says no the connection is closed
         without the dot and all recipients are deferred in phase `data`. After a refused

@@ -15,12 +15,14 @@ recipient's answer on another.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mailsender.model.letter import Phase
 from mailsender.smtp.commands import Offers, on_the_wire
 from mailsender.smtp.learned import Learned
+from mailsender.smtp.pieces import Pieces
 from mailsender.smtp.replies import Kind, Reply, ReplyError, ReplyParser
 from mailsender.smtp.transaction import End, Transaction
 
@@ -85,9 +87,11 @@ class Dialogue:
     __slots__ = (
         "_answered",
         "_begun",
+        "_blocks",
         "_carried",
         "_front",
         "_learned",
+        "_next",
         "_offers",
         "_owed",
         "_parser",
@@ -113,6 +117,8 @@ class Dialogue:
         self._begun: list[Transaction] = []  # and not finished, the earliest first
         self._front: Transaction | None = None  # the last one begun, while it is before its dot
         self._sent = 0  # how much of its message is written, where that is a large one
+        self._blocks: Iterator[bytes | memoryview] | None = None  # what is left of one in pieces
+        self._next: bytes | memoryview | None = None  # the first of them
         self._unsaid: deque[_Step] = deque()
         self._owed: deque[_Step] = deque()
         self._answered = 0  # how many steps were answered: the number of the one that is owed next
@@ -176,8 +182,18 @@ class Dialogue:
 
     def _has_block(self, front: Transaction) -> bool:
         """Whether the message has to be streamed further before its end."""
-        size = len(front.message)
+        message = front.message
+        if isinstance(message, Pieces):
+            return not front.abandoned and bool(front.waiting) and self._has_piece(message)
+        size = len(message)
         return size > ONE_WRITE and self._sent < size and not front.abandoned and bool(front.waiting)
+
+    def _has_piece(self, message: Pieces) -> bool:
+        if self._blocks is None:
+            self._blocks = message.blocks_on_the_wire(BLOCK)
+        if self._next is None:
+            self._next = next(self._blocks, None)
+        return self._next is not None
 
     def _block(self, front: Transaction, now: float) -> bytes | memoryview:
         start = self._sent
@@ -185,7 +201,11 @@ class Dialogue:
         self.streaming = True
         self._wait = self._timeouts.block
         self.deadline, self._watched = now + self._wait, _NOTHING
-        return on_the_wire(front.message, start, self._sent)
+        message, piece = front.message, self._next
+        if isinstance(message, Pieces):
+            self._next = None
+            return piece or b""
+        return on_the_wire(message, start, self._sent)
 
     def _end_message(self, front: Transaction, out: list[bytes]) -> bool:
         """The dot, behind the message where that is a small one; False when it may not be ended.
@@ -205,11 +225,11 @@ class Dialogue:
             return False
         else:
             front.phase = Phase.DOT
-            if not self._sent:
+            if not self._sent and isinstance(front.message, bytes):
                 out.append(bytes(on_the_wire(front.message, 0, ONE_WRITE)))
         out.append(_DOT)
         self._owed.append((Phase.DOT, _DOT, front, ""))
-        self._front, self._sent = None, 0
+        self._front, self._sent, self._blocks = None, 0, None
         front.message_wanted = False
         return True
 
@@ -424,6 +444,7 @@ class Dialogue:
             return
         self.over = end = End(why, reply)
         self.deadline, self.streaming, self._front = None, False, None
+        self._blocks = self._next = None
         self.done.extend([step[2] for step in self._owed if isinstance(step[2], Question)])
         self._owed.clear()
         self._unsaid.clear()

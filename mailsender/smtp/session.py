@@ -18,6 +18,7 @@ from mailsender.model.clock import Clock
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
 from mailsender.smtp.commands import Offers, plan
 from mailsender.smtp.learned import Learned
+from mailsender.smtp.pieces import Pieces
 from mailsender.smtp.port import NotBegun, Permit
 from mailsender.smtp.protocol import Dialogue, Question, Timeouts
 from mailsender.smtp.replies import Kind, Reply
@@ -125,14 +126,17 @@ class SmtpSession:
             self._end("the connection was lost")
         return self._dialogue.over is None
 
-    async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
+    async def transact(
+        self, envelope: Envelope, message: bytes | tuple[bytes, ...], permit: Permit
+    ) -> Outcome:
         """See `Session`.
 
         Raises:
             NotBegun: see `Session`.
             ValueError: `message` holds a bare CR or LF.
         """
-        transaction = Transaction(envelope, message, permit, self._offers)
+        whole = message if isinstance(message, bytes) else Pieces(message)
+        transaction = Transaction(envelope, whole, permit, self._offers)
         results = transaction.results
         if transaction.waiting:
             transaction.waiter = waiter = self._loop.create_future()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mailsender.model.letter import Envelope, Phase, Result, Verdict
 from mailsender.smtp.commands import Offers, plan
+from mailsender.smtp.pieces import Pieces
 from mailsender.smtp.port import Permit
 from mailsender.smtp.replies import Kind, Reply
 
@@ -62,7 +63,12 @@ class Transaction:
     )
 
     def __init__(
-        self, envelope: Envelope, message: bytes, permit: Permit, offers: Offers, waiter: Any = None
+        self,
+        envelope: Envelope,
+        message: bytes | Pieces,
+        permit: Permit,
+        offers: Offers,
+        waiter: Any = None,
     ) -> None:
         """Nobody is settled yet but those who are refused without a word.
 

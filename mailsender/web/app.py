@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mailsender.observe.supervision import Keep, Loop, once
 from mailsender.web import connections
+from mailsender.web.blobs import BlobHandlers
 from mailsender.web.handlers import READ_SHARE, Handlers
 from mailsender.web.middleware import authenticate, bound, guard, problems
 from mailsender.web.operations import Operations
@@ -42,6 +43,9 @@ MAX_LINE: Final = 8190
 MOST: Final = 512
 """Connections at once where nothing else is said: twice as many as requests that may be under way."""
 
+MAX_BLOB: Final = 25 * 1024 * 1024
+"""Bytes of the largest file where nothing else is said."""
+
 STUCK: Final = 60.0
 """Seconds in which a request, or the reading of its answer, has to get further where nothing else is said."""
 
@@ -68,6 +72,7 @@ def make_app(
     timeout: float,
     most: int = MOST,
     allowed_hosts: Sequence[str] = (),
+    max_blob: int = MAX_BLOB,
 ) -> web.Application:
     """The application.
 
@@ -78,6 +83,7 @@ def make_app(
         timeout: seconds that a request may take.
         most: connections at once; no more than half of them may have a request under way.
         allowed_hosts: names in a `Host` header that are taken for ours where there is no key.
+        max_blob: bytes of the largest file that is put.
     """
     handlers = Handlers(
         operations,
@@ -94,7 +100,8 @@ def make_app(
             bound(timeout, most // 2),
         ],
     )
-    app.add_routes([*handlers.routes(), *Pages().routes()])
+    blobs = BlobHandlers(operations, max_bytes=max_blob, stall=timeout)
+    app.add_routes([*handlers.routes(), *blobs.routes(), *Pages().routes()])
     app.on_response_prepare.append(_headers)
     return app
 

@@ -14,7 +14,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from mailsender.intake.idempotency import MAX_KEY
+from mailsender.web.code_models import CodeIn, CodeView, GuessIn, VerdictView
+from mailsender.web.lint_models import LintView
 from mailsender.web.models import (
+    BlobView,
     Drain,
     DryRunView,
     LetterView,
@@ -65,7 +68,8 @@ class Endpoint:
 
     `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
-    outside world and may run out of time. `takes` is the model of its body.
+    outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas.
+    One that `takes_content` takes a file as its body, and time for it.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -78,7 +82,8 @@ class Endpoint:
     parameters: tuple[Schema, ...] = ()
     takes_batch: bool = False
     takes_letter: bool = False
-    takes: type[BaseModel] | None = None
+    takes: type[BaseModel] | Mapping[str, Schema] | None = None
+    takes_content: bool = False
     public: bool = False
     cheap: bool = False
     slow: bool = False
@@ -338,6 +343,186 @@ SERVICE: Final = (
 )
 """What is asked of the service."""
 
+_NOT_READ: Final = (
+    problem(408, "The body did not arrive in time. The connection is closed."),
+    problem(413, "The body is too large: than HTTP_MAX_BYTES, or than such a request may be."),
+    problem(415, "The body is compressed; it is taken only as it is."),
+    problem(417, "`Expect` asks for something else than `100-continue`."),
+)
+_NO_CODES: Final = problem(404, "The service makes no codes: CODE_SECRET is not set.")
+
+_ANY_LETTER: Final[Schema] = {
+    "type": "object",
+    "description": "A letter, as of `POST /post`; what is wrong with it is told in a finding.",
+}
+
+LINT: Final = (
+    Endpoint(
+        method="POST",
+        path="/lint",
+        name="lint",
+        tag="sending",
+        summary="What mailbox providers would mind",
+        text=(
+            "Nothing is sent, and nobody is asked. The body is a batch, one letter, or a finished message, as"
+            " in an .eml file: what begins with `[` or `{` is JSON, whatever the Content-Type."
+        ),
+        parameters=(
+            {
+                "name": "bulk",
+                "in": "query",
+                "description": "Whether it is bulk mail, such as a newsletter. Without it, Precedence, List-"
+                " headers and the number of recipients tell.",
+                "schema": {"type": "boolean"},
+            },
+        ),
+        takes={
+            JSON: {"anyOf": [{"type": "array", "minItems": 1, "items": _ANY_LETTER}, _ANY_LETTER]},
+            "message/rfc822": _LINE,
+        },
+        answers=(
+            Answer(status=200, text="What was found.", content={JSON: LintView}),
+            problem(400, "It is neither letters nor a message, or `bulk` cannot be understood."),
+            *_NOT_READ,
+        ),
+        slow=True,
+    ),
+)
+"""What is asked before something is sent."""
+
+CODES: Final = (
+    Endpoint(
+        method="POST",
+        path="/codes",
+        name="make_code",
+        tag="codes",
+        summary="Make a confirmation code and send it",
+        text="The code stands in the letter alone. The answer is the same whatever becomes of the letter.",
+        takes=CodeIn,
+        answers=(
+            Answer(status=202, text="It was published.", content={JSON: CodeView}),
+            problem(400, "The request, or the letter that it makes, is wrong. No code was made."),
+            *_NOT_READ,
+            problem(
+                429,
+                "As many codes as are allowed were made for this address, or by this caller.",
+                RETRY_AFTER,
+            ),
+            _NO_CODES,
+            problem(503, "As of `POST /post`. No code was made that would be right.", RETRY_AFTER),
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="POST",
+        path="/codes/check",
+        name="check_code",
+        tag="codes",
+        summary="Whether a code is right, and use it up",
+        text="Of several that ask at once with the right code one is told so.",
+        takes=GuessIn,
+        answers=(
+            Answer(status=200, text="What it is.", content={JSON: VerdictView}),
+            problem(400, "The request is wrong; nothing was tried."),
+            *_NOT_READ,
+            _NO_CODES,
+            problem(503, "MongoDB is away. A right code may have been used up.", RETRY_AFTER),
+        ),
+        slow=True,
+    ),
+)
+"""What is asked about confirmation codes."""
+
+UPLOAD_OFFSET: Final = "Upload-Offset"
+"""The header that says how much of an upload is there, as in the IETF's draft on resumable uploads."""
+
+_REF: Final[Schema] = {
+    "name": "ref",
+    "in": "path",
+    "required": True,
+    "description": "`sha256:` and the SHA-256 of the content, 64 hexadecimal digits in lower case.",
+    "schema": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$", "maxLength": 71},
+}
+_RANGE: Final[Schema] = {
+    "name": "Content-Range",
+    "in": "header",
+    "description": "`bytes FIRST-LAST/SIZE`, where FIRST is what `Upload-Offset` said and LAST the last byte:"
+    " the rest of an upload that broke off (RFC 9110 §14.5).",
+    "schema": {"type": "string", "pattern": "^bytes [0-9]{1,15}-[0-9]{1,15}/[0-9]{1,15}$"},
+}
+
+_STORED: Final = (
+    Answer(status=200, text="It is stored; `ref` is what a letter names it by.", content={JSON: BlobView}),
+    problem(408, "The body did not go on in time. The connection is closed; what came can be resumed."),
+    problem(413, "The body is larger than BLOB_MAX_BYTES."),
+    problem(415, "The body is compressed; it is taken only as it is."),
+    problem(417, "`Expect` asks for something else than `100-continue`."),
+    problem(
+        503,
+        "`reason` says why: `store-full`, `busy`, `unavailable`, `draining` or `starting`. Another replica"
+        " may take it, or this one later.",
+        RETRY_AFTER,
+    ),
+)
+
+BLOBS: Final = (
+    Endpoint(
+        method="PUT",
+        path="/blobs",
+        name="put_blob",
+        tag="sending",
+        summary="Store the content of an attachment",
+        text="The body is the content, whatever its Content-Type. The same content is stored once. It is kept"
+        " for BLOB_RETENTION, and for as long as a letter names it.",
+        answers=(*_STORED, problem(400, "The body could not be read.")),
+        takes_content=True,
+        slow=True,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/blobs/{ref}",
+        name="resume_blob",
+        tag="sending",
+        summary="Store a content whose hash is known, or the rest of it",
+        text="Where it is there already the body is not read. An upload that broke off can be resumed for"
+        f" some hours: GET says in `{UPLOAD_OFFSET}` how many bytes are there, and `Content-Range` says which"
+        " come now.",
+        parameters=(_REF, _RANGE),
+        answers=(
+            *_STORED,
+            problem(400, "No such `ref` or `Content-Range` can be, or the body could not be read."),
+            problem(
+                409,
+                f"Other bytes are there than those before the first one: `{UPLOAD_OFFSET}` says how many. Or"
+                " somebody else goes on with the same upload.",
+                {UPLOAD_OFFSET: "How many bytes are there."},
+            ),
+            problem(422, "The content has another hash. Nothing of it is kept."),
+        ),
+        takes_content=True,
+        slow=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/blobs/{ref}",
+        name="blob",
+        tag="looking",
+        summary="Whether a content is there, and until when",
+        parameters=(_REF,),
+        answers=(
+            Answer(status=200, text="It is there.", content={JSON: BlobView}),
+            problem(
+                404,
+                f"It is not. `{UPLOAD_OFFSET}` says how much of an upload is there that can be resumed.",
+                {UPLOAD_OFFSET: "How many bytes are there."},
+            ),
+            _UNAVAILABLE,
+        ),
+        slow=True,
+    ),
+)
+"""What is asked about blobs."""
+
 _TEMPLATE: Final[dict[str, Any]] = {
     "name": "name",
     "in": "path",
@@ -371,13 +556,6 @@ _BAD_TEMPLATE: Final = problem(
     "No template, or it cannot be filled in: `faults` has each fault with its file, line and variable. Or the"
     " body is not what is taken.",
 )
-_NOT_READ: Final = (
-    problem(408, "The body did not arrive in time. The connection is closed."),
-    problem(413, "The body is larger than HTTP_MAX_BYTES, or the files than MongoDB takes."),
-    problem(415, "The body is compressed; it is taken only as it is."),
-    problem(417, "`Expect` asks for something else than `100-continue`."),
-)
-
 TEMPLATES: Final = (
     Endpoint(
         method="GET",
@@ -517,12 +695,17 @@ PAGES: Final = (
 )
 """What describes it."""
 
-ENDPOINTS: Final = SERVICE + TEMPLATES + PAGES
+ENDPOINTS: Final = SERVICE + LINT + CODES + BLOBS + TEMPLATES + PAGES
 
 
 def is_public(path: str) -> bool:
     """Whether what is at `path` may be seen without the key."""
     return any(endpoint.public and endpoint.matches(path) for endpoint in ENDPOINTS)
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Whether a file is put to what is at `path`: that takes its time."""
+    return any(each.takes_content and each.method == method and each.matches(path) for each in BLOBS)
 
 
 def is_cheap(path: str) -> bool:

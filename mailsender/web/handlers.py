@@ -11,12 +11,15 @@ from typing import Any, Final, TypeVar
 from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
+from mailsender.blobs.receive import TooLong
 from mailsender.model.letter import Status
 from mailsender.observe.safejson import to_json
 from mailsender.web import query
-from mailsender.web.endpoints import JSON, SERVICE, TEMPLATES
+from mailsender.web.code_handlers import CodeHandlers
+from mailsender.web.endpoints import CODES, JSON, LINT, SERVICE, TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
+from mailsender.web.lint_handlers import LintHandlers
 from mailsender.web.models import PostedView, SubmittedView
 from mailsender.web.operations import Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
@@ -59,8 +62,10 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post, "PUT": web.put}
+        linting = LintHandlers(self._operations, self._body)
+        of_codes = CodeHandlers(self._operations, self._body)
         of_templates = TemplateHandlers(self._operations, self._body)
-        parts = ((SERVICE, self), (TEMPLATES, of_templates))
+        parts = ((SERVICE, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
         return [
             adders[one.method](one.path, getattr(part, one.name), expect_handler=_expected)
             for endpoints, part in parts
@@ -118,7 +123,7 @@ class Handlers:
             self._operations.accepting()
         _uncompressed(request)
         key = query.record_key(request)
-        self._announced(request)
+        self._check_announced(request)
         async with self._posts:
             body = await self._arriving(request, request.read)
             if dry:
@@ -137,7 +142,7 @@ class Handlers:
             self._operations.accepting()
         _uncompressed(request)
         key, own_key = query.record_key(request), query.idempotency_key(request)
-        self._announced(request)
+        self._check_announced(request)
         async with self._posts:
             given = await self._submission(request, own_key)
             if dry:
@@ -164,13 +169,6 @@ class Handlers:
         """Start the drain, or say how far it is."""
         return _json(self._operations.begin_drain())
 
-    async def _body(self, request: web.Request) -> bytes:
-        """The body of a request that needs it but for a moment."""
-        _uncompressed(request)
-        self._announced(request)
-        async with self._posts:
-            return await self._arriving(request, request.read)
-
     async def _submission(self, request: web.Request, key: str) -> Submission:
         """A letter from a body of JSON, or from a form with files; of any other Content-Type it is JSON."""
         try:
@@ -183,6 +181,9 @@ class Handlers:
             )
         except BadForm as error:
             raise _bad_body(f"The body is no form with a letter: {error}.") from error
+        except TooLong as error:
+            detail = f"A file cannot go with a letter: {error} (BLOB_MAX_BYTES)."
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, reason="too-large") from None
         return Submission(body=body, files=files, key=key)
 
     async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:
@@ -194,7 +195,14 @@ class Handlers:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
             yield piece
 
-    def _announced(self, request: web.Request) -> None:
+    async def _body(self, request: web.Request) -> bytes:
+        """The body of a request that needs it but for a moment."""
+        _uncompressed(request)
+        self._check_announced(request)
+        async with self._posts:
+            return await self._arriving(request, request.read)
+
+    def _check_announced(self, request: web.Request) -> None:
         """Say that a body is too large before it waits for its turn."""
         announced = request.content_length or 0
         if announced > self._max_bytes:

@@ -26,6 +26,7 @@ def letter_view(found: StoredLetter) -> LetterView:
         recipients=[recipient_view(recipient) for recipient in letter.recipients],
         publishers=len(letter.answers),
         reported=letter.status.final and letter.answered >= len(letter.answers),
+        body_omitted=letter.bare,
         adopted=letter.adopted,
         origin=first.origin
         and OriginView.model_construct(

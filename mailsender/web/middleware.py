@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mailsender.model.errors import TooLarge, Unavailable
-from mailsender.web.endpoints import SERVICE, is_cheap, is_public
+from mailsender.web.endpoints import SERVICE, is_cheap, is_public, is_upload
 from mailsender.web.operations import BadBatch, Clash, Refused
 from mailsender.web.origins import cross_site, foreign
 from mailsender.web.problems import ProblemError, away, bad_batch, clash, refused
@@ -29,6 +29,9 @@ MAX_IN_FLIGHT: Final = 256
 
 MAX_FILES: Final = 32
 """Requests under way at once for what needs no key: some browsers, each of which asks for four files."""
+
+UPLOAD_TIME: Final = 600.0
+"""Seconds that a file may take: 25 MB at 350 kbit/s. What comes more slowly is resumed."""
 
 RETRY_AWAY: Final = 5.0
 """Seconds after which to try again when a part of the outside world is away."""
@@ -158,8 +161,8 @@ def guard(allowed_hosts: Sequence[str]) -> Middleware:
 def bound(timeout: float, most: int) -> Middleware:
     """At most `most` requests at once, and `MAX_IN_FLIGHT`, each for at most `timeout` seconds.
 
-    Those for what needs no key, a page's files, are counted apart: a stranger who does not read his answers
-    takes nobody's place but other strangers'.
+    A file that is put may take longer. Those for what needs no key, a page's files, are counted apart: a
+    stranger who does not read his answers takes nobody's place but other strangers'.
     """
     most = min(most, MAX_IN_FLIGHT)
     in_flight, mosts = {True: 0, False: 0}, {True: min(most, MAX_FILES), False: most}
@@ -171,15 +174,16 @@ def bound(timeout: float, most: int) -> Middleware:
             detail = f"{mosts[public]} requests are under way already; nothing of this one was done."
             raise away(detail, reason="busy", retry_after=1)
         in_flight[public] += 1
+        time = UPLOAD_TIME if is_upload(request.method, request.path) else timeout
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with asyncio.timeout(time) as scope:
                 return await handler(request)
         except TimeoutError:
             if not scope.expired():
                 raise
             raise ProblemError(
                 HTTPStatus.GATEWAY_TIMEOUT,
-                f"No answer within {timeout:g} s. Letters of this request may have been taken;"
+                f"No answer within {time:g} s. Letters of this request may have been taken;"
                 " to repeat it safely give each letter an ID of its own.",
                 reason="timeout",
             ) from None

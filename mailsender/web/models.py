@@ -30,6 +30,16 @@ class FaultView(BaseModel):
     text: str = Field(description="What is wrong, for a person.")
 
 
+class BlobView(BaseModel):
+    """A content that is stored."""
+
+    model_config = _CLOSED
+
+    ref: str = Field(description="What a letter's attachment names it by.", pattern="^sha256:[0-9a-f]{64}$")
+    bytes: Count = Field(description="How many bytes it has.")
+    kept_until: datetime = Field(description="Until then at least; for longer while a letter names it.")
+
+
 class RecipientView(BaseModel):
     """One recipient, with the last that was heard about it."""
 
@@ -80,6 +90,9 @@ class LetterView(BaseModel):
     recipients: list[RecipientView]
     publishers: Count = Field(description="How many records brought it; each gets the report.")
     reported: bool = Field(description="Whether every publisher has its report.")
+    body_omitted: bool = Field(
+        description="Its body, texts and files are kept no longer: a report that is repeated is without them."
+    )
     adopted: bool = Field(description="Another program had put it into the queue.")
     origin: OriginView | None = Field(description="Null for an adopted one.")
 

@@ -50,6 +50,7 @@ _TAGS: Final = {
     "sending": "Letters in.",
     "looking": "What became of them, and what the service does.",
     "templates": "What letters are made from.",
+    "codes": "Confirmation codes.",
     "stopping": "The drain.",
     "probes": "For an orchestrator.",
     "documentation": "This description.",
@@ -93,7 +94,7 @@ def text() -> str:
 
 
 def _taken() -> list[tuple[type[BaseModel], Any]]:
-    return [(each.takes, "validation") for each in ENDPOINTS if each.takes is not None]
+    return [(each.takes, "validation") for each in ENDPOINTS if isinstance(each.takes, type)]
 
 
 def _answered() -> list[tuple[type[BaseModel], Any]]:
@@ -131,8 +132,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.takes_letter:
         operation["requestBody"] = _letter()
     if endpoint.takes is not None:
-        content = {JSON: {"schema": reference(endpoint.takes)}}
-        operation["requestBody"] = {"description": "JSON.", "content": content}
+        operation["requestBody"] = _body(endpoint.takes)
+    if endpoint.takes_content:
+        operation["requestBody"] = _content()
     if endpoint.public:
         operation["security"] = []
     return operation
@@ -174,6 +176,20 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
 def _schema(content: type[BaseModel] | Schema, other: type[BaseModel] | None) -> Mapping[str, Any]:
     schema = reference(content) if isinstance(content, type) else dict(content)
     return schema if other is None else {"anyOf": [schema, reference(other)]}
+
+
+def _body(takes: type[BaseModel] | Mapping[str, Schema]) -> dict[str, Any]:
+    forms: Mapping[str, Schema] = {JSON: reference(takes)} if isinstance(takes, type) else takes
+    content = {media: {"schema": dict(schema)} for media, schema in forms.items()}
+    return {"description": "UTF-8.", "required": True, "content": content}
+
+
+def _content() -> dict[str, Any]:
+    return {
+        "description": "The content, as it is.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
 
 
 def _batch() -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mailsender.codes.desk import Guess, Made, Wanted
+from mailsender.codes.port import Verdict
+from mailsender.lint.run import Linted
+from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
 from mailsender.web.models import DryRunView
 from mailsender.web.template_operations import TemplateOperations
@@ -102,6 +106,30 @@ class Submitted:
     content: bytes
 
 
+class Blobs(Protocol):
+    """The contents of attachments, as the HTTP side sees them. Errors beside these as of `Operations`."""
+
+    async def put(self, blocks: AsyncIterable[bytes], ref: str = "", offset: int = 0) -> Blob:
+        """Store a content, or what is left of it from `offset` on. See `mailsender.blobs.receive`.
+
+        Raises:
+            Refused: nothing is taken now.
+        """
+        ...
+
+    async def keep(self, ref: str) -> Blob | None:
+        """The content, kept for its time from now on; None where it is not there."""
+        ...
+
+    async def find(self, ref: str) -> Blob | None:
+        """The content, None where it is not there."""
+        ...
+
+    async def resumable(self, ref: str) -> int:
+        """How many bytes are there of an upload of it that broke off."""
+        ...
+
+
 class Operations(Protocol):
     """The service, as its HTTP side sees it.
 
@@ -117,6 +145,11 @@ class Operations(Protocol):
     @property
     def templates(self) -> TemplateOperations:
         """What may be asked about templates."""
+        ...
+
+    @property
+    def blobs(self) -> Blobs:
+        """The contents of attachments."""
         ...
 
     def accepting(self) -> None:
@@ -188,6 +221,35 @@ class Operations(Protocol):
 
     async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
+        ...
+
+    async def lint(self, body: bytes, bulk: bool | None) -> Linted:
+        """What a mailbox provider would mind in letters or in a message.
+
+        `bulk` says whether it is bulk mail; None leaves it to what it says itself.
+
+        Raises:
+            NothingToSee: it is neither letters nor a message.
+        """
+        ...
+
+    async def make_code(self, wanted: Wanted) -> Made:
+        """Make a confirmation code and publish its letter.
+
+        Raises:
+            NoCodes: no codes are made here.
+            TooOften: too many were made.
+            BadBatch: no letter can be made of it.
+            Refused: no letters are taken now. Then there is no code.
+        """
+        ...
+
+    async def check_code(self, guess: Guess) -> Verdict:
+        """What a confirmation code is, and use it up if it is right.
+
+        Raises:
+            NoCodes: no codes are made here.
+        """
         ...
 
     def begin_drain(self) -> Mapping[str, Any]:

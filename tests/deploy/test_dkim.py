@@ -17,7 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from lab.parts import met, missing
-from mailsender.message.dkim import SigningKey, body_hash, load_key, sign
+from mailsender.message.composer import LetterComposer
+from mailsender.message.dkim import SigningKey, SigningKeys, body_hash, load_key, sign
+from mailsender.message.signing import SigningComposer
+from tests.unit.test_signing import FULL, letter
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
@@ -88,3 +91,19 @@ def test_a_second_verifier_takes_each_signature_and_no_change(tmp_path: Path) ->
     wrong = [i for i, each in enumerate(said[:MESSAGES]) if each != ["pass", "pass"]]
     assert not wrong, (said[wrong[0]], signed[wrong[0]])
     assert all(len(each) == 2 and "pass" not in each for each in said[MESSAGES:])
+
+
+def test_a_second_verifier_takes_letters_as_they_go_out(tmp_path: Path) -> None:
+    """Of the plain form, and of all that a letter may be; the first verifier is that of the unit tests."""
+    ours = {name: value for name, value in FULL.items() if name != "From"}
+    plain = LetterComposer("Робот", "robot@example.com")
+    composer = SigningComposer(plain, "robot@example.com", SigningKeys(KEYS))
+    letters = [
+        letter("<p>Привет,  мир</p> \n.\n"),
+        letter(""),
+        letter("x" * 3000),
+        letter("<p>1</p>", **ours),
+    ]
+    messages = [composer.compose(each, eight_bit=True, smtputf8=True, date=NOW) for each in letters]
+    said = verdicts(messages, tmp_path)
+    assert said == [["pass", "pass"]] * len(messages)

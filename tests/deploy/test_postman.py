@@ -13,6 +13,7 @@ import pytest
 
 from lab.world import KEY, World
 from mailsender.settings.environment import Settings
+from mailsender.web.blobs import BlobHandlers
 from mailsender.web.handlers import Handlers
 from mailsender.web.pages import Pages
 from tests.acceptance import conftest as acceptance
@@ -54,6 +55,7 @@ def test_every_endpoint_is_asked(requests: list[Object]) -> None:
     asked = {(item["request"]["method"], _path(item)) for item in requests}
     # The service is not needed to know its routes.
     routes = Handlers(None, max_bytes=1, read_timeout=1).routes() + Pages().routes()  # type: ignore[arg-type]
+    routes += BlobHandlers(None, max_bytes=1, stall=1).routes()  # type: ignore[arg-type]
     for route in routes:
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path))
         assert any(method == route.method and re.fullmatch(pattern, path) for method, path in asked), route

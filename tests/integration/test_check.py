@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from lab import parts
+from lab.dns_server import SERVFAIL, DnsServer
 from lab.parts import Certificates, KafkaServer, MongoServer, Topics
 from lab.relay_zoo import HeloCritic, ZooRelay
 from lab.scripted import OFFERS, Script, ScriptedRelay
@@ -25,6 +27,7 @@ from mailsender.dev.catcher import Catcher
 from mailsender.dev.process import free_port
 from tests.kafka_clients import foreign_member
 from tests.sessions import server_tls
+from tests.signing import ED25519, key, written
 
 SENDER = "robot@example.test"
 USER, PASSWORD = "submitter", "relay-s3cret"
@@ -53,9 +56,13 @@ class Made(NamedTuple):
         return line
 
 
+DNS = "dns"
+"""Where the address of the DNS server stands among the settings of a test; it is none itself."""
+
+
 def check(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mailsender", "check", *options]
     variables = {**os.environ, **environment}
+    command = [sys.executable, "-m", "mailsender", "check", "--dns", variables.pop(DNS), *options]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -72,8 +79,20 @@ def run(environment: dict[str, str], *options: str, **changes: str) -> Made:
 
 
 @pytest.fixture
-def well(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher) -> dict[str, str]:
+def dns() -> Iterator[DnsServer]:
+    """DNS, in which the sender's domain has all that receivers want but a key."""
+    zone = {"example.test": "v=spf1 ip4:192.0.2.1 -all", "_dmarc.example.test": "v=DMARC1; p=none"}
+    with DnsServer(zone) as server:
+        yield server
+
+
+@pytest.fixture
+def well(
+    kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catcher, dns: DnsServer, tmp_path: Path
+) -> dict[str, str]:
     """Settings with which nothing is to be said but that there is no TLS; the topics are there."""
+    own = key("example.test", "s1", ED25519)
+    dns.zone[own.record_name] = own.record
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     names = (topics.letters, topics.reports, topics.dead)
     for future in admin.create_topics([NewTopic(name, 2, 1) for name in names]).values():
@@ -88,6 +107,8 @@ def well(kafka: KafkaServer, mongod: MongoServer, topics: Topics, catcher: Catch
         "SMTP_PORT": str(catcher.port),
         "SMTP_TLS": "none",
         "SMTP_FROM": f"Robot <{SENDER}>",
+        "DKIM_KEYS": written(tmp_path, ("example.test", "s1", ED25519)),
+        DNS: dns.address,
     }
 
 
@@ -104,6 +125,9 @@ def test_all_is_well(well: dict[str, str], topics: Topics, catcher: Catcher) -> 
         f"topic {topics.dead}",
         "mongodb",
         f"relay {catcher.host}:{catcher.port}",
+        "DKIM s1._domainkey.example.test",
+        "SPF example.test",
+        "DMARC example.test",
     }
     assert SENDER in said[f"relay {catcher.host}:{catcher.port}"]
     assert catcher.messages() == [], "asking must send nothing"
@@ -411,6 +435,45 @@ async def test_a_name_for_ehlo_that_is_no_whole_one(well: dict[str, str], name: 
     found = [line for line in made.lines if "SMTP_HELO_NAME" in line.text]
     assert bool(found) is warned
     assert all((line.level, line.part) == ("warning", "settings") for line in found)
+
+
+# --- DNS -----------------------------------------------------------------------------------------
+
+
+def test_a_key_that_dns_does_not_have(well: dict[str, str], dns: DnsServer) -> None:
+    record = dns.zone.pop("s1._domainkey.example.test")
+    line = run(well).trouble()
+    assert (line.level, line.part) == ("error", "DKIM s1._domainkey.example.test")
+    assert f"publish this TXT record: {record}" in line.text
+    dns.zone["s1._domainkey.example.test"] = line.text.rpartition("record: ")[2]
+    assert run(well).troubles() == [], "what it says to do has to help"
+
+
+def test_where_dns_does_not_answer_that_is_a_warning(well: dict[str, str], dns: DnsServer) -> None:
+    dns.zone = dict.fromkeys([*dns.zone, "_dmarc.test"], SERVFAIL)
+    made = run(well)
+    line = made.trouble()
+    assert (made.status, line.level, line.part) == (0, "warning", "DNS")
+    assert "does not answer (the server said SERVFAIL)" in line.text
+
+
+def test_a_key_that_cannot_be_read_is_told_and_dns_is_asked_all_the_same(
+    well: dict[str, str], tmp_path: Path
+) -> None:
+    made = run(well, DKIM_KEYS=f"example.test:s1:{tmp_path / 'none.pem'}")
+    wrong = [line for line in made.lines if line.level == "error"]
+    assert made.status == 1
+    assert [(line.part, "DKIM_KEYS: example.test:s1" in line.text) for line in wrong] == [("settings", True)]
+    assert any(line.part == "SPF example.test" for line in made.lines)
+
+
+def test_where_to_ask_has_to_be_an_address(well: dict[str, str]) -> None:
+    done = check({**well, DNS: "dns.example.test"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mailsender: --dns: dns.example.test is no DNS server; an IP address is needed, or one with :PORT"
+        " behind it\n"
+    )
 
 
 OTHERS = [

@@ -46,6 +46,11 @@ def batches() -> st.SearchStrategy[Batch]:
     schema |= {"minItems": 1, "maxItems": 3}
     addresses = schema["items"]["properties"]["Addresses"]
     addresses["maxItems"] = 3
+    # A schema cannot say which blobs are there, nor that no two content IDs are the same.
+    attachments = schema["items"]["properties"]["Attachments"]
+    attachments["maxItems"] = 1
+    attachments["items"] |= {"required": ["Content"]}
+    del attachments["items"]["properties"]["Ref"], attachments["items"]["oneOf"]
     # Made once and not at every draw, which takes thrice as long: patterns of many letters are dear.
     made = from_schema(addresses["items"])
     addresses["items"] = {"type": "string", "format": "made"}

@@ -34,3 +34,25 @@ def test_a_name_that_is_no_setting_is_a_warning_with_the_nearest(monkeypatch: py
         " SMTP_RATE_LIMIT_MAX_LETTERS may be meant"
     )
     assert second == "SMTP_SERVER_FARM (in the environment) is no setting and is ignored"
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [
+        ("email-smtp.eu-west-1.amazonaws.com", "example.test:s1:/k.pem", True),
+        ("email-smtp.eu-west-1.amazonaws.com", "", False),
+        ("smtp.example.test", "example.test:s1:/k.pem", False),
+    ],
+)
+def test_keys_are_of_no_use_with_a_relay_that_writes_signed_headers_anew(
+    host: str, keys: str, warned: bool
+) -> None:
+    settings = Settings(
+        smtp_host=host,
+        smtp_user="a@example.test",
+        kafka_brokers="k:1",
+        mongodb_uri="mongodb://m/",
+        dkim_keys=keys,
+    )
+    found = [finding.text for finding in _judge(settings) if finding.level == "warning"]
+    assert [text.startswith("DKIM_KEYS is set, and SES") for text in found] == [True] * warned

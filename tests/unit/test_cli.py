@@ -438,7 +438,7 @@ UNPRINTABLE = """
 from mailsender.check import run as check; from mailsender.cli import app as cli
 from mailsender.check.findings import Finding
 
-async def run_checks(settings, to):
+async def run_checks(settings, to, dns):
     return [Finding(part="relay", level="error", text="550 Отказано 📪")]
 
 check.run_checks = run_checks
@@ -489,7 +489,7 @@ def test_run_ends_with_the_services_own_status(
 def test_check_says_a_line_for_each_finding(
     command: Command, monkeypatch: pytest.MonkeyPatch, levels: list[Any], expected: int
 ) -> None:
-    async def run_checks(_: Settings, __: str) -> list[Finding]:
+    async def run_checks(_: Settings, __: str, ___: tuple[str, int] | None) -> list[Finding]:
         return [Finding(part="kafka", level=level, text="words") for level in levels]
 
     replace_module(monkeypatch, "mailsender.check.run", run_checks=run_checks, worst=worst)
@@ -499,7 +499,7 @@ def test_check_says_a_line_for_each_finding(
 
 
 def test_a_check_for_programs_names_each_finding(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run_checks(_: Settings, __: str) -> list[Finding]:
+    async def run_checks(_: Settings, __: str, ___: tuple[str, int] | None) -> list[Finding]:
         levels: list[Any] = ["ok", "error"]
         return [Finding(part="kafka", level=level, text="слова") for level in levels]
 

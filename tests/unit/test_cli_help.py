@@ -23,7 +23,7 @@ from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
     RUNNING: ["post", "status", "health", "halt"],
-    DEVELOPERS: ["schema"],
+    DEVELOPERS: ["lint", "schema"],
     TEMPLATES: ["template"],
 }
 NAMES = [name for names in GROUPS.values() for name in names]
@@ -77,6 +77,7 @@ EXAMPLE_LINES = [line for rows in EXAMPLES.values() for line, _ in rows]
 def test_an_example_can_be_typed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch.json").write_text("[]")
+    (tmp_path / "message.eml").write_text("From: a@example.org\n")
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     commands = [part.strip() for part in re.split(r"&&|\|", line) if "mailsender" in part.split()]

@@ -362,7 +362,8 @@ async def test_answers_to_slow_posts_are_described() -> None:
 async def test_refusals_are_described_and_the_key_is_wanted_as_described() -> None:
     async with serving(Played(letters={ID: finished()})) as client:
         for endpoint in ENDPOINTS:
-            path = endpoint.path.format_map({"id": ID, "file": "start.js", "name": "welcome"})
+            places = {"id": ID, "file": "start.js", "name": "welcome", "ref": f"sha256:{'0' * 64}"}
+            path = endpoint.path.format_map(places)
             wrong_method = await client.ask("DELETE", path)
             assert wrong_method[0] == 405
             check(endpoint.path, endpoint.method, *wrong_method)

@@ -16,6 +16,8 @@ import pytest
 from mailsender.intake.batch import faults, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.composer import LetterComposer
+from mailsender.message.parts import Base64
+from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import document_of
@@ -57,11 +59,34 @@ def taken(change: Mapping[str, Any], **plain: Any) -> Letter:
     return read_letter(element, ORIGIN, None, LIMITS, now=NOW)
 
 
+CONTENTS = {ref_of(each): Base64.of([each]) for each in (PDF, b"\x00\x01\x02")}
+
+
 def message(letter: Letter, person: str = "") -> EmailMessage:
     made = LetterComposer("Robot", "robot@example.test").compose(
-        letter, eight_bit=True, smtputf8=True, date=NOW, person=person
+        letter, eight_bit=True, smtputf8=True, date=NOW, person=person, contents=CONTENTS
     )
+    assert isinstance(made, bytes)
     return cast("EmailMessage", email.message_from_bytes(made, policy=policy.default))
+
+
+def test_a_message_with_a_large_file_stays_in_pieces() -> None:
+    large = b"x" * 2_000_000
+    content = Base64.of([large])
+    letter = taken({"Attachments": [{"Name": "a", "Ref": ref_of(large)}]})
+    composer = LetterComposer("Robot", "robot@example.test")
+    made = composer.compose(letter, eight_bit=False, date=NOW, contents={ref_of(large): content})
+    assert isinstance(made, tuple)
+    assert [id(each) for each in made if len(each) > 1000] == [id(each) for each in content.pieces]
+    parsed = email.message_from_bytes(b"".join(made), policy=policy.default)
+    (attached,) = cast("EmailMessage", parsed).iter_attachments()
+    assert attached.get_payload(decode=True) == large
+
+
+def test_a_message_is_not_made_without_its_files() -> None:
+    letter = taken({"Attachments": [{"Name": "a", "Ref": ref_of(b"elsewhere")}]})
+    with pytest.raises(ValueError, match="is not at hand"):
+        message(letter)
 
 
 def test_a_letter_with_all_of_them_becomes_a_message_with_all_of_them() -> None:
@@ -175,6 +200,8 @@ def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
     assert size > len(letter.mail)
     assert letter_of(document).mail == letter.mail
     assert json.loads(letter.mail).keys() == FULL.keys()
+    assert document["blobs"] == [ref_of(PDF), ref_of(b"\x00\x01\x02")]
+    assert "Content" not in json.loads(letter.mail)["Attachments"][0]
     assert taken({**FULL, "Importance": "low"}).content != letter.content
 
 

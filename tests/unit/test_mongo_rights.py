@@ -8,7 +8,7 @@ import pytest
 
 from mailsender.queue.mongo.rights import lacking
 
-ALL = ["createIndex", "find", "insert", "remove", "update"]
+ALL = ["collStats", "createIndex", "find", "insert", "remove", "update"]
 
 
 def privilege(resource: dict[str, Any], *actions: str) -> dict[str, Any]:
@@ -44,7 +44,8 @@ def test_rights_of_several_roles_add_up() -> None:
     each = [privilege({"db": "mts", "collection": ""}, action) for action in ALL]
     assert lacking(each, "mts", "letters") == ""
     assert lacking(each[:-1], "mts", "letters") == (
-        "update in mts.letters and mts.letters.deadletters and mts.letters.outbox"
-        " and mts.letters.partitions and mts.letters.replicas and mts.letters.slots and mts.letters.templates"
+        "update in mts.letters and mts.letters.blobs.chunks and mts.letters.blobs.files"
+        " and mts.letters.deadletters and mts.letters.outbox and mts.letters.partitions"
+        " and mts.letters.replicas and mts.letters.slots and mts.letters.templates"
         " and mts.letters.templates.pinned"
     )

@@ -309,7 +309,8 @@ def test_what_check_is_said_to_say_it_says() -> None:
     shown = re.findall(r"`((?:warning|error) [^`]+)`", section("cli.md", "What `check` finds"))
     assert len(shown) > 25
     for line in shown:
-        found = re.fullmatch(r"\w+ (?:settings|kafka|mongodb|(?:topic|group|relay) …):? (.+)", line)
+        parts = "settings|kafka|mongodb|DNS|(?:topic|group|relay|DKIM|SPF|DMARC) …"
+        found = re.fullmatch(rf"\w+ (?:{parts}):? (.+)", line)
         assert found, line
         for words in re.split(r"…|=", found[1]):
             assert words.strip(" :,;") in CHECK, line

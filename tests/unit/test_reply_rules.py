@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.sending.reply_rules import ACCOUNT_CODES, RULES, Action, Scope, When, as_deferred, rule_for
+from mailsender.sending.reply_rules import (
+    ACCOUNT_CODES,
+    RULES,
+    Action,
+    Rule,
+    Scope,
+    When,
+    as_deferred,
+    rule_for,
+)
 from mailsender.smtp.replies import Reply
 
 ANSWER, DEFER, SPLIT, RENEW, HOLD, WEIGH = (
@@ -33,6 +42,13 @@ def said(line: str, phase: str) -> Result:
     return Result(
         verdict=verdict, phase=Phase(phase), code=reply.code, enhanced=reply.enhanced, text=reply.text
     )
+
+
+def found(line: str, phase: str, before: str) -> Rule:
+    """The rule for `line`; `before` are words of what happened, and of what is so of the letter."""
+    words = before.split()
+    known = tuple(When[word.upper()] for word in words if word in {"own", "own_path", "tls"})
+    return rule_for(said(line, phase), taken="taken" in words, carried="carried" in words, known=known)
 
 
 TABLE = [
@@ -92,6 +108,21 @@ TABLE = [
     ("own 5.1.3", "rcpt", "", ANSWER),
     ("own 5.6.7", "rcpt", "", ANSWER),
     ("own 5.6.7", "mail", "", HOLD),
+    ("own 5.6.7", "mail", "own", HOLD),  # the reverse-path is everybody's
+    ("own 5.6.7", "mail", "own own_path", ANSWER),
+    ("own 5.1.7", "mail", "own own_path", ANSWER),
+    ("own 5.7.30", "mail", "own tls", ANSWER),
+    ("550 5.7.30 REQUIRETLS needed", "dot", "tls", ANSWER),
+    ("550 5.7.10 Encryption needed", "rcpt", "own tls", ANSWER),
+    ("550 5.7.30 No DKIM", "dot", "own", HOLD),
+    ("555 5.5.4 Unsupported option: ENVID", "mail", "own", WEIGH),
+    ("501 5.5.4 Bad parameter", "mail", "own carried", WEIGH),
+    ("553 5.7.1 Not owned by user", "mail", "own own_path carried", WEIGH),
+    ("550 5.7.1 No", "mail", "own own_path", WEIGH),
+    ("550 5.7.1 No", "mail", "own own_path carried", RENEW),
+    ("451 4.3.0 Later", "mail", "own own_path", HOLD),
+    ("530 5.7.0 Log in", "mail", "own", HOLD),
+    ("550 5.4.5 Daily limit", "mail", "own", HOLD),
     ("lost", "mail", "", HOLD),
     ("lost", "rcpt", "", WEIGH),
     ("lost", "data", "carried", RENEW),
@@ -101,8 +132,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("line", "phase", "before", "action"), TABLE)
 def test_what_is_to_be_done(line: str, phase: str, before: str, action: Action) -> None:
-    rule = rule_for(said(line, phase), taken="taken" in before, carried="carried" in before)
-    assert rule.action is action, rule.source
+    assert found(line, phase, before).action is action, found(line, phase, before).source
 
 
 @pytest.mark.parametrize("code", ACCOUNT_CODES)
@@ -139,13 +169,12 @@ def test_every_rule_can_be_reached_and_says_whence_it_is() -> None:
     """A rule that no reply reaches is one that another one above it has swallowed."""
     reached = set()
     for phase in ("mail", "rcpt", "data", "dot"):
-        for before in ("", "taken", "carried"):
+        for before in ("", "taken", "carried", "own", "own carried", "own own_path", "tls"):
             lines = {line for line, _, _, _ in TABLE}
             lines |= {f"550 {code.replace('x', '5')} No" for code in ACCOUNT_CODES}
             lines |= {"552 Too much", "503 5.5.1 Sequence", "421 4.2.1 Bye", "451 4.3.0 Later"}
             for line in lines:
-                found = rule_for(said(line, phase), taken="taken" in before, carried="carried" in before)
-                reached.add(id(found))
+                reached.add(id(found(line, phase, before)))
     assert [rule for rule in RULES if id(rule) not in reached] == []
     assert all(rule.source for rule in RULES)
 

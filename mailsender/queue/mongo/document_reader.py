@@ -80,6 +80,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         adopted=answers[0].origin is None,
         route=_string(document.get("route")) or DEFAULT_ROUTE,
         mail=_string(document.get("mail")) if answers[0].origin else "",
+        bare=document.get("bare") is True,
     )
 
 

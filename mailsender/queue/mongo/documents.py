@@ -7,7 +7,8 @@ Ours stand beside them:
 - `tokenjson`: true where `token` holds JSON text, because the token was not a plain string.
 - `origin`: topic, partition, offset, index and timestamp; absent in documents of other programs.
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
-- `mail`: JSON text of its further keys; absent where it has the original's alone.
+- `mail`: JSON text of its further keys; absent where it has the original's alone. `blobs`: those that its
+  attachments name, for as long as it may need them.
 - `created_at`: when it came in. `route`: the route that it takes.
 - `rank`: its place in the order of its route, the time at which it came in; false when it was deferred, and
   then `due` says from when on it may be sent.
@@ -22,7 +23,8 @@ Ours stand beside them:
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `outbox`: the entry of the outbox that stood for it when it became final: it is gone once its report is out.
 - `also`: further publishers of the same letter.
-- `expire_at`: when it is forgotten; absent while it is not final.
+- `expire_at`: when it is forgotten; absent while it is not final. `body_until`: when its body, texts and
+  blobs go, where that comes earlier; `bare`: true once they are gone.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from typing import Any
 from bson import ObjectId, encode, json_util
 from bson.errors import BSONError
 
+from mailsender.model.blobs import named_in
 from mailsender.model.letter import (
     Answer,
     JsonText,
@@ -181,6 +184,8 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         document["finished_at"] = letter.finished_at or now
     else:
         document |= {"route": letter.route, "rank": now}
+        if letter.mail and (refs := named_in(letter.mail)):
+            document["blobs"] = list(dict.fromkeys(refs))
     return document, size
 
 

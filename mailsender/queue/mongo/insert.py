@@ -15,6 +15,7 @@ from pymongo.errors import BulkWriteError
 
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import FreshClaim, Letter, Origin, Status
+from mailsender.queue.mongo.bodies import Bodies
 from mailsender.queue.mongo.client import (
     DUPLICATE_KEY,
     Collection,
@@ -152,12 +153,14 @@ class Inserter:
         *,
         timeout: float,
         retention: timedelta,
+        bodies: Bodies,
     ) -> None:
         self._letters = letters
         self._outbox = outbox
         self._server_clock = server_clock
         self._timeout = timeout
         self._retention = retention
+        self._bodies = bodies
 
     async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim]) -> list[Inserted]:
         """See `Queue.insert`."""
@@ -261,6 +264,7 @@ class Inserter:
         entry = await self._outbox.begin([each.id for each in finals], [], now)
         for each in finals:
             each.document |= {"outbox": entry.id, "expire_at": now + self._retention}
+            each.document |= self._bodies.until(now)
         return entry
 
     async def _resolve(self, taken: list[_Incoming]) -> list[_Incoming]:

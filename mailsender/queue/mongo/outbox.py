@@ -184,6 +184,12 @@ class Outbox:
         """Whether the reports are out for which there was this entry."""
         return await self._outbox.find_one({"_id": entry}, {"_id": 1}) is None
 
+    async def open_among(self, entries: Sequence[object]) -> set[object]:
+        """Those of `entries` that are there: for whose letters reports are still to come."""
+        ids = [each for each in entries if isinstance(each, ObjectId)]
+        found = await self._outbox.find({"_id": {"$in": ids}}, {"_id": 1}).to_list(None)
+        return {each["_id"] for each in found}
+
     # --- what was left behind --------------------------------------------------------------------
 
     async def sweep(self, living: Group[str], older_than: float, limit: int, keep: timedelta) -> list[Letter]:

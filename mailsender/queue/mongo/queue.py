@@ -38,6 +38,8 @@ from mailsender.model.letter import (
 )
 from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
+from mailsender.queue.mongo import bodies
+from mailsender.queue.mongo.bodies import Bodies
 from mailsender.queue.mongo.claim_order import DEFERRED, DUE, ORDER, PLACED, Order
 from mailsender.queue.mongo.client import (
     Client,
@@ -62,7 +64,7 @@ from mailsender.queue.mongo.documents import (
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
 from mailsender.queue.mongo.older_builds import NEVER, UNCLAIMED, Older, not_leased
-from mailsender.queue.mongo.outbox import Entry, Outbox, named
+from mailsender.queue.mongo.outbox import Outbox, named
 from mailsender.queue.mongo.quarantine import Apart, sorted_out
 from mailsender.queue.mongo.replicas import Replicas
 from mailsender.queue.port import CLOCK_AGE, Inserted
@@ -95,9 +97,10 @@ _log = structlog.get_logger()
 class MongoQueue:
     """`Queue` on a collection of MongoDB, shared with any number of replicas.
 
-    `retention` is how long, in seconds, reported letters are remembered; `timeout` the deadline of every
-    call to the server, in seconds. Records that the dead-letter topic refuses go to `deadletters`, by default
-    the collection's name with ``.deadletters``.
+    `retention` is how long, in seconds, reported letters are remembered, and `body_retention` how long
+    their bodies, where that is not the same; `timeout` the deadline of every call to the server, in
+    seconds. Records that the dead-letter topic refuses go to `deadletters`, by default the collection's
+    name with ``.deadletters``.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class MongoQueue:
         clock: Clock,
         timeout: float,
         deadletters: str = "",
+        body_retention: float | None = None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -122,8 +126,15 @@ class MongoQueue:
         self._outbox = Outbox(self._letters, outbox, self._server_clock)
         marks = durable(client, database, f"{collection}.marks", timeout)
         self._older = Older(self._letters, marks, outbox, self._server_clock, retention=self._retention)
+        kept = None if body_retention is None else timedelta(seconds=body_retention)
+        self._bodies = Bodies(self._letters, self._outbox, self._server_clock, kept=kept)
         self._inserter = Inserter(
-            self._letters, self._outbox, self._server_clock, timeout=timeout, retention=self._retention
+            self._letters,
+            self._outbox,
+            self._server_clock,
+            timeout=timeout,
+            retention=self._retention,
+            bodies=self._bodies,
         )
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
@@ -140,7 +151,7 @@ class MongoQueue:
         self._server_clock.forget()
         async with calling(self._timeout):
             await self._server_clock.now()
-        self._indexes = await ensure_indexes(self._letters, [*ORDER, *INDEXES])
+        self._indexes = await ensure_indexes(self._letters, [*ORDER, *INDEXES, bodies.INDEX])
         self._order.use(self._indexes)
         await self._outbox.open()
         async with calling(self._timeout):
@@ -202,7 +213,10 @@ class MongoQueue:
                 if finals
                 else None
             )
-            updates = _settling(settlements, now, entry, now + self._retention)
+            ends: Document = {}
+            if entry is not None:
+                ends = {"outbox": entry.id, "expire_at": now + self._retention, **self._bodies.until(now)}
+            updates = _settling(settlements, now, ends)
             result = await self._letters.bulk_write(updates, ordered=False)
             late: frozenset[str] = frozenset()
             if result.matched_count < len(settlements):
@@ -373,6 +387,11 @@ class MongoQueue:
         """See `Queue.acknowledge`."""
         async with calling(self._timeout):
             await self._outbox.acknowledge(letters)
+
+    async def drop_bodies(self, limit: int) -> int:
+        """See `Queue.drop_bodies`."""
+        async with calling(self._timeout):
+            return await self._bodies.drop(limit)
 
     async def get(self, letter_id: str) -> Letter | None:
         """See `Queue.get`."""
@@ -549,13 +568,12 @@ def _under_replica(replica: str) -> Document:
 
 
 def _settling(
-    settlements: Sequence[Settlement], now: datetime, entry: Entry | None, expire_at: datetime
+    settlements: Sequence[Settlement], now: datetime, ends: Document
 ) -> list[UpdateMany | UpdateOne]:
-    """The updates that settle letters; `entry` stands in the outbox for those that are final."""
+    """The updates that settle letters; `ends` are further fields of those that are final."""
     groups: defaultdict[Any, list[Settlement]] = defaultdict(list)
     for each in settlements:
         groups[each.token, each.delay, likeness(each.letter)].append(each)
-    ends: Document = {"outbox": entry.id, "expire_at": expire_at} if entry else {}
     return [_settlement(group, now, ends) for group in groups.values()]
 
 

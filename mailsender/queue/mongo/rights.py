@@ -18,6 +18,8 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
+    ".blobs.files": _FORGETS,
+    ".blobs.chunks": _FORGETS | {"collStats"},
     ".templates": _KEEPS,
     ".templates.pinned": _KEEPS,
 }

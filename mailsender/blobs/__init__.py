@@ -1,0 +1,1 @@
+"""What letters carry: files, stored once however many letters name them."""

@@ -1,0 +1,1 @@
+"""Confirmation codes: made, sent by a letter, and checked once."""

@@ -1,0 +1,97 @@
+"""What a letter asks of its relay on its way through a sender, and whose fault an answer to it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mailsender.message.composer import LetterComposer
+from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.model.terms import Terms
+from mailsender.sending.sender import _known
+from tests.dispatching import letter, running
+from tests.relays import ACCEPTED, FakeRelay
+
+COMPOSER = LetterComposer("Robot", "s@example.test")
+OTHERS = range(2, 9)
+
+
+def asking(**keys: Any) -> Letter:
+    return letter(1, mail=json.dumps(keys))
+
+
+def refusing(result: Result) -> FakeRelay:
+    """A relay that says so of the first letter, and takes all others."""
+    return FakeRelay(answer=lambda address: result if address == "r1@example.test" else ACCEPTED)
+
+
+async def sent(relay: FakeRelay, *letters: Letter) -> dict[str, Letter]:
+    """What became of letters, by their subjects."""
+    async with running(relay, composer=COMPOSER, senders=1) as scene:
+        await scene.queue.insert(letters)
+        scene.dispatcher.nudge()
+        settled = await scene.settled(len(letters))
+        assert not scene.known.breaker.open
+        return {each.subject: each for each in settled}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("keys", "terms"),
+    [
+        ({"DSN": {"Notify": ["DELAY"], "EnvID": "7"}}, Terms(notify=("DELAY",), envid="7")),
+        ({"RequireTLS": True}, Terms(require_tls=True)),
+        ({"Importance": "high"}, None),
+    ],
+)
+async def test_the_terms_of_a_letter_are_those_of_its_envelope(
+    keys: dict[str, Any], terms: Terms | None
+) -> None:
+    relay = FakeRelay()
+    await sent(relay, asking(**keys), letter(2))
+    asked = {each.recipients: each.terms for each in relay.sent}
+    assert asked == {("r1@example.test",): terms, ("r2@example.test",): None}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"DSN": {"EnvID": "7"}},
+            Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=555, enhanced="5.5.4"),
+        ),
+        ({"DSN": {"EnvID": "7"}}, Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=501)),
+        (
+            {"RequireTLS": True},
+            Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.7.30"),
+        ),
+        ({"RequireTLS": True}, Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, enhanced="5.7.30")),
+        (
+            {"ReversePath": "иван@example.test"},
+            Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, enhanced="5.6.7"),
+        ),
+    ],
+)
+async def test_what_is_the_letters_own_fault_holds_up_nobody(keys: dict[str, Any], said: Result) -> None:
+    found = await sent(refusing(said), asking(**keys), *map(letter, OTHERS))
+    assert found["letter 1"].status is Status.ERROR
+    assert [each.result for each in found["letter 1"].recipients] == [said]
+    assert {found[f"letter {number}"].status for number in OTHERS} == {Status.SENT}
+
+
+@pytest.mark.parametrize(
+    ("keys", "known"),
+    [
+        ({"Importance": "high"}, ""),
+        ({"From": "a@example.test"}, ""),
+        ({"ReversePath": "a@example.test"}, "own path, own"),
+        ({"DSN": {"Ret": "FULL"}}, "own"),
+        ({"RequireTLS": False}, ""),
+        ({"RequireTLS": True}, "own, tls"),
+    ],
+)
+def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
+    assert ", ".join(_known(COMPOSER.mail(asking(**keys)))) == known
