@@ -135,6 +135,8 @@ _ID_OR_KEY: dict[str, Any] = {
         "required": ["ID", "IdempotencyKey"],
     }
 }
+
+
 def _pattern(pattern: str) -> dict[str, object]:
     """A text of this form; in some dialects a ``$`` matches before a line break at the end, too."""
     return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKey, SigningKeys, body_hash, sign
-from mailsender.message.mail import Mail
+from mailsender.message.mail import NO_CONTENTS, Mail
+from mailsender.message.parts import Base64
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter
 from mailsender.model.text import PIECE
@@ -49,7 +51,8 @@ class SigningComposer:
         date: datetime,
         smtputf8: bool = False,
         person: str = "",
-    ) -> bytes:
+        contents: Mapping[str, Base64] = NO_CONTENTS,
+    ) -> bytes | tuple[bytes, ...]:
         """See `LetterComposer.compose`. The time of signing is `date`.
 
         Raises:
@@ -57,13 +60,20 @@ class SigningComposer:
         """
         keys = self._keys_of(letter)
         message = self._composer.compose(
-            letter, eight_bit=eight_bit and not keys, date=date, smtputf8=smtputf8, person=person
+            letter,
+            eight_bit=eight_bit and not keys,
+            date=date,
+            smtputf8=smtputf8,
+            person=person,
+            contents=contents,
         )
         if not keys:
             return message
-        end = message.index(b"\r\n\r\n") + 2
-        signature = self._signature(keys, message[:end], body_hash(_pieces(message, end + 2)), date)
-        return b"%b%b" % (signature, message)
+        first, *others = (message,) if isinstance(message, bytes) else message
+        end = first.index(b"\r\n\r\n") + 2
+        body = body_hash(chain(_pieces(first, end + 2), others))
+        signed = b"%b%b" % (self._signature(keys, first[:end], body, date), first)
+        return (signed, *others) if others else signed
 
     def _keys_of(self, letter: Letter) -> tuple[SigningKey, ...]:
         author = self._composer.mail(letter).author if letter.mail else None

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import HttpVersion11, web
 
 from mailsender import __version__
+from mailsender.blobs.receive import TooLong
 from mailsender.model.letter import Status
 from mailsender.observe.safejson import to_json
 from mailsender.web import query
@@ -178,6 +179,9 @@ class Handlers:
             )
         except BadForm as error:
             raise _bad_body(f"The body is no form with a letter: {error}.") from error
+        except TooLong as error:
+            detail = f"A file cannot go with a letter: {error} (BLOB_MAX_BYTES)."
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, reason="too-large") from None
         return Submission(body=body, files=files, key=key)
 
     async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:

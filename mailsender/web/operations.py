@@ -103,6 +103,8 @@ class Submitted:
     offset: int
     id: str
     content: bytes
+
+
 class Blobs(Protocol):
     """The contents of attachments, as the HTTP side sees them. Errors beside these as of `Operations`."""
 
