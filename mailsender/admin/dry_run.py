@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from mailsender.admin.breath import Breath
+from mailsender.intake.attachments import Contents
 from mailsender.intake.batch import Fault, faults, letter_id, read_letter
 from mailsender.intake.schema import NO_ID
 from mailsender.message.composer import Filling
+from mailsender.message.parts import Base64
 from mailsender.model.letter import Letter, Origin, now_ms
 from mailsender.service import Replica
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView
@@ -65,11 +67,21 @@ class DryRun:
     async def _letter(self, index: int, element: Mapping[str, Any]) -> DryLetterView:
         own = letter_id(element)
         origin = Origin(topic="", partition=0, offset=0, index=index, timestamp=-1)
-        read = read_letter(element, origin, None, self._replica.limits, now=self._now)
+        brought = Contents()
+        read = read_letter(element, origin, None, self._replica.limits, now=self._now, keep=brought.keep)
         letter, filling = await self._replica.filler.tried(read.evolve(id=own or NO_ID))
         mail = self._replica.composer.mail(letter)
         people = letter.everybody if mail.personal else ("",)
         route = next(each for each in self._replica.routes if each.name == letter.route)
+        contents = {ref: Base64.of([content]) for ref, content in brought.by_ref.items()}
+        taken = await self._replica.blobs.take([ref for ref in mail.refs if ref not in contents])
+        try:
+            messages = [
+                self._message(letter, person, {**contents, **taken.contents}, filling)
+                for person in people[:MAX_MESSAGES]
+            ]
+        finally:
+            self._replica.blobs.give_back(taken)
         return DryLetterView.model_construct(
             index=index,
             id=own or None,
@@ -78,17 +90,27 @@ class DryRun:
             reverse_path=mail.reverse_path or route.relays[0].policy.reverse_path,
             recipients=list(letter.everybody[:MAX_RECIPIENTS]),
             recipients_left_out=max(0, len(letter.everybody) - MAX_RECIPIENTS),
-            messages=[self._message(letter, person, filling) for person in people[:MAX_MESSAGES]],
+            messages=messages,
             messages_left_out=max(0, len(people) - MAX_MESSAGES),
         )
 
-    def _message(self, letter: Letter, person: str, filling: Filling | None) -> DryMessageView:
-        raw = self._replica.composer.compose(
-            letter, eight_bit=True, smtputf8=True, date=self._now, person=person, filling=filling
+    def _message(
+        self, letter: Letter, person: str, contents: Mapping[str, Base64], filling: Filling | None
+    ) -> DryMessageView:
+        made = self._replica.composer.compose(
+            letter,
+            eight_bit=True,
+            smtputf8=True,
+            date=self._now,
+            person=person,
+            contents=contents,
+            filling=filling,
         )
-        fits = len(raw) <= self._room
+        pieces = (made,) if isinstance(made, bytes) else made
+        size = sum(map(len, pieces))
+        fits = size <= self._room
         if fits:
-            self._room -= len(raw)
+            self._room -= size
         return DryMessageView.model_construct(
-            person=person, size=len(raw), text=raw.decode() if fits else None
+            person=person, size=size, text=b"".join(pieces).decode() if fits else None
         )

@@ -39,13 +39,13 @@ class ReplicaOperations:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
-        self._posting = Posting(replica)
+        self.blobs = ReplicaBlobs(replica)
+        self._posting = Posting(replica, self.blobs)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         # One thread: hostile HTML takes a part of a core, and no turn of the loop.
         self._linter = ThreadPoolExecutor(1, thread_name_prefix="lint")
-        self.blobs = ReplicaBlobs(replica)
         self.templates = ReplicaTemplates(replica)
 
     @property

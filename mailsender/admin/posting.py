@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.breath import Breath
 from mailsender.admin.dry_run import DryRun
 from mailsender.intake.batch import (
@@ -43,8 +43,9 @@ _NOWHERE: Final = Origin(topic="", partition=0, offset=0, index=0, timestamp=-1)
 class Posting:
     """What of `web.operations.Operations` takes letters, over a replica."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, blobs: ReplicaBlobs) -> None:
         self._replica = replica
+        self._blobs = blobs
         # One after the other: the work for several at once would be one long turn for all others.
         self._reading = asyncio.Lock()
 
@@ -65,9 +66,9 @@ class Posting:
             raise Refused("queue-full", text, retry_after=RETRY_LATER)
 
     async def attach(self, name: str, content_type: str, content: AsyncIterator[bytes]) -> Mapping[str, Any]:
-        """The entry of `Attachments` for a file: with its content, in base64."""
-        raw = b"".join([piece async for piece in content])
-        return {"Name": name, "ContentType": content_type, "Content": b64encode(raw).decode()}
+        """The entry of `Attachments` for a file, whose content is stored."""
+        blob = await self._blobs.put(content)
+        return {"Name": name, "ContentType": content_type, "Ref": blob.ref}
 
     async def post(self, body: bytes, key: str) -> Posted:
         """Publish `body` as its producer would, with an `ID` in each letter that has none."""

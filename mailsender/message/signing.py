@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from mailsender.message.composer import Filling, LetterComposer
@@ -70,10 +71,11 @@ class SigningComposer:
         )
         if not keys:
             return message
-        pieces = (message,) if isinstance(message, bytes) else message
-        end = pieces[0].index(b"\r\n\r\n") + 2  # the headers are never cut
-        signature = self._signature(keys, pieces[0][:end], body_hash(_body(pieces, end + 2)), date)
-        return b"%b%b" % (signature, message) if isinstance(message, bytes) else (signature, *message)
+        first, *others = (message,) if isinstance(message, bytes) else message
+        end = first.index(b"\r\n\r\n") + 2
+        body = body_hash(chain(_pieces(first, end + 2), others))
+        signed = b"%b%b" % (self._signature(keys, first[:end], body, date), first)
+        return (signed, *others) if others else signed
 
     async def filling(self, letter: Letter) -> Filling | None:
         """See `LetterComposer.filling`."""
@@ -98,9 +100,6 @@ def _signature(keys: tuple[SigningKey, ...], head: bytes, body: bytes, now: date
     return sign(keys, [(name.decode(), value) for name, _, value in fields], body, now=now)
 
 
-def _body(pieces: Sequence[bytes], start: int) -> Iterator[bytes]:
-    """What follows the first `start` octets."""
-    for piece in pieces:
-        for at in range(start, len(piece), PIECE):
-            yield piece[at : at + PIECE]
-        start = 0
+def _pieces(message: bytes, start: int) -> Iterator[bytes]:
+    for at in range(start, len(message), PIECE):
+        yield message[at : at + PIECE]

@@ -20,7 +20,7 @@ from lab.parts import met, missing
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKey, SigningKeys, body_hash, load_key, sign
 from mailsender.message.signing import SigningComposer
-from tests.unit.test_signing import FULL, letter
+from tests.unit.test_signing import FULL, composed, letter
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
@@ -104,6 +104,6 @@ def test_a_second_verifier_takes_letters_as_they_go_out(tmp_path: Path) -> None:
         letter("x" * 3000),
         letter("<p>1</p>", **ours),
     ]
-    messages = [composer.compose(each, eight_bit=True, smtputf8=True, date=NOW) for each in letters]
+    messages = [composed(each, composer, smtputf8=True) for each in letters]
     said = verdicts(messages, tmp_path)
     assert said == [["pass", "pass"]] * len(messages)

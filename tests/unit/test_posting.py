@@ -17,6 +17,7 @@ from mailsender.admin import dry_run, waiting
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.aio import pause
 from mailsender.intake.idempotency import id_of_key
+from mailsender.model.blobs import ref_of
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
@@ -366,7 +367,7 @@ async def test_files_become_attachments_behind_those_of_the_letter(monkeypatch: 
         assert (await stage.submit(body, **headers))[0] == 200
         _, dry = await stage.submit(body, "dry_run=true", **headers)
     ((published,),) = stage.topic.letters()
-    added = {"Name": "b.bin", "ContentType": "application/octet-stream", "Content": "AP8="}
+    added = {"Name": "b.bin", "ContentType": "application/octet-stream", "Ref": ref_of(b"\x00\xff")}
     assert published["Attachments"] == [own, added]
     assert "attachments" not in published
     message = message_from_bytes(dry["shown"][0]["messages"][0]["text"].encode(), policy=policy.default)

@@ -14,7 +14,9 @@ from mailsender.intake.batch import read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKey, SigningKeys
+from mailsender.message.parts import Base64
 from mailsender.message.signing import SigningComposer
+from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin
 from mailsender.model.text import PIECE
 from tests.signing import ED25519, both, key, signatures, verified
@@ -36,7 +38,8 @@ def letter(body: str = "<p>Привет,  мир</p>\n\n", **keys: Any) -> Lette
 
 
 def composed(each: Letter, composer: SigningComposer | LetterComposer = SIGNING, **options: Any) -> bytes:
-    return composer.compose(each, **{"eight_bit": True, "date": NOW, **options})
+    made = composer.compose(each, **{"eight_bit": True, "date": NOW, "contents": CONTENTS, **options})
+    return made if isinstance(made, bytes) else b"".join(made)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +58,15 @@ def test_a_letter_whose_domain_has_no_key_goes_out_as_before() -> None:
     assert composed(letter(), others) == composed(letter(), PLAIN)
 
 
+FILE, LARGE = bytes(range(256)) * 400, bytes(range(256)) * 6000
+CONTENTS = {ref_of(each): Base64.of([each]) for each in (FILE, LARGE)}
+
 FULL: dict[str, Any] = {
     "From": "Отдел <billing@example.org>",
     "ReplyTo": "help@example.org",
     "To": ["Анна <anna@example.com>"],
     "TextBody": "Здравствуйте\n",
-    "Attachments": [{"Name": "Счёт.pdf", "Content": b64encode(bytes(range(256)) * 400).decode()}],
+    "Attachments": [{"Name": "Счёт.pdf", "Content": b64encode(FILE).decode()}],
     "Headers": {"X-Campaign": "spring  sale"},
     "ListUnsubscribe": {"URL": "https://example.org/u/1", "Mail": "leave@example.org"},
     "References": ["<a@example.com>", "<b@example.com>"],
@@ -76,6 +82,14 @@ def test_a_letter_with_all_there_is_is_signed_for_its_own_sender() -> None:
         covered = each["h"].split(":")
         for name in ("From", "To", "Subject", "List-Unsubscribe", "List-Unsubscribe-Post", "References"):
             assert covered.count(name) == 2, "nobody can add another one"
+
+
+def test_a_long_message_is_signed_in_pieces_that_others_share() -> None:
+    each = letter(Attachments=[{"Name": "a.bin", "Content": b64encode(LARGE).decode()}])
+    made = SIGNING.compose(each, eight_bit=True, date=NOW, contents=CONTENTS)
+    assert isinstance(made, tuple)
+    assert any(piece is CONTENTS[ref_of(LARGE)].pieces[0] for piece in made)
+    assert verified(b"".join(made), TEST) == [True, True]
 
 
 @pytest.mark.parametrize(
