@@ -295,15 +295,17 @@ class Sender:
         return None
 
     async def _template(self, errand: Errand) -> bool:
-        """Have at hand what a personal letter is made of; False where that cannot be read now, as above."""
+        """Have at hand what a personal letter is made of; False where it ends, or is put off, without that."""
         try:
             errand.filling = await self._composer.filling(errand.letter)
         except Unavailable as error:
-            text = f"its template cannot be read now: {error}"
-        else:
-            return True
-        self._put_off(errand, text)
-        return False
+            self._put_off(errand, f"its template cannot be read now: {error}")
+            return False
+        except ValueError as error:  # what others got of it before they have
+            errand.results = _refused(errand.left, error)
+            self._finish_if_ours(errand)
+            return False
+        return True
 
     def _put_off(self, errand: Errand, text: str) -> None:
         unread = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA, text=text)

@@ -312,7 +312,29 @@ def test_one_whose_template_is_gone_is_an_error(shelf: Shelf) -> None:
     shelf._pins.clear()
     settled = asyncio.run(carried(letter, Composer(shelf), FakeRelay()))
     assert settled.status is Status.ERROR
-    assert "no longer stored" in settled.reason
+    assert all("no longer stored" in text for _, text in results(settled).values())
+    assert len(results(settled)) == 3
+
+
+def test_whoever_has_it_has_it_although_the_template_is_gone_for_the_others(shelf: Shelf) -> None:
+    deferred = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="later")
+    accepted = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, text="ok")
+    composer = Composer(shelf)
+
+    def answer(address: str) -> Result:
+        if address != CAROL:
+            return accepted
+        shelf._pins.clear()
+        composer._fillings = Pins(shelf)
+        return deferred
+
+    settled = asyncio.run(carried(taken(KEYS, shelf), composer, FakeRelay(answer=answer)))
+    assert settled.status is Status.SENT
+    assert [results(settled)[each][0] for each in (ANNA, BORIS, CAROL)] == [
+        Verdict.ACCEPTED,
+        Verdict.ACCEPTED,
+        Verdict.REFUSED,
+    ]
 
 
 def test_thousands_that_cannot_be_rendered_leave_others_their_turn(shelf: Shelf) -> None:
