@@ -295,7 +295,7 @@ class Sender:
         return None
 
     async def _template(self, errand: Errand) -> bool:
-        """Have at hand what a personal letter is made of; False where it ends, or is put off, without that."""
+        """Have at hand what a personal letter is made of; False where it ends, or is put off, without it."""
         try:
             errand.filling = await self._composer.filling(errand.letter)
         except Unavailable as error:
