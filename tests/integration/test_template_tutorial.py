@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab.parts import local_kafka, local_mongod, wait_until
-from tests.tutorial import halves, typed
+from tests.tutorial import ROOT, halves, typed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,7 +31,7 @@ def stack(tmp_path: Path) -> Iterator[dict[str, str]]:
         process = subprocess.Popen(
             [PROGRAMS / "mailsender", "dev"],
             cwd=tmp_path,
-            env=os.environ | {"SMTP_RATE_LIMIT_MAX_LETTERS": "0", "HTTP_PORT": "0"},
+            env=os.environ | {"SMTP_RATE_LIMIT_MAX_LETTERS": "0", "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=log,
             start_new_session=True,
