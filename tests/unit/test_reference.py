@@ -20,7 +20,7 @@ from mailsender.cli.app import app
 from mailsender.cli.help import STATUSES
 from mailsender.intake.batch import faults
 from mailsender.intake.dead_letter_schema import DeadLetterHeaders
-from mailsender.intake.schema import LetterIn
+from mailsender.intake.schema import LetterIn, Limits, Senders
 from mailsender.model.letter import Phase
 from mailsender.reports.schema import Reason, RecipientReport, Report
 from mailsender.web.app import make_app
@@ -216,6 +216,7 @@ def test_the_reasons_of_errors_are_those_that_are_given() -> None:
 
 # --- topics --------------------------------------------------------------------------------------
 
+ALL_OF_EXAMPLE_COM = Limits(senders=Senders.of(["example.com"]))
 LATER = re.compile(r"reserved for later versions: (.*?)\. ", re.DOTALL)
 
 
@@ -226,12 +227,13 @@ def test_the_keys_of_a_letter_are_those_that_are_read() -> None:
     fields: dict[str, Any] = dict(LetterIn.model_fields)
     assert sorted(shown + later) == sorted(fields)
     assert set(later) == {name for name, field in fields.items() if "Not yet honoured" in field.description}
-    used: set[str] = set()
-    for example in re.findall(r"```json\n(.*?)```", text, re.DOTALL):
-        for letter in json.loads(example):
-            assert faults([letter]) == []
-            used |= letter.keys()
-    assert used == set(shown)
+    shapes = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    letters = [each for shape in shapes for each in (shape if isinstance(shape, list) else [shape])]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| `([^|]*)` \|$", text, re.MULTILINE)
+    letters += [{name: json.loads(example)} for name, example in rows]
+    for letter in letters:
+        assert faults([{"Addresses": ["anna@example.com"], **letter}], ALL_OF_EXAMPLE_COM) == []
+    assert {name for letter in letters for name in letter} == set(shown)
 
 
 @pytest.mark.parametrize(
