@@ -49,16 +49,16 @@ class Fillings(Protocol):
         ...
 
 
-class LetterComposer(Composer):
+class LetterComposer:
     """A `Composer` for letters of either kind; `display` and `address` are the service's own sender.
 
     Without `fillings` no personal letter with a template can be sent.
     """
 
-    __slots__ = ("_fillings", "_mails", "_places", "_sender", "_size")
+    __slots__ = ("_fillings", "_mails", "_places", "_plain", "_sender", "_size")
 
     def __init__(self, display: str, address: str, fillings: Fillings | None = None) -> None:
-        super().__init__(display, address)
+        self._plain = Composer(display, address)
         self._sender = Mailbox(display, parse_address(address))
         self._fillings = fillings
         self._mails: OrderedDict[str, Mail] = OrderedDict()
@@ -79,7 +79,7 @@ class LetterComposer(Composer):
             raise ValueError("there are no templates here")
         return await self._fillings.filling(mail.pin, mail.lang)
 
-    def compose(  # type: ignore[override]  a long message stays in pieces
+    def compose(
         self,
         letter: Letter,
         *,
@@ -100,7 +100,7 @@ class LetterComposer(Composer):
             ValueError: the message cannot be made, as by a header that is none, with the reason.
         """
         if not letter.mail:
-            return super().compose(letter, eight_bit=eight_bit, date=date)
+            return self._plain.compose(letter, eight_bit=eight_bit, date=date)
         mail = self.mail(letter)
         words = Rendered(letter.subject, letter.body, mail.text)
         try:
@@ -137,7 +137,7 @@ class LetterComposer(Composer):
 
     def message_id(self, letter: Letter) -> str:
         """See `Composer.message_id`; its domain is that of the letter's own sender."""
-        made = super().message_id(letter)
+        made = self._plain.message_id(letter)
         if not letter.mail or letter.message_id == made:
             return made
         author = self.mail(letter).author
