@@ -130,6 +130,11 @@ class Relay:
         if self.breaker.open:
             self.at_ease()
 
+    def refused(self, letter_id: str) -> None:
+        """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""
+        self.uneasy = True
+        self.refusals.remember(letter_id)
+
     def doubt(self, letter_id: str, result: Result) -> bool:
         """It refused a letter in words that may be meant for everybody; whether they are."""
         self.uneasy = True

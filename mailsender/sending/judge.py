@@ -57,6 +57,8 @@ class Judge:
             else:
                 later = action is not Action.ANSWER
                 errand.results[each] = as_deferred(result) if later else result
+                if rule.action is Action.DEFER and later:
+                    relay.refused(errand.letter.id)
                 spoken = spoken or (action is rule.action and result.code is not None)
         self._learn(errand, part, said, again=again, renew=renew)
         errand.left = (*again, *errand.left)
@@ -74,7 +76,7 @@ class Judge:
     def _action(self, errand: Errand, rule: Rule) -> Action:
         """What to do by a rule, with what is known of other letters."""
         action = rule.action
-        if action is not Action.HOLD and action is not Action.WEIGH:
+        if action is not Action.HOLD and action is not Action.WEIGH and action is not Action.DEFER:
             return action
         others = errand.taken or errand.relay.refusals.others_taken_since(errand.letter.id)
         return rule.otherwise if others else action

@@ -28,7 +28,7 @@ class Action(StrEnum):
     """What is to be done about a reply."""
 
     ANSWER = "answer"  # what its first digit says: 4xx later, 5xx never
-    DEFER = "defer"  # later, although its first digit says never
+    DEFER = "defer"  # later, although its first digit says never; it holds up nobody else
     SPLIT = "split"  # in a further transaction, at once
     RENEW = "renew"  # over another session, at once
     HOLD = "hold"  # no letter until the relay takes one again; nothing is counted
@@ -54,6 +54,7 @@ class When(StrEnum):
     CARRIED = "carried"  # letters were taken in this session
     OWN = "own"  # MAIL said something of this letter alone: its reverse-path, or its terms
     OWN_PATH = "own path"  # the letter has a reverse-path of its own
+    OWN_SENDER = "own sender"  # its From, Sender or reverse-path is not the service's
     TLS = "tls"  # it required TLS on all of its way
 
 
@@ -124,6 +125,15 @@ ACCOUNT_CODES = (
 )
 """Enhanced codes by which a relay says that it is the account's or the sender's fault."""
 
+SENDER_CODES = (
+    "5.7.26",  # Google: no SPF and no DKIM of the sender's domain pass
+    "5.7.27",  # Google: SPF
+    "5.7.30",  # Google: DKIM
+    "5.7.40",  # Google: no DMARC record
+    "5.7.60",  # Microsoft: no permission to send as this sender
+)
+"""Those of them that are about the sender: where a letter chose its own they are not about the account."""
+
 RULES: tuple[Rule, ...] = (
     # --- without a reply -------------------------------------------------------------------------
     Rule(
@@ -193,6 +203,35 @@ RULES: tuple[Rule, ...] = (
         action=Action.ANSWER,
         scope=Scope.RECIPIENT,
         source="RFC 8689 §4.2.1: beyond the relay there is no way with TLS as the letter wants it",
+    ),
+    # --- about a sender that the letter alone has ------------------------------------------------
+    # Each of these letters would stop all others else, and there may be thousands of them in a row.
+    Rule(
+        at=ANYWHERE,
+        codes=("4", "5"),
+        enhanced=("x.1.7", "x.1.8"),
+        when=When.OWN_PATH,
+        action=Action.DEFER,
+        scope=Scope.MESSAGE,
+        source="RFC 3463 §3.2: the sender's address, which is the letter's own",
+    ),
+    Rule(
+        at=(MAIL, RCPT),
+        codes=("553",),
+        enhanced=("5.7.1",),
+        when=When.OWN_PATH,
+        action=Action.DEFER,
+        scope=Scope.MESSAGE,
+        source="Postfix reject_sender_login_mismatch, of a sender's address that is the letter's own",
+    ),
+    Rule(
+        at=ANYWHERE,
+        codes=("5",),
+        enhanced=SENDER_CODES,
+        when=When.OWN_SENDER,
+        action=Action.DEFER,
+        scope=Scope.MESSAGE,
+        source="Google, Microsoft: a sender, or its domain, that is the letter's own; see SENDER_CODES",
     ),
     # --- about the transaction's size -----------------------------------------------------------
     Rule(

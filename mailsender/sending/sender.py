@@ -371,7 +371,7 @@ class Sender:
             errand.results |= said.results
             return False
         letter = errand.letter
-        known = _known(self._composer.mail(letter)) if letter.mail else ()
+        known = _known(self._composer.mail(letter), errand.relay.policy.reverse_path) if letter.mail else ()
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
@@ -578,15 +578,18 @@ class Sender:
         return self._date
 
 
-def _known(mail: Mail) -> tuple[When, ...]:
-    """What is so of a letter that says more in MAIL than others do."""
+def _known(mail: Mail, service: str) -> tuple[When, ...]:
+    """What is so of a letter that says more in MAIL than others do, or is from others than `service`."""
     known: list[When] = []
-    if mail.reverse_path:
+    others = [key for key, each in mail.senders if service not in {each.wire, each.text}]
+    if "ReversePath" in others:
         known.append(When.OWN_PATH)
-    if mail.reverse_path or mail.terms is not None:
+    if "ReversePath" in others or mail.terms is not None:
         known.append(When.OWN)
     if mail.require_tls:
         known.append(When.TLS)
+    if others:
+        known.append(When.OWN_SENDER)
     return tuple(known)
 
 

@@ -47,7 +47,7 @@ def said(line: str, phase: str) -> Result:
 def found(line: str, phase: str, before: str) -> Rule:
     """The rule for `line`; `before` are words of what happened, and of what is so of the letter."""
     words = before.split()
-    known = tuple(When[word.upper()] for word in words if word in {"own", "own_path", "tls"})
+    known = tuple(When[word.upper()] for word in words if word in {"own", "own_path", "own_sender", "tls"})
     return rule_for(said(line, phase), taken="taken" in words, carried="carried" in words, known=known)
 
 
@@ -117,7 +117,15 @@ TABLE = [
     ("550 5.7.30 No DKIM", "dot", "own", HOLD),
     ("555 5.5.4 Unsupported option: ENVID", "mail", "own", WEIGH),
     ("501 5.5.4 Bad parameter", "mail", "own carried", WEIGH),
-    ("553 5.7.1 Not owned by user", "mail", "own own_path carried", WEIGH),
+    ("553 5.7.1 Not owned by user", "mail", "own own_path carried", DEFER),
+    ("553 5.7.1 Not owned by user", "rcpt", "own own_path own_sender", DEFER),
+    ("553 5.7.1 Not owned by user", "rcpt", "own own_sender", HOLD),  # the reverse-path is everybody's
+    ("450 4.1.8 Sender address rejected", "rcpt", "own own_path own_sender", DEFER),
+    ("451 4.1.8 Domain of sender does not resolve", "mail", "own own_path carried", DEFER),
+    ("550 5.1.8 Sender address rejected", "rcpt", "own own_sender", HOLD),
+    ("550 5.7.60 No permission to send as this sender", "dot", "own_sender", DEFER),
+    ("550 5.7.26 Unauthenticated", "dot", "own_sender", DEFER),
+    ("550 5.7.139 Basic authentication is off", "mail", "own own_path own_sender", HOLD),
     ("550 5.7.1 No", "mail", "own own_path", WEIGH),
     ("550 5.7.1 No", "mail", "own own_path carried", RENEW),
     ("451 4.3.0 Later", "mail", "own own_path", HOLD),
@@ -169,7 +177,7 @@ def test_every_rule_can_be_reached_and_says_whence_it_is() -> None:
     """A rule that no reply reaches is one that another one above it has swallowed."""
     reached = set()
     for phase in ("mail", "rcpt", "data", "dot"):
-        for before in ("", "taken", "carried", "own", "own carried", "own own_path", "tls"):
+        for before in ("", "taken", "carried", "own", "own carried", "own own_path", "own_sender", "tls"):
             lines = {line for line, _, _, _ in TABLE}
             lines |= {f"550 {code.replace('x', '5')} No" for code in ACCOUNT_CODES}
             lines |= {"552 Too much", "503 5.5.1 Sequence", "421 4.2.1 Bye", "451 4.3.0 Later"}
@@ -201,7 +209,7 @@ def published() -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for rule in RULES:
         enhanced = ACCOUNT if rule.enhanced is ACCOUNT_CODES else ", ".join(rule.enhanced)
-        weighed = rule.action in {HOLD, WEIGH}
+        weighed = rule.action in {HOLD, WEIGH, DEFER}
         cells = [
             "any" if len(rule.at) == 4 else ", ".join(rule.at),
             ", ".join(f"{code}xx" if len(code) == 1 else code for code in rule.codes) or "none",

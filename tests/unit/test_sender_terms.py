@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailsender.message.composer import LetterComposer
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
@@ -82,16 +83,52 @@ async def test_what_is_the_letters_own_fault_holds_up_nobody(keys: dict[str, Any
     assert {found[f"letter {number}"].status for number in OTHERS} == {Status.SENT}
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"ReversePath": "a@other.test"},
+            Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=553, enhanced="5.7.1"),
+        ),
+        (
+            {"ReversePath": "a@other.test"},
+            Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, code=451, enhanced="4.1.8"),
+        ),
+        (
+            {"From": "a@other.test"},
+            Result(verdict=Verdict.REFUSED, phase=Phase.DOT, code=550, enhanced="5.7.60"),
+        ),
+    ],
+)
+async def test_a_sender_that_letters_chose_holds_up_nobody_however_many_they_are(
+    keys: dict[str, Any], said: Result
+) -> None:
+    own = {f"r{number}@example.test" for number in range(100, 120)}
+    relay = FakeRelay(answer=lambda address: said if address in own else ACCEPTED)
+    letters = [letter(number, mail=json.dumps(keys)) for number in range(100, 120)]
+    with capture_logs() as logs:
+        found = await sent(relay, *letters, *map(letter, OTHERS))
+    assert "relay_refuses_letters" not in {line["event"] for line in logs}
+    assert {found[f"letter {number}"].status for number in OTHERS} == {Status.SENT}
+    for number in range(100, 120):
+        (recipient,) = found[f"letter {number}"].recipients
+        assert found[f"letter {number}"].status is Status.ERROR
+        assert recipient.result == said
+
+
 @pytest.mark.parametrize(
     ("keys", "known"),
     [
         ({"Importance": "high"}, ""),
-        ({"From": "a@example.test"}, ""),
-        ({"ReversePath": "a@example.test"}, "own path, own"),
+        ({"From": "a@example.test"}, "own sender"),
+        ({"From": "Robot <s@example.test>", "ReversePath": "s@example.test"}, ""),
+        ({"Sender": "a@example.test"}, "own sender"),
+        ({"ReversePath": "a@example.test"}, "own path, own, own sender"),
         ({"DSN": {"Ret": "FULL"}}, "own"),
         ({"RequireTLS": False}, ""),
         ({"RequireTLS": True}, "own, tls"),
     ],
 )
 def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
-    assert ", ".join(_known(COMPOSER.mail(asking(**keys)))) == known
+    assert ", ".join(_known(COMPOSER.mail(asking(**keys)), "s@example.test")) == known
