@@ -56,6 +56,10 @@ ROUND_BYTES: Final = 8 * 1024 * 1024
 ROUNDS: Final = 5
 """How often a blob that is swept just when it is secured is stored anew."""
 
+LOOKS: Final = 500
+"""Blobs that a sweep looks at without finding anything to remove: a second's work. Nearly all whose time is
+over may be named, as with a file for each letter, and the others must not wait behind them for ever."""
+
 _NAMED: Final = "mailsender_blobs"
 
 OF_LETTERS: Final = IndexModel([("blobs", ASCENDING)], name=_NAMED, sparse=True)
@@ -336,17 +340,28 @@ class MongoBlobs:
             return 0  # without the index each question would look at every letter
         async with _calling(self._timeout):
             now = await self._clock.now()
-            over = self._files.find({"kept_until": {"$lt": now}}, {"filename": 1})
-            files = await over.sort([("kept_until", ASCENDING)]).limit(limit).to_list(limit)
-        removed = 0
-        for file in files:
-            async with _calling(self._timeout):
-                removed += await self._swept(file, now)
+        removed = looked = 0
+        while removed < limit and looked < LOOKS:
+            files = await self._over(now, limit - removed)
+            if not files:
+                break
+            looked += len(files)
+            for file in files:
+                async with _calling(self._timeout):
+                    removed += await self._swept(file, now)
         return removed
 
+    async def _over(self, now: datetime, limit: int) -> list[Document]:
+        """Those whose time is over, the longest first."""
+        async with _calling(self._timeout):
+            over = self._files.find({"kept_until": {"$lt": now}}, {"filename": 1})
+            found: list[Document] = await over.sort([("kept_until", ASCENDING)]).limit(limit).to_list(limit)
+        return found
+
     async def _swept(self, file: Document, now: datetime) -> bool:
-        if "filename" in file and await self._named(file["filename"]):
-            again = {"$max": {"kept_until": now + LOOK_AGAIN}}
+        letter = await self._named(file["filename"]) if "filename" in file else None
+        if letter is not None:
+            again = {"$max": {"kept_until": _look_again(letter, now)}}
             await self._files.update_one({"_id": file["_id"]}, again)
             return False
         # The one step that decides: secured meanwhile, its time is not over any more.
@@ -355,9 +370,11 @@ class MongoBlobs:
         await self._remove([file["_id"]])
         return True
 
-    async def _named(self, ref: str) -> bool:
-        """Whether a letter names it, be it only one that is remembered."""
-        return await self._letters.find_one({"blobs": ref}, {"_id": 1}, hint=self._naming) is not None
+    async def _named(self, ref: str) -> Document | None:
+        """A letter that names it, be it only one that is remembered, with the times at which it goes."""
+        times = {"body_until": 1, "expire_at": 1}
+        found: Document | None = await self._letters.find_one({"blobs": ref}, times, hint=self._naming)
+        return found
 
     async def _remove(self, uploads: Sequence[ObjectId]) -> None:
         """Remove what is no blob: chunks first, so that what is left of them is found."""
@@ -366,6 +383,12 @@ class MongoBlobs:
 
 
 _UNNAMED: Final[Document] = dict.fromkeys(["filename", "upload", "writer"], "")
+
+
+def _look_again(letter: Document, now: datetime) -> datetime:
+    """When a blob is looked at again that a letter names: where that is known, not before the letter goes."""
+    goes = letter.get("body_until") or letter.get("expire_at")
+    return max(goes, now + LOOK_AGAIN) if isinstance(goes, datetime) else now + LOOK_AGAIN
 
 
 def _begun(now: datetime, ref: str = "") -> Document:

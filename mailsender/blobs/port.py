@@ -21,7 +21,7 @@ UNFINISHED: Final = timedelta(hours=6)
 it are on their way."""
 
 LOOK_AGAIN: Final = timedelta(hours=1)
-"""After how long a blob whose time is over, but which a letter names, is looked at again."""
+"""After how long a blob whose time is over, but which a letter names, is looked at again at the earliest."""
 
 
 class Damaged(ValueError):  # noqa: N818  a finding about a letter
@@ -121,8 +121,9 @@ class BlobStore(Protocol):
         ...
 
     async def sweep(self, limit: int) -> int:
-        """Look at up to `limit` blobs and uploads whose time is over, and remove those that no letter names.
+        """Of blobs and uploads whose time is over remove up to `limit` that no letter names.
 
-        Returns how many were removed. One that is secured meanwhile stays.
+        Returns how many were removed; where it is none there may be others behind hundreds that letters name.
+        One that is secured meanwhile stays.
         """
         ...

@@ -28,7 +28,7 @@ from tests.contract.conftest import MONGO, letter, only, send_one
 
 pytestmark = pytest.mark.asyncio
 
-KEPT = 1000.0
+KEPT, REMEMBERED = 1000.0, 10_000.0
 SMALL, LARGE = b"%PDF \xff\x00", bytes(range(256)) * (CHUNK // 100)
 
 
@@ -77,7 +77,7 @@ async def shelf(backend: str, client: Any, request: pytest.FixtureRequest) -> Sh
     def make() -> BlobStore:
         return MongoBlobs(client, retention=KEPT, **common)
 
-    queue, store = MongoQueue(client, retention=10_000.0, **common), make()
+    queue, store = MongoQueue(client, retention=REMEMBERED, **common), make()
     await queue.open()
     await store.open()
     return Shelf(make, store, queue, system, client.get_database(name))
@@ -291,8 +291,33 @@ async def test_what_a_letter_names_stays_until_the_letter_goes(shelf: Shelf) -> 
     else:
         shelf.queue._entries.clear()  # type: ignore[attr-defined]
     assert await shelf.store.sweep(10) == 0, "it is looked at again later"
-    await shelf.pass_time(LOOK_AGAIN.total_seconds() + 1)
+    await shelf.pass_time(REMEMBERED + LOOK_AGAIN.total_seconds())
     assert await shelf.store.sweep(10) == 1
+    assert await shelf.store.find(ref) is None
+
+
+@only(*MONGO)
+async def test_a_letter_that_ended_is_not_looked_for_before_it_goes(shelf: Shelf) -> None:
+    """Else those who look would be kept busy by all files of a month, and come to nothing."""
+    ref = await shelf.put(SMALL)
+    await shelf.queue.insert([naming(ref)])
+    await send_one(shelf.queue)
+    await shelf.pass_time(KEPT + 1)
+    assert await shelf.store.sweep(10) == 0
+    found = await shelf.store.find(ref)
+    assert found is not None
+    assert found.kept_until.timestamp() - shelf.clock.epoch() > REMEMBERED - 60
+
+
+@only(*MONGO)
+async def test_what_nobody_names_goes_from_behind_many_that_letters_name(shelf: Shelf) -> None:
+    contents = {ref_of(each): each for each in (f"{number}".encode() for number in range(50))}
+    await shelf.store.secure([], contents)
+    await shelf.queue.insert([naming(ref, number) for number, ref in enumerate(contents)])
+    await shelf.pass_time(1)
+    ref = await shelf.put(SMALL)
+    await shelf.pass_time(KEPT + 10)
+    assert await shelf.store.sweep(20) == 1
     assert await shelf.store.find(ref) is None
 
 
