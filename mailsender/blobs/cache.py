@@ -15,6 +15,10 @@ from mailsender.blobs.port import BlobStore, Damaged
 from mailsender.message.parts import Base64, Base64Encoder, encoded_size
 from mailsender.model.blobs import PREFIX
 
+PATIENCE = 5.0
+"""Seconds for which a letter that finds no room is passed by those whose contents are there. After that they
+wait behind it: while thousands with the same file are sent, some of them use it at each moment."""
+
 _ENTRY = 1024
 """Bytes of an entry beside its content, rounded up: of small files there may be many."""
 
@@ -48,6 +52,7 @@ class BlobCache:
         self._bytes = 0
         self._turn = asyncio.Lock()  # of those who wait for room, one looks for it at a time
         self._freed = asyncio.Event()
+        self._waits_since: float | None = None
 
     @property
     def size(self) -> int:
@@ -62,7 +67,7 @@ class BlobCache:
             Unavailable: the store is away.
         """
         needed = tuple(dict.fromkeys(refs))
-        if not all(ref in self._entries for ref in needed):
+        if self._long_waited() or not all(ref in self._entries for ref in needed):
             async with self._turn:
                 await self._make_room(needed)
                 entries = self._use(needed)
@@ -82,6 +87,12 @@ class BlobCache:
 
     async def _make_room(self, needed: Sequence[str]) -> None:
         """Let all of `needed` be in memory, or on its way into it, once there is room for them."""
+        try:
+            await self._load_missing(needed)
+        finally:
+            self._waits_since = None
+
+    async def _load_missing(self, needed: Sequence[str]) -> None:
         sizes: dict[str, int] = {}
         while missing := [ref for ref in needed if ref not in self._entries]:
             unknown = [ref for ref in missing if ref not in sizes]
@@ -92,11 +103,21 @@ class BlobCache:
             wanted = sum([sizes[ref] for ref in missing])
             self._evict(wanted, beside=needed)
             if self._bytes + wanted > self._budget and any(map(_in_use, self._entries.values())):
-                self._freed.clear()
-                await self._freed.wait()
+                await self._some_freed()
                 continue
             for ref in missing:
                 self._load(ref, sizes[ref])
+
+    async def _some_freed(self) -> None:
+        """Wait until somebody gives contents back; it is noted since when there was no room."""
+        if self._waits_since is None:
+            self._waits_since = asyncio.get_running_loop().time()
+        self._freed.clear()
+        await self._freed.wait()
+
+    def _long_waited(self) -> bool:
+        since = self._waits_since
+        return since is not None and asyncio.get_running_loop().time() - since >= PATIENCE
 
     async def _size_of(self, ref: str) -> int:
         blob = await self._store.find(ref)

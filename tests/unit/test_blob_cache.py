@@ -153,3 +153,24 @@ async def test_what_is_not_what_it_was_is_told_from_what_cannot_be_read_now() ->
     with pytest.raises(Damaged, match="is not there any more"):
         await cache.take([ref_of(C)])
     assert cache.size == 0
+
+
+async def test_who_waits_for_long_is_not_passed_by_those_whose_files_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of letters with the same file would hold up one with another, and all that come behind it."""
+    monkeypatch.setattr("mailsender.blobs.cache.PATIENCE", 0.0)
+    store = await stocked(A, B, C)
+    cache = BlobCache(store, ONE)
+    first = await cache.take([ref_of(A)])
+    large = asyncio.create_task(cache.take([ref_of(B), ref_of(C)]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    again = asyncio.create_task(cache.take([ref_of(A)]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not again.done()
+    cache.give_back(first)
+    taken = await asyncio.wait_for(large, 5)
+    cache.give_back(taken)
+    assert decoded(await asyncio.wait_for(again, 5), A) == A
