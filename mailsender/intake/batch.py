@@ -300,9 +300,10 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     for name, address in mail.senders:
         if not limits.senders.allow(address):
             raise BadKey(name, "is not among those in whose name letters are sent: see SMTP_FROM_ALLOWED")
-    if mail.shown:
-        blind = fields["Addresses"] if isinstance(fields["Addresses"], list) else []
-        fields["Addresses"] = [*mail.shown, *blind]
+    blind = [] if fields["Addresses"] is None else fields["Addresses"]
+    if mail.shown and isinstance(blind, list):
+        # Behind the others, whose places are told where one of them is wrong; these are good ones.
+        fields["Addresses"] = [*blind, *mail.shown]
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from mailsender.message.compose import BadBody, BadHeader
-from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
+from mailsender.message.headers import MAX_FURTHER, Further, Head, Mailbox, Unsubscribe, parse_mailbox
 from mailsender.message.parts import MAX_ATTACHMENTS, Attachment, BadPart, Base64, Calendar, Content
 from mailsender.model.address import Address, BadAddress, parse_address
 from mailsender.model.blobs import is_ref
@@ -43,7 +44,7 @@ class BadKey(ValueError):  # noqa: N818  reads better where it is caught
         self.text = text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Mail:
     """The further keys of one letter, checked. What is empty, or None, was not given.
 
@@ -165,6 +166,8 @@ def read(keys: Mapping[str, Any]) -> Mail:
     """
     found: dict[str, Any] = {}
     for key, value in keys.items():
+        if key not in _TABLE:
+            raise BadKey(key, "is not known to this version of the service")
         if value is not None:
             name, make = _TABLE[key]
             found[name] = make(key, value)
@@ -304,16 +307,21 @@ def _calendar(key: str, value: object) -> Calendar:
     found = _object(key, value, "Text", "Method")
     text = _string(f"{key}.Text", found.get("Text", ""))
     method = _string(f"{key}.Method", found.get("Method", "REQUEST"))
-    return _made(key, lambda: Calendar(text, method))
+    calendar = _made(key, lambda: Calendar(text, method))
+    _made(key, lambda: Content(calendar=calendar))
+    return calendar
 
 
 def _further(key: str, value: object) -> tuple[Further, ...]:
     found = _of(key, value, dict, "an object of strings")
-    pairs = [
-        (name, _string(f"{key}.{name}", each))
-        for name, several in found.items()
-        for each in (several if isinstance(several, list) else [several])
-    ]
+    count = sum([len(each) if isinstance(each, list) else 1 for each in found.values()])
+    if max(count, len(found)) > MAX_FURTHER:
+        raise BadKey(key, f"holds {max(count, len(found))} headers; {MAX_FURTHER} are allowed")
+    pairs = []
+    for name, several in found.items():
+        _made(key, partial(Further, name, ""))  # from here on the name may be told
+        values = several if isinstance(several, list) else [several]
+        pairs += [(name, _string(f"{key}.{name}", each)) for each in values]
     made = _made(key, lambda: tuple(Further(name, text) for name, text in pairs))
     _made(key, lambda: Head(author=_NOBODY, further=made))
     return made
