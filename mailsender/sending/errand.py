@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mailsender.message.composer import Filling
-from mailsender.message.mail import NO_CONTENTS
+from mailsender.message.mail import NO_CONTENTS, Mail
 from mailsender.message.parts import Base64
 from mailsender.model.letter import Letter, Result
 from mailsender.ratelimit.gcra import Slot
@@ -20,7 +20,8 @@ class Errand:
     `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
     may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
     its next transaction, as far as it has them. `contents` are those of its attachments. `filling` is what
-    each message of a personal letter is rendered with, None where it has no template.
+    each message of a personal letter is rendered with, None where it has no template. `mail` is what its
+    further keys say, held so that it is read once.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Errand:
         "idle",
         "left",
         "letter",
+        "mail",
         "pause",
         "places",
         "relay",
@@ -61,6 +63,7 @@ class Errand:
         self.short = False
         self.taken = False
         self.filling: Filling | None = None
+        self.mail: Mail | None = None
         self.places: dict[str, int] | None = None
         self.at: dict[str, list[int]] | None = None
 

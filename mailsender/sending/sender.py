@@ -264,10 +264,20 @@ class Sender:
             else:
                 await self._send(errand)
         except ValueError as error:  # the message cannot be made
-            self._settle(token, as_error(letter, str(error)))
+            self._end(errand, error)
+
+    def _end(self, errand: Errand, error: ValueError) -> None:
+        """No message can be made any more. Who has got one from an earlier attempt has it all the same."""
+        letter = errand.letter
+        if any(each.accepted for each in letter.recipients):
+            errand.results = _refused(letter.pending, error)
+            self._finish_if_ours(errand)
+        else:
+            self._settle(errand.token, as_error(letter, str(error)))
 
     async def _send_mail(self, errand: Errand, mail: Mail) -> None:
         """Send a letter with further keys, once its template and its attachments are at hand."""
+        errand.mail = mail
         if mail.personal:
             errand.size = 1
             if mail.pin and not await self._template(errand):

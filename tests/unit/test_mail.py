@@ -15,7 +15,9 @@ import pytest
 
 from mailsender.intake.batch import faults, read_letter
 from mailsender.intake.schema import Limits, Senders
-from mailsender.message.composer import LetterComposer
+from mailsender.message.compose import Composer
+from mailsender.message.composer import KEPT, LetterComposer
+from mailsender.message.mail import BadKey, Mail, read
 from mailsender.message.parts import Base64
 from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
@@ -92,7 +94,7 @@ def test_a_message_is_not_made_without_its_files() -> None:
 def test_a_letter_with_all_of_them_becomes_a_message_with_all_of_them() -> None:
     letter = taken(FULL)
     assert letter.status is Status.AWAITING, letter.reason
-    assert letter.addresses == ("anna@example.com", "cc@example.com", "blind@example.com")
+    assert letter.addresses == ("blind@example.com", "anna@example.com", "cc@example.com")
     made = message(letter)
     assert made["From"] == "Отдел <billing@example.org>"
     assert made["To"] == "Анна <anna@example.com>"
@@ -123,9 +125,38 @@ def test_a_letter_with_the_originals_keys_alone_is_as_it_was() -> None:
     letter = taken({})
     assert letter.mail == ""
     plain = LetterComposer("Robot", "robot@example.test")
-    assert plain.compose(letter, eight_bit=False, date=NOW) == super(LetterComposer, plain).compose(
-        letter, eight_bit=False, date=NOW
-    )
+    assert plain.compose(letter, eight_bit=False, date=NOW) == Composer(
+        "Robot", "robot@example.test"
+    ).compose(letter, eight_bit=False, date=NOW)
+
+
+def test_what_a_letter_on_its_way_says_is_read_once_however_many_others_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A personal one of thousands has a message for each, and to read it takes a while."""
+    composer, reads = LetterComposer("Robot", "robot@example.test"), 0
+
+    def counted(keys: Mapping[str, Any]) -> Mail:
+        nonlocal reads
+        reads += 1
+        return read(keys)
+
+    monkeypatch.setattr("mailsender.message.composer.read", counted)
+    letter = taken({"Personal": True, "Addresses": [{"Address": "a@example.com", "Name": "A"}]})
+    mail = composer.mail(letter)
+    for number in range(2 * KEPT):
+        composer.mail(taken({"Headers": {"X-Number": str(number)}}))
+    before = reads
+    assert composer.mail(letter) is mail
+    assert reads == before
+    del mail
+    composer.mail(letter)
+    assert reads == before + 1, "nothing is kept for who is gone"
+
+
+def test_a_key_of_a_later_version_is_told_by_its_name() -> None:
+    with pytest.raises(BadKey, match="Later is not known"):
+        read({"Later": 1})
 
 
 def test_a_personal_letter_shows_each_recipient_alone() -> None:
@@ -172,6 +203,12 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Headers": {"Bcc": "eve@example.net"}}, "Headers"),
         ({"Headers": {"X-A": "a\nB: c"}}, "Headers"),
         ({"Headers": {"X A": "a"}}, "Headers"),
+        ({"Headers": {"X-A": 7}}, "Headers.X-A"),
+        ({"Headers": {"eve@example.net": 7}}, "Headers"),
+        ({"Headers": {"X-A": ["a"] * 51}}, "Headers"),
+        ({"To": ["a@example.com"], "Addresses": "blind@example.com"}, "Addresses"),
+        ({"To": ["a@example.com"], "Addresses": ["blind"]}, "Addresses[0]"),
+        ({"Calendar": {"Text": "METHOD:REQUEST\n\ud800"}}, "Calendar"),
         ({"ListUnsubscribe": {}}, "ListUnsubscribe"),
         ({"ListUnsubscribe": {"URL": "javascript:1"}}, "ListUnsubscribe"),
         ({"InReplyTo": "a"}, "InReplyTo"),

@@ -17,11 +17,11 @@ from mailsender.message.composer import LetterComposer
 from mailsender.model.blobs import ref_of
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Envelope, Letter, Outcome, Status, Verdict
+from mailsender.model.letter import Envelope, Letter, Outcome, Phase, Result, Status, Verdict
 from mailsender.queue.memory import MemoryQueue
 from mailsender.smtp.port import Permit
 from tests.dispatching import letter, running, until
-from tests.relays import FakeRelay, FakeSession
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 pytestmark = pytest.mark.asyncio
 
@@ -142,6 +142,50 @@ async def test_what_is_not_there_any_more_is_an_error_that_names_it() -> None:
         (ended,) = await scene.settled(1)
     assert ended.status is Status.ERROR
     assert ended.reason == f"the attachment {REF} is not there any more"
+
+
+async def test_who_has_got_it_has_although_it_is_gone_when_the_others_come() -> None:
+    relay, store = Catcher(), Store()
+    await store.secure([], {REF: FILE})
+    cache = BlobCache(store, 10**7)
+
+    def answer(address: str) -> Result:
+        if address == "a@x.test":
+            return ACCEPTED
+        store._blobs.clear()
+        cache._forget(REF, cache._entries[REF])
+        return Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="later")
+
+    relay.answer = answer
+    async with running(relay, composer=composer(), blobs=cache) as scene:
+        await scene.queue.insert([carrying(1, "a@x.test", "b@x.test")])
+        scene.dispatcher.nudge()
+        (ended,) = await scene.settled(1)
+    assert ended.status is Status.SENT
+    found = {each.address: each.result for each in ended.recipients}
+    assert found["a@x.test"] == ACCEPTED
+    assert found["b@x.test"] is not None
+    assert (found["b@x.test"].verdict, found["b@x.test"].text) == (
+        Verdict.REFUSED,
+        f"the attachment {REF} is not there any more",
+    )
+
+
+async def test_an_address_that_the_relay_cannot_take_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a personal letter it stands in a header, too."""
+    monkeypatch.setattr(FakeSession, "supports_smtputf8", False)
+    relay = Catcher()
+    async with running(relay, composer=composer()) as scene:
+        mail = json.dumps({"Personal": True})
+        await scene.queue.insert([letter(1, "иван@x.test", "b@x.test", "анна@x.test", "d@x.test", mail=mail)])
+        scene.dispatcher.nudge()
+        (ended,) = await scene.settled(1)
+    assert ended.status is Status.SENT
+    assert [each.recipients for each in relay.sent] == [("b@x.test",), ("d@x.test",)]
+    texts = [each.result.text for each in ended.recipients if each.result and not each.accepted]
+    assert texts == ["a shown address needs SMTPUTF8, which the relay lacks"] * 2
 
 
 async def test_a_personal_letter_carries_it_to_each() -> None:
