@@ -461,8 +461,18 @@ def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, li
         body=body,
         answers=(Answer(token=_kept_token(fields.get("Token", "")), key=key, origin=origin),),
         status=Status.ERROR,
-        digest=content_digest(addresses, subject, body),
+        digest=content_digest(addresses, subject, body, _as_published(fields)),
     )
+
+
+def _as_published(fields: Mapping[str, Any]) -> str:
+    """The further keys of a letter that are not as they may be, as JSON, to tell it from others by."""
+    given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
+    if not given:
+        return ""
+    if not depth_within(given, DEEP):
+        return ", ".join(given)
+    return json.dumps(given, sort_keys=True)
 
 
 def _own_id(fields: Mapping[str, Any]) -> str:

@@ -52,6 +52,10 @@ APART_CLOCKS = 5.0
 SAID_AGAIN = 3600.0
 """Seconds after which it is said again."""
 
+ASK_AGAIN = 30.0
+"""Seconds of filling letters in after which the source is asked, so that the group keeps us: 20,000 letters
+with a costly template take an hour, and a member is put out after five minutes of silence."""
+
 BREATH = 64
 """Letters decoded before the senders' sessions get a turn: about a millisecond of CPU time."""
 
@@ -209,6 +213,7 @@ class Intake:
         self._stopping: asyncio.Task[Any]  # from the start of `run`
         self._storing: asyncio.Task[None] | None = None
         self._decoded = 0
+        self._asked = 0.0  # when the source was
         self._committing: asyncio.Task[bool] | None = None
         self._under_way: dict[tuple[str, int], Milestone] = {}
         self._to_commit: dict[tuple[str, int], Milestone] = {}
@@ -277,6 +282,7 @@ class Intake:
         most = self._config.limits.faulty
         self._epoch = await self._insist("MongoDB", self._queue.now, stop)
         self._compare_clocks(records[-1])
+        self._asked = self._clock.monotonic()
         contents = Contents()
         for record in records:
             faulty = 0
@@ -313,10 +319,14 @@ class Intake:
         """What goes into the queue of a letter with further keys. Waits out a store that is away."""
         if self._fill is None:
             return letter
+        if self._clock.monotonic() - self._asked > ASK_AGAIN:
+            await self._stored()  # it may be waiting, too, and both would ask the source
+            await self._unless_stopped(self._source.idle(0.0))
+            self._asked = self._clock.monotonic()
         fill = partial(self._fill, letter, now_ms(self._epoch))
         with suppress(Unavailable):
             return await fill()
-        await self._stored()  # it may be waiting, too, and both would ask the source
+        await self._stored()  # as above
         return await self._insist("MongoDB", fill, stop)
 
     async def _breathe(self) -> None:

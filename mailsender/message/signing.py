@@ -21,6 +21,10 @@ REMEMBERED: Final = 64
 """Signatures that are kept, each of some kilobytes with what was signed. A letter that goes out in several
 transactions within a second is signed once, also while other senders sign theirs."""
 
+LARGE: Final = 16 * 1024
+"""Octets of headers whose signatures are not kept: those of nearly all letters have a twentieth of it, and 64
+of the largest would take 170 MB."""
+
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
 
 
@@ -74,7 +78,8 @@ class SigningComposer:
         first, *others = (message,) if isinstance(message, bytes) else message
         end = first.index(b"\r\n\r\n") + 2
         body = body_hash(chain(_pieces(first, end + 2), others))
-        signed = b"%b%b" % (self._signature(keys, first[:end], body, date), first)
+        sign_ = self._signature if end < LARGE else _signature
+        signed = b"%b%b" % (sign_(keys, first[:end], body, date), first)
         return (signed, *others) if others else signed
 
     async def filling(self, letter: Letter) -> Filling | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -343,3 +344,21 @@ def test_nobody_can_publish_a_pin() -> None:
     letter = read_letter(element, ORIGIN, None, Limits(), now=NOW)
     assert json.loads(letter.mail) == {"Template": "a", "Personal": True}
     assert letter.digest, "what was published, whatever becomes of it"
+
+
+@pytest.mark.asyncio
+async def test_while_a_record_takes_minutes_it_stays_in_the_group() -> None:
+    """Without it another member would begin the same record, and be put out just the same, for ever."""
+    stage = TemplateStage([record(batch(*[{"Template": "welcome"}] * 20))])
+    await stage.saved()
+    fill = stage.intake._fill
+    assert fill is not None
+
+    async def slow(letter: Letter, now: datetime) -> Letter:
+        stage.clock.forward(20.0)
+        return await fill(letter, now)
+
+    stage.intake._fill = slow
+    await stage.run()
+    assert stage.source.calls.count("idle") >= 400 // 60
+    assert {(await stage.letter(index=index)).status for index in range(20)} == {Status.AWAITING}

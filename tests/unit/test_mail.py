@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from mailsender.intake.batch import faults, read_letter
+from mailsender.intake.batch import faults, read_batch, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
 from mailsender.message.composer import KEPT, LetterComposer
-from mailsender.message.mail import BadKey, Mail, read
+from mailsender.message.mail import KEYS, BadKey, Mail, read
 from mailsender.message.parts import Base64
 from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
@@ -152,6 +152,27 @@ def test_what_a_letter_on_its_way_says_is_read_once_however_many_others_there_ar
     del mail
     composer.mail(letter)
     assert reads == before + 1, "nothing is kept for who is gone"
+
+
+def test_of_two_bad_letters_with_the_same_id_neither_gets_the_others_answer() -> None:
+    """Nor does a good one that is published in place of a bad one."""
+    bad, worse = taken({"From": "eve@example.net"}), taken({"Importance": "very"})
+    assert bad.status is worse.status is Status.ERROR
+    assert len({each.content for each in (bad, worse, taken({}), taken({"Importance": "low"}))}) == 4
+    assert taken({"From": "eve@example.net"}).content == bad.content
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "value", ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000, "-1e999"]
+)
+def test_nothing_under_a_further_key_stops_the_reading_of_a_batch(key: str, value: str) -> None:
+    first = '{"Addresses":["a@example.com"],"%s":%s}' % (key, value)
+    batch = f'[{first},{{"Addresses":["b@example.com"]}}]'.encode()
+    letters = list(read_batch(batch, None, LIMITS, origin=lambda _: ORIGIN, now=NOW))
+    assert letters[-1].status is Status.AWAITING
+    known = key not in {"Names", "VariablesOf", "Pin"}
+    assert letters[0].status is (Status.ERROR if known else Status.AWAITING)
 
 
 def test_a_key_of_a_later_version_is_told_by_its_name() -> None:

@@ -197,3 +197,11 @@ def test_beside_the_operation_of_the_key_it_costs_little(monkeypatch: pytest.Mon
 
 def test_no_signature_shows_in_what_is_told_of_keys() -> None:
     assert not re.search(r"private|PRIVATE", repr(TEST[0]))
+
+
+def test_large_headers_are_not_kept_with_their_signatures() -> None:
+    composer = SigningComposer(PLAIN, "robot@example.test", SigningKeys(TEST))
+    composed(letter(), composer)
+    large = composed(letter(Headers={f"X-Number-{n}": "ж" * 1000 for n in range(20)}), composer)
+    assert verified(large, TEST) == [True, True]
+    assert composer._signature.cache_info().currsize == 1
