@@ -48,6 +48,7 @@ class Posting:
         self._blobs = blobs
         # One after the other: the work for several at once would be one long turn for all others.
         self._reading = asyncio.Lock()
+        self._trying = asyncio.Lock()  # a dry run may wait for files and templates, and no letter for it
 
     def accepting(self) -> None:
         """Raises Refused when no letters are taken now."""
@@ -107,7 +108,7 @@ class Posting:
 
     async def dry_run(self, given: bytes | Submission) -> DryRunView:
         """What would become of letters; whatever the state of the replica."""
-        async with self._reading:
+        async with self._trying:
             run = DryRun(self._replica)
             if isinstance(given, Submission):
                 return await run.of([self._element(given)], alone=True)

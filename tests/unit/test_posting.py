@@ -439,6 +439,23 @@ async def test_a_dry_run_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults[7] == {"index": 7, "field": "Addresses", "pointer": "#/7/Addresses", "text": "is missing"}
 
 
+async def test_a_dry_run_that_waits_for_files_holds_up_no_post(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as stage:
+        waits, goes, take = asyncio.Event(), asyncio.Event(), stage.replica.blobs.take
+
+        async def waiting_for_room(refs: Sequence[str]) -> Any:
+            waits.set()
+            await goes.wait()
+            return await take(refs)
+
+        monkeypatch.setattr(stage.replica.blobs, "take", waiting_for_room)
+        dry = asyncio.create_task(stage.submit(GOOD, "dry_run=true"))
+        await waits.wait()
+        status, _ = await asyncio.wait_for(stage.submit(GOOD, "wait=0s"), 5)
+        goes.set()
+        assert (status, (await dry)[0]) == (202, 200)
+
+
 async def test_a_message_that_cannot_be_made_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as stage:
 
