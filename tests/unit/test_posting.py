@@ -393,7 +393,7 @@ async def test_a_dry_run_shows_what_would_be_sent(monkeypatch: pytest.MonkeyPatc
         None,
         "6b03f03e1c3fe5165a363fce",
     ]
-    assert first["recipients"] == ["anna@example.test", "a@example.test"]
+    assert first["recipients"] == ["a@example.test", "anna@example.test"]
     assert [each["reverse_path"] for each in (first, second)] == ["b@example.org", "robot@example.test"]
     assert {each["route"] for each in body["shown"]} == {"default"}
     assert {tuple(each["relays"]) for each in body["shown"]} == {("relay.example.test:25",)}
