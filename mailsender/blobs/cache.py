@@ -67,7 +67,7 @@ class BlobCache:
             Unavailable: the store is away.
         """
         needed = tuple(dict.fromkeys(refs))
-        if self._long_waited() or not all(ref in self._entries for ref in needed):
+        if (needed and self._long_waited()) or not all(ref in self._entries for ref in needed):
             async with self._turn:
                 await self._make_room(needed)
                 entries = self._use(needed)

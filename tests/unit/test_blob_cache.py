@@ -170,6 +170,7 @@ async def test_who_waits_for_long_is_not_passed_by_those_whose_files_are_there(
     for _ in range(5):
         await asyncio.sleep(0)
     assert not again.done()
+    cache.give_back(await cache.take([]))
     cache.give_back(first)
     taken = await asyncio.wait_for(large, 5)
     cache.give_back(taken)
