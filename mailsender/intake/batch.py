@@ -297,6 +297,9 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
         attached, one, all_ = given["Attachments"], limits.attachment, limits.attachments
         given["Attachments"] = by_ref(attached, keep, one=one, all_=all_)
     mail = read(given)
+    for name, text in (("TextBody", mail.text), ("Calendar", mail.calendar and mail.calendar.text)):
+        if text and (size := octets(text)) > limits.body:
+            raise BadKey(name, f"has {size} bytes; {limits.body} are allowed")
     for name, address in mail.senders:
         if not limits.senders.allow(address):
             raise BadKey(name, "is not among those in whose name letters are sent: see SMTP_FROM_ALLOWED")

@@ -106,7 +106,7 @@ class Filler:
             return letter.evolve(mail=_written({**keys, "Template": version}))
         made = found.compiled.letter(letter.subject, self._variables, keys.get("Variables", {}))
         html = made.html or ""
-        size = octets(html)
+        size = max(octets(html), octets(made.text or ""))
         if size > self._most:
             reason = f"it makes a body of {size} bytes; {self._most} are allowed"
             raise TemplateError(reason, template=found.compiled.name)

@@ -21,6 +21,7 @@ from mailsender.message.mail import KEYS, BadKey, Mail, read
 from mailsender.message.parts import Base64
 from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
+from mailsender.queue.mongo.bodies import _stripping
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import document_of
 
@@ -261,6 +262,28 @@ def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
     assert document["blobs"] == [ref_of(PDF), ref_of(b"\x00\x01\x02")]
     assert "Content" not in json.loads(letter.mail)["Attachments"][0]
     assert taken({**FULL, "Importance": "low"}).content != letter.content
+
+
+@pytest.mark.parametrize("mail", ["a@example.com", "[1]", "[" * 2000, '{"TextBody":"x"}'])
+def test_whatever_a_document_has_for_further_keys_they_go_with_its_body(mail: str) -> None:
+    """What looks after the queue must not end for one letter."""
+    document, _ = document_of(taken({"TextBody": "y"}), NOW)
+    update = _stripping({**document, "mail": mail, "body_until": NOW})
+    assert update._doc["$unset"].keys() == {"body_until", "blobs", "mail"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("TextBody", "ж" * 600), ("Calendar", {"Text": f"METHOD:REQUEST\r\n{'ж' * 600}", "Method": "REQUEST"})],
+)
+def test_a_text_may_have_as_many_bytes_as_a_body(key: str, value: Any) -> None:
+    element = {"Addresses": ["a@example.com"], key: value}
+    limits = Limits(body=1000)
+    letter = read_letter(element, ORIGIN, None, limits, now=NOW)
+    assert letter.status is Status.ERROR
+    assert letter.reason.startswith(f"{key} has 12")
+    assert letter.reason.endswith(" bytes; 1000 are allowed")
+    assert read_letter(element, ORIGIN, None, LIMITS, now=NOW).status is Status.AWAITING
 
 
 def test_what_another_programs_document_calls_mail_is_not_read() -> None:

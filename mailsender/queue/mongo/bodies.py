@@ -78,7 +78,10 @@ def _stripping(document: Document) -> UpdateOne:
     letter = letter_of(document)
     left: Document = {"body": "", "bare": True, "digest": letter.content}
     gone: Document = dict.fromkeys(["body_until", "blobs"], "")
-    mail = without_texts(letter.mail)
+    try:
+        mail = without_texts(letter.mail)
+    except (AttributeError, RecursionError, ValueError):  # it is not as we write it, and nobody can read it
+        mail = ""
     if mail:
         left["mail"] = mail
     elif letter.mail:  # what another program calls so is its own
