@@ -420,8 +420,8 @@ class Sender:
                     errand.letter, eight_bit=errand.session.supports_8bit, date=self._now()
                 )
             else:
-                if errand.filling is not None:
-                    await asyncio.sleep(0)  # thousands are rendered, and each time others have their turn
+                if mail.personal:
+                    await asyncio.sleep(0)  # thousands are made, and each time others have their turn
                 message = self._composer.compose(
                     errand.letter,
                     eight_bit=errand.session.supports_8bit,
