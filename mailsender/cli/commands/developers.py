@@ -108,7 +108,7 @@ def schema(
 
 def settings_table() -> None:
     """Print the table of settings as docs/reference/settings.md shows it."""
-    from mailsender.settings.environment import table  # noqa: PLC0415  pydantic takes a while to import
+    from mailsender.settings.table import table  # noqa: PLC0415  pydantic takes a while to import
 
     typer.echo("| setting | default | takes | meaning |\n| --- | --- | --- | --- |")
     for row in table():
