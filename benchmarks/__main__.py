@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import against, depth, driver, goals, idle, latency, replicas, shapes, tls, where
+from benchmarks import against, depth, driver, goals, idle, kinds, latency, replicas, shapes, tls, where
 from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
@@ -34,7 +34,11 @@ JSON = ROOT / "build" / "bench.json"
 PAGE = ROOT / "docs" / "performance.md"
 TABLES = ROOT / "docs" / "performance" / "tables.md"
 
-CHOICES: dict[str, Callable[[Stage, float], Choice]] = {"tls": tls.measure, "driver": driver.measure}
+CHOICES: dict[str, Callable[[Stage, float], Choice]] = {
+    "tls": tls.measure,
+    "driver": driver.measure,
+    "kinds": kinds.measure,
+}
 """Ours with one setting changed, each runnable alone as `python -m benchmarks.<name>`."""
 
 SECTIONS: dict[str, Callable[[Stage], Section]] = {

@@ -47,7 +47,10 @@ _PAGE = """<!doctype html>
 <article id="message" hidden>
 <h2 id="subject"></h2>
 <dl id="facts"></dl>
+<p id="forms"><button id="as-html" type="button">HTML</button>
+<button id="as-text" type="button">Text</button></p>
 <iframe id="body" sandbox title="The letter's body"></iframe>
+<ul id="files" aria-label="Files"></ul>
 <details><summary>Headers and source</summary><pre id="source"></pre></details>
 <p><a id="download" download>Download as .eml</a></p>
 </article>
@@ -103,6 +106,7 @@ _SCRIPT = """
 "use strict";
 const at = (id) => document.getElementById(id);
 const SHOWN = 500;
+const SHOWN_HEADERS = ["from", "sender", "reply-to", "to", "cc"];
 let newest = 0;
 
 const element = (name, text) => {
@@ -119,11 +123,28 @@ const show = async (id, button) => {
   document.querySelectorAll("nav [aria-current]").forEach((other) => other.removeAttribute("aria-current"));
   button.setAttribute("aria-current", "true");
   at("subject").textContent = message.subject || "(no subject)";
-  const facts = [["From", message.mail_from || "<>"], ["To", message.rcpt_tos.join(", ")],
+  const facts = [...message.headers.filter(([name]) => SHOWN_HEADERS.includes(name.toLowerCase())),
+    ["Reverse-path", message.mail_from || "<>"], ["Recipients", message.rcpt_tos.join(", ")],
     ["Caught", clock(message.accepted_at)], ["Size", `${message.size} bytes`],
     ["Message-ID", message.message_id]];
   at("facts").replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
-  at("body").src = `/messages/${id}.html`;
+  const look = (form) => {
+    at("body").src = `/messages/${id}.${form}`;
+    at("as-html").disabled = form === "html";
+    at("as-text").disabled = form === "txt";
+  };
+  at("as-html").onclick = () => look("html");
+  at("as-text").onclick = () => look("txt");
+  at("forms").hidden = !message.text || message.text === message.html;
+  look("html");
+  at("files").replaceChildren(...message.files.map((file, number) => {
+    const link = element("a", file.name || file.type);
+    link.href = `/messages/${id}/files/${number}`;
+    link.download = file.name;
+    const item = element("li", "");
+    item.append(link, ` ${file.type}, ${file.size} bytes${file.inline ? ", inline" : ""}`);
+    return item;
+  }));
   at("source").textContent = message.raw;
   at("download").href = `/messages/${id}.eml`;
   at("message").hidden = false;
@@ -177,6 +198,8 @@ def make_application(mailbox: Mailbox) -> web.Application:
             web.get(r"/messages/{id:\d{1,12}}.json", _in_full),
             web.get(r"/messages/{id:\d{1,12}}.eml", _eml),
             web.get(r"/messages/{id:\d{1,12}}.html", _body),
+            web.get(r"/messages/{id:\d{1,12}}.txt", _as_text),
+            web.get(r"/messages/{id:\d{1,12}}/files/{number:\d{1,3}}", _file),
             web.delete("/messages", _clear),
         ]
     )
@@ -222,7 +245,20 @@ async def _eml(request: web.Request) -> web.Response:
 
 
 async def _body(request: web.Request) -> web.Response:
-    return web.Response(text=_wanted(request).body(), content_type="text/html", headers=_BODY_SECURITY)
+    return web.Response(text=_wanted(request).shown(), content_type="text/html", headers=_BODY_SECURITY)
+
+
+async def _as_text(request: web.Request) -> web.Response:
+    return web.Response(text=_wanted(request).text(), content_type="text/plain", headers=_BODY_SECURITY)
+
+
+async def _file(request: web.Request) -> web.Response:
+    files, number = _wanted(request).files(), int(request.match_info["number"])
+    if number >= len(files):
+        raise web.HTTPNotFound(text="there is no such file in it\n")
+    # Never shown here, whatever it says that it is.
+    headers = {**_BODY_SECURITY, "Content-Disposition": "attachment"}
+    return web.Response(body=files[number].content, content_type="application/octet-stream", headers=headers)
 
 
 async def _clear(request: web.Request) -> web.Response:

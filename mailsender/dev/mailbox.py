@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import re
+from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_MESSAGES = 100_000
 
 _HEADERS = email.parser.BytesHeaderParser(policy=email.policy.default)
+_CID = re.compile(r"cid:([^\"'\s)>]{1,200})")
 _WHOLE = email.parser.BytesParser(EmailMessage, policy=email.policy.default)
 
 
@@ -45,24 +48,87 @@ class Caught:
         }
 
     def in_full(self) -> dict[str, Any]:
-        """The summary, the headers as decoded, the body, and the message as text."""
+        """The summary, the headers as decoded, the body, a text body, the files, and the message as text."""
         message = _WHOLE.parsebytes(self.raw)
         return {
             **self.summary,
             "headers": [[name, _text(value)] for name, value in message.items()],
             "html": self.body(),
+            "text": self.text(),
+            "files": [each.described() for each in self.files()],
             "raw": self.raw.decode("utf-8", "replace"),
         }
 
     def body(self) -> str:
         """The decoded HTML body; a text body where there is no other, else nothing."""
-        part = _WHOLE.parsebytes(self.raw).get_body(("html", "plain"))
-        if part is None:
-            return ""
-        try:
-            return _text(part.get_content())
-        except (LookupError, ValueError):  # a charset that nobody knows, a transfer encoding gone wrong
-            return _text(part.get_payload())
+        return _content(_WHOLE.parsebytes(self.raw).get_body(("html", "plain")))
+
+    def shown(self) -> str:
+        """The body with the images in it that it names, so that nothing has to be fetched."""
+        named = [each for each in self.files() if each.content_id and each.is_image]
+        images = {each.content_id: each.as_url() for each in named}
+        return _CID.sub(lambda found: images.get(found[1], found[0]), self.body())
+
+    def text(self) -> str:
+        """The decoded text body, which may be empty."""
+        return _content(_WHOLE.parsebytes(self.raw).get_body(("plain",)))
+
+    def files(self) -> list[File]:
+        """All that goes with the body, in order: attachments, inline images, invitations."""
+        message = _WHOLE.parsebytes(self.raw)
+        bodies = [message.get_body((kind,)) for kind in ("html", "plain")]
+        leaves = (part for part in message.walk() if not part.is_multipart())
+        return [_file(part) for part in leaves if not any(part is body for body in bodies)]
+
+
+@dataclass(frozen=True)
+class File:
+    """A part of a message beside its bodies."""
+
+    name: str
+    media_type: str
+    inline: bool
+    content_id: str
+    content: bytes
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a body may show it: nothing else is loaded."""
+        return self.media_type.startswith("image/")
+
+    def as_url(self) -> str:
+        """It, as a URL that holds it (RFC 2397)."""
+        return f"data:{self.media_type};base64,{b64encode(self.content).decode()}"
+
+    def described(self) -> dict[str, Any]:
+        """All but the content."""
+        return {
+            "name": self.name,
+            "type": self.media_type,
+            "inline": self.inline,
+            "content_id": self.content_id,
+            "size": len(self.content),
+        }
+
+
+def _file(part: EmailMessage) -> File:
+    raw = part.get_payload(decode=True)
+    return File(
+        name=_text(part.get_filename() or ""),
+        media_type=part.get_content_type(),
+        inline=part.get_content_disposition() == "inline",
+        content_id=_text(part.get("Content-ID", "")).strip().strip("<>"),
+        content=raw if isinstance(raw, bytes) else b"",
+    )
+
+
+def _content(part: EmailMessage | None) -> str:
+    if part is None:
+        return ""
+    try:
+        return _text(part.get_content())
+    except (LookupError, ValueError):  # a charset that nobody knows, a transfer encoding gone wrong
+        return _text(part.get_payload())
 
 
 def _text(value: object) -> str:

@@ -112,6 +112,43 @@ def test_tls_and_auth(tmp_path: Path, certificates: Certificates, tls: str) -> N
         assert len(catcher.messages()) == 1
 
 
+def test_a_message_of_many_parts_is_shown_with_all_of_them(catcher: Catcher) -> None:
+    message = EmailMessage()
+    message["Subject"], message["To"] = "Files", "Anna <anna@example.test>"
+    message.set_content("In words\n")
+    message.add_alternative('<img src="cid:logo"><img src="cid:other">', subtype="html")
+    html = message.get_payload()[1]
+    html.add_related(b"png", "image", "png", cid="<logo>", disposition="inline")  # type: ignore[union-attr]
+    message.add_attachment(b"<script>", "text", "html", filename="Счёт.html")
+    with smtplib.SMTP(catcher.host, catcher.port) as client:
+        client.send_message(message, "from@example.test", ["a@example.test"])
+    full = catcher.message(1)
+    assert full["text"].strip() == "In words"
+    assert [(each["name"], each["content_id"], each["size"]) for each in full["files"]] == [
+        ("", "logo", 3),
+        ("Счёт.html", "", 8),
+    ]
+    shown = answered(catcher, "/messages/1.html")[1]
+    assert b'src="data:image/png;base64,cG5n"' in shown
+    assert b'src="cid:other"' in shown
+    assert answered(catcher, "/messages/1.txt")[1].strip() == b"In words"
+    answer, content = answered(catcher, "/messages/1/files/1")
+    assert content == b"<script>"
+    assert answer.getheader("Content-Disposition") == "attachment"
+    assert "sandbox" in str(answer.getheader("Content-Security-Policy"))
+    assert answer.getheader("Content-Type") == "application/octet-stream"
+    assert answered(catcher, "/messages/1/files/2")[0].status == 404
+
+
+def answered(catcher: Catcher, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection(catcher.host, catcher.http_port)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer, content
+
+
 def test_the_page_fetches_nothing_from_elsewhere(catcher: Catcher) -> None:
     send(catcher, "a@example.test")
     for path in ("/", "/page.css", "/page.js", "/messages/1.html"):

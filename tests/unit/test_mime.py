@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mailsender.smtp.plan import on_the_wire
 
 from mailsender.message import mime
 from mailsender.message.compose import Composer
@@ -21,6 +20,7 @@ from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, pars
 from mailsender.message.mime import NeedsSmtputf8
 from mailsender.message.parts import Attachment, Base64, Calendar, Content
 from mailsender.model.letter import Letter, Recipient
+from mailsender.smtp.commands import on_the_wire
 from tests.messages import BODY, DATE, HEADER, MEANT, MESSAGE_ID, Meant, dump, person, tree
 
 AUTHOR = parse_mailbox("Почта <news@example.org>")

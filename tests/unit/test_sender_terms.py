@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from mailsender.message.composer import LetterComposer
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.terms import Terms
-from mailsender.sending.sender import _known
+from mailsender.sending.mail import known_of
 from tests.dispatching import letter, running
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -131,4 +131,4 @@ async def test_a_sender_that_letters_chose_holds_up_nobody_however_many_they_are
     ],
 )
 def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
-    assert ", ".join(_known(COMPOSER.mail(asking(**keys)), "s@example.test")) == known
+    assert ", ".join(known_of(COMPOSER.mail(asking(**keys)), "s@example.test")) == known

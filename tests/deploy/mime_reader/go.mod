@@ -1,0 +1,3 @@
+module mime_reader
+
+go 1.21
