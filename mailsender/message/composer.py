@@ -140,11 +140,14 @@ class LetterComposer:
         return mail
 
     def message_id(self, letter: Letter) -> str:
-        """See `Composer.message_id`; its domain is that of the letter's own sender."""
+        """See `Composer.message_id`; its domain is that of the letter's own sender, if that can be read."""
         made = self._plain.message_id(letter)
         if not letter.mail or letter.message_id == made:
             return made
-        author = self.mail(letter).author
+        try:
+            author = self.mail(letter).author
+        except ValueError:
+            return made
         return made if author is None else f"{made.partition('@')[0]}@{author.address.domain}>"
 
     def _message_id(self, letter: Letter, person: str) -> str:

@@ -44,6 +44,10 @@ class BadKey(ValueError):  # noqa: N818  reads better where it is caught
         self.text = text
 
 
+class UnknownKey(BadKey):
+    """A stored letter has a key that a later version of the service wrote."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Mail:
     """The further keys of one letter, checked. What is empty, or None, was not given.
@@ -162,12 +166,13 @@ def read(keys: Mapping[str, Any]) -> Mail:
     Of attachments that bring their content, `mailsender.message.attachments` makes those that name it before.
 
     Raises:
+        UnknownKey: see there.
         BadKey: one of them holds something else than it may.
     """
     found: dict[str, Any] = {}
     for key, value in keys.items():
         if key not in _TABLE:
-            raise BadKey(key, "is not known to this version of the service")
+            raise UnknownKey(key, "is not known to this version of the service")
         if value is not None:
             name, make = _TABLE[key]
             found[name] = make(key, value)

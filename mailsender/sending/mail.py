@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from mailsender.blobs.cache import BlobCache, Taken
-from mailsender.message.mail import Mail
+from mailsender.message.mail import Mail, UnknownKey
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.sending.attempt import refused
@@ -18,6 +18,21 @@ from mailsender.sending.tools import Compose
 
 UNREAD = 30.0
 """Seconds after which a letter is tried again whose attachments, or template, could not be read."""
+
+
+def mail_of(errand: Errand, composer: Compose) -> Mail | None:
+    """What its further keys say, held while it is on its way; None where only a later version can read it.
+
+    Then it is put off: while replicas are updated one of those takes it.
+
+    Raises:
+        ValueError: nobody could make a message of them.
+    """
+    try:
+        errand.mail = composer.mail(errand.letter)
+    except UnknownKey as error:
+        _put_off(errand, f"it cannot be read here: {error}")
+    return errand.mail
 
 
 async def have_filling(errand: Errand, composer: Compose) -> bool:

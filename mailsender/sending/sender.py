@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from mailsender.aio import first_of, pause
-from mailsender.message.mail import NO_CONTENTS, Mail
+from mailsender.message.mail import NO_CONTENTS
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
 from mailsender.ratelimit.gcra import UNLIMITED, Slot
@@ -21,7 +21,7 @@ from mailsender.routing.route import Route
 from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
 from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.judge import Judge
-from mailsender.sending.mail import have_filling, known_of, message_of, take_contents
+from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -165,7 +165,7 @@ class Sender:
             return
         try:
             if letter.mail:
-                await self._send_mail(errand, self._composer.mail(letter))
+                await self._send_mail(errand)
             else:
                 await self._send(errand)
         except ValueError as error:  # the message cannot be made; who has got it before has it all the same
@@ -175,14 +175,14 @@ class Sender:
             else:
                 self._settle(token, as_error(letter, str(error)))
 
-    async def _send_mail(self, errand: Errand, mail: Mail) -> None:
+    async def _send_mail(self, errand: Errand) -> None:
         """Send a letter with further keys, once its template and its attachments are at hand."""
-        errand.mail = mail
+        mail = mail_of(errand, self._composer)
+        if mail is None or (mail.pin and not await have_filling(errand, self._composer)):
+            self._finish_if_ours(errand)
+            return
         if mail.personal:
             errand.size = 1
-            if mail.pin and not await have_filling(errand, self._composer):
-                self._finish_if_ours(errand)
-                return
         if not mail.attachments or self._blobs is None:
             await self._send(errand)
             return
@@ -237,9 +237,7 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
-        letter = errand.letter
-        service = errand.relay.policy.reverse_path
-        known = known_of(self._composer.mail(letter), service) if letter.mail else ()
+        known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
@@ -263,7 +261,7 @@ class Sender:
 
     async def _transact(self, errand: Errand, part: tuple[str, ...]) -> Said | None:
         """One transaction; None when it could not begin, or was given up before its dot."""
-        mail = self._composer.mail(errand.letter) if errand.letter.mail else None
+        mail = errand.mail
         own = mail.reverse_path if mail is not None else ""
         envelope = Envelope(
             reverse_path=own or errand.relay.policy.reverse_path,

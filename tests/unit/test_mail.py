@@ -181,6 +181,13 @@ def test_a_key_of_a_later_version_is_told_by_its_name() -> None:
         read({"Later": 1})
 
 
+@pytest.mark.parametrize("mail", ['{"Later":1}', '{"From":"x"}', "x"])
+def test_a_letter_that_cannot_be_read_has_a_message_id_all_the_same(mail: str) -> None:
+    """What a killed process left is settled by it: one letter must not keep the others from that."""
+    letter = taken({}).evolve(mail=mail)
+    assert LetterComposer("", "robot@example.test").message_id(letter) == f"<{letter.id}@example.test>"
+
+
 def test_a_personal_letter_shows_each_recipient_alone() -> None:
     letter = taken(
         {"Personal": True},

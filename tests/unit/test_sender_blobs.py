@@ -171,6 +171,22 @@ async def test_who_has_got_it_has_although_it_is_gone_when_the_others_come() -> 
     )
 
 
+async def test_a_letter_of_a_later_version_waits_for_who_can_read_it() -> None:
+    queue, later = MemoryQueue(SystemClock()), letter(1, mail='{"Later":1}')
+    async with running(Catcher(), composer=composer(), queue=queue, max_attempts=1) as scene:
+        await queue.insert([later, letter(2)])
+        scene.dispatcher.nudge()
+        (plain,) = await scene.settled(1)
+        await until(lambda: queue._entries[later.id].letter.recipients[0].result)
+    assert plain.subject == "letter 2"
+    found = await queue.get(later.id)
+    assert found is not None
+    assert (found.status, found.attempts) == (Status.AWAITING, 0)
+    result = found.recipients[0].result
+    assert result is not None
+    assert result.text == "it cannot be read here: Later is not known to this version of the service"
+
+
 async def test_an_address_that_the_relay_cannot_take_is_refused_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
