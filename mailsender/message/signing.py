@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
@@ -78,8 +78,8 @@ class SigningComposer:
         first, *others = (message,) if isinstance(message, bytes) else message
         end = first.index(b"\r\n\r\n") + 2
         body = body_hash(chain(_pieces(first, end + 2), others))
-        sign_ = self._signature if end < LARGE else _signature
-        signed = b"%b%b" % (sign_(keys, first[:end], body, date), first)
+        made: Callable[..., bytes] = self._signature if end < LARGE else _signature
+        signed = b"%b%b" % (made(keys, first[:end], body, date), first)
         return (signed, *others) if others else signed
 
     async def filling(self, letter: Letter) -> Filling | None:

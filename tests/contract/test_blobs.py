@@ -388,7 +388,7 @@ async def test_what_is_secured_between_a_sweeps_look_and_its_step_stays(
     await shelf.pass_time(KEPT + 1)
     look, other = MongoBlobs._named, shelf.make()
 
-    async def look_and_be_late(store: MongoBlobs, name: str) -> bool:
+    async def look_and_be_late(store: MongoBlobs, name: str) -> Any:
         found = await look(store, name)
         assert await other.secure([ref], {}) == {ref: len(SMALL)}
         await shelf.queue.insert([naming(ref)])

@@ -275,7 +275,7 @@ def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
 def test_whatever_a_document_has_for_further_keys_they_go_with_its_body(mail: str) -> None:
     """What looks after the queue must not end for one letter."""
     document, _ = document_of(taken({"TextBody": "y"}), NOW)
-    update = _stripping({**document, "mail": mail, "body_until": NOW})
+    update: Any = _stripping({**document, "mail": mail, "body_until": NOW})
     assert update._doc["$unset"].keys() == {"body_until", "blobs", "mail"}
 
 
