@@ -53,8 +53,8 @@ _PLAIN_TESTS = (
     "sequence", "string", "true", "undefined", "upper", "==", "!=", ">", ">=", "<", "<=",
 )
 # fmt: on
-_SORTING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
-"""They look at each value more than once."""
+_SLOW = frozenset({"dictsort", "groupby", "max", "min", "sort", "title", "unique"})
+"""They look at each value more than once, or at each letter by a pattern."""
 
 
 @lru_cache(maxsize=32)
@@ -102,7 +102,7 @@ def _counted(function: Callable[..., Any], *, looks: int = 1, steps: int = 0) ->
 
 @lru_cache(maxsize=1)
 def _plain_filters() -> dict[str, Callable[..., Any]]:
-    jinjas = {name: _counted(FILTERS[name], looks=3 if name in _SORTING else 1) for name in _PLAIN_FILTERS}
+    jinjas = {name: _counted(FILTERS[name], looks=3 if name in _SLOW else 1) for name in _PLAIN_FILTERS}
     ours = (_batch, _indent, _join, _replace, _round, _sum, _tojson, _trim)
     return {**jinjas, **{each.__name__[1:]: _counted(each) for each in ours}}
 

@@ -67,6 +67,9 @@ from mailsender.templates.template import TemplateError
 STEPS_OF_INCLUDING = 10
 """What it takes to find another template and to begin it, in steps."""
 
+BITS_A_STEP = 64
+"""Of a whole number that is written: the largest that JSON brings, of 4,300 digits, takes 0.2 ms."""
+
 VARIABLES_A_STEP = 32
 """Entries of an object that are copied in a step."""
 
@@ -105,7 +108,10 @@ def written(value: Any) -> Any:
     if kind is str or kind is Markup:
         meter().measure(len(value))
         return value
-    if kind is int or kind is float or kind is bool:
+    if kind is int:
+        meter().spend(2 + value.bit_length() // BITS_A_STEP)
+        return value
+    if kind is float or kind is bool:
         meter().spend(2)
         return value
     if isinstance(value, Undefined):

@@ -492,3 +492,17 @@ def test_whatever_a_source_is_it_ends_in_a_letter_or_an_error(source: str) -> No
         html(source, VARIABLES)
     except TemplateError as error:
         assert error.template == "letter.html"  # noqa: PT017  either of two is right
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(2000) %}{% set _ = number ~ '' %}{% endfor %}",
+        "{% for i in range(2000) %}{% set _ = [number]|join %}{% endfor %}",
+        "{% for i in range(20) %}{% set _ = text|title %}{% endfor %}",
+    ],
+)
+def test_what_takes_long_to_write_counts_for_more(source: str) -> None:
+    """A letter may bring a number of 4,300 digits, and each time they take 0.2 ms."""
+    with pytest.raises(TemplateError, match="more than 200000 steps"):
+        render({"letter.txt": source}, {"number": 10**4299, "text": "a b " * 20_000})
