@@ -287,6 +287,7 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     Raises:
         BadKey: one holds something else than it may.
     """
+    published = fields["Addresses"]
     _spread(fields)
     if fields.get("Template") is not None and fields.get("Body"):
         raise BadKey("Body", "comes from the template; leave it out, or Template")
@@ -296,7 +297,10 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     if "Attachments" in given:
         attached, one, all_ = given["Attachments"], limits.attachment, limits.attachments
         given["Attachments"] = by_ref(attached, keep, one=one, all_=all_)
-    mail = read(given)
+    try:
+        mail = read(given)
+    except BadKey as error:
+        raise _placed(error, published) from None
     for name, text in (("TextBody", mail.text), ("Calendar", mail.calendar and mail.calendar.text)):
         if text and (size := octets(text)) > limits.body:
             raise BadKey(name, f"has {size} bytes; {limits.body} are allowed")
@@ -336,6 +340,18 @@ def _spread(fields: dict[str, Any]) -> None:
             plain.append(each)
     fields["Addresses"] = plain
     fields |= {name: beside[key] for key, name in _BESIDE.items() if beside[key]}
+
+
+def _placed(error: BadKey, published: object) -> BadKey:
+    """The same error; where it is about what stands beside an address, it says beside which."""
+    inner = {"Names": "Name", "Addresses.Variables": "Variables"}.get(error.key, "")
+    for place, each in enumerate(published if inner and isinstance(published, list) else ()):
+        if isinstance(each, dict) and each.get(inner) is not None:
+            try:
+                read({"Template": "t", "Personal": True, _BESIDE[inner]: {"": each[inner]}})
+            except BadKey as own:
+                return BadKey(f"Addresses[{place}].{inner}", own.text)
+    return error
 
 
 def _good_letter(

@@ -313,7 +313,7 @@ async def test_a_personal_letter_keeps_what_it_is_made_from() -> None:
         ({"Personal": True, "Addresses": [{"Address": "a@b.test", "Variables": {}}]}, "Addresses"),
         (
             {"Template": "a", "Personal": True, "Addresses": [{"Address": "a@b.test", "Variables": 7}]},
-            "Addresses.Variables",
+            "Addresses[0].Variables",
         ),
         ({"Template": "a", "Addresses": [{"Address": "a@b.test", "Lang": "ru"}]}, "Addresses[0]"),
     ],

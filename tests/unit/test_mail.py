@@ -244,7 +244,24 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"AutoSubmitted": "maybe"}, "AutoSubmitted"),
         ({"Importance": "very"}, "Importance"),
         ({"Addresses": [{"Address": "a@example.com", "Nmae": "A"}]}, "Addresses[0]"),
-        ({"Addresses": [{"Address": "a@example.com", "Name": 7}]}, "Names"),
+        ({"Addresses": [{"Address": "a@example.com", "Name": 7}]}, "Addresses[0].Name"),
+        (
+            {"Addresses": ["b@example.com", {"Address": "a@example.com", "Name": "a\nb"}]},
+            "Addresses[1].Name",
+        ),
+        (
+            {
+                "Template": "t",
+                "Body": "",
+                "Personal": True,
+                "Addresses": [
+                    {"Address": "b@example.com", "Variables": {"a": 1}},
+                    {"Address": "a@example.com", "Variables": 7},
+                ],
+            },
+            "Addresses[1].Variables",
+        ),
+        ({"Addresses": [{"Address": "a@example.com", "Variables": {}}]}, "Addresses"),
         ({"Template": 7, "Body": ""}, "Template"),
         ({"Variables": {}}, "Variables"),
     ],
