@@ -37,8 +37,11 @@ def by_ref(value: Any, keep: Keep, *, one: int, all_: int) -> Any:
             named.append(each)
             continue
         key = f"Attachments[{place}]"
-        if each.get("Ref") is not None:
-            raise BadKey(key, "has both a Content and a Ref")
+        if each.get("Ref"):
+            if each["Content"]:
+                raise BadKey(key, "has both a Content and a Ref")
+            named.append({name: found for name, found in each.items() if name != "Content"})
+            continue
         content = _content(f"{key}.Content", each["Content"], one)
         total += len(content)
         if total > all_:

@@ -24,6 +24,9 @@ from mailsender.templates.variables import bounded
 
 T = TypeVar("T")
 
+_OF_PARTS: Final = frozenset({"Calendar", "DSN", "ListUnsubscribe"})
+"""Keys whose value is an object in which nothing that is empty means anything."""
+
 _NOBODY: Final = Mailbox("", Address("", "", ""))
 """Whose headers are made only to see whether they can be."""
 
@@ -135,7 +138,7 @@ class Mail:
         )
 
     def content(self, body: str, text: str | None, contents: Mapping[str, Base64] = NO_CONTENTS) -> Content:
-        """What the message shows, where `body` is the letter's HTML; an empty one beside a text is none.
+        """What the message shows, where `body` is the letter's HTML. What is empty beside the other is none.
 
         `contents` are those of its attachments, by their `Ref`s.
 
@@ -143,9 +146,9 @@ class Mail:
             BadBody: a text is no Unicode text.
             BadPart: there are too many attachments, or two of one content ID, or a content is not there.
         """
-        html = body if body or text is None else None
+        html = body if body or not text else None
         attachments = tuple([_filled(each, contents) for each in self.attachments])
-        return Content(html=html, text=text, calendar=self.calendar, attachments=attachments)
+        return Content(html=html, text=text or None, calendar=self.calendar, attachments=attachments)
 
 
 def _filled(attachment: Attachment, contents: Mapping[str, Base64]) -> Attachment:
@@ -153,6 +156,21 @@ def _filled(attachment: Attachment, contents: Mapping[str, Base64]) -> Attachmen
     if content is None:
         raise BadPart(f"the attachment {attachment.ref} is not at hand")
     return replace(attachment, content=content)
+
+
+def says(key: str, value: Any) -> bool:
+    """Whether the value of a key says something: null says nothing, and neither does what is empty.
+
+    Some programs write what they leave out as an empty text, array or object, or as an object of such ones
+    alone: Go without ``omitempty``, PHP with ``[]`` for any of them.
+    """
+    if key in _OF_PARTS and isinstance(value, dict):
+        return not all(map(_empty, value.values()))
+    return not _empty(value)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 def read(keys: Mapping[str, Any]) -> Mail:
@@ -165,7 +183,7 @@ def read(keys: Mapping[str, Any]) -> Mail:
     """
     found: dict[str, Any] = {}
     for key, value in keys.items():
-        if value is not None:
+        if says(key, value):
             name, make = _TABLE[key]
             found[name] = make(key, value)
     mail = Mail(**found)
@@ -182,7 +200,7 @@ def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
         raise BadKey("TextBody", "comes from the template; leave it out, or Template")
     if not mail.template:
         for key in ("Variables", "Lang"):
-            if keys.get(key) is not None:
+            if says(key, keys.get(key)):
                 raise BadKey(key, "goes with Template, which is missing")
         if mail.variables_of:
             raise BadKey("Addresses", "have Variables, which go with Template; that is missing")
@@ -218,7 +236,7 @@ def _object(key: str, value: object, *names: str) -> dict[str, Any]:
     for name in found:
         if name not in names:
             raise BadKey(key, f"has a key that it does not know; there are {', '.join(names)}")
-    return found
+    return {name: each for name, each in found.items() if not _empty(each)}
 
 
 def _made(key: str, make: Callable[[], T]) -> T:
@@ -303,7 +321,7 @@ def _attachment(key: str, value: object) -> Attachment:
 def _calendar(key: str, value: object) -> Calendar:
     found = _object(key, value, "Text", "Method")
     text = _string(f"{key}.Text", found.get("Text", ""))
-    method = _string(f"{key}.Method", found.get("Method", "REQUEST"))
+    method = _string(f"{key}.Method", found.get("Method", "REQUEST")).upper()
     return _made(key, lambda: Calendar(text, method))
 
 
@@ -329,7 +347,8 @@ def _unsubscribe(key: str, value: object) -> Unsubscribe:
 def _ids(key: str, value: object) -> tuple[str, ...]:
     several: Sequence[object] = value if isinstance(value, list) else [value]
     ids = tuple(word for each in several for word in _string(key, each).split())
-    _made(key, lambda: Head(author=_NOBODY, references=ids))
+    named: dict[str, Any] = {"in_reply_to" if key == "InReplyTo" else "references": ids}
+    _made(key, lambda: Head(author=_NOBODY, **named))
     return ids
 
 
@@ -394,8 +413,6 @@ def _notifications(key: str, value: object) -> Terms:
     words = tuple(_string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
     ret = _string(f"{key}.Ret", found.get("Ret", ""))
     envid = _string(f"{key}.EnvID", found.get("EnvID", ""))
-    if not found or not all(found.values()):
-        raise BadKey(key, "holds nothing, or something empty; it has a Notify, a Ret or an EnvID")
     return _made(key, lambda: Terms(notify=words, ret=ret, envid=envid))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from mailsender.intake.batch import faults, read_letter
 from mailsender.intake.schema import Limits, Senders
+from mailsender.message.compose import Composer
 from mailsender.message.composer import LetterComposer
 from mailsender.message.parts import Base64
 from mailsender.model.blobs import ref_of
@@ -123,7 +124,8 @@ def test_a_letter_with_the_originals_keys_alone_is_as_it_was() -> None:
     letter = taken({})
     assert letter.mail == ""
     plain = LetterComposer("Robot", "robot@example.test")
-    assert plain.compose(letter, eight_bit=False, date=NOW) == super(LetterComposer, plain).compose(
+    original = Composer("Robot", "robot@example.test")
+    assert plain.compose(letter, eight_bit=False, date=NOW) == original.compose(
         letter, eight_bit=False, date=NOW
     )
 
@@ -163,7 +165,8 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Personal": "yes"}, "Personal"),
         ({"TextBody": ["x"]}, "TextBody"),
         ({"TextBody": "\ud800"}, "TextBody"),
-        ({"Attachments": {}}, "Attachments"),
+        ({"Attachments": {"Name": "a"}}, "Attachments"),
+        ({"Attachments": [{"Content": "", "Ref": ""}, {"Ref": ""}]}, "Attachments[1]"),
         ({"Attachments": [{"Content": "?"}]}, "Attachments[0].Content"),
         ({"Attachments": [{"Contents": ""}]}, "Attachments[0]"),
         ({"Attachments": [{"ContentType": "x"}]}, "Attachments[0]"),
@@ -172,7 +175,7 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Headers": {"Bcc": "eve@example.net"}}, "Headers"),
         ({"Headers": {"X-A": "a\nB: c"}}, "Headers"),
         ({"Headers": {"X A": "a"}}, "Headers"),
-        ({"ListUnsubscribe": {}}, "ListUnsubscribe"),
+        ({"ReplyTo": "Ann <a@example.com>, Bob <b@example.com>"}, "ReplyTo"),
         ({"ListUnsubscribe": {"URL": "javascript:1"}}, "ListUnsubscribe"),
         ({"InReplyTo": "a"}, "InReplyTo"),
         ({"AutoSubmitted": "maybe"}, "AutoSubmitted"),
@@ -180,7 +183,7 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Addresses": [{"Address": "a@example.com", "Nmae": "A"}]}, "Addresses[0]"),
         ({"Addresses": [{"Address": "a@example.com", "Name": 7}]}, "Names"),
         ({"Template": 7, "Body": ""}, "Template"),
-        ({"Variables": {}}, "Variables"),
+        ({"Variables": {"a": ""}}, "Variables"),
     ],
 )
 def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
@@ -192,6 +195,68 @@ def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
     assert "eve@" not in letter.reason
     element = {"Addresses": ["a@example.com"], **change}
     assert [each.field for each in faults([element], LIMITS)] == [field]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {key: ""}
+            for key in ("From", "FromName", "Sender", "ReplyTo", "ReversePath", "TextBody", "Template")
+        ),
+        *({key: ""} for key in ("Lang", "InReplyTo", "References", "AutoSubmitted", "Importance")),
+        *({key: []} for key in ("To", "Cc", "ReplyTo", "Attachments", "References", "Headers", "Variables")),
+        *({key: {}} for key in ("ListUnsubscribe", "Calendar", "DSN", "Headers", "Variables")),
+        {"ListUnsubscribe": {"URL": "", "Mail": None}},
+        {"Calendar": {"Text": "", "Method": ""}},
+        {"DSN": {"Notify": None, "Ret": "", "EnvID": ""}},
+        {"Addresses": [{"Address": "blind@example.com", "Name": "", "Variables": {}}]},
+    ],
+)
+def test_what_says_nothing_is_as_if_it_were_not_there(change: Mapping[str, Any]) -> None:
+    letter = taken(change)
+    assert (letter.status, letter.reason, letter.mail) == (Status.AWAITING, "", "")
+    assert faults([{"Addresses": ["a@example.com"], **change}], LIMITS) == []
+
+
+def test_what_says_nothing_within_an_object_is_not_there_either() -> None:
+    letter = taken(
+        {
+            "Attachments": [
+                {
+                    "Name": "a",
+                    "ContentType": "",
+                    "Content": "AAEC",
+                    "Ref": "",
+                    "ContentID": "",
+                    "Inline": False,
+                },
+                {"Name": "b", "Content": "", "Ref": ref_of(PDF)},
+            ],
+            "ListUnsubscribe": {"URL": "https://example.org/u", "Mail": ""},
+            "DSN": {"Notify": [], "Ret": "HDRS", "EnvID": ""},
+            "Calendar": {"Text": "METHOD:REQUEST", "Method": ""},
+        }
+    )
+    assert letter.status is Status.AWAITING, letter.reason
+    made = message(letter)
+    assert [part.get_payload(decode=True) for part in made.iter_attachments()] == [b"\x00\x01\x02", PDF]
+    assert made["List-Unsubscribe"] == "<https://example.org/u>"
+
+
+def test_an_empty_text_beside_html_is_no_part() -> None:
+    assert message(taken({"TextBody": "", "Importance": "low"})).get_content_type() == "text/html"
+
+
+def test_a_calendars_method_may_be_in_small_letters() -> None:
+    letter = taken({"Calendar": {"Text": "BEGIN:VCALENDAR\nMETHOD:REQUEST\n", "Method": "request"}})
+    part = next(each for each in message(letter).walk() if each.get_content_subtype() == "calendar")
+    assert part["Content-Type"].params["method"] == "REQUEST"
+
+
+@pytest.mark.parametrize(("key", "header"), [("InReplyTo", "In-Reply-To"), ("References", "References")])
+def test_a_bad_message_id_is_told_by_the_header_it_is_for(key: str, header: str) -> None:
+    assert f"the header {header} has a Message-ID" in taken({key: "<x>"}).reason
 
 
 def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
