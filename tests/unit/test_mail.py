@@ -18,10 +18,12 @@ from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
 from mailsender.message.composer import LetterComposer
 from mailsender.message.parts import Base64
+from mailsender.message.plain_text import plain_text
 from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import document_of
+from mailsender.templates.compiled import Rendered
 
 ORIGIN = Origin(topic="in", partition=0, offset=1, index=0, timestamp=2)
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -257,6 +259,64 @@ def test_a_calendars_method_may_be_in_small_letters() -> None:
 @pytest.mark.parametrize(("key", "header"), [("InReplyTo", "In-Reply-To"), ("References", "References")])
 def test_a_bad_message_id_is_told_by_the_header_it_is_for(key: str, header: str) -> None:
     assert f"the header {header} has a Message-ID" in taken({key: "<x>"}).reason
+
+
+WITH_TEXT = LetterComposer("Robot", "robot@example.test", text_of=plain_text)
+
+
+def read(octets: bytes | tuple[bytes, ...]) -> EmailMessage:
+    assert isinstance(octets, bytes)
+    return cast("EmailMessage", email.message_from_bytes(octets, policy=policy.default))
+
+
+def test_a_text_part_is_made_of_html_that_has_none_beside_it() -> None:
+    letter = taken({}, Body='<p>Hello, <a href="https://example.org/?a=1&amp;copy=2">Анна</a>')
+    made = read(WITH_TEXT.compose(letter, eight_bit=True, date=NOW))
+    text, html = made.iter_parts()
+    assert [made.get_content_type(), text.get_content_type(), html.get_content_type()] == [
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
+    assert text.get_content() == "Hello, Анна <https://example.org/?a=1&copy=2>\r\n"
+    assert html.get_content().rstrip() == letter.body
+    plain = message(letter)
+    for name in ("Date", "From", "To", "Subject", "Message-ID"):
+        assert made[name] == plain[name]
+
+
+def test_a_text_of_the_publishers_own_stays() -> None:
+    letter = taken({"TextBody": "own"})
+    made = read(WITH_TEXT.compose(letter, eight_bit=True, date=NOW))
+    assert next(made.iter_parts()).get_content() == "own\r\n"
+
+
+@pytest.mark.parametrize("body", ["", "<img src=a.png>", "x" * 300_000, "<div>" * 200 + "x"])
+def test_a_letter_of_whose_html_no_text_is_made_is_as_it_was(body: str) -> None:
+    letter = taken({}, Body=body)
+    original = Composer("Robot", "robot@example.test")
+    assert WITH_TEXT.compose(letter, eight_bit=True, date=NOW) == original.compose(
+        letter, eight_bit=True, date=NOW
+    )
+
+
+def test_what_is_made_for_one_recipient_has_a_text_part_too() -> None:
+    class Made:
+        def letter(self, subject: str, *layers: Mapping[str, Any]) -> Rendered:
+            return Rendered("S", "<p>words</p>", None)
+
+    letter = taken({"Personal": True})
+    octets = WITH_TEXT.compose(letter, eight_bit=True, date=NOW, person="blind@example.com", filling=Made())
+    assert next(read(octets).iter_parts()).get_content() == "words\r\n"
+
+
+def test_a_sender_beyond_ascii_is_shown_as_without_a_text_part() -> None:
+    made = LetterComposer("", "робот@example.test", text_of=plain_text).compose(
+        taken({}), eight_bit=True, date=NOW
+    )
+    assert isinstance(made, bytes)
+    assert "From: робот@example.test\r\n".encode() in made
+    assert b"multipart/alternative" in made
 
 
 def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:
