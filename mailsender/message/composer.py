@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from mailsender.message.compose import Composer
 from mailsender.message.headers import Mailbox
 from mailsender.message.mail import NO_CONTENTS, Mail, read
-from mailsender.message.mime import compose
+from mailsender.message.mime import NeedsSmtputf8, compose
 from mailsender.message.parts import Base64
 from mailsender.model.address import parse_address
 from mailsender.model.letter import Letter, Recipient
@@ -105,7 +105,8 @@ class LetterComposer:
         attachments by their `Ref`s, `filling` is what its words are made of.
 
         Raises:
-            OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent.
+            OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent, or the session
+                cannot be shown that address.
             ValueError: the message cannot be made, as by a header that is none, with the reason.
         """
         if not letter.mail and (self._text_of is None or not self._text_of(letter.body)):
@@ -128,7 +129,8 @@ class LetterComposer:
                 smtputf8=smtputf8 or not letter.mail,
             )
         except ValueError as error:
-            if filling is None:
+            his_own = filling is not None or (person and isinstance(error, NeedsSmtputf8))
+            if not his_own:
                 raise
             raise OnePersonsFault(str(error)) from error
         return made.octets()

@@ -16,7 +16,7 @@ import pytest
 from mailsender.intake.batch import faults, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
-from mailsender.message.composer import LetterComposer
+from mailsender.message.composer import LetterComposer, OnePersonsFault
 from mailsender.message.parts import Base64
 from mailsender.message.plain_text import plain_text
 from mailsender.model.blobs import ref_of
@@ -308,6 +308,14 @@ def test_what_is_made_for_one_recipient_has_a_text_part_too() -> None:
     letter = taken({"Personal": True})
     octets = WITH_TEXT.compose(letter, eight_bit=True, date=NOW, person="blind@example.com", filling=Made())
     assert next(read(octets).iter_parts()).get_content() == "words\r\n"
+
+
+def test_a_recipient_whom_the_relay_cannot_be_shown_is_one_persons_fault() -> None:
+    letter = taken({"Personal": True, "Addresses": ["иван@example.com", "anna@example.com"]})
+    composer = LetterComposer("Robot", "robot@example.test")
+    with pytest.raises(OnePersonsFault, match="needs SMTPUTF8"):
+        composer.compose(letter, eight_bit=True, date=NOW, person="иван@example.com")
+    assert composer.compose(letter, eight_bit=True, date=NOW, person="anna@example.com")
 
 
 def test_a_sender_beyond_ascii_is_shown_as_without_a_text_part() -> None:

@@ -12,7 +12,7 @@ from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.terms import Terms
 from mailsender.sending.sender import _known
 from tests.dispatching import letter, running
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 COMPOSER = LetterComposer("Robot", "s@example.test")
 OTHERS = range(2, 9)
@@ -95,3 +95,20 @@ async def test_what_is_the_letters_own_fault_holds_up_nobody(keys: dict[str, Any
 )
 def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
     assert ", ".join(_known(COMPOSER.mail(asking(**keys)))) == known
+
+
+@pytest.mark.asyncio
+async def test_one_whose_address_the_relay_cannot_show_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a personal letter; each of its messages shows but the one who gets it."""
+    monkeypatch.setattr(FakeSession, "supports_smtputf8", False)
+    relay = FakeRelay()
+    people = ("иван@example.test", "anna@example.test")
+    found = (await sent(relay, letter(1, *people, mail='{"Personal":true}')))["letter 1"]
+    assert [each.recipients for each in relay.sent] == [("anna@example.test",)]
+    assert found.status is Status.SENT
+    ivan, anna = found.recipients
+    assert ivan.result is not None
+    assert (ivan.result.verdict, anna.accepted) == (Verdict.REFUSED, True)
+    assert "SMTPUTF8" in ivan.result.text
