@@ -312,6 +312,8 @@ def _attachment(key: str, value: object) -> Attachment:
     media_type = _string(f"{key}.ContentType", found.get("ContentType", "application/octet-stream"))
     inline = _truth(f"{key}.Inline", found.get("Inline", False))
     content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
+    if content_id.startswith("<") and content_id.endswith(">"):
+        content_id = content_id[1:-1] or "<>"  # as the header has it
     return _made(
         key,
         lambda: Attachment(name=name, content_type=media_type, inline=inline, content_id=content_id, ref=ref),
@@ -341,7 +343,8 @@ def _unsubscribe(key: str, value: object) -> Unsubscribe:
     found = _object(key, value, "URL", "Mail")
     url = _string(f"{key}.URL", found.get("URL", ""))
     mail = _string(f"{key}.Mail", found.get("Mail", ""))
-    return _made(key, lambda: Unsubscribe(url, parse_address(mail) if mail else None))
+    address = _made(f"{key}.Mail", lambda: parse_address(mail)) if mail else None
+    return _made(key, lambda: Unsubscribe(url, address))
 
 
 def _ids(key: str, value: object) -> tuple[str, ...]:

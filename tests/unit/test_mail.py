@@ -246,6 +246,34 @@ def test_what_says_nothing_within_an_object_is_not_there_either() -> None:
     assert made["List-Unsubscribe"] == "<https://example.org/u>"
 
 
+@pytest.mark.parametrize("lines", ["{}\n{}", "{}\r\n{}\r\n", "\n{}{}"])
+def test_a_content_may_have_line_breaks_as_many_encoders_write_them(lines: str) -> None:
+    coded = b64encode(PDF).decode()
+    content = lines.format(coded[:8], coded[8:])
+    letter = taken({"Attachments": [{"Name": "a.pdf", "Content": content}]})
+    assert letter.status is Status.AWAITING, letter.reason
+    assert json.loads(letter.mail)["Attachments"][0]["Ref"] == ref_of(PDF)
+
+
+@pytest.mark.parametrize("content", ["AA EC", "AAEC\t", "AAE", "data:;base64,AAEC", "AA-_", "A" * 5])
+def test_what_is_no_base64_is_told(content: str) -> None:
+    letter = taken({"Attachments": [{"Name": "a.pdf", "Content": content}]})
+    assert letter.reason == "Attachments[0].Content is no base64 (RFC 4648 §4)"
+
+
+def test_a_content_id_may_come_in_angle_brackets() -> None:
+    image = {"Name": "l.png", "Content": "AAEC", "Inline": True, "ContentID": "<logo@x>"}
+    part = next(each for each in message(taken({"Attachments": [image]})).walk() if each["Content-ID"])
+    assert part["Content-ID"] == "<logo@x>"
+    for wrong in ("<logo", "logo>", "<>", "<<logo>>", "lo go"):
+        assert "Attachments[0]" in taken({"Attachments": [{**image, "ContentID": wrong}]}).reason
+
+
+def test_an_address_to_leave_at_is_told_by_its_place() -> None:
+    reason = taken({"ListUnsubscribe": {"Mail": "mailto:leave@example.org"}}).reason
+    assert reason.startswith("ListUnsubscribe.Mail is no address")
+
+
 def test_an_empty_text_beside_html_is_no_part() -> None:
     assert message(taken({"TextBody": "", "Importance": "low"})).get_content_type() == "text/html"
 
