@@ -75,6 +75,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,50}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _FIRST_OF_SEVERAL = re.compile(r"[^\s<>,;@]@[^\s<>,;@]+>? *[,;]")
 _ID = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>")
+_OTHERS_ID = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")  # that of another program: Outlook writes a second @
 _NOBODY = field("To", b"undisclosed-recipients:;")
 _URL = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986 §2, and nothing that ends or divides a header's URL
 
@@ -291,8 +292,9 @@ def _check_lengths(head: Head) -> None:
 def _check_ids(name: str, ids: tuple[str, ...]) -> None:
     if len(ids) > MAX_IDS:
         raise BadHeader(f"the header {name} has {len(ids)} Message-IDs; {MAX_IDS} are allowed")
+    form = _ID if name == "Message-ID" else _OTHERS_ID
     for each in ids:
-        if len(each) > MAX_WORD or not _ID.fullmatch(each):
+        if len(each) > MAX_WORD or not form.fullmatch(each):
             raise BadHeader(f"the header {name} has a Message-ID that is not of the form <left@right>")
 
 

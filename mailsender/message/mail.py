@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from mimetypes import MimeTypes
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
+from unicodedata import normalize
 
 from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
@@ -23,6 +25,10 @@ from mailsender.templates.template import Limits, TemplateError, normal_language
 from mailsender.templates.variables import bounded
 
 T = TypeVar("T")
+
+_TYPES: Final = MimeTypes()  # those that Python knows itself: the machine's may be others on each
+
+_SHOWN: Final = ("application/", "audio/", "font/", "image/", "video/")
 
 _OF_PARTS: Final = frozenset({"Calendar", "DSN", "ListUnsubscribe"})
 """Keys whose value is an object in which nothing that is empty means anything."""
@@ -308,8 +314,9 @@ def _attachment(key: str, value: object) -> Attachment:
         raise BadKey(key, "needs its Content, or the Ref of a blob")
     if not is_ref(ref):
         raise BadKey(f"{key}.Ref", "is none: it reads sha256: and 64 hex digits in lower case")
-    name = _string(f"{key}.Name", found.get("Name", ""))
-    media_type = _string(f"{key}.ContentType", found.get("ContentType", "application/octet-stream"))
+    # As systems other than Apple's have names, and show them.
+    name = normalize("NFC", _string(f"{key}.Name", found.get("Name", "")))
+    media_type = _string(f"{key}.ContentType", found.get("ContentType", _type_of(name)))
     inline = _truth(f"{key}.Inline", found.get("Inline", False))
     content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
     if content_id.startswith("<") and content_id.endswith(">"):
@@ -318,6 +325,15 @@ def _attachment(key: str, value: object) -> Attachment:
         key,
         lambda: Attachment(name=name, content_type=media_type, inline=inline, content_id=content_id, ref=ref),
     )
+
+
+def _type_of(name: str) -> str:
+    """The media type that the ending of a file's name tells; that of a text tells no charset, so it is none.
+
+    Mail programs show no PDF that is an octet-stream.
+    """
+    guessed, packed = _TYPES.guess_type(name)
+    return guessed if guessed and not packed and guessed.startswith(_SHOWN) else "application/octet-stream"
 
 
 def _calendar(key: str, value: object) -> Calendar:

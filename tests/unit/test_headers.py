@@ -230,7 +230,7 @@ def test_references_are_folded_between_message_ids() -> None:
 
 @pytest.mark.parametrize(
     "message_id",
-    ["", "a@b", "<a@b", "<>", "<@>", "<a b@c>", "<a@b><c@d>", "<a@b>\r\nX: y", "<a@b@c>", "<я@b>", "<a>"],
+    ["", "a@b", "<a@b", "<>", "<@>", "<a b@c>", "<a@b><c@d>", "<a@b>\r\nX: y", "<a@>", "<я@b>", "<a>"],
 )
 def test_what_is_no_message_id_is_refused(message_id: str) -> None:
     for name in ("in_reply_to", "references"):
@@ -238,6 +238,12 @@ def test_what_is_no_message_id_is_refused(message_id: str) -> None:
             Head(author=NEWS, **{name: (message_id,)})
     with pytest.raises(BadHeader, match="the header Message-ID has"):
         Head(author=NEWS).fields(DATE, message_id)
+
+
+def test_only_another_programs_message_id_may_have_two_at_signs() -> None:
+    assert Head(author=NEWS, references=("<a@b@c>",)).references == ("<a@b@c>",)
+    with pytest.raises(BadHeader, match="the header Message-ID has"):
+        Head(author=NEWS).fields(DATE, "<a@b@c>")
 
 
 def test_words_of_a_few_are_all_that_some_headers_take() -> None:

@@ -269,6 +269,37 @@ def test_a_content_id_may_come_in_angle_brackets() -> None:
         assert "Attachments[0]" in taken({"Attachments": [{**image, "ContentID": wrong}]}).reason
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("Receipt.PDF", "", "application/pdf"),
+        ("a.png", "", "image/png"),
+        ("a.pdf", "application/x-own", "application/x-own"),
+        ("a.csv", "", "application/octet-stream"),  # a text of whose charset nothing is known
+        ("a.eml", "", "application/octet-stream"),
+        ("a.pdf.gz", "", "application/octet-stream"),
+        ("pdf", "", "application/octet-stream"),
+        ("", "", "application/octet-stream"),
+    ],
+)
+def test_without_a_type_a_file_has_that_of_its_name(name: str, given: str, kind: str) -> None:
+    file = {"Name": name, "ContentType": given, "Content": b64encode(PDF).decode()}
+    (part,) = message(taken({"Attachments": [file]})).iter_attachments()
+    assert part.get_content_type() == kind
+
+
+def test_a_name_is_composed_as_systems_other_than_apples_show_it() -> None:
+    decomposed = "и\u0306 u\u0308 \u1112\u1161\u11ab.bin"
+    file = {"Name": decomposed, "Content": b64encode(PDF).decode()}
+    (part,) = message(taken({"Attachments": [file]})).iter_attachments()
+    assert part.get_filename() == "й ü 한.bin"
+
+
+def test_a_message_id_of_outlook_can_be_answered() -> None:
+    made = message(taken({"InReplyTo": "<foo$@local@example.com>", "References": ["<!&!AAA@x>"]}))
+    assert (made["In-Reply-To"], made["References"]) == ("<foo$@local@example.com>", "<!&!AAA@x>")
+
+
 def test_an_address_to_leave_at_is_told_by_its_place() -> None:
     reason = taken({"ListUnsubscribe": {"Mail": "mailto:leave@example.org"}}).reason
     assert reason.startswith("ListUnsubscribe.Mail is no address")
