@@ -60,9 +60,10 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
-from mailsender.sending.sender import Compose, SendPolicy, Tools
 from mailsender.sending.settler import Settler
-from mailsender.settings.environment import Settings, duration_text
+from mailsender.sending.tools import Compose, SendPolicy, Tools
+from mailsender.settings.environment import Settings
+from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
 from mailsender.templates.folder import Folder

@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         name="of documents of other programs nobody asks whom they are for",
         file="sending/sender.py",
-        old='fault = letter.reason or (_address_fault(letter) if foreign else "")',
+        old='fault = letter.reason or (address_fault(letter) if foreign else "")',
         new="fault = letter.reason",
         attempt=lambda stage, seed: strangers(stage, seed, runs=400),
         finding="neither sent nor set apart",

@@ -25,8 +25,8 @@ from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
-from mailsender.sending.sender import Compose, SendPolicy, Tools
 from mailsender.sending.settler import Settler
+from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.smtp.port import Transport
 from tests.relays import FakeRelay
 

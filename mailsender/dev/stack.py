@@ -31,7 +31,7 @@ from mailsender.dev.kafka import (
 from mailsender.dev.mongod import Mongod, mongod_binary, mongod_version
 from mailsender.dev.process import LOOPBACK, Child, ChildError, Part, PartMissing, listens, port_is_free
 from mailsender.dev.terminal import own_foreground
-from mailsender.settings.environment import MEMORY_URI
+from mailsender.settings.groups.mongodb import MEMORY_URI
 
 HTTP_PORT, KAFKA_PORT, MONGODB_PORT, SMTP_PORT, CATCHER_PORT = 8000, 9092, 27017, 1025, 8025
 SAMPLE = Path(__file__).with_name("sample.json")

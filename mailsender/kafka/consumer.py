@@ -1,4 +1,4 @@
-"""The in-topic: a member of the consumer group behind `ports.RecordSource`.
+"""The in-topic: a member of the consumer group behind `mailsender.kafka.port.RecordSource`.
 
 Three habits of aiokafka shape this module. `getmany` over several partitions loses the records that it had
 already taken from one when another's cannot be decoded, so records are taken partition by partition, and one
@@ -104,7 +104,7 @@ _Known = tuple[
 
 
 class KafkaSource:
-    """See `ports.RecordSource`."""
+    """See `mailsender.kafka.port.RecordSource`."""
 
     def __init__(
         self,
@@ -154,11 +154,11 @@ class KafkaSource:
         self._told = False
 
     async def open(self) -> None:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         self._keeper.open()
 
     async def close(self) -> None:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         await self._keeper.close()
         for task in (self._poll, self._committing, *self._placing):
             if task is not None:
@@ -169,7 +169,7 @@ class KafkaSource:
     # --- records ---------------------------------------------------------------------------------
 
     async def fetch(self, timeout: float) -> list[Record]:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         consumer = await self._keeper.get(timeout)
         if consumer is None:
             self._watch()
@@ -195,7 +195,7 @@ class KafkaSource:
         return records
 
     async def idle(self, timeout: float) -> None:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         consumer = await self._keeper.get(timeout)
         if consumer is not None:
             self._idle = True
@@ -551,7 +551,7 @@ class KafkaSource:
         offsets: Mapping[tuple[str, int], int],
         notes: Mapping[tuple[str, int], str] | None = None,
     ) -> bool:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         deadline = asyncio.get_running_loop().time() + self._config.timeout
         if not await self._committed(deadline):
             return False
@@ -686,7 +686,7 @@ class KafkaSource:
 
     @property
     def trouble(self) -> str:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         return self._hindrance() or self._loss()
 
     def _hindrance(self) -> str:
@@ -708,11 +708,11 @@ class KafkaSource:
 
     @property
     def lost(self) -> int:
-        """See `ports.RecordSource`."""
+        """See `mailsender.kafka.port.RecordSource`."""
         return self._lost
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """See `ports.RecordSource`. Known of a partition once something of it was fetched."""
+        """See `mailsender.kafka.port.RecordSource`. Known of a partition once something of it was fetched."""
         consumer = self._keeper.client
         found: dict[tuple[str, int], int] = {}
         if consumer is None:

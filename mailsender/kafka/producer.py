@@ -1,4 +1,4 @@
-"""The topics that mailsender writes: an idempotent producer behind `ports.RecordSink`.
+"""The topics that mailsender writes: an idempotent producer behind `mailsender.kafka.port.RecordSink`.
 
 Batches are made here, not by the producer: one acknowledgement serves all of a batch's records, where `send`
 makes a future for each and hashes each key anew.
@@ -91,7 +91,7 @@ async def _tells(producer: AIOKafkaProducer, deadline: float) -> bool:
 
 
 class KafkaSink:
-    """See `ports.RecordSink`."""
+    """See `mailsender.kafka.port.RecordSink`."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
@@ -105,16 +105,16 @@ class KafkaSink:
         )
 
     async def open(self) -> None:
-        """See `ports.RecordSink`."""
+        """See `mailsender.kafka.port.RecordSink`."""
         self._keeper.open()
 
     @property
     def trouble(self) -> str:
-        """See `ports.RecordSink`."""
+        """See `mailsender.kafka.port.RecordSink`."""
         return self._away() or self._silence()
 
     def trouble_with(self, topic: str) -> str:
-        """See `ports.RecordSink`."""
+        """See `mailsender.kafka.port.RecordSink`."""
         producer = self._keeper.client
         if producer is not None and self._lanes.is_unknown(topic):
             # The client has asked on by itself; else the trouble would last until the next record.
@@ -135,11 +135,11 @@ class KafkaSink:
         return f"no broker can be reached ({trouble})"
 
     async def close(self) -> None:
-        """See `ports.RecordSink`."""
+        """See `mailsender.kafka.port.RecordSink`."""
         await self._keeper.close()
 
     async def publish(self, records: Sequence[Outgoing]) -> list[Landed | Exception]:
-        """See `ports.RecordSink`."""
+        """See `mailsender.kafka.port.RecordSink`."""
         if not records:
             return []
         began = asyncio.get_running_loop().time()

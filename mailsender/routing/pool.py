@@ -17,6 +17,7 @@ import structlog
 
 from mailsender.aio import pause
 from mailsender.model.clock import Clock
+from mailsender.model.letter import Phase
 from mailsender.routing.breaker import Telling
 from mailsender.routing.slow_replies import Dots
 from mailsender.smtp.port import RelayAway, Session, Transport
@@ -24,7 +25,11 @@ from mailsender.smtp.port import RelayAway, Session, Transport
 log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
-"""Seconds between two tries to reach a relay that is away."""
+"""Seconds between two tries to open a session with a relay that is away."""
+
+UNREACHED = 10.0
+"""The most of them while nothing answers there at all: to knock costs a relay nothing, and one that is back
+is to have its letters soon. All sessions share the pause, so nobody else finds out earlier."""
 
 NOT_ASKED = "not asked yet"
 """The reason of a relay of which nothing is known."""
@@ -343,7 +348,7 @@ class Pool:
             session = await self._connected()
         except RelayAway as error:
             self.note_away(error)
-            self._postpone()
+            self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF)
             if not wait:
                 raise
             return None
@@ -358,11 +363,11 @@ class Pool:
         self.note_there()
         return self._enter(held)
 
-    def _postpone(self) -> None:
-        """The next try comes later, by ever more; once for those that failed together."""
+    def _postpone(self, most: float) -> None:
+        """The next try comes later, by ever more up to `most`; once for those that failed together."""
         if self._clock.monotonic() < self._next_try:
             return
-        seconds = self._backoff * (0.75 + self._chance.random() / 2)
+        seconds = min(most, self._backoff) * (0.75 + self._chance.random() / 2)
         self._backoff = min(LAST_BACKOFF, self._backoff * 2)
         self._next_try = self._clock.monotonic() + seconds
         self.reach.again_at = self._clock.epoch() + seconds

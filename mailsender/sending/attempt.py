@@ -10,7 +10,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailsender.model.letter import Letter, Recipient, Result, Status, Verdict
+from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
 from mailsender.routing.retry import RetryPolicy
 
 
@@ -175,3 +176,21 @@ def _noted(recipient: Recipient, result: Result, relay: str) -> Recipient:
         closed=recipient.closed,
         relay=relay,
     )
+
+
+def refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:
+    """The results of those for whom no message can be made, for what was raised."""
+    reason = str(error) if isinstance(error, ValueError) else f"internal error ({type(error).__name__})"
+    return dict.fromkeys(addresses, Result(verdict=Verdict.REFUSED, phase=Phase.DATA, text=reason))
+
+
+def address_fault(letter: Letter) -> str:
+    """Why an adopted document cannot be sent."""
+    if not letter.addresses:
+        return "addresses: at least one is needed"
+    for index, address in enumerate(letter.addresses):
+        try:
+            parse_address(address)
+        except BadAddress as error:
+            return f"addresses[{index}]: {error}"
+    return ""

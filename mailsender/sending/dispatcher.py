@@ -22,8 +22,9 @@ from mailsender.queue.port import Inserted, Queue
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
 from mailsender.routing.weighing import Ruling
-from mailsender.sending.sender import Sender, Tools
+from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
+from mailsender.sending.tools import Tools
 
 log = structlog.get_logger()
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mailsender.message.composer import Filling
+import structlog
+
+from mailsender.message.composer import Filling, OnePersonsFault
 from mailsender.message.mail import NO_CONTENTS
 from mailsender.message.parts import Base64
-from mailsender.model.letter import Letter, Result
+from mailsender.model.letter import Envelope, Letter, Result, Verdict
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
 from mailsender.routing.relay import Relay
-from mailsender.smtp.port import Session
+from mailsender.sending.attempt import refused
+from mailsender.smtp.port import NotBegun, Permit, Session
+
+log = structlog.get_logger()
 
 
 class Errand:
@@ -133,3 +138,57 @@ class Said:
         self.held = held
         self.good = good
         self.carried = carried
+
+
+async def carry(
+    relay: Relay,
+    held: Held,
+    envelope: Envelope,
+    message: bytes | tuple[bytes, ...],
+    permit: Permit,
+) -> Said | None:
+    """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
+    since = relay.refusals.number
+    relay.pool.begin(held)
+    try:
+        outcome = await held.session.transact(envelope, message, permit)
+    except NotBegun:
+        outcome = None
+    except BaseException:
+        relay.pool.leave(held, usable=False)
+        raise
+    if outcome is None:
+        relay.pool.leave(held)
+        return None
+    good, some, carried = True, False, held.taken > 0
+    for each in outcome.results.values():
+        if each.verdict is Verdict.ACCEPTED:
+            some = True
+        else:
+            good = False
+    if good:
+        relay.accepted += len(outcome.results)
+    else:
+        relay.count(outcome.results.values())
+    if some:
+        held.taken += 1
+        if relay.uneasy:
+            relay.took(max(since, held.refused))
+    relay.pool.leave(held, usable=outcome.session_usable)
+    return Said(outcome.results, held, good=good, carried=carried)
+
+
+def ends(errand: Errand, part: tuple[str, ...], error: Exception) -> bool:
+    """Whether a letter ends here for what was raised; raises it where nothing was sent yet.
+
+    Where it ends what earlier slices came to stays true; the others are refused, with the reason.
+    """
+    if isinstance(error, OnePersonsFault):
+        errand.results |= refused(part, error)
+        errand.left = errand.left[len(part) :]
+        return False
+    if not errand.results:
+        raise error
+    log.error("slice_raised", letter=errand.letter.id, exc_info=error, action="the others are refused")
+    errand.results |= refused(errand.left, error)
+    return True

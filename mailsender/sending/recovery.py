@@ -16,8 +16,8 @@ from mailsender.model.letter import Letter, Result, Settlement, Verdict
 from mailsender.queue.port import Queue
 from mailsender.routing.retry import RetryPolicy
 from mailsender.sending.attempt import Attempt, after_attempt
-from mailsender.sending.sender import Compose
 from mailsender.sending.settler import Settler
+from mailsender.sending.tools import Compose
 
 log = structlog.get_logger()
 

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from mailsender.aio import first_of, pause
-from mailsender.blobs.cache import BlobCache, Taken
-from mailsender.message.composer import Filling, OnePersonsFault
 from mailsender.message.mail import NO_CONTENTS, Mail
-from mailsender.message.parts import Base64
-from mailsender.model.address import BadAddress, parse_address
-from mailsender.model.clock import Clock
-from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
-from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.sending.attempt import Attempt, after_attempt, as_error, progress
-from mailsender.sending.errand import Errand, Said
+from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress
+from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.judge import Judge
-from mailsender.sending.permit import Margins, Means, Permit
-from mailsender.sending.reply_rules import When
-from mailsender.sending.settler import Settler
-from mailsender.smtp.port import NotBegun, RelayAway
+from mailsender.sending.mail import have_filling, known_of, message_of, take_contents
+from mailsender.sending.permit import Permit
+from mailsender.sending.tools import Tools
+from mailsender.smtp.port import RelayAway
 
 log = structlog.get_logger()
 
@@ -42,92 +33,6 @@ TIMER_TICK = 0.001
 
 LOOK = 0.25
 """Seconds between two looks at a relay that refused everybody, or whose quota was used up."""
-
-UNREAD = 30.0
-"""Seconds after which a letter is tried again whose attachments, or template, could not be read."""
-
-
-class Compose(Protocol):
-    """Makes the bytes of a message; see `mailsender.message.composer`."""
-
-    def compose(
-        self,
-        letter: Letter,
-        *,
-        eight_bit: bool,
-        date: datetime,
-        smtputf8: bool = False,
-        person: str = "",
-        contents: Mapping[str, Base64] = NO_CONTENTS,
-        filling: Filling | None = None,
-    ) -> bytes | tuple[bytes, ...]:
-        """The message, ready for the wire but for dot-stuffing. Raises ValueError for a bad header.
-
-        `person` is the one recipient of a message of a personal letter, `contents` are those of attachments,
-        `filling` is what its words are made of. Raises OnePersonsFault where this message alone cannot be
-        made.
-        """
-        ...
-
-    async def filling(self, letter: Letter) -> Filling | None:
-        """What the messages of a personal letter are made of, None where it has no template.
-
-        Raises:
-            ValueError: nothing can be made of it.
-            Unavailable: the store of templates does not answer.
-        """
-        ...
-
-    def mail(self, letter: Letter) -> Mail:
-        """What its further keys say. Raises ValueError where they say nothing that can be sent."""
-        ...
-
-    def message_id(self, letter: Letter) -> str:
-        """The Message-ID, the same over all attempts."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendPolicy:
-    """What the operator chose about sending, whatever the relay.
-
-    `refuse_probability` is the course's: so many letters are refused without asking a relay. `life` is after
-    how many seconds of silence this replica counts as dead.
-    """
-
-    refuse_probability: float
-    life: float
-
-
-@dataclass(slots=True)
-class Tools:
-    """What all senders of a replica share."""
-
-    in_flight: InFlight
-    settler: Settler
-    composer: Compose
-    policy: SendPolicy
-    clock: Clock
-    chance: random.Random
-    stopping: asyncio.Event
-    means: Means
-    blobs: BlobCache | None = None
-
-    @staticmethod
-    def of(
-        *,
-        in_flight: InFlight,
-        settler: Settler,
-        composer: Compose,
-        policy: SendPolicy,
-        clock: Clock,
-        chance: random.Random,
-        stopping: asyncio.Event,
-        blobs: BlobCache | None = None,
-    ) -> Tools:
-        """Those with the margins that follow from them."""
-        means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs)
 
 
 class Sender:
@@ -246,7 +151,7 @@ class Sender:
             return  # it was lost while it waited; under a newer claim it comes again
         # What came over the topic was checked at intake; what only looks so could wait here for ever.
         foreign = letter.adopted or not letter.addresses
-        fault = letter.reason or (_address_fault(letter) if foreign else "")
+        fault = letter.reason or (address_fault(letter) if foreign else "")
         if fault:
             self._settle(token, as_error(letter, fault))
             return
@@ -270,13 +175,15 @@ class Sender:
         """Send a letter with further keys, once its template and its attachments are at hand."""
         if mail.personal:
             errand.size = 1
-            if mail.pin and not await self._template(errand):
+            if mail.pin and not await have_filling(errand, self._composer):
+                self._finish_if_ours(errand)
                 return
         if not mail.attachments or self._blobs is None:
             await self._send(errand)
             return
-        taken = await self._attachments(self._blobs, errand, mail)
+        taken = await take_contents(errand, mail, self._blobs)
         if taken is None:
+            self._finish_if_ours(errand)
             return
         errand.contents = taken.contents
         try:
@@ -284,35 +191,6 @@ class Sender:
         finally:
             errand.contents = NO_CONTENTS  # a letter that is weighed may wait for long
             self._blobs.give_back(taken)
-
-    async def _attachments(self, blobs: BlobCache, errand: Errand, mail: Mail) -> Taken | None:
-        """What it carries; None where that cannot be read now: it is put off, and no attempt is counted."""
-        try:
-            return await blobs.take(mail.refs)
-        except Unavailable as error:
-            text = f"its attachments cannot be read now: {error}"
-        self._put_off(errand, text)
-        return None
-
-    async def _template(self, errand: Errand) -> bool:
-        """Have at hand what a personal letter is made of; False where it ends, or is put off, without it."""
-        try:
-            errand.filling = await self._composer.filling(errand.letter)
-        except Unavailable as error:
-            self._put_off(errand, f"its template cannot be read now: {error}")
-            return False
-        except ValueError as error:  # what others got of it before they have
-            errand.results = _refused(errand.left, error)
-            self._finish_if_ours(errand)
-            return False
-        return True
-
-    def _put_off(self, errand: Errand, text: str) -> None:
-        unread = Result(verdict=Verdict.DEFERRED, phase=Phase.DATA, text=text)
-        errand.results = dict.fromkeys(errand.left, unread)
-        errand.idle = set(errand.left)
-        errand.pause = UNREAD
-        self._finish_if_ours(errand)
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
@@ -325,7 +203,7 @@ class Sender:
             try:
                 said = await self._transact(errand, part)
             except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
-                if self._ends(errand, part, error):
+                if ends(errand, part, error):
                     break
                 continue
             if not self._take_in(errand, part, said):
@@ -341,22 +219,6 @@ class Sender:
         else:
             self._settler.release(errand.token, [letter.id])
 
-    def _ends(self, errand: Errand, part: tuple[str, ...], error: Exception) -> bool:
-        """Whether a letter ends here for what was raised; raises it where nothing was sent yet."""
-        if isinstance(error, OnePersonsFault):
-            errand.results |= _refused(part, error)
-            errand.left = errand.left[len(part) :]
-            return False
-        if not errand.results:
-            raise error
-        self._refuse_the_rest(errand, error)
-        return True
-
-    def _refuse_the_rest(self, errand: Errand, error: Exception) -> None:
-        """What earlier slices came to stays true; the others end here, with the reason."""
-        log.error("slice_raised", letter=errand.letter.id, exc_info=error, action="the others are refused")
-        errand.results |= _refused(errand.left, error)
-
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
         if said is None:
@@ -371,7 +233,7 @@ class Sender:
             errand.results |= said.results
             return False
         letter = errand.letter
-        known = _known(self._composer.mail(letter)) if letter.mail else ()
+        known = known_of(self._composer.mail(letter)) if letter.mail else ()
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
@@ -412,15 +274,7 @@ class Sender:
             else:
                 if errand.filling is not None:
                     await asyncio.sleep(0)  # thousands are rendered, and each time others have their turn
-                message = self._composer.compose(
-                    errand.letter,
-                    eight_bit=errand.session.supports_8bit,
-                    smtputf8=errand.session.supports_smtputf8,
-                    date=self._now(),
-                    person=part[0] if mail.personal else "",
-                    contents=errand.contents,
-                    filling=errand.filling,
-                )
+                message = message_of(errand, mail, part, self._composer, self._now())
             held, slot = errand.take()
             permit = Permit(
                 self._means,
@@ -432,7 +286,7 @@ class Sender:
                 slot=slot,
                 held=held,
             )
-            said = await self._carry(errand.relay, held, envelope, message, permit)
+            said = await carry(errand.relay, held, envelope, message, permit)
             if permit.denied:
                 return None
             if said is not None:
@@ -460,44 +314,6 @@ class Sender:
             errand.slot = None
             if not await self._may_begin():
                 return False
-
-    async def _carry(
-        self,
-        relay: Relay,
-        held: Held,
-        envelope: Envelope,
-        message: bytes | tuple[bytes, ...],
-        permit: Permit,
-    ) -> Said | None:
-        """One transaction over a session, which is closed when it was the last; None: nothing came of it."""
-        since = relay.refusals.number
-        relay.pool.begin(held)
-        try:
-            outcome = await held.session.transact(envelope, message, permit)
-        except NotBegun:
-            outcome = None
-        except BaseException:
-            relay.pool.leave(held, usable=False)
-            raise
-        if outcome is None:
-            relay.pool.leave(held)
-            return None
-        good, some, carried = True, False, held.taken > 0
-        for each in outcome.results.values():
-            if each.verdict is Verdict.ACCEPTED:
-                some = True
-            else:
-                good = False
-        if good:
-            relay.accepted += len(outcome.results)
-        else:
-            relay.count(outcome.results.values())
-        if some:
-            held.taken += 1
-            if relay.uneasy:
-                relay.took(max(since, held.refused))
-        relay.pool.leave(held, usable=outcome.session_usable)
-        return Said(outcome.results, held, good=good, carried=carried)
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""
@@ -576,32 +392,3 @@ class Sender:
         if second != self._second:
             self._second, self._date = second, now_ms(second)
         return self._date
-
-
-def _known(mail: Mail) -> tuple[When, ...]:
-    """What is so of a letter that says more in MAIL than others do."""
-    known: list[When] = []
-    if mail.reverse_path:
-        known.append(When.OWN_PATH)
-    if mail.reverse_path or mail.terms is not None:
-        known.append(When.OWN)
-    if mail.require_tls:
-        known.append(When.TLS)
-    return tuple(known)
-
-
-def _refused(addresses: Sequence[str], error: Exception) -> dict[str, Result]:
-    reason = str(error) if isinstance(error, ValueError) else f"internal error ({type(error).__name__})"
-    return dict.fromkeys(addresses, Result(verdict=Verdict.REFUSED, phase=Phase.DATA, text=reason))
-
-
-def _address_fault(letter: Letter) -> str:
-    """Why an adopted document cannot be sent."""
-    if not letter.addresses:
-        return "addresses: at least one is needed"
-    for index, address in enumerate(letter.addresses):
-        try:
-            parse_address(address)
-        except BadAddress as error:
-            return f"addresses[{index}]: {error}"
-    return ""

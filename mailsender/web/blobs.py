@@ -13,7 +13,7 @@ from aiohttp import web
 from mailsender.blobs.port import Damaged, Overtaken
 from mailsender.blobs.receive import TooLong, WrongContent, WrongOffset
 from mailsender.model.blobs import Blob, is_ref
-from mailsender.web.endpoints import BLOBS, UPLOAD_OFFSET
+from mailsender.web.endpoints.blobs import BLOBS, UPLOAD_OFFSET
 from mailsender.web.handlers import _expected, _json, _let_come, _uncompressed
 from mailsender.web.models import BlobView
 from mailsender.web.operations import Blobs, Operations

@@ -15,7 +15,7 @@ from mailsender.codes.desk import Guess, NoCodes, TooOften, Wanted
 from mailsender.model.address import Address, BadAddress, parse_address
 from mailsender.observe.safejson import to_json
 from mailsender.web.code_models import CodeIn, CodeView, GuessIn, VerdictView
-from mailsender.web.endpoints import JSON
+from mailsender.web.endpoints.endpoint import JSON
 from mailsender.web.operations import Operations
 from mailsender.web.problems import ProblemError
 

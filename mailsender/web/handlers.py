@@ -16,7 +16,12 @@ from mailsender.model.letter import Status
 from mailsender.observe.safejson import to_json
 from mailsender.web import query
 from mailsender.web.code_handlers import CodeHandlers
-from mailsender.web.endpoints import CODES, JSON, LINT, SERVICE, TEMPLATES
+from mailsender.web.endpoints.codes import CODES
+from mailsender.web.endpoints.endpoint import JSON
+from mailsender.web.endpoints.letters import LETTERS
+from mailsender.web.endpoints.lint import LINT
+from mailsender.web.endpoints.service import SERVICE, STOPPING
+from mailsender.web.endpoints.templates import TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
@@ -65,7 +70,8 @@ class Handlers:
         linting = LintHandlers(self._operations, self._body)
         of_codes = CodeHandlers(self._operations, self._body)
         of_templates = TemplateHandlers(self._operations, self._body)
-        parts = ((SERVICE, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
+        own = SERVICE + LETTERS + STOPPING
+        parts = ((own, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
         return [
             adders[one.method](one.path, getattr(part, one.name), expect_handler=_expected)
             for endpoints, part in parts

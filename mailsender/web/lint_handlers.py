@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mailsender.lint.run import NothingToSee
 from mailsender.observe.safejson import to_json
-from mailsender.web.endpoints import JSON
+from mailsender.web.endpoints.endpoint import JSON
 from mailsender.web.operations import Operations
 from mailsender.web.problems import ProblemError
 

@@ -14,7 +14,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mailsender.model.errors import TooLarge, Unavailable
-from mailsender.web.endpoints import SERVICE, is_cheap, is_public, is_upload
+from mailsender.web.endpoints.service import SERVICE
+from mailsender.web.endpoints.table import is_cheap, is_public, is_upload
 from mailsender.web.operations import BadBatch, Clash, Refused
 from mailsender.web.origins import cross_site, foreign
 from mailsender.web.problems import ProblemError, away, bad_batch, clash, refused

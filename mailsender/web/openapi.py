@@ -14,15 +14,8 @@ from pydantic import BaseModel
 
 from mailsender.intake.schema import LetterIn
 from mailsender.model.json_schema import components, readable, reference
-from mailsender.web.endpoints import (
-    ENDPOINTS,
-    JSON,
-    RETRY_AFTER,
-    Answer,
-    Endpoint,
-    Schema,
-    problem,
-)
+from mailsender.web.endpoints.endpoint import JSON, RETRY_AFTER, Answer, Endpoint, Schema, problem
+from mailsender.web.endpoints.table import ENDPOINTS
 from mailsender.web.letter_form import FORM, LETTER
 from mailsender.web.problems import SAMPLE
 

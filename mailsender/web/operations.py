@@ -16,7 +16,7 @@ from mailsender.web.template_operations import TemplateOperations
 
 
 class Fault(Protocol):
-    """One thing that is wrong in a batch; `wire.Fault` is one."""
+    """One thing that is wrong in a batch; `mailsender.intake.batch.Fault` is one."""
 
     @property
     def index(self) -> int:
@@ -134,7 +134,7 @@ class Operations(Protocol):
     """The service, as its HTTP side sees it.
 
     Every call has a deadline of its own. All but `state`, `ready`, `metrics` and `begin_drain` may raise
-    `ports.Unavailable` when a part of the outside world is away; that becomes a 503.
+    `mailsender.model.errors.Unavailable` when a part of the outside world is away; that becomes a 503.
     """
 
     @property
@@ -168,7 +168,7 @@ class Operations(Protocol):
         Raises:
             BadBatch: it is no batch, or some of its letters are wrong.
             Refused: no letters are taken now.
-            ports.TooLarge: the broker refuses a record of this size.
+            TooLarge: the broker refuses a record of this size.
         """
         ...
 
@@ -182,7 +182,7 @@ class Operations(Protocol):
         Raises:
             BadLetter: it is no letter, or something in it is wrong.
             Refused: no letters are taken now.
-            ports.TooLarge: the broker refuses a record of this size.
+            TooLarge: the broker refuses a record of this size.
         """
         ...
 

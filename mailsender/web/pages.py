@@ -11,7 +11,8 @@ from aiohttp import web
 
 from mailsender.web import openapi
 from mailsender.web.connections import reset
-from mailsender.web.endpoints import FILES, JSON, PAGES
+from mailsender.web.endpoints.endpoint import JSON
+from mailsender.web.endpoints.pages import FILES, PAGES
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from mailsender.model.letter import Letter, StoredLetter
 from mailsender.observe.safejson import to_json
-from mailsender.web.endpoints import PROBLEM
+from mailsender.web.endpoints.endpoint import PROBLEM
 from mailsender.web.letter_view import letter_view
 from mailsender.web.models import FaultView, Problem
 from mailsender.web.operations import BadBatch, BadLetter, Clash, Fault, Refused

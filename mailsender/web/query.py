@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from mailsender.settings.environment import parse_duration
+from mailsender.settings.kinds import parse_duration
 from mailsender.web.problems import ProblemError, bad_query
 
 MAX_KEY: Final = 1024

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from mailsender.model.errors import Rejected
 from mailsender.observe.safejson import to_json
-from mailsender.web.endpoints import JSON
+from mailsender.web.endpoints.endpoint import JSON
 from mailsender.web.operations import Operations
 from mailsender.web.problems import MAX_FAULTS, ProblemError, bad_query
 from mailsender.web.template_models import PreviewIn, TemplateFaultView, TemplateIn

@@ -31,7 +31,8 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
         run(stage, "lagging", seed, settings=settings, replica_set=True) as world,
         _behind(stage.replica_set),
     ):
-        uri = f"{stage.replica_set.uri}&readPreference=secondaryPreferred"
+        # All that is read there is read from the late one: what is found by chance is not found each time.
+        uri = f"{stage.replica_set.uri}&readPreference=secondaryPreferred&readPreferenceTags=late:yes"
         world.world.settings["MONGODB_URI"] = uri
         service = world.world.started()
         slowest = 0.0
@@ -77,5 +78,6 @@ def _delay(members: ReplicaSet, address: str, seconds: int) -> None:
         for each in config["members"]:
             if each["host"] == address:
                 each |= {"secondaryDelaySecs": seconds, "priority": 0 if seconds else 1}
+                each["tags"] = {"late": "yes"} if seconds else {}
         config["version"] += 1
         client.admin.command("replSetReconfig", config)

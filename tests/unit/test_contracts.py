@@ -34,7 +34,8 @@ from mailsender.queue.memory import MemoryQueue
 from mailsender.reports.report import report_bytes
 from mailsender.web import openapi
 from mailsender.web.app import make_app
-from mailsender.web.endpoints import ENDPOINTS, FILES
+from mailsender.web.endpoints.pages import FILES
+from mailsender.web.endpoints.table import ENDPOINTS
 from mailsender.web.operations import BadBatch, Posted, Refused
 from tests.clocks import ManualClock
 from tests.unit.test_batch import GOOD, finished, read

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.admin.operations import _written
+from mailsender.admin.posting import _written
 from mailsender.intake.batch import decode, faults, read_batch, with_id
 from mailsender.intake.schema import Limits
 from mailsender.model.letter import Letter, Origin, Status

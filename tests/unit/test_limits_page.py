@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsender.settings.environment import table
+from mailsender.settings.table import table
 
 ROOT = Path(__file__).parents[2]
 ROWS = [

@@ -24,8 +24,9 @@ from mailsender.dev.process import free_port, listens
 from mailsender.model.letter import Status
 from mailsender.observe.log import _serialize
 from mailsender.service import RESERVE
-from mailsender.settings.environment import Settings, load, table
-from mailsender.web.endpoints import ENDPOINTS
+from mailsender.settings.environment import Settings, load
+from mailsender.settings.table import table
+from mailsender.web.endpoints.table import ENDPOINTS
 from mailsender.web.models import StatusView
 
 ROOT = Path(__file__).parents[2]

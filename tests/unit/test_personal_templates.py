@@ -298,7 +298,7 @@ def test_a_retry_renders_for_those_alone_who_were_put_off(shelf: Shelf) -> None:
 def test_while_the_store_is_away_it_is_put_off_and_no_attempt_is_counted(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailsender.sending.sender.UNREAD", 0.02)
+    monkeypatch.setattr("mailsender.sending.mail.UNREAD", 0.02)
     shelf.away = 3
     relay = FakeRelay()
     settled = asyncio.run(carried(taken(KEYS, shelf), Composer(shelf), relay))

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.pool import NOT_ASKED, Held, Pool, PoolLimits, Stopped
-from mailsender.smtp.port import RelayAway
+from mailsender.smtp.port import RelayAway, Session
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay
 from tests.relays import FakeRelay
@@ -275,6 +275,28 @@ async def test_a_relay_that_is_away_is_tried_with_growing_pauses_by_one_at_a_tim
     assert not scene.pool.away
     scene.stopping.set()
     await running
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("phase", "least", "most"), [("connect", 5.0, 12.5), ("auth", 45.0, 75.0)])
+async def test_one_that_comes_back_after_long_is_found_soon_and_one_that_refuses_is_left_in_peace(
+    monkeypatch: pytest.MonkeyPatch, phase: str, least: float, most: float
+) -> None:
+    scene = Scene()
+
+    async def connect() -> Session:
+        raise RelayAway("no", phase=phase)
+
+    monkeypatch.setattr(scene.relay, "connect", connect)
+    pauses = []
+    for _ in range(20):
+        with pytest.raises(RelayAway):
+            await scene.place(wait=False)
+        assert scene.pool.reach.again_at is not None
+        pauses.append(scene.pool.reach.again_at - scene.clock.epoch())
+        scene.clock.forward(100)
+    assert all(least < each <= most for each in pauses[7:]), pauses
+    assert pauses[0] < 2
 
 
 @pytest.mark.asyncio

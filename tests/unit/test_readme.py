@@ -10,7 +10,7 @@ import pytest
 
 from mailsender.intake.schema import LetterIn
 from mailsender.reports.schema import RecipientReport, Report
-from mailsender.settings.environment import table
+from mailsender.settings.table import table
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

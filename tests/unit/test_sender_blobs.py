@@ -95,7 +95,7 @@ async def test_many_letters_carry_the_same_file_and_it_is_read_once() -> None:
 async def test_a_store_that_is_away_puts_a_letter_off_and_counts_no_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mailsender.sending.sender.UNREAD", 0.02)
+    monkeypatch.setattr("mailsender.sending.mail.UNREAD", 0.02)
     relay, store = Catcher(), Store()
     await store.secure([], {REF: FILE})
     store.away = True

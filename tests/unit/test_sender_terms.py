@@ -10,7 +10,7 @@ import pytest
 from mailsender.message.composer import LetterComposer
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.terms import Terms
-from mailsender.sending.sender import _known
+from mailsender.sending.mail import known_of
 from tests.dispatching import letter, running
 from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
@@ -94,7 +94,7 @@ async def test_what_is_the_letters_own_fault_holds_up_nobody(keys: dict[str, Any
     ],
 )
 def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
-    assert ", ".join(_known(COMPOSER.mail(asking(**keys)))) == known
+    assert ", ".join(known_of(COMPOSER.mail(asking(**keys)))) == known
 
 
 @pytest.mark.asyncio

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from mailsender.settings.environment import Settings, Slip, astray, load, parse_duration, slips, table
+from mailsender.settings.environment import Settings, Slip, astray, load, slips
+from mailsender.settings.kinds import parse_duration
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError, place
+from mailsender.settings.table import table
 
 NEEDED = {
     "SMTP_HOST": "smtp.example.test",

@@ -19,7 +19,7 @@ from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
 from mailsender.web import blobs as module
 from mailsender.web.app import make_app, serve
-from mailsender.web.endpoints import is_upload
+from mailsender.web.endpoints.table import is_upload
 from mailsender.web.operations import Operations, Refused
 from tests.dispatching import until
 from tests.unit.test_contracts import check

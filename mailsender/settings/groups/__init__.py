@@ -1,0 +1,1 @@
+"""All settings, a module for each part of the service: their names, kinds, bounds and meanings."""

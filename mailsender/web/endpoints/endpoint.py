@@ -1,0 +1,98 @@
+"""What an endpoint is, and what the answers of several have in common.
+
+Nothing here knows aiohttp. What all endpoints have in common (the key, the bound on requests under way) is
+worked out from `Endpoint.public`, `Endpoint.cheap` and `Endpoint.slow`, by `middleware` and by `openapi`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+
+from mailsender.web.models import Problem
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+TEXT: Final = "text/plain"
+OPENMETRICS: Final = "application/openmetrics-text"
+
+Schema = Mapping[str, Any]
+
+LINE: Final[Schema] = {"type": "string"}
+"""Of a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One status that an endpoint may answer with.
+
+    `content` maps a media type to the model, or the schema, of what comes in it; `other` is a second form
+    that its JSON may have. `headers` says what each of them means. `links` are OpenAPI's: what of this
+    answer another operation takes.
+    """
+
+    status: int
+    text: str
+    content: Mapping[str, type[BaseModel] | Schema]
+    other: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One method at one path.
+
+    `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
+    nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
+    outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas.
+    One that `takes_content` takes a file as its body, and time for it.
+    """
+
+    method: Literal["GET", "POST", "PUT"]
+    path: str
+    name: str
+    tag: str
+    summary: str
+    text: str = ""
+    answers: tuple[Answer, ...]
+    parameters: tuple[Schema, ...] = ()
+    takes_batch: bool = False
+    takes_letter: bool = False
+    takes: type[BaseModel] | Mapping[str, Schema] | None = None
+    takes_content: bool = False
+    public: bool = False
+    cheap: bool = False
+    slow: bool = False
+
+    def matches(self, path: str) -> bool:
+        """Whether `path` is this endpoint's."""
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(self.path))
+        return re.fullmatch(pattern, path) is not None
+
+
+def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer with problem details."""
+    return Answer(status=status, text=text, content={PROBLEM: Problem}, headers=headers or {})
+
+
+RETRY_AFTER: Final = {"Retry-After": "Seconds after which another attempt makes sense."}
+
+UNAVAILABLE = problem(
+    503,
+    "`reason` says why: `busy` or `unavailable`. Another replica may answer, or this one later.",
+    RETRY_AFTER,
+)
+"""Of what is looked up in MongoDB."""
+
+NOT_READ: Final = (
+    problem(408, "The body did not arrive in time. The connection is closed."),
+    problem(413, "The body is too large: than HTTP_MAX_BYTES, or than such a request may be."),
+    problem(415, "The body is compressed; it is taken only as it is."),
+    problem(417, "`Expect` asks for something else than `100-continue`."),
+)
+"""Of a body that is not taken, whatever it says."""

@@ -1,0 +1,78 @@
+"""What is asked of the service itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mailsender.web.endpoints.endpoint import JSON, LINE, OPENMETRICS, TEXT, Answer, Endpoint
+from mailsender.web.models import Drain, StatusView
+
+SERVICE: Final = (
+    Endpoint(
+        method="GET",
+        path="/",
+        name="greet",
+        tag="looking",
+        summary="Name, version and state in one line",
+        answers=(Answer(status=200, text="One line.", content={TEXT: LINE}),),
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        name="healthz",
+        tag="probes",
+        summary="Whether the process works",
+        answers=(Answer(status=200, text="It does.", content={TEXT: {"const": "ok\n"}}),),
+        public=True,
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        name="readyz",
+        tag="probes",
+        summary="Whether the service does its work",
+        text="Why it does not is for `/status`, which wants the key.",
+        answers=(
+            Answer(status=200, text="It does.", content={TEXT: {"const": "ok\n"}}),
+            Answer(status=503, text="It does not.", content={TEXT: {"const": "not ready\n"}}),
+        ),
+        public=True,
+        cheap=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/status",
+        name="status",
+        tag="looking",
+        summary="What the service is doing, in numbers",
+        answers=(Answer(status=200, text="The numbers.", content={JSON: StatusView}),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        name="metrics",
+        tag="looking",
+        summary="The metrics, for Prometheus",
+        text="In its text format, or as OpenMetrics where `Accept` asks for that. With HTTP_METRICS_PORT they"
+        " are there, too, and want no key.",
+        answers=(Answer(status=200, text="The metrics.", content={TEXT: LINE, OPENMETRICS: LINE}),),
+        cheap=True,
+    ),
+)
+"""What tells how the service is."""
+
+STOPPING: Final = (
+    Endpoint(
+        method="POST",
+        path="/halt",
+        name="halt",
+        tag="stopping",
+        summary="Begin the drain",
+        text="Called again, it says how far the drain is. At its end the process exits.",
+        answers=(Answer(status=200, text="It has begun.", content={JSON: Drain}),),
+        cheap=True,
+    ),
+)
+"""What ends the service."""

@@ -1,0 +1,30 @@
+"""All endpoints, in the order in which they are described."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mailsender.web.endpoints.blobs import BLOBS
+from mailsender.web.endpoints.codes import CODES
+from mailsender.web.endpoints.letters import LETTERS
+from mailsender.web.endpoints.lint import LINT
+from mailsender.web.endpoints.pages import PAGES
+from mailsender.web.endpoints.service import SERVICE, STOPPING
+from mailsender.web.endpoints.templates import TEMPLATES
+
+ENDPOINTS: Final = SERVICE + LETTERS + STOPPING + LINT + CODES + BLOBS + TEMPLATES + PAGES
+
+
+def is_public(path: str) -> bool:
+    """Whether what is at `path` may be seen without the key."""
+    return any(endpoint.public and endpoint.matches(path) for endpoint in ENDPOINTS)
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Whether a file is put to what is at `path`: that takes its time."""
+    return any(each.takes_content and each.method == method and each.matches(path) for each in BLOBS)
+
+
+def is_cheap(path: str) -> bool:
+    """Whether what is at `path` is answered however busy the service is."""
+    return any(endpoint.cheap and endpoint.matches(path) for endpoint in ENDPOINTS)
