@@ -22,7 +22,8 @@ from mailsender.intake.fast_batch import plain_elements, plain_letter
 from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
 from mailsender.message.attachments import Keep, by_ref
-from mailsender.message.mail import KEYS, BadKey, kind, read, says
+from mailsender.message.mail import KEYS, read
+from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.blobs import ref_of
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers

@@ -14,9 +14,10 @@ from pydantic_core import PydanticCustomError
 from mailsender.intake import schema_patterns
 from mailsender.intake.idempotency import MAX_KEY, id_of_key, key_fault
 from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS
-from mailsender.message.mail import MAX_SHOWN, kind
+from mailsender.message.mail import MAX_SHOWN
 from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
 from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
+from mailsender.message.values import kind
 from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
@@ -149,7 +150,7 @@ def _pattern(pattern: str) -> dict[str, object]:
 
 
 def _or_nothing(schema: Mapping[str, object]) -> dict[str, object]:
-    """`schema`, or what says nothing; see `mailsender.message.mail.says`."""
+    """`schema`, or what says nothing; see `mailsender.message.values.says`."""
     return {"anyOf": [dict(schema), _NOTHING]}
 
 

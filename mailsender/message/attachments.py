@@ -7,8 +7,8 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
-from mailsender.message.mail import BadKey, kind
 from mailsender.message.parts import MAX_ATTACHMENTS
+from mailsender.message.values import BadKey, kind
 
 Keep = Callable[[bytes], str]
 """Keeps a content for now and returns its `Ref`; `mailsender.model.blobs.ref_of` keeps nothing."""

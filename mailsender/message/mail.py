@@ -11,27 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from mimetypes import MimeTypes
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from unicodedata import normalize
 
-from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import Further, Head, Mailbox, Unsubscribe, parse_mailbox
 from mailsender.message.parts import MAX_ATTACHMENTS, Attachment, BadPart, Base64, Calendar, Content
-from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.message.values import BadKey, checked, members, of_type, says, string
+from mailsender.model.address import Address, parse_address
 from mailsender.model.blobs import is_ref
-from mailsender.model.terms import BadTerms, Terms
+from mailsender.model.terms import Terms
 from mailsender.model.text import storable
 from mailsender.templates.template import Limits, TemplateError, normal_language, parse_reference
 from mailsender.templates.variables import bounded
 
-T = TypeVar("T")
-
 _TYPES: Final = MimeTypes()  # those that Python knows itself: the machine's may be others on each
 
 _SHOWN: Final = ("application/", "audio/", "font/", "image/", "video/")
-
-_OF_PARTS: Final = frozenset({"Calendar", "DSN", "ListUnsubscribe"})
-"""Keys whose value is an object in which nothing that is empty means anything."""
 
 _NOBODY: Final = Mailbox("", Address("", "", ""))
 """Whose headers are made only to see whether they can be."""
@@ -41,15 +36,6 @@ NO_CONTENTS: Final[Mapping[str, Base64]] = MappingProxyType({})
 
 MAX_SHOWN: Final = 1000
 """Mailboxes in To, Cc or ReplyTo: with names of usual length the header stays below what Postfix keeps."""
-
-
-class BadKey(ValueError):  # noqa: N818  reads better where it is caught
-    """A key of a letter holds what no message can be made of; the message says what, without quoting it."""
-
-    def __init__(self, key: str, text: str) -> None:
-        super().__init__(f"{key} {text}")
-        self.key = key
-        self.text = text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,21 +150,6 @@ def _filled(attachment: Attachment, contents: Mapping[str, Base64]) -> Attachmen
     return replace(attachment, content=content)
 
 
-def says(key: str, value: Any) -> bool:
-    """Whether the value of a key says something: null says nothing, and neither does what is empty.
-
-    Some programs write what they leave out as an empty text, array or object, or as an object of such ones
-    alone: Go without ``omitempty``, PHP with ``[]`` for any of them.
-    """
-    if key in _OF_PARTS and isinstance(value, dict):
-        return not all(map(_empty, value.values()))
-    return not _empty(value)
-
-
-def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str | list | dict) and not value)
-
-
 def read(keys: Mapping[str, Any]) -> Mail:
     """The mail that the further keys of a letter describe; they are JSON values under their documented names.
 
@@ -217,52 +188,13 @@ def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
 # --- each key ------------------------------------------------------------------------------------
 
 
-def kind(value: object) -> str:
-    """What JSON calls a value, with its article."""
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
-    return kinds.get(type(value), "null")
-
-
-def _of(key: str, value: object, wanted: type[T], named: str) -> T:
-    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
-        return value
-    raise BadKey(key, f"must be {named}, not {kind(value)}")
-
-
-def _string(key: str, value: object) -> str:
-    return _of(key, value, str, "a string")
-
-
-def _object(key: str, value: object, *names: str) -> dict[str, Any]:
-    found = _of(key, value, dict, "an object")
-    for name in found:
-        if name not in names:
-            raise BadKey(key, f"has a key that it does not know; there are {', '.join(names)}")
-    return {name: each for name, each in found.items() if not _empty(each)}
-
-
-def _made(key: str, make: Callable[[], T]) -> T:
-    try:
-        return make()
-    except BadAddress as error:
-        raise BadKey(key, f"is no address that mail can be sent from or to: {error}") from None
-    except (BadHeader, BadPart, BadBody) as error:
-        raise BadKey(key, f"cannot be sent: {error}") from None
-    except BadTerms as error:
-        raise BadKey(key, str(error)) from None
-
-
 def _mailbox(key: str, value: object) -> Mailbox:
-    text = _string(key, value)
-    return _made(key, lambda: parse_mailbox(text))
+    text = string(key, value)
+    return checked(key, lambda: parse_mailbox(text))
 
 
 def _mailboxes(key: str, value: object) -> tuple[Mailbox, ...]:
-    several = _of(key, value, list, "an array of strings")
+    several = of_type(key, value, list, "an array of strings")
     if len(several) > MAX_SHOWN:
         raise BadKey(key, f"holds {len(several)} addresses; {MAX_SHOWN} are allowed")
     return tuple(_mailbox(f"{key}[{place}]", each) for place, each in enumerate(several))
@@ -273,55 +205,55 @@ def _one_or_several(key: str, value: object) -> tuple[Mailbox, ...]:
 
 
 def _reverse_path(key: str, value: object) -> str:
-    text = _string(key, value)
-    return _made(key, lambda: parse_address(text).text)
+    text = string(key, value)
+    return checked(key, lambda: parse_address(text).text)
 
 
 def _name(key: str, value: object) -> str:
-    text = _string(key, value)
-    _made(key, lambda: replace(_NOBODY, name=text))
+    text = string(key, value)
+    checked(key, lambda: replace(_NOBODY, name=text))
     return text
 
 
 def _names(key: str, value: object) -> Mapping[str, str]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     return MappingProxyType({address: _name(key, name) for address, name in found.items()})
 
 
 def _truth(key: str, value: object) -> bool:
-    return _of(key, value, bool, "true or false")
+    return of_type(key, value, bool, "true or false")
 
 
 def _text(key: str, value: object) -> str:
-    text = _string(key, value)
-    _made(key, lambda: Content(text=text))
+    text = string(key, value)
+    checked(key, lambda: Content(text=text))
     return text
 
 
 def _attachments(key: str, value: object) -> tuple[Attachment, ...]:
-    several = _of(key, value, list, "an array of objects")
+    several = of_type(key, value, list, "an array of objects")
     if len(several) > MAX_ATTACHMENTS:
         raise BadKey(key, f"holds {len(several)} attachments; {MAX_ATTACHMENTS} are allowed")
     made = tuple(_attachment(f"{key}[{place}]", each) for place, each in enumerate(several))
-    _made(key, lambda: Content(html="", attachments=made))
+    checked(key, lambda: Content(html="", attachments=made))
     return made
 
 
 def _attachment(key: str, value: object) -> Attachment:
-    found = _object(key, value, "Name", "ContentType", "Content", "Ref", "Inline", "ContentID")
-    ref = _string(f"{key}.Ref", found.get("Ref", ""))
+    found = members(key, value, "Name", "ContentType", "Content", "Ref", "Inline", "ContentID")
+    ref = string(f"{key}.Ref", found.get("Ref", ""))
     if not ref:
         raise BadKey(key, "needs its Content, or the Ref of a blob")
     if not is_ref(ref):
         raise BadKey(f"{key}.Ref", "is none: it reads sha256: and 64 hex digits in lower case")
     # As systems other than Apple's have names, and show them.
-    name = normalize("NFC", _string(f"{key}.Name", found.get("Name", "")))
-    media_type = _string(f"{key}.ContentType", found.get("ContentType", _type_of(name)))
+    name = normalize("NFC", string(f"{key}.Name", found.get("Name", "")))
+    media_type = string(f"{key}.ContentType", found.get("ContentType", _type_of(name)))
     inline = _truth(f"{key}.Inline", found.get("Inline", False))
-    content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
+    content_id = string(f"{key}.ContentID", found.get("ContentID", ""))
     if content_id.startswith("<") and content_id.endswith(">"):
         content_id = content_id[1:-1] or "<>"  # as the header has it
-    return _made(
+    return checked(
         key,
         lambda: Attachment(name=name, content_type=media_type, inline=inline, content_id=content_id, ref=ref),
     )
@@ -337,54 +269,54 @@ def _type_of(name: str) -> str:
 
 
 def _calendar(key: str, value: object) -> Calendar:
-    found = _object(key, value, "Text", "Method")
-    text = _string(f"{key}.Text", found.get("Text", ""))
-    method = _string(f"{key}.Method", found.get("Method", "REQUEST")).upper()
-    return _made(key, lambda: Calendar(text, method))
+    found = members(key, value, "Text", "Method")
+    text = string(f"{key}.Text", found.get("Text", ""))
+    method = string(f"{key}.Method", found.get("Method", "REQUEST")).upper()
+    return checked(key, lambda: Calendar(text, method))
 
 
 def _further(key: str, value: object) -> tuple[Further, ...]:
-    found = _of(key, value, dict, "an object of strings")
+    found = of_type(key, value, dict, "an object of strings")
     pairs = [
-        (name, _string(f"{key}.{name}", each))
+        (name, string(f"{key}.{name}", each))
         for name, several in found.items()
         for each in (several if isinstance(several, list) else [several])
     ]
-    made = _made(key, lambda: tuple(Further(name, text) for name, text in pairs))
-    _made(key, lambda: Head(author=_NOBODY, further=made))
+    made = checked(key, lambda: tuple(Further(name, text) for name, text in pairs))
+    checked(key, lambda: Head(author=_NOBODY, further=made))
     return made
 
 
 def _unsubscribe(key: str, value: object) -> Unsubscribe:
-    found = _object(key, value, "URL", "Mail")
-    url = _string(f"{key}.URL", found.get("URL", ""))
-    mail = _string(f"{key}.Mail", found.get("Mail", ""))
-    address = _made(f"{key}.Mail", lambda: parse_address(mail)) if mail else None
-    return _made(key, lambda: Unsubscribe(url, address))
+    found = members(key, value, "URL", "Mail")
+    url = string(f"{key}.URL", found.get("URL", ""))
+    mail = string(f"{key}.Mail", found.get("Mail", ""))
+    address = checked(f"{key}.Mail", lambda: parse_address(mail)) if mail else None
+    return checked(key, lambda: Unsubscribe(url, address))
 
 
 def _ids(key: str, value: object) -> tuple[str, ...]:
     several: Sequence[object] = value if isinstance(value, list) else [value]
-    ids = tuple(word for each in several for word in _string(key, each).split())
+    ids = tuple(word for each in several for word in string(key, each).split())
     named: dict[str, Any] = {"in_reply_to" if key == "InReplyTo" else "references": ids}
-    _made(key, lambda: Head(author=_NOBODY, **named))
+    checked(key, lambda: Head(author=_NOBODY, **named))
     return ids
 
 
 def _auto_submitted(key: str, value: object) -> str:
-    word = _string(key, value).lower()
-    _made(key, lambda: Head(author=_NOBODY, auto_submitted=word))
+    word = string(key, value).lower()
+    checked(key, lambda: Head(author=_NOBODY, auto_submitted=word))
     return word
 
 
 def _importance(key: str, value: object) -> str:
-    word = _string(key, value).lower()
-    _made(key, lambda: Head(author=_NOBODY, importance=word))
+    word = string(key, value).lower()
+    checked(key, lambda: Head(author=_NOBODY, importance=word))
     return word
 
 
 def _template(key: str, value: object) -> str:
-    text = _string(key, value)
+    text = string(key, value)
     try:
         parse_reference(text)
     except TemplateError:
@@ -395,14 +327,14 @@ def _template(key: str, value: object) -> str:
 
 
 def _lang(key: str, value: object) -> str:
-    tag = normal_language(_string(key, value))
+    tag = normal_language(string(key, value))
     if not tag:
         raise BadKey(key, "is no language tag such as ru or pt-BR")
     return tag
 
 
 def _variables(key: str, value: object) -> Mapping[str, Any]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     try:
         bounded(found, limits=_LIMITS)
     except TemplateError as error:
@@ -417,7 +349,7 @@ def _variables(key: str, value: object) -> Mapping[str, Any]:
 
 
 def _variables_of(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     return MappingProxyType(
         {address: _variables("Addresses.Variables", each) for address, each in found.items()}
     )
@@ -427,12 +359,12 @@ _LIMITS: Final = Limits()
 
 
 def _notifications(key: str, value: object) -> Terms:
-    found = _object(key, value, "Notify", "Ret", "EnvID")
-    notify = _of(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
-    words = tuple(_string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
-    ret = _string(f"{key}.Ret", found.get("Ret", ""))
-    envid = _string(f"{key}.EnvID", found.get("EnvID", ""))
-    return _made(key, lambda: Terms(notify=words, ret=ret, envid=envid))
+    found = members(key, value, "Notify", "Ret", "EnvID")
+    notify = of_type(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
+    words = tuple(string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
+    ret = string(f"{key}.Ret", found.get("Ret", ""))
+    envid = string(f"{key}.EnvID", found.get("EnvID", ""))
+    return checked(key, lambda: Terms(notify=words, ret=ret, envid=envid))
 
 
 _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
@@ -458,7 +390,7 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "Lang": ("lang", _lang),
     "Variables": ("variables", _variables),
     "VariablesOf": ("variables_of", _variables_of),
-    "Pin": ("pin", _string),
+    "Pin": ("pin", string),
     "DSN": ("notifications", _notifications),
     "RequireTLS": ("require_tls", _truth),
 }
