@@ -138,14 +138,14 @@ def _prepared(tree: Any) -> bool:
                 return False
             continue
         depth -= 1
-        if element.tag == "a":
+        if "hidden" in element.attrib or _UNSEEN.search(element.get("style") or ""):
+            element.tag = _HIDDEN
+        elif element.tag == "a":
             _show_address(element)
         elif element.tag == "img" and element.get("alt"):
             element.tail = f" {element.get('alt')} {element.tail or ''}"
         elif element.tag in {"td", "th"}:
             element.tail = " "
-        if "hidden" in element.attrib or _UNSEEN.search(element.get("style") or ""):
-            element.tag = _HIDDEN
         element.attrib.clear()
     for element in tree.iter():
         element.text = element.text and element.text.replace("&", "&amp;")

@@ -75,6 +75,9 @@ def test_a_link_has_its_address_and_an_image_its_words(html: str, text: str) -> 
     [
         "<div style='display: none'>secret <b>too</b></div>",
         "<span style='DISPLAY:NONE;mso-hide:all'>secret</span>",
+        "<a style='display:none' href='https://a.example/secret'>secret</a>",
+        "<img style='display:none' src=a.png alt=secret>",
+        "<table><tr><td hidden>secret</table>",
         "<div style='max-height:0px;overflow:hidden'>secret</div>",
         "<p hidden>secret</p>",
         "<style>secret{}</style><script>secret</script><title>secret</title><template>secret</template>",
