@@ -604,10 +604,19 @@ def _intake_config(settings: Settings, limits: Limits) -> IntakeConfig:
 
 def _composer(settings: Settings, keys: SigningKeys | None, pins: Pins) -> Compose:
     display, address = settings.sender
-    composer = LetterComposer(display, address, pins)
+    composer = LetterComposer(display, address, pins, text_of=text_of_html(settings))
     if keys is None:
         return composer
     return SigningComposer(composer, address, keys)
+
+
+def text_of_html(settings: Settings) -> Callable[[str], str | None] | None:
+    """What makes the text part of HTML without one; None where none is wanted: its libraries take 10 MB."""
+    if not settings.letter_text_from_html:
+        return None
+    from mailsender.message.plain_text import plain_text  # noqa: PLC0415  as said
+
+    return plain_text
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

@@ -25,7 +25,7 @@ from mailsender.model.address import parse_address
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
-from mailsender.service import Replica
+from mailsender.service import Replica, text_of_html
 from mailsender.web.models import DryRunView
 from mailsender.web.operations import Clash, Posted, Submission, Submitted
 
@@ -102,6 +102,7 @@ class ReplicaOperations:
             now=now_ms(replica.clock.epoch()),
             sender=Mailbox(name, parse_address(address)),
             signing=None if keys is None else lambda domain: [key.domain for key in keys.for_sender(domain)],
+            text_of=text_of_html(replica.settings),
             bulk=bulk,
             limits=replica.limits,
         )

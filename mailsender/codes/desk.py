@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
+from unicodedata import category, decimal
 
 from mailsender.codes.port import CodeStore, NewCode, Verdict
 from mailsender.codes.seal import HANDLE_BYTES, Seal
@@ -89,8 +90,9 @@ class NoCodes(Exception):  # noqa: N818  an answer to the caller
     """The service makes no codes: it has no secret for them."""
 
 
-_IGNORED: Final = str.maketrans("", "", " \t\u00a0-")
-"""What people put between digits."""
+_IGNORED: Final = frozenset({"Zs", "Pd", "Cf", "Cc"})
+"""Kinds of characters that people, and what they copy from, put between digits: spaces, dashes, marks that
+nobody sees."""
 
 
 class CodeDesk:
@@ -148,7 +150,7 @@ class CodeDesk:
         HMACs: where two of them differ says nothing about the codes.
         """
         name = self._seal.name(guess.handle, guess.purpose, guess.address)
-        given = self._seal.hash(name, guess.code.translate(_IGNORED))
+        given = self._seal.hash(name, _digits(guess.code))
         return await self._store.check(name, given, self._policy.tries)
 
     async def _count(self, wanted: Wanted) -> tuple[bytes, ...]:
@@ -167,6 +169,12 @@ class CodeDesk:
     async def _give_back(self, counted: tuple[bytes, ...]) -> None:
         for each in counted:
             await self._store.give_back(each)
+
+
+def _digits(code: str) -> str:
+    """What was typed without what does not count, digits as ASCII has them: keyboards have others."""
+    counted = [char for char in code if category(char) not in _IGNORED]
+    return "".join([char if (digit := decimal(char, None)) is None else str(digit) for char in counted])
 
 
 def _letter(wanted: Wanted, code: str, letter_id: str, end: datetime, life: float) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from mailsender.intake.fast_batch import plain_elements, plain_letter
 from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
 from mailsender.message.attachments import Keep, by_ref
-from mailsender.message.mail import KEYS, BadKey, kind, read
+from mailsender.message.mail import KEYS, read
+from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.blobs import ref_of
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
@@ -289,9 +290,9 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     """
     published = fields["Addresses"]
     _spread(fields)
-    if fields.get("Template") is not None and fields.get("Body"):
+    if says("Template", fields.get("Template")) and fields.get("Body"):
         raise BadKey("Body", "comes from the template; leave it out, or Template")
-    given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
+    given = {name: fields[name] for name in KEYS if says(name, fields.get(name))}
     if not given:
         return ""
     if "Attachments" in given:
@@ -333,7 +334,7 @@ def _spread(fields: dict[str, Any]) -> None:
                 )
             for key, found in beside.items():
                 # As the recipient's is, the first of an address that stands twice is the one that counts.
-                if each.get(key) is not None:
+                if says(key, each.get(key)):
                     found.setdefault(each["Address"], each[key])
             plain.append(each["Address"])
         else:
@@ -367,9 +368,7 @@ def _good_letter(
         recipients=recipients,
         # Whoever has the same computed ID came from the same place: nobody will ask for its content. But what
         # a template makes of it may be other words tomorrow, and it is the same letter all the same.
-        digest=content_digest(good.Addresses, good.Subject, good.Body, mail)
-        if own or good.Template is not None
-        else b"",
+        digest=content_digest(good.Addresses, good.Subject, good.Body, mail) if own or good.Template else b"",
         mail=mail,
     )
 
@@ -486,7 +485,7 @@ def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, li
 
 def _as_published(fields: Mapping[str, Any]) -> str:
     """The further keys of a letter that are not as they may be, as JSON, to tell it from others by."""
-    given = {name: fields[name] for name in KEYS if fields.get(name) is not None}
+    given = {name: fields[name] for name in KEYS if says(name, fields.get(name))}
     if not given:
         return ""
     if not depth_within(given, DEEP):

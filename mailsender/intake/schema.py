@@ -14,9 +14,10 @@ from pydantic_core import PydanticCustomError
 from mailsender.intake import schema_patterns
 from mailsender.intake.idempotency import MAX_KEY, id_of_key, key_fault
 from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS
-from mailsender.message.mail import MAX_SHOWN, kind
+from mailsender.message.mail import MAX_SHOWN
 from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
 from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
+from mailsender.message.values import kind
 from mailsender.model.address import Address, parse_address
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
@@ -96,6 +97,7 @@ _ID_SCHEMA = {
         {"type": "null"},
     ]
 }
+_NOTHING = {"enum": [None, "", [], {}]}
 _ADDRESSES_SCHEMA = {
     "type": "array",
     "items": {
@@ -107,8 +109,8 @@ _ADDRESSES_SCHEMA = {
                 "required": ["Address"],
                 "properties": {
                     "Address": schema_patterns.ADDRESS,
-                    "Name": {"type": ["string", "null"]},
-                    "Variables": {"type": ["object", "null"]},
+                    "Name": {"anyOf": [{"type": "string"}, _NOTHING]},
+                    "Variables": {"anyOf": [{"type": "object"}, _NOTHING]},
                 },
             },
         ]
@@ -147,62 +149,68 @@ def _pattern(pattern: str) -> dict[str, object]:
     return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}
 
 
-_TEXT_SCHEMA = {"type": ["string", "null"]}
+def _or_nothing(schema: Mapping[str, object]) -> dict[str, object]:
+    """`schema`, or what says nothing; see `mailsender.message.values.says`."""
+    return {"anyOf": [dict(schema), _NOTHING]}
+
+
+_TEXT_SCHEMA = {"type": "string"}
 _TEMPLATE_SCHEMA = {
-    "type": ["string", "null"],
-    "pattern": "^[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_.-]{1,64})?$",
-    "not": {"type": "string", "pattern": r"[\n]"},
+    **_pattern("^[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_.-]{1,64})?$"),
     "maxLength": REFERENCE_MAX,
 }
-_HEADER_SCHEMA = {"type": ["string", "null"], "not": _SUBJECT_SCHEMA["not"]}
-_MAILBOXES_SCHEMA = {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN}
-_IDS_SCHEMA = {"type": ["string", "array", "null"], "items": {"type": "string"}, "maxItems": MAX_IDS}
+_HEADER_SCHEMA = {"type": "string", "not": _SUBJECT_SCHEMA["not"]}
+_MAILBOXES_SCHEMA = {"type": "array", "items": {"type": "string"}, "maxItems": MAX_SHOWN}
+_IDS_SCHEMA = {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": MAX_IDS}
 _ATTACHMENTS_SCHEMA = {
-    "type": ["array", "null"],
+    "type": "array",
     "maxItems": MAX_ATTACHMENTS,
     "items": {
         "type": "object",
         "additionalProperties": False,
-        "oneOf": [{"required": ["Content"]}, {"required": ["Ref"]}],
+        "oneOf": [
+            {"required": ["Content"], "properties": {"Ref": {"enum": [None, ""]}, "Content": _TEXT_SCHEMA}},
+            {
+                "required": ["Ref"],
+                "properties": {"Ref": {"type": "string", "minLength": 1}, "Content": {"enum": [None, ""]}},
+            },
+        ],
         "properties": {
-            "Name": {"type": "string", "maxLength": MAX_FILE_NAME, "not": _SUBJECT_SCHEMA["not"]},
-            "ContentType": _pattern(schema_patterns.MEDIA_TYPE),
-            "Content": {**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"},
-            "Ref": _pattern(schema_patterns.REF),
-            "Inline": {"type": "boolean"},
-            "ContentID": _pattern(schema_patterns.CONTENT_ID),
+            "Name": _or_nothing({"maxLength": MAX_FILE_NAME, **_HEADER_SCHEMA}),
+            "ContentType": _or_nothing(_pattern(schema_patterns.MEDIA_TYPE)),
+            "Content": _or_nothing({**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"}),
+            "Ref": _or_nothing(_pattern(schema_patterns.REF)),
+            "Inline": _or_nothing({"type": "boolean"}),
+            "ContentID": _or_nothing(_pattern(schema_patterns.CONTENT_ID)),
         },
     },
 }
 
 
-def _object_schema(**properties: object) -> dict[str, object]:
-    return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+def _object_schema(**properties: Mapping[str, object]) -> dict[str, object]:
+    each = {name: _or_nothing(schema) for name, schema in properties.items()}
+    return {"type": "object", "additionalProperties": False, "properties": each}
 
 
-_DSN_SCHEMA = {
-    **_object_schema(
-        Notify={
-            "anyOf": [
-                {"const": ["NEVER"]},
-                {
-                    "type": "array",
-                    "items": {"enum": [each for each in NOTIFY if each != "NEVER"]},
-                    "minItems": 1,
-                    "uniqueItems": True,
-                },
-            ]
-        },
-        Ret={"enum": list(RET)},
-        EnvID={"type": "string", "minLength": 1, "maxLength": MAX_ENVID},
-    ),
-    "minProperties": 1,
-}
+_DSN_SCHEMA = _object_schema(
+    Notify={
+        "anyOf": [
+            {"const": ["NEVER"]},
+            {
+                "type": "array",
+                "items": {"enum": [each for each in NOTIFY if each != "NEVER"]},
+                "uniqueItems": True,
+            },
+        ]
+    },
+    Ret={"enum": list(RET)},
+    EnvID={"type": "string", "maxLength": MAX_ENVID},
+)
 
 
 def _key(description: str, schema: Mapping[str, object]) -> Any:
     """A key that `mailsender.message.mail` reads."""
-    return Field(None, description=description, json_schema_extra=dict(schema))
+    return Field(None, description=description, json_schema_extra=_or_nothing(schema))
 
 
 def _not_yet(meaning: str) -> Any:
@@ -217,7 +225,8 @@ class LetterIn(BaseModel):
     """One element of a batch. Keys match without regard to case; the last of several wins.
 
     Unknown keys are ignored, and so are `Status` and `KafkaKey` of the report. A field that is null counts as
-    absent, but for `Token`, which comes back as null. Text is Unicode: half of a surrogate pair is an error.
+    absent, but for `Token`, which comes back as null; so does an empty one, but for the original's. Text is
+    Unicode: half of a surrogate pair is an error.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, json_schema_extra=_ID_OR_KEY)
@@ -258,14 +267,14 @@ class LetterIn(BaseModel):
     Sender: Any = _key("Who sends it in the name of `From`, as an address of the same kind.", _TEXT_SCHEMA)
     ReplyTo: Any = _key(
         "Where answers go, one mailbox or several.",
-        {"type": ["string", "array", "null"], "items": {"type": "string"}, "maxItems": MAX_SHOWN},
+        {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": MAX_SHOWN},
     )
     ReversePath: Any = _key("Where relays report that it cannot be delivered: a plain address.", _TEXT_SCHEMA)
     To: Any = _key("Recipients whom all may see: addresses, or `Name <address>`.", _MAILBOXES_SCHEMA)
     Cc: Any = _key("Further recipients whom all may see.", _MAILBOXES_SCHEMA)
     Personal: Any = _key(
         "true: each of `Addresses` gets a message of its own, which shows its name and address.",
-        {"type": ["boolean", "null"]},
+        {"type": "boolean"},
     )
     TextBody: Any = _key("The body as plain text, beside the HTML or instead of it.", _TEXT_SCHEMA)
     Attachments: Any = _key(
@@ -279,7 +288,7 @@ class LetterIn(BaseModel):
     Headers: Any = _key(
         "Further headers by their names, each a string or several.",
         {
-            "type": ["object", "null"],
+            "type": "object",
             "additionalProperties": {"type": ["string", "array"], "items": {"type": "string"}},
         },
     )
@@ -290,9 +299,9 @@ class LetterIn(BaseModel):
     InReplyTo: Any = _key("The Message-ID that it answers, in angle brackets.", _IDS_SCHEMA)
     References: Any = _key("The Message-IDs of the thread, the oldest first.", _IDS_SCHEMA)
     AutoSubmitted: Any = _key(
-        "That a program wrote it, and why (RFC 3834).", {"enum": [*sorted(AUTO_SUBMITTED), None]}
+        "That a program wrote it, and why (RFC 3834).", {"enum": sorted(AUTO_SUBMITTED)}
     )
-    Importance: Any = _key("How important it is to its reader.", {"enum": [*sorted(IMPORTANCES), None]})
+    Importance: Any = _key("How important it is to its reader.", {"enum": sorted(IMPORTANCES)})
     DSN: Any = _key(
         "Notifications of its delivery by mail, asked of a relay that offers DSN (RFC 3461): on what, with"
         " how much of the message, and under which ID of the publisher's.",
@@ -301,7 +310,7 @@ class LetterIn(BaseModel):
     RequireTLS: Any = _key(
         "true: every server on its way has to hand it on over TLS (RFC 8689). Where the relay does not offer"
         " that its recipients are refused.",
-        {"type": ["boolean", "null"]},
+        {"type": "boolean"},
     )
     Template: Any = _key(
         "The template that subject and bodies are made from: `name`, its newest version, or `name@version`. A"
@@ -309,7 +318,7 @@ class LetterIn(BaseModel):
         _TEMPLATE_SCHEMA,
     )
     Variables: Any = _key(
-        "What the template is filled in with, by name; any JSON values.", {"type": ["object", "null"]}
+        "What the template is filled in with, by name; any JSON values.", {"type": "object"}
     )
     Lang: Any = _key(
         "The reader's language, which chooses the template's words: `ru`, `pt-BR`.", _TEXT_SCHEMA

@@ -22,7 +22,7 @@ REF: Final = "^sha256:[0-9a-f]{64}$"
 """The name of a blob."""
 
 BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-"""A content (RFC 4648 §4), without line breaks."""
+"""A content (RFC 4648 §4). With line breaks it is accepted, too."""
 
 MEDIA_TYPE: Final = (
     "^(application|audio|font|image|model|text|video)/[A-Za-z0-9][A-Za-z0-9!#$&^_.+\\-]{0,99}$"
@@ -30,6 +30,7 @@ MEDIA_TYPE: Final = (
 """The types that files have. Others, and parameters, are accepted, too, where they are valid."""
 
 CONTENT_ID: Final = r"^[A-Za-z0-9!#$&'*+/=?^_`{|}~.@\-]{1,200}$"
+"""In angle brackets it is accepted, too."""
 
 NOT_IN_A_HEADER: Final = r"[\x00-\x1f\x7f-\x9f" + "\u2028\u2029]"
 """A control character, or what some libraries take for the end of a line."""

@@ -43,13 +43,14 @@ class Surroundings:
     """What is known of the service that will send: what is not known is None, and nothing is said about it.
 
     `sender` is From where a letter has none. `signing` tells which domains sign for a sender of a domain.
-    `bulk` says whether all messages are bulk; None leaves it to what they say themselves. `limits` are those
-    of letters.
+    `text_of` makes the text part of HTML that has none beside it; without it nobody does. `bulk` says whether
+    all messages are bulk; None leaves it to what they say themselves. `limits` are those of letters.
     """
 
     now: datetime
     sender: Mailbox | None = None
     signing: Callable[[str], Sequence[str]] | None = None
+    text_of: Callable[[str], str | None] | None = None
     bulk: bool | None = None
     limits: Limits = _LIMITS
 
@@ -97,7 +98,7 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
             unsubscribe=_list_unsubscribe(mail.unsubscribe),
             one_click="List-Unsubscribe=One-Click" if mail.unsubscribe and mail.unsubscribe.one_click else "",
             html=letter.body if letter.body or mail.text is None else None,
-            text=mail.text,
+            text=mail.text or (known.text_of(letter.body) if known.text_of else None),
             attachments=tuple(Attached(each.name, each.content_type) for each in mail.attachments),
             bulk=bulk_because(_told(mail), len(recipients), known.bulk),
         )

@@ -7,8 +7,8 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
-from mailsender.message.mail import BadKey, kind
 from mailsender.message.parts import MAX_ATTACHMENTS
+from mailsender.message.values import BadKey, kind
 
 Keep = Callable[[bytes], str]
 """Keeps a content for now and returns its `Ref`; `mailsender.model.blobs.ref_of` keeps nothing."""
@@ -37,8 +37,11 @@ def by_ref(value: Any, keep: Keep, *, one: int, all_: int) -> Any:
             named.append(each)
             continue
         key = f"Attachments[{place}]"
-        if each.get("Ref") is not None:
-            raise BadKey(key, "has both a Content and a Ref")
+        if each.get("Ref"):
+            if each["Content"]:
+                raise BadKey(key, "has both a Content and a Ref")
+            named.append({name: found for name, found in each.items() if name != "Content"})
+            continue
         content = _content(f"{key}.Content", each["Content"], one)
         total += len(content)
         if total > all_:
@@ -51,10 +54,12 @@ def by_ref(value: Any, keep: Keep, *, one: int, all_: int) -> Any:
 def _content(key: str, value: Any, most: int) -> bytes:
     if not isinstance(value, str):
         raise BadKey(key, f"must be a string, not {kind(value)}")
+    if "\n" in value:  # encoders made for mail write lines (RFC 2045 §6.8): those of PHP, Ruby and Java do
+        value = value.replace("\n", "").replace("\r", "")
     try:
         content = b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        raise BadKey(key, "is no base64 (RFC 4648 §4, without line breaks)") from None
+        raise BadKey(key, "is no base64 (RFC 4648 §4)") from None
     if len(content) > most:
         raise BadKey(key, f"has {len(content)} bytes; {most} are allowed")
     return content

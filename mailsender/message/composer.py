@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -55,15 +55,24 @@ class Fillings(Protocol):
 class LetterComposer:
     """A `Composer` for letters of either kind; `display` and `address` are the service's own sender.
 
-    Without `fillings` no personal letter with a template can be sent.
+    Without `fillings` no personal letter with a template can be sent. `text_of` makes a text part of HTML
+    that has none beside it, or None where it has no words.
     """
 
-    __slots__ = ("_fillings", "_held", "_mails", "_places", "_plain", "_sender", "_size")
+    __slots__ = ("_fillings", "_held", "_mails", "_places", "_plain", "_sender", "_size", "_text_of")
 
-    def __init__(self, display: str, address: str, fillings: Fillings | None = None) -> None:
+    def __init__(
+        self,
+        display: str,
+        address: str,
+        fillings: Fillings | None = None,
+        *,
+        text_of: Callable[[str], str | None] | None = None,
+    ) -> None:
         self._plain = Composer(display, address)
         self._sender = Mailbox(display, parse_address(address))
         self._fillings = fillings
+        self._text_of = text_of
         self._mails: OrderedDict[str, Mail] = OrderedDict()
         self._held: WeakValueDictionary[str, Mail] = WeakValueDictionary()
         self._places: OrderedDict[str, tuple[tuple[Recipient, ...], dict[str, int]]] = OrderedDict()
@@ -100,26 +109,32 @@ class LetterComposer:
         attachments by their `Ref`s, `filling` is what its words are made of.
 
         Raises:
-            OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent.
+            OnePersonsFault: the words for `person` cannot be made of `filling`, or not sent, or the session
+                cannot be shown that address.
             ValueError: the message cannot be made, as by a header that is none, with the reason.
         """
-        if not letter.mail:
+        if not letter.mail and (self._text_of is None or not self._text_of(letter.body)):
             return self._plain.compose(letter, eight_bit=eight_bit, date=date)
         mail = self.mail(letter)
         words = Rendered(letter.subject, letter.body, mail.text)
         try:
             if filling is not None:
                 words = filling.letter(letter.subject, mail.variables, mail.variables_of.get(person, {}))
+            text = words.text
+            if not text and words.html and self._text_of is not None:
+                text = self._text_of(words.html)
             made = compose(
                 mail.head(words.subject or "", self._sender, person),
-                mail.content(words.html or "", words.text, contents),
+                mail.content(words.html or "", text, contents),
                 date=date,
                 message_id=self._message_id(letter, person),
                 eight_bit=eight_bit,
-                smtputf8=smtputf8,
+                # As the plain form does, which asks for nothing: only SMTP_FROM is shown there.
+                smtputf8=smtputf8 or not letter.mail,
             )
         except ValueError as error:
-            if filling is None and not (person and isinstance(error, NeedsSmtputf8)):
+            his_own = filling is not None or (person and isinstance(error, NeedsSmtputf8))
+            if not his_own:
                 raise
             raise OnePersonsFault(str(error)) from error
         return made.octets()

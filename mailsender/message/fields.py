@@ -48,15 +48,24 @@ def words_field(name: str, words: Iterable[str], divider: str = "") -> Field:
 
 
 def text_field(name: str, text: str) -> Field:
-    """A header of free text (RFC 5322 §2.2.1), in encoded-words (RFC 2047) only where it is not ASCII.
+    """A header of free text (RFC 5322 §2.2.1), in encoded-words (RFC 2047) only as far as it is not ASCII.
 
-    A long word stays whole: such a header is for programs, and few of those read encoded-words.
+    A long word stays whole: such a header is for programs, and few of those read encoded-words. For the same
+    reason words in ASCII before and behind the others stay as they are: what a List-Id has in angle brackets
+    may not be encoded (RFC 2919 §3).
     """
     text = text.strip(" ")
     words = _SINGLE_SPACE.split(text) if text else []
-    if text.isascii() and "=?" not in text and max(map(len, words), default=0) <= MAX_WORD:
-        return words_field(name, words)
-    return field(name, b"\r\n ".join(_encoded_words(text, used=len(name) + 2)))
+    odd = [place for place, word in enumerate(words) if not _stays(word)]
+    if odd:
+        start, end = odd[0], odd[-1] + 1
+        used = 1 if start else len(name) + 2
+        words[start:end] = [each.decode() for each in _encoded_words(" ".join(words[start:end]), used=used)]
+    return words_field(name, words)
+
+
+def _stays(word: str) -> bool:
+    return word.isascii() and "=?" not in word and len(word) <= MAX_WORD
 
 
 def mailbox(name: str, address: str, *, used: int) -> bytes:

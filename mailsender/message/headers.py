@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from mailsender.message.compose import BadHeader, _unstructured, _written
 from mailsender.message.fields import MAX_WORD, Field, field, mailbox, text_field, words_field
-from mailsender.model.address import Address, parse_address
+from mailsender.model.address import Address, BadAddress, parse_address
 from mailsender.model.text import header_fault
 
 MAX_NAME = 256
@@ -73,7 +73,9 @@ REPEATABLE = frozenset({"comments", "keywords"})
 # No longer than leaves room for an encoded-word behind it on its line.
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,50}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_FIRST_OF_SEVERAL = re.compile(r"[^\s<>,;@]@[^\s<>,;@]+>? *[,;]")
 _ID = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>")
+_OTHERS_ID = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")  # that of another program: Outlook writes a second @
 _NOBODY = field("To", b"undisclosed-recipients:;")
 _URL = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986 §2, and nothing that ends or divides a header's URL
 
@@ -99,8 +101,11 @@ class Mailbox:
 def parse_mailbox(text: str) -> Mailbox:
     """The mailbox that is written as an address, or as ``Name <address>`` with the name in quotes or without.
 
+    A name that begins with an address and a comma is taken for the first of several mailboxes, unless it is
+    in quotes: all but the last would get no answer, and nobody would notice.
+
     Raises:
-        BadAddress: what stands for the address is none.
+        BadAddress: what stands for the address is none, or there are several.
         BadHeader: the name cannot stand in a header.
     """
     if not text.endswith(">"):
@@ -109,6 +114,8 @@ def parse_mailbox(text: str) -> Mailbox:
     name = name.strip(" ")
     if quoted := _QUOTED.fullmatch(name):
         name = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif _FIRST_OF_SEVERAL.search(name):
+        raise BadAddress("one address is needed, not a list")
     return Mailbox(name, parse_address(address))
 
 
@@ -285,8 +292,9 @@ def _check_lengths(head: Head) -> None:
 def _check_ids(name: str, ids: tuple[str, ...]) -> None:
     if len(ids) > MAX_IDS:
         raise BadHeader(f"the header {name} has {len(ids)} Message-IDs; {MAX_IDS} are allowed")
+    form = _ID if name == "Message-ID" else _OTHERS_ID
     for each in ids:
-        if len(each) > MAX_WORD or not _ID.fullmatch(each):
+        if len(each) > MAX_WORD or not form.fullmatch(each):
             raise BadHeader(f"the header {name} has a Message-ID that is not of the form <left@right>")
 
 

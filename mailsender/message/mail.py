@@ -10,20 +10,24 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from mimetypes import MimeTypes
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
+from unicodedata import normalize
 
-from mailsender.message.compose import BadBody, BadHeader
 from mailsender.message.headers import MAX_FURTHER, Further, Head, Mailbox, Unsubscribe, parse_mailbox
 from mailsender.message.parts import MAX_ATTACHMENTS, Attachment, BadPart, Base64, Calendar, Content
-from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.message.values import BadKey, checked, members, of_type, says, string
+from mailsender.model.address import Address, parse_address
 from mailsender.model.blobs import is_ref
-from mailsender.model.terms import BadTerms, Terms
+from mailsender.model.terms import Terms
 from mailsender.model.text import storable
 from mailsender.templates.template import Limits, TemplateError, normal_language, parse_reference
 from mailsender.templates.variables import bounded
 
-T = TypeVar("T")
+_TYPES: Final = MimeTypes()  # those that Python knows itself: the machine's may be others on each
+
+_SHOWN: Final = ("application/", "audio/", "font/", "image/", "video/")
 
 _NOBODY: Final = Mailbox("", Address("", "", ""))
 """Whose headers are made only to see whether they can be."""
@@ -33,15 +37,6 @@ NO_CONTENTS: Final[Mapping[str, Base64]] = MappingProxyType({})
 
 MAX_SHOWN: Final = 1000
 """Mailboxes in To, Cc or ReplyTo: with names of usual length the header stays below what Postfix keeps."""
-
-
-class BadKey(ValueError):  # noqa: N818  reads better where it is caught
-    """A key of a letter holds what no message can be made of; the message says what, without quoting it."""
-
-    def __init__(self, key: str, text: str) -> None:
-        super().__init__(f"{key} {text}")
-        self.key = key
-        self.text = text
 
 
 class UnknownKey(BadKey):
@@ -140,7 +135,7 @@ class Mail:
         )
 
     def content(self, body: str, text: str | None, contents: Mapping[str, Base64] = NO_CONTENTS) -> Content:
-        """What the message shows, where `body` is the letter's HTML; an empty one beside a text is none.
+        """What the message shows, where `body` is the letter's HTML. What is empty beside the other is none.
 
         `contents` are those of its attachments, by their `Ref`s.
 
@@ -148,9 +143,9 @@ class Mail:
             BadBody: a text is no Unicode text.
             BadPart: there are too many attachments, or two of one content ID, or a content is not there.
         """
-        html = body if body or text is None else None
+        html = body if body or not text else None
         attachments = tuple([_filled(each, contents) for each in self.attachments])
-        return Content(html=html, text=text, calendar=self.calendar, attachments=attachments)
+        return Content(html=html, text=text or None, calendar=self.calendar, attachments=attachments)
 
 
 def _filled(attachment: Attachment, contents: Mapping[str, Base64]) -> Attachment:
@@ -173,7 +168,7 @@ def read(keys: Mapping[str, Any]) -> Mail:
     for key, value in keys.items():
         if key not in _TABLE:
             raise UnknownKey(key, "is not known to this version of the service")
-        if value is not None:
+        if says(key, value):
             name, make = _TABLE[key]
             found[name] = make(key, value)
     mail = Mail(**found)
@@ -190,7 +185,7 @@ def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
         raise BadKey("TextBody", "comes from the template; leave it out, or Template")
     if not mail.template:
         for key in ("Variables", "Lang"):
-            if keys.get(key) is not None:
+            if says(key, keys.get(key)):
                 raise BadKey(key, "goes with Template, which is missing")
         if mail.variables_of:
             raise BadKey("Addresses", "have Variables, which go with Template; that is missing")
@@ -201,52 +196,13 @@ def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
 # --- each key ------------------------------------------------------------------------------------
 
 
-def kind(value: object) -> str:
-    """What JSON calls a value, with its article."""
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
-    return kinds.get(type(value), "null")
-
-
-def _of(key: str, value: object, wanted: type[T], named: str) -> T:
-    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
-        return value
-    raise BadKey(key, f"must be {named}, not {kind(value)}")
-
-
-def _string(key: str, value: object) -> str:
-    return _of(key, value, str, "a string")
-
-
-def _object(key: str, value: object, *names: str) -> dict[str, Any]:
-    found = _of(key, value, dict, "an object")
-    for name in found:
-        if name not in names:
-            raise BadKey(key, f"has a key that it does not know; there are {', '.join(names)}")
-    return found
-
-
-def _made(key: str, make: Callable[[], T]) -> T:
-    try:
-        return make()
-    except BadAddress as error:
-        raise BadKey(key, f"is no address that mail can be sent from or to: {error}") from None
-    except (BadHeader, BadPart, BadBody) as error:
-        raise BadKey(key, f"cannot be sent: {error}") from None
-    except BadTerms as error:
-        raise BadKey(key, str(error)) from None
-
-
 def _mailbox(key: str, value: object) -> Mailbox:
-    text = _string(key, value)
-    return _made(key, lambda: parse_mailbox(text))
+    text = string(key, value)
+    return checked(key, lambda: parse_mailbox(text))
 
 
 def _mailboxes(key: str, value: object) -> tuple[Mailbox, ...]:
-    several = _of(key, value, list, "an array of strings")
+    several = of_type(key, value, list, "an array of strings")
     if len(several) > MAX_SHOWN:
         raise BadKey(key, f"holds {len(several)} addresses; {MAX_SHOWN} are allowed")
     return tuple(_mailbox(f"{key}[{place}]", each) for place, each in enumerate(several))
@@ -257,109 +213,123 @@ def _one_or_several(key: str, value: object) -> tuple[Mailbox, ...]:
 
 
 def _reverse_path(key: str, value: object) -> str:
-    text = _string(key, value)
-    return _made(key, lambda: parse_address(text).text)
+    text = string(key, value)
+    return checked(key, lambda: parse_address(text).text)
 
 
 def _name(key: str, value: object) -> str:
-    text = _string(key, value)
-    _made(key, lambda: replace(_NOBODY, name=text))
+    text = string(key, value)
+    checked(key, lambda: replace(_NOBODY, name=text))
     return text
 
 
 def _names(key: str, value: object) -> Mapping[str, str]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     return MappingProxyType({address: _name(key, name) for address, name in found.items()})
 
 
 def _truth(key: str, value: object) -> bool:
-    return _of(key, value, bool, "true or false")
+    return of_type(key, value, bool, "true or false")
 
 
 def _text(key: str, value: object) -> str:
-    text = _string(key, value)
-    _made(key, lambda: Content(text=text))
+    text = string(key, value)
+    checked(key, lambda: Content(text=text))
     return text
 
 
 def _attachments(key: str, value: object) -> tuple[Attachment, ...]:
-    several = _of(key, value, list, "an array of objects")
+    several = of_type(key, value, list, "an array of objects")
     if len(several) > MAX_ATTACHMENTS:
         raise BadKey(key, f"holds {len(several)} attachments; {MAX_ATTACHMENTS} are allowed")
     made = tuple(_attachment(f"{key}[{place}]", each) for place, each in enumerate(several))
-    _made(key, lambda: Content(html="", attachments=made))
+    checked(key, lambda: Content(html="", attachments=made))
     return made
 
 
 def _attachment(key: str, value: object) -> Attachment:
-    found = _object(key, value, "Name", "ContentType", "Content", "Ref", "Inline", "ContentID")
-    ref = _string(f"{key}.Ref", found.get("Ref", ""))
+    found = members(key, value, "Name", "ContentType", "Content", "Ref", "Inline", "ContentID")
+    ref = string(f"{key}.Ref", found.get("Ref", ""))
     if not ref:
         raise BadKey(key, "needs its Content, or the Ref of a blob")
     if not is_ref(ref):
         raise BadKey(f"{key}.Ref", "is none: it reads sha256: and 64 hex digits in lower case")
-    name = _string(f"{key}.Name", found.get("Name", ""))
-    media_type = _string(f"{key}.ContentType", found.get("ContentType", "application/octet-stream"))
+    # As systems other than Apple's have names, and show them.
+    name = normalize("NFC", string(f"{key}.Name", found.get("Name", "")))
+    media_type = string(f"{key}.ContentType", found.get("ContentType", _type_of(name)))
     inline = _truth(f"{key}.Inline", found.get("Inline", False))
-    content_id = _string(f"{key}.ContentID", found.get("ContentID", ""))
-    return _made(
+    content_id = string(f"{key}.ContentID", found.get("ContentID", ""))
+    if content_id.startswith("<") and content_id.endswith(">"):
+        content_id = content_id[1:-1] or "<>"  # as the header has it
+    return checked(
         key,
         lambda: Attachment(name=name, content_type=media_type, inline=inline, content_id=content_id, ref=ref),
     )
 
 
+def _type_of(name: str) -> str:
+    """The media type that the ending of a file's name tells; that of a text tells no charset, so it is none.
+
+    Mail programs show no PDF that is an octet-stream.
+    """
+    guessed, packed = _TYPES.guess_type(name)
+    return guessed if guessed and not packed and guessed.startswith(_SHOWN) else "application/octet-stream"
+
+
 def _calendar(key: str, value: object) -> Calendar:
-    found = _object(key, value, "Text", "Method")
-    text = _string(f"{key}.Text", found.get("Text", ""))
-    method = _string(f"{key}.Method", found.get("Method", "REQUEST"))
-    calendar = _made(key, lambda: Calendar(text, method))
-    _made(key, lambda: Content(calendar=calendar))
+    found = members(key, value, "Text", "Method")
+    text = string(f"{key}.Text", found.get("Text", ""))
+    method = string(f"{key}.Method", found.get("Method", "REQUEST")).upper()
+    calendar = checked(key, lambda: Calendar(text, method))
+    checked(key, lambda: Content(calendar=calendar))
     return calendar
 
 
 def _further(key: str, value: object) -> tuple[Further, ...]:
-    found = _of(key, value, dict, "an object of strings")
+    found = of_type(key, value, dict, "an object of strings")
     count = sum([len(each) if isinstance(each, list) else 1 for each in found.values()])
     if max(count, len(found)) > MAX_FURTHER:
         raise BadKey(key, f"holds {max(count, len(found))} headers; {MAX_FURTHER} are allowed")
     pairs = []
     for name, several in found.items():
-        _made(key, partial(Further, name, ""))  # from here on the name may be told
+        checked(key, partial(Further, name, ""))  # from here on the name may be told
         values = several if isinstance(several, list) else [several]
-        pairs += [(name, _string(f"{key}.{name}", each)) for each in values]
-    made = _made(key, lambda: tuple(Further(name, text) for name, text in pairs))
-    _made(key, lambda: Head(author=_NOBODY, further=made))
+        pairs += [(name, string(f"{key}.{name}", each)) for each in values]
+    made = checked(key, lambda: tuple(Further(name, text) for name, text in pairs))
+    checked(key, lambda: Head(author=_NOBODY, further=made))
     return made
 
 
 def _unsubscribe(key: str, value: object) -> Unsubscribe:
-    found = _object(key, value, "URL", "Mail")
-    url = _string(f"{key}.URL", found.get("URL", ""))
-    mail = _string(f"{key}.Mail", found.get("Mail", ""))
-    return _made(key, lambda: Unsubscribe(url, parse_address(mail) if mail else None))
+    found = members(key, value, "URL", "Mail")
+    url = string(f"{key}.URL", found.get("URL", ""))
+    mail = string(f"{key}.Mail", found.get("Mail", ""))
+    address = checked(f"{key}.Mail", lambda: parse_address(mail)) if mail else None
+    return checked(key, lambda: Unsubscribe(url, address))
 
 
 def _ids(key: str, value: object) -> tuple[str, ...]:
     several: Sequence[object] = value if isinstance(value, list) else [value]
-    ids = tuple(word for each in several for word in _string(key, each).split())
-    _made(key, lambda: Head(author=_NOBODY, references=ids))
+    ids = tuple(word for each in several for word in string(key, each).split())
+    named: dict[str, Any] = {"in_reply_to" if key == "InReplyTo" else "references": ids}
+    checked(key, lambda: Head(author=_NOBODY, **named))
     return ids
 
 
 def _auto_submitted(key: str, value: object) -> str:
-    word = _string(key, value).lower()
-    _made(key, lambda: Head(author=_NOBODY, auto_submitted=word))
+    word = string(key, value).lower()
+    checked(key, lambda: Head(author=_NOBODY, auto_submitted=word))
     return word
 
 
 def _importance(key: str, value: object) -> str:
-    word = _string(key, value).lower()
-    _made(key, lambda: Head(author=_NOBODY, importance=word))
+    word = string(key, value).lower()
+    checked(key, lambda: Head(author=_NOBODY, importance=word))
     return word
 
 
 def _template(key: str, value: object) -> str:
-    text = _string(key, value)
+    text = string(key, value)
     try:
         parse_reference(text)
     except TemplateError:
@@ -370,14 +340,14 @@ def _template(key: str, value: object) -> str:
 
 
 def _lang(key: str, value: object) -> str:
-    tag = normal_language(_string(key, value))
+    tag = normal_language(string(key, value))
     if not tag:
         raise BadKey(key, "is no language tag such as ru or pt-BR")
     return tag
 
 
 def _variables(key: str, value: object) -> Mapping[str, Any]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     try:
         bounded(found, limits=_LIMITS)
     except TemplateError as error:
@@ -392,7 +362,7 @@ def _variables(key: str, value: object) -> Mapping[str, Any]:
 
 
 def _variables_of(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
-    found = _of(key, value, dict, "an object")
+    found = of_type(key, value, dict, "an object")
     return MappingProxyType(
         {address: _variables("Addresses.Variables", each) for address, each in found.items()}
     )
@@ -402,14 +372,12 @@ _LIMITS: Final = Limits()
 
 
 def _notifications(key: str, value: object) -> Terms:
-    found = _object(key, value, "Notify", "Ret", "EnvID")
-    notify = _of(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
-    words = tuple(_string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
-    ret = _string(f"{key}.Ret", found.get("Ret", ""))
-    envid = _string(f"{key}.EnvID", found.get("EnvID", ""))
-    if not found or not all(found.values()):
-        raise BadKey(key, "holds nothing, or something empty; it has a Notify, a Ret or an EnvID")
-    return _made(key, lambda: Terms(notify=words, ret=ret, envid=envid))
+    found = members(key, value, "Notify", "Ret", "EnvID")
+    notify = of_type(f"{key}.Notify", found.get("Notify", []), list, "an array of strings")
+    words = tuple(string(f"{key}.Notify[{place}]", each) for place, each in enumerate(notify))
+    ret = string(f"{key}.Ret", found.get("Ret", ""))
+    envid = string(f"{key}.EnvID", found.get("EnvID", ""))
+    return checked(key, lambda: Terms(notify=words, ret=ret, envid=envid))
 
 
 _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
@@ -435,7 +403,7 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "Lang": ("lang", _lang),
     "Variables": ("variables", _variables),
     "VariablesOf": ("variables_of", _variables_of),
-    "Pin": ("pin", _string),
+    "Pin": ("pin", string),
     "DSN": ("notifications", _notifications),
     "RequireTLS": ("require_tls", _truth),
 }

@@ -8,7 +8,7 @@ with the square of a text, `center`, `pprint` and `filesizeformat` have no place
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, wraps
 from itertools import islice
@@ -244,9 +244,12 @@ class _Words:
     def plural(self, value: Any, **forms: str) -> str:
         """The form that goes with a number: ``n|plural(one="letter", other="letters")``.
 
-        Forms are named as in CLDR (zero, one, two, few, many, other); `other` stands in for one not given.
+        Forms are named as in CLDR (zero, one, two, few, many, other); `other` stands in for one not given. It
+        is the one that goes with what `number` writes, which has no zeros at the end: 1.0 is one letter.
         """
-        category = self._locale.plural_form(_amount(value))
+        amount = _amount(value)
+        whole = amount.to_integral_value()
+        category = self._locale.plural_form(int(whole) if amount == whole else amount.normalize())
         form = forms.get(category, forms.get("other"))
         if form is None:
             raise Refusal(f"plural has no form '{category}', which {self._locale.language} needs here")
@@ -293,7 +296,10 @@ def _decimals(count: int) -> str:
 
 
 def _moment(value: Any, zone: str | None) -> datetime:
-    """A date or time of ISO 8601; without a zone of its own it is in UTC where `zone` asks."""
+    """A date or time of ISO 8601; without a zone of its own it is in UTC where `zone` asks.
+
+    A date alone is the same day in any zone: it is no moment that could be moved.
+    """
     if isinstance(value, Undefined):
         str(value)  # raises
     if not isinstance(value, str) or len(value) > MAX_PATTERN:
@@ -310,10 +316,20 @@ def _moment(value: Any, zone: str | None) -> datetime:
         there = dates.get_timezone(zone)
     except (LookupError, ValueError, OSError):  # a folder of zones, or a path
         raise Refusal("a zone is a name as Europe/Moscow") from None
+    if _is_date(value):
+        return moment.replace(tzinfo=there)
     try:
         return (moment if moment.tzinfo else moment.replace(tzinfo=dates.UTC)).astimezone(there)
     except OverflowError:
         raise Refusal("the date is out of reach") from None
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _style(style: str) -> Any:

@@ -78,7 +78,7 @@ class GuessIn(BaseModel):
     ID: str = Field(description="The `id` that came when it was asked for.", max_length=64)
     Address: CodeAddress = Field(description="The address that it was asked for, spelled the same.")
     Purpose: PurposeName = Field(PURPOSE, description="The purpose that it was asked for.")
-    Code: str = Field(description="What was typed; spaces and hyphens do not count.", max_length=64)
+    Code: str = Field(description="What was typed; spaces and dashes do not count.", max_length=64)
 
 
 class VerdictView(BaseModel):

@@ -5,9 +5,11 @@ The parts are read as they come, so that a file can be handed on before it is th
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
+from urllib.parse import unquote
 
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
@@ -19,6 +21,11 @@ LETTER: Final = "letter"
 FORM: Final = "multipart/form-data"
 
 _AS_IT_IS: Final = frozenset({"", "7bit", "8bit", "binary"})
+
+_EXTENDED: Final = re.compile(
+    r";[ \t]*filename\*[ \t]*=[ \t]*utf-8'[a-z0-9-]*'([a-z0-9!#$&+.^_`|~%-]+)[ \t]*(?:;|\Z)", re.IGNORECASE
+)
+"""A file's name by RFC 8187 §3.2."""
 
 Attach = Callable[[str, str, AsyncIterator[bytes]], Awaitable[Mapping[str, Any]]]
 """Takes a file: its name, media type and content, which it need not read. Returns its `Attachments` entry."""
@@ -64,11 +71,13 @@ async def read_form(
                         raise BadForm(f"the part `{LETTER}` is there twice")
                     letter = b"".join([piece async for piece in content])
                 else:
-                    name = part.filename.rpartition("/")[2]  # RFC 7578 §4.2: it may come with a path
-                    media_type = part.header("Content-Type") or "application/octet-stream"
-                    files.append(await attach(name, media_type, content))
-                    async for _ in content:
-                        pass
+                    name = _filename(part).rpartition("/")[2]  # RFC 7578 §4.2: it may come with a path
+                    first = await anext(content, b"")
+                    if name or first:  # else it is the field of a form in which no file was chosen
+                        media_type = part.header("Content-Type") or "application/octet-stream"
+                        files.append(await attach(name, media_type, _chained(first, content)))
+                        async for _ in content:
+                            pass
     except MultipartError as error:
         raise BadForm(str(error.args[0] if error.args else error).lower()) from error
     if letter is None:
@@ -92,9 +101,29 @@ async def _content(events: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         yield event
 
 
+async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in others:
+        yield piece
+
+
+def _filename(part: Any) -> Any:
+    """The name of a file; None where the part is none.
+
+    RFC 7578 §4.2 forbids ``filename*`` (RFC 8187), but some clients write it, alone or beside a ``filename``
+    in which other letters are replaced.
+    """
+    found = _EXTENDED.search(part.header("Content-Disposition"))
+    try:
+        return unquote(found[1], errors="strict") if found else part.filename
+    except UnicodeDecodeError:
+        return part.filename
+
+
 def _check(part: Any) -> None:
     """Refuse a part that is neither the letter nor a file, or not sent as it is (RFC 7578 §4.7)."""
-    if part.name != LETTER and part.filename is None:
+    if part.name != LETTER and _filename(part) is None:
         raise BadForm(f"a part is neither called `{LETTER}` nor a file with a name")
     if (part.header("Content-Transfer-Encoding") or "").strip().lower() not in _AS_IT_IS:
         raise BadForm("a part has a Content-Transfer-Encoding; files are taken as they are")

@@ -278,8 +278,8 @@ class TestBadLetters:
             ({"Token": ["\ud800"]}, "Token holds half of a surrogate pair"),
             ({"Token": {"\ud800": 1}}, "Token holds half of a surrogate pair"),
             ({"Template": "x"}, "Body comes from the template"),
-            ({"template": "", "Body": ""}, "Template is no name of a template"),
-            ({"Variables": []}, "Variables must be an object, not an array"),
+            ({"template": " ", "Body": ""}, "Template is no name of a template"),
+            ({"Variables": [1]}, "Variables must be an object, not an array"),
             ({"Priority": 0}, "Priority is not supported by this version"),
         ],
     )

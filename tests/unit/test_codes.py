@@ -108,6 +108,17 @@ async def test_a_code_goes_by_its_letter_and_is_right_once() -> None:
     assert await played.check(made, played.code) is Verdict.OVER
 
 
+async def test_digits_of_any_keyboard_count_and_what_stands_between_does_not() -> None:
+    played = Played()
+    made = await played.make()
+    wide = "".join(chr(0xFF10 + int(digit)) for digit in played.code)
+    arabic = "".join(chr(0x0660 + int(digit)) for digit in played.code)
+    for wrong in (f"x{played.code}", wide.replace(wide[0], "Ⅷ"), f"{played.code}0"):
+        assert await played.check(made, wrong) is Verdict.WRONG
+    typed = f" \u200e{wide[:2]}\u2009\u2013{arabic[2:4]} - \u00a0{played.code[4:]}\r\n"
+    assert await played.check(made, typed) is Verdict.RIGHT
+
+
 async def test_a_letter_may_be_in_a_language() -> None:
     played = Played()
     await played.make(lang="ru")

@@ -69,6 +69,9 @@ def read(raw: bytes) -> EmailMessage:
         ("Doe, Ann <x> <ann@example.org>", "Doe, Ann <x>", "ann@example.org"),
         ("Анна <x@почта.рф>", "Анна", "x@xn--80a1acny.xn--p1ai"),
         ("a..b@docomo.example", "", '"a..b"@docomo.example'),
+        ('"ann@example.org, Bob" <ann@example.org>', "ann@example.org, Bob", "ann@example.org"),
+        ("ann@example.org <ann@example.org>", "ann@example.org", "ann@example.org"),
+        ("Shop @ Home, Inc. <ann@example.org>", "Shop @ Home, Inc.", "ann@example.org"),
     ],
 )
 def test_a_mailbox_is_an_address_with_or_without_a_name(text: str, name: str, address: str) -> None:
@@ -77,7 +80,11 @@ def test_a_mailbox_is_an_address_with_or_without_a_name(text: str, name: str, ad
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Ann", "Ann <>", "<ann>", "a@b.c, d@e.f", "Ann <a@b.c>, d@e.f", "Ann <a@b.c> x", "G:a@b.c;"]
+    "text",
+    [
+        *("", "Ann", "Ann <>", "<ann>", "a@b.c, d@e.f", "Ann <a@b.c>, d@e.f", "Ann <a@b.c> x", "G:a@b.c;"),
+        *("Ann <a@b.c>, Bob <d@e.f>", "a@b.c, Bob <d@e.f>", "Ann <a@b.c>; Bob <d@e.f>", "a@b.c ,<d@e.f>"),
+    ],
 )
 def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
     with pytest.raises(BadAddress):
@@ -130,6 +137,19 @@ def test_free_text_reads_back_from_short_lines(text: str) -> None:
         for word in re.findall(rb"=\?utf-8\?B\?[^?]*\?=", line):
             assert len(word) <= 75
             assert b64decode(word[10:-2]).decode()  # raises where a character was split
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("Новости <news.example.org>", "=?utf-8?B?0J3QvtCy0L7RgdGC0Lg=?= <news.example.org>"),
+        ("x Ж y Ж z", "x =?utf-8?B?0JYgeSDQlg==?= z"),
+        ("a =?x?= b", "a =?utf-8?B?PT94Pz0=?= b"),
+        ("a  Ж  b", "=?utf-8?B?YSAg0JYgIGI=?="),
+    ],
+)
+def test_words_that_are_ascii_stay_as_they_are(text: str, written: str) -> None:
+    assert text_field("List-Id", text).raw == f"List-Id: {written}\r\n".encode()
 
 
 def test_a_word_for_a_program_stays_whole() -> None:
@@ -210,7 +230,7 @@ def test_references_are_folded_between_message_ids() -> None:
 
 @pytest.mark.parametrize(
     "message_id",
-    ["", "a@b", "<a@b", "<>", "<@>", "<a b@c>", "<a@b><c@d>", "<a@b>\r\nX: y", "<a@b@c>", "<я@b>", "<a>"],
+    ["", "a@b", "<a@b", "<>", "<@>", "<a b@c>", "<a@b><c@d>", "<a@b>\r\nX: y", "<a@>", "<я@b>", "<a>"],
 )
 def test_what_is_no_message_id_is_refused(message_id: str) -> None:
     for name in ("in_reply_to", "references"):
@@ -218,6 +238,12 @@ def test_what_is_no_message_id_is_refused(message_id: str) -> None:
             Head(author=NEWS, **{name: (message_id,)})
     with pytest.raises(BadHeader, match="the header Message-ID has"):
         Head(author=NEWS).fields(DATE, message_id)
+
+
+def test_only_another_programs_message_id_may_have_two_at_signs() -> None:
+    assert Head(author=NEWS, references=("<a@b@c>",)).references == ("<a@b@c>",)
+    with pytest.raises(BadHeader, match="the header Message-ID has"):
+        Head(author=NEWS).fields(DATE, "<a@b@c>")
 
 
 def test_words_of_a_few_are_all_that_some_headers_take() -> None:

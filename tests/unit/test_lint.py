@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from mailsender.lint.run import MAX_FINDINGS, MAX_INPUT, MAX_LETTERS, MAX_WORK, 
 from mailsender.lint.table import RULES, table
 from mailsender.lint.view import MANY
 from mailsender.message.headers import parse_mailbox
+from mailsender.message.plain_text import plain_text
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 SENDER = parse_mailbox("Example <mail@example.org>")
@@ -83,6 +85,13 @@ def rules_of(data: bytes, known: Surroundings = KNOWN) -> set[str]:
 def html(body: str) -> bytes:
     """A letter whose HTML has `body` behind words enough."""
     return letter(Body=HTML + body)
+
+
+def test_a_text_part_that_the_service_makes_is_one() -> None:
+    made = replace(KNOWN, text_of=plain_text)
+    assert "no-text" in rules_of(letter(TextBody=None))
+    assert "no-text" not in rules_of(letter(TextBody=None), made)
+    assert "no-text" in rules_of(letter(TextBody=None, Body="<img src=a.png>"), made)
 
 
 IMAGE = '<img src="https://example.org/a.png" alt="A parcel">'

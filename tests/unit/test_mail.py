@@ -16,14 +16,18 @@ import pytest
 from mailsender.intake.batch import faults, read_batch, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
-from mailsender.message.composer import KEPT, LetterComposer
-from mailsender.message.mail import KEYS, BadKey, Mail, read
+from mailsender.message.composer import KEPT, LetterComposer, OnePersonsFault
+from mailsender.message.mail import KEYS, Mail
+from mailsender.message.mail import read as keys_read
 from mailsender.message.parts import Base64
+from mailsender.message.plain_text import plain_text
+from mailsender.message.values import BadKey
 from mailsender.model.blobs import ref_of
 from mailsender.model.letter import Letter, Origin, Status
 from mailsender.queue.mongo.bodies import _stripping
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import document_of
+from mailsender.templates.compiled import Rendered
 
 ORIGIN = Origin(topic="in", partition=0, offset=1, index=0, timestamp=2)
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -126,9 +130,10 @@ def test_a_letter_with_the_originals_keys_alone_is_as_it_was() -> None:
     letter = taken({})
     assert letter.mail == ""
     plain = LetterComposer("Robot", "robot@example.test")
-    assert plain.compose(letter, eight_bit=False, date=NOW) == Composer(
-        "Robot", "robot@example.test"
-    ).compose(letter, eight_bit=False, date=NOW)
+    original = Composer("Robot", "robot@example.test")
+    assert plain.compose(letter, eight_bit=False, date=NOW) == original.compose(
+        letter, eight_bit=False, date=NOW
+    )
 
 
 def test_what_a_letter_on_its_way_says_is_read_once_however_many_others_there_are(
@@ -140,7 +145,7 @@ def test_what_a_letter_on_its_way_says_is_read_once_however_many_others_there_ar
     def counted(keys: Mapping[str, Any]) -> Mail:
         nonlocal reads
         reads += 1
-        return read(keys)
+        return keys_read(keys)
 
     monkeypatch.setattr("mailsender.message.composer.read", counted)
     letter = taken({"Personal": True, "Addresses": [{"Address": "a@example.com", "Name": "A"}]})
@@ -178,7 +183,7 @@ def test_nothing_under_a_further_key_stops_the_reading_of_a_batch(key: str, valu
 
 def test_a_key_of_a_later_version_is_told_by_its_name() -> None:
     with pytest.raises(BadKey, match="Later is not known"):
-        read({"Later": 1})
+        keys_read({"Later": 1})
 
 
 @pytest.mark.parametrize("mail", ['{"Later":1}', '{"From":"x"}', "x"])
@@ -223,7 +228,8 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"Personal": "yes"}, "Personal"),
         ({"TextBody": ["x"]}, "TextBody"),
         ({"TextBody": "\ud800"}, "TextBody"),
-        ({"Attachments": {}}, "Attachments"),
+        ({"Attachments": {"Name": "a"}}, "Attachments"),
+        ({"Attachments": [{"Content": "", "Ref": ""}, {"Ref": ""}]}, "Attachments[1]"),
         ({"Attachments": [{"Content": "?"}]}, "Attachments[0].Content"),
         ({"Attachments": [{"Contents": ""}]}, "Attachments[0]"),
         ({"Attachments": [{"ContentType": "x"}]}, "Attachments[0]"),
@@ -238,7 +244,7 @@ def test_a_text_alone_is_no_multipart() -> None:
         ({"To": ["a@example.com"], "Addresses": "blind@example.com"}, "Addresses"),
         ({"To": ["a@example.com"], "Addresses": ["blind"]}, "Addresses[0]"),
         ({"Calendar": {"Text": "METHOD:REQUEST\n\ud800"}}, "Calendar"),
-        ({"ListUnsubscribe": {}}, "ListUnsubscribe"),
+        ({"ReplyTo": "Ann <a@example.com>, Bob <b@example.com>"}, "ReplyTo"),
         ({"ListUnsubscribe": {"URL": "javascript:1"}}, "ListUnsubscribe"),
         ({"InReplyTo": "a"}, "InReplyTo"),
         ({"AutoSubmitted": "maybe"}, "AutoSubmitted"),
@@ -261,9 +267,9 @@ def test_a_text_alone_is_no_multipart() -> None:
             },
             "Addresses[1].Variables",
         ),
-        ({"Addresses": [{"Address": "a@example.com", "Variables": {}}]}, "Addresses"),
+        ({"Addresses": [{"Address": "a@example.com", "Variables": {"a": 1}}]}, "Addresses"),
         ({"Template": 7, "Body": ""}, "Template"),
-        ({"Variables": {}}, "Variables"),
+        ({"Variables": {"a": ""}}, "Variables"),
     ],
 )
 def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
@@ -275,6 +281,193 @@ def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
     assert "eve@" not in letter.reason
     element = {"Addresses": ["a@example.com"], **change}
     assert [each.field for each in faults([element], LIMITS)] == [field]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {key: ""}
+            for key in ("From", "FromName", "Sender", "ReplyTo", "ReversePath", "TextBody", "Template")
+        ),
+        *({key: ""} for key in ("Lang", "InReplyTo", "References", "AutoSubmitted", "Importance")),
+        *({key: []} for key in ("To", "Cc", "ReplyTo", "Attachments", "References", "Headers", "Variables")),
+        *({key: {}} for key in ("ListUnsubscribe", "Calendar", "DSN", "Headers", "Variables")),
+        {"ListUnsubscribe": {"URL": "", "Mail": None}},
+        {"Calendar": {"Text": "", "Method": ""}},
+        {"DSN": {"Notify": None, "Ret": "", "EnvID": ""}},
+        {"Addresses": [{"Address": "blind@example.com", "Name": "", "Variables": {}}]},
+    ],
+)
+def test_what_says_nothing_is_as_if_it_were_not_there(change: Mapping[str, Any]) -> None:
+    letter = taken(change)
+    assert (letter.status, letter.reason, letter.mail) == (Status.AWAITING, "", "")
+    assert faults([{"Addresses": ["a@example.com"], **change}], LIMITS) == []
+
+
+def test_what_says_nothing_within_an_object_is_not_there_either() -> None:
+    letter = taken(
+        {
+            "Attachments": [
+                {
+                    "Name": "a",
+                    "ContentType": "",
+                    "Content": "AAEC",
+                    "Ref": "",
+                    "ContentID": "",
+                    "Inline": False,
+                },
+                {"Name": "b", "Content": "", "Ref": ref_of(PDF)},
+            ],
+            "ListUnsubscribe": {"URL": "https://example.org/u", "Mail": ""},
+            "DSN": {"Notify": [], "Ret": "HDRS", "EnvID": ""},
+            "Calendar": {"Text": "METHOD:REQUEST", "Method": ""},
+        }
+    )
+    assert letter.status is Status.AWAITING, letter.reason
+    made = message(letter)
+    assert [part.get_payload(decode=True) for part in made.iter_attachments()] == [b"\x00\x01\x02", PDF]
+    assert made["List-Unsubscribe"] == "<https://example.org/u>"
+
+
+@pytest.mark.parametrize("lines", ["{}\n{}", "{}\r\n{}\r\n", "\n{}{}"])
+def test_a_content_may_have_line_breaks_as_many_encoders_write_them(lines: str) -> None:
+    coded = b64encode(PDF).decode()
+    content = lines.format(coded[:8], coded[8:])
+    letter = taken({"Attachments": [{"Name": "a.pdf", "Content": content}]})
+    assert letter.status is Status.AWAITING, letter.reason
+    assert json.loads(letter.mail)["Attachments"][0]["Ref"] == ref_of(PDF)
+
+
+@pytest.mark.parametrize("content", ["AA EC", "AAEC\t", "AAE", "data:;base64,AAEC", "AA-_", "A" * 5])
+def test_what_is_no_base64_is_told(content: str) -> None:
+    letter = taken({"Attachments": [{"Name": "a.pdf", "Content": content}]})
+    assert letter.reason == "Attachments[0].Content is no base64 (RFC 4648 §4)"
+
+
+def test_a_content_id_may_come_in_angle_brackets() -> None:
+    image = {"Name": "l.png", "Content": "AAEC", "Inline": True, "ContentID": "<logo@x>"}
+    part = next(each for each in message(taken({"Attachments": [image]})).walk() if each["Content-ID"])
+    assert part["Content-ID"] == "<logo@x>"
+    for wrong in ("<logo", "logo>", "<>", "<<logo>>", "lo go"):
+        assert "Attachments[0]" in taken({"Attachments": [{**image, "ContentID": wrong}]}).reason
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("Receipt.PDF", "", "application/pdf"),
+        ("a.png", "", "image/png"),
+        ("a.pdf", "application/x-own", "application/x-own"),
+        ("a.csv", "", "application/octet-stream"),  # a text of whose charset nothing is known
+        ("a.eml", "", "application/octet-stream"),
+        ("a.pdf.gz", "", "application/octet-stream"),
+        ("pdf", "", "application/octet-stream"),
+        ("", "", "application/octet-stream"),
+    ],
+)
+def test_without_a_type_a_file_has_that_of_its_name(name: str, given: str, kind: str) -> None:
+    file = {"Name": name, "ContentType": given, "Content": b64encode(PDF).decode()}
+    (part,) = message(taken({"Attachments": [file]})).iter_attachments()
+    assert part.get_content_type() == kind
+
+
+def test_a_name_is_composed_as_systems_other_than_apples_show_it() -> None:
+    decomposed = "и\u0306 u\u0308 \u1112\u1161\u11ab.bin"
+    file = {"Name": decomposed, "Content": b64encode(PDF).decode()}
+    (part,) = message(taken({"Attachments": [file]})).iter_attachments()
+    assert part.get_filename() == "й ü 한.bin"
+
+
+def test_a_message_id_of_outlook_can_be_answered() -> None:
+    made = message(taken({"InReplyTo": "<foo$@local@example.com>", "References": ["<!&!AAA@x>"]}))
+    assert (made["In-Reply-To"], made["References"]) == ("<foo$@local@example.com>", "<!&!AAA@x>")
+
+
+def test_an_address_to_leave_at_is_told_by_its_place() -> None:
+    reason = taken({"ListUnsubscribe": {"Mail": "mailto:leave@example.org"}}).reason
+    assert reason.startswith("ListUnsubscribe.Mail is no address")
+
+
+def test_an_empty_text_beside_html_is_no_part() -> None:
+    assert message(taken({"TextBody": "", "Importance": "low"})).get_content_type() == "text/html"
+
+
+def test_a_calendars_method_may_be_in_small_letters() -> None:
+    letter = taken({"Calendar": {"Text": "BEGIN:VCALENDAR\nMETHOD:REQUEST\n", "Method": "request"}})
+    part = next(each for each in message(letter).walk() if each.get_content_subtype() == "calendar")
+    assert part["Content-Type"].params["method"] == "REQUEST"
+
+
+@pytest.mark.parametrize(("key", "header"), [("InReplyTo", "In-Reply-To"), ("References", "References")])
+def test_a_bad_message_id_is_told_by_the_header_it_is_for(key: str, header: str) -> None:
+    assert f"the header {header} has a Message-ID" in taken({key: "<x>"}).reason
+
+
+WITH_TEXT = LetterComposer("Robot", "robot@example.test", text_of=plain_text)
+
+
+def read(octets: bytes | tuple[bytes, ...]) -> EmailMessage:
+    assert isinstance(octets, bytes)
+    return cast("EmailMessage", email.message_from_bytes(octets, policy=policy.default))
+
+
+def test_a_text_part_is_made_of_html_that_has_none_beside_it() -> None:
+    letter = taken({}, Body='<p>Hello, <a href="https://example.org/?a=1&amp;copy=2">Анна</a>')
+    made = read(WITH_TEXT.compose(letter, eight_bit=True, date=NOW))
+    text, html = made.iter_parts()
+    assert [made.get_content_type(), text.get_content_type(), html.get_content_type()] == [
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
+    assert text.get_content() == "Hello, Анна <https://example.org/?a=1&copy=2>\r\n"
+    assert html.get_content().rstrip() == letter.body
+    plain = message(letter)
+    for name in ("Date", "From", "To", "Subject", "Message-ID"):
+        assert made[name] == plain[name]
+
+
+def test_a_text_of_the_publishers_own_stays() -> None:
+    letter = taken({"TextBody": "own"})
+    made = read(WITH_TEXT.compose(letter, eight_bit=True, date=NOW))
+    assert next(made.iter_parts()).get_content() == "own\r\n"
+
+
+@pytest.mark.parametrize("body", ["", "<img src=a.png>", "x" * 300_000, "<div>" * 200 + "x"])
+def test_a_letter_of_whose_html_no_text_is_made_is_as_it_was(body: str) -> None:
+    letter = taken({}, Body=body)
+    original = Composer("Robot", "robot@example.test")
+    assert WITH_TEXT.compose(letter, eight_bit=True, date=NOW) == original.compose(
+        letter, eight_bit=True, date=NOW
+    )
+
+
+def test_what_is_made_for_one_recipient_has_a_text_part_too() -> None:
+    class Made:
+        def letter(self, subject: str, *layers: Mapping[str, Any]) -> Rendered:
+            return Rendered("S", "<p>words</p>", None)
+
+    letter = taken({"Personal": True})
+    octets = WITH_TEXT.compose(letter, eight_bit=True, date=NOW, person="blind@example.com", filling=Made())
+    assert next(read(octets).iter_parts()).get_content() == "words\r\n"
+
+
+def test_a_recipient_whom_the_relay_cannot_be_shown_is_one_persons_fault() -> None:
+    letter = taken({"Personal": True, "Addresses": ["иван@example.com", "anna@example.com"]})
+    composer = LetterComposer("Robot", "robot@example.test")
+    with pytest.raises(OnePersonsFault, match="needs SMTPUTF8"):
+        composer.compose(letter, eight_bit=True, date=NOW, person="иван@example.com")
+    assert composer.compose(letter, eight_bit=True, date=NOW, person="anna@example.com")
+
+
+def test_a_sender_beyond_ascii_is_shown_as_without_a_text_part() -> None:
+    made = LetterComposer("", "робот@example.test", text_of=plain_text).compose(
+        taken({}), eight_bit=True, date=NOW
+    )
+    assert isinstance(made, bytes)
+    assert "From: робот@example.test\r\n".encode() in made
+    assert b"multipart/alternative" in made
 
 
 def test_it_is_stored_and_read_back_and_makes_another_letter() -> None:

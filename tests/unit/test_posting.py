@@ -123,13 +123,14 @@ async def running(
     *,
     answer: Callable[[str], Result] = lambda _: ACCEPTED,
     hold: bool = False,
+    **settings: str,
 ) -> AsyncIterator[Stage]:
     topic, queue = Topic(), Asked()
     monkeypatch.setattr(test_replica, "QuietSource", lambda: Reading(topic))
     monkeypatch.setattr(waiting, "LOOK", 0.01)
     relay = FakeRelay(answer=answer, hold=asyncio.Event() if hold else None)
     replica = replica_over(
-        relay, queue, SystemClock(), monkeypatch, sink=topic, SMTP_FROM_ALLOWED="example.org"
+        relay, queue, SystemClock(), monkeypatch, sink=topic, SMTP_FROM_ALLOWED="example.org", **settings
     )
     task = asyncio.create_task(replica.run())
     await until(lambda: replica.state == "running")
@@ -372,6 +373,25 @@ async def test_files_become_attachments_behind_those_of_the_letter(monkeypatch: 
     assert "attachments" not in published
     message = message_from_bytes(dry["shown"][0]["messages"][0]["text"].encode(), policy=policy.default)
     assert [each.get_filename() for each in message.iter_attachments()] == ["a.txt", "b.bin"]  # type: ignore[attr-defined]
+
+
+async def test_a_text_part_is_made_of_html_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made for the message alone: what was published is what is kept, and told."""
+    letter = {**GOOD, "Body": "<p>Hello, <b>A</b>nna</p>"}
+    async with running(monkeypatch, LETTER_TEXT_FROM_HTML="true") as stage:
+        status, body = await stage.submit(letter)
+        assert (status, body["status"]) == (200, "sent")
+        found = await stage.queue.get(body["id"])
+        _, dry = await stage.submit(letter, "dry_run=true")
+        _, _, lint = await stage.client.ask("POST", "/lint", data=json.dumps([letter]))
+    assert found is not None
+    assert (found.body, found.mail) == (letter["Body"], "")
+    ((published,),) = stage.topic.letters()
+    assert published == {"ID": body["id"], **letter}
+    message = message_from_bytes(dry["shown"][0]["messages"][0]["text"].encode(), policy=policy.default)
+    kinds = [(part.get_content_type(), part.get_content().strip()) for part in message.iter_parts()]  # type: ignore[attr-defined]
+    assert kinds == [("text/plain", "Hello, Anna"), ("text/html", letter["Body"])]
+    assert "no-text" not in {each["rule"] for each in json.loads(lint)["findings"]}
 
 
 # --- dry run -------------------------------------------------------------------------------------

@@ -187,23 +187,6 @@ async def test_a_letter_of_a_later_version_waits_for_who_can_read_it() -> None:
     assert result.text == "it cannot be read here: Later is not known to this version of the service"
 
 
-async def test_an_address_that_the_relay_cannot_take_is_refused_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In a personal letter it stands in a header, too."""
-    monkeypatch.setattr(FakeSession, "supports_smtputf8", False)
-    relay = Catcher()
-    async with running(relay, composer=composer()) as scene:
-        mail = json.dumps({"Personal": True})
-        await scene.queue.insert([letter(1, "иван@x.test", "b@x.test", "анна@x.test", "d@x.test", mail=mail)])
-        scene.dispatcher.nudge()
-        (ended,) = await scene.settled(1)
-    assert ended.status is Status.SENT
-    assert [each.recipients for each in relay.sent] == [("b@x.test",), ("d@x.test",)]
-    texts = [each.result.text for each in ended.recipients if each.result and not each.accepted]
-    assert texts == ["a shown address needs SMTPUTF8, which the relay lacks"] * 2
-
-
 async def test_a_personal_letter_carries_it_to_each() -> None:
     relay, store = Catcher(), Store()
     await store.secure([], {REF: FILE})

@@ -13,7 +13,7 @@ from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.terms import Terms
 from mailsender.sending.mail import known_of
 from tests.dispatching import letter, running
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 COMPOSER = LetterComposer("Robot", "s@example.test")
 OTHERS = range(2, 9)
@@ -132,3 +132,20 @@ async def test_a_sender_that_letters_chose_holds_up_nobody_however_many_they_are
 )
 def test_what_is_known_of_a_letter_for_the_rules(keys: dict[str, Any], known: str) -> None:
     assert ", ".join(known_of(COMPOSER.mail(asking(**keys)), "s@example.test")) == known
+
+
+@pytest.mark.asyncio
+async def test_one_whose_address_the_relay_cannot_show_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a personal letter; each of its messages shows but the one who gets it."""
+    monkeypatch.setattr(FakeSession, "supports_smtputf8", False)
+    relay = FakeRelay()
+    people = ("иван@example.test", "anna@example.test")
+    found = (await sent(relay, letter(1, *people, mail='{"Personal":true}')))["letter 1"]
+    assert [each.recipients for each in relay.sent] == [("anna@example.test",)]
+    assert found.status is Status.SENT
+    ivan, anna = found.recipients
+    assert ivan.result is not None
+    assert (ivan.result.verdict, anna.accepted) == (Verdict.REFUSED, True)
+    assert "SMTPUTF8" in ivan.result.text

@@ -333,6 +333,9 @@ def test_dates_are_written_as_in_the_country_of_the_reader() -> None:
         ("{{ '2026-11-29'|date }}", "de", "29. November 2026"),
         ("{{ '2026-11-29T23:30:00Z'|date('d MMMM', 'Europe/Moscow') }}", "ru", "30 ноября"),
         ("{{ '2026-11-29T23:30:00Z'|time('HH:mm', 'Asia/Tokyo') }}", "en", "08:30"),
+        ("{{ '2026-11-29'|date('yyyy-MM-dd', 'America/New_York') }}", "en", "2026-11-29"),
+        ("{{ '20261129'|datetime('yyyy-MM-dd HH:mm z', 'Asia/Tokyo') }}", "en", "2026-11-29 00:00 +0900"),
+        ("{{ '2026-11-29T00:00:00'|date('yyyy-MM-dd', 'America/New_York') }}", "en", "2026-11-28"),
         ("{{ '2026-11-29T23:30:00+03:00'|datetime('yyyy-MM-dd HH:mm') }}", "en", "2026-11-29 23:30"),
         ("{{ 1234567.5|number }}", "en", "1,234,567.5"),
         ("{{ 1234567.5|number }}", "de", "1.234.567,5"),
@@ -357,6 +360,21 @@ def test_dates_numbers_and_money_in_words_of_the_language(source: str, lang: str
 def test_plurals_of_russian(count: int, expected: str) -> None:
     source = "{{ n|plural(one='письмо', few='письма', many='писем') }}"
     assert render({"letter.ru.txt": source}, {"n": count}, lang="ru").text == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1.0, "1 one"),
+        ("1.00", "1 one"),
+        ("1e0", "1 one"),
+        (1.5, "1.5 other"),
+        ("1.50", "1.5 other"),
+        (100.0, "100 other"),
+    ],
+)
+def test_a_plural_goes_with_what_is_written(count: Any, expected: str) -> None:
+    assert text("{{ n|number }} {{ n|plural(one='one', other='other') }}", {"n": count}) == expected
 
 
 def test_a_form_that_a_language_needs_and_nobody_gave() -> None:

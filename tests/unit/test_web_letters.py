@@ -394,6 +394,35 @@ def test_a_file_has_its_name_without_a_path_and_a_type() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("filename*=utf-8''%D0%B0.pdf", "а.pdf"),
+        ("filename*=UTF-8'ru'%D0%B0.pdf", "а.pdf"),
+        ("filename=\"a.pdf\"; filename*=utf-8''%D0%B0.pdf", "а.pdf"),
+        ("filename*=utf-8''%D0%B0.pdf; filename=a.pdf", "а.pdf"),
+        ("filename*=utf-8''..%2F..%2Fa", "a"),
+        ("filename=\"a.pdf\"; filename*=utf-8''%FF.pdf", "a.pdf"),
+        ("filename=\"a.pdf\"; filename*=koi8-r''%C1.pdf", "a.pdf"),
+        ('filename="50%25.pdf"', "50%25.pdf"),
+    ],
+)
+def test_a_name_in_percent_signs_counts_where_it_says_so(written: str, name: str) -> None:
+    head = f'Content-Disposition: form-data; name="x"; {written}'
+    assert read(form((NAMED, LETTER), (head, b"x")), taken=leave)[1] == ({"Name": name},)
+
+
+def test_a_field_in_which_no_file_was_chosen_is_none() -> None:
+    head = 'Content-Disposition: form-data; name="x"; filename=""\r\nContent-Type: application/octet-stream'
+    assert read(form((head, b""), (NAMED, LETTER), (PDF, b""))) == (
+        LETTER,
+        ({"Счёт.pdf": b"", "type": "application/pdf"},),
+    )
+    assert read(form((head, b"x" * 99), (NAMED, LETTER)), [150, 160])[1] == (
+        {"": b"x" * 99, "type": "application/octet-stream"},
+    )
+
+
+@pytest.mark.parametrize(
     ("body", "words"),
     [
         (form((PDF, b"")), "the part `letter` is missing"),
