@@ -49,8 +49,8 @@ _FORMS = {
 }
 _MOST_SCHEMAS = 2**28  # above it is the [ of UTF-16
 
-_OF_AN_ADDRESS = frozenset({"Address", "Name", "Variables"})
-_BESIDE = {"Name": "Names", "Variables": "VariablesOf"}
+_BESIDE = {"Name": "Names", "Variables": "VariablesOf", "ListUnsubscribe": "UnsubscribeOf"}
+_OF_AN_ADDRESS = frozenset({"Address", *_BESIDE})
 """What an object of `Addresses` holds, and under which keys `mailsender.message.mail` reads it."""
 
 MAX_FAULTS = 5
@@ -324,14 +324,13 @@ def _spread(fields: dict[str, Any]) -> None:
     addresses = fields["Addresses"]
     if not isinstance(addresses, list) or not any(isinstance(each, dict) for each in addresses):
         return
-    beside: dict[str, dict[str, Any]] = {"Name": {}, "Variables": {}}
+    beside: dict[str, dict[str, Any]] = {key: {} for key in _BESIDE}
     plain = []
     for place, each in enumerate(addresses):
         if isinstance(each, dict):
             if not each.keys() <= _OF_AN_ADDRESS or not isinstance(each.get("Address"), str):
-                raise BadKey(
-                    f"Addresses[{place}]", 'must be a string, or {"Address": …, "Name": …, "Variables": …}'
-                )
+                words = ", ".join([f'"{key}": …' for key in ("Address", *_BESIDE)])
+                raise BadKey(f"Addresses[{place}]", f"must be a string, or {{{words}}}")
             for key, found in beside.items():
                 # As the recipient's is, the first of an address that stands twice is the one that counts.
                 if says(key, each.get(key)):
@@ -345,7 +344,8 @@ def _spread(fields: dict[str, Any]) -> None:
 
 def _placed(error: BadKey, published: object) -> BadKey:
     """The same error; where it is about what stands beside an address, it says beside which."""
-    inner = {"Names": "Name", "Addresses.Variables": "Variables"}.get(error.key, "")
+    where = error.key.split(".")
+    inner = "Name" if where[0] == "Names" else where[1] if where[0] == "Addresses" and len(where) > 1 else ""
     for place, each in enumerate(published if inner and isinstance(published, list) else ()):
         if isinstance(each, dict) and each.get(inner) is not None:
             try:

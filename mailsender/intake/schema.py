@@ -98,6 +98,10 @@ _ID_SCHEMA = {
     ]
 }
 _NOTHING = {"enum": [None, "", [], {}]}
+_UNSUBSCRIBE = {
+    "additionalProperties": False,
+    "properties": {"URL": {"type": "string"}, "Mail": {"type": "string"}},
+}
 _ADDRESSES_SCHEMA = {
     "type": "array",
     "items": {
@@ -111,6 +115,7 @@ _ADDRESSES_SCHEMA = {
                     "Address": schema_patterns.ADDRESS,
                     "Name": {"anyOf": [{"type": "string"}, _NOTHING]},
                     "Variables": {"anyOf": [{"type": "object"}, _NOTHING]},
+                    "ListUnsubscribe": {"anyOf": [{"type": "object", **_UNSUBSCRIBE}, _NOTHING]},
                 },
             },
         ]
@@ -236,8 +241,8 @@ class LetterIn(BaseModel):
     )
     Addresses: Annotated[tuple[str, ...], WithJsonSchema(_ADDRESSES_SCHEMA)] = Field(
         description="The recipients, one plain address each, or an object with its `Address`, the `Name`"
-        " that a personal letter shows, and the `Variables` of its template that are its own. They do not see"
-        " one another."
+        " that a personal letter shows, the `Variables` of its template that are its own, and its own"
+        " `ListUnsubscribe`. They do not see one another."
     )
     Subject: Annotated[str, WithJsonSchema(_SUBJECT_SCHEMA)] = Field(
         "", description="The subject, without control characters."

@@ -48,8 +48,8 @@ class Mail:
     """The further keys of one letter, checked. What is empty, or None, was not given.
 
     `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a
-    message of its own, which shows its address, and its name where `names` has one. `attachments` name
-    their contents.
+    message of its own, which shows its address, and its name where `names` has one, and by which it leaves
+    the list as `unsubscribe_of` says. `attachments` name their contents.
 
     `template`, `lang` and `variables` are what it is rendered from. That of a personal letter is done when
     it is sent, from what is kept under `pin`, with the `variables_of` each recipient's address.
@@ -69,6 +69,7 @@ class Mail:
     calendar: Calendar | None = None
     further: tuple[Further, ...] = ()
     unsubscribe: Unsubscribe | None = None
+    unsubscribe_of: Mapping[str, Unsubscribe] = field(default_factory=lambda: MappingProxyType({}))
     in_reply_to: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     auto_submitted: str = ""
@@ -130,7 +131,7 @@ class Mail:
             references=self.references,
             auto_submitted=self.auto_submitted,
             importance=self.importance,
-            unsubscribe=self.unsubscribe,
+            unsubscribe=self.unsubscribe_of.get(person, self.unsubscribe),
             further=self.further,
         )
 
@@ -176,6 +177,8 @@ def read(keys: Mapping[str, Any]) -> Mail:
         raise BadKey(
             "Personal", "goes with Addresses alone: each of them stands in the To of its own message"
         )
+    if mail.unsubscribe_of and not mail.personal:
+        raise BadKey("Addresses", "have a ListUnsubscribe, which goes with Personal; that is not set")
     _check_template(keys, mail)
     return mail
 
@@ -308,6 +311,13 @@ def _unsubscribe(key: str, value: object) -> Unsubscribe:
     return checked(key, lambda: Unsubscribe(url, address))
 
 
+def _unsubscribe_of(key: str, value: object) -> Mapping[str, Unsubscribe]:
+    found = of_type(key, value, dict, "an object")
+    return MappingProxyType(
+        {address: _unsubscribe("Addresses.ListUnsubscribe", each) for address, each in found.items()}
+    )
+
+
 def _ids(key: str, value: object) -> tuple[str, ...]:
     several: Sequence[object] = value if isinstance(value, list) else [value]
     ids = tuple(word for each in several for word in string(key, each).split())
@@ -395,6 +405,7 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "Calendar": ("calendar", _calendar),
     "Headers": ("further", _further),
     "ListUnsubscribe": ("unsubscribe", _unsubscribe),
+    "UnsubscribeOf": ("unsubscribe_of", _unsubscribe_of),
     "InReplyTo": ("in_reply_to", _ids),
     "References": ("references", _ids),
     "AutoSubmitted": ("auto_submitted", _auto_submitted),
@@ -409,5 +420,5 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
 }
 
 KEYS: Final = tuple(_TABLE)
-"""The keys that are read here. `Names` and `VariablesOf`, what stands beside addresses, are made of objects
-in `Addresses`, and `Pin` when a letter is taken in: nobody can publish them."""
+"""The keys that are read here. `Names`, `VariablesOf` and `UnsubscribeOf`, what stands beside addresses, are
+made of objects in `Addresses`, and `Pin` when a letter is taken in: nobody can publish them."""

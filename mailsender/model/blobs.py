@@ -16,7 +16,7 @@ from typing import Final
 PREFIX: Final = "sha256:"
 """What a `Ref` begins with: 64 hex digits in lower case follow."""
 
-TEXTS: Final = ("TextBody", "Attachments", "Calendar", "Variables", "VariablesOf")
+TEXTS: Final = ("TextBody", "Attachments", "Calendar", "Variables", "VariablesOf", "UnsubscribeOf")
 """Further keys with what a reader sees: they go with the body, where that goes before its letter."""
 
 _REF = re.compile(r"sha256:[0-9a-f]{64}")

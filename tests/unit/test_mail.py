@@ -177,7 +177,7 @@ def test_nothing_under_a_further_key_stops_the_reading_of_a_batch(key: str, valu
     batch = f'[{first},{{"Addresses":["b@example.com"]}}]'.encode()
     letters = list(read_batch(batch, None, LIMITS, origin=lambda _: ORIGIN, now=NOW))
     assert letters[-1].status is Status.AWAITING
-    known = key not in {"Names", "VariablesOf", "Pin"}
+    known = key not in {"Names", "VariablesOf", "UnsubscribeOf", "Pin"}
     assert letters[0].status is (Status.ERROR if known else Status.AWAITING)
 
 
@@ -191,6 +191,26 @@ def test_a_letter_that_cannot_be_read_has_a_message_id_all_the_same(mail: str) -
     """What a killed process left is settled by it: one letter must not keep the others from that."""
     letter = taken({}).evolve(mail=mail)
     assert LetterComposer("", "robot@example.test").message_id(letter) == f"<{letter.id}@example.test>"
+
+
+def test_one_click_tells_which_recipient_of_a_personal_letter_leaves() -> None:
+    people = [
+        {"Address": "a@example.com", "ListUnsubscribe": {"URL": "https://example.com/u/a"}},
+        {"Address": "b@example.com", "ListUnsubscribe": {"URL": "https://example.com/u/b"}},
+        "c@example.com",
+    ]
+    common = {"ListUnsubscribe": {"URL": "https://example.com/u"}}
+    letter = taken({"Personal": True, "Addresses": people, **common})
+    assert not letter.reason
+    said = {each: message(letter, each)["List-Unsubscribe"] for each in letter.addresses}
+    assert said == {
+        "a@example.com": "<https://example.com/u/a>",
+        "b@example.com": "<https://example.com/u/b>",
+        "c@example.com": "<https://example.com/u>",
+    }
+    assert "goes with Personal" in taken({"Addresses": people}).reason
+    bad = [{"Address": "a@example.com"}, {"Address": "b@example.com", "ListUnsubscribe": {"Mail": "nobody"}}]
+    assert "Addresses[1].ListUnsubscribe" in taken({"Personal": True, "Addresses": bad}).reason
 
 
 def test_a_personal_letter_shows_each_recipient_alone() -> None:
