@@ -80,6 +80,14 @@ async def test_topics_that_are_missing_compacted_or_too_narrow(kafka: KafkaServe
 
 
 @pytest.mark.asyncio
+async def test_a_dead_letter_topic_that_is_compacted(kafka: KafkaServer, topics: Topics) -> None:
+    compacted = {"cleanup.policy": "compact"}
+    await create(kafka.bootstrap, NewTopic(topics.dead, 1, 1, topic_configs=compacted))
+    warnings = texts(await probe_kafka(config(kafka.bootstrap), wish(topics)), "warning")
+    assert f"topic {topics.dead}: is compacted, so it refuses records without a key" in warnings
+
+
+@pytest.mark.asyncio
 async def test_a_broker_that_tells_nobody_its_settings(tmp_path: Path) -> None:
     with parts.running(MockBroker(tmp_path / "mock")) as broker:
         broker.ensure_topics([WISH.letters])

@@ -20,13 +20,25 @@ from mailsender import replica as replica_module
 from mailsender.adapters.memory import MemoryQueue, MemorySlotStore
 from mailsender.breaker import FIRST_WAIT
 from mailsender.leases import Health
-from mailsender.letter import Lease, Letter, Origin, Phase, Recipient, Result, Status, Verdict, now_ms
+from mailsender.letter import (
+    FreshClaim,
+    Lease,
+    Letter,
+    Origin,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+    now_ms,
+)
 from mailsender.notebook import NoNotes, Notes
 from mailsender.notes import LeftBehind
 from mailsender.operations import ReplicaOperations
 from mailsender.ports import (
     Clock,
     Forbidden,
+    Inserted,
     Landed,
     Outgoing,
     QueueStats,
@@ -206,6 +218,19 @@ async def test_the_trouble_of_a_topic_ends_with_a_post_that_is_tried(monkeypatch
     sink.ailing.add(replica.settings.kafka_topic_mailsender)
     posted = await operations.post(batch)
     assert posted.topic == replica.settings.kafka_topic_mailsender
+
+
+@pytest.mark.asyncio
+async def test_a_posted_batch_avoids_a_partition_in_trouble_unless_its_key_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sink = SystemClock(), FakeSink()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, sink=sink)
+    replica.state, operations = "running", ReplicaOperations(replica)
+    batch = json.dumps([{"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}]).encode()
+    await operations.post(batch)
+    await operations.post(batch, key="customer-7")
+    assert [each.anywhere for each in sink.published] == [True, False]
 
 
 @pytest.mark.asyncio
@@ -735,6 +760,56 @@ async def test_letters_of_a_claim_without_an_answer_go_back_or_the_drain_is_not_
         monkeypatch.setattr(Health, "steady", lambda *_: True)
     async with asyncio.timeout(30):
         running = asyncio.create_task(replica.run())
+        await queue.claimed.wait()
+        replica.drain("test")
+        status = await running
+    stats = await queue.stats()
+    assert (stats.awaiting, stats.processing) == ((0, 1) if state == "away" else (1, 0))
+    assert status == (0 if state == "steady" else 1)
+    assert relay.sent == []
+
+
+class UnheardInserts(Unheard):
+    """Stores letters as claimed, and its answer is lost."""
+
+    async def claim(self, limit: int, lease: float, token: str = "") -> Lease:
+        return await MemoryQueue.claim(self, limit, lease, token)
+
+    async def insert_claimed(
+        self, letters: Sequence[Letter], claim: FreshClaim
+    ) -> tuple[list[Inserted], Lease]:
+        await super().insert_claimed(letters, claim)
+        self.claimed.set()
+        raise Unavailable("no answer")
+
+
+@pytest.mark.parametrize("state", ["away", "back", "steady"])
+@pytest.mark.asyncio
+async def test_letters_of_an_insert_without_an_answer_go_back_or_the_drain_is_not_clean(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    clock, relay, asked = SystemClock(), FakeRelay(), asyncio.Event()
+    queue = UnheardInserts(clock)
+    queue.away = state == "away"
+    value = json.dumps([{"Addresses": ["a@example.test"]}]).encode()
+    record = Record(topic="in", partition=0, offset=0, timestamp=1, key=None, value=value)
+
+    async def fetch(self: QuietSource, timeout: float) -> list[Record]:
+        await asked.wait()
+        return [record]
+
+    async def idle(self: QuietSource, timeout: float) -> None:
+        await asyncio.sleep(timeout)
+
+    monkeypatch.setattr(QuietSource, "fetch", fetch)
+    monkeypatch.setattr(QuietSource, "idle", idle, raising=False)
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    if state == "steady":
+        monkeypatch.setattr(Health, "steady", lambda *_: True)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await until(lambda: replica.dispatch._fresh_room() > 0)
+        asked.set()
         await queue.claimed.wait()
         replica.drain("test")
         status = await running
