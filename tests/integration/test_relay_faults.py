@@ -17,10 +17,13 @@ from structlog.testing import capture_logs
 from mailsender import breaker, dispatch, dots, weighing, worker
 from mailsender.adapters.smtp import SmtpRelay
 from mailsender.adapters.smtp_dialogue import Timeouts
+from mailsender.dev.process import PartMissing
 from mailsender.letter import Letter, Status
 from mailsender.limiter import Allowance
 from mailsender.ports import SystemClock
 from tests.dispatching import Scene, letter, running, until
+from tests.parts import missing
+from tests.real_postfix import PostfixRecipientLimit, RealPostfix
 from tests.relay_zoo import (
     EverySecond,
     FreshSessionRefused,
@@ -52,7 +55,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def sending(relay: ZooRelay, letters: list[Letter], **policy: Any) -> AsyncIterator[Scene]:
+async def sending(
+    relay: ZooRelay | RealPostfix, letters: list[Letter], **policy: Any
+) -> AsyncIterator[Scene]:
     timeouts = policy.pop("timeouts", Timeouts(connect=5, greeting=5, command=5, data=5, block=5, dot=5))
     async with relay:
         there = SmtpRelay(config(relay.host, relay.port, timeouts=timeouts), SystemClock())
@@ -91,6 +96,19 @@ async def test_who_was_not_taken_for_want_of_room_goes_in_a_further_transaction_
     commands = Counter(command.partition(" ")[0] for command in relay.commands)
     assert commands["MAIL"] == 10
     assert commands["RCPT"] == 100 + 9 * 10, "the limit was learnt for the session"
+
+
+async def test_who_has_no_room_at_a_real_postfix_goes_in_a_further_transaction_at_once() -> None:
+    try:
+        relay = PostfixRecipientLimit()
+        large = to_many(100)
+        async with sending(relay, [large], max_attempts=1, senders=1) as scene:
+            [done] = await scene.settled(1)
+            await until(lambda: relay.log.count(" nrcpt=10 ") == 10)  # it writes its log behind its reply
+    except PartMissing as error:
+        missing(str(error))
+    assert (done.status, done.attempts) == (Status.SENT, 1)
+    assert all(each.accepted for each in done.recipients)
 
 
 async def test_one_who_is_refused_beside_those_without_room_stays_refused() -> None:
