@@ -87,6 +87,20 @@ async def test_a_reclaim_does_not_outwait_an_outage(own_mongod: Mongod) -> None:
     await queue.close()
 
 
+async def test_several_renewals_fit_into_a_lease_although_none_is_answered(own_mongod: Mongod) -> None:
+    queue = queue_at(own_mongod.uri, 10.0)
+    await queue.open()
+    own_mongod.freeze()
+    try:
+        since = time.monotonic()
+        with pytest.raises(Unavailable):
+            await queue.renew({"t": [letter(1).id]}, 1.5)
+        assert time.monotonic() - since < 1.0
+    finally:
+        own_mongod.thaw()
+    await queue.close()
+
+
 async def test_a_frozen_server_is_unavailable_within_the_deadline(own_mongod: Mongod) -> None:
     queue = queue_at(own_mongod.uri, 1.0)
     await queue.open()
