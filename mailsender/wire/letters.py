@@ -37,11 +37,15 @@ from mailsender.wire.schema import (
 from mailsender.wire.tokens import keep_numbers
 
 _TEXT = re.compile(rb'"[^"]*"')
-_SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
-_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_SIGN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|\[+|\{+|\]+|\}+', re.DOTALL)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 DEEP = 2 * MAX_TOKEN_DEPTH
 """Levels of a batch below which nothing is read that could be a part of a good letter."""
+
+
+MOST_SIGNS = 100_000
+"""Runs of brackets, and texts, that are looked at one by one: some 50 ms, in which nothing else goes on."""
 
 # What some producers write instead of JSON, by its first bytes.
 _FORMS = {
@@ -147,16 +151,22 @@ def _shallow(value: bytes) -> bytes:
     """`value` without what lies deeper than `DEEP`: one letter of that kind must not condemn its neighbours.
 
     Python's reader ends at some 950 levels, with nothing of the batch.
+
+    Raises:
+        NotABatch: it would take too long to find that letter among the others.
     """
     kept, begin, depth = [], 0, 0
-    for found in _SIGN.finditer(value):
-        step = _STEPS.get(found[0], 0)
-        if step > 0 and depth == DEEP - 1:
-            kept.append(value[begin : found.start()])
-        elif step < 0 and depth == DEEP:
+    for number, found in enumerate(_SIGN.finditer(value)):
+        if number == MOST_SIGNS:
+            raise NotABatch(f"it nests too deep, and holds more than {MOST_SIGNS} brackets and texts")
+        run = found[0]
+        after = depth + _STEPS.get(run[0], 0) * len(run)
+        if depth < DEEP <= after:
+            kept.append(value[begin : found.start() + DEEP - 1 - depth])
+        elif after < DEEP <= depth:
             kept.append(b"0")
-            begin = found.end()
-        depth += step
+            begin = found.start() + depth - DEEP + 1
+        depth = after
     if depth >= DEEP:
         raise NotABatch("the value nests too deep, and does not end")
     return b"".join([*kept, value[begin:]])

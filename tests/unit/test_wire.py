@@ -115,6 +115,19 @@ class TestDecode:
         assert [letter.reason for letter in letters] == ["", "", "Token nests deeper than 32 levels", ""]
         assert letters[0].answers[0].token == letters[3].answers[0].token == JsonText("1.50")
 
+    @pytest.mark.parametrize("unit", [b'{"a":', b'[{"a":'], ids=["objects", "both"])
+    def test_a_search_for_what_nests_too_deep_does_not_go_on_and_on(self, unit: bytes) -> None:
+        """A record of a megabyte took half a second, in which nothing else went on."""
+
+        def letters(depth: int) -> list[Letter]:
+            ends = b"}]" if unit.startswith(b"[") else b"}"
+            value = b'[{"Addresses":["a@b.test"],"unknown":%b}]' % (unit * depth + b"1" + ends * depth)
+            return list(read_batch(value, None, Limits(), origin=lambda _: ORIGIN, now=NOW))
+
+        assert [letter.reason for letter in letters(5_000)] == [""]
+        with pytest.raises(NotABatch, match="nests too deep, and holds more than 100000 brackets and texts"):
+            letters(60_000)
+
     def test_no_depth_is_beyond_one_reading_and_not_beyond_the_other(self) -> None:
         """Where a token holds a fraction the batch is read twice, and the second time from further down."""
         for depth in range(900, 1010):
