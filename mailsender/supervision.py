@@ -7,8 +7,7 @@ and has stopped doing a part of its work.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -66,21 +65,19 @@ class Supervisor:
     def __init__(self, clock: Clock, give_up: Callable[[str, str], None]) -> None:
         self._clock = clock
         self._give_up = give_up
-        self._states: dict[str, LoopState] = {}
-        self._each: defaultdict[str, dict[object, str]] = defaultdict(dict)
-        """What each of the loops that share a name is at."""
+        self._loops: dict[str, dict[object, LoopState]] = {}  # by name, which several may share
 
     @property
     def states(self) -> list[LoopState]:
-        """The loops that have failed since the start."""
-        return list(self._states.values())
+        """The loops that have failed since the start; of those that share a name the gravest, and why."""
+        return [_gravest(loops.values()) for loops in self._loops.values()]
 
     @property
     def troubles(self) -> list[str]:
         """A sentence for each loop that does not work now, or has only just been begun again."""
         return [
             f"the {state.name} loop failed and is {_DOING[state.state]}: {state.error}"
-            for state in self._states.values()
+            for state in self.states
             if state.state != "running"
         ]
 
@@ -127,20 +124,20 @@ class Supervisor:
         log.info("loop_goes_on", loop=name)
 
     def _note(self, name: str, one: object, error: str, state: str) -> None:
-        known = self._states.get(name)
-        self._states[name] = LoopState(
-            name=name,
-            failures=known.failures + 1 if known else 1,
-            since=self._clock.epoch(),
-            error=error,
-            state=state,
-        )
-        self._note_state(name, one, state)
+        loops = self._loops.setdefault(name, {})
+        failures = loops[one].failures + 1 if one in loops else 1
+        now = self._clock.epoch()
+        loops[one] = LoopState(name=name, failures=failures, since=now, error=error, state=state)
 
     def _note_state(self, name: str, one: object, state: str) -> None:
-        each = self._each[name]
-        each[one] = state
-        self._states[name] = replace(self._states[name], state=max(each.values(), key=_GRAVITY.index))
+        loops = self._loops[name]
+        loops[one] = replace(loops[one], state=state)
+
+
+def _gravest(loops: Collection[LoopState]) -> LoopState:
+    """What is told of loops that share a name: all their failures, what the worst is at, and why."""
+    worst = max(loops, key=lambda each: (_GRAVITY.index(each.state), each.since))
+    return replace(worst, failures=sum(each.failures for each in loops))
 
 
 _GRAVITY: Final = ("running", "trying", "waiting", "given up")

@@ -246,11 +246,23 @@ class Child:
 
         Returns when all its threads have stopped: on a busy machine some of them can still answer after the
         signal was sent.
+
+        Raises:
+            ChildError: They have not within ten seconds.
         """
         self.signal(signal.SIGSTOP)
-        if self.running:
-            with contextlib.suppress(ChildProcessError):  # ended meanwhile, and somebody waited for it
-                os.waitid(os.P_PID, self._started().pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        deadline = time.monotonic() + 10
+        while self.running and not self._stopped():
+            if time.monotonic() > deadline:
+                raise ChildError(f"{self.name} goes on although it was told to stop")
+            time.sleep(0.001)
+
+    def _stopped(self) -> bool:
+        told = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        try:
+            return os.waitid(os.P_PID, self.pid, told) is not None
+        except ChildProcessError:  # it has ended, and somebody waited for it
+            return True
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

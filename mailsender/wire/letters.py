@@ -43,7 +43,6 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 DEEP = 2 * MAX_TOKEN_DEPTH
 """Levels of a batch below which nothing is read that could be a part of a good letter."""
 
-
 MOST_SIGNS = 100_000
 """Runs of brackets, and texts, that are looked at one by one: some 50 ms, in which nothing else goes on."""
 

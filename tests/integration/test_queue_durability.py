@@ -94,8 +94,8 @@ async def test_several_renewals_fit_into_a_lease_although_none_is_answered(own_m
     try:
         since = time.monotonic()
         with pytest.raises(Unavailable):
-            await queue.renew({"t": [letter(1).id]}, 1.5)
-        assert time.monotonic() - since < 1.0
+            await queue.renew({"t": [letter(1).id]}, 6.0)
+        assert time.monotonic() - since < 3.0, "two of them fit in"
     finally:
         own_mongod.thaw()
     await queue.close()

@@ -160,6 +160,37 @@ async def test_of_loops_with_one_name_the_gravest_state_is_told(
 
 
 @pytest.mark.asyncio
+async def test_the_reason_that_is_told_is_that_of_the_gravest(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, waiting = asyncio.Event(), asyncio.Event()
+    keeper, tries = Supervisor(SystemClock(), GivenUp()), 0
+
+    async def waits() -> None:
+        if not stop.is_set():
+            monkeypatch.setattr(supervision, "FIRST_BACKOFF", 60)
+            waiting.set()
+            raise KeyError
+
+    async def begun_again() -> None:
+        nonlocal tries
+        await waiting.wait()
+        monkeypatch.setattr(supervision, "FIRST_BACKOFF", 0.001)
+        tries += 1
+        if tries == 1:
+            raise LookupError
+        told = [each.error for each in keeper.states], [each.failures for each in keeper.states]
+        assert told == (["KeyError"], [2])
+        stop.set()
+
+    with capture_logs():
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            for loop in (waits, begun_again):
+                group.create_task(keeper.keep("sending", loop, stop, ""))
+    assert tries == 2, "the assertion within was met"
+
+
+@pytest.mark.asyncio
 async def test_what_waits_for_its_turn_while_another_is_given_up_changes_nothing(
     soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
