@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 
 from mailsender.journal.port import Journal, NoJournal
-from mailsender.model.letter import REPLICA_DIGITS, Claim
+from mailsender.model.letter import REPLICA_DIGITS, Claim, replica_of
 
 _LONG_AGO = float("-inf")
 
@@ -37,6 +37,10 @@ class InFlight:
     def new_token(self) -> str:
         """A token for a claim: the replica's ID, and as many hex digits more."""
         return self.replica + secrets.token_hex(REPLICA_DIGITS // 2)
+
+    def is_own(self, token: str) -> bool:
+        """Whether a token was made under the present name: else its letters are those of a dead replica."""
+        return replica_of(token) == self.replica
 
     def take(self, claim: Claim) -> None:
         """Note a claim's letters."""

@@ -326,6 +326,8 @@ class Dispatcher:
         return len(claim.letters)
 
     def _take(self, route: Route, claim: Claim) -> None:
+        if not self._in_flight.is_own(claim.token):
+            return  # asked for before this replica was declared dead: whoever lives gets them, and sends them
         self._in_flight.take(claim)
         if self._stopping.is_set():
             self._release([(claim.token, letter) for letter in claim.letters])

@@ -270,7 +270,7 @@ async def test_a_letter_that_came_back_under_a_new_claim_is_sent_once(number: in
         token = scene.in_flight.token(letter(number).id)
         assert token is not None
         await scene.queue.release(token, [letter(number).id])
-        scene.dispatcher._take(scene.route, await scene.queue.claim(1, "new"))
+        scene.dispatcher._take(scene.route, await scene.queue.claim(1, scene.in_flight.new_token()))
         assert relay.hold is not None
         relay.hold.set()
         await scene.settled(2)
@@ -309,6 +309,23 @@ async def test_a_claim_that_is_answered_during_the_stop_goes_back() -> None:
         assert await scene.settler.flush(5.0)
         stats = await queue.stats()
     assert (stats.awaiting, stats.processing) == (5, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_claim_that_is_answered_after_this_replica_was_declared_dead_is_nobodys_to_send() -> None:
+    """It was asked for under the old name: whoever finds that dead gives its letters to others."""
+    relay, queue = FakeRelay(), SlowQueue(SystemClock())
+    await queue.insert([letter(n) for n in range(2)])
+    async with running(relay, queue=queue) as scene:
+        await until(lambda: queue.claims)
+        scene.in_flight.begin_anew()
+        scene.in_flight.alive_until = SystemClock().monotonic() + 60
+        queue.answer.set()
+        await queue.insert([letter(9)])
+        scene.dispatcher.nudge()
+        await scene.settled(1)
+        assert (await queue.stats()).processing == 2
+    assert len(relay.sent) == 1
 
 
 @pytest.mark.asyncio
@@ -427,7 +444,7 @@ async def test_to_ask_for_room_changes_nothing() -> None:
 
 async def _claimed(scene: Scene, *letters: Letter) -> Claim:
     await scene.queue.insert(letters)
-    return await scene.queue.claim(len(letters), "t")
+    return await scene.queue.claim(len(letters), scene.in_flight.new_token())
 
 
 class TestPace:

@@ -168,3 +168,21 @@ async def test_fresh_letters_that_come_after_the_stop_go_back() -> None:
         assert await scene.settler.flush(5.0)
         stats = await scene.queue.stats()
     assert (stats.awaiting, stats.processing) == (5, 0)
+
+
+@pytest.mark.asyncio
+async def test_fresh_letters_of_a_name_that_was_declared_dead_are_nobodys_to_send() -> None:
+    relay = FakeRelay()
+    async with running(relay) as scene:
+        await until(lambda: scene.route.dry)
+        letters = [letter(n) for n in range(5)]
+        claims = await scene.dispatcher.fresh_claims(letters)
+        found = await scene.queue.insert(letters, claims)
+        assert found == [Inserted.CLAIMED] * 5
+        scene.in_flight.begin_anew()
+        scene.in_flight.alive_until = SystemClock().monotonic() + 60
+        scene.dispatcher.take_fresh(claims, letters, found)
+        assert await hand_over(scene, [letter(9)]) == 1
+        await scene.settled(1)
+        assert (await scene.queue.stats()).processing == 5
+    assert len(relay.sent) == 1
