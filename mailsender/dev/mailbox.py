@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from functools import cached_property
 from typing import Any
 
@@ -111,7 +111,7 @@ class File:
         }
 
 
-def _file(part: EmailMessage) -> File:
+def _file(part: MIMEPart) -> File:
     raw = part.get_payload(decode=True)
     return File(
         name=_text(part.get_filename() or ""),
@@ -122,7 +122,7 @@ def _file(part: EmailMessage) -> File:
     )
 
 
-def _content(part: EmailMessage | None) -> str:
+def _content(part: MIMEPart | None) -> str:
     if part is None:
         return ""
     try:

@@ -97,7 +97,7 @@ _ID_SCHEMA = {
         {"type": "null"},
     ]
 }
-_NOTHING = {"enum": [None, "", [], {}]}
+_NOTHING: dict[str, Any] = {"enum": [None, "", [], {}]}
 _UNSUBSCRIBE = {
     "additionalProperties": False,
     "properties": {"URL": {"type": "string"}, "Mail": {"type": "string"}},
@@ -154,7 +154,7 @@ def _pattern(pattern: str) -> dict[str, object]:
     return {"type": "string", "pattern": pattern, "not": {"type": "string", "pattern": r"[\n]"}}
 
 
-def _or_nothing(schema: Mapping[str, object]) -> dict[str, object]:
+def _or_nothing(schema: Mapping[str, object]) -> dict[str, Any]:
     """`schema`, or what says nothing; see `mailsender.message.values.says`."""
     return {"anyOf": [dict(schema), _NOTHING]}
 

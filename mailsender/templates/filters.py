@@ -107,7 +107,7 @@ def _plain_filters() -> dict[str, Callable[..., Any]]:
     return {**jinjas, **{each.__name__[1:]: _counted(each) for each in ours}}
 
 
-def _weighed(test: Callable[..., bool]) -> Callable[..., bool]:
+def _weighed(test: Any) -> Callable[..., bool]:
     """A test on the meter. Unlike a filter it may look at anything: ``caller is defined``."""
 
     @wraps(test)
@@ -115,7 +115,7 @@ def _weighed(test: Callable[..., bool]) -> Callable[..., bool]:
         own = meter()
         for each in args:
             own.weigh(each)
-        return test(*args)
+        return bool(test(*args))
 
     return run
 

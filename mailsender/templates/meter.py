@@ -99,7 +99,7 @@ CODE: tuple[type, ...] = (
 )
 """What templates call, and never write: Python would write some of it with an address in memory."""
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = frozenset({list, tuple, dict})
 _METER: ContextVar[Meter] = ContextVar("template_meter")
 

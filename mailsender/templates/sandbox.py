@@ -275,8 +275,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if not isinstance(key, str | int):
             raise Refusal(f"{kind_of(key)} cannot be a key")
         if isinstance(obj, dict | list | tuple | str):
+            found: Any = obj
             try:
-                return obj[key]
+                return found[key]
             except (TypeError, LookupError):
                 pass
         name = None if computed else str(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
@@ -61,7 +61,7 @@ def _fault(node: nodes.Node) -> str | None:  # noqa: PLR0911  one for each
     if not isinstance(node, _NODES):
         return f"{_SPOKEN.get(type(node), type(node).__name__)} is not for templates of letters"
     if isinstance(node, REFERENCES):
-        target = node.template  # type: ignore[attr-defined]
+        target = node.template
         if not (isinstance(target, nodes.Const) and isinstance(target.value, str)):
             return "another template is named by a text in quotes"
         if isinstance(node, nodes.Include) and not node.with_context:
@@ -150,7 +150,7 @@ class Counting(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         """What it goes over is counted before it begins."""
         self._body(node)
-        node.iter = _filter(node.iter, EACH)
+        node.iter = _filter(cast("nodes.Expr", node.iter), EACH)
         return node
 
     def visit_Output(self, node: nodes.Output) -> list[nodes.Node]:  # noqa: N802

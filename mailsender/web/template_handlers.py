@@ -80,7 +80,7 @@ class TemplateHandlers:
     async def preview_template(self, request: web.Request) -> web.Response:
         """What a template makes of variables, as data."""
         body = await self._take(request)
-        taken = _read(PreviewIn, body) if body.strip() else PreviewIn()
+        taken = _read(PreviewIn, body if body.strip() else b"{}")
         with _faults():
             found = await self._operations.templates.preview(
                 _name(request), taken.version, lang=taken.lang, variables=taken.variables

@@ -142,6 +142,7 @@ class Conversation:
             asked = [(each, leave) for each, leave in self.letters if leave.dot_at == len(self.said)]
             assert len(asked) == 1, "a message was ended without leave"
             wanted = asked[0][0].message
+            assert isinstance(wanted, bytes), "none of these is in pieces"
             assert plain == wanted + (b"" if wanted.endswith(b"\r\n") else b"\r\n"), "another message"
         self.said.append(".")
         self.message, self.within = b"", False
