@@ -124,7 +124,8 @@ async def test_good_letters_among_poison_of_every_kind(parts: Parts) -> None:
     async with taking_in(parts, final) as (intake, queue):
 
         async def all_in() -> bool:
-            return intake.state.records == len(values)
+            state = intake.state  # records count when they are read, letters when they are stored
+            return (state.records, state.letters) == (len(values), 3 + len(bad))
 
         await until(all_in)
         stats = await queue.stats()
