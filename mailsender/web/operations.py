@@ -10,7 +10,7 @@ from mailsender.model.letter import StoredLetter
 
 
 class Fault(Protocol):
-    """One thing that is wrong in a batch; `wire.Fault` is one."""
+    """One thing that is wrong in a batch; `intake.batch.Fault` is one."""
 
     @property
     def index(self) -> int:
@@ -67,7 +67,7 @@ class Operations(Protocol):
     """The service, as its HTTP side sees it.
 
     Every call has a deadline of its own. All but `state`, `ready`, `metrics` and `begin_drain` may raise
-    `ports.Unavailable` when a part of the outside world is away; that becomes a 503.
+    `model.errors.Unavailable` when a part of the outside world is away; that becomes a 503.
     """
 
     @property
@@ -91,7 +91,7 @@ class Operations(Protocol):
         Raises:
             BadBatch: it is no batch, or some of its letters are wrong.
             Refused: no letters are taken now.
-            ports.TooLarge: the broker refuses a record of this size.
+            TooLarge: the broker refuses a record of this size.
         """
         ...
 
