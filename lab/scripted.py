@@ -79,7 +79,7 @@ async def stall(peer: Peer) -> None:
 
 async def freeze(peer: Peer) -> None:
     """Say nothing and read nothing."""
-    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a TCP one
     await peer.over.wait()
 
 

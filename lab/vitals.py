@@ -87,18 +87,18 @@ class Vitals:
     def look(self) -> Seen:
         """What was seen until now. Before a replica ends it is to be asked, for then its numbers go."""
         self._measure()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # it may be frozen or gone; what was seen before stands
             own = own_stall(self._replica.status())
             self._own = own if own is None else max(own, self._own or 0.0)
         return Seen(memory=self._memory, stall=self._longest, own=self._own)
 
     def _measure(self) -> None:
-        with contextlib.suppress(OSError, StopIteration):
+        with contextlib.suppress(OSError, StopIteration):  # its process may have ended
             self._memory = max(self._memory, peak(self._replica.child.pid))
 
     def _run(self) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException):  # asked again; the stall goes on
                 self._ask_on()
             self._over.wait(0.05)
 

@@ -10,7 +10,7 @@ class Clock(Protocol):
     """Time, as the loops read it."""
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes back; for leases, slots and time-outs."""
+        """Seconds on a clock that never goes back; for lives, slots and time-outs."""
         ...
 
     def epoch(self) -> float:

@@ -198,7 +198,7 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
 
     While others want more than they got, a member takes no more than its share of a moment, `AHEAD`.
 
-    The same arithmetic runs inside MongoDB (`mailsender.ratelimit.mongo`); the contract suite holds the two
+    The same arithmetic runs inside MongoDB (`ratelimit/mongo.py`); the contract suite holds the two
     against each other.
     """
     allowance = request.allowance

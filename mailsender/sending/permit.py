@@ -84,14 +84,14 @@ class Permit:
         self.denied = False
 
     def begin(self) -> bool:
-        """See `mailsender.smtp.port.Permit`."""
+        """See `smtp.port.Permit`."""
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
         return not self.lost and not means.cut and self.slot.good(now)
 
     def dot(self) -> bool:
-        """See `mailsender.smtp.port.Permit`."""
+        """See `smtp.port.Permit`."""
         means = self.means
         self.held.dot_at = now = means.clock.monotonic()
         self.held.to_dot = now - self.begun
@@ -109,7 +109,7 @@ class Permit:
         return True
 
     def replied(self, results: Mapping[str, Result]) -> None:
-        """See `mailsender.smtp.port.Permit`."""
+        """See `smtp.port.Permit`."""
         self.held.dot_at = 0.0
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):

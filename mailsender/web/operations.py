@@ -16,7 +16,7 @@ from mailsender.web.template_operations import TemplateOperations
 
 
 class Fault(Protocol):
-    """One thing that is wrong in a batch; `mailsender.intake.batch.Fault` is one."""
+    """One thing that is wrong in a batch; `intake.batch.Fault` is one."""
 
     @property
     def index(self) -> int:
@@ -134,7 +134,7 @@ class Operations(Protocol):
     """The service, as its HTTP side sees it.
 
     Every call has a deadline of its own. All but `state`, `ready`, `metrics` and `begin_drain` may raise
-    `mailsender.model.errors.Unavailable` when a part of the outside world is away; that becomes a 503.
+    `model.errors.Unavailable` when a part of the outside world is away; that becomes a 503.
     """
 
     @property
