@@ -42,7 +42,7 @@ def found(*records: str | bytes, key: SigningKey = ED_KEY) -> Finding:
     return finding
 
 
-@pytest.mark.parametrize("key", [RSA_KEY, ED_KEY])
+@pytest.mark.parametrize("key", [RSA_KEY, ED_KEY], ids=["rsa", "ed25519"])
 def test_what_is_to_be_published_is_right(key: SigningKey) -> None:
     assert found(key.record, key=key).level == "ok"
 
@@ -55,13 +55,14 @@ def test_what_is_to_be_published_is_right(key: SigningKey) -> None:
         f" v = DKIM1 ; k = ed25519 ; h = sha1 : sha256 ; s = * ; t = s ; n=by hand ; p = {ED_KEY.public} ; ",
         f"v=DKIM1; k=ed25519; s=tlsrpt:email; x=unknown; p={ED_KEY.public[:9]} {ED_KEY.public[9:]}",
     ],
+    ids=["version left out", "key before kind", "spaces and tags", "key in two parts"],
 )
 def test_other_ways_to_write_it_are_right(record: str) -> None:
     assert found(record).level == "ok"
 
 
 @pytest.mark.parametrize("kind", ["k=rsa; ", ""])
-@pytest.mark.parametrize("public", [RSA_KEY.public, PKCS1])
+@pytest.mark.parametrize("public", [RSA_KEY.public, PKCS1], ids=["spki", "pkcs1"])
 def test_both_forms_of_an_rsa_key_are_right(kind: str, public: str) -> None:
     assert found(f"v=DKIM1; {kind}p={public}", key=RSA_KEY).level == "ok"
 

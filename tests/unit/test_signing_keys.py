@@ -95,6 +95,7 @@ def test_a_bare_name_lies_in_the_directory_of_secrets(
         (BODY, "a file is needed, not the key"),
         ("example.com:s1:keys/s1.pem", "example.com:s1 needs a whole path"),
     ],
+    ids=["no file", "the second", "no domain", "the key itself", "a relative path"],
 )
 def test_an_entry_that_is_none_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, text: str, words: str
@@ -118,7 +119,11 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("octets", "words"), FILES)
+@pytest.mark.parametrize(
+    ("octets", "words"),
+    FILES,
+    ids=["empty", "zeros", "cut", "spoilt", "public", "encrypted", "short", "another kind"],
+)
 def test_a_file_that_holds_no_such_key_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, octets: bytes, words: str
 ) -> None:
