@@ -44,6 +44,13 @@ def test_what_was_run_of_other_sources_is_run_again(tmp_path: Path) -> None:
     assert [each.name for each in left([step("one"), step("two")], [row], here)] == ["one", "two"]
 
 
+def test_words_alone_make_no_other_sources(tmp_path: Path) -> None:
+    before = digest(tree(tmp_path, '"""One."""\ndef f():\n    """Two."""\n    return "three"\n'))
+    other_words = '"""Uno."""\n# Why.\ndef f():\n    """Due."""\n    return "three"\n'
+    assert digest(tree(tmp_path, other_words)) == before
+    assert digest(tree(tmp_path, other_words.replace("three", "tre"))) != before
+
+
 def test_the_whole_proof_fits_into_two_hours_and_its_short_form_into_eight() -> None:
     assert minutes(steps_of([], Options(seed=1, jobs=2)), 2, cores=2) < 120
     assert minutes(steps_of([], Options(seed=1, short=True))) < 8
