@@ -122,8 +122,10 @@ def parts(part: Message[Any, Any]) -> dict[str, Any]:
     assert isinstance(content, bytes)
     if part["Content-Disposition"] is None:
         return {"type": kind, "text": content.decode(), "method": part.get_param("method", "")}
+    name = part.get_param("filename", "", "Content-Disposition")
     again = Attachment(
-        name=collapse_rfc2231_value(part.get_param("filename", "", "Content-Disposition")),
+        # What is no tuple was unquoted already: once more, and a name in angle brackets would lose them.
+        name=collapse_rfc2231_value(name) if isinstance(name, tuple) else name,
         content_type=kind,
         content=Base64.of([content]),
         inline=part.get_content_disposition() == "inline",
