@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -57,7 +58,9 @@ async def test_no_question_about_blobs_reads_a_collection(
     some = [letter(n, mail=f'{{"Attachments":[{{"Ref":"{refs[n]}"}}]}}') for n in range(500)]
     await queue.insert(some)
     await queue.insert([letter(n) for n in range(500, 3000)])
-    sync[database]["letters.blobs.files"].update_many({}, [{"$set": {"kept_until": {"$toDate": 1}}}])
+    sync[database]["letters.blobs.files"].update_many(
+        {}, [{"$set": {"kept_until": datetime(2020, 1, 1, tzinfo=UTC)}}]
+    )
     commands.sent.clear()
     assert await blobs.sweep(200) > 0
     await blobs.secure(refs[:100], {})

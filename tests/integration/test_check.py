@@ -221,6 +221,8 @@ NEEDED = {
     "letters.slots": {"find", "insert", "update"},
     "letters.deadletters": {"find", "insert", "update"},
     "letters.partitions": {"find", "insert", "update"},
+    "letters.blobs.files": {"find", "insert", "update", "remove", "createIndex"},
+    "letters.blobs.chunks": {"find", "insert", "update", "remove", "createIndex", "collStats"},
     "letters.templates": {"find", "insert", "update"},
     "letters.templates.pinned": {"find", "insert", "update"},
 }
@@ -257,7 +259,8 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     lines = [line for line in made.lines if line.level == "error"]
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
-    assert "createIndex, insert, remove, update in mts.letters and mts.letters.outbox" in lines[0].text
+    most = "mts.letters and mts.letters.blobs.files and mts.letters.outbox"
+    assert f"createIndex, insert, remove, update in {most};" in lines[0].text
     rest = (
         "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
     )
@@ -269,9 +272,9 @@ def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod:
     made = run_as(lone_mongod, well, {each: may - {"remove"} for each, may in NEEDED.items()})
     [line] = [line for line in made.lines if line.level == "error"]
     assert (made.status, line.part) == (1, "mongodb")
-    assert (
-        "the user lacks: remove in mts.letters and mts.letters.outbox and mts.letters.replicas;" in line.text
-    )
+    blobs = "mts.letters.blobs.chunks and mts.letters.blobs.files"
+    where = f"mts.letters and {blobs} and mts.letters.outbox and mts.letters.replicas"
+    assert f"the user lacks: remove in {where};" in line.text
 
 
 # --- the relay -----------------------------------------------------------------------------------
