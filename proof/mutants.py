@@ -59,13 +59,13 @@ MUTANTS = (
     Mutant(
         name="offsets are committed before the insert",
         file="intake/consumer.py",
-        old="        if batch.letters:\n            await self._insert(batch.letters, stop)\n",
+        old="        if letters:\n            await self._insert(letters, stop)\n",
         new=(
             "        if batch.offsets:\n"
             "            await self._remember(batch)\n"
             "            await self._commit()\n"
             "            await asyncio.sleep(0.3)\n"
-            "        if batch.letters:\n            await self._insert(batch.letters, stop)\n"
+            "        if letters:\n            await self._insert(letters, stop)\n"
         ),
         attempt=_kills,
         finding="P1 lost",
