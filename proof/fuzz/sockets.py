@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from pydantic import SecretStr
 
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.message.compose import BadBody, BadHeader
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Envelope, Letter, Result, Verdict
 from mailsender.model.records import Landed, Outgoing
+from mailsender.service import Parts
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
 from mailsender.web.app import make_app, serve
@@ -191,10 +193,14 @@ class _HttpBench:
     @classmethod
     async def opened(cls) -> _HttpBench:
         bench = cls()
+        # What takes letters over HTTP touches neither the queue nor what comes in.
+        nothing: Any = None
         replica = SimpleNamespace(
             state="running",
-            parts=SimpleNamespace(sink=bench.sink),
-            settings=SimpleNamespace(queue_max_letters=0, kafka_topic_mailsender="t"),
+            parts=Parts(queue=nothing, source=nothing, sink=bench.sink, relays={}),
+            settings=SimpleNamespace(
+                queue_max_letters=0, kafka_topic_mailsender="t", variables={}, code_secret=SecretStr("")
+            ),
             queue_full=None,
             tidier=SimpleNamespace(stats=None),
             limits=LIMITS,

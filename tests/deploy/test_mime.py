@@ -27,7 +27,7 @@ from tests.messages import MEANT, Meant
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
 READER = Path(__file__).parent / "mime_reader"
-DRAWN = 2_000
+DRAWN = 500
 
 TEXTS = [None, "", "Hello\n", "Привет\n", "x" * 2000]
 FILES = [
