@@ -195,9 +195,10 @@ class _HttpBench:
         bench = cls()
         # What takes letters over HTTP touches neither the queue nor what comes in.
         nothing: Any = None
+        sink: Any = bench.sink
         replica = SimpleNamespace(
             state="running",
-            parts=Parts(queue=nothing, source=nothing, sink=bench.sink, relays={}),
+            parts=Parts(queue=nothing, source=nothing, sink=sink, relays={}),
             settings=SimpleNamespace(
                 queue_max_letters=0, kafka_topic_mailsender="t", variables={}, code_secret=SecretStr("")
             ),
