@@ -21,8 +21,9 @@ from pydantic_core import from_json
 from mailsender.intake.fast_batch import plain_elements, plain_letter
 from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
+from mailsender.intake.spelling import as_documented
 from mailsender.message.attachments import Keep, by_ref
-from mailsender.message.mail import KEYS, read
+from mailsender.message.mail import KEYS, Mail, read
 from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.blobs import ref_of
@@ -267,52 +268,94 @@ def read_letter(
     """
     fields = _canonical(element)
     try:
+        mail, good, recipients = _judged(fields, limits, keep)
+    except _BadLetter as error:
+        bad = _bad_letter(fields, origin, key, limits)
+        return bad.evolve(reason=cleaned(_reason(error.complaints)), finished_at=now)
+    return _good_letter(good, mail, recipients, origin, key)
+
+
+def _judged(
+    fields: dict[str, Any], limits: Limits, keep: Keep = ref_of
+) -> tuple[str, LetterIn, tuple[Recipient, ...]]:
+    """The further keys, the others, and the recipients of an element whose `fields` are all good.
+
+    Raises:
+        _BadLetter: they are not.
+    """
+    mail, complaints, spread = "", [], True
+    try:
         mail = _mail(fields, limits, keep)
+    except BadKey as error:
+        complaints = [(each.key, each.text) for each in (error, *error.further)]
+        spread = _are_all(fields)
+    try:
         good = LetterIn.model_validate(fields, context=limits)
         recipients = _recipients(good.Addresses)
     except ValidationError as error:
-        complaints = _complaints(error)
-    except BadKey as error:
-        complaints = [(error.key, error.text)]
-    except _BadAddresses as error:
-        complaints = error.complaints
+        others = _complaints(error)
+    except _BadLetter as error:
+        others = error.complaints
     else:
-        return _good_letter(good, mail, recipients, origin, key)
-    bad = _bad_letter(fields, origin, key, limits)
-    return bad.evolve(reason=cleaned(_reason(complaints)), finished_at=now)
+        if not complaints:
+            return mail, good, recipients
+        others = []
+    raise _BadLetter(complaints + [each for each in others if spread or not each[0].startswith("Addresses")])
+
+
+def _are_all(fields: Mapping[str, Any]) -> bool:
+    """Whether `Addresses` are all that there would be if the further keys were right, too."""
+    addresses = fields["Addresses"]
+    if not addresses:
+        return not any(says(key, fields.get(key)) for key in ("To", "Cc"))
+    return not (isinstance(addresses, list) and any(isinstance(each, dict) for each in addresses))
 
 
 def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     """The further keys of an element as JSON, empty where it has none; `fields` gets all its addresses.
 
     Raises:
-        BadKey: one holds something else than it may.
+        BadKey: one holds something else than it may; so do those that are `further`.
     """
+    as_documented(fields)
     published = fields["Addresses"]
     _spread(fields)
+    wrong = []
     if says("Template", fields.get("Template")) and fields.get("Body"):
-        raise BadKey("Body", "comes from the template; leave it out, or Template")
+        wrong.append(BadKey("Body", "comes from the template; leave it out, or Template"))
     given = {name: fields[name] for name in KEYS if says(name, fields.get(name))}
     if not given:
         return ""
     if "Attachments" in given:
         attached, one, all_ = given["Attachments"], limits.attachment, limits.attachments
-        given["Attachments"] = by_ref(attached, keep, one=one, all_=all_)
+        try:
+            given["Attachments"] = by_ref(attached, keep, one=one, all_=all_)
+        except BadKey as error:
+            wrong.append(error)
+            del given["Attachments"]
     try:
         mail = read(given)
     except BadKey as error:
-        raise _placed(error, published) from None
-    for name, text in (("TextBody", mail.text), ("Calendar", mail.calendar and mail.calendar.text)):
-        if text and (size := octets(text)) > limits.body:
-            raise BadKey(name, f"has {size} bytes; {limits.body} are allowed")
-    for name, address in mail.senders:
-        if not limits.senders.allow(address):
-            raise BadKey(name, "is not among those in whose name letters are sent: see SMTP_FROM_ALLOWED")
+        wrong += [_placed(each, published) for each in (error, *error.further)]
+    else:
+        wrong += _not_allowed(mail, limits)
+    if wrong:
+        raise BadKey.of(wrong)
     blind = [] if fields["Addresses"] is None else fields["Addresses"]
     if mail.shown and isinstance(blind, list):
         # Behind the others, whose places are told where one of them is wrong; these are good ones.
         fields["Addresses"] = [*blind, *mail.shown]
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _not_allowed(mail: Mail, limits: Limits) -> Iterator[BadKey]:
+    """What the settings forbid."""
+    for name, text in (("TextBody", mail.text), ("Calendar", mail.calendar and mail.calendar.text)):
+        if text and (size := octets(text)) > limits.body:
+            yield BadKey(name, f"has {size} bytes; {limits.body} are allowed")
+    for name, address in mail.senders:
+        if not limits.senders.allow(address):
+            yield BadKey(name, "is not among those in whose name letters are sent: see SMTP_FROM_ALLOWED")
 
 
 def _spread(fields: dict[str, Any]) -> None:
@@ -401,9 +444,9 @@ def with_id(element: Mapping[str, Any], new: str) -> dict[str, Any]:
     return {"ID": new, **others}
 
 
-class _BadAddresses(Exception):  # noqa: N818  carries complaints from one function to its caller
+class _BadLetter(Exception):  # noqa: N818  carries complaints from one function to its caller
     def __init__(self, complaints: list[tuple[str, str]]) -> None:
-        super().__init__("bad addresses")
+        super().__init__("a bad letter")
         self.complaints = complaints
 
 
@@ -430,20 +473,14 @@ def _recipients(addresses: Sequence[str]) -> tuple[Recipient, ...]:
             if wire not in seen:
                 seen[wire] = Recipient(address=text)
     if complaints:
-        raise _BadAddresses(complaints)
+        raise _BadLetter(complaints)
     return tuple(seen.values())
 
 
 def _complaints_of(element: Mapping[str, Any], limits: Limits) -> list[tuple[str, str]]:
-    fields = _canonical(element)
     try:
-        _mail(fields, limits)
-        _recipients(LetterIn.model_validate(fields, context=limits).Addresses)
-    except ValidationError as error:
-        return _complaints(error)
-    except BadKey as error:
-        return [(error.key, error.text)]
-    except _BadAddresses as error:
+        _judged(_canonical(element), limits)
+    except _BadLetter as error:
         return error.complaints
     return []
 

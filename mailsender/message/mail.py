@@ -7,7 +7,7 @@ They are read when it comes in, to find what is wrong with them, and when it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from mimetypes import MimeTypes
@@ -163,37 +163,43 @@ def read(keys: Mapping[str, Any]) -> Mail:
 
     Raises:
         UnknownKey: see there.
-        BadKey: one of them holds something else than it may.
+        BadKey: one of them holds something else than it may; so do those that are `further`.
     """
     found: dict[str, Any] = {}
+    wrong: list[BadKey] = []
     for key, value in keys.items():
         if key not in _TABLE:
             raise UnknownKey(key, "is not known to this version of the service")
         if says(key, value):
             name, make = _TABLE[key]
-            found[name] = make(key, value)
+            try:
+                found[name] = make(key, value)
+            except BadKey as error:
+                wrong.append(error)
     mail = Mail(**found)
-    if mail.personal and (mail.to or mail.cc):
-        raise BadKey(
-            "Personal", "goes with Addresses alone: each of them stands in the To of its own message"
-        )
-    if mail.unsubscribe_of and not mail.personal:
-        raise BadKey("Addresses", "have a ListUnsubscribe, which goes with Personal; that is not set")
-    _check_template(keys, mail)
+    if wrong := wrong or list(_clashes(keys, mail)):  # what is not read stands beside nothing
+        raise BadKey.of(wrong)
     return mail
 
 
-def _check_template(keys: Mapping[str, Any], mail: Mail) -> None:
+def _clashes(keys: Mapping[str, Any], mail: Mail) -> Iterator[BadKey]:
+    """The keys that may not stand beside others, or not without them."""
+    if mail.personal and (mail.to or mail.cc):
+        yield BadKey(
+            "Personal", "goes with Addresses alone: each of them stands in the To of its own message"
+        )
+    if mail.unsubscribe_of and not mail.personal:
+        yield BadKey("Addresses", "have a ListUnsubscribe, which goes with Personal; that is not set")
     if mail.template and mail.text is not None:
-        raise BadKey("TextBody", "comes from the template; leave it out, or Template")
+        yield BadKey("TextBody", "comes from the template; leave it out, or Template")
     if not mail.template:
         for key in ("Variables", "Lang"):
             if says(key, keys.get(key)):
-                raise BadKey(key, "goes with Template, which is missing")
+                yield BadKey(key, "goes with Template, which is missing")
         if mail.variables_of:
-            raise BadKey("Addresses", "have Variables, which go with Template; that is missing")
-    if mail.variables_of and not mail.personal:
-        raise BadKey("Addresses", "have Variables, which go with Personal; that is not set")
+            yield BadKey("Addresses", "have Variables, which go with Template; that is missing")
+    elif mail.variables_of and not mail.personal:
+        yield BadKey("Addresses", "have Variables, which go with Personal; that is not set")
 
 
 # --- each key ------------------------------------------------------------------------------------

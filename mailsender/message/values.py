@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from mailsender.message.compose import BadBody, BadHeader
@@ -17,12 +17,22 @@ _OF_PARTS: Final = frozenset({"Calendar", "DSN", "ListUnsubscribe"})
 
 
 class BadKey(ValueError):  # noqa: N818  reads better where it is caught
-    """A key of a letter holds what no message can be made of; the message says what, without quoting it."""
+    """A key of a letter holds what no message can be made of; the message says what, without quoting it.
 
-    def __init__(self, key: str, text: str) -> None:
+    `further` are the other faults of the same letter.
+    """
+
+    def __init__(self, key: str, text: str, further: Sequence[BadKey] = ()) -> None:
         super().__init__(f"{key} {text}")
         self.key = key
         self.text = text
+        self.further = tuple(further)
+
+    @classmethod
+    def of(cls, found: Sequence[BadKey]) -> BadKey:
+        """The first of the faults of a letter, with the others behind it."""
+        first, *others = found
+        return cls(first.key, first.text, others)
 
 
 def says(key: str, value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from mailsender.intake.batch import faults, read_batch, read_letter
+from mailsender.intake.batch import MAX_FAULTS, faults, read_batch, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
 from mailsender.message.composer import KEPT, LetterComposer, OnePersonsFault
@@ -301,6 +301,103 @@ def test_what_no_message_can_be_made_of_is_an_error_that_names_the_key(
     assert "eve@" not in letter.reason
     element = {"Addresses": ["a@example.com"], **change}
     assert [each.field for each in faults([element], LIMITS)] == [field]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (
+            {"attachments": [{"name": "a.pdf", "CONTENT": "AAEC", "contentid": "x"}]},
+            {"Attachments": [{"Name": "a.pdf", "Content": "AAEC", "ContentID": "x"}]},
+        ),
+        ({"DSN": {"notify": ["NEVER"], "envId": "1"}}, {"DSN": {"Notify": ["NEVER"], "EnvID": "1"}}),
+        (
+            {"Calendar": {"text": "METHOD:REQUEST", "method": "request"}},
+            {"Calendar": {"Text": "METHOD:REQUEST", "Method": "request"}},
+        ),
+        (
+            {"ListUnsubscribe": {"url": "https://example.org/u"}},
+            {"ListUnsubscribe": {"URL": "https://example.org/u"}},
+        ),
+        ({"ListUnsubscribe": {"url": "", "Mail": None}}, {}),
+        (
+            {
+                "Personal": True,
+                "Addresses": [
+                    {
+                        "address": "blind@example.com",
+                        "name": "Анна",
+                        "listUnsubscribe": {"url": "https://example.org/u"},
+                    }
+                ],
+            },
+            {
+                "Personal": True,
+                "Addresses": [
+                    {
+                        "Address": "blind@example.com",
+                        "Name": "Анна",
+                        "ListUnsubscribe": {"URL": "https://example.org/u"},
+                    }
+                ],
+            },
+        ),
+    ],
+)
+def test_keys_within_a_key_match_without_regard_to_case(
+    written: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    before = json.dumps(written)
+    letter = taken(written)
+    assert (letter.status, letter.reason) == (Status.AWAITING, "")
+    assert letter.mail == taken(meant).mail
+    assert json.dumps(written) == before
+
+
+def test_names_that_are_the_publishers_own_stay_as_they_are() -> None:
+    keys = {"Headers": {"x-NAME": "1"}, "Template": "t", "Personal": True, "Variables": {"name": "a"}}
+    own = {"Addresses": [{"Address": "a@example.com", "Variables": {"address": "b", "url": 1}}]}
+    kept = json.loads(taken({**keys, **own}, Body="").mail)
+    assert (kept["Headers"], kept["Variables"]) == ({"x-NAME": "1"}, {"name": "a"})
+    assert kept["VariablesOf"] == {"a@example.com": {"address": "b", "url": 1}}
+
+
+def test_all_that_is_wrong_with_a_letter_is_told() -> None:
+    wrong = {
+        "From": "eve@example.net",
+        "FromName": 7,
+        "To": ["anna"],
+        "Attachments": [{"Content": "?"}],
+        "Importance": "very",
+        "Subject": "a\nb",
+    }
+    named = {each.field for each in faults([{"Addresses": ["a@example.com"], **wrong}], LIMITS)}
+    assert named == {"FromName", "To[0]", "Attachments[0].Content", "Importance", "Subject"}
+    reason = taken({**wrong, "Addresses": ["one"], "Lang": "?"}).reason
+    assert reason.count("; ") == MAX_FAULTS
+    assert reason.endswith("; and 1 more")
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"To": ["anna"], "Addresses": None}, ["To[0]"]),
+        ({"FromName": 7, "Addresses": None}, ["FromName", "Addresses"]),
+        ({"FromName": 7, "Addresses": ["a"]}, ["FromName", "Addresses[0]"]),
+        (
+            {"Addresses": [{"Address": "a@example.com", "Nmae": "A"}], "Subject": 1},
+            ["Addresses[0]", "Subject"],
+        ),
+        (
+            {"Personal": True, "To": ["a@example.com"], "Variables": {"a": 1}, "Lang": "ru"},
+            ["Personal", "Variables", "Lang"],
+        ),
+        ({"From": "e@example.net", "Sender": "e@example.net"}, ["From", "Sender"]),
+    ],
+)
+def test_no_fault_is_told_that_another_one_makes(change: dict[str, Any], fields: list[str]) -> None:
+    element = {"Addresses": ["a@example.com"], **change}
+    assert [each.field for each in faults([element], LIMITS)] == fields
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_what_is_taken_the_schema_takes(keys: dict[str, Any]) -> None:
         ({"DSN": {"Ret": 7}}, "DSN.Ret"),
         ({"DSN": {"EnvID": 7}}, "DSN.EnvID"),
         ({"DSN": {"EnvID": "x" * 101}}, "DSN"),
-        ({"DSN": {"Envid": "x"}}, "DSN"),
+        ({"DSN": {"Envelope": "x"}}, "DSN"),
         ({"RequireTLS": "yes"}, "RequireTLS"),
         ({"RequireTLS": 1}, "RequireTLS"),
     ],
