@@ -114,7 +114,7 @@ const element = (name, text) => {
   made.textContent = text;
   return made;
 };
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
+const clock = (seconds) => new Date(seconds * 1000).toLocaleString();
 
 const show = async (id, button) => {
   const answer = await fetch(`/messages/${id}.json`);

@@ -18,6 +18,8 @@ MAX_MESSAGES = 100_000
 
 _HEADERS = email.parser.BytesHeaderParser(policy=email.policy.default)
 _CID = re.compile(r"cid:([^\"'\s)>]{1,200})")
+_NAMES = {"text/calendar": "invite.ics"}
+"""What mail programs call a part that has no name."""
 _WHOLE = email.parser.BytesParser(EmailMessage, policy=email.policy.default)
 
 
@@ -114,7 +116,7 @@ class File:
 def _file(part: MIMEPart) -> File:
     raw = part.get_payload(decode=True)
     return File(
-        name=_text(part.get_filename() or ""),
+        name=_text(part.get_filename() or _NAMES.get(part.get_content_type(), "")),
         media_type=part.get_content_type(),
         inline=part.get_content_disposition() == "inline",
         content_id=_text(part.get("Content-ID", "")).strip().strip("<>"),

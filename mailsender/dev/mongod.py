@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from mailsender.dev.process import LOOPBACK, ChildError, Part, PartMissing, cach
 
 _CACHE_GB = 0.25
 _READY_TIMEOUT = 60.0
+_MOST_TOLD = 300
+"""Characters of a driver's error: some of them hold the whole topology."""
 _NOT_YET_INITIALIZED = 94
 
 
@@ -114,6 +116,11 @@ class Mongod(Part):
         self.cache_gb = cache_gb
 
     @property
+    def data(self) -> Path:
+        """The directory that its data is in."""
+        return self.directory / "data"
+
+    @property
     def address(self) -> str:
         """`host:port`."""
         return f"{LOOPBACK}:{self.port}"
@@ -137,15 +144,18 @@ class Mongod(Part):
         """Start it and wait until it is the primary of its replica set."""
         self.launch()
         with self.client() as client:
-            self.child.until(lambda: _answers(client), _READY_TIMEOUT)
-            _configure(client, self.replica_set, self.port)
+            self.child.until(lambda: _answers(client, self.data), _READY_TIMEOUT)
+            try:
+                _configure(client, self.replica_set, self.port)
+            except PyMongoError as error:
+                text = str(error).splitlines()[0][:_MOST_TOLD]
+                raise ChildError(f"mongod could not be made a replica set: {text}") from error
             self.child.until(lambda: _is_primary(client), _READY_TIMEOUT, "primary")
 
     def launch(self) -> None:
         """Start the process alone, without its replica set."""
-        data = self.directory / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        command: list[str | Path] = [mongod_binary(), "--dbpath", data, "--port", str(self.port)]
+        self.data.mkdir(parents=True, exist_ok=True)
+        command: list[str | Path] = [mongod_binary(), "--dbpath", self.data, "--port", str(self.port)]
         command += ["--bind_ip", LOOPBACK, "--replSet", self.replica_set, "--oplogSize", "256"]
         command += ["--wiredTigerCacheSizeGB", f"{self.cache_gb:g}", "--nounixsocket", "--quiet"]
         for name, value in self.parameters.items():
@@ -195,7 +205,7 @@ class ReplicaSet:
             member.launch()
         for member in self.members:
             with member.client() as client:
-                member.child.until(lambda client=client: _answers(client), _READY_TIMEOUT)  # type: ignore[misc]
+                member.child.until(partial(_answers, client, member.data), _READY_TIMEOUT)
         first = self.members[0]
         with first.client() as client:
             if _stored_config(client) is None:
@@ -211,12 +221,13 @@ class ReplicaSet:
     kill = stop
 
 
-def _answers(client: MongoClient[dict[str, Any]]) -> bool:
+def _answers(client: MongoClient[dict[str, Any]], data: Path) -> bool:
+    """Whether the mongod of this data answers, and not another one that has its port for the moment."""
     try:
-        client.admin.command("ping")
+        told = client.admin.command("getCmdLineOpts")["parsed"]
     except PyMongoError:
         return False
-    return True
+    return bool(told.get("storage", {}).get("dbPath") == str(data))
 
 
 def _is_primary(client: MongoClient[dict[str, Any]]) -> bool:

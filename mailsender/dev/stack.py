@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -45,6 +46,10 @@ _TOPICS = {
 }
 
 
+class _InUseError(ChildError):
+    """A running stack has the directory: nothing in it is to be thrown away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Where everything is; `.dev/endpoints.json` holds the same."""
@@ -76,6 +81,9 @@ def run_stack(directory: Path = Path(".dev"), *, service: Sequence[str] = _SERVI
     except KeyboardInterrupt:
         console.print("Stopped before everything was up.")
         return 0
+    except _InUseError as error:
+        console.print(f"[bold red]✗[/] {escape(str(error))}")
+        return 1
     except (ChildError, PartMissing) as error:
         console.print(f"[bold red]✗[/] {escape(str(error))}")
         console.print(f"  Logs and state are in {escape(str(directory))}; it can be thrown away.")
@@ -162,7 +170,7 @@ class _Stack:
             "SMTP_TLS": "none",
             "SMTP_USER": "",
             "SMTP_PASSWORD": "",
-            "SMTP_FROM": "mailsender <mailsender@example.test>",
+            "SMTP_FROM": os.environ.get("SMTP_FROM") or "mailsender <mailsender@example.test>",
             "MAILSENDER_STATE_DIR": os.environ.get("MAILSENDER_STATE_DIR")
             or str((self._directory / "journal").absolute()),
             "HTTP_HOST": LOOPBACK,
@@ -209,6 +217,12 @@ class _Stack:
 
 def _what_to_try(endpoints: Endpoints, topics: dict[str, str]) -> str:
     here = Path.cwd()
+    programs = Path(sys.executable).parent
+    found = (
+        []
+        if shutil.which("mailsender")
+        else ["For `mailsender` in another shell:", f'  export PATH="{programs}:$PATH"']
+    )
     sample = SAMPLE.relative_to(here) if SAMPLE.is_relative_to(here) else SAMPLE
     key = ' -H "X-API-KEY: $HTTP_API_KEY"' if os.environ.get("HTTP_API_KEY") else ""
     letters, reports = topics["KAFKA_TOPIC_MAILSENDER"], topics["KAFKA_TOPIC_PROFILE"]
@@ -218,6 +232,7 @@ def _what_to_try(endpoints: Endpoints, topics: dict[str, str]) -> str:
             f"MongoDB {endpoints.mongodb}",
             f"Caught mail {endpoints.catcher}",
             "",
+            *found,
             "Post six letters over HTTP, or as a record:",
             f"  curl{key} --data-binary @{sample} {endpoints.http}/post",
             f"  kcat -P -b {endpoints.kafka} -t {letters} -k demo {sample}",
@@ -256,7 +271,7 @@ def _only_one(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ChildError(f"another `mailsender dev` uses {directory}") from None
+            raise _InUseError(f"another `mailsender dev` uses {directory}") from None
         yield
 
 

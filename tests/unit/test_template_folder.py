@@ -66,7 +66,7 @@ def test_what_is_no_text_or_too_large_is_told_and_hides_nothing(
 def test_the_service_has_the_templates_of_its_folder(environment: Any) -> None:
     settings: Settings = environment(TEMPLATES_DIR=str(EXAMPLES), MONGODB_URI="memory:")
     parts = build(settings, SystemClock())
-    assert [each.name for each in parts.folder.listed()] == ["layout", "password", "retrieve"]
+    assert [each.name for each in parts.folder.listed()] == ["codes-layout", "password", "retrieve"]
     assert isinstance(parts.shelf, MemoryShelf)
     assert _folder(settings) == []
     assert build_folder(environment(TEMPLATES_DIR="")).listed() == []

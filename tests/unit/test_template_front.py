@@ -205,7 +205,7 @@ async def test_a_name_of_the_folder_is_not_saved() -> None:
         await put(client, WELCOME)
         listed = (await got(client, "/templates"))["templates"]
         assert [(each["name"], each["place"]) for each in listed] == [
-            ("layout", "folder"),
+            ("codes-layout", "folder"),
             ("password", "folder"),
             ("retrieve", "folder"),
             ("welcome", "mongodb"),
@@ -314,7 +314,7 @@ def test_a_folder_is_checked_without_a_service(command: Command, tmp_path: Path)
     made = command("check", str(EXAMPLES_DIR))
     assert made.exit_code == 0, made.output
     assert made.stdout.splitlines() == [
-        "ok    layout: en; it has no sample to be filled in with",
+        "ok    codes-layout: en; it has no sample to be filled in with",
         "ok    password: en, ru; filled in with its sample",
         "ok    retrieve: en, ru; filled in with its sample",
     ]
@@ -377,7 +377,7 @@ def test_files_are_previewed_without_a_service(command: Command, tmp_path: Path)
 def test_a_folder_is_saved_layouts_first(command: Command, served: dict[str, str], tmp_path: Path) -> None:
     made = command("put", str(EXAMPLES_DIR), env=served)
     assert made.exit_code == 0, made.output
-    assert made.stdout.splitlines() == ["layout@1 saved", "password@1 saved", "retrieve@1 saved"]
+    assert made.stdout.splitlines() == ["codes-layout@1 saved", "password@1 saved", "retrieve@1 saved"]
     files = {"a.html": "{% extends 'z.html' %}", "z.html": "<p>"}
     made = command("put", str(write(tmp_path / "t", files)), env=served)
     assert made.stdout.splitlines() == ["z@1 saved", "a@1 saved"]
@@ -387,7 +387,7 @@ def test_a_folder_is_saved_layouts_first(command: Command, served: dict[str, str
     assert made.stdout.splitlines()[2].startswith("password@1  mongodb  password.html, ")
     assert [
         each["name"] for each in json.loads(command("list", "--json", env=served).stdout)["templates"]
-    ] == [*("a", "layout", "password", "retrieve", "z")]
+    ] == [*("a", "codes-layout", "password", "retrieve", "z")]
     made = command("preview", "password", "--lang", "ru", env=served)
     assert "482913" in made.stdout
 

@@ -615,7 +615,7 @@ def examples() -> tuple[list[Template], list[TemplateError]]:
 def test_the_examples_are_whole() -> None:
     templates, errors = examples()
     assert not errors
-    assert {each.name for each in templates} == {"layout", "password", "retrieve"}
+    assert {each.name for each in templates} == {"codes-layout", "password", "retrieve"}
     library = Library(StoredTemplates(tuple(templates)))
     for each in templates:
         assert asyncio.run(library.check(each)) == []
