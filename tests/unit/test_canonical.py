@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsender.intake.batch import read_letter
@@ -176,6 +176,7 @@ def test_a_letter_that_says_nothing_more_is_a_plain_one() -> None:
 chosen = st.fixed_dictionaries({key: st.sampled_from(groups) for key, groups in SPELLINGS.items()})
 
 
+@settings(deadline=None)
 @given(chosen=chosen, data=st.data())
 def test_all_keys_together(chosen: dict[str, list[Any]], data: st.DataObject) -> None:
     """Any spelling of all of them is one content, and what is kept is read as what was published."""
