@@ -18,7 +18,7 @@ from mailsender.model.letter import Origin, now_ms
 from mailsender.model.records import Landed, Outgoing
 from mailsender.service import Replica
 from mailsender.settings.environment import Settings
-from mailsender.web.operations import BadBatch, BadLetter, Refused
+from mailsender.web.operations import BadBatch, Refused
 
 RETRY: Final = 5.0
 """Seconds after which a code may be asked for again that could not be sent."""
@@ -67,7 +67,7 @@ class ReplicaCodes:
         code = "0" * replica.settings.code_length
         element = letter_of(wanted, code, NO_ID, now + timedelta(seconds=life), life)
         if found := faults([element], replica.limits):
-            raise BadLetter("The letter is wrong.", found)
+            raise BadBatch("1 of 1 letters are wrong.", found)
         letter = read_letter(element, _NOWHERE, None, replica.limits, now=now)
         try:
             letter, filling = await replica.filler.tried(letter)
@@ -77,7 +77,7 @@ class ReplicaCodes:
             )
         except ValueError as error:
             fault = Fault(index=0, field="Template", text=f"cannot be filled in: {error}")
-            raise BadLetter("The letter is wrong.", [fault]) from None
+            raise BadBatch("1 of 1 letters are wrong.", [fault]) from None
 
     async def check(self, guess: Guess) -> Verdict:
         """See `CodeDesk.check`.

@@ -284,7 +284,7 @@ C = TypeVar("C", bound=Client)
 
 
 IDLE_STOP = 2.0
-"""Seconds for the stop of a client that holds nothing. One that joins its group is let in only when all others
+"""Seconds for the stop of a client that holds nothing. One that joins its group is let in only when others
 have come, or a dead one's session is over, and `stop` waits for that: longer than a drain may."""
 
 

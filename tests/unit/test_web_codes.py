@@ -25,7 +25,7 @@ from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.queue.memory import MemoryQueue
 from mailsender.web import openapi, operations
-from mailsender.web.operations import BadBatch, BadLetter, Refused
+from mailsender.web.operations import BadBatch, Refused
 from tests.fakes import FakeSink
 from tests.templates import template
 from tests.unit import test_web
@@ -286,6 +286,7 @@ async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     await replica.parts.shelf.put(
         template({"password.subject": "Your code", "password.txt": "{{ code }}{{ company|default('') }}"}), {}
     )
+    await replica.parts.shelf.put(template({"needs.subject": "Your code", "needs.txt": "{{ company }}"}), {})
     posted: list[Any] = []
 
     async def post(body: bytes) -> None:
@@ -327,10 +328,13 @@ async def test_what_no_letter_can_be_made_of_is_refused_and_not_counted(desk: De
     for other, told in [
         (replace(wanted, template="nope"), "Template cannot be filled in: template nope: "),
         (replace(wanted, template="password@7"), "Template cannot be filled in: template password@7: "),
-        (replace(wanted, variables={"company": [[]] * 2, "x": "\ud800"}), "half of a surrogate pair"),
+        (
+            replace(wanted, template="needs"),
+            "Template cannot be filled in: template needs.txt, line 1, variable",
+        ),
     ]:
         for _ in range(3):  # more than an address may have
-            with pytest.raises(BadLetter) as caught:
+            with pytest.raises(BadBatch) as caught:
                 await desk.codes.make(other)
             (fault,) = caught.value.faults
             assert told in f"{fault.field} {fault.text}"
