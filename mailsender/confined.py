@@ -109,7 +109,12 @@ class Confined:
                 raise self._why(error.status) from None
             self._rests(stays=answer.stays)
         if answer.error is not None:
-            raise answer.error
+            try:
+                raise answer.error
+            finally:
+                del (
+                    answer
+                )  # else the error holds this frame, which holds the error, and the request with both
         result: T = answer.result
         return result
 

@@ -177,7 +177,8 @@ class Library:
                 if template.sample is not None:
                     await asyncio.to_thread(compiled.render, variables, template.sample)
             except TemplateError as error:
-                found.setdefault(str(error), error)
+                # Without its traceback, which would hold this frame, and so itself.
+                found.setdefault(str(error), error.with_traceback(None))
         return list(found.values())
 
     async def _stored(self, name: str, version: str | None) -> Template | None:
@@ -277,6 +278,7 @@ class _Sources(jinja2.BaseLoader):
         except TemplateError:
             raise
         except jinja2.TemplateSyntaxError as error:
+            error.__traceback__ = None  # one of Jinja's frames in it holds the error
             raise TemplateError(error.message or "syntax", template=label, line=error.lineno) from None
         except SyntaxError:  # Python's own, for more than 20 loops within each other
             raise TemplateError("its parts are nested too deeply", template=label) from None

@@ -334,6 +334,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._count_tokens(source, name, label)
             tree = self.parse(source, name, label)
         except TemplateSyntaxError as error:
+            error.__traceback__ = None  # one of Jinja's frames in it holds the error
             raise TemplateError(error.message or "syntax", template=label, line=error.lineno) from None
         except RecursionError:
             raise TemplateError("its parts are nested too deeply", template=label) from None

@@ -51,7 +51,10 @@ def problems() -> Middleware:
                 raise  # aiohttp ends the connection: there is nobody to answer
             # In no variable: an error whose traceback leads to this frame would be held by it, and with it
             # the body, until the collector comes, which is seldom.
-            return (_expected(request, error) or _unexpected(request, error)).response()
+            answer = (_expected(request, error) or _unexpected(request, error)).response()
+            if isinstance(error, web.HTTPException):
+                error.__traceback__ = None  # aiohttp's route keeps it, and the request the route
+            return answer
 
     return middleware
 
