@@ -278,7 +278,6 @@ class _Sources(jinja2.BaseLoader):
         except TemplateError:
             raise
         except jinja2.TemplateSyntaxError as error:
-            error.__traceback__ = None  # one of Jinja's frames in it holds the error
             raise TemplateError(error.message or "syntax", template=label, line=error.lineno) from None
         except SyntaxError:  # Python's own, for more than 20 loops within each other
             raise TemplateError("its parts are nested too deeply", template=label) from None
