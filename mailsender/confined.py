@@ -336,5 +336,11 @@ else:
             resource.setrlimit(resource.RLIMIT_CPU, (most if hard < 0 else min(most, hard), hard))
 
     def _largest() -> int:
-        """Bytes that the process had at most."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        """Bytes that the process had at most; 0 where that is not told.
+
+        Not `ru_maxrss`, which begins with what the service has: it is kept over the start of a program.
+        """
+        with suppress(OSError, ValueError, IndexError):
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+            return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+        return 0
