@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, TypeVar
+from typing import IO, Any, Final, NoReturn, TypeVar
 
 from mailsender.model.errors import Unavailable
 
@@ -236,13 +236,13 @@ def _buried(child: subprocess.Popen[bytes]) -> None:
                 each.close()
 
 
-def _write(stream: BinaryIO, data: bytes) -> None:
+def _write(stream: IO[bytes], data: bytes) -> None:
     stream.write(struct.pack(">Q", len(data)))
     stream.write(data)
     stream.flush()
 
 
-def _read(stream: BinaryIO, most: int | None = None) -> bytes:
+def _read(stream: IO[bytes], most: int | None = None) -> bytes:
     """What was written as one.
 
     Raises:
