@@ -18,8 +18,9 @@ from mailsender.admin.operations import ReplicaOperations
 from mailsender.codes.desk import Guess, Made, NoCodes, TooOften, Wanted
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.port import Verdict
+from mailsender.confined import Bounds, Confined
 from mailsender.lint.letters import Surroundings
-from mailsender.lint.run import Linted, lint
+from mailsender.lint.run import Linted, NothingToSee, lint
 from mailsender.model.address import parse_address
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
@@ -429,6 +430,17 @@ async def test_a_replica_lints_with_its_own_sender_and_limits(monkeypatch: pytes
         found = await service.lint(json.dumps([letter | {"From": "b@example.com"}]).encode(), None)
         mine = await service.lint(json.dumps([letter | {"To": ["robot@example.test"]}]).encode(), None)
     assert [each.rule for each in found.findings] == ["refused"]
+    await service.close()
     assert "SMTP_FROM_ALLOWED" in found.findings[0].text
     assert [each.rule for each in mine.findings] == ["to-self"]
     assert logs == []
+
+
+@pytest.mark.asyncio
+async def test_what_takes_too_long_to_look_through_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    service = ReplicaOperations(replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch))
+    monkeypatch.setattr(service, "_confined", Confined(bounds=Bounds(seconds=0.0)))
+    with pytest.raises(NothingToSee, match="it takes more than 0 s"):
+        await service.lint(b"Subject: x\r\n\r\nx", None)
+    await service.close()
