@@ -37,7 +37,7 @@ test: .venv/.made ## All tests, on the real parts that this machine has, with br
 test-compiled: .venv/.made build/compiled/.made ## Tests of the hot path against its compiled form, as the image has it
 	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled MAILSENDER_TEST_COMPILED=1 \
 		$(CURDIR)/.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal \
-		$(or $(ARGS),tests/compiled tests/unit tests/contract tests/integration/test_smtp*.py --ignore=tests/unit/test_supply.py)
+		$(or $(ARGS),tests/compiled tests/unit tests/contract tests/integration/test_smtp*.py)
 
 proof: .venv/.made ## Try to break every promise and write docs/proof.md; ARGS="kills --runs 100 --seed 7" for a part
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes \

@@ -246,12 +246,14 @@ def kafka_config(settings: Settings) -> KafkaConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Servers:
-    """All that listens on behalf of a replica."""
+    """All that listens on behalf of a replica, and what answers."""
 
+    operations: ReplicaOperations
     servers: tuple[Server, ...]
 
     async def close(self) -> None:
-        """Close them one by one, the last first."""
+        """Close them one by one, the last first; before, what callers wait for."""
+        await self.operations.close()
         for server in reversed(self.servers):
             await server.close()
 
@@ -274,7 +276,7 @@ async def listen(replica: Replica) -> Front | None:
         return None
     log.info("http_listens", host=settings.bind_host, port=server.port, connections=most)
     if not settings.http_metrics_port:
-        return server
+        return _Servers(operations, (server,))
     only_metrics = make_metrics_app(
         operations, timeout=settings.http_timeout, allowed_hosts=settings.allowed_hosts
     )
@@ -284,7 +286,7 @@ async def listen(replica: Replica) -> Front | None:
         await server.close()
         return None
     log.info("metrics_listen", host=settings.bind_host, port=port, connections=SCRAPERS)
-    return _Servers((server, beside))
+    return _Servers(operations, (server, beside))
 
 
 async def _served(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
-from mailsender.codes.desk import CodeDesk, Guess, Made, NoCodes, Policy, Wanted
+from mailsender.codes.desk import CodeDesk, Guess, Made, NoCodes, Policy, Wanted, letter_of
 from mailsender.codes.port import Verdict
 from mailsender.codes.seal import Seal
-from mailsender.intake.batch import faults
+from mailsender.intake.batch import Fault, faults, read_letter
+from mailsender.intake.schema import NO_ID
 from mailsender.model.errors import Forbidden, Rejected
 from mailsender.model.json_values import batch_text
+from mailsender.model.letter import Origin, now_ms
 from mailsender.model.records import Landed, Outgoing
 from mailsender.service import Replica
 from mailsender.settings.environment import Settings
@@ -22,6 +25,8 @@ RETRY: Final = 5.0
 
 KEY_BYTES: Final = 12
 """Random bytes of its record's key, as of every posted one."""
+
+_NOWHERE: Final = Origin(topic="", partition=0, offset=0, index=0, timestamp=-1)
 
 _NOTHING: Final = b"[]"
 """A batch without letters: it is taken in as others are, and nothing comes of it."""
@@ -45,12 +50,34 @@ class ReplicaCodes:
         )
 
     async def make(self, wanted: Wanted) -> Made:
-        """See `CodeDesk.make`.
+        """See `CodeDesk.make`. What no letter can be made of is refused before anything is counted.
 
         Raises:
             NoCodes: there is no secret.
+            BadBatch: there is no such template, or it cannot be filled in with these variables.
         """
-        return await self._the_desk().make(wanted)
+        desk = self._the_desk()
+        await self._look_at_template(wanted)
+        return await desk.make(wanted)
+
+    async def _look_at_template(self, wanted: Wanted) -> None:
+        """Make the letter with a code of zeros, whether the address is known or not, and throw it away."""
+        replica, life = self._replica, self._replica.settings.code_life
+        now = now_ms(replica.clock.epoch())
+        code = "0" * replica.settings.code_length
+        element = letter_of(wanted, code, NO_ID, now + timedelta(seconds=life), life)
+        if found := faults([element], replica.limits):
+            raise BadBatch("1 of 1 letters are wrong.", found)
+        letter = read_letter(element, _NOWHERE, None, replica.limits, now=now)
+        try:
+            letter, filling = await replica.filler.tried(letter)
+            person = letter.everybody[0]
+            replica.composer.compose(
+                letter, eight_bit=True, smtputf8=True, date=now, person=person, filling=filling
+            )
+        except ValueError as error:
+            fault = Fault(index=0, field="Template", text=f"cannot be filled in: {error}")
+            raise BadBatch("1 of 1 letters are wrong.", [fault]) from None
 
     async def check(self, guess: Guess) -> Verdict:
         """See `CodeDesk.check`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -18,14 +17,16 @@ from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
 from mailsender.codes.desk import Guess, Made, Wanted
 from mailsender.codes.port import Verdict
-from mailsender.lint.letters import Surroundings
-from mailsender.lint.run import Linted, lint
+from mailsender.confined import Confined, TooMuch
+from mailsender.lint.letters import Surroundings, nearest
+from mailsender.lint.run import Linted, NothingToSee, lint
 from mailsender.message.headers import Mailbox
 from mailsender.model.address import parse_address
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica, text_of_html
+from mailsender.templates.prepare import prepared
 from mailsender.web.models import DryRunView
 from mailsender.web.operations import Clash, Posted, Submission, Submitted
 
@@ -44,9 +45,8 @@ class ReplicaOperations:
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
-        # One thread: hostile HTML takes a part of a core, and no turn of the loop.
-        self._linter = ThreadPoolExecutor(1, thread_name_prefix="lint")
-        self.templates = ReplicaTemplates(replica)
+        self._confined = Confined(lint.__module__, prepared.__module__)
+        self.templates = ReplicaTemplates(replica, self._confined.run)
 
     @property
     def state(self) -> str:
@@ -101,12 +101,15 @@ class ReplicaOperations:
         known = Surroundings(
             now=now_ms(replica.clock.epoch()),
             sender=Mailbox(name, parse_address(address)),
-            signing=None if keys is None else lambda domain: [key.domain for key in keys.for_sender(domain)],
+            signing=None if keys is None else partial(nearest, frozenset(key.domain for key in keys)),
             text_of=text_of_html(replica.settings),
             bulk=bulk,
             limits=replica.limits,
         )
-        return await asyncio.get_running_loop().run_in_executor(self._linter, lint, body, known)
+        try:
+            return await self._confined.run(lint, body, known)
+        except TooMuch as error:
+            raise NothingToSee(str(error)) from None
 
     async def make_code(self, wanted: Wanted) -> Made:
         """Make a confirmation code and publish its letter."""
@@ -177,6 +180,10 @@ class ReplicaOperations:
         if self._replica.opening.text:
             raise Unavailable(self._replica.opening.text)
         return await self._replica.parts.queue.look_up(letter_id)
+
+    async def close(self) -> None:
+        """End what is under way for callers; the replica is not touched."""
+        await self._confined.close()
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from mailsender.confined import TooMuch
 from mailsender.model.errors import Unavailable
 from mailsender.service import Replica
 from mailsender.templates.files import template_of
@@ -28,12 +29,12 @@ class _AsItIsNow:
 
 
 class ReplicaTemplates:
-    """Implements `web.template_operations.TemplateOperations` over a replica."""
+    """Implements `web.template_operations.TemplateOperations` over a replica; `preparing` is `Library`'s."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, preparing: Callable[..., Awaitable[Any]]) -> None:
         self._replica = replica
         self._folder = replica.parts.folder
-        self._library = Library(self._folder, _AsItIsNow(replica.parts.shelf), kept=0)
+        self._library = Library(self._folder, _AsItIsNow(replica.parts.shelf), kept=0, preparing=preparing)
         self._variables = replica.settings.variables
         self._working = asyncio.Lock()  # to prepare and compile takes a processor, and there is one for all
 
@@ -82,6 +83,8 @@ class ReplicaTemplates:
             faults = await self._library.check(ready, self._variables)
         except TemplateError as error:
             raise BadTemplate([error]) from None
+        except TooMuch as error:
+            raise BadTemplate([TemplateError(str(error), template=name)]) from None
         if faults:
             raise BadTemplate(faults)
         return ready

@@ -53,8 +53,10 @@ class Waiting:
 
     async def _look(self) -> None:
         """Look for those who wait, until nobody does. While the queue is away nobody is told anything."""
-        while self._waiters:
+        while True:
             await asyncio.sleep(LOOK)
+            if not self._waiters:  # they went when they were told
+                return
             stopping = self._stopping()
             asked = {waiter.letter_id for waiter in self._waiters}
             try:

@@ -145,15 +145,19 @@ class BlobCache:
         entry.loading.add_done_callback(lambda _: self._ended(ref, entry))
 
     async def _loaded(self, ref: str) -> Base64:
-        encoder, digest = Base64Encoder(), sha256()
+        """The content. A damaged one is forgotten, so that it can be put anew."""
+        encoder, digest, fault = Base64Encoder(), sha256(), ""
         try:
             async for block in self._store.read(ref):
                 digest.update(block)
                 encoder.feed(block)
         except Damaged as error:
-            raise Damaged(f"the attachment {ref} is damaged: {error}") from None
-        if PREFIX + digest.hexdigest() != ref:
-            raise Damaged(f"the attachment {ref} is damaged: its content has another hash")
+            fault = str(error)
+        if not fault and PREFIX + digest.hexdigest() != ref:
+            fault = "its content has another hash"
+        if fault:
+            await self._store.verify(ref)
+            raise Damaged(f"the attachment {ref} is damaged: {fault}")
         return encoder.end()
 
     def _ended(self, ref: str, entry: _Entry) -> None:

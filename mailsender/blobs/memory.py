@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from mailsender.blobs.port import CHUNK, LOOK_AGAIN, UNFINISHED, Damaged, Overtaken, Upload
-from mailsender.model.blobs import Blob
+from mailsender.model.blobs import Blob, ref_of
 from mailsender.model.clock import Clock
 from mailsender.model.letter import now_ms
 
@@ -62,6 +62,12 @@ class MemoryBlobs:
         content = self._blobs[ref][0]
         for start in range(0, len(content), CHUNK):
             yield content[start : start + CHUNK]
+
+    async def verify(self, ref: str) -> bool:
+        """See `BlobStore.verify`."""
+        if ref in self._blobs and ref_of(self._blobs[ref][0]) != ref:
+            del self._blobs[ref]
+        return ref in self._blobs
 
     async def secure(self, refs: Collection[str], contents: Mapping[str, bytes]) -> dict[str, int]:
         """See `BlobStore.secure`."""

@@ -18,12 +18,14 @@ document without a name is found by the next sweep.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from bson import ObjectId
@@ -31,7 +33,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from mailsender.blobs.port import CHUNK, LOOK_AGAIN, UNFINISHED, Damaged, Overtaken, Upload
-from mailsender.model.blobs import Blob
+from mailsender.model.blobs import PREFIX, Blob
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.mongo.client import (
@@ -147,6 +149,24 @@ class MongoBlobs:
                     raise Damaged(f"its chunks are not those of {size} bytes")
                 number += 1
                 yield bytes(chunk["data"])
+
+    async def verify(self, ref: str) -> bool:
+        """See `BlobStore.verify`. What is being swept, or was stored anew meanwhile, is let alone."""
+        async with _calling(self._timeout):
+            file = await self._files.find_one({"filename": ref}, {"length": 1})
+        if file is None:
+            return False
+        digest = sha256()
+        with contextlib.suppress(Damaged):
+            async for block in self._blocks(file["_id"], file["length"]):
+                digest.update(block)
+        if PREFIX + digest.hexdigest() == ref:
+            return True
+        async with _calling(self._timeout):
+            change = {"$set": {"kept_until": await self._clock.now()}, "$unset": _UNNAMED}
+            if await self._change({"_id": file["_id"], "filename": ref}, change):
+                await self._remove([file["_id"]])
+        return False
 
     # --- for letters -----------------------------------------------------------------------------
 

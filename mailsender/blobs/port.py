@@ -67,6 +67,13 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def verify(self, ref: str) -> bool:
+        """Whether a blob is there and what it was, all of it read.
+
+        One that is not what it was is forgotten, so that it can be put anew.
+        """
+        ...
+
     async def secure(self, refs: Collection[str], contents: Mapping[str, bytes]) -> dict[str, int]:
         """Keep these for the store's retention from now on, and store those of `contents` that are not there.
 

@@ -136,7 +136,7 @@ class CodeDesk:
             await self._give_back(counted)
             return Made(handle=handle, until=kept.end, letter=kept.letter)
         try:
-            await self._send(_letter(wanted, code, kept.letter, kept.end, policy.life), wanted.known)
+            await self._send(letter_of(wanted, code, kept.letter, kept.end, policy.life), wanted.known)
         except Exception:  # a code that was not sent holds no more, and is not counted
             await self._store.withdraw(name, new.hash)
             await self._give_back(counted)
@@ -177,7 +177,7 @@ def _digits(code: str) -> str:
     return "".join([char if (digit := decimal(char, None)) is None else str(digit) for char in counted])
 
 
-def _letter(wanted: Wanted, code: str, letter_id: str, end: datetime, life: float) -> dict[str, Any]:
+def letter_of(wanted: Wanted, code: str, letter_id: str, end: datetime, life: float) -> dict[str, Any]:
     """The letter that brings a code, as on the in-topic; what it says of the code wins over the caller's."""
     told = {
         "code": code,

@@ -35,6 +35,7 @@ from mailsender.dev.terminal import own_foreground
 from mailsender.settings.groups.mongodb import MEMORY_URI
 
 HTTP_PORT, KAFKA_PORT, MONGODB_PORT, SMTP_PORT, CATCHER_PORT = 8000, 9092, 27017, 1025, 8025
+MAX_PORT = 65535
 SAMPLE = Path(__file__).with_name("sample.json")
 
 _SERVICE = (sys.executable, "-m", "mailsender", "run")
@@ -107,7 +108,7 @@ class _Stack:
         broker = self._start_broker()
         mongodb = self._start_mongod()
         catcher = self._start_catcher()
-        http_port = _pick_port(HTTP_PORT)
+        http_port = _http_port()
         endpoints = Endpoints(
             http=f"http://{LOOPBACK}:{http_port}",
             kafka=broker.bootstrap,
@@ -250,6 +251,22 @@ def _pick_port(wanted: int) -> int:
         if port_is_free(port) and not listens(port):
             return port
     raise ChildError(f"no free port from {wanted} to {wanted + 99}")
+
+
+def _http_port() -> int:
+    """The service's port: the one that ``HTTP_PORT`` names, or else the first that is free.
+
+    Raises:
+        ChildError: the one that is named is none, or somebody uses it.
+    """
+    named = os.environ.get("HTTP_PORT", "").strip()
+    if not named:
+        return _pick_port(HTTP_PORT)
+    if not named.isascii() or not named.isdigit() or not 1 <= int(named) <= MAX_PORT:
+        raise ChildError(f"HTTP_PORT is no port of 1 to {MAX_PORT}")
+    if not port_is_free(int(named)) or listens(int(named)):
+        raise ChildError(f"HTTP_PORT: port {named} is in use; name another one, or none")
+    return int(named)
 
 
 def _is_ready(port: int) -> bool:

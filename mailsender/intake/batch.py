@@ -23,6 +23,7 @@ from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
 from mailsender.intake.spelling import as_documented
 from mailsender.message.attachments import Keep, by_ref
+from mailsender.message.canonical import canonical
 from mailsender.message.mail import KEYS, Mail, read
 from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
@@ -345,7 +346,8 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
     if mail.shown and isinstance(blind, list):
         # Behind the others, whose places are told where one of them is wrong; these are good ones.
         fields["Addresses"] = [*blind, *mail.shown]
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    written = canonical(given, mail)
+    return json.dumps(written, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if written else ""
 
 
 def _not_allowed(mail: Mail, limits: Limits) -> Iterator[BadKey]:
@@ -368,21 +370,57 @@ def _spread(fields: dict[str, Any]) -> None:
     if not isinstance(addresses, list) or not any(isinstance(each, dict) for each in addresses):
         return
     beside: dict[str, dict[str, Any]] = {key: {} for key in _BESIDE}
-    plain = []
+    plain: list[Any] = []
     for place, each in enumerate(addresses):
         if isinstance(each, dict):
             if not each.keys() <= _OF_AN_ADDRESS or not isinstance(each.get("Address"), str):
                 words = ", ".join([f'"{key}": …' for key in ("Address", *_BESIDE)])
                 raise BadKey(f"Addresses[{place}]", f"must be a string, or {{{words}}}")
             for key, found in beside.items():
-                # As the recipient's is, the first of an address that stands twice is the one that counts.
                 if says(key, each.get(key)):
                     found.setdefault(each["Address"], each[key])
             plain.append(each["Address"])
         else:
             plain.append(each)
+    if fields.get("Personal") is True:
+        _check_repeated(addresses, plain)
     fields["Addresses"] = plain
     fields |= {name: beside[key] for key, name in _BESIDE.items() if beside[key]}
+
+
+def _check_repeated(published: Sequence[Any], plain: Sequence[Any]) -> None:
+    """Refuse a mailbox that stands twice with two things beside it: which message would it get?
+
+    `plain` are the addresses of `published`; what is none of them is told elsewhere.
+
+    Raises:
+        BadKey: there is such a one; it names both places.
+    """
+    first: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for place, (each, text) in enumerate(zip(published, plain, strict=True)):
+        try:
+            wire = parse_address(text).wire if isinstance(text, str) else ""
+        except BadAddress:
+            continue
+        beside = each if isinstance(each, dict) else {}
+        before, kept = first.setdefault(wire, (place, beside))
+        for key in _BESIDE if wire and before != place else ():
+            if _differ(key, kept.get(key), beside.get(key)):
+                raise BadKey(
+                    f"Addresses[{place}]",
+                    f"is the recipient of Addresses[{before}] again, with another {key}; a recipient of a"
+                    " personal letter gets one message",
+                )
+
+
+def _differ(key: str, one: Any, other: Any) -> bool:
+    """Whether two values mean two things to a template, to which 1, 1.0 and true are three."""
+    if not says(key, one) or not says(key, other):
+        return says(key, one) or says(key, other)
+    try:
+        return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
+    except (RecursionError, ValueError):  # too deep for a variable
+        return True
 
 
 def _placed(error: BadKey, published: object) -> BadKey:

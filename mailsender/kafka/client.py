@@ -283,11 +283,17 @@ class Client(Protocol):
 C = TypeVar("C", bound=Client)
 
 
+IDLE_STOP = 2.0
+"""Seconds for the stop of a client that holds nothing. One that joins its group is let in only when others
+have come, or a dead one's session is over, and `stop` waits for that: longer than a drain may."""
+
+
 class Keeper(Generic[C]):
     """Keeps one client started: tries until a broker answers, and makes a new one when told to.
 
     `make` makes an unstarted client; `begun` is called with it once it is started; `abandon` frees by force
-    what `stop` left behind.
+    what `stop` left behind. `holds` says whether it has something that a stop has to end in good order; where
+    it has not, that is given `IDLE_STOP` seconds and not all of the config's timeout.
     """
 
     def __init__(
@@ -297,8 +303,10 @@ class Keeper(Generic[C]):
         make: Callable[[], C],
         begun: Callable[[C], None],
         abandon: Callable[[C], Awaitable[None]],
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
+        self._holds = holds
         self._make = make
         self._begun = begun
         self._abandon = abandon
@@ -397,8 +405,9 @@ class Keeper(Generic[C]):
             )
 
     async def _stop(self, client: C) -> None:
+        patience = self._config.timeout if self._holds() else min(IDLE_STOP, self._config.timeout)
         stopping = asyncio.create_task(client.stop())
-        await asyncio.wait({stopping}, timeout=self._config.timeout)
+        await asyncio.wait({stopping}, timeout=patience)
         hangs = not stopping.done()
         stopping.cancel()
         (outcome,) = await asyncio.gather(stopping, return_exceptions=True)

@@ -119,7 +119,7 @@ class KafkaSource:
         self._clock = clock or SystemClock()
         self._log = client_log(self._clock)
         self._keeper: Keeper[AIOKafkaConsumer] = Keeper(
-            config, make=self._make, begun=self._begun, abandon=_abandon
+            config, make=self._make, begun=self._begun, abandon=_abandon, holds=lambda: self._member
         )
         self._member = False  # of the group, with its assignment known
         self._idle = False

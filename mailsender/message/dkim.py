@@ -52,17 +52,18 @@ _COVERED: Final = {
     "Subject": True,
     "Date": False,
     "Message-ID": False,
-    "In-Reply-To": False,
-    "References": False,
+    "In-Reply-To": True,
+    "References": True,
     "MIME-Version": False,
     "Content-Type": False,
     "Content-Transfer-Encoding": False,
-    "List-Unsubscribe": False,
-    "List-Unsubscribe-Post": False,
+    "List-Unsubscribe": True,
+    "List-Unsubscribe-Post": True,
 }
 """The headers that are signed: each once more than it stands in the message, so that nobody can add another
-(RFC 6376 §5.4.2, §8.15). True: also where it does not stand there. A relay may have reasons to add the first
-of the others. List-Unsubscribe and its Post have to be signed (RFC 8058 §4)."""
+(RFC 6376 §5.4.2, §8.15). True: also where it does not stand there. Of the others all but Sender, which a list
+may have reasons to add, stand in every message. List-Unsubscribe and its Post have to be signed (RFC 8058
+§4); where there are none, one that a stranger adds would be a button of the sender's."""
 
 _SELECTOR = re.compile(r"\w(?:[\w-]{0,61}\w)?(?:\.\w(?:[\w-]{0,61}\w)?)*", re.ASCII)
 _PUBLIC = re.compile(rb"-----BEGIN (?:[A-Z]+ )?(?:PUBLIC KEY|CERTIFICATE)-----")

@@ -53,25 +53,50 @@ OWN_KEYS = {
 
 REFUSED = frozenset(
     {
-        # The envelope alone says who gets a message, and these would add somebody: with old programs, or at
-        # SendGrid, SparkPost and Mandrill, each of which takes recipients out of a header.
-        *("bcc", "apparently-to", "x-smtpapi", "x-msys-api", "x-mc-bccaddress"),
+        # The envelope alone says who gets a message, and these would add somebody: with old programs, with
+        # those that fetch mail out of a mailbox of several people, or at SendGrid and SparkPost, each of
+        # which takes recipients out of a header.
+        *("bcc", "x-bcc", "apparently-to", "envelope-to", "x-envelope-to", "x-original-to", "x-rcpt-to"),
+        *("x-gm-original-to", "x-smtpapi", "x-msys-api"),
         # Made here, or by those who carry the message.
         *("date", "message-id", "received", "return-path", "delivered-to", "dkim-signature"),
         *("authentication-results", "received-spf"),
+        # Relays act upon them: errors go to whom the first names, DSN to whom the second does, and the third
+        # takes from all letters of a domain the TLS that its receivers ask for (RFC 8689 §5).
+        *("errors-to", "return-receipt-to", "tls-required"),
     }
 )
 """Headers that a publisher cannot set, by their names in lower case."""
 
-REFUSED_BEGINNINGS = ("mime-", "content-", "resent-", "arc-")
-"""How the names of more of them begin: those say how the message is encoded, or who resent and sealed it."""
+REFUSED_BEGINNINGS = (
+    # How the message is encoded, or who resent and sealed it.
+    *("mime-", "content-", "resent-", "arc-"),
+    # What a provider does with it: whether it goes out at all, when, with which sender, template, copies and
+    # signature. Amazon SES, Mailgun, Postmark, Mandrill, Mailjet, Brevo, MailerQ, SMTPeter, PowerMTA,
+    # GreenArrow, Exchange.
+    *("x-ses-", "x-mailgun-", "x-pm-", "x-mc-", "x-mailjet-", "x-mj-", "x-mailin-", "x-sib-", "x-mq-"),
+    *("x-smtpeter-", "x-virtual-mta", "x-greenarrow-", "x-ms-exchange-"),
+)
+"""How the names of more of them begin; `LABELS` begin so and are taken all the same."""
+
+LABELS = frozenset(
+    {
+        *("x-ses-configuration-set", "x-ses-message-tags", "x-mailgun-tag", "x-mailgun-variables"),
+        *("x-pm-tag", "x-mc-tags", "x-mc-metadata", "x-mailjet-campaign", "x-mj-customid"),
+        *("x-mj-eventpayload", "x-mailin-custom", "x-mailin-tag"),
+    }
+)
+"""Headers by which providers' statistics and events tell messages apart: they change nothing of whether, when
+and to whom one goes. Beside them there is `LABELS_BEGINNING`."""
+
+LABELS_BEGINNING = "x-pm-metadata-"
 
 REPEATABLE = frozenset({"comments", "keywords"})
 """Headers that may come again (RFC 5322 §3.6), beside those whose names begin with X-."""
 
-# Of what RFC 5322 §3.6.8 allows only what no reader refuses: some take a bracket, a quote or a slash ill.
-# No longer than leaves room for an encoded-word behind it on its line.
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,50}")
+# Of what RFC 5322 §3.6.8 allows only what every reader takes for the same name: for some `Mime_Version` is
+# `Mime-Version`. No longer than leaves room for an encoded-word behind it on its line.
+_NAME = re.compile(r"[A-Za-z0-9-]{1,50}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _FIRST_OF_SEVERAL = re.compile(r"[^\s<>,;@]@[^\s<>,;@]+>? *[,;]")
 _ID = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>")
@@ -171,7 +196,7 @@ class Further:
         name = self.name.lower()
         if name in OWN_KEYS:
             raise BadHeader(f"the header {self.name} has a key of its own, {OWN_KEYS[name]}")
-        if name in REFUSED or name.startswith(REFUSED_BEGINNINGS):
+        if _is_refused(name):
             raise BadHeader(f"the header {self.name} cannot be set by a letter")
         if fault := header_fault(self.value):
             raise BadHeader(f"the header {self.name} {fault}")
@@ -179,6 +204,13 @@ class Further:
             raise BadHeader(
                 f"the header {self.name} has {len(self.value)} characters; {MAX_VALUE} are allowed"
             )
+
+
+def _is_refused(name: str) -> bool:
+    """Whether a publisher cannot set the header of this name in lower case."""
+    if name in LABELS or name.startswith(LABELS_BEGINNING):
+        return False
+    return name in REFUSED or name.startswith(REFUSED_BEGINNINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ They are read when it comes in, to find what is wrong with them, and when it is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,6 +38,10 @@ NO_CONTENTS: Final[Mapping[str, Base64]] = MappingProxyType({})
 
 MAX_SHOWN: Final = 1000
 """Mailboxes in To, Cc or ReplyTo: with names of usual length the header stays below what Postfix keeps."""
+
+
+CODE: Final = re.compile(r"(?=\D*\d)[0-9A-Za-z]{4,32}", re.ASCII)
+"""What a confirmation code looks like, a team's own included: letters and digits, one digit at least."""
 
 
 class UnknownKey(BadKey):
@@ -102,6 +107,16 @@ class Mail:
     def shown(self) -> tuple[str, ...]:
         """The addresses in To and Cc, which get the message, too."""
         return tuple(each.address.text for each in (*self.to, *self.cc))
+
+    def code(self, person: str = "") -> str:
+        """The confirmation code that its template shows `person`: the variable `code`, if it looks like one.
+
+        What is shorter, or has no digit, is none: it would be found in any text.
+        """
+        own = self.variables_of.get(person, self.variables)
+        told = own.get("code", self.variables.get("code"))
+        text = str(told) if isinstance(told, str | int) else ""
+        return text if CODE.fullmatch(text) else ""
 
     @property
     def refs(self) -> tuple[str, ...]:

@@ -174,15 +174,13 @@ def few_values(value: object) -> bool:
 
 
 def depth_within(value: object, most: int) -> bool:
-    """Whether `value` nests at most `most` levels; without recursion, which deep input would exhaust."""
-    level: list[object] = [value]
+    """Whether at most `most` arrays and objects lie in each other; no recursion: input may be deep."""
+    level: list[Any] = [value]
     for _ in range(most + 1):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, list | dict)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
+        level = [each for each in level if isinstance(each, list | dict)]
         if not level:
             return True
+        level = [
+            child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
     return False

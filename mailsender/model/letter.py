@@ -164,18 +164,28 @@ class Recipient:
 class Envelope:
     """What SMTP sees: the reverse-path and the recipients of one transaction (RFC 5321 §2.3.1).
 
-    `terms` is what the letter asks of the relay beside delivery; None, as with nearly all: nothing.
+    `terms` is what the letter asks of the relay beside delivery; None, as with nearly all: nothing. `secret`
+    is masked where the relay repeats it: a confirmation code.
     """
 
     reverse_path: Final[str]
     recipients: Final[tuple[str, ...]]
     terms: Final[Terms | None]
+    secret: Final[str]
 
-    def __init__(self, *, reverse_path: str, recipients: tuple[str, ...], terms: Terms | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        reverse_path: str,
+        recipients: tuple[str, ...],
+        terms: Terms | None = None,
+        secret: str = "",
+    ) -> None:
         """Take its fields."""
         self.reverse_path = reverse_path
         self.recipients = recipients
         self.terms = terms
+        self.secret = secret
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)

@@ -267,6 +267,7 @@ class Sender:
             reverse_path=own or errand.relay.policy.reverse_path,
             recipients=part,
             terms=None if mail is None else mail.terms,
+            secret="" if mail is None else mail.code(part[0]),
         )
         while True:
             if not await self._equipped(errand):

@@ -346,6 +346,8 @@ class Dialogue:
             about.reply = reply
             self.done.append(about)
             return
+        if about.secret:
+            reply = reply.masked(about.secret)
         wanted = Kind.INTERMEDIATE if phase is Phase.DATA else Kind.COMPLETED
         if reply.kind is not wanted or reply.code in _OF_THE_CHANNEL:
             if reply.kind < Kind.TRANSIENT:

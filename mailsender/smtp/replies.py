@@ -81,6 +81,12 @@ class Reply:
             lines = [line.removeprefix(enhanced) for line in lines]
         return cls(code=code, enhanced=enhanced, text=one_line(" ".join(lines)))
 
+    def masked(self, secret: str) -> Reply:
+        """The same reply with asterisks for `secret`, also where spaces or dashes stand within it."""
+        spread = r"[ \t-]{0,3}".join(map(re.escape, secret))
+        text = re.sub(spread, "*" * len(secret), self.text, flags=re.IGNORECASE)
+        return Reply(self.code, self.enhanced, text)
+
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.enhanced, self.text)))
 

@@ -39,7 +39,8 @@ class Transaction:
     `behind_dot`: its commands were sent ahead in one packet with another's dot. `abandoned`: the relay has
     refused it, or is to forget it. `behind_refused`: it was spoken of before the one ahead of it was refused,
     so no RSET came in between. `out_of_step`: what became of it has nothing to do with it, for the relay took
-    its MAIL for a part of that refused transaction, or its commands were lost on the way.
+    its MAIL for a part of that refused transaction, or its commands were lost on the way. `secret` is the
+    envelope's: replies are taken without it.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Transaction:
         "phase",
         "recipients_taken",
         "results",
+        "secret",
         "sent_ahead",
         "waiter",
         "waiting",
@@ -78,6 +80,7 @@ class Transaction:
         self.mail, self.waiting, self.results = plan(envelope, message, offers)
         self.message = message
         self.permit = permit
+        self.secret = envelope.secret
         self.waiter = waiter
         self.phase = Phase.MAIL
         self.not_first = False

@@ -7,19 +7,20 @@ with the square of a text, `center`, `pprint` and `filesizeformat` have no place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, wraps
+from inspect import signature
 from itertools import islice
 from typing import Any
 
 import orjson
 from babel import Locale, UnknownLocaleError, dates, numbers
-from jinja2 import pass_eval_context
+from jinja2 import Environment, pass_eval_context
 from jinja2.filters import FILTERS, do_indent
 from jinja2.nodes import EvalContext
-from jinja2.runtime import Undefined
+from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
 from markupsafe import Markup, escape
 
@@ -80,8 +81,10 @@ def locale_of(lang: str) -> Locale | None:
 # --- Jinja's -----------------------------------------------------------------------------------------
 
 
-def _counted(function: Callable[..., Any], *, looks: int = 1, steps: int = 0) -> Callable[..., Any]:
-    """A filter on the meter: what it reads, `looks` times, what it makes, and `steps`; not lazy."""
+def _counted(
+    name: str, function: Callable[..., Any], *, looks: int = 1, steps: int = 0
+) -> Callable[..., Any]:
+    """The filter `name` on the meter: what it reads, `looks` times, what it makes, and `steps`; not lazy."""
 
     @wraps(function)  # also Jinja's marks of what is passed
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -92,35 +95,59 @@ def _counted(function: Callable[..., Any], *, looks: int = 1, steps: int = 0) ->
                 raise Refusal(f"{kind_of(each)} cannot be filtered")
             for _ in range(looks):
                 own.weigh(each)
-        made = function(*args, **kwargs)
-        if isinstance(made, Iterator):
-            made = list(islice(made, own.left + 1))
+        try:
+            made = function(*args, **kwargs)
+            if isinstance(made, Iterator):
+                made = list(islice(made, own.left + 1))
+        except TypeError:
+            raise Refusal(_misuse(name, function, args, kwargs)) from None
         return own.of(made)
 
     return run
 
 
+def _misuse(name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What is wrong with how a filter or a test is used, in the words of templates and without values."""
+    try:
+        form = signature(function)
+    except ValueError:  # those of C that tell nothing: comparisons
+        return f"{name} cannot be asked of {kind_of(args[0])} with what it is given"
+    try:
+        form.bind(*args, **kwargs)
+    except TypeError:
+        names = [each.name for each in form.parameters.values() if each.name not in _PASSED][1:]
+        return f"{name} takes {', '.join(names) or 'nothing'} beside its value, not what it is given"
+    value = next(each for each in args if not isinstance(each, EvalContext | Environment | Context))
+    return f"{name} cannot be made of {kind_of(value)} with what it is given"
+
+
+_PASSED = frozenset({"eval_ctx", "environment", "context"})  # by Jinja, before the value
+
+
 @lru_cache(maxsize=1)
 def _plain_filters() -> dict[str, Callable[..., Any]]:
-    jinjas = {name: _counted(FILTERS[name], looks=3 if name in _SLOW else 1) for name in _PLAIN_FILTERS}
+    jinjas = {name: _counted(name, FILTERS[name], looks=3 if name in _SLOW else 1) for name in _PLAIN_FILTERS}
     ours = (_batch, _indent, _join, _replace, _round, _sum, _tojson, _trim)
-    return {**jinjas, **{each.__name__[1:]: _counted(each) for each in ours}}
+    return {**jinjas, **{each.__name__[1:]: _counted(each.__name__[1:], each) for each in ours}}
 
 
-def _weighed(test: Any) -> Callable[..., bool]:
-    """A test on the meter. Unlike a filter it may look at anything: ``caller is defined``."""
+def _weighed(name: str, test: Any) -> Callable[..., bool]:
+    """The test `name` on the meter. Unlike a filter it may look at anything: ``caller is defined``."""
 
     @wraps(test)
     def run(*args: Any) -> bool:
         own = meter()
         for each in args:
             own.weigh(each)
-        return bool(test(*args))
+        try:
+            return bool(test(*args))
+        except TypeError:
+            raise Refusal(_misuse(name, test, args, {})) from None
 
     return run
 
 
-_TESTS = {name: _weighed(TESTS[name]) for name in _PLAIN_TESTS}
+_TESTS = {name: _weighed(name, TESTS[name]) for name in _PLAIN_TESTS}
 
 
 def _batch(value: Any, linecount: int) -> list[list[Any]]:
@@ -203,9 +230,11 @@ class _Words:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         ours = (self.date, self.datetime, self.time, self.money, self.number, self.percent)
-        found = {each.__name__: _counted(_remembered(each), steps=STEPS_OF_WORDS) for each in ours}
+        found = {
+            each.__name__: _counted(each.__name__, _remembered(each), steps=STEPS_OF_WORDS) for each in ours
+        }
         # Its forms may be of any length, and are not kept.
-        return {**found, "plural": _counted(self.plural, steps=STEPS_OF_WORDS)}
+        return {**found, "plural": _counted("plural", self.plural, steps=STEPS_OF_WORDS)}
 
     def date(self, value: Any, style: str = "long", zone: str | None = None) -> str:
         """``2026-11-29`` as a date: `style` is short, medium, long, full, or a pattern of CLDR."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -56,13 +57,20 @@ class Library:
 
     Compiled ones are kept, the last used, as long as their sources have no more than `kept` characters
     together. A template, or one that it leads to, that was changed in its store is compiled anew when it is
-    next asked for.
+    next asked for. `preparing` runs a function that reads what may be a stranger's HTML.
     """
 
-    def __init__(self, *stores: TemplateStore, limits: Limits | None = None, kept: int = KEPT) -> None:
+    def __init__(
+        self,
+        *stores: TemplateStore,
+        limits: Limits | None = None,
+        kept: int = KEPT,
+        preparing: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+    ) -> None:
         self._stores = stores
         self._limits = limits or Limits()
         self._kept = kept
+        self._preparing = preparing
         self._size = 0
         self._compiled: OrderedDict[_Key, Found] = OrderedDict()
 
@@ -144,14 +152,15 @@ class Library:
             TemplateError: it cannot be prepared.
         """
         layouts: dict[str, Template] = {}
-        open_ = await asyncio.to_thread(extended, template)
+        open_ = await self._preparing(extended, template)
         while open_ and len(layouts) < self._limits.sources:
             name = open_.pop()
             layout = None if name in layouts else await self._stored(name, None)
             if layout is not None:
                 layouts[name] = layout
-                open_ |= await asyncio.to_thread(extended, layout)
-        return await asyncio.to_thread(prepared, template, layouts, limits=self._limits)
+                open_ |= await self._preparing(extended, layout)
+        ready: Template = await self._preparing(partial(prepared, limits=self._limits), template, layouts)
+        return ready
 
     async def check(
         self, template: Template, variables: Mapping[str, Any] = MappingProxyType({})
@@ -168,7 +177,8 @@ class Library:
                 if template.sample is not None:
                     await asyncio.to_thread(compiled.render, variables, template.sample)
             except TemplateError as error:
-                found.setdefault(str(error), error)
+                # Without its traceback, which would hold this frame, and so itself.
+                found.setdefault(str(error), error.with_traceback(None))
         return list(found.values())
 
     async def _stored(self, name: str, version: str | None) -> Template | None:

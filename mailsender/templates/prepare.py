@@ -73,10 +73,13 @@ def prepared_html(source: str, label: str, *, styles: str = "", limits: Limits |
             source = _from_mjml(text, constructs, found[0].start, label)
             text, constructs = marked(source, label)
             found = list(tags(text))
-        return restored(_inlined(text, found, "\n".join(css), label), constructs)
+        made = restored(_inlined(text, found, "\n".join(css), label), constructs)
     except Malformed as error:
         line = line_of(text, error.position, constructs)
         raise TemplateError(str(error), template=label, line=line) from None
+    if len(made.encode()) > limits.source:
+        raise TemplateError(f"it comes to more than {limits.source} bytes of HTML", template=label)
+    return made
 
 
 def styles_of(source: str, label: str) -> str:

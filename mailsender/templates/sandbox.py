@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import BuiltinMethodType, MethodType
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import (
     StrictUndefined,
@@ -323,6 +323,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return own.of(__context.call(__obj, *args, **kwargs))
         finally:
             own.calls += 1
+
+    def handle_exception(self, source: str | None = None) -> NoReturn:  # noqa: ARG002  Jinja's signature
+        """Raises what is being handled: the traceback that Jinja makes holds itself, and the source."""
+        raise  # noqa: PLE0704  it is called where an error is handled
 
     def parsed(self, source: str, name: str, label: str) -> nodes.Template:
         """`source` as a tree that may be compiled.

@@ -79,7 +79,8 @@ async def read_form(
                         async for _ in content:
                             pass
     except MultipartError as error:
-        raise BadForm(str(error.args[0] if error.args else error).lower()) from error
+        error.__traceback__ = None  # its parser holds it, and it the frames in which the body is
+        raise BadForm(str(error.args[0] if error.args else error).lower()) from None
     if letter is None:
         raise BadForm(f"the part `{LETTER}` is missing, which holds the letter as JSON")
     return letter, tuple(files)

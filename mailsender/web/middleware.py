@@ -14,8 +14,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mailsender.model.errors import TooLarge, Unavailable
+from mailsender.web.endpoints.endpoint import NOTHING
 from mailsender.web.endpoints.service import SERVICE
-from mailsender.web.endpoints.table import is_cheap, is_public, is_upload
+from mailsender.web.endpoints.table import is_cheap, is_public, is_upload, left_behind
 from mailsender.web.operations import BadBatch, Clash, Refused
 from mailsender.web.origins import cross_site, foreign
 from mailsender.web.problems import ProblemError, away, bad_batch, clash, refused
@@ -48,8 +49,12 @@ def problems() -> Middleware:
         except Exception as error:  # the last resort: the caller gets an id, the log the rest
             if isinstance(error, ConnectionError) and _hung_up(request):
                 raise  # aiohttp ends the connection: there is nobody to answer
-            problem = _expected(request, error) or _unexpected(request, error)
-            return problem.response()
+            # In no variable: an error whose traceback leads to this frame would be held by it, and with it
+            # the body, until the collector comes, which is seldom.
+            answer = (_expected(request, error) or _unexpected(request, error)).response()
+            if isinstance(error, web.HTTPException):
+                error.__traceback__ = None  # aiohttp's route keeps it, and the request the route
+            return answer
 
     return middleware
 
@@ -184,11 +189,16 @@ def bound(timeout: float, most: int) -> Middleware:
                 raise
             raise ProblemError(
                 HTTPStatus.GATEWAY_TIMEOUT,
-                f"No answer within {time:g} s. Letters of this request may have been taken;"
-                " to repeat it safely give each letter an ID of its own.",
+                f"No answer within {time:g} s. {_left_behind(request)}",
                 reason="timeout",
             ) from None
         finally:
             in_flight[public] -= 1
 
     return middleware
+
+
+def _left_behind(request: web.Request) -> str:
+    """What a request may have done that was not answered in time."""
+    only_looks = "true" in {request.query.get("check"), request.query.get("dry_run")}
+    return NOTHING if only_looks else left_behind(request.method, request.path)

@@ -438,3 +438,31 @@ async def test_what_somebody_took_a_part_of_is_damaged(shelf: Shelf) -> None:
     await shelf.chunks.delete_one({"n": 1})
     with pytest.raises(Damaged):
         await shelf.read(ref)
+
+
+async def test_what_is_as_it_was_stays(shelf: Shelf) -> None:
+    for content in (SMALL, LARGE, b""):
+        ref = await shelf.put(content)
+        assert await shelf.store.verify(ref)
+        assert await shelf.read(ref) == content
+    assert not await shelf.store.verify(ref_of(b"never put"))
+
+
+@only(*MONGO)
+@pytest.mark.parametrize("how", ["a chunk is gone", "a chunk is another", "its length is another"])
+async def test_what_is_damaged_is_forgotten_and_can_be_put_again(shelf: Shelf, how: str) -> None:
+    ref, other = await shelf.put(LARGE), await shelf.put(SMALL)
+    file = await shelf.files.find_one({"filename": ref})
+    chunk = {"files_id": file["_id"], "n": 1}
+    if how == "a chunk is gone":
+        await shelf.chunks.delete_one(chunk)
+    elif how == "a chunk is another":
+        await shelf.chunks.update_one(chunk, {"$set": {"data": bytes(CHUNK)}})
+    else:
+        await shelf.files.update_one({"filename": ref}, {"$inc": {"length": -1}})
+    assert not await shelf.store.verify(ref)
+    assert await shelf.store.find(ref) is None
+    assert await shelf.chunks.count_documents({"files_id": file["_id"]}) == 0
+    assert await shelf.put(LARGE) == ref
+    assert await shelf.read(ref) == LARGE
+    assert await shelf.store.verify(other), "the other one is let alone"

@@ -712,3 +712,44 @@ def test_what_looks_like_values_within_texts_does_not_count() -> None:
     value = json.dumps([{"Addresses": ["a@b.test"], "Body": body}]).encode()
     (letter,) = read_all(value, Limits())
     assert letter.body == body
+
+
+def personal(*addresses: Any, **more: Any) -> Letter:
+    keys = {"Template": "t", "Personal": True, "Addresses": list(addresses), **more}
+    return read({**GOOD, "Body": None, **keys})
+
+
+ANN = {"Address": "ann@example.test", "Name": "Ann", "Variables": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("again", "key"),
+    [
+        ({**ANN, "Variables": {"n": 2}}, "Variables"),
+        ({**ANN, "Variables": {"n": 1.0}}, "Variables"),
+        ({**ANN, "Variables": {"n": True}}, "Variables"),
+        ({**ANN, "Variables": None}, "Variables"),
+        ({**ANN, "Name": "Anna"}, "Name"),
+        ({**ANN, "ListUnsubscribe": {"URL": "https://example.test/1"}}, "ListUnsubscribe"),
+        ({**ANN, "Address": "ann@EXAMPLE.test", "Variables": {"n": 2}}, "Variables"),
+        ("ann@example.test", "Name"),
+    ],
+)
+def test_a_recipient_of_a_personal_letter_has_one_message(again: Any, key: str) -> None:
+    for places in ((ANN, "b@example.test", again), (again, "b@example.test", ANN)):
+        letter = personal(*places)
+        assert letter.status is Status.ERROR
+        assert letter.reason == (
+            f"Addresses[2] is the recipient of Addresses[0] again, with another {key}; a recipient of a"
+            " personal letter gets one message"
+        )
+        assert faults([{**GOOD, "Body": None, "Template": "t", "Personal": True, "Addresses": list(places)}])
+
+
+def test_one_that_stands_twice_alike_counts_once() -> None:
+    again = {"ListUnsubscribe": {"URL": ""}, **ANN, "Address": "ann@Example.test"}
+    letter = personal(ANN, "b@example.test", again, {"Address": "b@example.test", "Name": ""})
+    assert [each.address for each in letter.recipients] == ["ann@example.test", "b@example.test"]
+    assert personal(ANN, {**ANN, "Address": "Ann@example.test", "Name": "B"}).reason == "", "another mailbox"
+    other = read({**GOOD, "Addresses": [ANN["Address"], {"Address": "ann@example.test", "Name": "Anna"}]})
+    assert len(other.recipients) == 1, "one that is not personal shows no name"

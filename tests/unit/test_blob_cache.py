@@ -155,6 +155,19 @@ async def test_what_is_not_what_it_was_is_told_from_what_cannot_be_read_now() ->
     assert cache.size == 0
 
 
+async def test_a_damaged_content_is_there_again_once_it_is_put_again() -> None:
+    store = await stocked(A, B)
+    store._blobs[ref_of(A)] = (B, store._now())
+    cache = BlobCache(store, 2 * ONE)
+    assert await store.find(ref_of(A)) is not None, "nobody has read it yet"
+    with pytest.raises(Damaged, match="another hash"):
+        await cache.take([ref_of(A)])
+    assert await store.find(ref_of(A)) is None
+    await store.secure([], {ref_of(A): A})
+    assert decoded(await cache.take([ref_of(A)]), A) == A
+    assert decoded(await cache.take([ref_of(B)]), B) == B
+
+
 async def test_who_waits_for_long_is_not_passed_by_those_whose_files_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

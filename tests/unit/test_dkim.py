@@ -208,6 +208,7 @@ def test_each_key_signs() -> None:
         lambda octets: octets.replace(b"One-Click", b"Two-Clicks"),
         lambda octets: octets.replace(b"https://example.com/u/1", b"https://example.com/u/2"),
         lambda octets: octets.replace(b"\r\nDate:", b"\r\nList-Unsubscribe: <https://e.net>\r\nDate:"),
+        lambda octets: octets.replace(b"\r\nDate:", b"\r\nReferences: <x@e.net>\r\nDate:"),
         lambda octets: octets.replace(b"t=", b"t=1", 1).replace(b"s=ed; t=", b"s=ed; t=1", 1),
     ],
 )
@@ -225,9 +226,29 @@ def test_no_change_goes_unseen(changed) -> None:  # type: ignore[no-untyped-def]
 
 def test_what_a_relay_may_add_breaks_nothing() -> None:
     added = (
-        b"Received: from a by b; Sun, 1 Mar 2026 09:08:08 +0000\r\nX-Spam: no\r\nList-Unsubscribe: <x>\r\n"
+        b"Received: from a by b; Sun, 1 Mar 2026 09:08:08 +0000\r\nX-Spam: no\r\nSender: list@example.org\r\n"
     )
     assert verified(added + signed()) == [True, True]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        b"List-Unsubscribe: <https://evil.example/>\r\n",
+        b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
+        b"In-Reply-To: <1@evil.example>\r\n",
+        b"References: <1@evil.example>\r\n",
+        b"Reply-To: <a@evil.example>\r\n",
+        b"Cc: <a@evil.example>\r\n",
+    ],
+)
+def test_what_a_message_does_not_have_nobody_can_add(added: bytes) -> None:
+    octets = signed()
+    assert b"\r\n%b:" % added.partition(b":")[0] not in octets
+    records = {f"{key.record_name}.".encode(): key.record.encode() for key in BOTH}
+    for index in (0, 1):
+        checked = dkimpy.DKIM(added + octets).verify(idx=index, dnsfunc=lambda name, timeout: records[name])
+        assert not checked
 
 
 def test_each_header_is_covered_once_more_than_it_stands_there() -> None:
@@ -242,6 +263,8 @@ def test_each_header_is_covered_once_more_than_it_stands_there() -> None:
         "Subject": 3,
         "Date": 2,
         "Message-ID": 2,
+        "In-Reply-To": 1,
+        "References": 1,
         "MIME-Version": 2,
         "Content-Type": 2,
         "List-Unsubscribe": 2,

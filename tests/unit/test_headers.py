@@ -170,12 +170,35 @@ def test_an_empty_value_may_stand() -> None:
         *("Bcc", "BCC", "bcc", "Date", "Message-ID", "Received", "Return-Path", "Delivered-To"),
         *("MIME-Version", "mime-anything", "Content-Type", "CONTENT-TRANSFER-ENCODING", "Content-X"),
         *("Resent-To", "Resent-Anything", "DKIM-Signature", "ARC-Seal", "Authentication-Results"),
-        *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress", "Apparently-To"),
+        *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress", "Apparently-To", "X-BCC", "X-Original-To"),
+        *("X-Gm-Original-To", "X-Envelope-To", "TLS-Required", "Errors-To", "Return-Receipt-To"),
+        *("X-SES-SOURCE-ARN", "x-ses-from-arn", "X-SES-RETURN-PATH-ARN", "X-SES-LIST-MANAGEMENT-OPTIONS"),
+        *(
+            "X-Mailgun-Drop-Message",
+            "X-Mailgun-Recipient-Variables",
+            "X-Mailgun-Deliver-By",
+            "X-Mailgun-Dkim",
+        ),
+        *("X-PM-Message-Stream", "X-PM-TrackLinks", "X-MC-Template", "X-MC-SendAt", "X-MJ-TemplateID"),
+        *("X-Mailjet-DeduplicateCampaign", "X-Sib-Sandbox", "X-MQ-Envelope", "X-Virtual-MTA"),
+        *("X-GreenArrow-MtaID", "X-MS-Exchange-Organization-SCL", "X-SMTPeter-Tags"),
     ],
 )
 def test_headers_that_are_not_a_publishers_are_refused(name: str) -> None:
     with pytest.raises(BadHeader, match=f"the header {name} cannot be set"):
         Further(name, "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-SES-CONFIGURATION-SET", "x-ses-message-tags", "X-Mailgun-Tag", "X-Mailgun-Variables"),
+        *("X-PM-Tag", "X-PM-Metadata-Order", "X-MC-Tags", "X-MC-Metadata", "X-MJ-CustomID", "X-Mailin-Tag"),
+        *("Disposition-Notification-To", "Precedence", "X-Priority", "List-Id", "Feedback-ID", "X-Mailer"),
+    ],
+)
+def test_labels_of_providers_and_what_mail_programs_read_are_taken(name: str) -> None:
+    assert Further(name, "x").name == name
 
 
 @pytest.mark.parametrize(
@@ -197,7 +220,23 @@ def test_a_header_with_a_key_of_its_own_names_it(name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "X Y", "X:", "X\r\nBcc", "X\n", "Ж", "X(y)", 'X"', "X\0", "x" * 51, "X/y"]
+    "name",
+    [
+        "",
+        " ",
+        "X Y",
+        "X:",
+        "X\r\nBcc",
+        "X\n",
+        "Ж",
+        "X(y)",
+        'X"',
+        "X\0",
+        "x" * 51,
+        "X/y",
+        "X-.",
+        "Mime_Version",
+    ],
 )
 def test_what_is_no_name_of_a_header_is_refused(name: str) -> None:
     with pytest.raises(BadHeader, match="a header's name has"):

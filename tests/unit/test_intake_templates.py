@@ -86,7 +86,7 @@ async def test_a_template_without_a_text_leaves_a_letter_of_the_plainest_form() 
         {"Template": "welcome"}, {"Template": "welcome", "ReplyTo": "r@b.test"}, files=files
     )
     assert (one.subject, one.body, one.mail) == ("s", "<p>", "")
-    assert json.loads(other.mail) == {"ReplyTo": "r@b.test"}
+    assert json.loads(other.mail) == {"ReplyTo": ["r@b.test"]}
 
 
 @pytest.mark.asyncio

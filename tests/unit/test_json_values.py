@@ -110,8 +110,10 @@ def test_it_is_measured_as_it_is_written() -> None:
 
 
 def test_a_deep_one_is_refused_as_ever() -> None:
-    letter = one(batch("[" * 33 + "1.5" + "]" * 33))
-    assert letter.reason == "Token nests deeper than 32 levels"
+    for within in ("1.5", "", "{}"):
+        letter = one(batch("[" * 33 + within + "]" * 33))
+        assert letter.reason == "Token nests deeper than 32 levels"
+        assert not one(batch("[" * 31 + f"[{within}]".replace("{}", "") + "]" * 31)).reason
 
 
 def test_half_of_a_surrogate_pair_in_it_is_refused_and_replaced() -> None:

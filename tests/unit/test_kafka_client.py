@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 import pytest
@@ -101,3 +102,26 @@ async def test_what_goes_wrong_after_the_start_or_at_the_end_of_a_client_ends_no
     stage.keeper.open()
     assert await stage.keeper.get(5.0) is second
     await stage.keeper.close()
+
+
+class Joining(Client):
+    """One whose `stop` waits for what does not come."""
+
+    async def stop(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("holds", "most", "least"), [(False, 0.5, 0.0), (True, 5.0, 0.9)])
+async def test_a_client_that_holds_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, holds: bool, most: float, least: float
+) -> None:
+    """A stop while it joins a group would take as long as the join."""
+    monkeypatch.setattr(kafka, "IDLE_STOP", 0.01)
+    stage = Stage(Joining())
+    stage.keeper._holds = lambda: holds
+    stage.keeper.open()
+    assert await stage.keeper.get(5.0) is not None
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await stage.keeper.close()
+    assert least <= loop.time() - began < most

@@ -424,6 +424,24 @@ def test_any_message_is_looked_at(headers: list[tuple[str, str]], kind: str, bod
     assert lint(data, KNOWN).kind == "message"
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Content-Type: " + b";" * MEGABYTE,
+        b"content-type:text/plain" + b"".join(b"; a*%d=b" % number for number in range(60_000)),
+        b'Content-Disposition: attachment; filename="' + b";" * MEGABYTE + b'"',
+        b"Content-Type: a/b" + b";\r\n a=b;\n\tc=d;\r e=f" * 50_000,
+    ],
+    ids=["semicolons", "numbered", "quoted", "folded"],
+)
+def test_what_the_parser_would_take_minutes_for_is_told(value: bytes, end: bytes) -> None:
+    begun = time.process_time()
+    with pytest.raises(NothingToSee, match="more than 100 parameters"):
+        lint(b"From: a@example.org" + end + value + end + end + b"x", KNOWN)
+    assert time.process_time() - begun < 1
+
+
 def test_an_attached_message_is_not_what_is_shown() -> None:
     inner = "Subject: {{ a }}\n\n<a href=http://192.0.2.1/>".replace("\n", "\r\n")
     parts = f"--b\r\nContent-Type: text/plain\r\n\r\n{WORDS}\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"

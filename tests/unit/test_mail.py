@@ -625,3 +625,25 @@ def test_what_another_programs_document_calls_mail_is_not_read() -> None:
         {"_id": "x", "addresses": ["a@example.com"], "mail": "a@example.com", "status": "awaiting"}
     )
     assert found.mail == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "own", "code"),
+    [
+        ({"code": "638037"}, {}, "638037"),
+        ({"code": 638037}, {}, "638037"),
+        ({"code": "A1B2"}, {}, "A1B2"),
+        ({"code": "638037"}, {"code": "111111"}, "111111"),
+        ({"code": "638037"}, {"name": "Ann"}, "638037"),
+        ({"code": "EUR"}, {}, ""),
+        ({"code": "SUMMER"}, {}, ""),
+        ({"code": ["638037"]}, {}, ""),
+        ({"code": "6 "}, {}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_the_code_that_a_letter_brings(variables: dict[str, Any], own: dict[str, Any], code: str) -> None:
+    found = keys_read(
+        {"Template": "t", "Personal": True, "Variables": variables, "VariablesOf": {"a@b.test": own}}
+    )
+    assert found.code("a@b.test") == code

@@ -307,3 +307,34 @@ async def test_a_transport_that_raises_ends_its_own_session_and_no_other() -> No
     envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",))
     outcome = await raising.transact(envelope, b"x\r\n", Yes())
     assert outcome.results["d@e.f"].text == "internal error in writing (RuntimeError)"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (b"550 5.7.1 rejected: 638037 is your code\r\n", "rejected: ****** is your code"),
+        (b"550-rejected: 638\r\n550 037 is your code\r\n", "rejected: ****** is your code"),
+        (b"451 4.7.1 638-037, 638037\r\n", "******, ******"),
+        (b"250 2.0.0 queued: 638037\r\n", "queued: ******"),
+        (b"421 4.3.2 not 638037, bye\r\n", "not ******, bye"),
+        (b"550 5.7.1 1638038 is another\r\n", "1638038 is another"),
+    ],
+)
+async def test_a_secret_that_the_relay_repeats_is_masked(reply: bytes, told: str) -> None:
+    wire, go = Wire(), Yes()
+    session = opened(wire)
+    envelope = Envelope(reverse_path="a@b.c", recipients=("d@e.f",), secret="638037")
+    sending = asyncio.create_task(session.transact(envelope, b"x\r\n", go))
+    for answer in (b"250 Ok\r\n", b"250 Ok\r\n", b"354 Go on\r\n"):
+        await turns()
+        session.data_received(answer)
+    await turns()
+    session.data_received(reply)
+    await turns()
+    if wire.written.endswith(b"RSET\r\n"):
+        session.data_received(b"250 Ok\r\n")
+    outcome = await asyncio.wait_for(sending, 5)
+    assert outcome.results["d@e.f"].text == told
+    assert go.told is not None
+    assert go.told["d@e.f"].text == told, "what the journal gets is masked, too"

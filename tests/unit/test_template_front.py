@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +20,14 @@ from typer.testing import CliRunner
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.cli.app import app
 from mailsender.cli.help import EXAMPLES
+from mailsender.confined import Confined
 from mailsender.model.errors import Unavailable
 from mailsender.templates.files import template_of
 from mailsender.templates.folder import Folder, read_folder
 from mailsender.templates.memory import MemoryShelf
+from mailsender.templates.prepare import prepared
 from mailsender.web.app import make_app, serve
+from mailsender.web.template_operations import BadTemplate
 from tests.clocks import ManualClock
 from tests.unit.test_web import KEY, Client, Played, problem, serving
 
@@ -47,7 +52,7 @@ class Service(Played):
             settings=SimpleNamespace(variables={"company": "A&B"}),
             opening=SimpleNamespace(text=""),
         )
-        self.templates = ReplicaTemplates(self.replica)
+        self.templates = ReplicaTemplates(self.replica, asyncio.to_thread)
 
 
 async def put(client: Client, files: dict[str, str], name: str = "welcome", **more: Any) -> Any:
@@ -451,3 +456,45 @@ def test_an_example_can_be_typed(line: str) -> None:
     assert isinstance(templates, TyperGroup)
     if words[-1] != "--help":
         templates.commands[words[2]].make_context(words[2], words[3:]).close()
+
+
+# --- hostile ones ----------------------------------------------------------------------------------------
+
+MJML = "<mjml><mj-body><mj-section><mj-column>{}</mj-column></mj-section></mj-body></mjml>"
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<mj-carousel>" + "<mj-carousel-image src='a'/>" * 2_800 + "</mj-carousel>",
+        "<mj-carousel>" + "<mj-carousel-image src='a'/>" * 8_000 + "</mj-carousel>",
+        "<mj-accordion>" + "<mj-accordion-element/>" * 5_000 + "</mj-accordion>",
+        "<mj-social>" + "<mj-social-element name='facebook'/>" * 5_000 + "</mj-social>",
+    ],
+    ids=["carousel", "large carousel", "accordion", "social"],
+)
+@pytest.mark.asyncio
+async def test_what_a_library_takes_long_for_takes_nothing_of_the_service(inner: str) -> None:
+    service = Service()
+    confined = Confined(prepared.__module__)
+    service.templates = ReplicaTemplates(service.replica, confined.run)
+    begun = time.process_time()
+    with suppress(BadTemplate):
+        await service.templates.put("h", {"h.mjml": MJML.format(inner)}, language="en", check=True)
+    took = time.process_time() - begun
+    await confined.close()
+    assert took < 1
+
+
+@pytest.mark.asyncio
+async def test_prepared_elsewhere_a_template_is_the_same() -> None:
+    service = Service()
+    confined = Confined(prepared.__module__)
+    elsewhere = ReplicaTemplates(service.replica, confined.run)
+    files = {**WELCOME, "welcome.de.mjml": MJML.format("<mj-text>{{ name }}, {{ company }}</mj-text>")}
+    saved = await elsewhere.put("welcome", files, language="en", check=False)
+    assert saved[1]
+    assert await service.templates.put("welcome", files, language="en", check=False) == (saved[0], False)
+    with pytest.raises(BadTemplate, match=r"template welcome\.html, line 1: "):
+        await elsewhere.put("welcome", {"welcome.html": "<p"}, language="en", check=True)
+    await confined.close()

@@ -141,6 +141,25 @@ def test_nothing_leads_out(source: str) -> None:
     assert "Traceback" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{{ numbers|batch(3, 'y') }}", "batch takes linecount beside its value, not what it is given"),
+        ("{{ numbers|batch }}", "batch takes linecount beside its value, not what it is given"),
+        ("{{ text|upper(1) }}", "upper takes nothing beside its value, not what it is given"),
+        ("{{ 1|money }}", "money takes currency beside its value, not what it is given"),
+        ("{{ 1|plural('a', 'b') }}", "plural takes forms beside its value, not what it is given"),
+        ("{{ numbers|join(',', none, 1) }}", "join takes separator, attribute beside its value, not what it"),
+        ("{{ a is divisibleby }}", "divisibleby takes num beside its value, not what it is given"),
+        ("{{ numbers|batch('x') }}", "batch cannot be made of a list with what it is given"),
+        ("{{ a|join }}", "join cannot be made of a number with what it is given"),
+        ("{{ a is in(a) }}", "in cannot be made of a number with what it is given"),
+    ],
+)
+def test_wrong_arguments_are_told_in_words_of_templates(source: str, told: str) -> None:
+    assert told in str(refused(source))
+
+
 def test_filters_and_tests_are_those_that_are_named() -> None:
     english = locale_of("en")
     assert english is not None

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,8 +17,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
+from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
 from mailsender import __version__
@@ -37,7 +40,7 @@ from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.models import DryRunView
 from mailsender.web.operations import BadBatch, Operations, Posted, Refused, Submission, Submitted
-from mailsender.web.problems import MAX_FAULTS, pointer
+from mailsender.web.problems import MAX_FAULTS, ProblemError, pointer
 
 KEY = "correct horse ключ"
 _LIMIT = Path("/proc/sys/net/core/somaxconn")
@@ -533,7 +536,38 @@ async def test_a_handler_that_hangs_is_cut_and_answered_504() -> None:
     async with serving(Played(result=hang), timeout=0.2) as client:
         body = problem(await client.ask("POST", "/post", data=b"[]"))
     assert body["status"] == 504
+    assert "Letters of this request may have been taken" in body["detail"]
     assert cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/lint", "Nothing was changed."),
+        ("GET", f"/letters/{ID}", "Nothing was changed."),
+        ("POST", "/templates/a/preview", "Nothing was changed."),
+        ("PUT", "/templates/a?check=true", "Nothing was changed."),
+        ("POST", "/letters?dry_run=true", "Nothing was changed."),
+        ("PUT", "/templates/a", "It may have been saved"),
+        ("POST", "/letters?dry_run=false", "Letters of this request may have been taken"),
+        ("POST", "/codes", "A code may have been made and sent."),
+        ("POST", "/codes/check", "It may have counted as a try."),
+        ("PUT", f"/blobs/sha256:{'0' * 64}", "It may have been stored"),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_504_says_what_may_have_been_done(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str, said: str
+) -> None:
+    async def hang(_: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(middleware, "UPLOAD_TIME", 0.05)
+    request = make_mocked_request(method, path)
+    with pytest.raises(ProblemError, match=re.escape(said)) as raised:
+        await middleware.bound(0.05, 10)(request, hang)
+    assert raised.value.status == 504
 
 
 @pytest.mark.asyncio

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from jsonschema import Draft202012Validator
 from structlog.testing import capture_logs
 
@@ -17,8 +18,9 @@ from mailsender.admin.operations import ReplicaOperations
 from mailsender.codes.desk import Guess, Made, NoCodes, TooOften, Wanted
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.port import Verdict
+from mailsender.confined import Bounds, Confined
 from mailsender.lint.letters import Surroundings
-from mailsender.lint.run import Linted, lint
+from mailsender.lint.run import Linted, NothingToSee, lint
 from mailsender.model.address import parse_address
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
@@ -26,6 +28,7 @@ from mailsender.queue.memory import MemoryQueue
 from mailsender.web import openapi, operations
 from mailsender.web.operations import BadBatch, Refused
 from tests.fakes import FakeSink
+from tests.templates import template
 from tests.unit import test_web
 from tests.unit.test_contracts import check
 from tests.unit.test_replica import FakeRelay, replica_over
@@ -265,8 +268,8 @@ class Desk:
     posted: list[Any] = field(default_factory=list)
 
 
-@pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+@pytest_asyncio.fixture
+async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     clock, sink = SystemClock(), FakeSink()
     replica = replica_over(
         FakeRelay(),
@@ -281,6 +284,10 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     )
     replica.state = "running"
     object.__setattr__(replica.parts, "codes", MemoryCodeStore(clock))
+    await replica.parts.shelf.put(
+        template({"password.subject": "Your code", "password.txt": "{{ code }}{{ company|default('') }}"}), {}
+    )
+    await replica.parts.shelf.put(template({"needs.subject": "Your code", "needs.txt": "{{ company }}"}), {})
     posted: list[Any] = []
 
     async def post(body: bytes) -> None:
@@ -313,6 +320,28 @@ async def test_settings_say_what_codes_are_like(desk: Desk) -> None:
     await desk.codes.make(WANTED)
     with pytest.raises(TooOften):
         await desk.codes.make(WANTED)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_no_letter_can_be_made_of_is_refused_and_not_counted(desk: Desk, known: bool) -> None:
+    wanted = replace(WANTED, known=known)
+    for other, told in [
+        (replace(wanted, template="nope"), "Template cannot be filled in: template nope: "),
+        (replace(wanted, template="password@7"), "Template cannot be filled in: template password@7: "),
+        (
+            replace(wanted, template="needs"),
+            "Template cannot be filled in: template needs.txt, line 1, variable",
+        ),
+    ]:
+        for _ in range(3):  # more than an address may have
+            with pytest.raises(BadBatch) as caught:
+                await desk.codes.make(other)
+            (fault,) = caught.value.faults
+            assert told in f"{fault.field} {fault.text}"
+    assert (desk.posted, desk.sink.published) == ([], [])
+    assert await desk.codes.make(wanted)
+    assert await desk.codes.make(wanted)
 
 
 @pytest.mark.asyncio
@@ -401,6 +430,17 @@ async def test_a_replica_lints_with_its_own_sender_and_limits(monkeypatch: pytes
         found = await service.lint(json.dumps([letter | {"From": "b@example.com"}]).encode(), None)
         mine = await service.lint(json.dumps([letter | {"To": ["robot@example.test"]}]).encode(), None)
     assert [each.rule for each in found.findings] == ["refused"]
+    await service.close()
     assert "SMTP_FROM_ALLOWED" in found.findings[0].text
     assert [each.rule for each in mine.findings] == ["to-self"]
     assert logs == []
+
+
+@pytest.mark.asyncio
+async def test_what_takes_too_long_to_look_through_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    service = ReplicaOperations(replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch))
+    monkeypatch.setattr(service, "_confined", Confined(bounds=Bounds(seconds=0.0)))
+    with pytest.raises(NothingToSee, match="it takes more than 0 s"):
+        await service.lint(b"Subject: x\r\n\r\nx", None)
+    await service.close()

@@ -8,6 +8,7 @@ from mailsender.web.endpoints.endpoint import (
     JSON,
     RETRY_AFTER,
     UNAVAILABLE,
+    UPLOADED,
     Answer,
     Endpoint,
     Schema,
@@ -59,6 +60,7 @@ BLOBS: Final = (
         answers=(*_STORED, problem(400, "The body could not be read.")),
         takes_content=True,
         slow=True,
+        late=UPLOADED,
     ),
     Endpoint(
         method="PUT",
@@ -83,6 +85,7 @@ BLOBS: Final = (
         ),
         takes_content=True,
         slow=True,
+        late=UPLOADED,
     ),
     Endpoint(
         method="GET",

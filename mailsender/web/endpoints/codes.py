@@ -31,6 +31,7 @@ CODES: Final = (
             problem(503, "As of `POST /post`. No code was made that would be right.", RETRY_AFTER),
         ),
         slow=True,
+        late="A code may have been made and sent.",
     ),
     Endpoint(
         method="POST",
@@ -48,5 +49,6 @@ CODES: Final = (
             problem(503, "MongoDB is away. A right code may have been used up.", RETRY_AFTER),
         ),
         slow=True,
+        late="It may have counted as a try.",
     ),
 )

@@ -20,6 +20,13 @@ PROBLEM: Final = "application/problem+json"
 TEXT: Final = "text/plain"
 OPENMETRICS: Final = "application/openmetrics-text"
 
+NOTHING: Final = "Nothing was changed."
+LETTERS_TAKEN: Final = (
+    "Letters of this request may have been taken; to repeat it safely give each letter an ID of its own."
+)
+UPLOADED: Final = "It may have been stored, wholly or in part; to repeat it is safe."
+"""What may be so after a request that was not answered in time."""
+
 Schema = Mapping[str, Any]
 
 LINE: Final[Schema] = {"type": "string"}
@@ -50,7 +57,8 @@ class Endpoint:
     `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
     outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas.
-    One that `takes_content` takes a file as its body, and time for it.
+    One that `takes_content` takes a file as its body, and time for it. `late` says what it may have done
+    when it did not answer in time.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -68,6 +76,7 @@ class Endpoint:
     public: bool = False
     cheap: bool = False
     slow: bool = False
+    late: str = NOTHING
 
     def matches(self, path: str) -> bool:
         """Whether `path` is this endpoint's."""

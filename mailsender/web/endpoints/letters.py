@@ -7,6 +7,7 @@ from typing import Final
 from mailsender.intake.idempotency import MAX_KEY
 from mailsender.web.endpoints.endpoint import (
     JSON,
+    LETTERS_TAKEN,
     RETRY_AFTER,
     UNAVAILABLE,
     Answer,
@@ -112,6 +113,7 @@ LETTERS: Final = (
         ),
         takes_batch=True,
         slow=True,
+        late=LETTERS_TAKEN,
     ),
     Endpoint(
         method="POST",
@@ -186,6 +188,7 @@ LETTERS: Final = (
         ),
         takes_letter=True,
         slow=True,
+        late=LETTERS_TAKEN,
     ),
 )
 """What takes letters, and says what became of them."""

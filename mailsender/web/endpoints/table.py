@@ -6,6 +6,7 @@ from typing import Final
 
 from mailsender.web.endpoints.blobs import BLOBS
 from mailsender.web.endpoints.codes import CODES
+from mailsender.web.endpoints.endpoint import NOTHING
 from mailsender.web.endpoints.letters import LETTERS
 from mailsender.web.endpoints.lint import LINT
 from mailsender.web.endpoints.pages import PAGES
@@ -23,6 +24,12 @@ def is_public(path: str) -> bool:
 def is_upload(method: str, path: str) -> bool:
     """Whether a file is put to what is at `path`: that takes its time."""
     return any(each.takes_content and each.method == method and each.matches(path) for each in BLOBS)
+
+
+def left_behind(method: str, path: str) -> str:
+    """What a request may have done that was not answered in time."""
+    found = (each.late for each in ENDPOINTS if each.method == method and each.matches(path))
+    return next(found, NOTHING)
 
 
 def is_cheap(path: str) -> bool:

@@ -91,6 +91,7 @@ TEMPLATES: Final = (
             _STORE_AWAY,
         ),
         slow=True,
+        late="It may have been saved; the same files again are no new version.",
     ),
     Endpoint(
         method="POST",
