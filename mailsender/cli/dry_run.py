@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mailsender.cli.client import fault_lines
+from mailsender.model.text import counted
 
 _CONTROL = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _RECIPIENTS_SHOWN = 20
@@ -35,7 +36,7 @@ def end_told(answer: Mapping[str, Any]) -> Iterator[str]:
     yield from fault_lines(answer["faults"])
     left_out = answer["letters"] - len(answer["shown"])
     more = f", of which {left_out} are not shown" if left_out else ""
-    yield f"{answer['letters']} letters{more}; nothing was published"
+    yield f"{counted(answer['letters'], 'letter')}{more}; nothing was published"
 
 
 def _text(text: str | None) -> Iterator[str]:

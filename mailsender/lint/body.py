@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import unquote
 
 from mailsender.lint.page import MAX_HTML
 from mailsender.lint.rule import SPAMASSASSIN, YAHOO_MAIL, Rule, some
 from mailsender.lint.view import Attached, View
+from mailsender.model.text import counted
 
 CLIPPED: Final = 102 * 1024
 """Octets of HTML from which on Gmail hides the rest behind a link, as senders have measured."""
@@ -95,13 +97,21 @@ def _no_alt(view: View) -> str:
 
 def _data_images(view: View) -> str:
     found = sum(each.src.lstrip()[:5].lower() == "data:" for each in view.page.images)
-    return f"{found} images stand in the HTML itself, as data: URIs" if found else ""
+    verb = "stands" if found == 1 else "stand"
+    return f"{counted(found, 'image')} {verb} in the HTML itself, as data: URIs" if found else ""
+
+
+def _missing_images(view: View) -> str:
+    there = {each.content_id for each in view.attachments}
+    named = [each.src.strip() for each in view.page.images]
+    found = sum(src[:4].lower() == "cid:" and unquote(src[4:]) not in there for src in named)
+    return f"{counted(found, 'image')} of no attachment, by cid:" if found else ""
 
 
 def _only_images(view: View) -> str:
     if not view.page.images or len(view.words.split()) >= FEW_WORDS:
         return ""
-    return f"it has {len(view.page.images)} images and {len(view.words.split())} words"
+    return f"it has {counted(len(view.page.images), 'image')} and {counted(len(view.words.split()), 'word')}"
 
 
 def _active(view: View) -> str:
@@ -186,6 +196,14 @@ BODY_RULES: Final = (
         reason="Gmail and Outlook do not show it. Attach it inline (cid:), or link to it.",
         source="caniemail.com/features/image-base64",
         look=_data_images,
+    ),
+    Rule(
+        id="image-missing",
+        level="error",
+        about="An image names an attachment, by cid:, that is not there.",
+        reason="Readers see a broken image.",
+        source="RFC 2392 §2",
+        look=_missing_images,
     ),
     Rule(
         id="image-only",

@@ -99,7 +99,9 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
             one_click="List-Unsubscribe=One-Click" if mail.unsubscribe and mail.unsubscribe.one_click else "",
             html=letter.body if letter.body or mail.text is None else None,
             text=mail.text or (known.text_of(letter.body) if known.text_of else None),
-            attachments=tuple(Attached(each.name, each.content_type) for each in mail.attachments),
+            attachments=tuple(
+                Attached(each.name, each.content_type, each.content_id) for each in mail.attachments
+            ),
             bulk=bulk_because(_told(mail), len(recipients), known.bulk),
         )
     )

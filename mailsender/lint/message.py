@@ -175,7 +175,8 @@ def _content(message: Message) -> tuple[str | None, str | None, tuple[Attached, 
         elif not attached and kind == "text/plain" and text is None:
             text = _text(part)
         elif attached or not kind.startswith("text/"):
-            files.append(Attached(name, kind))
+            named = str(part.get("Content-ID", ""))[:MAX_VALUE].strip().removeprefix("<").removesuffix(">")
+            files.append(Attached(name, kind, named))
     return html, text, tuple(files)
 
 

@@ -29,10 +29,11 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A file that goes along."""
+    """A file that goes along; `content_id` is what HTML names it by, which may be empty."""
 
     name: str
     content_type: str
+    content_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,15 @@ from typing import Any, Final
 from unicodedata import normalize
 
 from mailsender.message.headers import MAX_FURTHER, Further, Head, Mailbox, Unsubscribe, parse_mailbox
-from mailsender.message.parts import MAX_ATTACHMENTS, Attachment, BadPart, Base64, Calendar, Content
+from mailsender.message.parts import (
+    MAX_ATTACHMENTS,
+    Attachment,
+    BadPart,
+    Base64,
+    Calendar,
+    Content,
+    method_of,
+)
 from mailsender.message.values import BadKey, checked, members, of_type, says, string
 from mailsender.model.address import Address, parse_address
 from mailsender.model.blobs import is_ref
@@ -303,7 +311,7 @@ def _type_of(name: str) -> str:
 def _calendar(key: str, value: object) -> Calendar:
     found = members(key, value, "Text", "Method")
     text = string(f"{key}.Text", found.get("Text", ""))
-    method = string(f"{key}.Method", found.get("Method", "REQUEST")).upper()
+    method = string(f"{key}.Method", found.get("Method", "")).upper() or method_of(text)
     calendar = checked(key, lambda: Calendar(text, method))
     checked(key, lambda: Content(calendar=calendar))
     return calendar
@@ -328,6 +336,8 @@ def _unsubscribe(key: str, value: object) -> Unsubscribe:
     found = members(key, value, "URL", "Mail")
     url = string(f"{key}.URL", found.get("URL", ""))
     mail = string(f"{key}.Mail", found.get("Mail", ""))
+    if mail.casefold().startswith("mailto:") or "?" in mail.partition("@")[2]:
+        raise BadKey(f"{key}.Mail", "must be the address alone, without mailto: and what follows a ?")
     address = checked(f"{key}.Mail", lambda: parse_address(mail)) if mail else None
     return checked(key, lambda: Unsubscribe(url, address))
 

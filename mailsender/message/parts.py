@@ -155,6 +155,12 @@ def media_type(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return kind, parameters
 
 
+def method_of(text: str) -> str:
+    """The METHOD of an iCalendar text in upper case; empty where it has none."""
+    found = _METHOD.search(text)
+    return found[1].strip().upper() if found else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Calendar:
     """An iCalendar object that a mail program is to act upon (RFC 6047).
@@ -168,11 +174,16 @@ class Calendar:
     method: str
 
     def __post_init__(self) -> None:
+        written = method_of(self.text)
+        known = ", ".join(sorted(METHODS))
+        if not written:
+            raise BadPart("the calendar's text has no line METHOD:, which says what is to be done with it")
+        if written not in METHODS:
+            raise BadPart(f"the calendar's text has a METHOD that is none of {known}")
         if self.method not in METHODS:
-            raise BadPart(f"the calendar's method is none of {', '.join(sorted(METHODS))}")
-        found = _METHOD.search(self.text)
-        if not found or found[1].strip().upper() != self.method:
-            raise BadPart(f"the calendar's text has no line METHOD:{self.method}")
+            raise BadPart(f"the calendar's method is none of {known}")
+        if written != self.method:
+            raise BadPart(f"the calendar's text has METHOD:{written}, and not {self.method}")
 
 
 @dataclass(frozen=True, slots=True)

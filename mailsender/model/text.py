@@ -113,3 +113,8 @@ def one_line(text: str) -> str:
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_TEXT])
     line = " ".join(printable.split())
     return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of what a regular noun names: ``1 letter``, ``2 letters``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

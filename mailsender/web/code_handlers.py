@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -21,6 +22,11 @@ from mailsender.web.problems import ProblemError
 
 MAX_REQUEST: Final = 64 * 1024
 """Bytes of the largest request for a code: a letter of a password has few variables."""
+
+_WORD: Final = re.compile("[A-Za-z]{1,40}")
+"""A key that can be repeated: no code is one."""
+
+_MUST_BE: Final = {"string_type": "a string", "bool_type": "true or false", "dict_type": "an object"}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -89,9 +95,11 @@ def _read(model: type[Model], body: bytes) -> Model:
 def _fault(detail: Any) -> str:
     kind, name = detail["type"], str(detail["loc"][0])
     if kind == "extra_forbidden":
-        return "a key is none of those that are known"
+        return f"{name if _WORD.fullmatch(name) else 'a key'} is none of the keys that are known"
     if kind == "missing":
         return f"{name} is missing"
+    if kind in _MUST_BE:
+        return f"{name}: must be {_MUST_BE[kind]}"
     return f"{name}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 

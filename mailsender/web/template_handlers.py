@@ -83,7 +83,10 @@ class TemplateHandlers:
         taken = _read(PreviewIn, body if body.strip() else b"{}")
         with _faults():
             found = await self._operations.templates.preview(
-                _name(request), taken.version, lang=taken.lang, variables=taken.variables
+                _name(request),
+                None if taken.version is None else str(taken.version),
+                lang=taken.lang,
+                variables=taken.variables,
             )
         if found is None:
             raise _none()

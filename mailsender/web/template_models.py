@@ -36,7 +36,9 @@ class PreviewIn(BaseModel):
 
     variables: dict[str, Any] | None = Field(None, description="Without them: the template's sample.")
     lang: str = Field("", description="The reader's language.")
-    version: str | None = Field(None, description="Without it: the newest one.")
+    version: str | int | None = Field(
+        None, description='Without it: the newest one. `3` and `"3"` are the same.'
+    )
 
 
 class TemplateView(BaseModel):
@@ -79,7 +81,9 @@ class SavedView(BaseModel):
 
     name: str
     version: str = Field(description="Empty with `check=true`.")
-    new: bool = Field(description="False where the newest version has just these files already.")
+    new: bool = Field(
+        description="False where the newest version has just these files already, and with `check=true`."
+    )
 
 
 class PreviewView(BaseModel):

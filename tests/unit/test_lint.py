@@ -151,6 +151,13 @@ BROKEN: Mapping[str, tuple[bytes, ...]] = {
     "clipped": (letter(Body=HTML + "<p>more words</p>" * 7000),),
     "image-alt": (html('<img src="https://example.org/a.png">'),),
     "image-data": (html('<img alt="" src="data:image/png;base64,iVBORw0KGgo=">'),),
+    "image-missing": (
+        html('<img alt="" src="cid:logo">'),
+        letter(
+            Body=HTML + '<img alt="" src="cid:logo">',
+            Attachments=[{"Name": "a.png", "Content": "AAEC", "Inline": True, "ContentID": "other"}],
+        ),
+    ),
     "image-only": (letter(Body=IMAGE, TextBody=None),),
     "html-active": (
         html("<script>alert(1)</script>"),

@@ -354,11 +354,27 @@ def test_keys_within_a_key_match_without_regard_to_case(
     assert json.dumps(written) == before
 
 
+def test_a_calendar_has_the_method_of_its_text() -> None:
+    found = taken({"Calendar": {"Text": "BEGIN:VCALENDAR\r\nmethod:cancel\r\nEND:VCALENDAR\r\n"}})
+    assert json.loads(found.mail)["Calendar"]["Method"] == "CANCEL"
+    both = {"Calendar": {"Text": "BEGIN:VCALENDAR\r\nMETHOD:CANCEL\r\n", "Method": "REQUEST"}}
+    assert "METHOD:CANCEL, and not REQUEST" in taken(both).reason
+
+
+@pytest.mark.parametrize(
+    "way", ["mailto:leave@example.com", "leave@example.com?subject=out", "MAILTO:a@b.test"]
+)
+def test_the_way_to_leave_by_mail_is_an_address_alone(way: str) -> None:
+    reason = taken({"ListUnsubscribe": {"Mail": way}}).reason
+    assert reason == "ListUnsubscribe.Mail must be the address alone, without mailto: and what follows a ?"
+    assert taken({"ListUnsubscribe": {"Mail": "a?b@example.com"}}).status is Status.AWAITING
+
+
 def test_names_that_are_the_publishers_own_stay_as_they_are() -> None:
     keys = {"Headers": {"x-NAME": "1"}, "Template": "t", "Personal": True, "Variables": {"name": "a"}}
     own = {"Addresses": [{"Address": "a@example.com", "Variables": {"address": "b", "url": 1}}]}
     kept = json.loads(taken({**keys, **own}, Body="").mail)
-    assert (kept["Headers"], kept["Variables"]) == ({"x-NAME": "1"}, {"name": "a"})
+    assert (kept["Headers"], kept["Variables"]) == ({"x-NAME": ["1"]}, {"name": "a"})
     assert kept["VariablesOf"] == {"a@example.com": {"address": "b", "url": 1}}
 
 
@@ -502,7 +518,7 @@ def test_a_message_id_of_outlook_can_be_answered() -> None:
 
 
 def test_an_address_to_leave_at_is_told_by_its_place() -> None:
-    reason = taken({"ListUnsubscribe": {"Mail": "mailto:leave@example.org"}}).reason
+    reason = taken({"ListUnsubscribe": {"Mail": "leave at example.org"}}).reason
     assert reason.startswith("ListUnsubscribe.Mail is no address")
 
 

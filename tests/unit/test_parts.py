@@ -116,8 +116,10 @@ def test_what_is_no_content_id_is_refused(content_id: str) -> None:
     [
         ("METHOD:REQUEST", "request", "is none of ADD, CANCEL"),
         ("METHOD:REQUEST", "", "is none of"),
-        ("BEGIN:VCALENDAR", "REQUEST", "no line METHOD:REQUEST"),
-        ("METHOD:CANCEL", "REQUEST", "no line METHOD:REQUEST"),
+        ("BEGIN:VCALENDAR", "REQUEST", "no line METHOD:"),
+        ("BEGIN:VCALENDAR", "", "no line METHOD:"),
+        ("METHOD:CANCEL", "REQUEST", "has METHOD:CANCEL, and not REQUEST"),
+        ("METHOD:SECRET", "REQUEST", "has a METHOD that is none of"),
         ("X-METHOD:REQUEST", "REQUEST", "no line"),
         ("SUMMARY:a\r\n METHOD:REQUEST", "REQUEST", "no line"),
     ],

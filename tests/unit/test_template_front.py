@@ -99,6 +99,10 @@ async def test_versions_stay() -> None:
             await put(client, {"welcome.txt": text})
         assert (await got(client, "/templates/welcome"))["files"] == {"welcome.txt": "second"}
         assert (await got(client, "/templates/welcome?version=1"))["files"] == {"welcome.txt": "first"}
+        for version in ("1", 1):
+            asked = json.dumps({"version": version, "variables": {}})
+            status, _, text = await client.ask("POST", "/templates/welcome/preview", data=asked)
+            assert (status, json.loads(text)["text"]) == (200, "first")
         status, headers, text = await client.ask("GET", "/templates/welcome/preview?version=1")
         assert (status, headers["Content-Type"], text) == (200, "text/plain; charset=utf-8", "first")
 

@@ -11,6 +11,7 @@ import typer
 from mailsender.cli.asking import ask
 from mailsender.cli.options import AsJson, Key, Url
 from mailsender.cli.terminal import content, fail, print_json
+from mailsender.model.text import counted
 from mailsender.settings.sources import SettingsError, place
 
 
@@ -55,7 +56,7 @@ def post(
         print_json(answer)
         return
     place = f"{answer['topic']}, partition {answer['partition']}, offset {answer['offset']}"
-    typer.echo(f"{len(answer['ids'])} letters published to {place}", err=True)
+    typer.echo(f"{counted(len(answer['ids']), 'letter')} published to {place}", err=True)
     for letter_id in answer["ids"]:
         typer.echo(letter_id)
 
