@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from mailsender.admin.breath import Breath
-from mailsender.intake.attachments import Contents
+from mailsender.intake.attachments import Contents, fault_of
 from mailsender.intake.batch import Fault, faults, letter_id, read_letter
 from mailsender.intake.schema import NO_ID
 from mailsender.message.composer import Filling
 from mailsender.message.parts import Base64
+from mailsender.message.values import BadKey
 from mailsender.model.letter import Letter, Origin, now_ms
 from mailsender.service import Replica
+from mailsender.templates.template import TemplateError
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView
 from mailsender.web.problems import MAX_FAULTS, located
 
@@ -52,6 +54,10 @@ class DryRun:
             if not wrong and len(shown) < MAX_LETTERS:
                 try:
                     shown.append(await self._letter(index, element))
+                except BadKey as error:  # this and the next as the intake would find it
+                    wrong = [Fault(index=index, field=error.key, text=error.text)]
+                except TemplateError as error:
+                    wrong = [Fault(index=index, field="Template", text=f"cannot be filled in: {error}")]
                 except ValueError as error:  # as a sender would find it
                     wrong = [Fault(index=index, field="", text=str(error))]
             found += [replace(fault, index=index) for fault in wrong]
@@ -71,6 +77,8 @@ class DryRun:
         read = read_letter(element, origin, None, self._replica.limits, now=self._now, keep=brought.keep)
         letter, filling = await self._replica.filler.tried(read.evolve(id=own or NO_ID))
         mail = self._replica.composer.mail(letter)
+        if fault := fault_of(mail.refs, await self._sizes(mail.refs, brought), self._replica.limits):
+            raise fault
         people = letter.everybody if mail.personal else ("",)
         route = next(each for each in self._replica.routes if each.name == letter.route)
         contents = {ref: Base64.of([content]) for ref, content in brought.by_ref.items()}
@@ -93,6 +101,13 @@ class DryRun:
             messages=messages,
             messages_left_out=max(0, len(people) - MAX_MESSAGES),
         )
+
+    async def _sizes(self, refs: Sequence[str], brought: Contents) -> Mapping[str, int]:
+        sizes = {ref: len(content) for ref, content in brought.by_ref.items()}
+        for ref in dict.fromkeys(refs):
+            if ref not in sizes and (blob := await self._replica.parts.blobs.find(ref)) is not None:
+                sizes[ref] = blob.size
+        return sizes
 
     def _message(
         self, letter: Letter, person: str, contents: Mapping[str, Base64], filling: Filling | None

@@ -10,6 +10,7 @@ from typing import Final
 
 from mailsender.blobs.port import BlobStore
 from mailsender.intake.schema import Limits
+from mailsender.message.values import BadKey
 from mailsender.model.blobs import named_in, ref_of
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Letter, Status, now_ms
@@ -88,22 +89,29 @@ class Attachments:
 
     def _judged(self, letter: Letter, sizes: Mapping[str, int]) -> Letter:
         """The letter, or an `error` with the same content: of one that is read again it is known by that."""
-        fault = "" if letter.status.final else self._fault(named_in(letter.mail), sizes)
-        if not fault:
+        fault = None if letter.status.final else fault_of(named_in(letter.mail), sizes, self._limits)
+        if fault is None:
             return letter
         return letter.evolve(
-            status=Status.ERROR, reason=fault, finished_at=now_ms(self._clock.epoch()), digest=letter.content
+            status=Status.ERROR,
+            reason=str(fault),
+            finished_at=now_ms(self._clock.epoch()),
+            digest=letter.content,
         )
 
-    def _fault(self, refs: Sequence[str], sizes: Mapping[str, int]) -> str:
-        total = 0
-        for place, ref in enumerate(refs):
-            size = sizes.get(ref)
-            if size is None:
-                return f"Attachments[{place}].Ref names a blob that is not there: put it first (PUT /blobs)"
-            if size > self._limits.attachment:
-                return f"Attachments[{place}] has {size} bytes; {self._limits.attachment} are allowed"
-            total += size
-        if total > self._limits.attachments:
-            return f"Attachments have {total} bytes together; {self._limits.attachments} are allowed"
-        return ""
+
+def fault_of(refs: Sequence[str], sizes: Mapping[str, int], limits: Limits) -> BadKey | None:
+    """What is wrong with the blobs that a letter names, where those of `sizes` are there."""
+    total = 0
+    for place, ref in enumerate(refs):
+        size = sizes.get(ref)
+        if size is None:
+            return BadKey(
+                f"Attachments[{place}].Ref", "names a blob that is not there: put it first (PUT /blobs)"
+            )
+        if size > limits.attachment:
+            return BadKey(f"Attachments[{place}]", f"has {size} bytes; {limits.attachment} are allowed")
+        total += size
+    if total > limits.attachments:
+        return BadKey("Attachments", f"have {total} bytes together; {limits.attachments} are allowed")
+    return None

@@ -397,6 +397,22 @@ async def test_a_text_part_is_made_of_html_where_that_is_wanted(monkeypatch: pyt
 # --- dry run -------------------------------------------------------------------------------------
 
 
+async def test_a_dry_run_finds_what_the_intake_would_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, not_there = [{"Content": "AAEC"}], [{"Content": "AAEC"}, {"Ref": ref_of(b"nobody's")}]
+    async with running(monkeypatch) as stage:
+        for letter, field, pointer, text in (
+            ({**GOOD, "Attachments": not_there}, "Attachments[1].Ref", "#/Attachments/1/Ref", "put it first"),
+            (
+                {"Addresses": GOOD["Addresses"], "Template": "nosuch", "Attachments": there},
+                *("Template", "#/Template", "cannot be filled in: template nosuch"),
+            ),
+        ):
+            _, answer = await stage.submit(letter, "dry_run=true")
+            (fault,) = answer["faults"]
+            assert (fault["field"], fault["pointer"]) == (field, pointer)
+            assert text in fault["text"]
+
+
 async def test_a_dry_run_shows_what_would_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = [
         {**GOOD, "IdempotencyKey": "one", "To": ["Anna <anna@example.test>"], "ReversePath": "b@example.org"},
