@@ -227,11 +227,11 @@ def _not_yet(meaning: str) -> Any:
 
 
 class LetterIn(BaseModel):
-    """One element of a batch. Keys match without regard to case; the last of several wins.
+    """One element of a batch. Keys match without regard to case, in objects too; the last of several wins.
 
-    Unknown keys are ignored, and so are `Status` and `KafkaKey` of the report. A field that is null counts as
-    absent, but for `Token`, which comes back as null; so does an empty one, but for the original's. Text is
-    Unicode: half of a surrogate pair is an error.
+    Unknown keys are ignored, and so are `Status` and `KafkaKey` of the report; an unknown one in an object is
+    an error. A field that is null counts as absent, but for `Token`, which comes back as null; so does an
+    empty one, but for the original's. Text is Unicode: half of a surrogate pair is an error.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, json_schema_extra=_ID_OR_KEY)

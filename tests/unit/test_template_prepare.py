@@ -272,6 +272,14 @@ MJML = """{% set company = "A & B" %}
 """
 
 
+def test_mjml_says_no_language_and_no_title_that_it_does_not_know() -> None:
+    made = inlined("<mjml><mj-body><mj-raw><p lang='und'>x</p></mj-raw></mj-body></mjml>")
+    assert (made.count("und"), made.count("<title>")) == (1, 0)
+    made = inlined("<mjml lang='ru'><mj-head><mj-title>T</mj-title></mj-head><mj-body></mj-body></mjml>")
+    assert '<html lang="ru"' in made
+    assert "<title>T</title>" in made
+
+
 def test_mjml_becomes_html_with_all_constructs() -> None:
     made = inlined(MJML)
     assert "<mj" not in made
