@@ -122,7 +122,7 @@ def test_it_is_said_when_a_drain_cuts_sessions(page: str) -> None:
 
 
 def test_the_whole_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    (_, configuration) = blocks("production.md", "sh")[:2]
+    (configuration,) = blocks("production.md", "text")
     for line in configuration.splitlines():
         if "=" in line and not line.startswith("#"):
             name, _, value = line.partition("=")
@@ -143,7 +143,7 @@ def test_the_files_that_installing_takes_are_there() -> None:
 @pytest.fixture
 def catcher() -> Iterator[tuple[int, int]]:
     """The catcher by itself, as the page starts it; its ports for SMTP and HTTP."""
-    (command,) = blocks("testing.md", "sh")
+    (_, command) = blocks("testing.md", "sh")
     words = shlex.split(command.partition("#")[0])
     smtp, http = free_port(), free_port()
     words[words.index("--smtp-port") + 1], words[words.index("--http-port") + 1] = str(smtp), str(http)
