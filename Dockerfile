@@ -23,7 +23,8 @@ RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mou
     python3 -m venv --without-pip /opt/mailsender \
     && python3 -m venv /build/tools \
     && /build/tools/bin/pip --python /opt/mailsender/bin/python install --quiet \
-        --require-hashes --only-binary :all: --requirement /build/requirements/run.txt
+        --require-hashes --only-binary :all: --requirement /build/requirements/run.txt \
+    && find /opt/mailsender -type d -name tests -prune -exec rm -r {} +
 
 
 # The project itself, as a wheel, installed into an empty tree.

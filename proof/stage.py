@@ -54,10 +54,8 @@ class Stage:
 
     def knows(self, setting: str) -> bool:
         """Whether the service that is tried has such a setting: not every one has every one yet."""
-        return (
-            setting.lower()
-            in (self.tree / "mailsender" / "settings" / "environment.py").read_text("utf-8").lower()
-        )
+        sources = (self.tree / "mailsender" / "settings").glob("*.py")
+        return any(setting.lower() in each.read_text("utf-8").lower() for each in sources)
 
     @cached_property
     def broker(self) -> TwoFaced:

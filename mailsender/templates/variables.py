@@ -17,6 +17,10 @@ MAX_CHECKS = 5_000
 """Schemas within a schema, those that are referred to counted each time: ten references to ten references
 are a hundred, and what a check takes grows with them."""
 
+MAX_PATTERN = 64 * 1024
+"""Bytes of a pattern in its compiled form, against which each letter of a text is held: over as many as
+variables may have the worst that was found took 0.5 s, and 2 s without this limit."""
+
 _REFUSED = frozenset(
     {
         "$dynamicRef",
@@ -112,11 +116,15 @@ class Schema:
                 offline=True,
                 validate_formats=True,
                 mask="the value",
-                pattern_options=jsonschema_rs.RegexOptions(),
+                pattern_options=jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN),
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-            reason = getattr(error, "message", None) or str(error)
-            raise TemplateError(f"the schema: {reason[:300]}", template=template) from None
+            reason = (getattr(error, "message", None) or str(error))[:300]
+            if "regex" in reason:
+                reason = (
+                    f"{reason}; it has no look-around and no back-reference, and repeats no large part often"
+                )
+            raise TemplateError(f"the schema: {reason}", template=template) from None
 
     def check(self, variables: Mapping[str, Any]) -> None:
         """Nothing, if `variables` are as the schema wants them.

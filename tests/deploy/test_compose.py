@@ -26,6 +26,7 @@ from lab import parts
 from lab.world import Reader
 from mailsender.dev.process import free_port
 from mailsender.settings import environment as settings
+from mailsender.settings.kinds import parse_duration
 from mailsender.settings.sources import SECRETS_DIR
 from tests.deploy.engine import ROOT, Engine, wait_healthy
 
@@ -106,8 +107,8 @@ def test_the_service_waits_for_its_parts_and_outlives_its_drain(resolved: Object
     assert {name: one["condition"] for name, one in service["depends_on"].items()} == dict.fromkeys(
         PARTS, "service_healthy"
     )
-    drain = settings.parse_duration(service["environment"]["DRAIN_TIMEOUT"])
-    grace = settings.parse_duration(service["stop_grace_period"])
+    drain = parse_duration(service["environment"]["DRAIN_TIMEOUT"])
+    grace = parse_duration(service["stop_grace_period"])
     assert isinstance(drain, float)
     assert isinstance(grace, float)
     assert grace > drain + 5

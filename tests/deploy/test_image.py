@@ -112,7 +112,9 @@ def test_how_much_it_adds_to_its_base(engine: Engine, image: str) -> None:
     whole = engine.client.images.get(image).attrs["Size"]
     added = whole - engine.client.images.get(engine.base_image()).attrs["Size"]
     parts.met["image"] = f"the image: {whole / 1e6:.0f} MB, {added / 1e6:.0f} MB of them over its base"
-    assert added < 100e6
+    # 80 MB of them are what letters and templates take: Babel's locales are 34, and the native libraries that
+    # read HTML and JSON Schema and sign are 12 to 16 each.
+    assert added < 190e6
 
 
 def test_a_change_of_the_code_makes_only_the_last_layer_anew(

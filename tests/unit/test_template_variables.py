@@ -176,6 +176,22 @@ def test_a_schema_is_bounded_and_whole(schema: dict[str, Any], reason: str) -> N
     assert process_time() - begun < 2
 
 
+@pytest.mark.parametrize("pattern", ["^(.|é){500}x$", r"[^a]{1,400}b.{1,400}y", "(?=a)", r"(a)\1"])
+def test_a_pattern_that_would_take_long_is_refused_with_the_reason(pattern: str) -> None:
+    with pytest.raises(
+        TemplateError, match="no look-around and no back-reference, and repeats no large part"
+    ):
+        Schema({"properties": {"a": {"pattern": pattern}}}, "letter")
+
+
+def test_the_largest_pattern_takes_no_second_over_all_that_variables_may_have() -> None:
+    schema = Schema({"properties": {"a": {"pattern": r"(a|.)*b(a|.){30}y"}}}, "letter")
+    begun = process_time()
+    with pytest.raises(TemplateError):
+        schema.check({"a": "abxé" * 125_000})
+    assert process_time() - begun < 2
+
+
 def test_a_pattern_takes_no_time_that_explodes() -> None:
     schema = Schema({"properties": {"a": {"pattern": "^(a+)+$"}}}, "letter")
     begun = process_time()
