@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from mailsender.intake import schema_patterns
 from mailsender.intake.idempotency import MAX_KEY, id_of_key, key_fault
-from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS
+from mailsender.message.headers import AUTO_SUBMITTED, IMPORTANCES, MAX_IDS, MAX_NAME
 from mailsender.message.mail import MAX_SHOWN
 from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
 from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
@@ -98,6 +98,12 @@ _ID_SCHEMA = {
     ]
 }
 _NOTHING: dict[str, Any] = {"enum": [None, "", [], {}]}
+# Of what can stand in a header.
+_HEADER_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "not": {"type": "string", "pattern": schema_patterns.NOT_IN_A_HEADER},
+}
+_NAME_SCHEMA = {"maxLength": MAX_NAME, **_HEADER_SCHEMA}
 _UNSUBSCRIBE = {
     "additionalProperties": False,
     "properties": {"URL": {"type": "string"}, "Mail": {"type": "string"}},
@@ -113,7 +119,7 @@ _ADDRESSES_SCHEMA = {
                 "required": ["Address"],
                 "properties": {
                     "Address": schema_patterns.ADDRESS,
-                    "Name": {"anyOf": [{"type": "string"}, _NOTHING]},
+                    "Name": {"anyOf": [_NAME_SCHEMA, _NOTHING]},
                     "Variables": {"anyOf": [{"type": "object"}, _NOTHING]},
                     "ListUnsubscribe": {"anyOf": [{"type": "object", **_UNSUBSCRIBE}, _NOTHING]},
                 },
@@ -123,10 +129,7 @@ _ADDRESSES_SCHEMA = {
     "minItems": 1,
     "maxItems": _MOST.addresses,
 }
-_SUBJECT_SCHEMA = {
-    "type": ["string", "null"],
-    "not": {"type": "string", "pattern": schema_patterns.NOT_IN_A_HEADER},
-}
+_SUBJECT_SCHEMA = {**_HEADER_SCHEMA, "type": ["string", "null"]}
 _BODY_SCHEMA = {"type": ["string", "null"], "maxLength": _MOST.body}
 # No value of more characters, items or members can be written in so many bytes, however short each is.
 _TOKEN_SCHEMA = {
@@ -164,7 +167,6 @@ _TEMPLATE_SCHEMA = {
     **_pattern("^[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_.-]{1,64})?$"),
     "maxLength": REFERENCE_MAX,
 }
-_HEADER_SCHEMA = {"type": "string", "not": _SUBJECT_SCHEMA["not"]}
 _MAILBOXES_SCHEMA = {"type": "array", "items": {"type": "string"}, "maxItems": MAX_SHOWN}
 _IDS_SCHEMA = {"type": ["string", "array"], "items": {"type": "string"}, "maxItems": MAX_IDS}
 _ATTACHMENTS_SCHEMA = {
@@ -268,7 +270,7 @@ class LetterIn(BaseModel):
     From: Any = _key(
         "The sender, an address or `Name <address>`: one that SMTP_FROM_ALLOWED allows.", _TEXT_SCHEMA
     )
-    FromName: Any = _key("The sender's name that people see, whatever the address.", _HEADER_SCHEMA)
+    FromName: Any = _key("The sender's name that people see, whatever the address.", _NAME_SCHEMA)
     Sender: Any = _key("Who sends it in the name of `From`, as an address of the same kind.", _TEXT_SCHEMA)
     ReplyTo: Any = _key(
         "Where answers go, one mailbox or several.",

@@ -125,7 +125,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.takes_letter:
         operation["requestBody"] = _letter()
     if endpoint.takes is not None:
-        operation["requestBody"] = _body(endpoint.takes)
+        operation["requestBody"] = _body(endpoint.takes, needed=endpoint.needs_body)
     if endpoint.takes_content:
         operation["requestBody"] = _content()
     if endpoint.public:
@@ -171,16 +171,16 @@ def _schema(content: type[BaseModel] | Schema, other: type[BaseModel] | None) ->
     return schema if other is None else {"anyOf": [schema, reference(other)]}
 
 
-def _body(takes: type[BaseModel] | Mapping[str, Schema]) -> dict[str, Any]:
+def _body(takes: type[BaseModel] | Mapping[str, Schema], *, needed: bool) -> dict[str, Any]:
     forms: Mapping[str, Schema] = {JSON: reference(takes)} if isinstance(takes, type) else takes
     content = {media: {"schema": dict(schema)} for media, schema in forms.items()}
-    return {"description": "UTF-8.", "required": True, "content": content}
+    return {"description": "UTF-8.", "required": needed, "content": content}
 
 
 def _content() -> dict[str, Any]:
     return {
-        "description": "The content, as it is.",
-        "required": True,
+        "description": "The content, as it is. Without a body it is the empty one.",
+        "required": False,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 

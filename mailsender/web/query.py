@@ -8,6 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
+from mailsender.intake.idempotency import key_fault
+from mailsender.model.text import storable
 from mailsender.settings.kinds import parse_duration
 from mailsender.web.problems import ProblemError, bad_query
 
@@ -72,5 +74,13 @@ def idempotency_key(request: web.Request) -> str:
         detail = (
             "One `Idempotency-Key` is possible, not an empty one; what begins with a quote ends with one."
         )
-        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-idempotency-key")
+        raise _bad_key(detail)
+    if fault := key_fault(key):
+        # Where a header's bytes are no UTF-8, aiohttp has halves of surrogate pairs in their place.
+        told = fault if storable(key) else "is not UTF-8"
+        raise _bad_key(f"The `Idempotency-Key` {told}.")
     return key
+
+
+def _bad_key(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-idempotency-key")

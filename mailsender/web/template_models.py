@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 _TAKEN = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+VERSION_PATTERN = "^[A-Za-z0-9_.-]{1,64}$"
+"""A version, as `mailsender.templates.template.VERSION` has it."""
+
+_FILE_PATTERN = (
+    r"^[A-Za-z0-9_-]{1,64}\.(([A-Za-z0-9-]{2,35}\.)?(subject|html|mjml|txt)|(schema|sample)\.json)$"
+)
+
 Files = Annotated[
     dict[str, str],
     Field(
@@ -25,7 +32,9 @@ class TemplateIn(BaseModel):
 
     model_config = _TAKEN
 
-    files: Files
+    files: Files = Field(
+        json_schema_extra={"minProperties": 1, "propertyNames": {"pattern": _FILE_PATTERN}},
+    )
     language: str = Field("en", description="The language of those whose names tell none.")
 
 
@@ -36,7 +45,7 @@ class PreviewIn(BaseModel):
 
     variables: dict[str, Any] | None = Field(None, description="Without them: the template's sample.")
     lang: str = Field("", description="The reader's language.")
-    version: str | int | None = Field(
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)] | Annotated[int, Field(ge=1)] | None = Field(
         None, description='Without it: the newest one. `3` and `"3"` are the same.'
     )
 

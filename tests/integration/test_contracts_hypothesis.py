@@ -27,29 +27,12 @@ from mailsender.intake.batch import decode, faults, read_letter
 from mailsender.intake.schema import Limits
 from mailsender.model.letter import Origin, Status
 from tests.acceptance import conftest as acceptance
+from tests.said_elsewhere import KEYS
 
 DOCS = Path(__file__).parents[2] / "docs"
 LETTERS = json.loads((DOCS / "schemas" / "letters.schema.json").read_text("utf-8"))
 REPORT = json.loads((DOCS / "schemas" / "report.schema.json").read_text("utf-8"))
 OPENAPI = json.loads((DOCS / "openapi.json").read_text("utf-8"))
-
-SAID_ELSEWHERE = {
-    *(
-        "From",
-        "Sender",
-        "ReplyTo",
-        "ReversePath",
-        "To",
-        "Cc",
-        "InReplyTo",
-        "References",
-        "Headers",
-        "Calendar",
-    ),
-    *("ListUnsubscribe", "DSN", "Lang", "Template", "Variables"),
-}
-"""Keys of which a schema says the kind of value only: which text is a mailbox, a header or a language is more
-than a pattern of readable length can tell. The unit tests of letters have them."""
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -64,7 +47,7 @@ def batches() -> st.SearchStrategy[Batch]:
     schema |= {"minItems": 1, "maxItems": 3}
     addresses = schema["items"]["properties"]["Addresses"]
     addresses["maxItems"] = 3
-    for key in SAID_ELSEWHERE:
+    for key in KEYS:
         del schema["items"]["properties"][key]
     # A schema cannot say which blobs are there, nor that no two content IDs are the same, nor that an empty
     # content is none.

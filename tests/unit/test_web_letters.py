@@ -22,7 +22,7 @@ from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.operations import BadLetter, Clash, Refused, Submission
 from tests.dispatching import until
 from tests.unit.test_contracts import check
-from tests.unit.test_web import DUE, ID, KEY, SINCE, Flaw, Played, problem, raises, serving
+from tests.unit.test_web import DUE, ID, KEY, SINCE, Flaw, Played, problem, raises, raw, serving
 
 LETTER = b'{"Subject": "s", "Addresses": ["a@example.test"]}'
 REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
@@ -112,6 +112,7 @@ async def test_the_key_of_the_header_goes_along(header: str, key: str) -> None:
         ['"a\\"'],
         ['""'],
         ["a", "a"],
+        ["\N{GRINNING FACE}" * 257],
     ],
 )
 async def test_a_header_that_is_no_key_is_refused(values: list[str]) -> None:
@@ -122,6 +123,20 @@ async def test_a_header_that_is_no_key_is_refused(values: list[str]) -> None:
         async with client.session.post(url, data=LETTER, headers=headers) as answer:
             body = problem((answer.status, answer.headers, await answer.text()))
     assert (body["status"], body["reason"]) == (400, "bad-idempotency-key")
+    assert service.given == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+async def test_a_key_whose_bytes_are_no_text_is_refused(query: str) -> None:
+    service = Played()
+    async with serving(service, key="") as client:
+        head = f"POST /letters{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(LETTER)}\r\n"
+        end = b"Connection: close\r\nIdempotency-Key: caf\xe9\r\n\r\n"
+        said = await raw(client.port, head.encode() + end + LETTER)
+    body = json.loads(said.partition(b"\r\n\r\n")[2])
+    assert (body["status"], body["reason"]) == (400, "bad-idempotency-key")
+    assert body["detail"] == "The `Idempotency-Key` is not UTF-8."
     assert service.given == []
 
 
@@ -230,7 +245,7 @@ async def test_a_wait_leaves_time_for_the_answer(wait: str, least: float, most: 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "query", ["wait=10", "wait=", "wait=-1s", "wait=1s&wait=1s", "wait=soon", "dry_run=yes"]
+    "query", ["wait=10", "wait=00", "wait=", "wait=-1s", "wait=1s&wait=1s", "wait=soon", "dry_run=yes"]
 )
 async def test_a_parameter_that_cannot_be_understood_is_refused(query: str) -> None:
     service = Played()

@@ -56,9 +56,9 @@ class Endpoint:
 
     `name` is that of the handler, and the operation's. `public` endpoints need no key; `cheap` ones ask
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
-    outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas.
-    One that `takes_content` takes a file as its body, and time for it. `late` says what it may have done
-    when it did not answer in time.
+    outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas;
+    one that does not `needs_body` does without, too. One that `takes_content` takes a file as its body, and
+    time for it. `late` says what it may have done when it did not answer in time.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -72,6 +72,7 @@ class Endpoint:
     takes_batch: bool = False
     takes_letter: bool = False
     takes: type[BaseModel] | Mapping[str, Schema] | None = None
+    needs_body: bool = True
     takes_content: bool = False
     public: bool = False
     cheap: bool = False

@@ -145,8 +145,11 @@ LETTERS: Final = (
                 "in": "query",
                 "description": "How long to wait for what becomes of the letter, such as `10s`: at most as"
                 " long as a request may take (HTTP_TIMEOUT). Where too many wait already, or the service"
-                " stops, the answer comes at once.",
-                "schema": {"type": "string", "pattern": "^[0-9]{1,6}(ms|s|m)$"},
+                " stops, the answer comes at once, as with `0`.",
+                "schema": {
+                    "type": "string",
+                    "pattern": r"^(0|([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d)){1,5})$",
+                },
             },
             _RECORD_KEY,
             _DRY_RUN,

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from mailsender.web.endpoints.endpoint import JSON, NOT_READ, RETRY_AFTER, Answer, Endpoint, problem
 from mailsender.web.template_models import (
+    VERSION_PATTERN,
     PreviewIn,
     PreviewView,
     SavedView,
@@ -25,7 +26,7 @@ _VERSION: Final[dict[str, Any]] = {
     "name": "version",
     "in": "query",
     "description": "Without it: the newest one.",
-    "schema": {"type": "string", "maxLength": 64},
+    "schema": {"type": "string", "pattern": VERSION_PATTERN, "maxLength": 64},
 }
 _LANG: Final[dict[str, Any]] = {
     "name": "lang",
@@ -102,6 +103,7 @@ TEMPLATES: Final = (
         text="Nothing is sent. Without a body it is filled in with its sample.",
         parameters=(_TEMPLATE,),
         takes=PreviewIn,
+        needs_body=False,
         answers=(
             Answer(status=200, text="The letter.", content={JSON: PreviewView}),
             _BAD_TEMPLATE,
