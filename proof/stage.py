@@ -54,7 +54,7 @@ class Stage:
 
     def knows(self, setting: str) -> bool:
         """Whether the service that is tried has such a setting: not every one has every one yet."""
-        sources = (self.tree / "mailsender" / "settings").glob("*.py")
+        sources = (self.tree / "mailsender" / "settings").rglob("*.py")
         return any(setting.lower() in each.read_text("utf-8").lower() for each in sources)
 
     @cached_property

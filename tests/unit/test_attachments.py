@@ -98,7 +98,9 @@ async def test_what_a_letter_brings_is_stored_once_and_named_by_it() -> None:
     stage = Stage([record(batch([inline()], [inline(), inline(b"other")], []))])
     await stage.run()
     first, second, third = [await stage.letter(index=each) for each in range(3)]
-    assert json.loads(first.mail) == {"Attachments": [{"Name": "a.pdf", "Ref": REF}]}
+    assert json.loads(first.mail) == {
+        "Attachments": [{"ContentType": "application/pdf", "Name": "a.pdf", "Ref": REF}]
+    }
     assert named_in(second.mail) == (REF, ref_of(b"other"))
     assert named_in(third.mail) == ()
     assert stage.shelf.asked == [({REF, ref_of(b"other")}, {REF, ref_of(b"other")})]

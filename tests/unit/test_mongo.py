@@ -100,6 +100,7 @@ def test_what_the_server_says_is_a_state_of_the_world_or_a_fault_of_the_data() -
         OperationFailure("x", 9999),
         ConfigurationError("wire version"),
         WriteError("x", 14031),
+        WriteError("transaction is too large and will not fit in the storage engine cache", 388),
         BulkWriteError({"writeErrors": [{"code": 11600}], "writeConcernErrors": []}),
         BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]}),
     ]

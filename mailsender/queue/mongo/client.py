@@ -83,6 +83,8 @@ _PASSING = frozenset(
         *(64, 79, 100, 133, 134),  # not enough members
         *(63, 70, 150, 13388),  # a sharded cluster that is moving data
         *(43, 146, 462, 14031),  # cursor lost, out of memory, too many requests, disk full
+        # The storage engine's cache is full of what others write: one document of 16 MB always fits.
+        *(365, 388),
         *(12501, 16500),  # words of services: the quota is used up; too many requests (Cosmos DB)
     }
 )
