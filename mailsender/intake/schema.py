@@ -106,7 +106,7 @@ _HEADER_SCHEMA: dict[str, Any] = {
 _NAME_SCHEMA = {"maxLength": MAX_NAME, **_HEADER_SCHEMA}
 _UNSUBSCRIBE = {
     "additionalProperties": False,
-    "properties": {"URL": {"type": "string"}, "Mail": {"type": "string"}},
+    "properties": {key: {"anyOf": [{"type": "string"}, _NOTHING]} for key in ("URL", "Mail")},
 }
 _ADDRESSES_SCHEMA = {
     "type": "array",
