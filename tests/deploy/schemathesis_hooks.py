@@ -52,9 +52,14 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
 def _by_keys(answer: Mapping[str, Any], keys: Set[str]) -> bool:
     """Whether letters are refused for keys of which a schema says the kind of value only."""
     errors = answer.get("errors")
-    return bool(errors) and all(_among(error["field"], keys) for error in errors)
+    return bool(errors) and all(_among(error, keys) for error in errors)
 
 
-def _among(field: str, keys: Set[str]) -> bool:
+def _among(error: Mapping[str, Any], keys: Set[str]) -> bool:
+    field, text = error["field"], error["text"]
     key = field.partition("[")[0].partition(".")[0]
-    return key in keys or (key == "Addresses" and field.rpartition(".")[2] in BESIDE_ADDRESSES)
+    return key in keys or (
+        key == "Addresses"
+        # Of one address, or of all where they go with another key: Template, Personal.
+        and any(field.endswith(f"].{name}") or f"{name}, which go" in text for name in BESIDE_ADDRESSES)
+    )
