@@ -106,7 +106,7 @@ _HEADER_SCHEMA: dict[str, Any] = {
 _NAME_SCHEMA = {"maxLength": MAX_NAME, **_HEADER_SCHEMA}
 _UNSUBSCRIBE = {
     "additionalProperties": False,
-    "properties": {"URL": {"type": "string"}, "Mail": {"type": "string"}},
+    "properties": {key: {"anyOf": [{"type": "string"}, _NOTHING]} for key in ("URL", "Mail")},
 }
 _ADDRESSES_SCHEMA = {
     "type": "array",
@@ -176,16 +176,18 @@ _ATTACHMENTS_SCHEMA = {
         "type": "object",
         "additionalProperties": False,
         "oneOf": [
-            {"required": ["Content"], "properties": {"Ref": {"enum": [None, ""]}, "Content": _TEXT_SCHEMA}},
+            {"required": ["Content"], "properties": {"Ref": _NOTHING, "Content": _TEXT_SCHEMA}},
             {
                 "required": ["Ref"],
-                "properties": {"Ref": {"type": "string", "minLength": 1}, "Content": {"enum": [None, ""]}},
+                "properties": {"Ref": {"type": "string", "minLength": 1}, "Content": _NOTHING},
             },
         ],
         "properties": {
             "Name": _or_nothing({"maxLength": MAX_FILE_NAME, **_HEADER_SCHEMA}),
             "ContentType": _or_nothing(_pattern(schema_patterns.MEDIA_TYPE)),
-            "Content": _or_nothing({**_pattern(schema_patterns.BASE64), "contentEncoding": "base64"}),
+            "Content": _or_nothing(
+                {"type": "string", "pattern": schema_patterns.BASE64, "contentEncoding": "base64"}
+            ),
             "Ref": _or_nothing(_pattern(schema_patterns.REF)),
             "Inline": _or_nothing({"type": "boolean"}),
             "ContentID": _or_nothing(_pattern(schema_patterns.CONTENT_ID)),

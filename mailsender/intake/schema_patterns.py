@@ -21,8 +21,11 @@ ID: Final = "^[0-9A-Fa-f]{24}$"
 REF: Final = "^sha256:[0-9a-f]{64}$"
 """The name of a blob."""
 
-BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-"""A content (RFC 4648 §4). With line breaks it is accepted, too."""
+BASE64: Final = (
+    r"^(([A-Za-z0-9+/]{4})*\r?\n)*([A-Za-z0-9+/]{4})*"
+    r"(([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)(\r?\n)*)?$"
+)
+"""A content (RFC 4648 §4), in lines or without; with line breaks at other places it is accepted, too."""
 
 MEDIA_TYPE: Final = (
     "^(application|audio|font|image|model|text|video)/[A-Za-z0-9][A-Za-z0-9!#$&^_.+\\-]{0,99}$"

@@ -10,6 +10,9 @@ from typing import Any
 from mailsender.message.parts import MAX_ATTACHMENTS
 from mailsender.message.values import BadKey, kind
 
+_NOTHING = (None, "", [], {})
+"""What says nothing (see `mailsender.message.values.says`): false and 0 are none of it."""
+
 Keep = Callable[[bytes], str]
 """Keeps a content for now and returns its `Ref`; `mailsender.model.blobs.ref_of` keeps nothing."""
 
@@ -37,8 +40,8 @@ def by_ref(value: Any, keep: Keep, *, one: int, all_: int) -> Any:
             named.append(each)
             continue
         key = f"Attachments[{place}]"
-        if each.get("Ref"):
-            if each["Content"]:
+        if each.get("Ref") not in _NOTHING:
+            if each["Content"] not in _NOTHING:
                 raise BadKey(key, "has both a Content and a Ref")
             named.append({name: found for name, found in each.items() if name != "Content"})
             continue

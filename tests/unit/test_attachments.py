@@ -151,6 +151,7 @@ async def test_a_missing_one_is_its_letters_error_alone_and_stays_that_when_it_i
         ([named(ref_of(b"z" * 90)), inline(b"x" * 90)], "Attachments have 180 bytes together; 150 are"),
         ([named(ref_of(b"z" * 90))] * 2, "Attachments have 180 bytes together; 150 are allowed"),
         ([inline(Ref=REF)], "Attachments[0] has both a Content and a Ref"),
+        ([inline(Ref=False)], "Attachments[0] has both a Content and a Ref"),
         ([named("sha256:" + "A" * 64)], "Attachments[0].Ref is none"),
         ([named("https://example.com/a.pdf")], "Attachments[0].Ref is none"),
         ([{"Name": "a.pdf"}], "Attachments[0] needs its Content, or the Ref of a blob"),
