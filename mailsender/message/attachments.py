@@ -10,7 +10,7 @@ from typing import Any
 from mailsender.message.parts import MAX_ATTACHMENTS
 from mailsender.message.values import BadKey, kind
 
-_NOTHING = (None, "", [], {})
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 """What says nothing (see `mailsender.message.values.says`): false and 0 are none of it."""
 
 Keep = Callable[[bytes], str]
