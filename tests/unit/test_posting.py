@@ -211,7 +211,7 @@ async def test_a_key_of_256_emoji_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     async with running(monkeypatch) as stage:
         assert (await stage.submit(GOOD, Idempotency_Key=key))[1]["id"] == id_of_key(key)
         status, body = await stage.submit(GOOD, Idempotency_Key=key + "!")
-        assert (status, body["errors"][0]["field"]) == (400, "IdempotencyKey")
+        assert (status, body["reason"]) == (400, "bad-idempotency-key")
         status, body = await stage.submit({**GOOD, "IdempotencyKey": key}, Idempotency_Key="another")
         assert (status, body["errors"][0]["text"]) == (400, "is another one than the header's")
         status, body = await stage.submit({**GOOD, "IdempotencyKey": []}, Idempotency_Key="another")

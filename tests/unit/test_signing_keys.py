@@ -195,13 +195,11 @@ def test_the_commands_of_the_page_make_keys_and_their_records(
     if shutil.which("openssl") is None:
         missing("there is no openssl")
     page = (Path(__file__).parents[2] / "docs" / "dkim.md").read_text(encoding="utf-8")
-    make, setting, show = [
-        textwrap.dedent(block) for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    ]
+    make, show = [textwrap.dedent(block) for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
     done = subprocess.run(
         ["/bin/sh", "-ec", make + show], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
-    (entries,) = re.findall(r"DKIM_KEYS=(.*)", setting)
+    entries = re.findall(r"DKIM_KEYS=(.*)", page)[0]
     keys = signing_keys(settings(monkeypatch, entries.replace("/etc/mailsender", str(tmp_path))))
     assert keys is not None
     assert [each.algorithm for each in keys] == ["rsa-sha256", "ed25519-sha256"]
