@@ -80,7 +80,7 @@ build/compiled/.made: pyproject.toml build_hook.py $(shell find mailsender -name
 	@MAILSENDER_COMPILE=1 .venv/bin/python -m pip wheel -q --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir build/wheel .
 	@.venv/bin/python -m zipfile -e build/wheel/*.whl build/compiled
-	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../lab ../../proof ../../benchmarks ../../deploy ../../docs \
+	@ln -s ../../pyproject.toml ../../README.md ../../tests ../../lab ../../proof ../../benchmarks ../../deploy ../../docs ../../examples \
 		../../requirements build/compiled/
 	@touch -r build/wheel/.begun $@
 
