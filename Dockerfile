@@ -18,7 +18,8 @@ ENV PIP_CONFIG_FILE=/run/secrets/pip_conf \
     PIP_ROOT_USER_ACTION=ignore
 COPY requirements/run.txt /build/requirements/
 # pip works from an environment of its own, so that the service's holds nothing but the service.
-# Only wheels: with a compiler's absence, what is not there fails here instead of at the first letter.
+# Only wheels: with a compiler's absence, what is not there fails here instead of at the first letter. Some bring
+# their own tests, which nobody runs here.
 RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_certificates --mount=type=cache,target=/build/cache \
     python3 -m venv --without-pip /opt/mailsender \
     && python3 -m venv /build/tools \

@@ -112,9 +112,8 @@ class Confined:
             try:
                 raise answer.error
             finally:
-                del (
-                    answer
-                )  # else the error holds this frame, which holds the error, and the request with both
+                # Else the error holds this frame, which holds the error, and the request with both.
+                del answer
         result: T = answer.result
         return result
 

@@ -14,7 +14,7 @@ _IMPORT = re.compile(
 
 
 def _meets(source: str, compiled: set[str]) -> bool:
-    """Whether tests import a compiled module, or the service that is built of them."""
+    """Whether tests import a compiled module, the service built of them, or all by way of `tests`."""
     for module, names, alone in _IMPORT.findall(source):
         found = {module, alone, *(f"{module}.{name.strip()}" for name in names.split(","))}
         if found & compiled:
