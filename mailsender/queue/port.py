@@ -216,5 +216,5 @@ class Queue(Histories, Protocol):
         ...
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Give back connections. Whoever calls afterwards gets `Unavailable`, where there were any."""
         ...

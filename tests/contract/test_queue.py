@@ -978,3 +978,13 @@ async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queu
     assert [each.subject for each in claimed.letters] == ["Тема 1", "Тема 3"]
     assert [each.subject for each in (await queue.claim(9, token_of(), "b")).letters] == ["Тема 5"]
     assert len((await queue.claim(9, token_of(), "a")).letters) == 3
+
+
+@pytest.mark.parametrize("backend", MONGO, indirect=True)
+async def test_who_asks_after_the_end_learns_nothing_of_a_letter(queue: Queue) -> None:
+    await queue.insert([letter()])
+    await queue.close()
+    with pytest.raises(Unavailable):
+        await queue.ended([letter().id])
+    with pytest.raises(Unavailable):  # none of them is called bad
+        await queue.insert([letter(1), letter(2)])

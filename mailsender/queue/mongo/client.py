@@ -25,6 +25,7 @@ from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
     CursorNotFound,
+    InvalidOperation,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -284,8 +285,10 @@ def passing(error: Exception) -> bool:
             return True
         data = error.code in _DATA or (error.code or 0) >= FIRST_LOCATION
         return not isinstance(error, WriteError) and not data
-    if isinstance(error, ConfigurationError):
-        return True  # at run time it is about the servers: too old, or without the mechanism of our login
+    if isinstance(error, ConfigurationError | InvalidOperation):
+        # At run time the one is about the servers (too old, or without the mechanism of our login), and the
+        # other says that we have closed the client: neither is about a document.
+        return True
     return isinstance(error, PyMongoError) and error.timeout
 
 
