@@ -42,14 +42,17 @@ from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.queue.mongo.templates import MongoShelf
 from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.mongo import CURSOR, MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
+from mailsender.settings.links import links_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.of_file import OfFile
+from mailsender.smtp.port import Transport
 from mailsender.smtp.protocol import Timeouts
 from mailsender.templates.folder import Folder, read_folder
 from mailsender.templates.memory import MemoryShelf
@@ -76,20 +79,23 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def build(settings: Settings, clock: Clock) -> Parts:
-    """The real parts, not yet opened.
+    """The real parts, not yet opened; `relays` are those of `plan_of`, by their names.
 
     Raises:
         Rejected: a connection string or a key that signs cannot be read, or no journal can be kept where it
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots, codes, blobs, shelf = build_store(settings, clock)
+    queue, slots_of, codes, blobs, shelf = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
         source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
         sink=KafkaSink(kafka),
-        relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
+        relays={
+            name: RelayParts(transport, slots_of(name))
+            for name, transport in build_relays(settings, clock).items()
+        },
         journal=build_journal(settings),
         keys=keys,
         codes=codes,
@@ -97,6 +103,16 @@ def build(settings: Settings, clock: Clock) -> Parts:
         folder=build_folder(settings),
         shelf=shelf,
     )
+
+
+def build_relays(settings: Settings, clock: Clock) -> dict[str, Transport]:
+    """The way to each relay, by its name."""
+    found: dict[str, Transport] = {}
+    if settings.smtp_host:
+        found[DEFAULT] = SmtpRelay(smtp_config(settings), clock)
+    for name, link in links_of(settings).items():
+        found[name] = OfFile(SmtpRelay(link, clock))
+    return found
 
 
 def build_folder(settings: Settings) -> Folder:
@@ -149,12 +165,14 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore, BlobStore, Shelf]:
-    """The queue, slots, codes, blobs and templates: in MongoDB over one client, or in memory."""
+def build_store(
+    settings: Settings, clock: Clock
+) -> tuple[Queue, Callable[[str], SlotStore], CodeStore, BlobStore, Shelf]:
+    """The queue, slots by relay, codes, blobs and templates: in MongoDB over one client, or in memory."""
     if settings.in_memory:
         letters = MemoryQueue(clock, body_retention=settings.body_retention)
         blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
-        return letters, MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
+        return letters, lambda _: MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -171,13 +189,17 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         timeout=settings.mongodb_timeout,
         body_retention=settings.body_retention,
     )
-    slots = MongoSlotStore(
-        client,
-        database=database,
-        collection=f"{collection}.slots",
-        clock=clock,
-        timeout=settings.mongodb_timeout,
-    )
+
+    def slots_of(relay: str) -> SlotStore:
+        return MongoSlotStore(
+            client,
+            database=database,
+            collection=f"{collection}.slots",
+            clock=clock,
+            timeout=settings.mongodb_timeout,
+            name=CURSOR if relay == DEFAULT else relay,
+        )
+
     codes = MongoCodeStore(
         client, database=database, collection=f"{collection}.codes", timeout=settings.mongodb_timeout
     )
@@ -196,7 +218,7 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots, codes, blobs_, shelf
+    return queue, slots_of, codes, blobs_, shelf
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:
@@ -261,7 +283,8 @@ class _Servers:
 async def listen(replica: Replica) -> Front | None:
     """The HTTP side of a replica; None where an address cannot be had, which the log says."""
     settings, operations = replica.settings, ReplicaOperations(replica)
-    most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
+    sessions = sum(relay.policy.sessions.sessions for relay in replica.relays)
+    most = affordable(settings.http_max_connections, FILES + sessions)
     app = make_app(
         operations,
         api_key=settings.http_api_key.get_secret_value(),
@@ -322,7 +345,7 @@ def run_service(settings: Settings) -> NoReturn:
     """
     writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
-    for slip in slips():
+    for slip in slips(settings.config):
         log.warning(
             "setting_unknown",
             name=slip.name,

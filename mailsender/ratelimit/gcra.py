@@ -64,6 +64,7 @@ class Allowance:
     burst: int = 1
     quota: int = 0
     timezone: str = "UTC"
+    quota_period: float = 0.0
 
     @property
     def unlimited(self) -> bool:

@@ -66,7 +66,9 @@ def of_pydantic(model: type[BaseModel], detail: Mapping[str, Any], lines: Mappin
     if kind == "extra_forbidden":
         return Fault(path, f"is no key here{nearest(str(path[-1]), _keys(model, path[:-1]))}")
     if kind == "string_pattern_mismatch" and detail["loc"][-1] == "[key]":
-        text = "a name has up to 40 letters, digits, hyphens and underscores, and begins with none of the latter"
+        text = (
+            "a name has up to 40 letters, digits, hyphens and underscores, and begins with none of the latter"
+        )
     while path not in lines and len(path) > 1:
         path = path[:-1]  # an element of a list that the file has as a single value
     return Fault(path, f"{text[:1].lower()}{text[1:]}")

@@ -14,8 +14,8 @@ from mailsender.model.address import BadAddress, parse_address
 from mailsender.settings.kinds import DAY, MOST, parse_duration
 
 NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
-"""A relay's or a route's name. It stands in documents' keys, in labels of metrics and in commands, where dots,
-slashes and dollar signs have meanings of their own, and a longer one breaks tables."""
+"""A relay's or a route's name. It stands in documents' keys, in labels of metrics and in commands, where
+dots, slashes and dollar signs have meanings of their own, and a longer one breaks tables."""
 
 RATE: Final = "^[0-9]{1,10}/([smhd]|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$"
 QUOTA: Final = "^[0-9]{1,10}/(day( [A-Za-z0-9_+/-]+)?|([0-9]+([.][0-9]+)?(s|m|h|d))+)$"

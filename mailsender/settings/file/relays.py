@@ -72,12 +72,12 @@ class RuleTable(Table):
     code: Codes | None = key(None, "The reply's code, or several.", 454, [421, 451])
     enhanced: Texts | None = key(None, "The enhanced status code (RFC 3463), or several.", "4.7.28")
     text: Text = key("", "What stands in the reply, in any case of letters.", "Maximum sending rate exceeded")
-    regex: Text = key("", "A regular expression that is found in the reply, in any case of letters.")
+    pattern: Text = key("", "A regular expression that is found in the reply, in any case of letters.")
     action: Action = key(
         ...,
-        "`wait`: nothing for a time. `slow`: less for a time. `switch`: another relay. `split`: fewer recipients"
-        " at once. `stop`: nothing until a person acts. `fail`: final for the recipient. `retry`: as any"
-        " deferral.",
+        "`wait`: nothing for a time. `slow`: less for a time. `switch`: another relay. `split`: fewer"
+        " recipients at once. `stop`: nothing until a person acts. `fail`: final for the recipient. `retry`:"
+        " as any deferral.",
         "slow",
     )
     scope: Scope = key("recipient", "For whom.", "relay")
@@ -104,6 +104,32 @@ class TimeoutsTable(Table):
     dot: StepTime = key(_RFC.dot, "The reply to the final dot (RFC 5321 §4.5.3.2.6).", "10m")
 
 
+class OAuthTable(Table):
+    """Access tokens in place of a password: in a file that something else renews, or from an endpoint."""
+
+    token_file: Text = key(
+        "", "File with an access token that something else renews.", "/run/tokens/google.json"
+    )
+    token_url: Text = key(
+        "",
+        "Endpoint that grants access tokens (RFC 6749 §3.2).",
+        "https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
+    )
+    client_id: Text = key("", "Who asks there; `${NAME}` is taken, too.", "${GOOGLE_CLIENT_ID}")
+    client_secret: Secret = key(
+        "", "The client's secret, as `${NAME}`.", "${GOOGLE_CLIENT_SECRET}", repr=False
+    )
+    client_secret_file: Text = key("", "File with the client's secret.", "/run/secrets/google-client")
+    refresh_file: Text = key(
+        "",
+        "File with a refresh token; a new one is written there. Without it the client asks for itself.",
+        "/var/lib/mailsender/google-refresh",
+    )
+    scope: Text = key("", "What the token is for.", "https://outlook.office365.com/.default")
+    ca_file: Text = key("", "PEM file of a private CA, in place of the system's.")
+    basic: bool = key(False, "`true` tells the client's secret in a header instead of the body.")
+
+
 class RelayTable(Table):
     """One relay: how it is reached, what it may be asked, and what its replies mean."""
 
@@ -127,17 +153,23 @@ class RelayTable(Table):
         "Password for AUTH, as `${NAME}`: of the environment, else of the file of that name in"
         " `MAILSENDER_SECRETS_DIR`.",
         "${SES_PASSWORD}",
+        repr=False,
     )
     password_file: Text = key(
         "",
         "File with the password: a whole path, or the name of one in `MAILSENDER_SECRETS_DIR`.",
         "/run/secrets/ses",
     )
+    auth: Literal["scram-sha-256", "plain", "login", "xoauth2", "oauthbearer"] | None = key(
+        None, "The only mechanism of AUTH that is used. Without it the best that the relay offers.", "plain"
+    )
+    oauth: OAuthTable | None = key(None, "Tokens in place of a password.")
     auth_cleartext: bool = key(False, "`true` allows AUTH on a session without TLS.")
     preset: Text = key("", "Name of the reply rules and limits of a provider.", "ses")
     rate: Rates | None = key(
         None,
-        "Transactions in a period, over all replicas; of several all hold. Without one: the preset's, or none.",
+        "Transactions in a period, over all replicas; of several all hold. Without one the preset's, or"
+        " none.",
         "14/s",
         ["14/s", "2000/5m"],
     )
@@ -147,7 +179,7 @@ class RelayTable(Table):
     quota: QuotaKind | None = key(
         None,
         "Transactions over all replicas in any period of that length, or in a calendar day of a time zone."
-        " Without one: the preset's, or none.",
+        " Without one the preset's, or none.",
         "50000/24h",
         "500/day Europe/Moscow",
     )

@@ -107,7 +107,7 @@ class RouteTable(Table):
         {}, "The same for single streams.", {"transactional": 3, "newsletter": 1}, max_length=MOST_ENTRIES
     )
     reserve: Part = key(0.0, "The part of the rate that only letters of priority `high` may have.", "10%")
-    open: bool = key(False, "Whether letters may name it in `Route`.")  # noqa: A003
+    open: bool = key(False, "Whether letters may name it in `Route`.")
 
 
 Routes: TypeAlias = dict[Name, RouteTable]
