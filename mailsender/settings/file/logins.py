@@ -39,7 +39,7 @@ def credentials_of(relay: RelayTable, path: Path, faults: list[Fault]) -> Creden
         user=reader.filled("user", relay.user),
         password=reader.secret("password", relay.password, relay.password_file),
         tokens=None if relay.oauth is None else _tokens(relay.oauth, _Reader((*path, "oauth"), faults)),
-        mechanism=(relay.auth or "").upper(),
+        mechanism="" if relay.auth == "auto" else relay.auth.upper(),
     )
     if len(faults) > before:
         return found

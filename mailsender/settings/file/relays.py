@@ -160,8 +160,8 @@ class RelayTable(Table):
         "File with the password: a whole path, or the name of one in `MAILSENDER_SECRETS_DIR`.",
         "/run/secrets/ses",
     )
-    auth: Literal["scram-sha-256", "plain", "login", "xoauth2", "oauthbearer"] | None = key(
-        None, "The only mechanism of AUTH that is used. Without it the best that the relay offers.", "plain"
+    auth: Literal["auto", "scram-sha-256", "plain", "login", "xoauth2", "oauthbearer"] = key(
+        "auto", "The mechanism of AUTH. `auto`: what the relay offers, the best first."
     )
     oauth: OAuthTable | None = key(None, "Tokens in place of a password.")
     auth_cleartext: bool = key(False, "`true` allows AUTH on a session without TLS.")
