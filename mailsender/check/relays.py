@@ -12,16 +12,18 @@ from mailsender.check.probe import probe_relay
 from mailsender.model.clock import SystemClock
 from mailsender.routing.plan import DEFAULT, RelayPlan
 from mailsender.settings.environment import Settings
+from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.links import links_of
 from mailsender.settings.relays import plan_of
+from mailsender.smtp.connect import SmtpConfig
 from mailsender.smtp.hosts import is_whole
 from mailsender.smtp.of_file import file_words
 
 AMAZON = ".amazonaws.com"
 
 NO_SIGNATURES = (
-    "DKIM_KEYS is set, and SES writes Date and Message-ID anew, so that no signature will do; leave it out and"
-    " let SES sign"
+    "DKIM_KEYS is set, and SES writes Date and Message-ID anew, so that no signature will do; leave it out"
+    " and let SES sign"
 )
 
 
@@ -31,32 +33,28 @@ def judge_file(settings: Settings) -> Iterator[Finding]:
     if config is None:
         return
     yield Finding(part="settings", level="ok", text=f"MAILSENDER_CONFIG: {config.path} is complete")
+    links = links_of(settings)
     taken = {name for route in plan_of(settings).routes for name in (*route.relays, *route.fallback)}
     for name, relay in config.tables.relays.items():
-        for text in _of_relay(settings, name):
+        for text in (*_of_link(settings, links[name]), *_in_the_open(relay)):
             yield Finding(part="settings", level="warning", text=f"relays.{name}{text}")
         if name not in taken:
             yield Finding(part="settings", level="warning", text=f"relays.{name}: no route leads to it")
-        for key, value in (
-            ("password", relay.password),
-            ("oauth.client_secret", _client_secret(relay.oauth)),
-        ):
-            if value and "${" not in value:
-                text = (
-                    f"relays.{name}.{key} stands in the file itself; name it by ${{NAME}}, or by {key}_file"
-                )
-                yield Finding(part="settings", level="warning", text=text)
     if not settings.smtp_host and DEFAULT not in taken and settings.smtp_password.get_secret_value():
         text = "SMTP_PASSWORD is set, and SMTP_HOST is not: nobody is told it"
         yield Finding(part="settings", level="warning", text=text)
 
 
-def _client_secret(oauth: object) -> str:
-    return str(getattr(oauth, "client_secret", ""))
+def _in_the_open(relay: RelayTable) -> Iterator[str]:
+    secrets = {"password": relay.password}
+    if relay.oauth is not None:
+        secrets["oauth.client_secret"] = relay.oauth.client_secret
+    for key, value in secrets.items():
+        if value and "${" not in value:
+            yield f".{key} stands in the file itself; name it by ${{NAME}}, or its file by {key}_file"
 
 
-def _of_relay(settings: Settings, name: str) -> Iterator[str]:
-    link = links_of(settings)[name]
+def _of_link(settings: Settings, link: SmtpConfig) -> Iterator[str]:
     if link.tls != "none" and not link.verify:
         yield ".tls_verify = false: anybody on the way can read the mail; set tls_ca_file instead"
     if link.tls == "none":

@@ -31,8 +31,8 @@ async def run_checks(
 ) -> list[Finding]:
     """Try Kafka, MongoDB, the relays and DNS as `settings` name them; the findings come in that order.
 
-    The relays are asked about `recipient`, too, where one is named; no letter is sent. `dns` is the DNS server
-    that is asked, where that is not the machine's own.
+    The relays are asked about `recipient`, too, where one is named; no letter is sent. `dns` is the DNS
+    server that is asked, where that is not the machine's own.
     """
     secrets = secret_values(settings)
     # What libraries have to say is in the findings already.

@@ -22,7 +22,7 @@ from mailsender.settings.groups.codes import CodeSettings
 from mailsender.settings.groups.kafka import KafkaSettings, check_topics
 from mailsender.settings.groups.letters import LetterSettings
 from mailsender.settings.groups.mongodb import MongoSettings, check_uri
-from mailsender.settings.groups.relay import RelaySettings, check_sender
+from mailsender.settings.groups.relay import RelaySettings, check_credentials, check_sender
 from mailsender.settings.groups.service import ServiceSettings, loopback
 from mailsender.settings.groups.templates import TemplateSettings
 from mailsender.settings.kinds import duration_text, is_duration
@@ -113,14 +113,16 @@ class Settings(
         """What can only be judged over several settings."""
         check_topics(self)
         check_sender(self)
+        check_credentials(self)
         if self.smtp_rate_limit_max_letters and self.smtp_rate_limit_period <= 0:
             raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
         if not (self.mongodb_uri or self.mongo_local or self.mongo_nodeport_svc_service_host):
             raise ValueError("MONGODB_URI: is missing")
         check_uri(self)
         if self.authenticates and self.smtp_tls == "none" and not self.smtp_auth_cleartext:
+            secret = "the token" if self.credentials.tokens else "SMTP_PASSWORD"
             raise ValueError(
-                "SMTP_TLS: is none, so SMTP_PASSWORD would be sent in clear text;"
+                f"SMTP_TLS: is none, so {secret} would be sent in clear text;"
                 " set SMTP_AUTH_CLEARTEXT=true to allow it"
             )
         open_to_others = not self.http_api_key.get_secret_value() and not loopback(self.bind_host)

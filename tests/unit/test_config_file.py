@@ -19,6 +19,7 @@ from mailsender.settings.links import links_of
 from mailsender.settings.relays import plan_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError
+from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 
 ISSUE = """\
 [relays.ses]
@@ -134,9 +135,9 @@ def test_its_relays_are_reached_as_it_says(loaded: Any) -> None:
         587,
         "starttls",
     )
-    assert (links["ses"].user, links["ses"].password) == ("AKIA...", "s3cret")
-    assert (links["sendgrid"].tls, links["sendgrid"].password) == ("implicit", "SG.secret")
-    assert not links["postfix"].authenticates
+    assert links["ses"].credentials == Credentials(user="AKIA...", password="s3cret")
+    assert (links["sendgrid"].tls, links["sendgrid"].credentials.password) == ("implicit", "SG.secret")
+    assert not links["postfix"].credentials.complete
     assert {"s3cret", "SG.secret", "\0apikey\0SG.secret"} <= set(secret_values(settings))
 
 
@@ -349,9 +350,9 @@ LOGIN = SMALL + '[relays.b]\nhost = "h"\nuser = "u"\n'
 def test_a_password_comes_from_a_file_of_the_directory_of_secrets(loaded: Any, tmp_path: Path) -> None:
     text = LOGIN + 'password_file = "ses"\n'
     settings = loaded(text, MAILSENDER_SECRETS_DIR=str(tmp_path))
-    assert links_of(settings)["b"].password == "s3cret"
+    assert links_of(settings)["b"].credentials.password == "s3cret"
     filled = loaded(LOGIN + 'password = "${SES}"\n', MAILSENDER_SECRETS_DIR=str(tmp_path))
-    assert links_of(filled)["b"].password == "s3cret"
+    assert links_of(filled)["b"].credentials.password == "s3cret"
 
 
 def test_what_the_file_takes_from_the_environment_is_no_slip(loaded: Any, tmp_path: Path) -> None:
@@ -479,6 +480,29 @@ def test_the_parts_of_each_relay_are_built(loaded: Any) -> None:
     assert list(parts.relays) == [DEFAULT, "ses", "sendgrid", "postfix"]
     assert parts.relays["sendgrid"].transport.name == "smtp.sendgrid.net:465"
     assert len({id(each.slots) for each in parts.relays.values()}) == 4
+
+
+def test_a_relay_may_log_in_by_tokens(loaded: Any, tmp_path: Path) -> None:
+    text = SMALL + (
+        '[relays.g]\nhost = "smtp.gmail.com"\nuser = "a@example.com"\nauth = "xoauth2"\n'
+        '[relays.g.oauth]\ntoken_url = "https://oauth2.example.com/token"\nclient_id = "c"\n'
+        'client_secret_file = "SECRETS/ses"\nrefresh_file = "SECRETS/refresh"\nscope = "mail"\n'
+    )
+    settings = loaded(text)
+    assert links_of(settings)["g"].credentials == Credentials(
+        user="a@example.com",
+        mechanism="XOAUTH2",
+        tokens=TokenEndpoint(
+            url="https://oauth2.example.com/token",
+            client_id="c",
+            client_secret="s3cret",
+            refresh_file=str(tmp_path / "refresh"),
+            scope="mail",
+        ),
+    )
+    assert "s3cret" in secret_values(settings)
+    filed = loaded(SMALL + '[relays.g]\nhost = "h"\nuser = "u"\noauth = { token_file = "/run/t" }\n')
+    assert links_of(filed)["g"].credentials.tokens == TokenFile(path="/run/t")
 
 
 def test_the_path_is_told_as_it_was_given(tmp_path: Path) -> None:
