@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
 
 HIDDEN: Final[Mapping[str, Callable[..., None]]] = {
     "settings-table": developers.settings_table,
+    "config-tables": developers.config_tables,
     "lint-table": developers.lint_table,
     "metrics-table": developers.metrics_table,
 }

@@ -47,6 +47,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "schema": (
         ("mailsender schema", "the names"),
         ("mailsender schema openapi > openapi.json", "for a generator of clients"),
+        ("mailsender schema config > relays.schema.json", "for an editor of the file"),
         ("mailsender schema --write docs", "all of them"),
     ),
     "lint": (

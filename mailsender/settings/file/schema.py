@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mailsender.model.json_schema import schema_of
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
 from mailsender.settings.file.kinds import Name, Table, Texts, Wait, key
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import RouteTable
@@ -18,8 +21,9 @@ MOST_ROUTES: Final = 500
 
 
 class SuppressionTable(Table):
-    """How long addresses that refused mail for good are left alone."""
+    """Addresses that refused mail for good, and get none for a while."""
 
+    learns: bool = key(True, "Whether refusals add to the list; else only people and programs do.")
     for_: Wait = key(30 * DAY, "How long an address that was refused gets no letters.", "30d", alias="for")
     transactional: Texts = key(
         ["transactional"],
@@ -39,9 +43,36 @@ class FileTables(Table):
         "Which letters go where; the first that fits, in the order of the file, else `default`.",
         max_length=MOST_ROUTES,
     )
-    suppression: SuppressionTable = key(SuppressionTable(), "Addresses that get no letters.")
+    suppression: SuppressionTable | None = key(
+        None, "Addresses that get no letters. Without it refusals are not learned from."
+    )
 
 
 def json_schema() -> dict[str, Any]:
     """What editors are told of the file."""
-    return {"title": "mailsender's configuration", **schema_of(FileTables, "validation")}
+    made = FileTables.model_json_schema(mode="validation", schema_generator=_OfToml)
+    return {**made, "title": "The file of MAILSENDER_CONFIG"}
+
+
+class _OfToml(GenerateJsonSchema):
+    """TOML has no null, and durations and parts are written as text: their defaults say nothing there."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  pydantic's signature
+        """No field gets one that only repeats its name."""
+        return False
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        """What may be absent is not null."""
+        return self.generate_inner(schema["schema"])
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """Other names than those that fit are not left open."""
+        made = super().dict_schema(schema)
+        return {**made, "additionalProperties": False} if "patternProperties" in made else made
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Only what can stand there like that is shown."""
+        default = schema.get("default")
+        if default is None or isinstance(default, float | BaseModel):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
