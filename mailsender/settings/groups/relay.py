@@ -21,7 +21,9 @@ class RelaySettings(BaseModel):
 
     smtp_host: str = field(..., "The relay's host name or address.", original=True)
     smtp_port: int = field(587, "The relay's port.", original=True, ge=1, le=65535)
-    smtp_user: str = field("", "User for AUTH (with a password or tokens), and the default sender.", original=True)
+    smtp_user: str = field(
+        "", "User for AUTH (with a password or tokens), and the default sender.", original=True
+    )
     smtp_password: SecretStr = field(SecretStr(""), "Password for AUTH.", original=True)
     smtp_auth: Literal["auto", "scram-sha-256", "plain", "login", "xoauth2", "oauthbearer"] = field(
         "auto",
