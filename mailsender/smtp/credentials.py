@@ -41,10 +41,10 @@ class TokenEndpoint:
     @property
     def fault(self) -> str:
         """Why it can be of no use, empty where it can."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username or parts.fragment:
+        scheme, host = _scheme_and_host(self.url)
+        if scheme not in {"https", "http"} or not host:
             return "the token endpoint has to be a URL such as https://login.example.com/oauth2/token"
-        if parts.scheme == "http" and not _on_this_machine(parts.hostname):
+        if scheme == "http" and not _on_this_machine(host):
             return "the token endpoint has to begin with https://: secrets go there (RFC 6749 §3.2)"
         if not self.client_id:
             return "the client's id is missing, by which the token endpoint knows us"
@@ -90,6 +90,16 @@ class Credentials:
                 f"{self.mechanism} is no mechanism for {'tokens' if self.tokens else 'a password'}: {wanted}"
             )
         return self.tokens.fault if isinstance(self.tokens, TokenEndpoint) else ""
+
+
+def _scheme_and_host(url: str) -> tuple[str, str]:
+    """Both empty where that is no URL, or one with a password in it."""
+    try:
+        parts = urlsplit(url)
+        well = parts.port != 0 and parts.username is None and not parts.fragment
+    except ValueError:
+        well = False
+    return (parts.scheme, parts.hostname or "") if well else ("", "")
 
 
 def _on_this_machine(host: str) -> bool:
