@@ -1,0 +1,172 @@
+"""Which route a letter takes, and which of its recipients take another one. Pure.
+
+The first route whose `match` fits, else `default`. A letter may name a route that is open. What a match says
+of destinations is asked of each recipient: those of one letter may take several routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.letter import DEFAULT_ROUTE, Letter
+from mailsender.routing.plan import Match, Priority, RoutePlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What of a letter chooses its route. `senders` are the addresses that it is sent in the name of.
+
+    `size` is in bytes of its content, attachments left out. `wish` is the route that it names.
+    """
+
+    stream: str = ""
+    senders: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+    tags: tuple[str, ...] = ()
+    size: int = 0
+    wish: str = ""
+
+
+TraitsOf = Callable[[Letter], Traits]
+
+
+def traits_of(letter: Letter, service: str = "") -> Traits:
+    """Those of a letter; `service` is the address from which it is sent where it names no other one."""
+    size = len(letter.subject) + len(letter.body)
+    if not letter.mail:
+        return Traits(senders=(service,) if service else (), size=size)
+    found = _keys_of(letter.mail)
+    named = [_address_in(found.get(key)) for key in ("From", "Sender", "ReversePath")]
+    try:
+        priority = Priority(str(found.get("Priority", Priority.NORMAL)).lower())
+    except ValueError:
+        priority = Priority.NORMAL
+    tags = found.get("Tags")
+    return Traits(
+        stream=_text_in(found.get("Stream")),
+        senders=tuple(each for each in named if each) or ((service,) if service else ()),
+        priority=priority,
+        tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
+        size=size + len(letter.mail),
+        wish=_text_in(found.get("Route")),
+    )
+
+
+def _keys_of(text: str) -> Mapping[str, Any]:
+    """Another program may have written anything there: then it says nothing."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text_in(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _address_in(value: object) -> str:
+    """The address of a mailbox as canonical letters hold it: ``"Name" <local@domain>``, or the address."""
+    text = _text_in(value)
+    return text[text.rindex("<") + 1 : -1] if text.endswith(">") and "<" in text else text
+
+
+class RouteTable:
+    """The routes in their order, and what is asked to choose one of them.
+
+    `plain`: all letters take the one route, so that nothing has to be looked at. `by_destination`: the
+    recipients of a letter may take several.
+    """
+
+    def __init__(self, routes: Sequence[RoutePlan], traits: TraitsOf = traits_of) -> None:
+        self._traits = traits
+        self.names = frozenset(each.name for each in routes)
+        self._open = frozenset(each.name for each in routes if each.open)
+        self._matches = tuple((each.name, each.match) for each in routes if each.match is not None)
+        self._else = DEFAULT_ROUTE if DEFAULT_ROUTE in self.names or not routes else routes[0].name
+        self.plain = not self._matches and not self._open
+        self.by_destination = any(match.destinations for _, match in self._matches)
+
+    def of(self, letter: Letter) -> str:
+        """The route that a letter takes first: that of the first recipient who is still to be reached."""
+        if self.plain:
+            return self._else
+        traits = self._traits(letter)
+        pending = (each.address for each in letter.recipients if each.open)
+        first = next(pending, letter.addresses[0] if letter.addresses else "")
+        return self.route_for(traits, first)
+
+    def parts(self, letter: Letter, addresses: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Those of `addresses` that take a route, by its name, in their order."""
+        addresses = tuple(addresses)
+        if self.plain or not self.by_destination:
+            return {self.of(letter): addresses}
+        traits = self._traits(letter)
+        found: dict[str, list[str]] = {}
+        for each in addresses:
+            found.setdefault(self.route_for(traits, each), []).append(each)
+        return {name: tuple(several) for name, several in found.items()}
+
+    def route_for(self, traits: Traits, address: str) -> str:
+        """The route of one recipient of a letter."""
+        if traits.wish in self._open:
+            return traits.wish
+        for name, match in self._matches:
+            if fits(match, traits, address):
+                return name
+        return self._else
+
+    def denial(self, wish: str) -> str:
+        """Why a letter may not name this route; empty where it may."""
+        if wish in self._open:
+            return ""
+        if wish in self.names:
+            return f"the route {wish!r} is not open to letters that name it"
+        return f"there is no route {wish!r}"
+
+
+def fits(match: Match, traits: Traits, address: str) -> bool:
+    """Whether all that a match says is so of a letter and one recipient; what is empty is not asked."""
+    return (
+        (not match.streams or traits.stream in match.streams)
+        and (not match.priorities or traits.priority in match.priorities)
+        and (not match.tags or not set(match.tags).isdisjoint(traits.tags))
+        and (not match.larger or traits.size > match.larger)
+        and (not match.smaller or traits.size < match.smaller)
+        and (not match.senders or any(named_in(match.senders, each) for each in traits.senders))
+        and (not match.destinations or named_in(match.destinations, address))
+    )
+
+
+def named_in(patterns: Iterable[str], address: str) -> bool:
+    """Whether an address is one of these: a whole address, a domain, or ``*.domain`` for all below it.
+
+    Domains are compared without regard to case and in A-labels (RFC 5890 §2.3.2.1), local parts as they are
+    (RFC 5321 §2.4).
+    """
+    try:
+        local, domain = _split(address)
+    except BadAddress:
+        return False
+    for pattern in patterns:
+        if pattern.startswith("*."):
+            if domain.endswith(pattern[1:].lower()):
+                return True
+        elif "@" in pattern:
+            try:
+                if _split(pattern) == (local, domain):
+                    return True
+            except BadAddress:
+                continue
+        elif domain == pattern.lower():
+            return True
+    return False
+
+
+def _split(text: str) -> tuple[str, str]:
+    address = parse_address(text)
+    return address.local, address.domain
