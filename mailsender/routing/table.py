@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.letter import DEFAULT_ROUTE, Letter
+from mailsender.routing.patterns import named_in
 from mailsender.routing.plan import Match, Priority, RoutePlan
 
 
@@ -140,33 +140,3 @@ def fits(match: Match, traits: Traits, address: str) -> bool:
         and (not match.senders or any(named_in(match.senders, each) for each in traits.senders))
         and (not match.destinations or named_in(match.destinations, address))
     )
-
-
-def named_in(patterns: Iterable[str], address: str) -> bool:
-    """Whether an address is one of these: a whole address, a domain, or ``*.domain`` for all below it.
-
-    Domains are compared without regard to case and in A-labels (RFC 5890 §2.3.2.1), local parts as they are
-    (RFC 5321 §2.4).
-    """
-    try:
-        local, domain = _split(address)
-    except BadAddress:
-        return False
-    for pattern in patterns:
-        if pattern.startswith("*."):
-            if domain.endswith(pattern[1:].lower()):
-                return True
-        elif "@" in pattern:
-            try:
-                if _split(pattern) == (local, domain):
-                    return True
-            except BadAddress:
-                continue
-        elif domain == pattern.lower():
-            return True
-    return False
-
-
-def _split(text: str) -> tuple[str, str]:
-    address = parse_address(text)
-    return address.local, address.domain

@@ -20,6 +20,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
 from mailsender.sending.errand import Errand, Said, carry, ends
+from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
 from mailsender.sending.permit import Permit
@@ -66,14 +67,27 @@ class Sender:
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
-                await self._next(self._route.relay())
+                if self._route.alone:
+                    await self._next(self._route.relays[0])
+                else:
+                    await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Send the letter that was reserved over the relay whose turn it is."""
+        relay, trial = self._route.turn()
+        sent = False
+        try:
+            sent = await self._next(relay, closed=not trial)
+        finally:
+            self._route.done(relay, trial=trial, sent=sent)
 
     async def _try(self) -> None:
         """Where all relays refuse everybody: one letter, when it is time and no other one is on its way."""
         now = self._clock.monotonic()
-        relay = next((each for each in self._route.relays if each.breaker.take_try(now)), None)
+        relays = [each for each in self._route.relays if each.breaker.open]
+        relay = next((each for each in relays if each.breaker.take_try(now)), None)
         if relay is None:
-            left = min([each.breaker.left(now) for each in self._route.relays])
+            left = min([each.breaker.left(now) for each in relays])
             await pause(self._stopping, min(LOOK, left or LOOK))
             return
         try:
@@ -82,8 +96,11 @@ class Sender:
         finally:
             relay.breaker.give_back()
 
-    async def _next(self, relay: Relay) -> None:
-        """Send the letter that was reserved, once there is all that it takes."""
+    async def _next(self, relay: Relay, *, closed: bool = False) -> bool:
+        """Send the letter that was reserved, once there is all that it takes; whether it was taken.
+
+        `closed`: not if the relay's breaker has opened by then.
+        """
         try:
             held = await self._place(relay)
             slot = None if held is None else await self._slot(relay)
@@ -94,21 +111,24 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if slot is None and not self._route.relay().goes:
+            if slot is None and not (relay.goes if self._route.alone else self._route.goes):
                 await pause(self._stopping, LOOK)
-            return
+            return False
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if self._settler.open.is_set() or await self._may_begin():
+        if closed and relay.breaker.open:
+            self._backlog.cancel()
+        elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
             self._backlog.cancel()
         if found is None:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
-            return
+            return False
         await self._safely(relay, held, slot, *found)
+        return True
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
@@ -181,6 +201,9 @@ class Sender:
         if mail is None or (mail.pin and not await have_filling(errand, self._composer)):
             self._finish_if_ours(errand)
             return
+        if not (self._route.open_to_all or suit(errand, self._route)):
+            self._finish_if_ours(errand)
+            return
         if mail.personal:
             errand.size = 1
         if not mail.attachments or self._blobs is None:
@@ -198,8 +221,31 @@ class Sender:
             self._blobs.give_back(taken)
 
     async def _send(self, errand: Errand) -> None:
-        """Carry the letter's open recipients, in as many transactions as it takes."""
+        """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
         letter = errand.letter
+        await self._send_over(errand)
+        if not self._route.alone:
+            while (further := elsewhere(errand, self._route)) and await self._may_go_on(errand):
+                errand.switch(*further)
+                await self._send_over(errand)
+        if self._in_flight.token(letter.id) != errand.token and not errand.results:
+            return  # lost meanwhile, and nothing was sent
+        if errand.doubtful:
+            self._judge.weigh_later(errand)
+        elif errand.results:
+            self._finish(errand)
+        else:
+            self._settler.release(errand.token, [letter.id])
+
+    async def _may_go_on(self, errand: Errand) -> bool:
+        """Whether another relay may be asked: the letter is ours, and who is done with is written down."""
+        done = ended(errand)
+        if self._means.cut or self._stopping.is_set() or (done and not await self._write_down(errand, done)):
+            return False
+        return self._in_flight.token(errand.letter.id) == errand.token
+
+    async def _send_over(self, errand: Errand) -> None:
+        """Carry those who are left over the letter's relay, as far as it takes them."""
         while errand.left:
             if not await self._equipped(errand):
                 errand.short = True
@@ -215,14 +261,6 @@ class Sender:
                 break
             if errand.left and not await self._write_down(errand, part):
                 break
-        if self._in_flight.token(letter.id) != errand.token and not errand.results:
-            return  # lost meanwhile, and nothing was sent
-        if errand.doubtful:
-            self._judge.weigh_later(errand)
-        elif errand.results:
-            self._finish(errand)
-        else:
-            self._settler.release(errand.token, [letter.id])
 
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
@@ -230,6 +268,8 @@ class Sender:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
+        if not self._route.alone:
+            errand.note(part)
         if said.good:
             errand.results |= said.results
             errand.taken = True
@@ -237,6 +277,8 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
+        if said.put_off is not None:
+            errand.relay.put_off(errand.letter.id, said.put_off)
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         return self._judge.judge(errand, part, said, known)
 
@@ -336,19 +378,21 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.relay.address,
+            relay=errand.heard.address,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
-            pause=errand.pause,
+            # What was refused to everybody goes over another relay at once, where one goes.
+            pause=0.0 if errand.relay.breaker.open and self._route.goes else errand.pause,
+            by=errand.by,
         )
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
-        refusals = errand.relay.refusals
-        if refusals.numbers and moved.status.final:
-            refusals.settled(letter.id)
+        for relay in (*errand.tried, errand.relay):
+            if relay.refusals.numbers and moved.status.final:
+                relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         self._log(moved, delay, attempt.results)
 

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from mailsender.model.letter import Phase, Recipient, Result, Verdict
+from mailsender.routing.patterns import named_in
 from mailsender.routing.plan import Match, Priority, RoutePlan
 from mailsender.routing.retry import RetryPolicy
-from mailsender.routing.table import RouteTable, Traits, fits, named_in, traits_of
+from mailsender.routing.table import RouteTable, Traits, fits, traits_of
 from tests.dispatching import letter
 
 RETRY = RetryPolicy(max_attempts=3, delay=1.0)
