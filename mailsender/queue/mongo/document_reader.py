@@ -12,6 +12,7 @@ from typing import Any
 
 from bson import json_util
 
+from mailsender.model.handling import PLAIN, Handling, Priority
 from mailsender.model.json_values import token_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
@@ -81,7 +82,32 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         route=_string(document.get("route")) or DEFAULT_ROUTE,
         mail=_string(document.get("mail")) if answers[0].origin else "",
         bare=document.get("bare") is True,
+        handling=_handling(document.get("handling")) if answers[0].origin else PLAIN,
+        expires=_moment(document.get("expires")) if answers[0].origin else None,
     )
+
+
+def _handling(value: Any) -> Handling:
+    if not isinstance(value, Mapping):
+        return PLAIN
+    tags = value.get("tags")
+    try:
+        priority = Priority(str(value.get("priority", Priority.NORMAL)))
+    except ValueError:
+        priority = Priority.NORMAL
+    return Handling(
+        stream=_string(value.get("stream")),
+        tags=tuple(map(_string, tags)) if isinstance(tags, list) else (),
+        priority=priority,
+        route=_string(value.get("route")),
+        retry=_string(value.get("retry")),
+        not_before=_moment(value.get("not_before")),
+        expire_at=_moment(value.get("expire_at")),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
 
 
 def origin_of(value: Any) -> Origin | None:
