@@ -20,7 +20,7 @@ from mailsender.routing.plan import Match, Priority, RoutePlan
 class Traits:
     """What of a letter chooses its route. `senders` are the addresses that it is sent in the name of.
 
-    `size` is in bytes of its content, attachments left out. `wish` is the route that it names.
+    `size` is in characters of its content, attachments left out. `wish` is the route that it names.
     """
 
     stream: str = ""
@@ -36,23 +36,18 @@ TraitsOf = Callable[[Letter], Traits]
 
 def traits_of(letter: Letter, service: str = "") -> Traits:
     """Those of a letter; `service` is the address from which it is sent where it names no other one."""
-    size = len(letter.subject) + len(letter.body)
-    if not letter.mail:
-        return Traits(senders=(service,) if service else (), size=size)
-    found = _keys_of(letter.mail)
-    named = [_address_in(found.get(key)) for key in ("From", "Sender", "ReversePath")]
-    try:
-        priority = Priority(str(found.get("Priority", Priority.NORMAL)).lower())
-    except ValueError:
-        priority = Priority.NORMAL
-    tags = found.get("Tags")
+    handling = letter.handling
+    named: list[str] = []
+    if letter.mail:
+        found = _keys_of(letter.mail)
+        named = [_address_in(found.get(key)) for key in ("From", "Sender", "ReversePath")]
     return Traits(
-        stream=_text_in(found.get("Stream")),
+        stream=handling.stream,
         senders=tuple(each for each in named if each) or ((service,) if service else ()),
-        priority=priority,
-        tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
-        size=size + len(letter.mail),
-        wish=_text_in(found.get("Route")),
+        priority=handling.priority,
+        tags=handling.tags,
+        size=len(letter.subject) + len(letter.body) + len(letter.mail),
+        wish=handling.route,
     )
 
 
@@ -65,13 +60,9 @@ def _keys_of(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _text_in(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _address_in(value: object) -> str:
     """The address of a mailbox as canonical letters hold it: ``"Name" <local@domain>``, or the address."""
-    text = _text_in(value)
+    text = value if isinstance(value, str) else ""
     return text[text.rindex("<") + 1 : -1] if text.endswith(">") and "<" in text else text
 
 

@@ -84,7 +84,7 @@ class Errand:
         self.heard: Relay = relay
         self.elsewhere = False
 
-    def switch(self, addresses: tuple[str, ...], relay: Relay) -> None:
+    def turn_to(self, addresses: tuple[str, ...], relay: Relay) -> None:
         """Go on with `addresses` over another relay: what is known of this one says nothing of that.
 
         Only those may be among them whom no relay can have taken.

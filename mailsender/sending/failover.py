@@ -58,7 +58,7 @@ def suit(errand: Errand, route: Route) -> bool:
     if errand.relay.takes(errand.senders):
         return True
     if further := elsewhere(errand, route):
-        errand.switch(*further)
+        errand.turn_to(*further)
         return True
     if any(relay.takes(errand.senders) for relay in route.relays):
         errand.idle.update(errand.left)  # that one does not go now

@@ -226,7 +226,7 @@ class Sender:
         await self._send_over(errand)
         if not self._route.alone:
             while (further := elsewhere(errand, self._route)) and await self._may_go_on(errand):
-                errand.switch(*further)
+                errand.turn_to(*further)
                 await self._send_over(errand)
         if self._in_flight.token(letter.id) != errand.token and not errand.results:
             return  # lost meanwhile, and nothing was sent
