@@ -21,6 +21,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
+from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import SendPolicy, Tools
@@ -127,6 +128,7 @@ async def fleet(
             clock=clock,
             chance=chance,
             stopping=stopping,
+            table=RouteTable(routes),
         ),
         heartbeat=heartbeat,
     )

@@ -112,7 +112,8 @@ class Recipient:
     `tries` counts the attempts that told something about it and did not end it, `doubts` those of them that
     were lost after their dot: the recipient may have got the letter from each, whatever a later one came to.
     `closed` ends it although its result alone would not: it was tried, or doubted, often enough. `relay` is
-    the one of which its result is.
+    the one of which its result is. `due` is from when on it may be tried again where that is later than for
+    others of its letter, in epoch seconds; else 0.
     """
 
     address: Final[str]
@@ -121,6 +122,7 @@ class Recipient:
     doubts: Final[int]
     closed: Final[bool]
     relay: Final[str]
+    due: Final[float]
 
     def __init__(
         self,
@@ -131,6 +133,7 @@ class Recipient:
         doubts: int = 0,
         closed: bool = False,
         relay: str = "",
+        due: float = 0.0,
     ) -> None:
         """Take its fields."""
         self.address = address
@@ -139,6 +142,7 @@ class Recipient:
         self.doubts = doubts
         self.closed = closed
         self.relay = relay
+        self.due = due
 
     @property
     def uncertain(self) -> bool:

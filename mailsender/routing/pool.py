@@ -19,8 +19,8 @@ from mailsender.aio import pause
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
 from mailsender.routing.breaker import Telling
+from mailsender.routing.concurrency import Concurrency
 from mailsender.routing.slow_replies import Dots
-from mailsender.routing.window import Window
 from mailsender.smtp.port import RelayAway, Session, Transport
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class Pool:
         self._patience = patience
         self._transport = transport
         self._limits = limits
-        self._window = Window(limits.sessions)
+        self._window = Concurrency(limits.sessions)
         self._clock = clock
         self._chance = chance
         self._stopping = stopping

@@ -23,6 +23,7 @@ from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
+from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -47,6 +48,7 @@ class Sender:
 
     def __init__(self, route: Route, tools: Tools) -> None:
         self._route = route
+        self._tools = tools
         self._backlog = route.backlog
         self._in_flight = tools.in_flight
         self._settler = tools.settler
@@ -175,12 +177,14 @@ class Sender:
         if fault:
             self._settle(token, as_error(letter, fault))
             return
+        if not (self._tools.table.plain or self._take_part(errand)):
+            return
         odds = self._policy.refuse_probability
         if odds and self._chance.random() < odds:
             unlucky = Result(
                 verdict=Verdict.REFUSED, phase=Phase.MAIL, text="refused at random (SMTP_REFUSE_PROBABILITY)"
             )
-            errand.results = dict.fromkeys(letter.pending, unlucky)
+            errand.results = dict.fromkeys(errand.left, unlucky)
             self._finish(errand)
             return
         try:
@@ -194,6 +198,15 @@ class Sender:
                 self._finish_if_ours(errand)
             else:
                 self._settle(token, as_error(letter, str(error)))
+
+    def _take_part(self, errand: Errand) -> bool:
+        """Leave those whose way is not this route, or who are not due; False: nobody else is left."""
+        letter, table, now = errand.letter, self._tools.table, self._clock.epoch()
+        part = part_of(letter, self._route.name, table, now)
+        errand.left, errand.elsewhere = part.addresses, part.others
+        if not part.addresses:
+            self._settle(errand.token, *moved_on(letter, table, now))
+        return bool(part.addresses)
 
     async def _send_mail(self, errand: Errand) -> None:
         """Send a letter with further keys, once its template and its attachments are at hand."""
@@ -390,6 +403,15 @@ class Sender:
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
+        if errand.elsewhere and not moved.status.final:
+            moved, delay = moved_on(
+                moved,
+                self._tools.table,
+                self._clock.epoch(),
+                tried=attempt.results.keys(),
+                delay=delay,
+                last=self._route.name,
+            )
         for relay in (*errand.tried, errand.relay):
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)

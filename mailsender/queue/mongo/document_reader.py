@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -246,7 +247,13 @@ def _read_outcome(address: str, value: Mapping[str, Any], relay: str = "") -> Re
         doubts=_number(value.get("doubts")),
         closed=value.get("closed") is True,
         relay=_string(value["relay"]) if "relay" in value else relay if "verdict" in value else "",
+        due=_seconds(value.get("due")),
     )
+
+
+def _seconds(value: Any) -> float:
+    """A time in epoch seconds as we store it; what is none is none."""
+    return value if isinstance(value, float) and math.isfinite(value) and value > 0 else 0.0
 
 
 def _read_result(value: Mapping[str, Any]) -> Result:

@@ -16,8 +16,8 @@ Ours stand beside them:
 - `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
-  `doubts` and `closed` in them as in `Recipient`, absent while there is nothing to count; `relay` where it is
-  not the letter's.
+  `doubts`, `closed` and `due` in them as in `Recipient`, absent while there is nothing to say; `relay` where
+  it is not the letter's.
 - `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
@@ -342,7 +342,7 @@ def shared_state(letter: Letter) -> Recipient | None:
         alike = each.result is result or each.result == result
         if not alike or each.tries != tries or each.address != address:
             return None
-        if each.doubts != doubts or each.closed != closed or each.relay != relay:
+        if each.doubts != doubts or each.closed != closed or each.relay != relay or each.due:
             return None
     return first
 
@@ -354,6 +354,7 @@ def likeness(letter: Letter) -> tuple[Any, ...]:
     message_id = letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID)
     return (
         letter.status,
+        letter.route,
         letter.attempts,
         letter.relay,
         message_id,
@@ -374,7 +375,7 @@ def _untouched(letter: Letter) -> bool:
     if not letter.recipients:
         return True
     for each in letter.recipients:
-        if each.result is not None or each.tries or each.doubts:
+        if each.result is not None or each.tries or each.doubts or each.due:
             return False
     return [each.address for each in letter.recipients] == list(letter.addresses)
 
@@ -399,6 +400,8 @@ def _outcome(recipient: Recipient, relay: str = "") -> Document:
         document["doubts"] = recipient.doubts
     if recipient.closed:
         document["closed"] = True
+    if recipient.due:
+        document["due"] = recipient.due
     if result is not None and recipient.relay != relay:
         document["relay"] = clean(recipient.relay)
     return document

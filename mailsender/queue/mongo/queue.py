@@ -600,7 +600,8 @@ def _settlement(group: list[Settlement], now: datetime, ends: Document) -> Updat
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
     if letter.status is Status.AWAITING:
-        fields |= {"rank": DEFERRED, "due": now + timedelta(seconds=first.delay)}
+        due = now + timedelta(seconds=first.delay)
+        fields |= {"route": letter.route, "rank": DEFERRED, "due": due}
     else:
         fields |= ends
     update: Document = {"$set": fields, "$unset": UNCLAIMED | dict.fromkeys(absent, "")}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.routing.window import FIRST, Window
+from mailsender.routing.concurrency import FIRST, Concurrency
 
 
 def test_it_begins_with_few_and_each_that_opens_allows_one_more() -> None:
-    window = Window(20)
+    window = Concurrency(20)
     assert window.size == FIRST
     for _ in range(FIRST):
         window.opened()
@@ -17,11 +17,11 @@ def test_it_begins_with_few_and_each_that_opens_allows_one_more() -> None:
     for _ in range(100):
         window.opened()
     assert window.size == 20
-    assert Window(2).size == 2
+    assert Concurrency(2).size == 2
 
 
 def test_at_the_start_of_a_run_of_failures_it_shrinks_to_what_is_open_and_one() -> None:
-    window = Window(20)
+    window = Concurrency(20)
     for _ in range(20):
         window.opened()
     window.failed(3)
@@ -33,13 +33,13 @@ def test_at_the_start_of_a_run_of_failures_it_shrinks_to_what_is_open_and_one() 
 
 
 def test_a_relay_that_opens_none_is_asked_for_one() -> None:
-    window = Window(20)
+    window = Concurrency(20)
     window.failed(0)
     assert window.size == 1
 
 
 def test_what_is_allowed_may_change() -> None:
-    window = Window(10)
+    window = Concurrency(10)
     window.allow(2)
     assert window.size == 2
     window.allow(0)
@@ -55,7 +55,7 @@ def test_what_is_allowed_may_change() -> None:
 
 @given(st.integers(0, 50), st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=60))
 def test_it_never_leaves_its_bounds(most: int, steps: list[int | None]) -> None:
-    window = Window(most)
+    window = Concurrency(most)
     for step in steps:
         if step is None:
             window.opened()

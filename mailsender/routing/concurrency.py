@@ -10,7 +10,7 @@ FIRST = 5
 """Sessions to begin with: Postfix's `initial_destination_concurrency`. Each that opens allows one more."""
 
 
-class Window:
+class Concurrency:
     """At most `size` sessions at once, never more than `most`.
 
     `failures` counts those in a row. When a run of them begins the window shrinks to the sessions that the
