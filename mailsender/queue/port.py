@@ -123,9 +123,9 @@ class Queue(Histories, Protocol):
         """Write outcomes back, each guarded by its token, though its replica may be dead.
 
         Before a final state it is written down that its report is still to come, and with it until when the
-        letter is remembered; `awaiting` becomes due after the settlement's delay. Repeating a settlement
-        changes nothing. Returns the IDs of late writers: letters that another token's holder settled or owns;
-        theirs changed nothing.
+        letter is remembered; `awaiting` becomes due after the settlement's delay, on the route that the
+        letter names then. Repeating a settlement changes nothing. Returns the IDs of late writers: letters
+        that another token's holder settled or owns; theirs changed nothing.
         """
         ...
 

@@ -8,22 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from mailsender.model.handling import Priority as Priority  # noqa: PLC0414  others take it from here
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 
 DEFAULT = "default"
 """The relay and the route that `SMTP_*` are, and the route of a letter that names none."""
-
-
-class Priority(StrEnum):
-    """How much a letter matters, as its publisher says."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ import structlog
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
 from mailsender.ratelimit.limiter import Limiter
-from mailsender.routing.breaker import Breaker, Refusals, Telling
+from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
+from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
 from mailsender.routing.weighing import Ruling, Scale
 from mailsender.smtp.port import Transport
@@ -31,7 +32,10 @@ class RelayPolicy:
 
 
 class Relay:
-    """What KumoMTA calls an egress path: pool, limiter, breaker. Routes over it share all of them."""
+    """What KumoMTA calls an egress path: pool, limiter, breaker. Routes over it share all of them.
+
+    `senders` are the addresses and domains that it takes mail from; no entry: from all.
+    """
 
     def __init__(
         self,
@@ -43,8 +47,10 @@ class Relay:
         policy: RelayPolicy,
         chance: random.Random,
         stopping: asyncio.Event,
+        senders: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self.senders = senders
         self.transport = transport
         self.limiter = limiter
         self.policy = policy
@@ -63,6 +69,7 @@ class Relay:
         self.replies: dict[tuple[Phase, int | None], int] = {}  # recipients of the others, by stage and code
         self.refusing_since: float | None = None  # epoch seconds
         self.uneasy = False  # something was refused that may be everybody's, since it took one
+        self._put_off: set[str] = set()  # letters that it put off since it took one, up to `PUT_OFF_RUN`
         self._told_refusing = Telling()
         self._clock = clock
 
@@ -98,8 +105,24 @@ class Relay:
     @property
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
-        limiter = self.limiter
-        return not (self.pool.away or limiter.exhausted_until is not None or limiter.condition.text)
+        limiter, pool = self.limiter, self.pool
+        return not (pool.away or pool.closed or limiter.exhausted_until is not None or limiter.condition.text)
+
+    @property
+    def free(self) -> bool:
+        """Whether letters that may go elsewhere are to go here."""
+        return self.goes and not self.breaker.open and not self.pool.hangs
+
+    @property
+    def state(self) -> str:
+        """Its breaker, for people: `closed`, `open` or `probing`; open, too, while it cannot be reached."""
+        if self.pool.away:
+            return "probing" if self.pool.probing else "open"
+        return self.breaker.state
+
+    def takes(self, senders: Iterable[str]) -> bool:
+        """Whether it takes mail in the name of all of these addresses."""
+        return not self.senders or all(named_in(self.senders, each) for each in senders)
 
     # --- what it says of letters -----------------------------------------------------------------
 
@@ -111,13 +134,14 @@ class Relay:
 
     def took(self, since: int) -> None:
         """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""
+        self._put_off.clear()
         if self.refusals.taken(since):
             self.at_ease()
         self.scale.rule(Ruling.OWN, since)
 
     def at_ease(self) -> None:
         """It takes letters, or speaks of recipients: it does not refuse everybody."""
-        self.uneasy = False
+        self.uneasy = bool(self._put_off)
         self.refusals.end()
         if self.breaker.close():
             self._told_refusing.over()
@@ -126,9 +150,26 @@ class Relay:
             self.refusing_since = None
 
     def at_ease_if_held(self) -> None:
-        """It speaks of recipients again."""
-        if self.breaker.open:
+        """It speaks of recipients again. While it puts off all of them that is no good news."""
+        if self.breaker.open and not self.puts_off_all:
             self.at_ease()
+
+    @property
+    def puts_off_all(self) -> bool:
+        """Whether it put off so many letters in a row that it is spoken to once a minute."""
+        return len(self._put_off) >= PUT_OFF_RUN
+
+    def put_off(self, letter_id: str, result: Result) -> None:
+        """It put off all recipients of a transaction with a 4xx; what that means is for each to bear."""
+        self.uneasy = True
+        if not self.puts_off_all:
+            self._put_off.add(letter_id)
+        if self.puts_off_all:
+            self._stop(
+                result,
+                most=PUT_OFF_WAIT,
+                action="one letter at a time is tried, once a minute; the others wait and count no attempt",
+            )
 
     def refused(self, letter_id: str) -> None:
         """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""
@@ -146,11 +187,20 @@ class Relay:
     def hold(self, letter_id: str, result: Result) -> float:
         """It refuses everybody: no letters for a while; returns the seconds."""
         self.uneasy = True
-        now = self._clock.monotonic()
         self.refusals.remember(letter_id)
+        self._stop(
+            result,
+            most=LAST_WAIT,
+            action="letters wait, none fails and no attempt is counted; one at a time is tried with"
+            " growing pauses",
+        )
+        return self.breaker.left(self._clock.monotonic())
+
+    def _stop(self, result: Result, *, most: float, action: str) -> None:
+        now = self._clock.monotonic()
         words = result.phase, result.code, result.enhanced
         said = " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
-        if self.breaker.trip(said, result.phase, now):
+        if self.breaker.trip(said, result.phase, now, most):
             self.refusing_since = self._clock.epoch()
         # Those who were on their way still when it was told say nothing more of it.
         if self.breaker.why == said and self._told_refusing.news(words, now):
@@ -161,9 +211,7 @@ class Relay:
                 code=result.code,
                 enhanced=result.enhanced,
                 text=result.text[:200],
-                action="letters wait, none fails and no attempt is counted; one at a time is tried with"
-                " growing pauses",
+                action=action,
             )
         self.refusals.end()
         self.scale.rule(Ruling.EVERYBODY)
-        return self.breaker.left(now)

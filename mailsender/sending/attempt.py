@@ -22,7 +22,7 @@ class Attempt:
     `results` has an entry for each recipient that a relay said something about. For those in `idle` it told
     nothing about the recipient: the text is kept, and no attempt is counted; they are due after `pause`
     seconds. `cut` tells that a drain ended it early: what was deferred then was not tried in earnest, and
-    goes back at once.
+    goes back at once. `by` names the relays of results that are not `relay`'s, where several were asked.
     """
 
     results: Final[Mapping[str, Result]]
@@ -31,6 +31,7 @@ class Attempt:
     cut: Final[bool]
     idle: Final[Container[str]]
     pause: Final[float]
+    by: Final[Mapping[str, str] | None]
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Attempt:
         cut: bool = False,
         idle: Container[str] = (),
         pause: float = 0.0,
+        by: Mapping[str, str] | None = None,
     ) -> None:
         """Take its fields."""
         self.results = results
@@ -49,6 +51,7 @@ class Attempt:
         self.cut = cut
         self.idle = idle
         self.pause = pause
+        self.by = by
 
     def told_nothing(self, address: str, result: Result) -> bool:
         """Whether `result` says nothing about the recipient, so that no attempt is counted for it."""
@@ -97,6 +100,7 @@ def after_results(
         if result is None or not each.open:
             moved.append(each)
             continue
+        relay = attempt.relay if attempt.by is None else attempt.by.get(each.address, attempt.relay)
         verdict = result.verdict
         if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
             moved.append(
@@ -105,14 +109,14 @@ def after_results(
                     result=result,
                     tries=each.tries,
                     doubts=each.doubts,
-                    relay=attempt.relay,
+                    relay=relay,
                 )
             )
             told = True
         elif attempt.told_nothing(each.address, result):
-            moved.append(_noted(each, result, attempt.relay))
+            moved.append(_noted(each, result, relay))
         else:
-            moved.append(_put_off(each, result, policy, attempt.relay))
+            moved.append(_put_off(each, result, policy, relay))
             told = True
     return tuple(moved), told
 

@@ -20,8 +20,10 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
 from mailsender.sending.errand import Errand, Said, carry, ends
+from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
+from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -46,6 +48,7 @@ class Sender:
 
     def __init__(self, route: Route, tools: Tools) -> None:
         self._route = route
+        self._tools = tools
         self._backlog = route.backlog
         self._in_flight = tools.in_flight
         self._settler = tools.settler
@@ -66,14 +69,27 @@ class Sender:
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
-                await self._next(self._route.relay())
+                if self._route.alone:
+                    await self._next(self._route.relays[0])
+                else:
+                    await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Send the letter that was reserved over the relay whose turn it is."""
+        relay, trial = self._route.turn()
+        sent = False
+        try:
+            sent = await self._next(relay, closed=not trial)
+        finally:
+            self._route.done(relay, trial=trial, sent=sent)
 
     async def _try(self) -> None:
         """Where all relays refuse everybody: one letter, when it is time and no other one is on its way."""
         now = self._clock.monotonic()
-        relay = next((each for each in self._route.relays if each.breaker.take_try(now)), None)
+        relays = [each for each in self._route.relays if each.breaker.open]
+        relay = next((each for each in relays if each.breaker.take_try(now)), None)
         if relay is None:
-            left = min([each.breaker.left(now) for each in self._route.relays])
+            left = min([each.breaker.left(now) for each in relays])
             await pause(self._stopping, min(LOOK, left or LOOK))
             return
         try:
@@ -82,8 +98,11 @@ class Sender:
         finally:
             relay.breaker.give_back()
 
-    async def _next(self, relay: Relay) -> None:
-        """Send the letter that was reserved, once there is all that it takes."""
+    async def _next(self, relay: Relay, *, closed: bool = False) -> bool:
+        """Send the letter that was reserved, once there is all that it takes; whether it was taken.
+
+        `closed`: not if the relay's breaker has opened by then.
+        """
         try:
             held = await self._place(relay)
             slot = None if held is None else await self._slot(relay)
@@ -94,21 +113,24 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if slot is None and not self._route.relay().goes:
+            if slot is None and not (relay.goes if self._route.alone else self._route.goes):
                 await pause(self._stopping, LOOK)
-            return
+            return False
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if self._settler.open.is_set() or await self._may_begin():
+        if closed and relay.breaker.open:
+            self._backlog.cancel()
+        elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
             self._backlog.cancel()
         if found is None:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
-            return
+            return False
         await self._safely(relay, held, slot, *found)
+        return True
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
@@ -155,12 +177,14 @@ class Sender:
         if fault:
             self._settle(token, as_error(letter, fault))
             return
+        if not (self._tools.table.plain or self._take_part(errand)):
+            return
         odds = self._policy.refuse_probability
         if odds and self._chance.random() < odds:
             unlucky = Result(
                 verdict=Verdict.REFUSED, phase=Phase.MAIL, text="refused at random (SMTP_REFUSE_PROBABILITY)"
             )
-            errand.results = dict.fromkeys(letter.pending, unlucky)
+            errand.results = dict.fromkeys(errand.left, unlucky)
             self._finish(errand)
             return
         try:
@@ -175,10 +199,22 @@ class Sender:
             else:
                 self._settle(token, as_error(letter, str(error)))
 
+    def _take_part(self, errand: Errand) -> bool:
+        """Leave those whose way is not this route, or who are not due; False: nobody else is left."""
+        letter, table, now = errand.letter, self._tools.table, self._clock.epoch()
+        part = part_of(letter, self._route.name, table, now)
+        errand.left, errand.elsewhere = part.addresses, part.others
+        if not part.addresses:
+            self._settle(errand.token, *moved_on(letter, table, now))
+        return bool(part.addresses)
+
     async def _send_mail(self, errand: Errand) -> None:
         """Send a letter with further keys, once its template and its attachments are at hand."""
         mail = mail_of(errand, self._composer)
         if mail is None or (mail.pin and not await have_filling(errand, self._composer)):
+            self._finish_if_ours(errand)
+            return
+        if not (self._route.open_to_all or suit(errand, self._route)):
             self._finish_if_ours(errand)
             return
         if mail.personal:
@@ -198,8 +234,31 @@ class Sender:
             self._blobs.give_back(taken)
 
     async def _send(self, errand: Errand) -> None:
-        """Carry the letter's open recipients, in as many transactions as it takes."""
+        """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
         letter = errand.letter
+        await self._send_over(errand)
+        if not self._route.alone:
+            while (further := elsewhere(errand, self._route)) and await self._may_go_on(errand):
+                errand.turn_to(*further)
+                await self._send_over(errand)
+        if self._in_flight.token(letter.id) != errand.token and not errand.results:
+            return  # lost meanwhile, and nothing was sent
+        if errand.doubtful:
+            self._judge.weigh_later(errand)
+        elif errand.results:
+            self._finish(errand)
+        else:
+            self._settler.release(errand.token, [letter.id])
+
+    async def _may_go_on(self, errand: Errand) -> bool:
+        """Whether another relay may be asked: the letter is ours, and who is done with is written down."""
+        done = ended(errand)
+        if self._means.cut or self._stopping.is_set() or (done and not await self._write_down(errand, done)):
+            return False
+        return self._in_flight.token(errand.letter.id) == errand.token
+
+    async def _send_over(self, errand: Errand) -> None:
+        """Carry those who are left over the letter's relay, as far as it takes them."""
         while errand.left:
             if not await self._equipped(errand):
                 errand.short = True
@@ -215,14 +274,6 @@ class Sender:
                 break
             if errand.left and not await self._write_down(errand, part):
                 break
-        if self._in_flight.token(letter.id) != errand.token and not errand.results:
-            return  # lost meanwhile, and nothing was sent
-        if errand.doubtful:
-            self._judge.weigh_later(errand)
-        elif errand.results:
-            self._finish(errand)
-        else:
-            self._settler.release(errand.token, [letter.id])
 
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
@@ -230,6 +281,8 @@ class Sender:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
+        if not self._route.alone:
+            errand.note(part)
         if said.good:
             errand.results |= said.results
             errand.taken = True
@@ -237,6 +290,8 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
+        if said.put_off is not None:
+            errand.relay.put_off(errand.letter.id, said.put_off)
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         return self._judge.judge(errand, part, said, known)
 
@@ -336,19 +391,30 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.relay.address,
+            relay=errand.heard.address,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
-            pause=errand.pause,
+            # What was refused to everybody goes over another relay at once, where one goes.
+            pause=0.0 if errand.relay.breaker.open and self._route.goes else errand.pause,
+            by=errand.by,
         )
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
-        refusals = errand.relay.refusals
-        if refusals.numbers and moved.status.final:
-            refusals.settled(letter.id)
+        if errand.elsewhere and not moved.status.final:
+            moved, delay = moved_on(
+                moved,
+                self._tools.table,
+                self._clock.epoch(),
+                tried=attempt.results.keys(),
+                delay=delay,
+                last=self._route.name,
+            )
+        for relay in (*errand.tried, errand.relay):
+            if relay.refusals.numbers and moved.status.final:
+                relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         self._log(moved, delay, attempt.results)
 
