@@ -51,6 +51,9 @@ from mailsender.settings.secrets import secret_values
 from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.protocol import Timeouts
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.mongo import MongoSuppressions
+from mailsender.suppression.port import SuppressionStore
 from mailsender.templates.folder import Folder, read_folder
 from mailsender.templates.memory import MemoryShelf
 from mailsender.templates.port import Shelf
@@ -83,7 +86,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots, codes, blobs, shelf = build_store(settings, clock)
+    queue, slots, codes, blobs, shelf, suppressions = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -96,6 +99,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         blobs=blobs,
         folder=build_folder(settings),
         shelf=shelf,
+        suppressions=suppressions,
     )
 
 
@@ -149,12 +153,15 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore, BlobStore, Shelf]:
-    """The queue, slots, codes, blobs and templates: in MongoDB over one client, or in memory."""
+def build_store(
+    settings: Settings, clock: Clock
+) -> tuple[Queue, SlotStore, CodeStore, BlobStore, Shelf, SuppressionStore]:
+    """The queue, slots, codes, blobs, templates, suppressions: in MongoDB over one client, or in memory."""
     if settings.in_memory:
         letters = MemoryQueue(clock, body_retention=settings.body_retention)
         blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
-        return letters, MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
+        slots_, codes_ = MemorySlotStore(clock), MemoryCodeStore(clock)
+        return letters, slots_, codes_, blobs, MemoryShelf(clock), MemorySuppressions()
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -196,7 +203,13 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots, codes, blobs_, shelf
+    suppressions = MongoSuppressions(
+        client,
+        database=database,
+        collection=f"{collection}.suppression",
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots, codes, blobs_, shelf, suppressions
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:

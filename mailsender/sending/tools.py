@@ -18,6 +18,7 @@ from mailsender.model.letter import Letter
 from mailsender.queue.inflight import InFlight
 from mailsender.sending.permit import Margins, Means
 from mailsender.sending.settler import Settler
+from mailsender.suppression.watch import SuppressionWatch
 
 
 class Compose(Protocol):
@@ -84,6 +85,7 @@ class Tools:
     chance: random.Random
     stopping: asyncio.Event
     means: Means
+    suppression: SuppressionWatch
     blobs: BlobCache | None = None
 
     @staticmethod
@@ -96,8 +98,9 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
+        suppression: SuppressionWatch,
         blobs: BlobCache | None = None,
     ) -> Tools:
         """Those with the margins that follow from them."""
         means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs)
+        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, suppression, blobs)

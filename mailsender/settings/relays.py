@@ -7,6 +7,8 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.settings.environment import Settings
+from mailsender.settings.kinds import listed
+from mailsender.suppression.rules import SuppressionPolicy
 
 
 def plan_of(settings: Settings) -> Plan:
@@ -29,4 +31,9 @@ def plan_of(settings: Settings) -> Plan:
         retry_for=settings.smtp_retry_for,
         resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
     )
-    return Plan(relays=(relay,), routes=(RoutePlan(retry=retry),))
+    suppression = SuppressionPolicy(
+        learns=settings.suppression_learn,
+        life=settings.suppression_life,
+        transactional=frozenset(listed(settings.suppression_transactional)),
+    )
+    return Plan(relays=(relay,), routes=(RoutePlan(retry=retry),), suppression=suppression)

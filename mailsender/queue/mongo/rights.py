@@ -20,6 +20,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".partitions": _KEEPS,
     ".blobs.files": _FORGETS,
     ".blobs.chunks": _FORGETS | {"collStats"},
+    ".suppression": _FORGETS,
     ".templates": _KEEPS,
     ".templates.pinned": _KEEPS,
 }
