@@ -54,6 +54,9 @@ from mailsender.smtp.connect import SmtpConfig, SmtpRelay
 from mailsender.smtp.of_file import OfFile
 from mailsender.smtp.port import Transport
 from mailsender.smtp.protocol import Timeouts
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.mongo import MongoSuppressions
+from mailsender.suppression.port import SuppressionStore
 from mailsender.templates.folder import Folder, read_folder
 from mailsender.templates.memory import MemoryShelf
 from mailsender.templates.port import Shelf
@@ -86,7 +89,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots_of, codes, blobs, shelf = build_store(settings, clock)
+    queue, slots_of, codes, blobs, shelf, suppressions = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
@@ -102,6 +105,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         blobs=blobs,
         folder=build_folder(settings),
         shelf=shelf,
+        suppressions=suppressions,
     )
 
 
@@ -167,12 +171,13 @@ def build_journal(settings: Settings) -> Journal:
 
 def build_store(
     settings: Settings, clock: Clock
-) -> tuple[Queue, Callable[[str], SlotStore], CodeStore, BlobStore, Shelf]:
-    """The queue, slots by relay, codes, blobs and templates: in MongoDB over one client, or in memory."""
+) -> tuple[Queue, Callable[[str], SlotStore], CodeStore, BlobStore, Shelf, SuppressionStore]:
+    """The stores, in MongoDB over one client or in memory; slots are had by the name of their relay."""
     if settings.in_memory:
         letters = MemoryQueue(clock, body_retention=settings.body_retention)
         blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
-        return letters, lambda _: MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
+        codes_, shelf_ = MemoryCodeStore(clock), MemoryShelf(clock)
+        return letters, lambda _: MemorySlotStore(clock), codes_, blobs, shelf_, MemorySuppressions()
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -218,7 +223,13 @@ def build_store(
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots_of, codes, blobs_, shelf
+    suppressions = MongoSuppressions(
+        client,
+        database=database,
+        collection=f"{collection}.suppression",
+        timeout=settings.mongodb_timeout,
+    )
+    return queue, slots_of, codes, blobs_, shelf, suppressions
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:

@@ -66,6 +66,9 @@ from mailsender.settings.environment import Settings
 from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.port import SuppressionStore
+from mailsender.suppression.watch import SuppressionWatch
 from mailsender.templates.folder import Folder
 from mailsender.templates.library import Library
 from mailsender.templates.memory import MemoryShelf
@@ -180,6 +183,7 @@ class Parts:
     blobs: BlobStore = field(default_factory=lambda: MemoryBlobs(SystemClock()))
     folder: Folder = field(default_factory=Folder)
     shelf: Shelf = field(default_factory=lambda: MemoryShelf(SystemClock()))
+    suppressions: SuppressionStore = field(default_factory=MemorySuppressions)
 
 
 class Front(Protocol):
@@ -231,7 +235,9 @@ class Replica:
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
-        self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
+        plan = plan or plan_of(settings)
+        self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
+        self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -253,6 +259,7 @@ class Replica:
                 clock=clock,
                 chance=chance,
                 stopping=self._stop_sending,
+                suppression=self.suppression,
                 blobs=self.blobs,
             ),
             heartbeat=self.heartbeat,
@@ -333,6 +340,7 @@ class Replica:
         yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
         yield from first(*(relay.limiter.condition for relay in self.relays))
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
+        yield from first(self.suppression.condition)
         for relay in self.relays:
             yield from self._of_relay(relay)
         if (over := self.queue_full) is not None:
@@ -445,6 +453,7 @@ class Replica:
                     )
                     for relay in self.relays
                 ),
+                ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
                 ("tidier", self.tidier.run, "letters of the dead are not given back, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
@@ -526,6 +535,7 @@ class Replica:
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
         if len(self.in_flight):
             unclean.append(f"{len(self.in_flight)} letters are still in flight; others give them back")
+        await self._ended("suppression", deadline, lambda: deadline.left * 0.2)
         step("report")
         await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
         left = self.reporter.state.waiting

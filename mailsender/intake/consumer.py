@@ -63,7 +63,7 @@ BREATH = 64
 class Owner(Protocol):
     """Who may have letters as soon as they are stored: see `mailsender.sending.dispatcher.Dispatcher`."""
 
-    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+    async def fresh_claims(self, letters: Sequence[Letter]) -> Sequence[FreshClaim]:
         """Claims for letters about to be stored; none where they have to wait their turn."""
         ...
 

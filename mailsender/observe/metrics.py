@@ -93,7 +93,7 @@ STAGES: Final = tuple([each for each in Phase if each is not Phase.INTAKE])
 REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 """Classes of replies, by their first digit; `none` where the connection was lost or nothing was said."""
 
-PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
+PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue", "suppression")
 """What `/status` names as the part of a condition."""
 
 
@@ -285,6 +285,20 @@ OUTCOMES = _metric(
     "Letters settled as `sent` or as `error`, those that ended at intake among them; times that one was"
     " `deferred`; and attempts with a recipient of whom it is `uncertain` whether it was accepted.",
     outcome=("sent", "error", "deferred", "uncertain"),
+)
+SUPPRESSED = _metric(
+    "counter",
+    "suppressed",
+    "recipients",
+    "Recipients to whom a letter was not sent: they were on the suppression list.",
+)
+SUPPRESSIONS = _metric(
+    "counter",
+    "suppression_changes",
+    "addresses",
+    "What replies changed on the suppression list: refusals that were `learned`, entries that a success"
+    " `lifted`, and refusals that were `forgotten`, for too many waited to be written.",
+    change=("learned", "lifted", "forgotten"),
 )
 RELEASED = _metric("counter", "letters_released", "letters", "Letters given back as they were claimed.")
 LATE = _metric(

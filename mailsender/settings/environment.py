@@ -24,13 +24,14 @@ from mailsender.settings.groups.letters import LetterSettings
 from mailsender.settings.groups.mongodb import MongoSettings, check_uri
 from mailsender.settings.groups.relay import RelaySettings, check_credentials, check_sender
 from mailsender.settings.groups.service import ServiceSettings, loopback
+from mailsender.settings.groups.suppression import SuppressionSettings
 from mailsender.settings.groups.templates import TemplateSettings
 from mailsender.settings.kinds import duration_text, is_duration
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_", "SUPPRESSION_"),
 )
 
 _NEAR = 0.85
@@ -53,6 +54,7 @@ class Settings(
     CodeSettings,
     MongoSettings,
     TemplateSettings,
+    SuppressionSettings,
     LetterSettings,
     KafkaSettings,
     RelaySettings,

@@ -15,15 +15,21 @@ from mailsender.routing.plan import (
     RoutePlan,
 )
 from mailsender.routing.pool import PoolLimits
+from mailsender.routing.presets import PRESETS, Limits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.settings.environment import Settings, load
-from mailsender.settings.file.notations import Quota, Rate
+from mailsender.settings.file.notations import Quota, Rate, parse_quota, parse_rate
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import MatchTable, RouteTable
+from mailsender.settings.file.rules import rules_of
+from mailsender.settings.file.schema import SuppressionTable
+from mailsender.settings.kinds import listed
+from mailsender.suppression.rules import SuppressionPolicy
 
-SESSIONS, RECIPIENTS = 5, 100
-"""Sessions at once and recipients of a transaction where neither file nor preset says: those of `SMTP_*`."""
+SESSIONS, RECIPIENTS, LETTERS = 5, 100, 1000
+"""Sessions at once, recipients of a transaction and transactions of a session where neither the file nor the
+preset says: those of `SMTP_*`."""
 
 
 def load_plan() -> Plan:
@@ -40,11 +46,18 @@ def plan_of(settings: Settings) -> Plan:
     config = settings.config
     relays = [_relay_of_settings(settings)] if settings.smtp_host else []
     if config is None:
-        return Plan(relays=tuple(relays), routes=(RoutePlan(retry=_retry(settings)),))
+        suppression = _suppression(settings, None)
+        return Plan(
+            relays=tuple(relays), routes=(RoutePlan(retry=_retry(settings)),), suppression=suppression
+        )
     relays += [relay_plan(settings, name, each) for name, each in config.tables.relays.items()]
     routes = {name: _route_plan(settings, name, each) for name, each in config.tables.routes.items()}
     default = routes.pop(DEFAULT, RoutePlan(retry=_retry(settings)))
-    return Plan(relays=tuple(relays), routes=(default, *routes.values()))
+    return Plan(
+        relays=tuple(relays),
+        routes=(default, *routes.values()),
+        suppression=_suppression(settings, config.tables.suppression),
+    )
 
 
 def _relay_of_settings(settings: Settings) -> RelayPlan:
@@ -63,28 +76,35 @@ def _relay_of_settings(settings: Settings) -> RelayPlan:
 
 
 def relay_plan(settings: Settings, name: str, relay: RelayTable) -> RelayPlan:
-    """A relay of the file."""
-    first, *further = _allowances(relay.rate or [], relay.burst, relay.quota)
+    """A relay of the file; where it says nothing its preset's limits hold."""
+    limits = PRESETS[relay.preset].limits if relay.preset else Limits()
+    rates = relay.rate or [parse_rate(each) for each in limits.rates]
+    quota = relay.quota or (parse_quota(limits.quota) if limits.quota else None)
+    letters = relay.letters_per_session
+    if letters is None:
+        letters = limits.letters_per_session or LETTERS
+    first, *further = _allowances(rates, relay.burst, quota)
     return RelayPlan(
         name=name,
         allowance=first,
         further=tuple(further),
         policy=RelayPolicy(
             reverse_path=settings.sender[1],
-            max_recipients=relay.max_recipients or RECIPIENTS,
+            max_recipients=relay.max_recipients or limits.max_recipients or RECIPIENTS,
             sessions=PoolLimits(
                 sessions=relay.connections or SESSIONS,
-                letters=relay.letters_per_session,
+                letters=letters,
                 idle=relay.session_idle,
             ),
         ),
-        connections_total=relay.connections_total or 0,
+        connections_total=relay.connections_total or limits.connections_total,
         senders=tuple(relay.from_ or ()),
         destinations=tuple(
             DestinationPlan(domain=domain, rates=tuple(_allowances(each.rate, relay.burst)))
             for domain, each in relay.destinations.items()
         ),
         preset=relay.preset,
+        rules=rules_of(name, relay),
     )
 
 
@@ -141,4 +161,15 @@ def _retry(settings: Settings) -> RetryPolicy:
         delay=settings.smtp_retry_delay,
         retry_for=settings.smtp_retry_for,
         resends=settings.smtp_uncertain_resends if settings.smtp_uncertain == "resend" else 0,
+    )
+
+
+def _suppression(settings: Settings, table: SuppressionTable | None) -> SuppressionPolicy:
+    """What the file says goes before the settings."""
+    table = table or SuppressionTable()
+    streams = listed(settings.suppression_transactional)
+    return SuppressionPolicy(
+        learns=settings.suppression_learn if table.learn is None else table.learn,
+        life=settings.suppression_life if table.life is None else table.life,
+        transactional=frozenset(streams if table.transactional is None else table.transactional),
     )

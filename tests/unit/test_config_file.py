@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.clock import SystemClock
+from mailsender.model.letter import Phase
 from mailsender.routing.plan import DEFAULT, Match, Plan, Priority
+from mailsender.routing.presets import PRESETS
+from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Then
 from mailsender.settings.environment import Settings, load, slips
 from mailsender.settings.file.notations import Quota, Rate, parse_percent, parse_quota, parse_rate
 from mailsender.settings.file.read import read_config
@@ -20,6 +23,7 @@ from mailsender.settings.relays import plan_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
+from mailsender.suppression.rules import SuppressionPolicy
 
 ISSUE = """\
 [relays.ses]
@@ -117,6 +121,20 @@ def test_the_example_is_what_it_says(loaded: Any) -> None:
     assert [each.domain for each in ses.destinations] == ["gmail.com"]
     assert ses.destinations[0].rates[0].letters == 20
     assert ses.preset == "ses"
+    assert ses.rules == (
+        ReplyRule(
+            name="ses/1",
+            at=(Phase.DOT,),
+            codes=("454",),
+            text="Maximum sending rate exceeded",
+            action=Action.SLOW,
+            scope=Scope.RELAY,
+            seconds=60.0,
+            then=Then(rate=0.5, seconds=600.0),
+            source="the file",
+            verified=True,
+        ),
+    )
     newsletter = plan.routes[1]
     assert newsletter.match == Match(streams=("newsletter",))
     assert (newsletter.relays, newsletter.weights) == (("ses", "sendgrid"), (3, 1))
@@ -245,7 +263,28 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ),
         (
             SMALL + '[[relays.a.rules]]\naction = "wait"\n',
-            "relays.toml:5: relays.a.rules[0]: fits every reply",
+            "relays.toml:5: relays.a.rules[0].code: a rule needs",
+        ),
+        (SMALL + RULE + "code = 250\n", "relays.toml:9: it is no TOML: cannot overwrite"),
+        (
+            SMALL + RULE.replace("450", "250"),
+            "relays.toml:6: relays.a.rules[0].code: a reply code from 400 to 599",
+        ),
+        (
+            SMALL + RULE.replace("wait", "fail"),
+            "relays.toml:8: relays.a.rules[0].scope: fail is about a recipient",
+        ),
+        (
+            SMALL + RULE + 'then = { rate = "0%", for = "1m" }\n',
+            "relays.toml:9: relays.a.rules[0].then.rate: a part of the full rate",
+        ),
+        (
+            SMALL + 2 * (RULE + 'name = "x"\n'),
+            "relays.toml:5: relays.a.rules: two have the name x",
+        ),
+        (
+            SMALL + '[relays.b]\nhost = "h"\npreset = "sse"\n',
+            "relays.b.preset: there is no preset sse; ses may",
         ),
         (SMALL + RULE + 'pattern = "("\n', "relays.toml:9: relays.a.rules[0].pattern: is no regular"),
         (SMALL + "[routes.r]\nrelays = []\n", "relays.toml:6: routes.r.relays: "),
@@ -470,6 +509,31 @@ def test_a_relay_without_limits_has_none(loaded: Any) -> None:
         5,
         0,
     )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_limits_of_a_preset_hold_where_the_file_says_nothing(loaded: Any, preset: str) -> None:
+    text = f'[relays.a]\nhost = "h"\npreset = "{preset}"\n[routes.default]\nrelays = ["a"]\n'
+    limits, relay = PRESETS[preset].limits, plan_of(loaded(text)).relays[0]
+    assert relay.connections_total == limits.connections_total
+    assert relay.policy.max_recipients == (limits.max_recipients or 100)
+    assert bool(relay.allowance.letters) == bool(limits.rates)
+    assert bool(relay.allowance.quota) == bool(limits.quota)
+    own = text.replace(
+        "[routes", 'rate = "7/s"\nquota = "9/day"\nconnections_total = 1\nmax_recipients = 2\n[routes'
+    )
+    relay = plan_of(loaded(own)).relays[0]
+    assert (relay.allowance.letters, relay.allowance.quota, relay.allowance.quota_period) == (7, 9, 0.0)
+    assert (relay.connections_total, relay.policy.max_recipients) == (1, 2)
+
+
+def test_the_list_of_suppressed_addresses_is_as_the_file_says_before_the_settings(loaded: Any) -> None:
+    policy = plan_of(loaded(SMALL)).suppression
+    assert policy == SuppressionPolicy()
+    text = SMALL + '[suppression]\nlife = "7d"\ntransactional = "codes"\n'
+    policy = plan_of(loaded(text, SUPPRESSION_LEARN="true", SUPPRESSION_LIFE="3d")).suppression
+    assert policy == SuppressionPolicy(learns=True, life=7 * 86_400.0, transactional=frozenset({"codes"}))
+    assert not plan_of(loaded(SMALL + "[suppression]\nlearn = false\n")).suppression.learns
 
 
 def test_the_parts_of_each_relay_are_built(loaded: Any) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mailsender.routing.plan import DEFAULT
+from mailsender.routing.presets import PRESETS
+from mailsender.routing.reply_rule import checked
 from mailsender.settings.file.faults import Fault, nearest
 from mailsender.settings.file.lines import Path
-from mailsender.settings.file.relays import RelayTable, RuleTable
+from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import MatchTable, RouteTable
+from mailsender.settings.file.rules import reply_rule
 from mailsender.settings.file.schema import FileTables
 
 TAKEN: Final = "cursor"
@@ -43,21 +45,24 @@ def _of_relay(relay: RelayTable, path: Path) -> Iterator[Fault]:
         yield Fault((*path, "tls"), text)
     if relay.user and not logs_in:
         yield Fault((*path, "user"), "has neither password, password_file nor oauth to log in with")
+    if relay.preset and relay.preset not in PRESETS:
+        yield Fault((*path, "preset"), f"there is no preset {relay.preset}{nearest(relay.preset, PRESETS)}")
+    yield from _of_rules(relay, path)
+
+
+def _of_rules(relay: RelayTable, path: Path) -> Iterator[Fault]:
+    rules = []
     for index, rule in enumerate(relay.rules):
-        yield from _of_rule(rule, (*path, "rules", index))
-
-
-def _of_rule(rule: RuleTable, path: Path) -> Iterator[Fault]:
-    if not (rule.stage or rule.code or rule.enhanced or rule.text or rule.pattern):
-        yield Fault(path, "fits every reply; give it stage, code, enhanced, text or pattern")
-    if rule.text and rule.pattern:
-        yield Fault((*path, "pattern"), "text is there, too; only one of them can be")
-    if rule.then is not None and rule.action not in {"wait", "slow"}:
-        yield Fault((*path, "then"), f"nothing follows the action {rule.action}, only wait and slow")
+        place = (*path, "rules", index)
+        try:
+            rules.append(reply_rule(rule, str(path[-1]), index))
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            yield Fault((*place, *key.split(".")), text)
     try:
-        re.compile(rule.pattern)
-    except re.error as error:
-        yield Fault((*path, "pattern"), f"is no regular expression: {error}")
+        checked(rules)
+    except ValueError as error:
+        yield Fault((*path, "rules"), str(error).removeprefix("rules: "))
 
 
 def _of_route(name: str, route: RouteTable, path: Path, relays: Mapping[str, None]) -> Iterator[Fault]:

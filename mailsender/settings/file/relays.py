@@ -6,7 +6,6 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from mailsender.model.letter import Phase
 from mailsender.settings.file.kinds import (
     MOST_ENTRIES,
     Domain,
@@ -27,31 +26,34 @@ from mailsender.settings.file.kinds import (
 from mailsender.settings.kinds import MOST
 from mailsender.smtp.protocol import Timeouts
 
-STAGES: Final = (
-    *(Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH),
-    *(Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT),
-)
-"""The steps at which a relay may say something, in their order."""
-
-Stage: TypeAlias = Literal["connect", "greeting", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot"]
+Stage: TypeAlias = Literal["connect", "greeting", "ehlo", "auth", "mail", "rcpt", "data", "dot"]
 Action: TypeAlias = Literal["wait", "slow", "switch", "split", "stop", "fail", "retry"]
 Scope: TypeAlias = Literal["recipient", "destination", "sender", "relay"]
 
 _RFC: Final = Timeouts()
 
 
-_Code: TypeAlias = Annotated[int, Field(ge=200, le=599)]
+def _code(value: object) -> str:
+    """A code, or its first digits, as text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("a reply code such as 454 is needed")  # noqa: TRY004  pydantic's own kind of error
+    return str(value)
+
+
+_CodeKind: TypeAlias = Annotated[int, Field(ge=4, le=599)] | Annotated[str, Field(pattern="^[45][0-9]{0,2}$")]
+
+_Code: TypeAlias = Annotated[str, BeforeValidator(_code, json_schema_input_type=_CodeKind)]
 
 Codes: TypeAlias = Annotated[
     list[_Code],
-    BeforeValidator(listed, json_schema_input_type=_Code | list[_Code]),
+    BeforeValidator(listed, json_schema_input_type=_CodeKind | list[_CodeKind]),
     Field(min_length=1, max_length=400),
 ]
 
 Stages: TypeAlias = Annotated[
     list[Stage],
     BeforeValidator(listed, json_schema_input_type=Stage | list[Stage]),
-    Field(min_length=1, max_length=len(STAGES)),
+    Field(min_length=1, max_length=8),
 ]
 
 
@@ -66,13 +68,17 @@ class RuleTable(Table):
     """What a reply means beyond its first digit. All that is said of the reply has to fit."""
 
     name: Text = key(
-        "", "What reports, the log and `explain` call it. Without one: the relay's, and its number."
+        "", "What reports, the log and `explain` call it. Without one `RELAY/1`, by its place.", "too-fast"
     )
     stage: Stages | None = key(None, "At which steps.", "dot", ["mail", "rcpt"])
-    code: Codes | None = key(None, "The reply's code, or several.", 454, [421, 451])
-    enhanced: Texts | None = key(None, "The enhanced status code (RFC 3463), or several.", "4.7.28")
+    code: Codes | None = key(None, "The reply's code, or its first digits, or several.", 454, [421, "45"])
+    enhanced: Texts | None = key(
+        None, "The enhanced code (RFC 3463), `x` for any number, `-` for none.", "4.7.28", ["4.7.x", "-"]
+    )
     text: Text = key("", "What stands in the reply, in any case of letters.", "Maximum sending rate exceeded")
-    pattern: Text = key("", "A regular expression that is found in the reply, in any case of letters.")
+    pattern: Text = key(
+        "", "A regular expression that is found in the reply, in any case of letters.", "too (many|fast)"
+    )
     action: Action = key(
         ...,
         "`wait`: nothing for a time. `slow`: less for a time. `switch`: another relay. `split`: fewer"
@@ -80,9 +86,12 @@ class RuleTable(Table):
         " as any deferral.",
         "slow",
     )
-    scope: Scope = key("recipient", "For whom.", "relay")
-    for_: Wait | None = key(None, "How long.", "1m", alias="for")
+    scope: Scope = key("recipient", "For whom: `recipient`, `destination`, `sender` or `relay`.", "relay")
+    for_: Wait | None = key(None, "How long. Without it as fits the action.", "1m", alias="for")
     then: ThenTable | None = key(None, "What follows.", {"rate": "50%", "for": "10m"})
+    suppress: Literal["never", "at-once", "second"] = key(
+        "never", "After which refusal by a `fail` the address is suppressed.", "at-once"
+    )
 
 
 class DestinationTable(Table):
@@ -183,9 +192,7 @@ class RelayTable(Table):
         "50000/24h",
         "500/day Europe/Moscow",
     )
-    connections: int | None = key(
-        None, "Sessions at once, of each replica. Without it the preset's, or 5.", 10, ge=1, le=1000
-    )
+    connections: int | None = key(None, "Sessions at once, of each replica. Without it 5.", 10, ge=1, le=1000)
     connections_total: int | None = key(
         None,
         "Sessions at once, of all replicas together. Without it the preset's, or as many as they open.",
@@ -193,8 +200,12 @@ class RelayTable(Table):
         ge=1,
         le=MOST,
     )
-    letters_per_session: int = key(
-        1000, "Transactions after which a session is opened anew; 0 = no limit.", 1000, ge=0, le=MOST
+    letters_per_session: int | None = key(
+        None,
+        "Transactions after which a session is opened anew; 0 = no limit. Without it the preset's, or 1000.",
+        500,
+        ge=0,
+        le=MOST,
     )
     session_idle: StepTime = key(30.0, "Time after which an idle session is closed.", "30s")
     max_recipients: int | None = key(

@@ -11,7 +11,6 @@ from pydantic_core import core_schema
 from mailsender.settings.file.kinds import Name, Table, Texts, Wait, key
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import RouteTable
-from mailsender.settings.kinds import DAY
 
 MOST_RELAYS: Final = 100
 """Relays of one service: each has loops, sessions and a document of its own, whether it is used or not."""
@@ -21,13 +20,13 @@ MOST_ROUTES: Final = 500
 
 
 class SuppressionTable(Table):
-    """Addresses that refused mail for good, and get none for a while."""
+    """Addresses that refused mail for good, and get none for a while. Without a key as the settings say."""
 
-    learns: bool = key(True, "Whether refusals add to the list; else only people and programs do.")
-    for_: Wait = key(30 * DAY, "How long an address that was refused gets no letters.", "30d", alias="for")
-    transactional: Texts = key(
-        ["transactional"],
-        "Streams whose letters may override the list with `Suppression`.",
+    learn: bool | None = key(None, "As `SUPPRESSION_LEARN`: refusals add to the list.", True)
+    life: Wait | None = key(None, "As `SUPPRESSION_LIFE`: how long an entry holds.", "30d")
+    transactional: Texts | None = key(
+        None,
+        "As `SUPPRESSION_TRANSACTIONAL`: streams whose letters may override the list.",
         ["transactional", "codes"],
     )
 
@@ -43,9 +42,7 @@ class FileTables(Table):
         "Which letters go where; the first that fits, in the order of the file, else `default`.",
         max_length=MOST_ROUTES,
     )
-    suppression: SuppressionTable | None = key(
-        None, "Addresses that get no letters. Without it refusals are not learned from."
-    )
+    suppression: SuppressionTable | None = key(None, "Addresses that get no letters.", {"learn": True})
 
 
 def json_schema() -> dict[str, Any]:
