@@ -88,9 +88,14 @@ class _Waiting:
             heapq.heappush(self._fresh, (entry.rank, entry.order, entry.letter.id))
 
     def remove(self, entry: _Entry) -> None:
-        """Take a fresh one out."""
-        self._fresh = [each for each in self._fresh if each[1] != entry.order]
-        heapq.heapify(self._fresh)
+        """Take one out."""
+        for heap in (self._fresh, self._deferred):
+            heap[:] = [each for each in heap if each[1] != entry.order]
+            heapq.heapify(heap)
+
+    def ids(self) -> list[str]:
+        """The IDs of those that wait."""
+        return [letter_id for _, _, letter_id in (*self._fresh, *self._deferred)]
 
     def take(self, limit: int, now: float, entries: Mapping[str, _Entry]) -> list[_Entry]:
         """The next ones that may be sent, one of each kind in turn."""
@@ -273,6 +278,29 @@ class MemoryQueue:
             entry = self._held(each, token)
             if entry is not None:
                 self._put_back(entry, entry.letter)
+
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        return sorted(name for name, waiting in self._routes.items() if waiting.ids())
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        return self._routes[route].ids()[:limit] if route in self._routes else []
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        found = [self._entries[each].letter for each in ids if each in self._entries]
+        return [each for each in found if each.status is Status.AWAITING]
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        wanted = set(ids).intersection(await self.waiting(origin, len(self._entries)))
+        for each in wanted:
+            entry = self._entries[each]
+            self._routes[origin].remove(entry)
+            entry.letter = entry.letter.evolve(route=route)
+            self._routes[route].add(entry)
+        return len(wanted)
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""

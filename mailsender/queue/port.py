@@ -142,6 +142,25 @@ class Queue(Histories, Protocol):
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
         ...
 
+    async def routes(self) -> list[str]:
+        """The routes on which letters wait, the unknown ones among them."""
+        ...
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """IDs of up to `limit` letters that wait on a route, due or not."""
+        ...
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """Those of these letters that wait now, in no certain order."""
+        ...
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """Let those of these letters that wait on the route `origin` wait on another one; how many do.
+
+        They are due as they were. What is on its way meanwhile stays as it is.
+        """
+        ...
+
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """Letters that are still `processing` under their tokens, as they were claimed, by token.
 

@@ -72,6 +72,7 @@ class Route:
         self.backlog = Backlog()
         self.dry = False
         self.nudged = asyncio.Event()
+        self.gone = False
         self._clock = clock
         self._pace = Pace()
         self._claimed = 0
@@ -175,6 +176,13 @@ class Route:
         if relay.pool.closed:
             return "other replicas have all the sessions that the relay takes"
         return relay.reason or relay.limiter.condition.text or "the quota is used up"
+
+    def leave(self) -> None:
+        """It is no more: nothing is claimed for it, and who sends for it ends. What is claimed goes back."""
+        self.gone = True
+        self.nudged.set()
+        self.backlog.low.set()
+        self.backlog.close()
 
     def nudge(self) -> None:
         """Letters were stored that nobody claimed: look into the queue now."""

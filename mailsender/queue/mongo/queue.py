@@ -263,6 +263,32 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
 
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        async with calling(self._timeout):
+            return await self._order.routes()
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        async with calling(self._timeout):
+            cursor = self._letters.find({"status": "awaiting", "route": route}, {"_id": 1})
+            found = await cursor.limit(limit).to_list(limit)
+        return [letter_id(each["_id"]) for each in found if nameable(each["_id"])]
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting"}
+        async with calling(self._timeout):
+            found = await self._letters.find(query, hint=_BY_ID).to_list(None)
+        return list(map(letter_of, found))
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "route": origin}
+        async with calling(self._timeout):
+            result = await self._letters.update_many(query, {"$set": {"route": route}}, hint=_BY_ID)
+        return int(result.modified_count)
+
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
         ids = [stored_id(each) for each_token in claims.values() for each in each_token]
