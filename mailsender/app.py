@@ -21,6 +21,7 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.admin.reloading import Reloading
 from mailsender.blobs.memory import MemoryBlobs
 from mailsender.blobs.mongo import MongoBlobs
 from mailsender.blobs.port import BlobStore
@@ -47,13 +48,12 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
-from mailsender.settings.links import links_of
+from mailsender.settings.links import in_file, links_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.signing import signing_keys
-from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.of_file import OfFile
 from mailsender.smtp.port import Transport
-from mailsender.smtp.protocol import Timeouts
 from mailsender.suppression.memory import MemorySuppressions
 from mailsender.suppression.mongo import MongoSuppressions
 from mailsender.suppression.port import SuppressionStore
@@ -77,6 +77,9 @@ UNREAD = 30.0
 LARGE = 1024 * 1024
 """Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
 faster from the heap."""
+
+RELOAD = "SIGHUP"
+"""The signal that has the file read again, where there is one: as it has of most daemons. Else it ends us."""
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
@@ -111,12 +114,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
 
 def build_relays(settings: Settings, clock: Clock) -> dict[str, Transport]:
     """The way to each relay, by its name."""
-    found: dict[str, Transport] = {}
-    if settings.smtp_host:
-        found[DEFAULT] = SmtpRelay(smtp_config(settings), clock)
-    for name, link in links_of(settings).items():
-        found[name] = OfFile(SmtpRelay(link, clock))
-    return found
+    links = links_of(settings)
+    ways = {name: SmtpRelay(link, clock) for name, link in links.items()}
+    return {name: OfFile(way) if in_file(settings, name) else way for name, way in ways.items()}
 
 
 def build_folder(settings: Settings) -> Folder:
@@ -230,29 +230,6 @@ def build_store(
         timeout=settings.mongodb_timeout,
     )
     return queue, slots_of, codes, blobs_, shelf, suppressions
-
-
-def smtp_config(settings: Settings) -> SmtpConfig:
-    """How the relay is reached."""
-    return SmtpConfig(
-        host=settings.smtp_host,
-        port=settings.smtp_port,
-        tls=settings.smtp_tls,
-        ca_file=settings.smtp_tls_ca_file,
-        verify=settings.smtp_tls_verify,
-        credentials=settings.credentials,
-        auth_cleartext=settings.smtp_auth_cleartext,
-        helo_name=settings.smtp_helo_name,
-        pipelining=settings.smtp_pipelining == "auto",
-        timeouts=Timeouts(
-            connect=settings.smtp_timeout_connect,
-            greeting=settings.smtp_timeout_greeting,
-            command=settings.smtp_timeout_command,
-            data=settings.smtp_timeout_data,
-            block=settings.smtp_timeout_block,
-            dot=settings.smtp_timeout_dot,
-        ),
-    )
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -422,6 +399,8 @@ async def _main(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in signals.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)
+        if settings.config is not None and number.name == RELOAD:
+            loop.add_signal_handler(number, Reloading(replica).begin, number.name)
     _spare_the_collector()
     _give_memory_back()
     log.info("starting", version=__version__, loop=type(loop).__module__)

@@ -54,14 +54,15 @@ from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan
+from mailsender.routing.plan import Plan, RoutePlan
 from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
-from mailsender.sending.tools import Compose, SendPolicy, Tools
+from mailsender.sending.tools import PLAIN_TABLE, Compose, SendPolicy, Tools
 from mailsender.settings.environment import Settings
 from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
@@ -235,7 +236,8 @@ class Replica:
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
-        plan = plan or plan_of(settings)
+        self.plan = plan = plan or plan_of(settings)
+        self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
@@ -261,6 +263,7 @@ class Replica:
                 stopping=self._stop_sending,
                 suppression=self.suppression,
                 blobs=self.blobs,
+                table=PLAIN_TABLE if settings.config is None else RouteTable(plan.routes),
             ),
             heartbeat=self.heartbeat,
         )
@@ -303,14 +306,37 @@ class Replica:
                 policy=each.policy,
                 chance=chance,
                 stopping=self._stop_sending,
+                senders=each.senders,
             )
             for each in plan.relays
         }
-        routes += [
-            Route(each.name, [relays[name] for name in each.relays], retry=each.retry, clock=self.clock)
-            for each in plan.routes
-        ]
+        routes += [self._adopted(None, each, relays) for each in plan.routes]
         return list(relays.values()), routes
+
+    def adopt(self, plan: Plan) -> None:
+        """Go on by another plan, whose relays are those that run; see `mailsender.routing.changes`."""
+        relays = {relay.name: relay for relay in self.relays}
+        for each in plan.relays:
+            relays[each.name].change(
+                each.allowance, max_recipients=each.policy.max_recipients, senders=each.senders
+            )
+        there = {route.name: route for route in self.routes}
+        # In place: relays ask these routes how much waits for them.
+        self.routes[:] = [self._adopted(there.get(each.name), each, relays) for each in plan.routes]
+        self.suppression.policy = plan.suppression
+        self.plan = plan
+        self.dispatcher.change(self.routes, RouteTable(plan.routes))
+
+    def _adopted(self, route: Route | None, plan: RoutePlan, relays: Mapping[str, Relay]) -> Route:
+        """A route as it is planned: the one that is there, changed, or a new one."""
+        over = [relays[name] for name in plan.relays]
+        behind = [relays[name] for name in plan.fallback]
+        if route is None:
+            return Route(
+                plan.name, over, retry=plan.retry, clock=self.clock, weights=plan.weights, fallback=behind
+            )
+        route.change(over, retry=plan.retry, weights=plan.weights, fallback=behind)
+        return route
 
     # --- how it is -------------------------------------------------------------------------------
 

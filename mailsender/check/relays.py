@@ -13,7 +13,7 @@ from mailsender.model.clock import SystemClock
 from mailsender.routing.plan import DEFAULT, RelayPlan
 from mailsender.settings.environment import Settings
 from mailsender.settings.file.relays import RelayTable
-from mailsender.settings.links import links_of
+from mailsender.settings.links import in_file, links_of
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.connect import SmtpConfig
 from mailsender.smtp.hosts import is_whole
@@ -74,11 +74,9 @@ async def probe_relays(settings: Settings, recipient: str) -> list[Finding]:
     links = links_of(settings)
 
     async def probe(name: str, plan: RelayPlan) -> list[Finding]:
-        link = links.get(name)
-        timeout = settings.smtp_timeout_connect if link is None else link.timeouts.connect
-        relay = ways[name]
+        relay, timeout = ways[name], links[name].timeouts.connect
         found = await probe_relay(relay, sender_of(plan), recipient=recipient, timeout=timeout)
-        if link is None:
+        if not in_file(settings, name):
             return found
         part = f"relay {name} at {relay.name}"
         return [replace(each, part=part, text=file_words(each.text)) for each in found]

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     SERVICE: (service.run, service.dev, service.check),
-    RUNNING: (running.post, running.status, running.health, running.halt),
+    RUNNING: (running.post, running.status, running.health, running.reload, running.halt),
     DEVELOPERS: (developers.lint, developers.schema),
 }
 """What can be typed, by group; each function is a command of its name."""

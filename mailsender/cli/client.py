@@ -68,6 +68,14 @@ class ServiceClient:
         """
         return await self._ask("POST", "/halt")
 
+    async def reload(self) -> dict[str, Any]:
+        """Have the file of relays and routes read again.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, there is no file, or it is wrong.
+        """
+        return await self._ask("POST", "/reload")
+
     async def templates(self) -> dict[str, Any]:
         """All templates, without what is in them.
 

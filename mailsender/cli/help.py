@@ -70,6 +70,10 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender health", "is it alive? For a container's health check"),
         ("mailsender health --ready", "does it work, with all it needs?"),
     ),
+    "reload": (
+        ("mailsender reload", "a line for each change"),
+        ("mailsender reload --json | jq .left", "what takes a restart"),
+    ),
     "template": (
         ("mailsender template check templates", "the files of a folder"),
         ("mailsender template put templates", "save them, for letters to come"),

@@ -124,13 +124,29 @@ class Limiter:
                 return
         self._spare.append(slot)
 
+    def change(self, allowance: Allowance) -> None:
+        """From now on another allowance holds; what was leased under the old one is lost."""
+        if allowance == self.allowance:
+            return
+        self.allowance = allowance
+        self._unlimited = allowance.unlimited
+        self._chunk = None
+        self._spare.clear()
+        self.exhausted_until = self.used_today = None
+        while self._unlimited and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(UNLIMITED)
+        self._wanted.set()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Claim slots while somebody waits, and keep an eye on the quota, until `stop`."""
-        if self._unlimited:
-            await stop.wait()
-            return
-        looks = self.allowance.quota > 0
         while not stop.is_set():
+            looks = self.allowance.quota > 0
+            if self._unlimited:
+                self._wanted.clear()
+                await first_of(stop, self._wanted)
+                continue
             known = not looks or (self.used_today is not None and not self.condition.text)
             if not self._waiters and self.exhausted_until is None and known:
                 self._wanted.clear()
@@ -164,9 +180,8 @@ class Limiter:
         """
         want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters else 0
         try:
-            grant = await self._store.lease(
-                SlotRequest(want=want, allowance=self.allowance, member=self._member)
-            )
+            allowance = self.allowance
+            grant = await self._store.lease(SlotRequest(want=want, allowance=allowance, member=self._member))
         except Unavailable as error:
             if self.condition.set(str(error), self._clock.epoch()):
                 action = "nothing is sent until slots can be leased again"
@@ -174,6 +189,8 @@ class Limiter:
             return RETRY
         if self.condition.clear():
             log.info("slots_back")
+        if allowance is not self.allowance:
+            return 0.0  # it was changed meanwhile: what was leased under the old one is lost
         self._note_quota(grant)
         if grant.stepped_back:
             log.warning(

@@ -6,12 +6,13 @@ import asyncio
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
 from mailsender.routing.patterns import named_in
@@ -29,6 +30,11 @@ class RelayPolicy:
     reverse_path: str
     max_recipients: int
     sessions: PoolLimits
+
+
+def patience_of(allowance: Allowance) -> float:
+    """Seconds that a transaction may wait behind another one in a session: its slot must not lapse."""
+    return math.inf if allowance.unlimited else allowance.life / 2
 
 
 class Relay:
@@ -60,7 +66,7 @@ class Relay:
             clock,
             chance=chance,
             stopping=stopping,
-            patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
+            patience=patience_of(limiter.allowance),
         )
         self.breaker = Breaker()
         self.refusals = Refusals()
@@ -123,6 +129,13 @@ class Relay:
     def takes(self, senders: Iterable[str]) -> bool:
         """Whether it takes mail in the name of all of these addresses."""
         return not self.senders or all(named_in(self.senders, each) for each in senders)
+
+    def change(self, allowance: Allowance, *, max_recipients: int, senders: tuple[str, ...]) -> None:
+        """Go by other limits; sessions and what is under way stay."""
+        self.limiter.change(allowance)
+        self.pool.patience = patience_of(allowance)
+        self.policy = replace(self.policy, max_recipients=max_recipients)
+        self.senders = senders
 
     # --- what it says of letters -----------------------------------------------------------------
 

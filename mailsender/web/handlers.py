@@ -25,8 +25,8 @@ from mailsender.web.endpoints.templates import TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
-from mailsender.web.models import PostedView, SubmittedView
-from mailsender.web.operations import Operations, Submission
+from mailsender.web.models import PostedView, ReloadedView, SubmittedView
+from mailsender.web.operations import BadConfig, Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
 
@@ -170,6 +170,15 @@ class Handlers:
         # Relative to `/letters`, so that it is right behind a proxy that puts a path before ours, too.
         headers = {"Location": f"letters/{submitted.id}"}
         return _json(view.model_dump(), status=HTTPStatus.ACCEPTED, headers=headers)
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """Read the file of relays and routes again."""
+        try:
+            found = await self._operations.reload(f"POST /reload from {request.remote}")
+        except BadConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason=error.reason) from None
+        view = ReloadedView.model_construct(path=found.path, taken=list(found.taken), left=list(found.left))
+        return _json(view.model_dump())
 
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""

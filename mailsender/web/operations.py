@@ -72,6 +72,24 @@ class Refused(Exception):  # noqa: N818  as above
         self.ids = tuple(ids)
 
 
+class BadConfig(Exception):  # noqa: N818  as above
+    """The file of relays and routes cannot be taken; nothing was changed. `reason` is a word for programs."""
+
+    def __init__(self, text: str, *, reason: str) -> None:
+        """Note what is wrong."""
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What of the file at `path` is `taken` now, and what is `left` for a restart; keys of it, with words."""
+
+    path: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posted:
     """Where a posted batch lies on the in-topic, and the IDs of its letters, in order."""
@@ -249,6 +267,14 @@ class Operations(Protocol):
 
         Raises:
             NoCodes: no codes are made here.
+        """
+        ...
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the file of relays and routes again; `by` says for the log who asked.
+
+        Raises:
+            BadConfig: there is none, or it is wrong.
         """
         ...
 
