@@ -179,8 +179,8 @@ class SlotGrant:
     monotonic clock just before the request and just after its reply, which bound what time it
     was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
     that the quota is what stands in the way (until `renewed`). `stepped_back` tells that the
-    store's clock runs behind what it was. `laid` and `bucket` are what giving back takes; `orders` are all
-    that the store has, by scope.
+    store's clock runs behind what it was. `laid`, `further` (the names of those windows) and `bucket` are
+    what giving back takes; `orders` are all that the store has, by scope.
     """
 
     first: float
@@ -198,6 +198,7 @@ class SlotGrant:
     used: int = 0
     renewed: float = 0.0
     laid: Laid | None = None
+    further: tuple[str, ...] = ()
     bucket: float = 0.0
     orders: Mapping[str, Order] = field(default_factory=dict)
 
@@ -356,11 +357,10 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
     ends, returned = grant.laid.following(grant.count), grant.laid.following(grant.count - unspent)
     near = [step / 1000 for step in grant.laid.steps]
     following = returned[0] if abs(cursor.next - ends[0]) < near[0] else cursor.next
-    further = {
-        name: returned[place] if abs(each - ends[place]) < near[place] else each
-        for place, (name, each) in enumerate(cursor.further.items(), 1)
-        if place < len(ends)
-    }
+    further = dict(cursor.further)
+    for place, name in enumerate(grant.further, 1):
+        if name in further and abs(further[name] - ends[place]) < near[place]:
+            further[name] = returned[place]
     if grant.bucket:
         spent = quota.unspend(cursor.spent, grant.bucket, unspent)
         return replace(cursor, next=following, further=further, spent=spent)
@@ -416,6 +416,7 @@ def grant_of(
         used=cursor.used,
         renewed=renewed,
         laid=cursor.laid,
+        further=tuple(cursor.further),
         bucket=quota.end_of_bucket(now, allowance.quota_period) if request.rolling else 0.0,
         orders=cursor.orders,
     )
