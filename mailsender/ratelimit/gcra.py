@@ -18,7 +18,7 @@ by the calendar day, or in buckets over any period (`quota`). What a reply order
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -139,18 +139,20 @@ class SlotRequest:
     @property
     def life(self) -> float:
         """Seconds for which a slot may be spent: no bucket of a quota is passed over meanwhile."""
-        life = min([each.life for each in self.rates])
+        life = min([each.life for each in self.rates]) if self.further else self.allowance.life
         return min(life, quota.width(self.allowance.quota_period)) if self.rolling else life
 
     @property
     def windows(self) -> tuple[Window, ...]:
         """The rates as windows; the first one's cursor is `Cursor.next`."""
         life = self.life
+        if not self.further:
+            return (Window(name="", step=self.allowance.step, lag=self.allowance.life - life),)
         return tuple(
             Window(
                 name=f"{each.letters}_{each.burst}_{round(each.period * 1000)}",
                 step=each.step,
-                lag=max(0.0, each.life - life),
+                lag=each.life - life,
             )
             for each in self.rates
         )
@@ -177,8 +179,8 @@ class SlotGrant:
     monotonic clock just before the request and just after its reply, which bound what time it
     was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
     that the quota is what stands in the way (until `renewed`). `stepped_back` tells that the
-    store's clock runs behind what it was. `laid` and `bucket` are what giving back takes; `orders` are all
-    that the store has, by scope.
+    store's clock runs behind what it was. `laid`, `further` (the names of those windows) and `bucket` are
+    what giving back takes; `orders` are all that the store has, by scope.
     """
 
     first: float
@@ -196,6 +198,7 @@ class SlotGrant:
     used: int = 0
     renewed: float = 0.0
     laid: Laid | None = None
+    further: tuple[str, ...] = ()
     bucket: float = 0.0
     orders: Mapping[str, Order] = field(default_factory=dict)
 
@@ -284,7 +287,8 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     day, day_end = day_bounds(now, allowance.timezone)
     spent, used = _so_far(cursor, now, day, request)
     horizon = min(now + AHEAD, day_end - DAY_MARGIN)
-    laid, count = _lay(cursor, now, horizon, request)
+    windows = request.windows
+    laid, count = _lay(cursor, now, horizon, request, windows)
     if allowance.quota:
         count = min(count, allowance.quota - used)
     members = {name: each for name, each in cursor.members.items() if now - each.at < MEMBER_AGE}
@@ -305,7 +309,7 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     moved = replace(
         cursor,
         next=ends[0],
-        further=dict(zip([each.name for each in request.windows[1:]], ends[1:], strict=True)),
+        further={each.name: end for each, end in zip(windows[1:], ends[1:], strict=True)},
         used=used + count,
         day=day,
         members=members,
@@ -324,9 +328,11 @@ def _so_far(cursor: Cursor, now: float, day: float, request: SlotRequest) -> tup
     return spent, sum(each.count for each in spent)
 
 
-def _lay(cursor: Cursor, now: float, horizon: float, request: SlotRequest) -> tuple[Laid, int]:
+def _lay(
+    cursor: Cursor, now: float, horizon: float, request: SlotRequest, windows: Sequence[Window]
+) -> tuple[Laid, int]:
     """Where slots lie, and how many fit. While an order holds there is no burst, nor one from its pause."""
-    order, windows = cursor.orders.get(RELAY), request.windows
+    order = cursor.orders.get(RELAY)
     pace = 1.0 if order is None else order.pace(now)
     spacing = order.spacing if order is not None and pace < 1 else 0.0
     # A rate that was not known till now has nothing in hand from before.
@@ -351,11 +357,10 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
     ends, returned = grant.laid.following(grant.count), grant.laid.following(grant.count - unspent)
     near = [step / 1000 for step in grant.laid.steps]
     following = returned[0] if abs(cursor.next - ends[0]) < near[0] else cursor.next
-    further = {
-        name: returned[place] if abs(each - ends[place]) < near[place] else each
-        for place, (name, each) in enumerate(cursor.further.items(), 1)
-        if place < len(ends)
-    }
+    further = dict(cursor.further)
+    for place, name in enumerate(grant.further, 1):
+        if name in further and abs(further[name] - ends[place]) < near[place]:
+            further[name] = returned[place]
     if grant.bucket:
         spent = quota.unspend(cursor.spent, grant.bucket, unspent)
         return replace(cursor, next=following, further=further, spent=spent)
@@ -369,6 +374,8 @@ def _stepped_back(cursor: Cursor, now: float, request: SlotRequest) -> bool:
     A cursor far ahead tells it, unless somebody may have put it there whose rate is lower: then it is told by
     when that one asked. While a reply's order holds, the rate is.
     """
+    if cursor.next <= now + AHEAD + request.life:
+        return False
     order = cursor.orders.get(RELAY)
     slowest = max([each.step for each in request.rates])
     if (order is not None and now < order.ends) or cursor.next <= now + AHEAD + slowest + request.life:
@@ -409,6 +416,7 @@ def grant_of(
         used=cursor.used,
         renewed=renewed,
         laid=cursor.laid,
+        further=tuple(cursor.further),
         bucket=quota.end_of_bucket(now, allowance.quota_period) if request.rolling else 0.0,
         orders=cursor.orders,
     )
