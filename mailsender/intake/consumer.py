@@ -21,6 +21,7 @@ from mailsender.aio import afterwards
 from mailsender.intake.attachments import Attachments, Contents
 from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
+from mailsender.intake.placing import Placing
 from mailsender.intake.schema import Limits
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.model.clock import Clock
@@ -195,6 +196,7 @@ class Intake:
         joined: Callable[[Sequence[Letter]], None] | None = None,
         fill: Callable[[Letter, datetime], Awaitable[Letter]] | None = None,
         attachments: Attachments | None = None,
+        placing: Placing | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
@@ -204,6 +206,7 @@ class Intake:
         self._final = final
         self._joined = joined
         self._fill = fill
+        self._placing = placing or Placing()
         self._attachments = attachments or Attachments(None, config.limits, clock)
         self._state = IntakeState()
         self.times = Times()  # of inserts
@@ -292,7 +295,8 @@ class Intake:
                 past = await self._recall(record, stop)
             past.next = record.offset + 1
             for read in self._letters(record, batch, past.history, contents):
-                letter = await self._filled(read, stop) if read.mail else read
+                letter = self._placing.placed(read, now_ms(self._epoch))
+                letter = await self._filled(letter, stop) if letter.mail else letter
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:
                     await self._breathe()
