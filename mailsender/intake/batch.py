@@ -276,8 +276,7 @@ def read_letter(
     except _BadLetter as error:
         bad = _bad_letter(fields, origin, key, limits)
         return bad.evolve(reason=cleaned(_reason(error.complaints)), finished_at=now)
-    answer = Answer(token=good.Token, key=key, origin=origin)
-    return _good_letter(good, mail, handling, recipients, answer=answer)
+    return _good_letter(good, mail, handling, recipients, origin=origin, key=key)
 
 
 def _judged(
@@ -448,17 +447,22 @@ def _placed(error: BadKey, published: object) -> BadKey:
 
 
 def _good_letter(
-    good: LetterIn, mail: str, handling: Handling, recipients: tuple[Recipient, ...], *, answer: Answer
+    good: LetterIn,
+    mail: str,
+    handling: Handling,
+    recipients: tuple[Recipient, ...],
+    *,
+    origin: Origin,
+    key: bytes | None,
 ) -> Letter:
     own = good.ID or (id_of_key(good.IdempotencyKey) if good.IdempotencyKey else "")
-    computed = answer.origin.letter_id() if answer.origin is not None else ""
     content = (good.Addresses, good.Subject, good.Body, mail, handling.text)
     return Letter(
-        id=own or computed,
+        id=own or origin.letter_id(),
         addresses=good.Addresses,
         subject=good.Subject,
         body=good.Body,
-        answers=(answer,),
+        answers=(Answer(token=good.Token, key=key, origin=origin),),
         recipients=recipients,
         # Whoever has the same computed ID came from the same place: nobody will ask for its content. But what
         # a template makes of it may be other words tomorrow, and it is the same letter all the same.

@@ -26,6 +26,7 @@ from mailsender.intake.schema import Limits
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
+from mailsender.model.handling import PLAIN
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
 from mailsender.model.letter import FreshClaim, Letter, Origin, Status, now_ms
 from mailsender.model.records import Record, record_bytes
@@ -286,6 +287,7 @@ class Intake:
         self._epoch = await self._insist("MongoDB", self._queue.now, stop)
         self._compare_clocks(records[-1])
         self._asked = self._clock.monotonic()
+        now, plain = now_ms(self._epoch), not self._placing.everybody
         contents = Contents()
         for record in records:
             faulty = 0
@@ -295,7 +297,7 @@ class Intake:
                 past = await self._recall(record, stop)
             past.next = record.offset + 1
             for read in self._letters(record, batch, past.history, contents):
-                letter = self._placing.placed(read, now_ms(self._epoch))
+                letter = read if plain and read.handling is PLAIN else self._placing.placed(read, now)
                 letter = await self._filled(letter, stop) if letter.mail else letter
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:

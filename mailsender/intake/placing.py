@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
 
 from mailsender.message.values import BadKey
-from mailsender.model.handling import PLAIN
+from mailsender.model.handling import EXPIRED
 from mailsender.model.letter import DEFAULT_ROUTE, Letter, Status
-
-EXPIRED: Final = "expired"
-"""How the reason of a letter begins whose time was over before it was sent."""
 
 
 def default_route(letter: Letter) -> str:
@@ -27,9 +23,10 @@ def default_route(letter: Letter) -> str:
 
 
 class Placing:
-    """Gives letters their routes by `route_of`, which raises BadKey for one that asks for what is not its own.
+    """Gives letters their routes by `route_of`, which raises BadKey for one that may not have what it asks.
 
     `expire` has routes and the seconds from a letter's acceptance after which it is no longer sent over them.
+    `everybody`: there is something to decide of letters that ask for nothing, too.
     """
 
     def __init__(
@@ -39,12 +36,12 @@ class Placing:
     ) -> None:
         self._route_of = route_of
         self._expire = dict(expire or {})
-        # Letters with the original's keys alone are as they are, where there is nothing to decide.
-        self._everybody = route_of is not default_route or any(map(math.isfinite, self._expire.values()))
+        # Else one with the original's keys alone is as it is.
+        self.everybody = route_of is not default_route or any(map(math.isfinite, self._expire.values()))
 
     def placed(self, letter: Letter, now: datetime) -> Letter:
         """The letter on its route, or an `error`: it may not take the one that it names, or is too late."""
-        if letter.status.final or not (self._everybody or letter.handling is not PLAIN):
+        if letter.status.final:
             return letter
         try:
             route = self._route_of(letter)
