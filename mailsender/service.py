@@ -34,6 +34,7 @@ from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
 from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.intake.placing import Placing
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
@@ -58,8 +59,10 @@ from mailsender.routing.plan import Plan, RoutePlan
 from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+from mailsender.routing.shares import expire_of, shares_of
 from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
+from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import PLAIN_TABLE, Compose, SendPolicy, Tools
@@ -101,6 +104,9 @@ SWEEP_EVERY, SWEPT = 60.0, 20
 
 BARE_EVERY, BARE = 10.0, 500
 """The same for letters whose bodies are kept no longer."""
+
+LATE_EVERY, LATE = 2.0, 500
+"""The same for letters whose time to be sent is over."""
 
 
 @dataclass(slots=True)
@@ -223,14 +229,16 @@ class Replica:
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
+        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
+        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
+        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
+        expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
+            Chore("expired", expiry.sweep, LATE, LATE_EVERY),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
         self.tidier = Tidier(parts.queue, self.heartbeat, clock, chores)
-        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
-        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
-        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
@@ -239,6 +247,8 @@ class Replica:
         self.plan = plan = plan or plan_of(settings)
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
+        parts.queue.share(shares_of(plan))
+        self.placing = Placing(expire=expire_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
@@ -278,6 +288,7 @@ class Replica:
             joined=self.reporter.joined,
             fill=self.filler.fill,
             attachments=Attachments(parts.blobs, self.limits, clock),
+            placing=self.placing,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
@@ -324,6 +335,8 @@ class Replica:
         # In place: relays ask these routes how much waits for them.
         self.routes[:] = [self._adopted(there.get(each.name), each, relays) for each in plan.routes]
         self.suppression.policy = plan.suppression
+        self.parts.queue.share(shares_of(plan))
+        self.placing.expire(expire_of(plan))
         self.plan = plan
         self.dispatcher.change(self.routes, RouteTable(plan.routes))
 

@@ -18,7 +18,16 @@ from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
+from mailsender.sending.attempt import (
+    Attempt,
+    address_fault,
+    after_attempt,
+    as_error,
+    as_expired,
+    policy_of,
+    progress,
+    refused,
+)
 from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
@@ -178,6 +187,9 @@ class Sender:
         if fault:
             self._settle(token, as_error(letter, fault))
             return
+        if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
+            self._settle(token, as_expired(letter))
+            return
         if not (self._tools.table.plain or self._take_part(errand)):
             return
         odds = self._policy.refuse_probability
@@ -303,7 +315,10 @@ class Sender:
         """
         letter = errand.letter
         changed = progress(
-            letter.recipients, errand.places_of(part), self._attempt(errand), self._route.retry
+            letter.recipients,
+            errand.places_of(part),
+            self._attempt(errand),
+            policy_of(letter, self._route.retry),
         )
         if not changed:
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import (
@@ -17,7 +18,7 @@ from mailsender.routing.plan import (
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.presets import PRESETS, Limits
 from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.retry import RetryPolicy, read_schedule
 from mailsender.settings.environment import Settings, load
 from mailsender.settings.file.notations import Quota, Rate, parse_quota, parse_rate
 from mailsender.settings.file.relays import RelayTable
@@ -133,7 +134,7 @@ def _route_plan(settings: Settings, name: str, route: RouteTable) -> RoutePlan:
         relays=tuple(each.name for each in route.relays),
         weights=tuple(weights),
         fallback=tuple(route.fallback),
-        retry=_retry(settings),
+        retry=_route_retry(settings, route),
         expire=math.inf if route.expire is None else route.expire,
         window=route.window,
         share=route.share,
@@ -152,6 +153,16 @@ def _match(match: MatchTable) -> Match:
         tags=tuple(match.tag or ()),
         larger=match.larger or 0,
         smaller=match.smaller or 0,
+    )
+
+
+def _route_retry(settings: Settings, route: RouteTable) -> RetryPolicy:
+    """As the settings say, but for what the route says: its waits, and its end by the letter's age."""
+    found = _retry(settings)
+    return replace(
+        found,
+        retry_for=found.retry_for if route.expire is None else math.inf,
+        schedule=read_schedule(route.retry) if route.retry else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,9 @@ def test_the_example_is_what_it_says(loaded: Any) -> None:
     assert (newsletter.relays, newsletter.weights) == (("ses", "sendgrid"), (3, 1))
     assert newsletter.fallback == ("postfix",)
     assert newsletter.expire == 2 * 86_400
+    assert newsletter.retry.schedule == (60.0, *(300.0,) * 2, 1800.0, *(3600.0,) * 3, 14_400.0)
+    assert newsletter.retry.retry_for == math.inf
+    assert plan.routes[0].retry.retry_for == 2 * 86_400
     assert newsletter.window == "Mon-Fri 08:00-20:00 Europe/Moscow"
     assert plan.routes[0].relays == ("ses", "postfix")
     assert plan.routes[0].weights == ()
@@ -175,7 +179,7 @@ def test_without_a_file_there_is_the_relay_of_the_settings_alone(monkeypatch: py
     assert settings.config is None
     plan = plan_of(settings)
     assert [relay.name for relay in plan.relays] == [route.name for route in plan.routes] == [DEFAULT]
-    assert links_of(settings) == {}
+    assert list(links_of(settings)) == [DEFAULT]
 
 
 def test_both_may_be_there(loaded: Any) -> None:
@@ -289,6 +293,8 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         (SMALL + RULE + 'pattern = "("\n', "relays.toml:9: relays.a.rules[0].pattern: is no regular"),
         (SMALL + "[routes.r]\nrelays = []\n", "relays.toml:6: routes.r.relays: "),
         (SMALL + '[routes.r]\nrelays = ["a"]\n', "relays.toml:5: routes.r: no letter would take it"),
+        (SMALL + 'retry = "1m, x"\n', "relays.toml:5: routes.default.retry: "),
+        (SMALL + 'window = "Mon 8-20"\n', "relays.toml:5: routes.default.window: is no window such as"),
         (SMALL + "match = {}\n", "relays.toml:5: routes.default.match: cannot be here"),
         (SMALL + ROUTE + "match = {}\n", "relays.toml:8: routes.r.match: is empty"),
         (SMALL + ROUTE + 'fallback = ["a"]\n', "relays.toml:8: routes.r.fallback[0]: a stands there twice"),

@@ -8,6 +8,8 @@ from typing import Final
 from mailsender.routing.plan import DEFAULT
 from mailsender.routing.presets import PRESETS
 from mailsender.routing.reply_rule import checked
+from mailsender.routing.retry import read_schedule
+from mailsender.routing.window import read_window
 from mailsender.settings.file.faults import Fault, nearest
 from mailsender.settings.file.lines import Path
 from mailsender.settings.file.relays import RelayTable
@@ -72,6 +74,7 @@ def _of_route(name: str, route: RouteTable, path: Path, relays: Mapping[str, Non
         yield Fault(path, "no letter would take it; give it match, or open = true")
     if route.match is not None:
         yield from _of_match(route.match, (*path, "match"))
+    yield from _of_times(route, path)
     weighed = [each.weight is not None for each in route.relays]
     if any(weighed) and not all(weighed):
         place = (*path, "relays", weighed.index(False))
@@ -85,6 +88,15 @@ def _of_route(name: str, route: RouteTable, path: Path, relays: Mapping[str, Non
         elif relay in seen:
             yield Fault(place, f"{relay} stands there twice")
         seen.add(relay)
+
+
+def _of_times(route: RouteTable, path: Path) -> Iterator[Fault]:
+    for key, text, read in (("retry", route.retry, read_schedule), ("window", route.window, read_window)):
+        try:
+            if text:
+                read(text)
+        except ValueError as error:
+            yield Fault((*path, key), str(error))
 
 
 def _of_match(match: MatchTable, path: Path) -> Iterator[Fault]:
