@@ -14,7 +14,7 @@ from mailsender.settings.environment import Settings
 from mailsender.settings.links import links_of
 from mailsender.settings.relays import plan_of
 from mailsender.settings.sources import SettingsError
-from mailsender.web.operations import BadConfig, Reloaded
+from mailsender.web.operations import BadConfig, NoConfig, Reloaded
 
 log = structlog.get_logger()
 
@@ -42,19 +42,20 @@ class Reloading:
         """Take what can be taken of the file; `by` says for the log who asked.
 
         Raises:
-            BadConfig: there is no file, or something in it is wrong. Then nothing is changed.
+            NoConfig: there is no file.
+            BadConfig: something in it is wrong. Then nothing is changed.
         """
         replica = self._replica
         config = replica.settings.config
         if config is None:
-            raise BadConfig(NO_FILE, reason="no-config")
+            raise NoConfig(NO_FILE)
         async with replica.rereading:
             try:
                 # A disk that hangs must not stop the mail.
                 settings = await asyncio.to_thread(replica.settings.read_again)
             except SettingsError as error:
                 log.error("config_refused", by=by, error=str(error), action="nothing is changed")
-                raise BadConfig(str(error), reason="bad-config") from None
+                raise BadConfig(str(error)) from None
             found = self._take(settings)
         log.info(
             "config_reloaded",

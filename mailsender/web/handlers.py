@@ -26,7 +26,7 @@ from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
 from mailsender.web.models import PostedView, ReloadedView, SubmittedView
-from mailsender.web.operations import BadConfig, Operations, Submission
+from mailsender.web.operations import BadConfig, NoConfig, Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
 
@@ -175,8 +175,10 @@ class Handlers:
         """Read the file of relays and routes again."""
         try:
             found = await self._operations.reload(f"POST /reload from {request.remote}")
+        except NoConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="no-config") from None
         except BadConfig as error:
-            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason=error.reason) from None
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="bad-config") from None
         view = ReloadedView.model_construct(path=found.path, taken=list(found.taken), left=list(found.left))
         return _json(view.model_dump())
 

@@ -73,12 +73,11 @@ class Refused(Exception):  # noqa: N818  as above
 
 
 class BadConfig(Exception):  # noqa: N818  as above
-    """The file of relays and routes cannot be taken; nothing was changed. `reason` is a word for programs."""
+    """The file of relays and routes cannot be taken; nothing was changed."""
 
-    def __init__(self, text: str, *, reason: str) -> None:
-        """Note what is wrong."""
-        super().__init__(text)
-        self.reason = reason
+
+class NoConfig(BadConfig):
+    """There is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +273,8 @@ class Operations(Protocol):
         """Read the file of relays and routes again; `by` says for the log who asked.
 
         Raises:
-            BadConfig: there is none, or it is wrong.
+            NoConfig: there is none.
+            BadConfig: it is wrong.
         """
         ...
 

@@ -17,7 +17,7 @@ from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Replica
 from mailsender.settings.environment import load
-from mailsender.web.operations import BadConfig
+from mailsender.web.operations import BadConfig, NoConfig
 
 TEXT = """\
 [relays.a]
@@ -102,7 +102,7 @@ async def test_a_wrong_file_changes_nothing(path: Path, old: str, new: str) -> N
     replaced(path, (old, new), ("port = 25", "port = 26"))
     with capture_logs() as logs, pytest.raises(BadConfig, match=r"relays\.toml:\d+: ") as caught:
         await Reloading(replica).reload("SIGHUP")
-    assert caught.value.reason == "bad-config"
+    assert not isinstance(caught.value, NoConfig)
     assert [each["event"] for each in logs] == ["config_refused"]
     assert replica.plan is plan
     assert replica.routes == routes
@@ -124,9 +124,8 @@ async def test_what_cannot_change_is_told_until_a_restart(path: Path) -> None:
 async def test_without_a_file_there_is_nothing_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAILSENDER_CONFIG")
     monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
-    with pytest.raises(BadConfig, match="MAILSENDER_CONFIG names none") as caught:
+    with pytest.raises(NoConfig, match="MAILSENDER_CONFIG names none"):
         await Reloading(replica_of()).reload("SIGHUP")
-    assert caught.value.reason == "no-config"
 
 
 @pytest.mark.asyncio

@@ -6,11 +6,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from mailsender.routing.reply_rule import MAX_RULES
 from mailsender.settings.file.kinds import (
     MOST_ENTRIES,
     Domain,
     Mailboxes,
-    Name,
     Part,
     QuotaKind,
     Rates,
@@ -227,8 +227,5 @@ class RelayTable(Table):
     rules: list[RuleTable] = key(
         [],
         "What replies mean; the first that fits decides. They go before the preset's.",
-        max_length=MOST_ENTRIES,
+        max_length=MAX_RULES,
     )
-
-
-Relays: TypeAlias = dict[Name, RelayTable]

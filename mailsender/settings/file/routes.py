@@ -108,6 +108,3 @@ class RouteTable(Table):
     )
     reserve: Part = key(0.0, "The part of the rate that only letters of priority `high` may have.", "10%")
     open: bool = key(False, "Whether letters may name it in `Route`.")
-
-
-Routes: TypeAlias = dict[Name, RouteTable]
