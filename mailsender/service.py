@@ -58,7 +58,7 @@ from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.routing.routes import change, made, table_of, waiting_for
+from mailsender.routing.routes import made, table_of, waiting_for
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
@@ -305,27 +305,6 @@ class Replica:
         }
         routes += [made(each, relays, self.clock) for each in plan.routes]
         return list(relays.values()), routes
-
-    def reroute(self, plan: Plan) -> None:
-        """Go on by the routes of another plan, over the relays that there are.
-
-        Letters of routes that are gone, or that fit theirs no more, are routed anew in the background.
-
-        Raises:
-            KeyError: it names a relay that this replica does not have.
-        """
-        relays = {each.name: each for each in self.relays}
-        known = {each.name: each for each in self.routes}
-        routes = [
-            made(each, relays, self.clock) for each in plan.routes
-        ]  # all of it is right, or none is taken
-        self.routes = []
-        for each, new in zip(plan.routes, routes, strict=True):
-            route = known.get(each.name)
-            if route is not None:
-                change(route, each, relays)
-            self.routes.append(route or new)
-        self.dispatcher.change(self.routes, table_of(plan, self.settings.sender[1]))
 
     # --- how it is -------------------------------------------------------------------------------
 

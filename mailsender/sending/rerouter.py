@@ -25,7 +25,7 @@ LOOK = 10.0
 """Seconds between two looks for routes that are gone or blocked; each costs a look into an index."""
 
 SOON = 1.0
-"""Seconds after a change until the next look: what was claimed for a route that is gone is on its way back."""
+"""Seconds after a change until the next look: by then what was claimed for a route that is gone is back."""
 
 AGAIN = 300.0
 """Seconds after which the letters of a route that is blocked still are gone through once more."""
