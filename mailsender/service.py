@@ -56,6 +56,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
@@ -296,6 +297,7 @@ class Replica:
                 policy=each.policy,
                 chance=chance,
                 stopping=self._stop_sending,
+                rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
         }

@@ -43,7 +43,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     ways = _Counter(pattern).count()
     if ways > MAX_WAYS:
         raise BadPattern(
-            "may fit in too many ways; repeat less, such as .{0,20} for .*, and leave out what both ends need not"
+            "may fit in too many ways; repeat less, such as .{0,20} for .*, and leave out a .* at either end"
         )
     return found
 
@@ -83,7 +83,9 @@ class _Counter:
     def _piece(self) -> int:
         found = _ATOM.match(self._pattern, self._at)
         if found is None:
-            raise BadPattern(f"cannot be used: {self._pattern[self._at :]!r} is not of the part that is taken")
+            raise BadPattern(
+                f"cannot be used: {self._pattern[self._at :]!r} is not of the part that is taken"
+            )
         self._at = found.end()
         if found[0] not in {"(", "(?:"}:
             return self._repeats()

@@ -94,8 +94,8 @@ STAGES: Final = (
 """Those at which a rule may look; one that names none looks at all."""
 
 DEFAULT_SECONDS: Final = {Action.WAIT: 300.0, Action.SLOW: 60.0, Action.SWITCH: 600.0, Action.STOP: 3600.0}
-"""What `for` is where a rule leaves it out. SES asks to wait for up to ten minutes, and Google's limits last for
-hours; a stop is looked at each hour."""
+"""What `for` is where a rule leaves it out. SES asks to wait for up to ten minutes, and Google's limits last
+for hours; a stop is looked at each hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,8 @@ class ReplyRule:
     """One rule: all that is said of `at`, `codes`, `enhanced`, `text` and `pattern` has to fit a reply.
 
     `at` are stages, `codes` are codes or first digits, `enhanced` are enhanced codes with `x` for any number,
-    and `-` for none. `text` is a part of the reply's text, `pattern` a regular expression that is searched for
-    in it, both whatever their case.
+    and `-` for none. `text` is a part of the reply's text, `pattern` a regular expression that is searched in
+    it, both whatever their case.
 
     `seconds` is the time of the first step, `then` the second one. `suppress` is for a `fail`. `source` says
     who says so, and `verified` whether that was read there: else it is what others report, or our guess.
@@ -258,8 +258,8 @@ class Decision:
     """What is done about one reply, and which rule says so.
 
     `otherwise` is what it means once the relay took others after it had said so. `counts`: the reply tells
-    something about the recipient, so that its attempt counts. `seconds` and `then` are the two steps of what is
-    ordered. `said` is the reply, for people.
+    something about the recipient, so that its attempt counts. `seconds` and `then` are the two steps of what
+    is ordered. `said` is the reply, for people.
     """
 
     rule: str
@@ -277,28 +277,24 @@ class Decision:
     @property
     def orders(self) -> bool:
         """Whether something beyond the letter is to be obeyed for a while, on all replicas."""
-        return self.scope in _ORDERED and self.action in _ORDERING and self.seconds > 0
+        return self.action in _ORDERING and self.seconds > 0
 
 
-_ORDERED: Final = {Scope.DESTINATION, Scope.SENDER, Scope.RELAY}
-_ORDERING: Final = {Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP}
+_ORDERING: Final = {Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY}
 
 RELAY_KEY: Final = "relay"
 """The scope key of a relay as a whole."""
 
 
 def scope_key(scope: Scope, *, recipient: str = "", sender: str = "") -> str:
-    """What an order is about, as it is named in a relay's document; empty for what no order is about.
-
-    ``relay``, ``destination:gmail.com``, ``sender:a@b.c``.
-    """
+    """What an order is about: ``relay``, ``destination:gmail.com``, ``sender:a@b.c``, ``recipient:d@e.f``."""
     if scope is Scope.RELAY:
         return RELAY_KEY
     if scope is Scope.DESTINATION:
         return f"destination:{recipient.rpartition('@')[2].lower()}"
     if scope is Scope.SENDER:
         return f"sender:{sender.lower()}"
-    return ""
+    return f"recipient:{recipient.lower()}"
 
 
 def first_fit(
@@ -331,7 +327,7 @@ def decided(
 ) -> Decision:
     """What a rule that fits says about a reply.
 
-    `blames_all`: without it the reply would be taken to be about everybody. Then no attempt of the recipient's
+    `blames_all`: without it the reply would be taken to be about everybody. Then no attempt of a recipient
     counts, whoever the rule is about: too many would fail it in the end.
     """
     counts = rule.scope not in _ACCOUNTS and not blames_all and not is_accounts_fault(code, enhanced)
@@ -353,7 +349,7 @@ def decided(
 def own_words(result: Result) -> str:
     """What of a result's text the relay said.
 
-    Where a reply ended the session the text has our words before the reply, and a rule must not be fed by them.
+    Where a reply ended the session our own words stand before it, and a rule must not be fed by them.
     """
     before, mark, said = result.text.partition(f": {result.code} ")
     if not mark or not before.startswith("the relay "):

@@ -43,6 +43,7 @@ from mailsender.routing.reply_rule import (
 
 __all__ = [
     "ACCOUNT_CODES",
+    "RULED",
     "RULES",
     "Action",
     "Rule",
@@ -533,6 +534,8 @@ def decide(
 
 @lru_cache(maxsize=1024)
 def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | None) -> Decision:
+    if rule is _AT_ITS_WORD:
+        return Decision(rule="", action=rule.action, otherwise=rule.otherwise, scope=rule.scope)
     suppress = Suppress.NEVER
     if verdict is Verdict.REFUSED and rule.action is Action.ANSWER and rule.scope is Scope.RECIPIENT:
         suppress = Suppress.AT_ONCE if code == 550 and enhanced == GONE else Suppress.SECOND
@@ -549,6 +552,10 @@ def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | Non
 
 GONE: Final = "5.1.1"
 """With 550: there is no such mailbox (RFC 3463 §3.2)."""
+
+
+RULED: Final = frozenset({Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY})
+"""What rules alone may say, and by which a recipient is tried again: see `mailsender.sending.orders`."""
 
 
 def as_deferred(result: Result) -> Result:

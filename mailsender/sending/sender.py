@@ -17,11 +17,21 @@ from mailsender.ratelimit.gcra import UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import RELAY_KEY
 from mailsender.routing.route import Route
-from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
+from mailsender.sending.attempt import (
+    NO_WAITS,
+    Attempt,
+    address_fault,
+    after_attempt,
+    as_error,
+    progress,
+    refused,
+)
 from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
+from mailsender.sending.orders import spare
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -112,6 +122,8 @@ class Sender:
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
+        if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+            return None
         try:
             return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
         except (Stopped, RelayAway):
@@ -200,7 +212,7 @@ class Sender:
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes."""
         letter = errand.letter
-        while errand.left:
+        while self._anybody_left(errand):
             if not await self._equipped(errand):
                 errand.short = True
                 break
@@ -223,6 +235,12 @@ class Sender:
             self._finish(errand)
         else:
             self._settler.release(errand.token, [letter.id])
+
+    def _anybody_left(self, errand: Errand) -> bool:
+        """Whether somebody is to be sent to; who rests, by what the relay said before, is left out."""
+        if errand.relay.orders:
+            spare(errand, self._clock.monotonic())
+        return bool(errand.left)
 
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
@@ -290,6 +308,7 @@ class Sender:
                 relay=errand.relay.address,
                 slot=slot,
                 held=held,
+                rules=errand.relay.rules,
             )
             said = await carry(errand.relay, held, envelope, message, permit)
             if permit.denied:
@@ -304,6 +323,8 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
+            if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+                return False
             try:
                 if errand.held is None:
                     errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
@@ -341,6 +362,7 @@ class Sender:
             cut=self._means.cut or stopped,
             idle=errand.idle,
             pause=errand.pause,
+            waits=errand.waits or NO_WAITS,
         )
 
     def _finish(self, errand: Errand) -> None:
@@ -387,6 +409,7 @@ class Sender:
             phase=first.phase,
             code=first.code,
             enhanced=first.enhanced,
+            rule=first.rule,
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )
