@@ -56,6 +56,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import made, table_of, waiting_for
@@ -300,6 +301,7 @@ class Replica:
                 chance=chance,
                 stopping=self._stop_sending,
                 senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
         }

@@ -31,8 +31,8 @@ _ANSWER: Final = 512
 _SPOT: Final = 256
 """Bytes of an address, its recipient and its place in both lists."""
 
-_RESULT: Final = 192
-"""Bytes of a recipient's result beside its text."""
+_RESULT: Final = 320
+"""Bytes of a recipient's result beside its text, with the name of a rule as long as one may be."""
 
 
 class Status(StrEnum):
@@ -79,7 +79,8 @@ class Result:
     """What happened to one recipient, and why.
 
     `code` is the SMTP reply code (RFC 5321 §4.2), None where no reply was seen; `enhanced` the
-    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person.
+    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person. `rule` names the
+    reply rule that decided, empty where the relay was taken at its word.
     """
 
     verdict: Final[Verdict]
@@ -87,6 +88,7 @@ class Result:
     code: Final[int | None]
     enhanced: Final[str | None]
     text: Final[str]
+    rule: Final[str]
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Result:
         code: int | None = None,
         enhanced: str | None = None,
         text: str = "",
+        rule: str = "",
     ) -> None:
         """Take its fields."""
         self.verdict = verdict
@@ -103,6 +106,7 @@ class Result:
         self.code = code
         self.enhanced = enhanced
         self.text = text
+        self.rule = rule
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
