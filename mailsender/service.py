@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -55,17 +55,18 @@ from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan, RoutePlan
+from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+from mailsender.routing.routes import change, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
-from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
-from mailsender.sending.tools import PLAIN_TABLE, Compose, SendPolicy, Tools
+from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.settings.environment import Settings
 from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
@@ -273,7 +274,7 @@ class Replica:
                 stopping=self._stop_sending,
                 suppression=self.suppression,
                 blobs=self.blobs,
-                table=PLAIN_TABLE if settings.config is None else RouteTable(plan.routes),
+                table=table_of(plan, settings.sender[1]),
             ),
             heartbeat=self.heartbeat,
         )
@@ -310,7 +311,7 @@ class Replica:
                     self.parts.relays[each.name].slots,
                     each.allowance,
                     self.clock,
-                    backlog=partial(_waiting_for, each.name, routes),
+                    backlog=partial(waiting_for, each.name, routes),
                     member=secrets.token_hex(8),
                 ),
                 self.clock,
@@ -318,10 +319,11 @@ class Replica:
                 chance=chance,
                 stopping=self._stop_sending,
                 senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
         }
-        routes += [self._adopted(None, each, relays) for each in plan.routes]
+        routes += [made(each, relays, self.clock) for each in plan.routes]
         return list(relays.values()), routes
 
     def adopt(self, plan: Plan) -> None:
@@ -329,27 +331,24 @@ class Replica:
         relays = {relay.name: relay for relay in self.relays}
         for each in plan.relays:
             relays[each.name].change(
-                each.allowance, max_recipients=each.policy.max_recipients, senders=each.senders
+                each.allowance,
+                max_recipients=each.policy.max_recipients,
+                senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
             )
         there = {route.name: route for route in self.routes}
+        for each_route in plan.routes:
+            if each_route.name in there:
+                change(there[each_route.name], each_route, relays)
+            else:
+                there[each_route.name] = made(each_route, relays, self.clock)
         # In place: relays ask these routes how much waits for them.
-        self.routes[:] = [self._adopted(there.get(each.name), each, relays) for each in plan.routes]
+        self.routes[:] = [there[each.name] for each in plan.routes]
         self.suppression.policy = plan.suppression
         self.parts.queue.share(shares_of(plan))
         self.placing.expire(expire_of(plan))
         self.plan = plan
-        self.dispatcher.change(self.routes, RouteTable(plan.routes))
-
-    def _adopted(self, route: Route | None, plan: RoutePlan, relays: Mapping[str, Relay]) -> Route:
-        """A route as it is planned: the one that is there, changed, or a new one."""
-        over = [relays[name] for name in plan.relays]
-        behind = [relays[name] for name in plan.fallback]
-        if route is None:
-            return Route(
-                plan.name, over, retry=plan.retry, clock=self.clock, weights=plan.weights, fallback=behind
-            )
-        route.change(over, retry=plan.retry, weights=plan.weights, fallback=behind)
-        return route
+        self.dispatcher.change(self.routes, table_of(plan, self.settings.sender[1]))
 
     # --- how it is -------------------------------------------------------------------------------
 
@@ -680,8 +679,3 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
 
 def _send_policy(settings: Settings) -> SendPolicy:
     return SendPolicy(refuse_probability=settings.smtp_refuse_probability, life=settings.mongodb_lease)
-
-
-def _waiting_for(relay: str, routes: Sequence[Route]) -> int:
-    """Letters in the backlogs of routes that lead over a relay first."""
-    return sum(len(route.backlog) for route in routes if route.relays[0].name == relay)

@@ -21,6 +21,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
+from mailsender.routing.routes import made as made_route
 from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
@@ -107,15 +108,7 @@ async def fleet(
         )
         for name, fake in fakes.items()
     }
-    for plan in routes:
-        made[plan.name] = Route(
-            plan.name,
-            [relays[each] for each in plan.relays],
-            retry=plan.retry,
-            clock=clock,
-            weights=plan.weights,
-            fallback=[relays[each] for each in plan.fallback],
-        )
+    made.update({plan.name: made_route(plan, relays, clock) for plan in routes})
     dispatcher = Dispatcher(
         queue=queue,
         relays=list(relays.values()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,8 +15,10 @@ from mailsender.model.letter import Phase, Result
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
+from mailsender.routing.orders import Orders
 from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope
 from mailsender.routing.weighing import Ruling, Scale
 from mailsender.smtp.port import Transport
 
@@ -38,9 +40,10 @@ def patience_of(allowance: Allowance) -> float:
 
 
 class Relay:
-    """What KumoMTA calls an egress path: pool, limiter, breaker. Routes over it share all of them.
+    """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
 
-    `senders` are the addresses and domains that it takes mail from; no entry: from all.
+    `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
+    file's and the preset's about its replies, `orders` what its replies ordered by them.
     """
 
     def __init__(
@@ -54,9 +57,12 @@ class Relay:
         chance: random.Random,
         stopping: asyncio.Event,
         senders: tuple[str, ...] = (),
+        rules: Sequence[ReplyRule] = (),
     ) -> None:
         self.name = name
         self.senders = senders
+        self.rules = tuple(rules)
+        self.orders = Orders()
         self.transport = transport
         self.limiter = limiter
         self.policy = policy
@@ -91,6 +97,9 @@ class Relay:
         """Why letters do not go out to it, for readiness and status; empty when they may."""
         if self.breaker.open and not self.pool.away:
             return f"refuses letters: {self.breaker.why}"
+        order = self.orders.of(RELAY_KEY, self._clock.monotonic())
+        if order is not None and not self.pool.reason:
+            return f"is to rest by the rule {order.decision.rule}: {order.decision.said}"
         return self.pool.reason
 
     @property
@@ -105,14 +114,18 @@ class Relay:
         It is not once that time has come: a try is under way, or waits for a letter.
         """
         now = self._clock.epoch()
-        at = self.pool.reach.again_at if self.pool.away else now + self.breaker.left(self._clock.monotonic())
+        monotonic = self._clock.monotonic()
+        left = max(self.breaker.left(monotonic), self.held(RELAY_KEY, monotonic))
+        at = self.pool.reach.again_at if self.pool.away else now + left
         return at if at > now else None
 
     @property
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
         limiter, pool = self.limiter, self.pool
-        return not (pool.away or pool.closed or limiter.exhausted_until is not None or limiter.condition.text)
+        if pool.away or pool.closed or limiter.exhausted_until is not None or limiter.condition.text:
+            return False
+        return not self.orders or not self.held(RELAY_KEY, self._clock.monotonic())
 
     @property
     def free(self) -> bool:
@@ -130,12 +143,45 @@ class Relay:
         """Whether it takes mail in the name of all of these addresses."""
         return not self.senders or all(named_in(self.senders, each) for each in senders)
 
-    def change(self, allowance: Allowance, *, max_recipients: int, senders: tuple[str, ...]) -> None:
-        """Go by other limits; sessions and what is under way stay."""
+    def change(
+        self,
+        allowance: Allowance,
+        *,
+        max_recipients: int,
+        senders: tuple[str, ...],
+        rules: Sequence[ReplyRule],
+    ) -> None:
+        """Go by other limits and rules; sessions, and what was ordered, stay."""
         self.limiter.change(allowance)
         self.pool.patience = patience_of(allowance)
         self.policy = replace(self.policy, max_recipients=max_recipients)
         self.senders = senders
+        self.rules = tuple(rules)
+
+    # --- what it orders --------------------------------------------------------------------------
+
+    def obey(self, decision: Decision, key: str, now: float) -> float:
+        """Begin nothing that `key` covers for as long as the decision says; returns the seconds.
+
+        `now` is monotonic.
+        """
+        news = self.orders.obey(decision, key, now)
+        if news and decision.scope is not Scope.RECIPIENT:  # whose address has no place in a log
+            log.warning(
+                "relay_orders",
+                relay=self.address,
+                rule=decision.rule,
+                order=decision.action,
+                scope=decision.scope,
+                seconds=decision.seconds,
+                text=decision.said[:200],
+                action="nothing that it covers is begun until then",
+            )
+        return self.held(key, now)
+
+    def held(self, key: str, now: float) -> float:
+        """Seconds for which nothing that a scope key covers may begin; `now` is monotonic."""
+        return self.orders.left(key, now)
 
     # --- what it says of letters -----------------------------------------------------------------
 
@@ -224,6 +270,7 @@ class Relay:
                 code=result.code,
                 enhanced=result.enhanced,
                 text=result.text[:200],
+                rule=result.rule,
                 action=action,
             )
         self.refusals.end()

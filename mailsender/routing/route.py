@@ -151,6 +151,14 @@ class Route:
         elif self._turns is not None and not sent and relay in self._first:
             self._turns.give_back(self._first.index(relay), [each.free for each in self._first])
 
+    def waiting_for(self, relay: Relay) -> int:
+        """How many of the letters in the backlog will want a slot of a relay, as far as is known."""
+        if self._turns is not None and relay.free and relay in self._first:
+            share = self._turns.share(self._first.index(relay), [each.free for each in self._first])
+            return math.ceil(len(self.backlog) * share)
+        first = next((each for each in self.relays if each.free), self.relays[0])
+        return len(self.backlog) if relay is first and self._turns is None else 0
+
     def next(self, tried: Container[Relay], senders: Collection[str] = ()) -> Relay | None:
         """Where what none of `tried` took may go now; those behind the first ones only if none of those goes.
 

@@ -39,3 +39,8 @@ class Turns:
                 total += weight
                 self._credits[each] -= weight
         self._credits[place] += total
+
+    def share(self, place: int, may: Sequence[bool]) -> float:
+        """What part of the turns falls to one of those that `may` have them."""
+        total = sum(weight for weight, each in zip(self._weights, may, strict=True) if each)
+        return self._weights[place] / total if total and may[place] else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from mailsender.model.address import BadAddress, parse_address
@@ -18,6 +19,9 @@ from mailsender.routing.retry import RetryPolicy, with_schedule
 NEVER_TRIED: Final = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="expired before it was tried")
 """What became of a recipient of such a letter of which no relay said anything."""
 
+NO_WAITS: Final[Mapping[str, float]] = MappingProxyType({})
+"""Those of an attempt after which no rule asks to wait for longer than the schedule does."""
+
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Attempt:
@@ -25,8 +29,9 @@ class Attempt:
 
     `results` has an entry for each recipient that a relay said something about. For those in `idle` it told
     nothing about the recipient: the text is kept, and no attempt is counted; they are due after `pause`
-    seconds. `cut` tells that a drain ended it early: what was deferred then was not tried in earnest, and
-    goes back at once. `by` names the relays of results that are not `relay`'s, where several were asked.
+    seconds. `waits` has the seconds for which some of the others are to wait at least. `cut` tells that a
+    drain ended it early: what was deferred then was not tried in earnest, and goes back at once. `by` names
+    the relays of results that are not `relay`'s, where several were asked.
     """
 
     results: Final[Mapping[str, Result]]
@@ -35,6 +40,7 @@ class Attempt:
     cut: Final[bool]
     idle: Final[Container[str]]
     pause: Final[float]
+    waits: Final[Mapping[str, float]]
     by: Final[Mapping[str, str] | None]
 
     def __init__(
@@ -46,6 +52,7 @@ class Attempt:
         cut: bool = False,
         idle: Container[str] = (),
         pause: float = 0.0,
+        waits: Mapping[str, float] = NO_WAITS,
         by: Mapping[str, str] | None = None,
     ) -> None:
         """Take its fields."""
@@ -55,6 +62,7 @@ class Attempt:
         self.cut = cut
         self.idle = idle
         self.pause = pause
+        self.waits = waits
         self.by = by
 
     def told_nothing(self, address: str, result: Result) -> bool:
@@ -193,7 +201,7 @@ def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolic
     """Those who were deferred come at their time, and the others with them."""
     results = attempt.results
     waits = [
-        wait
+        max(wait, attempt.waits.get(each.address, 0.0))
         for each in recipients
         if each.open
         and (result := results.get(each.address)) is not None

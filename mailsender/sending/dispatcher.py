@@ -38,6 +38,10 @@ BYTES_IN_FLIGHT = 24 * 1024 * 1024
 """Bytes of letters in flight above which nothing more is claimed: some 4,000 ordinary letters, as many as are
 under way at full speed, and so few of the largest that the process stays below 200 MB."""
 
+TRICKLE = 10
+"""Letters that a route with nothing at hand claims although those of others take all the memory: a few, and
+few bytes, for a claim is bounded in them."""
+
 POLL = 1.0
 """Seconds between two looks into an empty queue; a letter of this replica's own intake nudges. A look is the
 dearest thing that an idle service does."""
@@ -369,7 +373,13 @@ class Dispatcher:
 
     def _room(self, route: Route) -> int:
         """How many letters to claim for a route now."""
-        return 0 if self._blocked(route) or self._crowded() else route.room()
+        if self._blocked(route):
+            return 0
+        if not self._crowded():
+            return route.room()
+        # Another route may hang with all the memory: what does not depend on it goes on, a few at a time.
+        starves = len(self.routes) > 1 and not route.backlog
+        return min(route.room(), TRICKLE) if starves else 0
 
     async def _claim(self, route: Route, room: int) -> int:
         """Claim up to `room` letters; returns how many. `condition` says why there is none."""

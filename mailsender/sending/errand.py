@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import structlog
 
@@ -19,6 +20,10 @@ from mailsender.smtp.port import NotBegun, Permit, Session
 log = structlog.get_logger()
 
 
+NOBODY: Final[frozenset[str]] = frozenset()
+"""Those who are switched of nearly all letters."""
+
+
 class Errand:
     """One letter on its way over a relay: who is left to be sent to, and what was said of the others.
 
@@ -26,11 +31,12 @@ class Errand:
     left; `by` names the relay of each result from then on, and `heard` is the one that was heard last.
     `elsewhere` are those who take other routes.
 
-    `idle` are those of whom nothing was learnt, for `pause` seconds. `doubtful` were refused in words that
-    may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
-    its next transaction, as far as it has them. `contents` are those of its attachments. `filling` is what
-    each message of a personal letter is rendered with, None where it has no template. `mail` is what its
-    further keys say, held so that it is read once.
+    `idle` are those of whom nothing was learnt, for `pause` seconds. `waits` has the seconds for which others
+    are to wait at least. `switched` are those for whom a rule wants another relay. `doubtful` were refused in
+    words that may be meant for everybody. `short` tells that it ended before all were asked. `held` and
+    `slot` are for its next transaction, as far as it has them. `contents` are those of its attachments.
+    `filling` is what each message of a personal letter is rendered with, None where it has no template.
+    `mail` is what its further keys say, held so that it is read once.
     """
 
     __slots__ = (
@@ -54,9 +60,11 @@ class Errand:
         "short",
         "size",
         "slot",
+        "switched",
         "taken",
         "token",
         "tried",
+        "waits",
     )
 
     def __init__(self, token: str, letter: Letter, relay: Relay, held: Held, slot: Slot) -> None:
@@ -69,6 +77,8 @@ class Errand:
         self.size = relay.policy.max_recipients
         self.results: dict[str, Result] = {}
         self.idle: set[str] = set()
+        self.waits: dict[str, float] | None = None
+        self.switched: frozenset[str] = NOBODY
         self.doubtful: dict[str, Result] = {}
         self.contents: Mapping[str, Base64] = NO_CONTENTS
         self.pause = 0.0
@@ -105,11 +115,18 @@ class Errand:
         if self.by is not None:
             self.by.update(dict.fromkeys(part, self.relay.address))
             self.idle.difference_update(part)
+            self.switched = self.switched.difference(part)
+            if self.waits:
+                self.waits = {each: wait for each, wait in self.waits.items() if each not in part}
 
     @property
     def senders(self) -> tuple[str, ...]:
         """The addresses that it is sent in the name of, where it names some itself."""
         return () if self.mail is None else tuple(address.text for _, address in self.mail.senders)
+
+    def switch(self, addresses: Iterable[str]) -> None:
+        """Let them go over another relay of the route: this one certainly did not take them."""
+        self.switched = self.switched.union(addresses)
 
     @property
     def room(self) -> int:

@@ -20,13 +20,15 @@ def untaken(errand: Errand) -> tuple[str, ...]:
 
     Put off by a reply, whatever its stage, or lost before the dot: in both nothing was taken (RFC 5321
     §4.2.5, §4.5.3.2). Who is in doubt from this or an earlier attempt is none of them: what becomes of those
-    says `SMTP_UNCERTAIN`. Nor is who was refused for good, or whose refusal is being weighed.
+    says `SMTP_UNCERTAIN`. Nor is who was refused for good, whose refusal is being weighed, or who is to wait
+    by a rule that does not speak of another relay.
     """
-    doubted = {each.address for each in errand.letter.recipients if each.uncertain}
+    out = {each.address for each in errand.letter.recipients if each.uncertain}
+    out.update((errand.waits or {}).keys() - errand.switched)
     later = [
         address
         for address, result in errand.results.items()
-        if result.verdict is Verdict.DEFERRED and address not in doubted
+        if result.verdict is Verdict.DEFERRED and address not in out
     ]
     known = errand.results.keys() | errand.doubtful.keys()
     return (*later, *(each for each in errand.left if each not in known))

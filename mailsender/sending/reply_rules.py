@@ -43,6 +43,7 @@ from mailsender.routing.reply_rule import (
 
 __all__ = [
     "ACCOUNT_CODES",
+    "RULED",
     "RULES",
     "Action",
     "Rule",
@@ -478,6 +479,15 @@ _AT_ITS_WORD = Rule(
     source="accepted, uncertain, or said by no rule",
 )
 
+_SESSION = Rule(
+    name="session",
+    at=(Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH),
+    action=Action.HOLD,
+    otherwise=Action.HOLD,
+    scope=Scope.RELAY,
+    source="no letter is taken before there is a session: it is tried again with growing pauses",
+)
+
 
 def rule_for(result: Result, *, taken: bool, carried: bool, known: tuple[When, ...] = ()) -> Rule:
     """The default that fits what was said about a recipient who was not accepted.
@@ -500,6 +510,8 @@ def _reply_code(result: Result) -> int | None:
 
 @lru_cache(maxsize=1024)  # a relay says the same few things thousands of times
 def _rule(phase: Phase, code: int | None, enhanced: str | None, happened: tuple[When, ...]) -> Rule:
+    if phase in _SESSION.at:
+        return _SESSION
     for rule in RULES:
         if rule.fits(phase, code, enhanced, happened=happened):
             return rule
@@ -522,7 +534,8 @@ def decide(
     default = rule_for(result, taken=taken, carried=carried, known=known)
     usual = _default(default, result.verdict, _reply_code(result), result.enhanced)
     code = _reply_code(result)
-    if not rules or code is None or default is _AT_ITS_WORD:
+    told = result.verdict is Verdict.DEFERRED or result.verdict is Verdict.REFUSED
+    if not rules or code is None or not told:
         return usual
     text = own_words(result)
     found = first_fit(rules, result.phase, code, result.enhanced, text)
@@ -533,6 +546,8 @@ def decide(
 
 @lru_cache(maxsize=1024)
 def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | None) -> Decision:
+    if rule is _AT_ITS_WORD:
+        return Decision(rule="", action=rule.action, otherwise=rule.otherwise, scope=rule.scope)
     suppress = Suppress.NEVER
     if verdict is Verdict.REFUSED and rule.action is Action.ANSWER and rule.scope is Scope.RECIPIENT:
         suppress = Suppress.AT_ONCE if code == 550 and enhanced == GONE else Suppress.SECOND
@@ -549,6 +564,10 @@ def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | Non
 
 GONE: Final = "5.1.1"
 """With 550: there is no such mailbox (RFC 3463 §3.2)."""
+
+
+RULED: Final = frozenset({Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY})
+"""What rules alone may say, and by which a recipient is tried again: see `mailsender.sending.orders`."""
 
 
 def as_deferred(result: Result) -> Result:

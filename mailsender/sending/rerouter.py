@@ -24,6 +24,9 @@ log = structlog.get_logger()
 LOOK = 10.0
 """Seconds between two looks for routes that are gone or blocked; each costs a look into an index."""
 
+SOON = 1.0
+"""Seconds after a change until the next look: by then what was claimed for a route that is gone is back."""
+
 AGAIN = 300.0
 """Seconds after which the letters of a route that is blocked still are gone through once more."""
 
@@ -75,12 +78,13 @@ class Rerouter:
         """Look until `stop`."""
         self._stop = stop
         while not stop.is_set():
+            changed = self.changed.is_set()
             self.changed.clear()
             try:
                 await self.look()
             except Unavailable:
                 log.debug("rerouting_waits", action="looked for again soon")
-            await first_of(stop, self.changed, timeout=LOOK)
+            await first_of(stop, self.changed, timeout=SOON if changed else LOOK)
 
     async def look(self) -> None:
         """Go through the routes that have letters which may have to wait elsewhere.

@@ -17,8 +17,10 @@ from mailsender.ratelimit.gcra import UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import RELAY_KEY
 from mailsender.routing.route import Route
 from mailsender.sending.attempt import (
+    NO_WAITS,
     Attempt,
     address_fault,
     after_attempt,
@@ -32,6 +34,7 @@ from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
+from mailsender.sending.orders import spare
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
@@ -144,6 +147,8 @@ class Sender:
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
+        if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+            return None
         try:
             return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
         except (Stopped, RelayAway):
@@ -272,7 +277,7 @@ class Sender:
 
     async def _send_over(self, errand: Errand) -> None:
         """Carry those who are left over the letter's relay, as far as it takes them."""
-        while errand.left:
+        while self._anybody_left(errand):
             if not await self._equipped(errand):
                 errand.short = True
                 break
@@ -287,6 +292,12 @@ class Sender:
                 break
             if errand.left and not await self._write_down(errand, part):
                 break
+
+    def _anybody_left(self, errand: Errand) -> bool:
+        """Whether somebody is to be sent to; who rests, by what the relay said before, is left out."""
+        if errand.relay.orders:
+            spare(errand, self._clock.monotonic())
+        return bool(errand.left)
 
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
@@ -361,6 +372,7 @@ class Sender:
                 relay=errand.relay.address,
                 slot=slot,
                 held=held,
+                rules=errand.relay.rules,
             )
             said = await carry(errand.relay, held, envelope, message, permit)
             if permit.denied:
@@ -375,6 +387,8 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
+            if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+                return False
             try:
                 if errand.held is None:
                     errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
@@ -411,10 +425,14 @@ class Sender:
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
-            # What was refused to everybody goes over another relay at once, where one goes.
-            pause=0.0 if errand.relay.breaker.open and self._route.goes else errand.pause,
+            pause=self._pause(errand) if errand.pause else 0.0,
+            waits=errand.waits or NO_WAITS,
             by=errand.by,
         )
+
+    def _pause(self, errand: Errand) -> float:
+        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead."""
+        return 0.0 if self._route.goes and not errand.relay.free else errand.pause
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
@@ -471,6 +489,7 @@ class Sender:
             phase=first.phase,
             code=first.code,
             enhanced=first.enhanced,
+            rule=first.rule,
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )

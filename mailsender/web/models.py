@@ -54,6 +54,9 @@ class RecipientView(BaseModel):
     code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
     text: str | None = Field(None, description="One line for a person.")
+    rule: str | None = Field(
+        None, description="The reply rule that decided; empty where the relay was taken at its word."
+    )
 
 
 class OriginView(BaseModel):

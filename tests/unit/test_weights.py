@@ -75,3 +75,12 @@ def test_shares_are_kept_though_many_turns_come_back_late(
             turns.give_back(out.pop(0), may)
         tries += 1
     assert all(abs(had[each] - 1000 * w / sum(weights)) <= 20 for each, w in enumerate(weights))
+
+
+def test_a_share_is_of_those_that_may() -> None:
+    turns = Turns([3, 1, 0])
+    assert turns.share(0, [True, True, True]) == 0.75
+    assert turns.share(0, [True, False, True]) == 1.0
+    assert turns.share(0, [False, True, True]) == 0.0
+    assert turns.share(2, [True, True, True]) == 0.0
+    assert turns.share(2, [False, False, True]) == 0.0

@@ -32,6 +32,10 @@ MOST = 1_000_000
 """The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
 
 
+MAX_RULE = 64
+"""Characters of a rule's name that are read: ours have no more."""
+
+
 def letter_of(document: Mapping[str, Any]) -> Letter:
     """The letter of a document, ours or another program's.
 
@@ -264,4 +268,5 @@ def _read_result(value: Mapping[str, Any]) -> Result:
         code=int(code) if isinstance(code, int) and 200 <= code <= 599 else None,
         enhanced=clean(enhanced) if isinstance(enhanced, str) else None,
         text=clean(value.get("text", "")),
+        rule=_string(value.get("rule"))[:MAX_RULE],
     )

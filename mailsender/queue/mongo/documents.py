@@ -17,7 +17,7 @@ Ours stand beside them:
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
   `doubts`, `closed` and `due` in them as in `Recipient`, absent while there is nothing to say; `relay` where
-  it is not the letter's.
+  it is not the letter's; `rule` where a reply rule decided.
 - `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
@@ -394,6 +394,8 @@ def _outcome(recipient: Recipient, relay: str = "") -> Document:
             document["code"] = result.code
         if result.enhanced is not None:
             document["enhanced"] = clean(result.enhanced)
+        if result.rule:
+            document["rule"] = result.rule
     if recipient.tries:
         document["tries"] = recipient.tries
     if recipient.doubts:

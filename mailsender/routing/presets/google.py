@@ -28,7 +28,8 @@ def _common(preset: str) -> tuple[ReplyRule, ...]:
             action=Action.WAIT,
             scope=Scope.RECIPIENT,
             seconds=HOUR,
-            source=_PAGE + ": we repeat ourselves" + _WAIT,
+            source=_PAGE + ": we repeat ourselves; its words, and the time, are not known",
+            verified=False,
         ),
         rule(
             "rate-of-domain",
@@ -39,7 +40,8 @@ def _common(preset: str) -> tuple[ReplyRule, ...]:
             scope=Scope.SENDER,
             seconds=MINUTE,
             then=HALF_FOR_LONGER,
-            source=_PAGE + "; KumoMTA shaping.toml slows for 30 minutes",
+            source=_PAGE + "; its words are as others report; KumoMTA shaping.toml slows for 30 minutes",
+            verified=False,
         ),
         rule(
             "rate-of-address",
@@ -165,9 +167,8 @@ GOOGLE_RELAY = Preset(
     limits=Limits(
         quota="10000/24h",
         max_recipients=100,
-        source="Google: SMTP relay sending limits (answer 2956491): 10,000 a user in any 24 hours,"
-        " 100 recipients a transaction",
-        verified=True,
+        source="Google: SMTP relay error messages (answer 6140680): 100 recipients a transaction;"
+        " 10,000 letters of a user in any 24 hours, by copies of its page",
     ),
     open_questions="how long to wait after each reply; the limit of the whole customer",
 )

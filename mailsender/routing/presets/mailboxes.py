@@ -15,7 +15,7 @@ YAHOO = Preset(
         _yahoo(
             "deferred",
             421,
-            pattern=r"\[TSS?0[0-9]\].{0,100}temporarily deferred|\[TSS04\]",
+            pattern=r"\[TSS?0[0-9]\].{0,60}temporarily deferred|\[TSS04\]",
             action=Action.WAIT,
             scope=Scope.DESTINATION,
             seconds=2 * HOUR,
@@ -25,7 +25,7 @@ YAHOO = Preset(
         _yahoo(
             "deferred-for-good",
             421,
-            pattern=r"\[TSS?0[0-9]\].{0,100}permanently deferred",
+            pattern=r"\[TSS?0[0-9]\].{0,60}permanently deferred",
             action=Action.STOP,
             scope=Scope.DESTINATION,
             seconds=4 * HOUR,

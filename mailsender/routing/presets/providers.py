@@ -71,7 +71,7 @@ MAILGUN = Preset(
         ),
         _mailgun(
             "not-allowed",
-            pattern="domain .{0,80}is not allowed to send",
+            pattern="domain .{0,70}is not allowed to send",
             action=Action.STOP,
             scope=Scope.RELAY,
             source="Monstarrrr/rebutify #162: the account is not active, or the domain not verified",
