@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -15,9 +18,13 @@ from typer.testing import CliRunner
 from mailsender.cli.app import app
 from mailsender.cli.schemas import config_schema
 from mailsender.settings.file.kinds import Table
+from mailsender.settings.file.read import read_config
+from mailsender.settings.file.relays import RelayTable, RuleTable
+from mailsender.settings.file.routes import RouteTable
 from mailsender.settings.file.schema import FileTables
 from mailsender.settings.file.table import TABLES
 from mailsender.settings.relays import plan_of
+from mailsender.settings.sources import SettingsError
 from tests.unit.test_config_file import ISSUE, OTHERS, SMALL, loaded
 
 __all__ = ["loaded"]
@@ -118,3 +125,48 @@ def test_the_schema_refuses_what_the_service_refuses(text: str) -> None:
     document = tomllib.loads(text)
     assert not SCHEMA.is_valid(document)
     assert not _taken(document)
+
+
+NAMES = st.sampled_from(["a", "b", "default", "x y"])
+TEXTS = st.sampled_from(
+    ["", "a", "h", "14/s", "5m", "50%", "500/day Nowhere", "ses", "wait", "*", "${NO}", "é@é"]
+)
+ANY = st.recursive(
+    TEXTS | st.integers(-1, 600) | st.booleans() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def tables_of(table: type[Table]) -> st.SearchStrategy[dict[str, Any]]:
+    """Right keys, each with its example or with anything."""
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            (field.alias or name): st.sampled_from(field.examples) | ANY if field.examples else ANY
+            for name, field in table.model_fields.items()
+        },
+    )
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    relays=st.dictionaries(NAMES, tables_of(RelayTable), max_size=2),
+    routes=st.dictionaries(NAMES, tables_of(RouteTable), max_size=2),
+    rules=st.lists(tables_of(RuleTable), max_size=2),
+    smtp=st.booleans(),
+)
+def test_any_file_is_taken_or_refused_with_lines(
+    tmp_path: Path, relays: Any, routes: Any, rules: Any, smtp: bool
+) -> None:
+    for relay in relays.values():
+        relay["rules"] = rules
+    path = tmp_path / "any.toml"
+    path.write_text(tomli_w.dumps({"relays": relays, "routes": routes}), encoding="utf-8")
+    try:
+        config = read_config(str(path), smtp=smtp)
+    except SettingsError as error:
+        assert re.match(r"MAILSENDER_CONFIG: /\S+any\.toml:\d+: ", str(error))
+    else:
+        assert SCHEMA.is_valid({"relays": relays, "routes": routes})
+        assert config.hosts.keys() == relays.keys()
