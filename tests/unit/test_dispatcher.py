@@ -107,7 +107,7 @@ async def test_the_log_of_a_refusal_names_the_letter_and_the_codes_but_nobody() 
     assert (line["letter"], line["code"], line["enhanced"]) == (done.id, 550, "5.1.1")
     assert "example.test" not in str({**line, "letter": ""})
     assert done.recipients[0].result == ruled(refused, "default/mailbox")
-        assert line["rule"] == "default/mailbox"
+    assert line["rule"] == "default/mailbox"
 
 
 @pytest.mark.asyncio
