@@ -329,9 +329,9 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
-        if said.put_off is not None:
-            errand.relay.put_off(errand.letter.id, said.put_off)
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
+        if said.put_off is not None and not known:
+            errand.relay.put_off(errand.letter.id, said.put_off)
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
