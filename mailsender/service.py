@@ -313,6 +313,8 @@ class Replica:
                     self.clock,
                     backlog=partial(waiting_for, each.name, routes),
                     member=secrets.token_hex(8),
+                    further=each.further,
+                    name=each.name,
                 ),
                 self.clock,
                 policy=each.policy,
@@ -332,6 +334,7 @@ class Replica:
         for each in plan.relays:
             relays[each.name].change(
                 each.allowance,
+                each.further,
                 max_recipients=each.policy.max_recipients,
                 senders=each.senders,
                 rules=rules_of(each.rules, each.preset),

@@ -425,7 +425,7 @@ def grant_of(
 def _again(cursor: Cursor, first: float, now: float, request: SlotRequest, end: float) -> float:
     """In how many seconds one who got none is to ask again; `end`: of the day, or of the lack of quota."""
     order = cursor.orders.get(RELAY)
-    if order is not None and order.forbids(now):
+    if order is not None and now < order.until:
         return min(max(order.until - now, MIN_WAIT), MAX_WAIT)
     used_up = request.allowance.quota > 0 and cursor.used >= request.allowance.quota
     mine = cursor.members.get(request.member)

@@ -37,6 +37,10 @@ HEARD = 10.0
 """Seconds in which further replies that ask for less speed are about the same excess: they were on their way
 already. After that the relay asks for less than what it is given now."""
 
+SLICE = 4.0
+"""Seconds of which a scope that has no slots of its own is open for the part that its order allows. All
+replicas tell them by the store's clock, so they open and close together."""
+
 LEAST = 1 / 64
 """The part of a rate below which it is not reduced: what needs less needs a pause."""
 
@@ -81,10 +85,6 @@ class Order:
             return self.until
         return max(self.until, self.then_until + (STEPS - 1) * self.step)
 
-    def forbids(self, now: float) -> bool:
-        """Whether nothing may begin."""
-        return now < self.until
-
     def pace(self, now: float) -> float:
         """The part of the rate that holds `now`: 0.0 while nothing may begin, 1.0 once it is over.
 
@@ -98,6 +98,13 @@ class Order:
             return self.factor
         steps = 1 + math.floor((now - self.then_until) / self.step)
         return 1.0 if steps >= STEPS else self.factor + (1 - self.factor) * steps / STEPS
+
+    def left(self, now: float) -> float:
+        """Seconds until a transaction may begin, where nobody leases slots for the scope."""
+        if now < self.until:
+            return self.until - now
+        gone = now % SLICE
+        return SLICE - gone if gone >= SLICE * self.pace(now) else 0.0
 
     def later(self, seconds: float) -> Order:
         """The same on a clock that shows so much more."""

@@ -146,13 +146,14 @@ class Relay:
     def change(
         self,
         allowance: Allowance,
+        further: tuple[Allowance, ...],
         *,
         max_recipients: int,
         senders: tuple[str, ...],
         rules: Sequence[ReplyRule],
     ) -> None:
         """Go by other limits and rules; sessions, and what was ordered, stay."""
-        self.limiter.change(allowance)
+        self.limiter.change(allowance, further)
         self.pool.patience = patience_of(allowance)
         self.policy = replace(self.policy, max_recipients=max_recipients)
         self.senders = senders

@@ -82,17 +82,20 @@ class Sender:
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
-                if self._route.alone:
+                if self._route.alone and not self._route.relays[0].breaker.open:
                     await self._next(self._route.relays[0])
                 else:
                     await self._take_turn()
 
     async def _take_turn(self) -> None:
         """Send the letter that was reserved over the relay whose turn it is."""
+        if self._route.tried:  # since we waited for it
+            self._backlog.cancel()
+            return
         relay, trial = self._route.turn()
         sent = False
         try:
-            sent = await self._next(relay, closed=not trial)
+            sent = await self._next(relay, trial=trial)
         finally:
             self._route.done(relay, trial=trial, sent=sent)
 
@@ -107,17 +110,19 @@ class Sender:
             return
         try:
             if await self._backlog.reserve():
-                await self._next(relay)
+                await self._next(relay, trial=True)
         finally:
             relay.breaker.give_back()
 
-    async def _next(self, relay: Relay, *, closed: bool = False) -> bool:
+    async def _next(self, relay: Relay, *, trial: bool = False) -> bool:
         """Send the letter that was reserved, once there is all that it takes; whether it was taken.
 
-        `closed`: not if the relay's breaker has opened by then.
+        `trial`: the relay refused letters, and this one is to show whether it takes some again.
         """
         try:
             held = await self._place(relay)
+            if held is not None and trial and not await self._answers(relay, held):
+                held = None
             slot = None if held is None else await self._slot(relay)
         except BaseException:
             self._backlog.cancel()
@@ -132,8 +137,8 @@ class Sender:
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if closed and relay.breaker.open:
-            self._backlog.cancel()
+        if relay.breaker.open and not (trial or self._route.alone):
+            self._backlog.cancel()  # it refused letters meanwhile, and another one goes
         elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
@@ -144,6 +149,17 @@ class Sender:
             return False
         await self._safely(relay, held, slot, *found)
         return True
+
+    async def _answers(self, relay: Relay, held: Held) -> bool:
+        """Whether a relay that refused letters answers at all; if not it is left alone for longer.
+
+        No letter is to find out what NOOP can.
+        """
+        if await held.session.check_alive(ask=True):
+            return True
+        relay.pool.leave(held, usable=False)
+        relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
+        return False
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
@@ -253,12 +269,29 @@ class Sender:
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
+        while True:
+            while self._anybody_left(errand):
+                if not await self._equipped(errand):
+                    errand.short = True
+                    break
+                part = errand.left[: min(errand.size, errand.room)]
+                try:
+                    said = await self._transact(errand, part)
+                except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
+                    if ends(errand, part, error):
+                        break
+                    continue
+                if not self._take_in(errand, part, said):
+                    break
+                if errand.left and not await self._write_down(errand, part):
+                    break
+            if self._route.alone or not await self._turn_elsewhere(errand):
+                break
+        self._end(errand)
+
+    def _end(self, errand: Errand) -> None:
+        """Nothing more is sent now: what was said decides, or has to be weighed; or the letter goes back."""
         letter = errand.letter
-        await self._send_over(errand)
-        if not self._route.alone:
-            while (further := elsewhere(errand, self._route)) and await self._may_go_on(errand):
-                errand.turn_to(*further)
-                await self._send_over(errand)
         if self._in_flight.token(letter.id) != errand.token and not errand.results:
             return  # lost meanwhile, and nothing was sent
         if errand.doubtful:
@@ -268,30 +301,18 @@ class Sender:
         else:
             self._settler.release(errand.token, [letter.id])
 
-    async def _may_go_on(self, errand: Errand) -> bool:
-        """Whether another relay may be asked: the letter is ours, and who is done with is written down."""
-        done = ended(errand)
-        if self._means.cut or self._stopping.is_set() or (done and not await self._write_down(errand, done)):
+    async def _turn_elsewhere(self, errand: Errand) -> bool:
+        """Turn to the next relay, if there is one for somebody: the others are written down before."""
+        if self._means.cut or self._stopping.is_set() or elsewhere(errand, self._route) is None:
             return False
-        return self._in_flight.token(errand.letter.id) == errand.token
-
-    async def _send_over(self, errand: Errand) -> None:
-        """Carry those who are left over the letter's relay, as far as it takes them."""
-        while self._anybody_left(errand):
-            if not await self._equipped(errand):
-                errand.short = True
-                break
-            part = errand.left[: min(errand.size, errand.room)]
-            try:
-                said = await self._transact(errand, part)
-            except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
-                if ends(errand, part, error):
-                    break
-                continue
-            if not self._take_in(errand, part, said):
-                break
-            if errand.left and not await self._write_down(errand, part):
-                break
+        done = ended(errand)
+        if done and not await self._write_down(errand, done):
+            return False
+        further = elsewhere(errand, self._route)
+        if further is None or self._in_flight.token(errand.letter.id) != errand.token:
+            return False
+        errand.turn_to(*further)
+        return True
 
     def _anybody_left(self, errand: Errand) -> bool:
         """Whether somebody is to be sent to; who rests, by what the relay said before, is left out."""
@@ -314,9 +335,9 @@ class Sender:
         if self._means.cut:
             errand.results |= said.results
             return False
-        if said.put_off is not None:
-            errand.relay.put_off(errand.letter.id, said.put_off)
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
+        if said.put_off is not None and not known:
+            errand.relay.put_off(errand.letter.id, said.put_off)
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:

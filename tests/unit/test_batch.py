@@ -558,7 +558,7 @@ class TestReports:
         )
         steps = [
             (60_000, False, []),
-            (48_000, True, []),
+            (49_500, True, []),
             (21_000, True, ["Recipients.Text"]),
             (6_000, True, ["Recipients.Text", "Recipients"]),
             (2_600, True, ["Recipients.Text", "Recipients", "Addresses"]),

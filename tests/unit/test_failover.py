@@ -261,3 +261,27 @@ async def test_a_relay_that_is_asked_for_its_first_session_stops_nobody() -> Non
         answer.set()
         await stage.settled(10)
     assert stage.sent() == {"a": 10, "b": 0}
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+async def test_no_letter_tries_a_relay_that_does_not_even_answer_noop(names: str) -> None:
+    refusing = said("deferred", "mail", 421, "4.7.0")
+    fakes = pair(answers(refusing))
+    async with fleet({name: fakes[name] for name in names}, [route("default", *names)]) as stage:
+        await stage.put(letter(1))
+        await until(lambda: stage.relays["a"].breaker.open)
+        asked, fakes["a"].mute = len(fakes["a"].sent), True
+        fakes["a"].answer = lambda _: ACCEPTED
+        before = stage.relays["a"].breaker.until
+        stage.relays["a"].breaker.until = 0.0  # its time has come
+        if names == "ab":
+            await stage.settled(1)
+            await stage.put(letter(2))
+        await until(lambda: stage.relays["a"].breaker.until > before)
+        assert (len(fakes["a"].sent), stage.relays["a"].breaker.open) == (asked, True)
+        fakes["a"].mute = False
+        stage.relays["a"].breaker.until = 0.0
+        if names == "ab":
+            await stage.put(letter(3))
+        await until(lambda: not stage.relays["a"].breaker.open)
+        assert len(fakes["a"].sent) == asked + 1

@@ -57,12 +57,12 @@ async def test_the_terms_of_a_letter_are_those_of_its_envelope(
     assert asked == {("r1@example.test",): terms, ("r2@example.test",): None}
 
 
-@pytest.mark.asyncio
 def bare(result: Result | None) -> Result | None:
     """What was said, without the rule that decided."""
     return result and ruled(result, "")
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
