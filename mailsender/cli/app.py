@@ -15,6 +15,7 @@ import typer
 
 from mailsender import __version__
 from mailsender.cli.commands import developers, running, service
+from mailsender.cli.commands.suppressions import suppress
 from mailsender.cli.commands.templates import templates
 from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, TEMPLATES, Command, Group
 
@@ -48,6 +49,7 @@ for _group, _functions in COMMANDS.items():
         app.command(cls=Command, rich_help_panel=_group)(_function)
 for _name, _function in HIDDEN.items():
     app.command(_name, hidden=True)(_function)
+app.add_typer(suppress, name="suppress", rich_help_panel=RUNNING)
 app.add_typer(templates, name="template", rich_help_panel=TEMPLATES)
 
 

@@ -22,7 +22,7 @@ from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
-    RUNNING: ["post", "status", "health", "halt"],
+    RUNNING: ["post", "status", "health", "halt", "suppress"],
     DEVELOPERS: ["lint", "schema"],
     TEMPLATES: ["template"],
 }
