@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,12 +126,12 @@ def suppress_import(
     passed over and named.
     """
     try:
-        source = typer.get_binary_stream("stdin") if file == STDIN else file.open("rb")
+        source = nullcontext(typer.get_binary_stream("stdin")) if file == STDIN else file.open("rb")
     except OSError as error:
         text = f"{file} cannot be read: {error.strerror or error}"
         fail(text, status=2, document=error_document(text) if as_json else None)
-    with source:
-        answer = ask(url, key, lambda service: service.import_suppressions(source), as_json=as_json)
+    with source as rows:
+        answer = ask(url, key, lambda service: service.import_suppressions(rows), as_json=as_json)
     for each in [] if as_json else answer["faults"]:
         typer.echo(f"row {each['row']}: {each['text']}", err=True)
     wrong = f", {counted(answer['wrong'], 'row')} wrong" if answer["wrong"] else ""
@@ -156,8 +157,7 @@ def suppress_export(
     """
     query = {} if stream is None else {"stream": stream}
     try:
-        target = typer.get_binary_stream("stdout") if out is None else out.open("wb")
-        with target:
+        with nullcontext(typer.get_binary_stream("stdout")) if out is None else out.open("wb") as target:
             ask(url, key, lambda service: service.export_suppressions(query, target), as_json=False)
     except OSError as error:
         fail(f"{out or 'standard output'} cannot be written: {error.strerror or error}")
