@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 SERVICE: Final = "The service"
 RUNNING: Final = "A running service"
 DEVELOPERS: Final = "For developers"
+SUPPRESSION: Final = "Who gets no letters"
 TEMPLATES: Final = "What letters are made from"
 """The groups, as `rich_help_panel` of a command names them."""
 
