@@ -381,7 +381,6 @@ class Replica:
         yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
         yield from first(*(relay.limiter.condition for relay in self.relays))
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
-        yield from first(self.suppression.condition)
         for relay in self.relays:
             yield from self._of_relay(relay)
         if (over := self.queue_full) is not None:

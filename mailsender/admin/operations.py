@@ -14,6 +14,7 @@ from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
 from mailsender.admin.reloading import Reloading
+from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
 from mailsender.codes.desk import Guess, Made, Wanted
@@ -42,6 +43,7 @@ class ReplicaOperations:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
         self.blobs = ReplicaBlobs(replica)
+        self.suppressions = ReplicaSuppressions(replica)
         self._posting = Posting(replica, self.blobs)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._reloading = Reloading(replica)

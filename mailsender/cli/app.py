@@ -15,8 +15,9 @@ import typer
 
 from mailsender import __version__
 from mailsender.cli.commands import developers, running, service
+from mailsender.cli.commands.suppressions import suppress
 from mailsender.cli.commands.templates import templates
-from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, TEMPLATES, Command, Group
+from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, SUPPRESSION, TEMPLATES, Command, Group
 
 app = typer.Typer(
     cls=Group,
@@ -49,6 +50,7 @@ for _group, _functions in COMMANDS.items():
         app.command(cls=Command, rich_help_panel=_group)(_function)
 for _name, _function in HIDDEN.items():
     app.command(_name, hidden=True)(_function)
+app.add_typer(suppress, name="suppress", rich_help_panel=SUPPRESSION)
 app.add_typer(templates, name="template", rich_help_panel=TEMPLATES)
 
 

@@ -315,6 +315,11 @@ class LetterIn(BaseModel):
         " that its recipients are refused.",
         {"type": "boolean"},
     )
+    Suppression: Any = _key(
+        "`ignore`: it goes to recipients on the suppression list, too. That holds where its stream is one of"
+        " SUPPRESSION_TRANSACTIONAL; else the list does.",
+        {"enum": ["ignore"]},
+    )
     Template: Any = _key(
         "The template that subject and bodies are made from: `name`, its newest version, or `name@version`. A"
         " `Subject` beside it stands in place of the template's.",

@@ -93,7 +93,7 @@ STAGES: Final = tuple([each for each in Phase if each is not Phase.INTAKE])
 REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 """Classes of replies, by their first digit; `none` where the connection was lost or nothing was said."""
 
-PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue", "suppression")
+PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
 """What `/status` names as the part of a condition."""
 
 

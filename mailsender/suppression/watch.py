@@ -17,7 +17,6 @@ from mailsender.aio import first_of, pause
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.letter import Letter, Result, Verdict, now_ms
-from mailsender.observe.conditions import Condition
 from mailsender.suppression.port import Entry, Refusal, SuppressionStore
 from mailsender.suppression.rules import (
     IsOwn,
@@ -57,7 +56,7 @@ class SuppressionWatch:
 
     `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
     `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
-    was not learned for there was too much of it. `condition` says why the list cannot be read.
+    was not learned for there was too much of it. `unread` says that the list may not be read.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class SuppressionWatch:
         self.learned = 0
         self.lifted = 0
         self.forgotten = 0
-        self.condition = Condition(part="suppression", trouble=False)
+        self.unread = False
 
     # --- before it is sent -----------------------------------------------------------------------
 
@@ -112,10 +111,12 @@ class SuppressionWatch:
         except (Forbidden, Rejected) as error:
             # What was sent before there was a list goes on without one.
             self._empty, self._good_until = True, self._clock.monotonic() + CLOSED_FOR
-            if self.condition.set(f"the list cannot be read: {error}", self._clock.epoch()):
+            if not self.unread:
                 log.warning("suppression_unread", error=str(error), action="letters are sent without it")
+            self.unread = True
             return {}
-        if self.condition.clear():
+        if self.unread:
+            self.unread = False
             log.info("suppression_read_again")
         return self._hit(letters, found) if found else {}
 

@@ -67,9 +67,9 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post, "PUT": web.put}
-        linting = LintHandlers(self._operations, self._body)
-        of_codes = CodeHandlers(self._operations, self._body)
-        of_templates = TemplateHandlers(self._operations, self._body)
+        linting = LintHandlers(self._operations, self.body)
+        of_codes = CodeHandlers(self._operations, self.body)
+        of_templates = TemplateHandlers(self._operations, self.body)
         own = SERVICE + LETTERS + STOPPING
         parts = ((own, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
         return [
@@ -212,7 +212,7 @@ class Handlers:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
             yield piece
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def body(self, request: web.Request) -> bytes:
         """The body of a request that needs it but for a moment."""
         _uncompressed(request)
         self._check_announced(request)

@@ -45,6 +45,7 @@ _TAGS: Final = {
     "templates": "What letters are made from.",
     "codes": "Confirmation codes.",
     "changing": "What is taken while the service runs.",
+    "suppression": "Addresses to which nothing is sent.",
     "stopping": "The drain.",
     "probes": "For an orchestrator.",
     "documentation": "This description.",

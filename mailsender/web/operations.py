@@ -12,6 +12,7 @@ from mailsender.lint.run import Linted
 from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
 from mailsender.web.models import DryRunView
+from mailsender.web.suppression_operations import SuppressionOperations
 from mailsender.web.template_operations import TemplateOperations
 
 
@@ -162,6 +163,11 @@ class Operations(Protocol):
     @property
     def templates(self) -> TemplateOperations:
         """What may be asked about templates."""
+        ...
+
+    @property
+    def suppressions(self) -> SuppressionOperations:
+        """The suppression list."""
         ...
 
     @property

@@ -181,11 +181,11 @@ async def test_a_list_that_may_not_be_read_keeps_nobody_from_sending(fault: Exce
         scene.clock.forward(CLOSED_FOR)
         assert await scene.watch.look_up([mail(1)]) == {}
     assert [each["event"] for each in logs] == ["suppression_unread"]
-    assert (bool(scene.watch.condition.text), scene.watch.condition.trouble) == (True, False)
+    assert scene.watch.unread
     scene.store.fault = None
     scene.clock.forward(CLOSED_FOR)
     await scene.watch.look_up([mail(1)])
-    assert not scene.watch.condition.text
+    assert not scene.watch.unread
 
 
 # --- after it was sent ---------------------------------------------------------------------------
