@@ -34,7 +34,7 @@ from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
 from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
-from mailsender.intake.placing import Placing
+from mailsender.intake.placing import Placing, default_route
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
@@ -249,7 +249,6 @@ class Replica:
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         parts.queue.share(shares_of(plan))
-        self.placing = Placing(expire=expire_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
@@ -278,6 +277,9 @@ class Replica:
             ),
             heartbeat=self.heartbeat,
         )
+        # Without a file there is one route, and nothing to be looked at.
+        route_of = default_route if settings.config is None else self.dispatcher.route_of
+        self.placing = Placing(route_of, expire_of(plan))
         self.intake = Intake(
             parts.source,
             parts.queue,

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.message.values import BadKey
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Claim, FreshClaim, Letter, Settlement, Status
@@ -122,8 +123,14 @@ class Dispatcher:
         return all(route.name != name or bool(route.blocked_because()) for route in self.routes)
 
     def route_of(self, letter: Letter) -> str:
-        """The route on which a letter that comes in is to wait."""
+        """The route on which a letter that comes in is to wait.
+
+        Raises:
+            BadKey: it names one that letters may not choose.
+        """
         table = self._tools.table
+        if letter.handling.route and table.denial(letter.handling.route):
+            raise BadKey("Route", "names no route that letters may choose")
         return table.of(letter) if table.plain else way_of(letter, table, self._blocks)
 
     def change(self, routes: Sequence[Route], table: RouteTable) -> None:
