@@ -316,6 +316,8 @@ class Replica:
                     backlog=partial(waiting_for, each.name, routes),
                     member=secrets.token_hex(8),
                     further=each.further,
+                    # With a file rules may come while it runs.
+                    watch=self.settings.config is not None or bool(each.rules or each.preset),
                     name=each.name,
                 ),
                 self.clock,

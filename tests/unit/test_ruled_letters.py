@@ -87,13 +87,9 @@ async def test_what_is_about_the_relay_begins_nothing_more_and_counts_no_attempt
             await until(scene.route.blocked_because)
             assert [each.recipients for each in relay.sent] == [("a1@example.test",)]
             assert 50 < await due_in(scene, 1) < 61
-    (line,) = [each for each in logs if each["event"] == "relay_orders"]
-    assert (line["rule"], line["order"], line["scope"], line["seconds"]) == (
-        "test/rule",
-        action,
-        "relay",
-        60.0,
-    )
+    (line,) = [each for each in logs if each["event"] == "relay_ordered"]
+    assert (line["rule"], line["scope"], line["seconds"]) == ("test/rule", "relay", 60.0)
+    assert line["factor"] == (0.5 if action is Action.SLOW else 1.0)
 
 
 @pytest.mark.asyncio
@@ -154,6 +150,12 @@ async def test_a_sender_rests_by_its_own_name() -> None:
         scene.dispatcher.nudge()
         resting = await deferred(scene, 2)
         assert (resting.attempts, len(relay.sent), scene.known.goes) == (0, 1, True)
+        (order,) = scene.known.limiter.orders()
+        assert (order.key, order.rule, order.said) == (
+            "sender:s@example.test",
+            "test/rule",
+            "450 4.2.1 slowly",
+        )
         key = scope_key(Scope.SENDER, sender="s@example.test")
         assert scene.known.held(key, scene.settler._clock.monotonic()) > 50
 
