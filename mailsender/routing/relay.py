@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class Relay:
             clock,
             chance=chance,
             stopping=stopping,
-            patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
+            patience=limiter.life / 2,
         )
         self.breaker = Breaker()
         self.refusals = Refusals()
@@ -98,8 +97,7 @@ class Relay:
     @property
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
-        limiter = self.limiter
-        return not (self.pool.away or limiter.exhausted_until is not None or limiter.condition.text)
+        return not self.pool.away and self.limiter.goes
 
     # --- what it says of letters -----------------------------------------------------------------
 

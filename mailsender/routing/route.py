@@ -91,7 +91,7 @@ class Route:
         if any(relay.goes and not relay.breaker.left(now) for relay in self.relays):
             return ""
         relay = self.relays[0]
-        return relay.reason or relay.limiter.condition.text or "the quota is used up"
+        return relay.reason or relay.limiter.blocked_because()
 
     @property
     def alone(self) -> bool:
