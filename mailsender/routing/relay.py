@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,11 +32,6 @@ class RelayPolicy:
     reverse_path: str
     max_recipients: int
     sessions: PoolLimits
-
-
-def patience_of(allowance: Allowance) -> float:
-    """Seconds that a transaction may wait behind another one in a session: its slot must not lapse."""
-    return math.inf if allowance.unlimited else allowance.life / 2
 
 
 class Relay:
@@ -74,7 +68,7 @@ class Relay:
             clock,
             chance=chance,
             stopping=stopping,
-            patience=patience_of(limiter.allowance),
+            patience=limiter.life / 2,
         )
         self.breaker = Breaker()
         self.refusals = Refusals()
@@ -153,7 +147,7 @@ class Relay:
     ) -> None:
         """Go by other limits and rules; sessions, and what was ordered, stay."""
         self.limiter.change(allowance, further)
-        self.pool.patience = patience_of(allowance)
+        self.pool.patience = self.limiter.life / 2
         self.policy = replace(self.policy, max_recipients=max_recipients)
         self.senders = senders
         self.rules = tuple(rules)
