@@ -351,8 +351,9 @@ class Limiter:
         """
         slowed = not self._unlimited or RELAY in self._standing.orders
         want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters and slowed else 0
+        request = self._request(want)
         try:
-            grant = await self._store.lease(self._request(want))
+            grant = await self._store.lease(request)
         except Unavailable as error:
             self._away(error)
             return RETRY
