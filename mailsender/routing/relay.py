@@ -121,6 +121,12 @@ class Relay:
             return False
         return not self.orders or not self.held(RELAY_KEY, self._clock.monotonic())
 
+    def blocked_because(self) -> str:
+        """Why a letter would only wait here, for one that would."""
+        if self.pool.closed:
+            return "other replicas have all the sessions that it takes"
+        return self.reason or self.limiter.condition.text or "the quota is used up"
+
     @property
     def free(self) -> bool:
         """Whether letters that may go elsewhere are to go here."""
