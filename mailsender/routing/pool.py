@@ -122,7 +122,7 @@ class Pool:
         stopping: asyncio.Event,
         patience: float = math.inf,
     ) -> None:
-        self._patience = patience
+        self.patience = patience
         self._transport = transport
         self._limits = limits
         self._window = Concurrency(limits.sessions)
@@ -374,7 +374,7 @@ class Pool:
 
     def _offer_half(self, held: Held) -> None:
         """Let a session carry another transaction behind the one that it has, if it has not long to wait."""
-        if held.to_dot <= self._patience:
+        if held.to_dot <= self.patience:
             self._second[held] = None
 
     async def _tested(self) -> Held | None:

@@ -6,12 +6,13 @@ import asyncio
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
 from mailsender.routing.orders import Orders
@@ -31,6 +32,11 @@ class RelayPolicy:
     reverse_path: str
     max_recipients: int
     sessions: PoolLimits
+
+
+def patience_of(allowance: Allowance) -> float:
+    """Seconds that a transaction may wait behind another one in a session: its slot must not lapse."""
+    return math.inf if allowance.unlimited else allowance.life / 2
 
 
 class Relay:
@@ -66,7 +72,7 @@ class Relay:
             clock,
             chance=chance,
             stopping=stopping,
-            patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
+            patience=patience_of(limiter.allowance),
         )
         self.breaker = Breaker()
         self.refusals = Refusals()
@@ -142,6 +148,22 @@ class Relay:
     def takes(self, senders: Iterable[str]) -> bool:
         """Whether it takes mail in the name of all of these addresses."""
         return not self.senders or all(named_in(self.senders, each) for each in senders)
+
+    def change(
+        self,
+        allowance: Allowance,
+        further: tuple[Allowance, ...],
+        *,
+        max_recipients: int,
+        senders: tuple[str, ...],
+        rules: Sequence[ReplyRule],
+    ) -> None:
+        """Go by other limits and rules; sessions, and what was ordered, stay."""
+        self.limiter.change(allowance, further)
+        self.pool.patience = patience_of(allowance)
+        self.policy = replace(self.policy, max_recipients=max_recipients)
+        self.senders = senders
+        self.rules = tuple(rules)
 
     # --- what it orders --------------------------------------------------------------------------
 

@@ -280,7 +280,7 @@ class TestBadLetters:
             ({"Template": "x"}, "Body comes from the template"),
             ({"template": " ", "Body": ""}, "Template is no name of a template"),
             ({"Variables": [1]}, "Variables must be an object, not an array"),
-            ({"Priority": 0}, "Priority is not supported by this version"),
+            ({"Priority": 0}, "Priority must be a string, not a number"),
         ],
     )
     def test_are_errors_with_a_reason(self, change: dict[str, Any], reason: str) -> None:
@@ -558,7 +558,7 @@ class TestReports:
         )
         steps = [
             (60_000, False, []),
-            (48_000, True, []),
+            (49_500, True, []),
             (21_000, True, ["Recipients.Text"]),
             (6_000, True, ["Recipients.Text", "Recipients"]),
             (2_600, True, ["Recipients.Text", "Recipients", "Addresses"]),
