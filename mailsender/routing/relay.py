@@ -18,9 +18,9 @@ from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Bre
 from mailsender.routing.orders import Orders, Resting
 from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
-from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope, decided, first_fit
 from mailsender.routing.weighing import Ruling, Scale
-from mailsender.smtp.port import Transport
+from mailsender.smtp.port import RelayAway, Transport
 
 log = structlog.get_logger()
 
@@ -70,6 +70,7 @@ class Relay:
             stopping=stopping,
             patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
         )
+        self.pool.ruled = self._session_refused
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
@@ -137,6 +138,19 @@ class Relay:
         return not self.senders or all(named_in(self.senders, each) for each in senders)
 
     # --- what it orders --------------------------------------------------------------------------
+
+    def _session_refused(self, error: RelayAway) -> float:
+        """It refused a session; returns the seconds for which none may be tried, by what a rule says."""
+        reply = error.reply
+        if reply is None or reply.code < 400 or not self.rules:
+            return 0.0
+        rule = first_fit(self.rules, Phase(error.phase), reply.code, reply.enhanced, reply.text)
+        if rule is None:
+            return 0.0
+        decision = decided(rule, reply.code, reply.enhanced, reply.text, blames_all=True)
+        if decision.orders and decision.scope is Scope.RELAY:
+            self.obey(decision, RELAY_KEY, self._clock.monotonic())
+        return decision.seconds
 
     def obey(self, decision: Decision, key: str, now: float) -> float:
         """Do what a reply orders beyond its letter: begin nothing that `key` covers, and then less at a time.
