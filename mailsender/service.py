@@ -316,6 +316,7 @@ class Replica:
                     backlog=partial(waiting_for, each.name, routes),
                     member=secrets.token_hex(8),
                     further=each.further,
+                    watch=bool(each.rules or each.preset),
                     name=each.name,
                 ),
                 self.clock,
