@@ -18,9 +18,9 @@ from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Bre
 from mailsender.routing.orders import Orders, Resting
 from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
-from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope, decided, first_fit
 from mailsender.routing.weighing import Ruling, Scale
-from mailsender.smtp.port import Transport
+from mailsender.smtp.port import RelayAway, Transport
 
 log = structlog.get_logger()
 
@@ -70,6 +70,7 @@ class Relay:
             stopping=stopping,
             patience=limiter.life / 2,
         )
+        self.pool.ruled = self._session_refused
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
@@ -120,6 +121,12 @@ class Relay:
         """Whether a letter would not only wait here."""
         return not (self.pool.away or self.pool.closed) and self.limiter.goes
 
+    def blocked_because(self) -> str:
+        """Why a letter would only wait here, for one that would."""
+        if self.pool.closed:
+            return "other replicas have all the sessions that it takes"
+        return self.reason or self.limiter.condition.text or "the quota is used up"
+
     @property
     def free(self) -> bool:
         """Whether letters that may go elsewhere are to go here."""
@@ -153,6 +160,19 @@ class Relay:
         self.rules = tuple(rules)
 
     # --- what it orders --------------------------------------------------------------------------
+
+    def _session_refused(self, error: RelayAway) -> float:
+        """It refused a session; returns the seconds for which none may be tried, by what a rule says."""
+        reply = error.reply
+        if reply is None or reply.code < 400 or not self.rules:
+            return 0.0
+        rule = first_fit(self.rules, Phase(error.phase), reply.code, reply.enhanced, reply.text)
+        if rule is None:
+            return 0.0
+        decision = decided(rule, reply.code, reply.enhanced, reply.text, blames_all=True)
+        if decision.orders and decision.scope is Scope.RELAY:
+            self.obey(decision, RELAY_KEY, self._clock.monotonic())
+        return decision.seconds
 
     def obey(self, decision: Decision, key: str, now: float) -> float:
         """Do what a reply orders beyond its letter: begin nothing that `key` covers, and then less at a time.

@@ -151,15 +151,16 @@ class Dispatcher:
 
     def _staff(self, group: asyncio.TaskGroup) -> None:
         """Have each route's letters claimed and sent, by as many senders as it is worth."""
-        keep, stop = self._keep, self._stopping
+        keep = self._keep
         for route in self.routes:
+            ended = route.ended
             if route.name not in self._senders:
-                task = group.create_task(keep("claiming", partial(self._claim_all, route), stop, FRESH_ONLY))
+                task = group.create_task(keep("claiming", partial(self._claim_all, route), ended, FRESH_ONLY))
                 self._claiming.add(task)
                 task.add_done_callback(self._claiming.discard)
             for _ in range(self._senders.get(route.name, 0), PIPELINED * route.senders):
-                sender = Sender(route, self._tools)
-                task = group.create_task(keep("sending", sender.run, stop, "fewer letters are sent at once"))
+                run = Sender(route, self._tools).run
+                task = group.create_task(keep("sending", run, ended, "fewer letters are sent at once"))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
             self._senders[route.name] = max(self._senders.get(route.name, 0), PIPELINED * route.senders)
@@ -244,14 +245,11 @@ class Dispatcher:
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""
         self._stopping.set()
-        for route in self.routes:
-            route.nudged.set()
-            route.backlog.low.set()
         for relay in self.relays:
             relay.limiter.shut()
             relay.pool.stop()
         for route in self.routes:
-            route.backlog.close()
+            route.leave()
             self._release(route.backlog.drain())
 
     async def claimed_out(self, timeout: float) -> bool:
@@ -353,7 +351,7 @@ class Dispatcher:
 
     async def _claim_all(self, route: Route) -> None:
         backoff = FIRST_BACKOFF
-        while not (self._stopping.is_set() or route.gone):
+        while not (self._stopping.is_set() or route.ended.is_set()):
             route.nudged.clear()
             route.backlog.low.clear()
             eased = self._in_flight.eased
@@ -420,7 +418,7 @@ class Dispatcher:
         if not self._in_flight.is_own(claim.token):
             return  # asked for before this replica was declared dead: whoever lives gets them, and sends them
         self._in_flight.take(claim)
-        if route is None or route.gone or self._stopping.is_set():
+        if route is None or route.ended.is_set() or self._stopping.is_set():
             self._release([(claim.token, letter) for letter in claim.letters])
         else:
             route.put(self._without(claim, suppressed) if suppressed else claim)

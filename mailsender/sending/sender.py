@@ -78,7 +78,7 @@ class Sender:
 
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
-        while not (self._stopping.is_set() or self._route.gone):
+        while not (self._stopping.is_set() or self._route.ended.is_set()):
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
