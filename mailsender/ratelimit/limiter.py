@@ -128,10 +128,16 @@ class Limiter:
 
     def change(self, allowance: Allowance, further: tuple[Allowance, ...] = ()) -> None:
         """Keep other rates from now on; what was leased by the old ones goes back."""
+        if (allowance, further) == (self.allowance, self.further):
+            return
         self.allowance, self.further = allowance, further
-        self.exhausted_until = None
+        self.exhausted_until = self.used_today = None
         self._drop()
         self._reckon()
+        while self._free and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(UNLIMITED)
         self._wanted.set()
         self._told.set()
 
@@ -163,6 +169,11 @@ class Limiter:
             self._reckon()
         self._wanted.set()
         self._told.set()
+
+    @property
+    def ordered(self) -> bool:
+        """Whether there may be an order at all: a cheap look before a closer one."""
+        return bool(self._standing.orders)
 
     def orders(self) -> list[Order]:
         """All that hold, as far as this replica knows; their times are epoch seconds at the store."""
@@ -240,6 +251,10 @@ class Limiter:
         self.awaited += 1
         self._wanted.set()
         return await future
+
+    def good(self, slot: Slot, now: float) -> bool:
+        """Whether a transaction may begin with a slot that was handed out before; `now` is monotonic."""
+        return slot.good(now) and self.left(RELAY, now) == 0
 
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
@@ -340,11 +355,15 @@ class Limiter:
         """
         slowed = not self._unlimited or RELAY in self._standing.orders
         want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters and slowed else 0
+        request = self._request(want)
         try:
-            grant = await self._store.lease(self._request(want))
+            grant = await self._store.lease(request)
         except Unavailable as error:
             self._away(error)
             return RETRY
+        if (request.allowance, request.further) != (self.allowance, self.further):
+            self._returned.append(_Chunk(grant))  # it was changed meanwhile
+            return 0.0
         self._back()
         self._learn(grant)
         self._note_quota(grant)

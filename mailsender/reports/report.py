@@ -226,6 +226,7 @@ def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
         "Phase": str(result.phase),
         "Uncertain": recipient.uncertain,
         "Relay": recipient.relay,
+        "Rule": result.rule,
     }
 
 

@@ -50,6 +50,11 @@ class RecipientReport(BaseModel):
         False, description="An attempt was lost after its final dot: the letter may have arrived from it."
     )
     Relay: str = Field("", description="The relay that said so, or that was asked last; empty for none.")
+    Rule: str = Field(
+        "",
+        description="The reply rule that decided what that means, such as `ses/rate` or `default/mailbox`;"
+        " empty where the relay was taken at its word.",
+    )
 
 
 class Report(BaseModel):

@@ -8,22 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from mailsender.model.handling import Priority as Priority  # noqa: PLC0414  others take it from here
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.relay import RelayPolicy
+from mailsender.routing.reply_rule import ReplyRule
 from mailsender.routing.retry import RetryPolicy
+from mailsender.suppression.rules import SuppressionPolicy
 
 DEFAULT = "default"
 """The relay and the route that `SMTP_*` are, and the route of a letter that names none."""
-
-
-class Priority(StrEnum):
-    """How much a letter matters, as its publisher says."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +34,8 @@ class RelayPlan:
 
     `allowance` is the first of its rates, with its quota; all of `further` hold beside it.
     `connections_total` is over all replicas, 0 where none is known. `senders` are the addresses and domains
-    that it takes; no entry: all. `preset` names the reply rules and limits that go with it.
+    that it takes; no entry: all. `preset` names the reply rules and limits that go with it, `rules` are those
+    of the file, which come before them.
     """
 
     name: str = DEFAULT
@@ -51,6 +46,7 @@ class RelayPlan:
     senders: tuple[str, ...] = ()
     destinations: tuple[DestinationPlan, ...] = ()
     preset: str = ""
+    rules: tuple[ReplyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +96,9 @@ class Plan:
     """All of them; the first route is that of letters that come claimed from intake.
 
     Routes stand in the order of the file: the first whose `match` fits a letter is its own, else `default`.
+    `suppression` is what holds for the list of addresses to which nothing is sent.
     """
 
     relays: tuple[RelayPlan, ...]
     routes: tuple[RoutePlan, ...]
+    suppression: SuppressionPolicy = field(default_factory=SuppressionPolicy)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.pool import Held
-from mailsender.sending.reply_rules import Action, as_deferred, rule_for
+from mailsender.routing.reply_rule import ReplyRule
+from mailsender.sending.reply_rules import Action, as_deferred, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Permit:
     """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
+    `rules` are the relay's own, `limiter` knows what its replies ordered.
     """
 
     __slots__ = (
@@ -50,10 +53,12 @@ class Permit:
         "denied",
         "held",
         "letter_id",
+        "limiter",
         "lost",
         "means",
         "recipients",
         "relay",
+        "rules",
         "runs",
         "slot",
         "token",
@@ -70,8 +75,12 @@ class Permit:
         relay: str,
         slot: Slot,
         held: Held,
+        rules: Sequence[ReplyRule] = (),
+        limiter: Limiter | None = None,
     ) -> None:
         self.means = means
+        self.rules = rules
+        self.limiter = limiter
         self.relay = relay
         self.held = held
         self.token = token
@@ -88,7 +97,9 @@ class Permit:
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return not self.lost and not means.cut and self.slot.good(now)
+        limiter, slot = self.limiter, self.slot
+        good = slot.good(now) if limiter is None else limiter.good(slot, now)
+        return good and not self.lost and not means.cut
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""
@@ -114,16 +125,17 @@ class Permit:
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
-                found[place] = _certain(result, results)
+                found[place] = _certain(self.rules, result, results)
         journal, at = self.means.in_flight.journal, 0
         for start, count in self.runs:
             journal.replied(self.token, self.letter_id, start, found[at : at + count], self.relay)
             at += count
 
 
-def _certain(result: Result, results: Mapping[str, Result]) -> Result:
+def _certain(rules: Sequence[ReplyRule], result: Result, results: Mapping[str, Result]) -> Result:
     """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
-    final = rule_for(result, taken=some_taken(results), carried=False).action is Action.ANSWER
+    action = decide(rules, result, taken=some_taken(results), carried=False).action
+    final = action is Action.ANSWER or action is Action.FAIL
     return result if final else as_deferred(result)
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Outcome, Result
+from mailsender.smtp.replies import Reply
 
 
 class Permit(Protocol):
@@ -29,15 +30,24 @@ class Permit(Protocol):
 
 
 class RelayAway(Unavailable):
-    """No session could be opened. `phase` and `code` say how far it came.
+    """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said.
 
     `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
     the operator hears of it at once; it is tried again all the same.
     """
 
-    def __init__(self, text: str, *, phase: str, code: int | None = None, permanent: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        phase: str,
+        code: int | None = None,
+        permanent: bool = False,
+        reply: Reply | None = None,
+    ) -> None:
         """Note how far it came."""
         super().__init__(text)
+        self.reply = reply
         self.phase = phase
         self.code = code
         self.permanent = permanent
@@ -85,8 +95,11 @@ class Session(Protocol):
         """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...
 
-    async def check_alive(self) -> bool:
-        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
+    async def check_alive(self, *, ask: bool = False) -> bool:
+        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle.
+
+        With `ask` it is asked in any case.
+        """
         ...
 
     async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:

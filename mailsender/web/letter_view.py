@@ -53,4 +53,5 @@ def recipient_view(recipient: Recipient) -> RecipientView:
         code=result.code,
         enhanced=result.enhanced,
         text=result.text,
+        rule=result.rule,
     )

@@ -54,6 +54,9 @@ class RecipientView(BaseModel):
     code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
     text: str | None = Field(None, description="One line for a person.")
+    rule: str | None = Field(
+        None, description="The reply rule that decided; empty where the relay was taken at its word."
+    )
 
 
 class OriginView(BaseModel):
@@ -344,6 +347,16 @@ class LoopView(BaseModel):
         description="Waiting to be begun again, begun a moment ago, running well again, or given up: then the"
         " service drains."
     )
+
+
+class ReloadedView(BaseModel):
+    """What became of the file of relays and routes."""
+
+    model_config = _CLOSED
+
+    path: str = Field(description="Where it lies.")
+    taken: list[str] = Field(description="Keys whose values hold from now on; empty where nothing changed.")
+    left: list[str] = Field(description="Keys whose values take a restart, and why.")
 
 
 class NoDrain(BaseModel):
