@@ -11,6 +11,7 @@ messages that one took responsibility for, `asked` what was answered to each of 
 | what the other side does | classes |
 | --- | --- |
 | takes so many recipients a transaction, and says 452 or 552 to the rest | `TooManyRecipients`, `Gmail`, `PostfixRecipientLimit` |
+| takes SCRAM-SHA-256 or tokens, and refuses them in the words of Google or of Microsoft | `ScramOffered`, `TokensWanted` |
 | takes so many messages a session, and then says 452, 451 or 530 without closing it | `SessionLimit`, `Stalwart` |
 | wants AUTH LOGIN without the name, or PLAIN without its argument, or refuses PLAIN as a mechanism | `Exchange`, `PlainOnRequest`, `PlainRefused`, `Stalwart` |
 | wants a whole name, or an address, in EHLO, and says so at RCPT | `HeloCritic`, `PostfixHelo` |
@@ -37,6 +38,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lab.sasl import REFUSED, ScramServer, bearer
 from lab.scripted import (
     DOT,
     GREETING,
@@ -318,6 +320,75 @@ class Stalwart(ZooRelay):
         if moment == "DATA" and visit.taken >= self._per_session:
             return "452 4.4.5 Maximum number of messages per session exceeded."
         return None
+
+
+class ScramOffered(ZooRelay):
+    """SCRAM-SHA-256 beside PLAIN and LOGIN, as Dovecot, Stalwart and mox offer it.
+
+    What proves that the relay knows the password comes in one more 334 (RFC 4954 §4, snappymail 1575).
+    `proof` is ``right``, ``wrong`` or ``none``. With `refusal` it says that to the mechanism, as of an
+    account whose password it keeps in another form (``432 4.7.12``, RFC 4954 §6).
+    """
+
+    NAME = "scram"
+    MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+
+    def __init__(
+        self, *, proof: str = "right", rounds: int = 4096, refusal: str = "", **options: Any
+    ) -> None:
+        super().__init__(**{"needs_login": True, **options})
+        self._proof, self._rounds, self._refusal = proof, int(rounds), refusal
+
+    def judge_mechanism(self, mechanism: str) -> str:
+        return self._refusal if mechanism == "SCRAM-SHA-256" else super().judge_mechanism(mechanism)
+
+    async def _credentials(self, peer: Peer, mechanism: str, initial: str) -> tuple[str, str]:
+        if mechanism != "SCRAM-SHA-256":
+            return await super()._credentials(peer, mechanism, initial)
+        scram = ScramServer(USER, self.accounts.get(USER, "nobody knows"), rounds=self._rounds)
+        first = _decoded(initial) if initial else await self._ask(peer, "")
+        outcome = scram.outcome(await self._ask(peer, scram.challenge(first)))
+        if outcome is None:
+            return USER, "not proved"
+        if self._proof != "none":
+            await self._ask(peer, outcome if self._proof == "right" else "v=AAAA")
+        return USER, self.accounts[USER]
+
+
+class TokensWanted(ZooRelay):
+    """Takes the access tokens in `tokens`, for `USER`, and nothing else.
+
+    One that it does not know gets a challenge that says why, as Google has it and RFC 7628 wants it, and 535
+    after one more line; with `words` ``microsoft`` 535 at once. `mechanisms` are separated by commas.
+    """
+
+    NAME = "tokens"
+
+    def __init__(
+        self, *, mechanisms: str = "XOAUTH2,OAUTHBEARER", words: str = "google", **options: Any
+    ) -> None:
+        self.mechanisms = tuple(mechanisms.split(","))
+        super().__init__(**{"needs_login": True, **options})
+        self._words = words
+        self.tokens = {"good-token"}
+        self.heard: list[str] = []
+
+    def usual_offers(self) -> list[str]:
+        return [*super().usual_offers()[:-1], f"AUTH {' '.join(self.mechanisms)}"]
+
+    def judge_mechanism(self, mechanism: str) -> str:
+        return "" if mechanism in self.mechanisms else "504 5.7.4 Unrecognized authentication type"
+
+    async def _credentials(self, peer: Peer, mechanism: str, initial: str) -> tuple[str, str]:
+        said = _decoded(initial) if initial else await self._ask(peer, "")
+        user, token = bearer(mechanism, said)
+        self.heard.append(token)
+        if token in self.tokens:
+            return user, self.accounts.get(user, "")
+        if self._words == "google":
+            last = await self._ask(peer, REFUSED)
+            assert last == ("" if mechanism == "XOAUTH2" else "\x01")
+        return user, "no such token"
 
 
 # --- limits ----------------------------------------------------------------------------------------

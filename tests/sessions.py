@@ -14,6 +14,7 @@ from lab.scripted import ScriptedRelay
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Envelope, Outcome, Result, Verdict
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.credentials import Credentials
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.session import SmtpSession
 
@@ -62,7 +63,15 @@ def server_tls(certificates: Certificates) -> ssl.SSLContext:
 
 
 def config(host: str, port: int, **changes: Any) -> SmtpConfig:
-    plain = SmtpConfig(host=host, port=port, tls="none", helo_name="client.example.test", timeouts=SHORTLY)
+    account = {name: changes.pop(name) for name in ("user", "password") if name in changes}
+    plain = SmtpConfig(
+        host=host,
+        port=port,
+        tls="none",
+        credentials=Credentials(**account),
+        helo_name="client.example.test",
+        timeouts=SHORTLY,
+    )
     return replace(plain, **changes)
 
 

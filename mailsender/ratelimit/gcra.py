@@ -216,16 +216,32 @@ class SlotGrant:
         return end - self.now + self.asked
 
 
+@dataclass(slots=True, eq=False)
+class Term:
+    """What slots were handed out under; `over` once a reply ordered something else."""
+
+    over: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Permission to begin one transaction, on the local monotonic clock."""
+    """Permission to begin one transaction, on the local monotonic clock, unless one of `terms` is over."""
 
     earliest: float
     latest: float
+    terms: tuple[Term, ...] = field(default=(), compare=False, repr=False)
 
     def good(self, now: float) -> bool:
         """Whether a transaction may begin at `now`."""
-        return self.earliest <= now < self.latest
+        return self.earliest <= now < self.latest and not self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether it is good no more, at whatever time."""
+        for term in self.terms:  # noqa: SIM110  each letter asks, and a generator costs more than the loop
+            if term.over:
+                return True
+        return False
 
 
 UNLIMITED = Slot(earliest=float("-inf"), latest=float("inf"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from mailsender.model.clock import Clock
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.conditions import Condition
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest, Term
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
 from mailsender.ratelimit.standing import Pace, Standing
@@ -82,6 +83,7 @@ class Limiter:
         self._chunk: _Chunk | None = None
         self._returned: list[_Chunk] = []
         self._spare: deque[Slot] = deque()
+        self._term = Term()
         self._wanted = asyncio.Event()
         self._told = asyncio.Event()
         self._standing = Standing(clock.epoch() - clock.monotonic())
@@ -108,6 +110,11 @@ class Limiter:
         return max(0, self.allowance.quota - self.used_today)
 
     @property
+    def life(self) -> float:
+        """Seconds for which a slot may be spent; without end where none are needed."""
+        return math.inf if self._unlimited else self._request(0).life
+
+    @property
     def goes(self) -> bool:
         """Whether slots may be had before long."""
         return not (self.exhausted_until is not None or self.condition.text or self._held_up())
@@ -121,10 +128,16 @@ class Limiter:
 
     def change(self, allowance: Allowance, further: tuple[Allowance, ...] = ()) -> None:
         """Keep other rates from now on; what was leased by the old ones goes back."""
+        if (allowance, further) == (self.allowance, self.further):
+            return
         self.allowance, self.further = allowance, further
-        self.exhausted_until = None
+        self.exhausted_until = self.used_today = None
         self._drop()
         self._reckon()
+        while self._free and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(UNLIMITED)
         self._wanted.set()
         self._told.set()
 
@@ -201,7 +214,8 @@ class Limiter:
             self._turn_away()
 
     def _drop(self) -> None:
-        """Spend no more of what was leased before."""
+        """Spend no more of what was leased before, nor let others that have it."""
+        self._term.over, self._term = True, Term()
         self.lapsed += len(self._spare)
         self._spare.clear()
         chunk, self._chunk = self._chunk, None
@@ -237,10 +251,6 @@ class Limiter:
         self.awaited += 1
         self._wanted.set()
         return await future
-
-    def good(self, slot: Slot, now: float) -> bool:
-        """Whether a transaction may begin with a slot that was handed out before; `now` is monotonic."""
-        return slot.good(now) and self.left(RELAY, now) == 0
 
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
@@ -327,6 +337,9 @@ class Limiter:
             action = "nothing is sent until slots can be leased again"
             log.warning("slots_away", error=str(error), action=action)
 
+    def _request(self, want: int) -> SlotRequest:
+        return SlotRequest(want=want, allowance=self.allowance, member=self._member, further=self.further)
+
     def _back(self) -> None:
         if self.condition.clear():
             log.info("slots_back")
@@ -338,12 +351,14 @@ class Limiter:
         """
         slowed = not self._unlimited or RELAY in self._standing.orders
         want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters and slowed else 0
-        request = SlotRequest(want=want, allowance=self.allowance, member=self._member, further=self.further)
+        request = self._request(want)
         try:
             grant = await self._store.lease(request)
         except Unavailable as error:
             self._away(error)
             return RETRY
+        if request.allowance is not self.allowance:
+            return 0.0  # it was changed meanwhile: what was leased under the old one is lost
         self._back()
         self._learn(grant)
         self._note_quota(grant)
@@ -389,7 +404,8 @@ class Limiter:
         while chunk is not None and chunk.handed < chunk.grant.count:
             index = chunk.handed
             chunk.handed += 1
-            slot = Slot(earliest=chunk.grant.earliest(index), latest=chunk.grant.latest(index))
+            grant = chunk.grant
+            slot = Slot(earliest=grant.earliest(index), latest=grant.latest(index), terms=(self._term,))
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
@@ -398,7 +414,7 @@ class Limiter:
 
     def _lasts(self, slot: Slot) -> bool:
         """Whether it is still worth handing out."""
-        return slot.latest - max(self._clock.monotonic(), slot.earliest) > MIN_LEFT
+        return slot.latest - max(self._clock.monotonic(), slot.earliest) > MIN_LEFT and not slot.over
 
     def _note_quota(self, grant: SlotGrant) -> None:
         self.used_today = grant.used

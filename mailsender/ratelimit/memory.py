@@ -16,6 +16,7 @@ class MemorySlotStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._cursor = Cursor()
+        self._beside: dict[str, MemorySlotStore] = {}
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """See `SlotStore.lease`."""
@@ -47,3 +48,7 @@ class MemorySlotStore:
         lifted = orders.pop(key, None) is not None
         self._cursor = replace(self._cursor, orders=orders)
         return lifted
+
+    def beside(self, name: str) -> MemorySlotStore:
+        """See `SlotStore.beside`."""
+        return self._beside.setdefault(name, MemorySlotStore(self._clock))

@@ -55,6 +55,7 @@ class MongoSlotStore:
         timeout: float = 10.0,
         name: str = CURSOR,
     ) -> None:
+        self._client, self._database, self._collection = client, database, collection
         self._named = {"_id": name}
         self._slots = durable(client, database, collection, timeout)
         self._clock = clock
@@ -124,6 +125,17 @@ class MongoSlotStore:
 
         await self._change(without)
         return found
+
+    def beside(self, name: str) -> MongoSlotStore:
+        """See `SlotStore.beside`. Its document is named after this one's."""
+        return MongoSlotStore(
+            self._client,
+            database=self._database,
+            collection=self._collection,
+            clock=self._clock,
+            timeout=self._timeout,
+            name=f"{self._named['_id']}/{name}",
+        )
 
     async def _change(self, changed: Callable[[Mapping[str, Order], float], dict[str, Order]]) -> None:
         """Write other orders, made of those that are there and of the store's time."""

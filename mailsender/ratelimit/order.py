@@ -106,6 +106,10 @@ class Order:
         gone = now % SLICE
         return SLICE - gone if gone >= SLICE * self.pace(now) else 0.0
 
+    def of(self, key: str) -> Order:
+        """The same for another scope."""
+        return replace(self, key=key)
+
     def later(self, seconds: float) -> Order:
         """The same on a clock that shows so much more."""
         then_until = self.then_until + seconds if self.factor < 1 else 0.0

@@ -38,3 +38,7 @@ class SlotStore(Protocol):
     async def lift(self, key: str) -> bool:
         """End the order of a scope; whether there was one. Raises `Unavailable`."""
         ...
+
+    def beside(self, name: str) -> SlotStore:
+        """The store of what has slots of its own beside these, such as one destination; always the same."""
+        ...

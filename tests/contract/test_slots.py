@@ -303,16 +303,22 @@ async def test_orders_outlive_the_process(slots: SlotStore, client: Any, databas
     assert (grant.count, sorted(grant.orders)) == (0, ["destination:a.example", RELAY])
 
 
+async def test_what_stands_beside_has_slots_and_orders_of_its_own(slots: SlotStore) -> None:
+    await slots.order(order(until=60.0), 0.0)
+    assert (await slots.lease(wish(1, FAST))).count == 0
+    assert (await slots.beside("gmail.com").lease(wish(1, SLOW))).count == 1
+    assert (await slots.beside("gmail.com").lease(wish(1, SLOW))).count == 0
+    assert (await slots.beside("yahoo.com").lease(wish(1, SLOW))).count == 1
+
+
 @only(*MONGO)
 async def test_relays_and_destinations_have_documents_of_their_own(client: Any, database: str) -> None:
-    def store(name: str) -> MongoSlotStore:
-        return MongoSlotStore(
-            client, database=database, collection="letters.slots", clock=SystemClock(), name=name
-        )
-
-    await store("ses").order(order(until=60.0), 0.0)
-    assert (await store("ses").lease(wish(1, FAST))).count == 0
-    assert (await store("ses/gmail.com").lease(wish(1, FAST))).count == 1
+    collection = client.get_database(database).get_collection("letters.slots")
+    ses = MongoSlotStore(
+        client, database=database, collection="letters.slots", clock=SystemClock(), name="ses"
+    )
+    await ses.beside("gmail.com").lease(wish(1, FAST))
+    assert [each["_id"] async for each in collection.find({})] == ["ses/gmail.com"]
 
 
 async def test_a_rolling_quota_is_shared_ends_and_says_when_it_comes_back(slots: SlotStore) -> None:

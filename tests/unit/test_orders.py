@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.errors import Rejected, Unavailable
+from mailsender.model.letter import Result, Status
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
@@ -30,7 +31,9 @@ from mailsender.ratelimit.order import (
     sender,
 )
 from tests.clocks import ManualClock
-from tests.dispatching import until
+from tests.dispatching import letter, until
+from tests.dispatching import running as dispatching
+from tests.relays import ACCEPTED, FakeRelay
 
 RATE = Allowance(letters=10, period=1.0)
 FREE = Allowance(letters=0, period=1.0)
@@ -157,9 +160,9 @@ async def test_who_waits_is_turned_away_and_what_was_leased_is_not_spent() -> No
     async with running(gate):
         await gate.acquire()
         leased = await gate.acquire()
-        assert gate.good(leased, leased.earliest)
+        assert leased.good(leased.earliest)
         gate.order(order(until=clock.epoch() + 30))
-        assert not gate.good(leased, leased.earliest)
+        assert not leased.good(leased.earliest), "though it was handed out before"
         assert not gate.goes
         assert gate.blocked_because() == "it asked to wait (r): 450 4.2.1 slower"
         with pytest.raises(NoSlots):
@@ -303,3 +306,34 @@ async def test_other_rates_hold_from_the_next_lease_on() -> None:
         assert other.earliest - one.earliest == pytest.approx(0.25)
         gate.change(FREE)
         assert await gate.acquire() is UNLIMITED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "allowance", [Allowance(letters=200, period=1.0, burst=20), FREE], ids=["with a rate", "without"]
+)
+async def test_no_letter_is_begun_while_an_order_holds_and_none_counts_an_attempt(
+    allowance: Allowance,
+) -> None:
+    relay = FakeRelay()
+    async with dispatching(relay, allowance=allowance) as scene:
+        limiter = scene.known.limiter
+
+        def answer(_address: str) -> Result:
+            if len(relay.sent) == 20:
+                limiter.order(order(until=scene.known._clock.epoch() + 0.5))
+            return ACCEPTED
+
+        relay.answer = answer
+        await scene.queue.insert([letter(number) for number in range(60)])
+        scene.dispatcher.nudge()
+        await until(limiter.orders)
+        assert scene.route.blocked_because() == "it asked to wait (r): 450 4.2.1 slower"
+        await until(lambda: not relay.under_way)
+        sent = len(relay.sent)
+        assert sent <= 20 + 3, "those that had begun"
+        await asyncio.sleep(0.3)  # nothing is to happen, and nothing tells
+        assert len(relay.sent) == sent
+        done = await scene.settled(60)
+    assert {each.status for each in done} == {Status.SENT}
+    assert {each.attempts for each in done} == {1}

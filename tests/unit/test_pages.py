@@ -31,7 +31,7 @@ from mailsender.web.models import StatusView
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
-    *("production.md", "testing.md", "operations.md", "migration.md", "on-call.md", "changes.md"),
+    *("production.md", "testing.md", "operations.md", "migration.md", "on-call.md", "changes.md", "oauth.md"),
     *(f"reference/{name}.md" for name in ("topics", "http", "cli", "settings", "logs")),
 )
 TEXT = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in NAMES}
