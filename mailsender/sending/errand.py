@@ -14,6 +14,7 @@ from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
 from mailsender.routing.relay import Relay
 from mailsender.sending.attempt import refused
+from mailsender.sending.permit import Permit as BegunPermit
 from mailsender.smtp.port import NotBegun, Permit, Session
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ class Errand:
     may be meant for everybody. `short` tells that it ended before all were asked. `held` and `slot` are for
     its next transaction, as far as it has them. `contents` are those of its attachments. `filling` is what
     each message of a personal letter is rendered with, None where it has no template. `mail` is what its
-    further keys say, held so that it is read once.
+    further keys say, held so that it is read once. `permit` is that of its first transaction.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Errand:
         "letter",
         "mail",
         "pause",
+        "permit",
         "places",
         "relay",
         "renewed",
@@ -69,6 +71,7 @@ class Errand:
         self.taken = False
         self.filling: Filling | None = None
         self.mail: Mail | None = None
+        self.permit: BegunPermit | None = None
         self.places: dict[str, int] | None = None
         self.at: dict[str, list[int]] | None = None
 

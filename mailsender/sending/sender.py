@@ -22,6 +22,7 @@ from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as
 from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
+from mailsender.sending.past import remembers, with_past
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -291,6 +292,8 @@ class Sender:
                 slot=slot,
                 held=held,
             )
+            if errand.permit is None:
+                errand.permit = permit
             said = await carry(errand.relay, held, envelope, message, permit)
             if permit.denied:
                 return None
@@ -346,11 +349,25 @@ class Sender:
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
+        if remembers(letter, moved):
+            moved = self._with_past(errand, attempt, moved)
         refusals = errand.relay.refusals
         if refusals.numbers and moved.status.final:
             refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         self._log(moved, delay, attempt.results)
+
+    def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
+        permit = errand.permit
+        began = permit.begun if permit is not None else 0.0
+        return with_past(
+            errand.letter,
+            moved,
+            attempt,
+            at=now_ms(self._clock.epoch()),
+            seconds=self._clock.monotonic() - began if began else None,
+            tls=permit.held.session.tls if permit is not None else "",
+        )
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))

@@ -101,6 +101,12 @@ class SmtpSession:
             self._gone.set_result(None)
 
     @property
+    def tls(self) -> str:
+        """See `Session`."""
+        secured = self._transport.get_extra_info("ssl_object")
+        return "" if secured is None else str(secured.version() or "")
+
+    @property
     def supports_smtputf8(self) -> bool:
         """See `Session`."""
         return self._offers.smtputf8
