@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from mailsender.model.letter import MOST_PAST
 from mailsender.web.template_models import TemplateFaultView
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,30 @@ class RecipientView(BaseModel):
     code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
     text: str | None = Field(None, description="One line for a person.")
+    relay: str = Field("", description="The relay that said so, or that was asked last.")
+    next_try: datetime | None = Field(
+        None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
+    )
+
+
+class AttemptView(BaseModel):
+    """What one attempt came to."""
+
+    model_config = _CLOSED
+
+    at: datetime | None = Field(description="When it was over; null where only its traces were found.")
+    relay: str = Field(description="The relay that was asked.")
+    verdict: Literal["accepted", "deferred", "refused", "uncertain"] = Field(
+        description="What decided about the letter."
+    )
+    phase: str = Field(description="The step that decided.")
+    code: int | None = Field(description="SMTP reply code (RFC 5321).")
+    enhanced: str | None = Field(description="Enhanced status code (RFC 3463).")
+    text: str = Field(description="The beginning of what was said.")
+    recipients: Count = Field(description="How many recipients something was said about.")
+    accepted: Count = Field(description="How many of them were accepted.")
+    seconds: float | None = Field(description="How long it took; null where that is not known.")
+    tls: str = Field(description="The version of TLS, such as `TLSv1.3`; empty for none, or unknown.")
 
 
 class OriginView(BaseModel):
@@ -88,6 +113,10 @@ class LetterView(BaseModel):
     )
     finished_at: datetime | None = Field(description="When it became `sent` or `error`.")
     recipients: list[RecipientView]
+    history: list[AttemptView] = Field(
+        description=f"The last {MOST_PAST} attempts of a letter that took more than one, or waits for its"
+        " next one, the oldest first; empty where one ended it, which `recipients` tell."
+    )
     publishers: Count = Field(description="How many records brought it; each gets the report.")
     reported: bool = Field(description="Whether every publisher has its report.")
     body_omitted: bool = Field(
