@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailsender.model.letter import Answer, JsonText, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.model.letter import (
+    Answer,
+    JsonText,
+    Letter,
+    PastAttempt,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+)
 
 LETTER = Letter(
     id="6b03f03e1c3fe5165a363fce",
@@ -35,6 +45,9 @@ CHANGES = {
     "digest": b"",
     "adopted": True,
     "route": "news",
+    "history": (
+        PastAttempt(at=None, relay="relay:25", result=Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT)),
+    ),
 }
 
 
