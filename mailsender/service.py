@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -56,8 +56,10 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+from mailsender.routing.routes import made, table_of, waiting_for
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
@@ -231,7 +233,8 @@ class Replica:
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
-        self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
+        plan = plan or plan_of(settings)
+        self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -254,6 +257,7 @@ class Replica:
                 chance=chance,
                 stopping=self._stop_sending,
                 blobs=self.blobs,
+                table=table_of(plan, settings.sender[1]),
             ),
             heartbeat=self.heartbeat,
         )
@@ -289,20 +293,19 @@ class Replica:
                     self.parts.relays[each.name].slots,
                     each.allowance,
                     self.clock,
-                    backlog=partial(_waiting_for, each.name, routes),
+                    backlog=partial(waiting_for, each.name, routes),
                     member=secrets.token_hex(8),
                 ),
                 self.clock,
                 policy=each.policy,
                 chance=chance,
                 stopping=self._stop_sending,
+                senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
         }
-        routes += [
-            Route(each.name, [relays[name] for name in each.relays], retry=each.retry, clock=self.clock)
-            for each in plan.routes
-        ]
+        routes += [made(each, relays, self.clock) for each in plan.routes]
         return list(relays.values()), routes
 
     # --- how it is -------------------------------------------------------------------------------
@@ -631,8 +634,3 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
 
 def _send_policy(settings: Settings) -> SendPolicy:
     return SendPolicy(refuse_probability=settings.smtp_refuse_probability, life=settings.mongodb_lease)
-
-
-def _waiting_for(relay: str, routes: Sequence[Route]) -> int:
-    """Letters in the backlogs of routes that lead over a relay first."""
-    return sum(len(route.backlog) for route in routes if route.relays[0].name == relay)

@@ -29,6 +29,8 @@ class FakeRelay:
     most_under_way: int = 0
     cut_short: int = 0
     not_begun: int = 0
+    asked: int = 0
+    mute: bool = False
     sessions: list[FakeSession] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -94,8 +96,9 @@ class FakeSession:
     def reusable(self) -> bool:
         return self.alive and self.under_way > 0
 
-    async def check_alive(self) -> bool:
-        return self.alive
+    async def check_alive(self, *, ask: bool = False) -> bool:
+        self.relay.asked += ask
+        return self.alive and not (ask and self.relay.mute)
 
     def abort(self) -> None:
         self.alive = False

@@ -54,6 +54,11 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender lint message.eml --bulk", "a finished message, as a newsletter"),
         ("mailsender lint batch.json --json | jq -r .worst", "ok, note, warning or error"),
     ),
+    "explain": (
+        ('mailsender explain "550 5.1.1 No such user" --stage rcpt', "by the defaults"),
+        ('mailsender explain "454 Throttling failure" --preset ses', "by a preset"),
+        ('mailsender explain "450 Slow down" --relay default', "by the settings"),
+    ),
     "post": (
         ("mailsender post batch.json", "prints an ID a line"),
         ("make-letters | mailsender post -", "from standard input"),
@@ -136,6 +141,10 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("0", "No finding is an error; there may be warnings and notes."),
         ("1", "At least one finding is an error."),
         ("2", "FILE cannot be read, or is neither letters nor a message."),
+    ),
+    "explain": (
+        ("0", "Some rule fits: one always does."),
+        ("2", "REPLY is none, or there is no such preset, stage or relay."),
     ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),

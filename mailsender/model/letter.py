@@ -20,6 +20,7 @@ from hashlib import blake2b
 from sys import getsizeof
 from typing import Any, Final
 
+from mailsender.model.handling import PLAIN, Handling
 from mailsender.model.terms import Terms
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,8 +31,8 @@ _ANSWER: Final = 512
 _SPOT: Final = 256
 """Bytes of an address, its recipient and its place in both lists."""
 
-_RESULT: Final = 192
-"""Bytes of a recipient's result beside its text."""
+_RESULT: Final = 320
+"""Bytes of a recipient's result beside its text, with the name of a rule as long as one may be."""
 
 _PAST: Final = 384
 """Bytes of a past attempt and its result, beside its text."""
@@ -87,7 +88,8 @@ class Result:
     """What happened to one recipient, and why.
 
     `code` is the SMTP reply code (RFC 5321 §4.2), None where no reply was seen; `enhanced` the
-    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person.
+    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person. `rule` names the
+    reply rule that decided, empty where the relay was taken at its word.
     """
 
     verdict: Final[Verdict]
@@ -95,6 +97,7 @@ class Result:
     code: Final[int | None]
     enhanced: Final[str | None]
     text: Final[str]
+    rule: Final[str]
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Result:
         code: int | None = None,
         enhanced: str | None = None,
         text: str = "",
+        rule: str = "",
     ) -> None:
         """Take its fields."""
         self.verdict = verdict
@@ -111,6 +115,7 @@ class Result:
         self.code = code
         self.enhanced = enhanced
         self.text = text
+        self.rule = rule
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -120,7 +125,8 @@ class Recipient:
     `tries` counts the attempts that told something about it and did not end it, `doubts` those of them that
     were lost after their dot: the recipient may have got the letter from each, whatever a later one came to.
     `closed` ends it although its result alone would not: it was tried, or doubted, often enough. `relay` is
-    the one of which its result is.
+    the one of which its result is. `due` is from when on it may be tried again where that is later than for
+    others of its letter, in epoch seconds; else 0.
     """
 
     address: Final[str]
@@ -129,6 +135,7 @@ class Recipient:
     doubts: Final[int]
     closed: Final[bool]
     relay: Final[str]
+    due: Final[float]
 
     def __init__(
         self,
@@ -139,6 +146,7 @@ class Recipient:
         doubts: int = 0,
         closed: bool = False,
         relay: str = "",
+        due: float = 0.0,
     ) -> None:
         """Take its fields."""
         self.address = address
@@ -147,6 +155,7 @@ class Recipient:
         self.doubts = doubts
         self.closed = closed
         self.relay = relay
+        self.due = due
 
     @property
     def uncertain(self) -> bool:
@@ -345,7 +354,8 @@ class Letter:
     once is told by its other fields. `route` names the route that it takes. `mail` is JSON text of the
     further keys that it brought, as `mailsender.message.mail` reads them, and empty where it has the
     original's alone. `bare` says that its body, texts and attachments were kept for as long as they had to
-    be, and are gone.
+    be, and are gone. `handling` is what it asks of the service, and `expires` when it is no longer sent: as
+    it asks, or as its route says.
     """
 
     id: Final[str]
@@ -367,6 +377,8 @@ class Letter:
     mail: Final[str]
     bare: Final[bool]
     history: Final[tuple[PastAttempt, ...]]
+    handling: Final[Handling]
+    expires: Final[datetime | None]
     _size: int = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -391,6 +403,8 @@ class Letter:
         mail: str = "",
         bare: bool = False,
         history: tuple[PastAttempt, ...] = (),
+        handling: Handling = PLAIN,
+        expires: datetime | None = None,
     ) -> None:
         """Take its fields."""
         self.id = id
@@ -412,6 +426,8 @@ class Letter:
         self.mail = mail
         self.bare = bare
         self.history = history
+        self.handling = handling
+        self.expires = expires
         self._size = 0
 
     @property
@@ -433,7 +449,9 @@ class Letter:
     @property
     def content(self) -> bytes:
         """Its `digest`, made now where none was stored."""
-        return self.digest or content_digest(self.addresses, self.subject, self.body, self.mail)
+        return self.digest or content_digest(
+            self.addresses, self.subject, self.body, self.mail, self.handling.text
+        )
 
     @property
     def size(self) -> int:
@@ -482,6 +500,8 @@ class Letter:
         mail: str | None = None,
         bare: bool | None = None,
         history: tuple[PastAttempt, ...] | None = None,
+        handling: Handling | None = None,
+        expires: datetime | None = None,
     ) -> Letter:
         """A copy with changes. What is None stays as it is: nothing known of a letter is ever unset."""
         copy = Letter(
@@ -504,6 +524,8 @@ class Letter:
             mail=self.mail if mail is None else mail,
             bare=self.bare if bare is None else bare,
             history=self.history if history is None else history,
+            handling=self.handling if handling is None else handling,
+            expires=self.expires if expires is None else expires,
         )
         if (
             body is None
@@ -606,9 +628,15 @@ def now_ms(epoch: float) -> datetime:
     return _EPOCH + timedelta(milliseconds=math.floor(epoch * 1000))
 
 
-def content_digest(addresses: Sequence[str], subject: str, body: str, mail: str = "") -> bytes:
-    """A hash of what makes two letters the same letter: addresses in order, subject, body, further keys."""
-    texts = (str(len(addresses)), *addresses, subject, body, *([mail] if mail else ()))
+def content_digest(
+    addresses: Sequence[str], subject: str, body: str, mail: str = "", handling: str = ""
+) -> bytes:
+    """A hash of what makes two letters the same letter: addresses in order, subject, body, further keys.
+
+    `mail` is the JSON of what they say of the message, `handling` of what they ask of the service.
+    """
+    further = [text for text in (mail, handling) if text]
+    texts = (str(len(addresses)), *addresses, subject, body, *further)
     try:
         raw = [text.encode() for text in texts]
     except UnicodeEncodeError:

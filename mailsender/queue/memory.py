@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count, islice
 
 from mailsender.model.blobs import named_in, without_texts
@@ -33,6 +34,7 @@ from mailsender.model.letter import (
 from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
+from mailsender.queue.ranks import RouteTime, Shares, flow_of, in_turn, offset
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -54,6 +56,7 @@ class _Report:
 class _Entry:
     """A letter and what the queue knows about it. Times are on the monotonic clock.
 
+    `rank` is its place among the fresh ones of its route, None where it has to wait until it is `due`.
     `reports` are those still to come: by which publisher's answer they begin, whose they are, since when, and
     what is to be told.
     """
@@ -61,6 +64,7 @@ class _Entry:
     letter: Letter
     order: int
     due: float
+    rank: float | None = None
     token: str = ""
     settled_by: str = ""
     since: float = 0.0
@@ -68,22 +72,89 @@ class _Entry:
     expires: float | None = None
 
 
+class _Waiting:
+    """Those of a route that wait: fresh ones by their rank, deferred ones by their time."""
+
+    def __init__(self) -> None:
+        self.time = RouteTime()
+        self._fresh: list[tuple[float, int, str]] = []
+        self._deferred: list[tuple[float, int, str]] = []
+        self._deferred_first = False
+
+    def add(self, entry: _Entry) -> None:
+        if entry.rank is None:
+            heapq.heappush(self._deferred, (entry.due, entry.order, entry.letter.id))
+        else:
+            heapq.heappush(self._fresh, (entry.rank, entry.order, entry.letter.id))
+
+    def remove(self, entry: _Entry) -> None:
+        """Take one out."""
+        for heap in (self._fresh, self._deferred):
+            heap[:] = [each for each in heap if each[1] != entry.order]
+            heapq.heapify(heap)
+
+    def ids(self) -> list[str]:
+        """The IDs of those that wait."""
+        return [letter_id for _, _, letter_id in (*self._fresh, *self._deferred)]
+
+    def take(self, limit: int, now: float, entries: Mapping[str, _Entry]) -> list[_Entry]:
+        """The next ones that may be sent, one of each kind in turn."""
+        ready = [self._fresh, self._deferred]
+        both = bool(self._fresh) and bool(self._deferred) and self._deferred[0][0] <= now
+        if both and self._deferred_first:
+            ready.reverse()
+        if both and limit % 2:
+            self._deferred_first = not self._deferred_first
+        kinds = [list(self._popped(heap, limit, now)) for heap in ready]
+        taken = list(in_turn(*kinds))
+        for each in taken[limit:]:
+            self.add(entries[each])
+        return [entries[each] for each in taken[:limit]]
+
+    def _popped(self, heap: list[tuple[float, int, str]], limit: int, now: float) -> Iterator[str]:
+        for _ in range(limit):
+            if not heap or (heap is self._deferred and heap[0][0] > now):
+                return
+            yield heapq.heappop(heap)[2]
+
+    def place(self, entries: Mapping[str, _Entry]) -> float | None:
+        """The place of the letter whose turn it is in its flow; None where no fresh one waits."""
+        if not self._fresh:
+            return None
+        rank, _, letter_id = self._fresh[0]
+        return rank - offset(entries[letter_id].letter)
+
+    def due(self, now: float) -> int:
+        """How many may be sent."""
+        return len(self._fresh) + sum(due <= now for due, _, _ in self._deferred)
+
+    def since(self, entries: Mapping[str, _Entry]) -> float:
+        """Since when the first of them may be sent."""
+        fresh = [entries[each].due for _, _, each in self._fresh[:1]]
+        return min(fresh + [due for due, _, _ in self._deferred[:1]], default=math.inf)
+
+
 class MemoryQueue:
     """`Queue` in memory.
 
     Reported letters are forgotten after `retention` seconds, their bodies after `body_retention` where that
-    is not the same.
+    is not the same. `shares` is what flows get of their routes.
     """
 
     def __init__(
-        self, clock: Clock, retention: float = RETENTION, body_retention: float | None = None
+        self,
+        clock: Clock,
+        retention: float = RETENTION,
+        body_retention: float | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self._clock = clock
         self._retention = retention
         self._body_retention = body_retention
         self._bodies: deque[tuple[float, str]] = deque()  # of final letters: when they go
         self._entries: dict[str, _Entry] = {}
-        self._waiting: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)  # heaps, by route
+        self._shares = shares or Shares()
+        self._routes: defaultdict[str, _Waiting] = defaultdict(_Waiting)
         self._claimed: dict[str, _Entry] = {}
         self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
         self._name = ""
@@ -119,15 +190,16 @@ class MemoryQueue:
     async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         """See `Queue.insert`. Memory holds whatever a letter holds."""
         self._forget()
-        left = {each.route: (each, each.limit) for each in claims}
+        for route in {letter.route for letter in letters}:
+            self._look(route)
+        chosen = _chosen(letters, claims, now_ms(self._clock.epoch()))
         mine: set[str] = set()
         found: list[Inserted] = []
-        for letter in letters:
-            claim, room = left.get(letter.route, (None, 0))
-            if claim is None or not room or letter.status is not Status.AWAITING:
+        for place, letter in enumerate(letters):
+            claim = chosen.get(place)
+            if claim is None:
                 found.append(self._insert(letter))
                 continue
-            left[letter.route] = claim, room - 1
             letter_id = letter.id.lower()
             tried_before = letter_id not in mine and self._held(letter_id, claim.token) is not None
             verdict = self._insert(letter)
@@ -158,7 +230,7 @@ class MemoryQueue:
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        entries = list(islice(self._due(route, self._clock.monotonic()), limit))
+        entries = self._routes[route].take(limit, self._clock.monotonic(), self._entries)
         for entry in entries:
             entry.token = token
             self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
@@ -181,7 +253,7 @@ class MemoryQueue:
             held = entry.letter
             letter = each.letter.evolve(answers=held.answers, answered=held.answered)
             if each.letter.status is Status.AWAITING:
-                entry.due = now + each.delay
+                entry.due, entry.rank = now + each.delay, None
                 self._put_back(entry, letter)
             else:
                 self._unclaim(entry)
@@ -206,6 +278,29 @@ class MemoryQueue:
             entry = self._held(each, token)
             if entry is not None:
                 self._put_back(entry, entry.letter)
+
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        return sorted(name for name, waiting in self._routes.items() if waiting.ids())
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        return self._routes[route].ids()[:limit] if route in self._routes else []
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        found = [self._entries[each].letter for each in ids if each in self._entries]
+        return [each for each in found if each.status is Status.AWAITING]
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        wanted = set(ids).intersection(await self.waiting(origin, len(self._entries)))
+        for each in wanted:
+            entry = self._entries[each]
+            self._routes[origin].remove(entry)
+            entry.letter = entry.letter.evolve(route=route)
+            self._routes[route].add(entry)
+        return len(wanted)
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
@@ -309,12 +404,12 @@ class MemoryQueue:
         now = self._clock.monotonic()
         return QueueStats(
             awaiting=self._counts[Status.AWAITING],
-            due=sum(due <= now for heap in self._waiting.values() for due, _, _ in heap),
+            due=sum(each.due(now) for each in self._routes.values()),
             processing=self._counts[Status.PROCESSING],
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],
             unreported=sum(len(entry.reports) for entry in self._unreported.values()),
-            oldest_due=max((0.0, *(now - heap[0][0] for heap in self._waiting.values() if heap))),
+            oldest_due=max((0.0, *(now - each.since(self._entries) for each in self._routes.values()))),
             oldest_unreported=max(
                 [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
             ),
@@ -339,7 +434,8 @@ class MemoryQueue:
             entry.letter = entry.letter.evolve(finished_at=finished_at)
             self._ended(entry)
         else:
-            heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, entry.letter.id))
+            self._rank(entry)
+            self._routes[letter.route].add(entry)
         self._entries[entry.letter.id] = entry
         self._counts[entry.letter.status] += 1
         return Inserted.NEW
@@ -358,11 +454,20 @@ class MemoryQueue:
         self._report(entry, (answer,))
         return Inserted.LATE
 
-    def _due(self, route: str, now: float) -> Iterator[_Entry]:
-        """Letters of a route to claim, the longest waiting first; each is taken off the heap."""
-        heap = self._waiting[route]
-        while heap and heap[0][0] <= now:
-            yield self._entries[heapq.heappop(heap)[2]]
+    def _look(self, route: str) -> None:
+        waiting = self._routes[route]
+        waiting.time.look(waiting.place(self._entries), self._clock.monotonic())
+
+    def _rank(self, entry: _Entry) -> None:
+        """Give a letter that comes in its place."""
+        letter, later = entry.letter, entry.letter.handling.not_before
+        wait = 0.0 if later is None else later.timestamp() - self._clock.epoch()
+        if wait > 0:
+            entry.due += wait
+            return
+        flow = flow_of(letter)
+        step = self._shares.step(letter.route, flow)
+        entry.rank = self._routes[letter.route].time.place(flow, step) + offset(letter)
 
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._claimed.get(letter_id)
@@ -371,9 +476,7 @@ class MemoryQueue:
     def _own(self, letter_id: str, claim: FreshClaim) -> None:
         """Put a letter that has just come in under a claim."""
         entry = self._entries[letter_id]
-        heap = self._waiting[claim.route]
-        heap.remove((entry.due, entry.order, letter_id))
-        heapq.heapify(heap)
+        self._routes[claim.route].remove(entry)
         entry.token = claim.token
         self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
         self._claimed[letter_id] = entry
@@ -385,7 +488,7 @@ class MemoryQueue:
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
         self._unclaim(entry)
         self._change(entry, letter.evolve(status=Status.AWAITING))
-        heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, letter.id))
+        self._routes[letter.route].add(entry)
 
     def _change(self, entry: _Entry, letter: Letter) -> None:
         self._counts[entry.letter.status] -= 1
@@ -420,6 +523,25 @@ class MemoryQueue:
             else:
                 self._counts[entry.letter.status] -= 1
                 del self._entries[each]
+
+
+def _chosen(letters: Sequence[Letter], claims: Sequence[FreshClaim], now: datetime) -> dict[int, FreshClaim]:
+    """Which letters come in as claimed, by their places."""
+    chosen: dict[int, FreshClaim] = {}
+    for claim in claims:
+        sendable = [
+            place
+            for place, each in enumerate(letters)
+            if each.route == claim.route and each.status is Status.AWAITING and not _later(each, now)
+        ]
+        sendable.sort(key=lambda place: offset(letters[place]))
+        chosen |= dict.fromkeys(sendable[: claim.limit], claim)
+    return chosen
+
+
+def _later(letter: Letter, now: datetime) -> bool:
+    """Whether it may not be sent yet."""
+    return letter.handling.not_before is not None and letter.handling.not_before > now
 
 
 def crowded(sharing: Sequence[Answer], another: Answer) -> bool:

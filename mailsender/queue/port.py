@@ -123,9 +123,9 @@ class Queue(Histories, Protocol):
         """Write outcomes back, each guarded by its token, though its replica may be dead.
 
         Before a final state it is written down that its report is still to come, and with it until when the
-        letter is remembered; `awaiting` becomes due after the settlement's delay. Repeating a settlement
-        changes nothing. Returns the IDs of late writers: letters that another token's holder settled or owns;
-        theirs changed nothing.
+        letter is remembered; `awaiting` becomes due after the settlement's delay, on the route that the
+        letter names then. Repeating a settlement changes nothing. Returns the IDs of late writers: letters
+        that another token's holder settled or owns; theirs changed nothing.
         """
         ...
 
@@ -140,6 +140,25 @@ class Queue(Histories, Protocol):
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
+        ...
+
+    async def routes(self) -> list[str]:
+        """The routes on which letters wait, the unknown ones among them."""
+        ...
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """IDs of up to `limit` letters that wait on a route, due or not."""
+        ...
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """Those of these letters that wait now, in no certain order."""
+        ...
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """Let those of these letters that wait on the route `origin` wait on another one; how many do.
+
+        They are due as they were. What is on its way meanwhile stays as it is.
+        """
         ...
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from mailsender.aio import first_of, pause
+from mailsender.aio import first_of
 from mailsender.model.clock import Clock
-from mailsender.model.errors import Unavailable
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.conditions import Condition
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest
+from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
+from mailsender.ratelimit.standing import Pace, Standing
 
 log = structlog.get_logger()
 
@@ -34,7 +36,7 @@ LOOK_EVERY = 5.0
 
 
 class NoSlots(Exception):  # noqa: N818  a state, not a mistake
-    """None will come for long: the day's quota is used up, or the limiter is shut for the drain."""
+    """None will come for long: the quota is used up, a reply ordered it, or the limiter is shut."""
 
 
 @dataclass(slots=True)
@@ -44,10 +46,13 @@ class _Chunk:
 
 
 class Limiter:
-    """Slots for the senders of one replica over one relay.
+    """Slots for the senders of one replica over one relay, and what the relay's replies ordered.
 
+    All rates of `allowance` and `further` hold, and the quota of `allowance`.
     `backlog` says how many letters are in flight beyond those whose senders wait here, so that one lease
-    serves them too. `member` names the replica among those who share the rate.
+    serves them too. `member` names the replica among those who share the rate. `watch`: it looks for what
+    other replicas were told though it leases nothing, and begins with that; without, a relay that has
+    neither rate nor quota is not asked for.
 
     Since the start, `granted` slots were leased, `lapsed` of them unused, and `awaited` were waited for;
     `exhausted` times the quota was used up.
@@ -61,22 +66,34 @@ class Limiter:
         *,
         backlog: Callable[[], int],
         member: str = "",
+        further: tuple[Allowance, ...] = (),
+        watch: bool = False,
+        name: str = "",
     ) -> None:
         self._store = store
+        self.name = name
         self.allowance = allowance
-        self._unlimited = allowance.unlimited
+        self.further = further
         self._clock = clock
         self._backlog = backlog
         self._member = member
+        self._watch = watch
         self._waiters: deque[asyncio.Future[Slot]] = deque()
         self._chunk: _Chunk | None = None
+        self._returned: list[_Chunk] = []
         self._spare: deque[Slot] = deque()
         self._wanted = asyncio.Event()
+        self._told = asyncio.Event()
+        self._standing = Standing(clock.epoch() - clock.monotonic())
+        self._looked = not watch  # at the orders of before the start
+        self._pace = Pace(clock.monotonic())
         self.exhausted_until: float | None = None  # epoch seconds
         self.used_today: int | None = None  # not known yet
         self.condition = Condition(part="slots")
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
+        self._unlimited = self._free = False
+        self._reckon()
 
     @property
     def waiting(self) -> int:
@@ -90,10 +107,110 @@ class Limiter:
             return None
         return max(0, self.allowance.quota - self.used_today)
 
+    @property
+    def goes(self) -> bool:
+        """Whether slots may be had before long."""
+        return not (self.exhausted_until is not None or self.condition.text or self._held_up())
+
+    def blocked_because(self) -> str:
+        """Why not, for people; empty where they may."""
+        order = self.held(RELAY, self._clock.monotonic())
+        if order is not None:
+            return f"it asked to wait ({order.rule}): {order.said}"
+        return self.condition.text or ("the quota is used up" if self.exhausted_until is not None else "")
+
+    def change(self, allowance: Allowance, further: tuple[Allowance, ...] = ()) -> None:
+        """Keep other rates from now on; what was leased by the old ones goes back."""
+        self.allowance, self.further = allowance, further
+        self.exhausted_until = None
+        self._drop()
+        self._reckon()
+        self._wanted.set()
+        self._told.set()
+
+    # --- what was ordered ------------------------------------------------------------------------
+
+    def order(self, order: Order) -> None:
+        """Obey what a reply asks for, here at once, and have it written down for all replicas.
+
+        Its times are epoch seconds on this process's clock. It holds though the store is away.
+        """
+        now, epoch = self._clock.monotonic(), self._clock.epoch()
+        order = order.checked()
+        if self._unlimited and order.key == RELAY and order.factor < 1 and not order.spacing:
+            order = replace(order, spacing=self._pace.spacing(now))
+        if self._standing.add(order, now, epoch):
+            log.warning(
+                "relay_ordered",
+                relay=self.name,
+                scope=order.key,
+                rule=order.rule,
+                said=order.said,
+                seconds=round(order.until - epoch, 1),
+                factor=order.factor,
+                action="nothing of that scope begins so long, on any replica; then the rate is the factor of"
+                " what it was, and grows back",
+            )
+        if order.key == RELAY:
+            self._drop()
+            self._reckon()
+        self._wanted.set()
+        self._told.set()
+
+    def orders(self) -> list[Order]:
+        """All that hold, as far as this replica knows; their times are epoch seconds at the store."""
+        return self._standing.all(self._clock.monotonic())
+
+    def held(self, key: str, now: float) -> Order | None:
+        """The order by which nothing of a scope may begin at `now`, in monotonic seconds, if there is one.
+
+        A scope other than the relay that is slowed is open for a part of the time.
+        """
+        return self._standing.of(key, now) if self.left(key, now) > 0 else None
+
+    def left(self, key: str, now: float) -> float:
+        """Seconds until something of a scope may begin; 0.0: it may now."""
+        return self._standing.left(key, now) if self._standing.orders else 0.0
+
+    async def lift(self, key: str) -> bool:
+        """End the order of a scope, on all replicas; whether the store had one.
+
+        Raises:
+            Unavailable: the store is away; it holds on.
+        """
+        lifted = await self._store.lift(key)
+        self._standing.forget(key)
+        self._reckon()
+        self._told.set()
+        return lifted
+
+    def _held_up(self) -> bool:
+        return bool(self._standing.orders) and self.left(RELAY, self._clock.monotonic()) > 0
+
+    def _reckon(self) -> None:
+        """Whether slots are needed at all."""
+        self._unlimited = self.allowance.unlimited and not any(each.letters for each in self.further)
+        order = self._standing.of(RELAY, self._clock.monotonic())
+        self._free = self._unlimited and self._looked and order is None
+        if order is not None and self._held_up():
+            self._turn_away()
+
+    def _drop(self) -> None:
+        """Spend no more of what was leased before."""
+        self.lapsed += len(self._spare)
+        self._spare.clear()
+        chunk, self._chunk = self._chunk, None
+        if chunk is not None and chunk.handed < chunk.grant.count:
+            self._returned.append(chunk)
+
+    # --- slots -----------------------------------------------------------------------------------
+
     def at_once(self) -> Slot | None:
         """A slot that nobody has to wait for; there is one where no rate is kept."""
-        free = self._unlimited and not self._shut and self.exhausted_until is None
-        return UNLIMITED if free else None
+        if self._free and not self._shut and self.exhausted_until is None:
+            self._pace.begun += 1
+            return UNLIMITED
+        return None
 
     async def acquire(self) -> Slot:
         """The next slot; it may lie a little ahead, so that its holder can get ready for it.
@@ -101,9 +218,12 @@ class Limiter:
         Raises:
             NoSlots: none will come for long.
         """
-        if self._shut or self.exhausted_until is not None:
+        if self._unlimited and not self._free:
+            self._reckon()  # what was ordered may be over
+        if self._shut or self.exhausted_until is not None or self._held_up():
             raise NoSlots
-        if self._unlimited:
+        if self._free:
+            self._pace.begun += 1
             return UNLIMITED
         if not self._waiters and (slot := self._take()) is not None:
             return slot
@@ -112,6 +232,10 @@ class Limiter:
         self.awaited += 1
         self._wanted.set()
         return await future
+
+    def good(self, slot: Slot, now: float) -> bool:
+        """Whether a transaction may begin with a slot that was handed out before; `now` is monotonic."""
+        return slot.good(now) and self.left(RELAY, now) == 0
 
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
@@ -125,21 +249,37 @@ class Limiter:
         self._spare.append(slot)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Claim slots while somebody waits, and keep an eye on the quota, until `stop`."""
-        if self._unlimited:
-            await stop.wait()
-            return
-        looks = self.allowance.quota > 0
+        """Claim slots while somebody waits, and keep an eye on quota and orders, until `stop`."""
         while not stop.is_set():
-            known = not looks or (self.used_today is not None and not self.condition.text)
-            if not self._waiters and self.exhausted_until is None and known:
-                self._wanted.clear()
-                await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks else None)
-                if stop.is_set() or not (self._waiters or looks):
-                    continue
-            seconds = await self._refill()
-            if seconds > 0:
-                await pause(stop, seconds)
+            if not await self._has_to_ask(stop):
+                continue
+            self._told.clear()
+            seconds = await self._write()
+            if not seconds and self._asks:
+                seconds = await self._refill()
+            if seconds > 0 and not self._told.is_set():
+                await first_of(stop, self._told, timeout=seconds)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the store has anything to say."""
+        return not self._unlimited or self._watch or bool(self._standing.orders or self.condition.text)
+
+    @property
+    def _pending(self) -> bool:
+        """Whether the store has to be told something."""
+        return bool(self._standing.unwritten or self._returned or self.condition.text)
+
+    async def _has_to_ask(self, stop: asyncio.Event) -> bool:
+        """Wait until there is something to ask the store for, or to tell it; False: look again."""
+        looks = self.allowance.quota > 0 or self._watch or bool(self._standing.orders)
+        known = not looks or (self.used_today is not None and not self.condition.text)
+        if self._waiters or self.exhausted_until is not None or not known or self._pending:
+            return True
+        self._wanted.clear()
+        await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks or self._unlimited else None)
+        self._pace.look(self._clock.monotonic())
+        return not stop.is_set() and (bool(self._waiters) or looks or self._pending)
 
     def shut(self) -> None:
         """Hand out nothing more; those who wait are told at once."""
@@ -147,33 +287,60 @@ class Limiter:
         self._turn_away()
 
     async def close(self) -> None:
-        """Give back what is left of the lease. Losing it would only waste a moment of the rate."""
+        """Give back what is left of the lease, and write down what was ordered.
+
+        Losing slots would only waste a moment of the rate.
+        """
         self.shut()
-        chunk, self._chunk = self._chunk, None
-        if chunk is None or chunk.handed >= chunk.grant.count:
-            return
-        try:
-            await self._store.give_back(chunk.grant, chunk.grant.count - chunk.handed)
-        except Unavailable as error:
-            log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
+        self._drop()
+        await self._write()
+
+    async def _write(self) -> float:
+        """Tell the store what was ordered and what is not used; returns the seconds to wait on trouble."""
+        for order in list(self._standing.unwritten.values()):
+            try:
+                await self._store.order(order, self._clock.epoch())
+                self._back()
+            except Unavailable as error:
+                self._away(error)
+                return RETRY
+            except Rejected as error:
+                log.error(
+                    "order_not_written", scope=order.key, error=str(error), action="it holds here alone"
+                )
+            self._standing.written(order)
+        returned, self._returned = self._returned, []
+        for chunk in returned:
+            try:
+                await self._store.give_back(chunk.grant, chunk.grant.count - chunk.handed)
+            except Unavailable as error:
+                log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
+        return 0.0
+
+    def _away(self, error: Unavailable) -> None:
+        if self.condition.set(str(error), self._clock.epoch()):
+            action = "nothing is sent until slots can be leased again"
+            log.warning("slots_away", error=str(error), action=action)
+
+    def _back(self) -> None:
+        if self.condition.clear():
+            log.info("slots_back")
 
     async def _refill(self) -> float:
         """Claim once and hand out; returns the seconds to wait before the next try.
 
-        Where nobody waits it takes none, and only looks how much of the quota is used.
+        Where nobody waits it takes none, and only looks how much of the quota is used and what was ordered.
         """
-        want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters else 0
+        slowed = not self._unlimited or RELAY in self._standing.orders
+        want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters and slowed else 0
+        request = SlotRequest(want=want, allowance=self.allowance, member=self._member, further=self.further)
         try:
-            grant = await self._store.lease(
-                SlotRequest(want=want, allowance=self.allowance, member=self._member)
-            )
+            grant = await self._store.lease(request)
         except Unavailable as error:
-            if self.condition.set(str(error), self._clock.epoch()):
-                action = "nothing is sent until slots can be leased again"
-                log.warning("slots_away", error=str(error), action=action)
+            self._away(error)
             return RETRY
-        if self.condition.clear():
-            log.info("slots_back")
+        self._back()
+        self._learn(grant)
         self._note_quota(grant)
         if grant.stepped_back:
             log.warning(
@@ -181,15 +348,31 @@ class Limiter:
                 action="no slots until MongoDB's clock has caught up",
                 advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
             )
-        if not grant.count:
-            return grant.again
         self.granted += grant.count
-        self._chunk = _Chunk(grant)
-        while self._waiters and (slot := self._take()) is not None:
+        if grant.count:
+            self._chunk = _Chunk(grant)
+        if self._held_up():
+            self._drop()  # by an order of our own that came meanwhile
+        self._hand_out()
+        if not grant.count:
+            return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
+        return 0.0
+
+    def _hand_out(self) -> None:
+        while self._waiters and (slot := UNLIMITED if self._free else self._take()) is not None:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(slot)
-        return 0.0
+
+    def _learn(self, grant: SlotGrant) -> None:
+        """Take in what the store says of orders."""
+        if self._looked and not grant.orders and not self._standing.orders:
+            return
+        now, epoch = self._clock.monotonic(), self._clock.epoch()
+        if self._standing.learn(grant.orders, grant.now - grant.answered, now, epoch):
+            self._drop()
+        self._looked = True
+        self._reckon()
 
     def _take(self) -> Slot | None:
         while self._spare:
@@ -224,11 +407,11 @@ class Limiter:
             log.warning(
                 "daily_quota_used_up",
                 quota=self.allowance.quota,
-                until=now_ms(grant.day_end).isoformat(),
+                until=now_ms(grant.renewed).isoformat(),
                 action="letters wait until then",
                 advice="raise SMTP_DAILY_QUOTA if the relay allows more",
             )
-        self.exhausted_until = grant.day_end
+        self.exhausted_until = grant.renewed
         self._turn_away()
 
     def _turn_away(self) -> None:

@@ -229,6 +229,7 @@ def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
         "Phase": str(result.phase),
         "Uncertain": recipient.uncertain,
         "Relay": recipient.relay,
+        "Rule": result.rule,
     }
 
 
@@ -243,6 +244,7 @@ def _past(past: PastAttempt) -> dict[str, Any]:
         "EnhancedCode": result.enhanced or "",
         "Text": result.text,
         "Phase": str(result.phase),
+        "Rule": result.rule,
         "Recipients": past.asked,
         "Accepted": past.accepted,
         "Seconds": past.seconds,

@@ -50,6 +50,11 @@ class RecipientReport(BaseModel):
         False, description="An attempt was lost after its final dot: the letter may have arrived from it."
     )
     Relay: str = Field("", description="The relay that said so, or that was asked last; empty for none.")
+    Rule: str = Field(
+        "",
+        description="The reply rule that decided what that means, such as `ses/rate` or `default/mailbox`;"
+        " empty where the relay was taken at its word.",
+    )
 
 
 class AttemptReport(BaseModel):
@@ -66,6 +71,9 @@ class AttemptReport(BaseModel):
     EnhancedCode: str = Field("", description="Enhanced status code, or empty.")
     Text: str = Field("", description="The beginning of what was said.")
     Phase: str = Field("", description="The step that decided.", json_schema_extra=_PHASES)
+    Rule: str = Field(
+        "", description="The reply rule that decided; empty where the relay was taken at its word."
+    )
     Recipients: int = Field(description="How many recipients something was said about.", ge=0)
     Accepted: int = Field(description="How many of them were accepted.", ge=0)
     Seconds: float | None = Field(None, description="How long it took; null where that is not known.", ge=0)

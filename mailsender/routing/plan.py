@@ -8,22 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from mailsender.model.handling import Priority as Priority  # noqa: PLC0414  others take it from here
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.relay import RelayPolicy
+from mailsender.routing.reply_rule import ReplyRule
 from mailsender.routing.retry import RetryPolicy
 
 DEFAULT = "default"
 """The relay and the route that `SMTP_*` are, and the route of a letter that names none."""
-
-
-class Priority(StrEnum):
-    """How much a letter matters, as its publisher says."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +33,8 @@ class RelayPlan:
 
     `allowance` is the first of its rates, with its quota; all of `further` hold beside it.
     `connections_total` is over all replicas, 0 where none is known. `senders` are the addresses and domains
-    that it takes; no entry: all. `preset` names the reply rules and limits that go with it.
+    that it takes; no entry: all. `preset` names the reply rules and limits that go with it, `rules` are those
+    of the file, which come before them.
     """
 
     name: str = DEFAULT
@@ -51,6 +45,7 @@ class RelayPlan:
     senders: tuple[str, ...] = ()
     destinations: tuple[DestinationPlan, ...] = ()
     preset: str = ""
+    rules: tuple[ReplyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from mailsender.aio import pause
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
 from mailsender.routing.breaker import Telling
+from mailsender.routing.concurrency import Concurrency
 from mailsender.routing.slow_replies import Dots
 from mailsender.smtp.port import RelayAway, Session, Transport
 
@@ -30,6 +31,12 @@ FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 UNREACHED = 10.0
 """The most of them while nothing answers there at all: to knock costs a relay nothing, and one that is back
 is to have its letters soon. All sessions share the pause, so nobody else finds out earlier."""
+
+HUNG_LOOKS = 2
+"""Looks at which somebody waited and nothing moved after which a relay hangs; one comes every few seconds."""
+
+PROBE = "noop"
+"""The step at which a relay that was away is found to be away still, although it lets us in."""
 
 NOT_ASKED = "not asked yet"
 """The reason of a relay of which nothing is known."""
@@ -99,7 +106,7 @@ class Reach:
 
 
 class Pool:
-    """Sessions with one relay, at most `limits.sessions`. `stopping` ends all waiting for one.
+    """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
     `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
     lapse meanwhile.
@@ -118,6 +125,7 @@ class Pool:
         self._patience = patience
         self._transport = transport
         self._limits = limits
+        self._window = Concurrency(limits.sessions)
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
@@ -132,6 +140,9 @@ class Pool:
         self._share = 0  # letters that the relay takes in one session, 0 while that is not known
         self._share_until = 0.0
         self._last_share = 0
+        self._moves = 0  # sessions opened, refused, and left
+        self._seen_moves = 0
+        self._hung = 0  # looks in a row at which somebody waited and nothing moved
         self.reach = Reach()
         self.dots = Dots()
         self.refused: dict[str, int] = {}  # sessions that could not be opened, by stage
@@ -150,6 +161,26 @@ class Pool:
     def away(self) -> bool:
         """Whether no session is open and the last try to open one failed."""
         return bool(self.reach.trouble) and not self._open
+
+    @property
+    def hangs(self) -> bool:
+        """Whether somebody waits for a place, and nothing at all has moved for a while."""
+        return self._hung >= HUNG_LOOKS
+
+    @property
+    def probing(self) -> bool:
+        """Whether a relay that is away is being asked whether it is back."""
+        return self.away and self._opening > 0
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """How many sessions it may have now, and at most."""
+        return self._window.size, self._window.most
+
+    @property
+    def closed(self) -> bool:
+        """Whether it may have no session at all, because other replicas have all that the relay takes."""
+        return not self._window.most
 
     @property
     def reason(self) -> str:
@@ -187,24 +218,25 @@ class Pool:
     async def place(self, *, wait: bool) -> Held:
         """A place in a session; opens one where that helps.
 
-        With `wait` it takes as long as it takes; without, only a session that is there or can be opened now
-        will do.
+        With `wait` it takes as long as it takes; without, only as long as some session is open, or is being
+        opened, and the relay does not hang.
 
         Raises:
-            RelayAway: without `wait`: none can be opened.
+            RelayAway: without `wait`: none can be had.
             Stopped: it is time to stop.
         """
         while not self._stopping.is_set():
             held = self.at_once() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
                 return held
-            if not wait and not self._open:
+            if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
             await self._changed()
         raise Stopped
 
     def leave(self, held: Held, *, usable: bool = True) -> None:
         """A transaction has ended, or was not begun after all; `usable`: the session takes another one."""
+        self._moves += 1
         held.under_way -= 1
         held.retired = held.retired or not usable
         self._second.pop(held, None)
@@ -262,6 +294,27 @@ class Pool:
         elif were_slow and not dots.slow:
             log.info("relay_slow_no_more", relay=self._transport.name)
 
+    def look_at_moves(self) -> None:
+        """See whether it hangs: whoever has another relay is told to take that."""
+        moved, self._seen_moves = self._moves != self._seen_moves, self._moves
+        if moved:
+            self._hung = 0
+        elif any(not each.done() for each in self._waiters):
+            self._hung += 1
+            if self._hung == HUNG_LOOKS:
+                self._wake_all()
+
+    def allow(self, sessions: int) -> None:
+        """From now on there may be at most so many sessions; those beyond end when they carry nothing."""
+        self._window.allow(sessions)
+        busy = [held for held in self._open if held not in self._idle]
+        for held in [*self._idle, *busy][: max(0, len(self._open) - sessions)]:
+            self.retire(held)
+        self._idle = [held for held in self._idle if not held.retired]
+        for held in [each for each in self._open if each.retired]:
+            self._discard(held)
+        self._wake_all()
+
     def stop(self) -> None:
         """Wake all who wait: `stopping` was set."""
         while self._waiters:
@@ -309,7 +362,7 @@ class Pool:
     def _may_open(self) -> bool:
         if self._opening and not self._open and (self.reach.trouble or not self.reach.ever):
             return False  # one asks whether it is there
-        room = len(self._open) + self._opening < self._limits.sessions
+        room = len(self._open) + self._opening < self._window.size
         return room and self._clock.monotonic() >= self._next_try
 
     def _enter(self, held: Held) -> Held:
@@ -348,18 +401,21 @@ class Pool:
             session = await self._connected()
         except RelayAway as error:
             self.note_away(error)
+            self._window.failed(len(self._open))
             self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF)
+            self._wake_all()  # whoever has another relay is not to wait for this one
             if not wait:
                 raise
             return None
         finally:
+            self._moves += 1
             self._opening -= 1
             self._wake()  # whoever waits may open the next one, or learns that none can be
         held = Held(session, self.share)
         self._open.add(held)
-        for _ in self._waiters.copy():
-            self._wake()  # there it is: all may open theirs
+        self._wake_all()  # there it is: all may open theirs
         self._backoff, self._next_try = FIRST_BACKOFF, 0.0
+        self._window.opened()
         self.note_there()
         return self._enter(held)
 
@@ -387,7 +443,12 @@ class Pool:
             opening.cancel()
             await asyncio.wait({opening}, timeout=LAST_MOMENT)
             raise Stopped
-        return opening.result()
+        session = opening.result()
+        if self.away and not await session.check_alive(ask=True):
+            # A login is not much from a relay that was away: no letter is to find out that it ends there.
+            await session.close()
+            raise RelayAway("the relay ended the session at its first command (NOOP)", phase=PROBE)
+        return session
 
     async def _changed(self) -> None:
         """Wait until a place may have become free, or a session may be opened."""
@@ -406,6 +467,10 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def _wake_all(self) -> None:
+        for _ in self._waiters.copy():
+            self._wake()
 
     def _close_idle(self) -> None:
         before = self._clock.monotonic() - self._limits.idle

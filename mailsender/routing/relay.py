@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -13,8 +13,11 @@ import structlog
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
 from mailsender.ratelimit.limiter import Limiter
-from mailsender.routing.breaker import Breaker, Refusals, Telling
+from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
+from mailsender.routing.orders import Orders
+from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope
 from mailsender.routing.weighing import Ruling, Scale
 from mailsender.smtp.port import Transport
 
@@ -31,7 +34,11 @@ class RelayPolicy:
 
 
 class Relay:
-    """What KumoMTA calls an egress path: pool, limiter, breaker. Routes over it share all of them."""
+    """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
+
+    `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
+    file's and the preset's about its replies, `orders` what its replies ordered by them.
+    """
 
     def __init__(
         self,
@@ -43,8 +50,13 @@ class Relay:
         policy: RelayPolicy,
         chance: random.Random,
         stopping: asyncio.Event,
+        senders: tuple[str, ...] = (),
+        rules: Sequence[ReplyRule] = (),
     ) -> None:
         self.name = name
+        self.senders = senders
+        self.rules = tuple(rules)
+        self.orders = Orders()
         self.transport = transport
         self.limiter = limiter
         self.policy = policy
@@ -63,6 +75,7 @@ class Relay:
         self.replies: dict[tuple[Phase, int | None], int] = {}  # recipients of the others, by stage and code
         self.refusing_since: float | None = None  # epoch seconds
         self.uneasy = False  # something was refused that may be everybody's, since it took one
+        self._put_off: set[str] = set()  # letters that it put off since it took one, up to `PUT_OFF_RUN`
         self._told_refusing = Telling()
         self._clock = clock
 
@@ -78,6 +91,9 @@ class Relay:
         """Why letters do not go out to it, for readiness and status; empty when they may."""
         if self.breaker.open and not self.pool.away:
             return f"refuses letters: {self.breaker.why}"
+        order = self.orders.of(RELAY_KEY, self._clock.monotonic())
+        if order is not None and not self.pool.reason:
+            return f"is to rest by the rule {order.decision.rule}: {order.decision.said}"
         return self.pool.reason
 
     @property
@@ -92,14 +108,59 @@ class Relay:
         It is not once that time has come: a try is under way, or waits for a letter.
         """
         now = self._clock.epoch()
-        at = self.pool.reach.again_at if self.pool.away else now + self.breaker.left(self._clock.monotonic())
+        monotonic = self._clock.monotonic()
+        left = max(self.breaker.left(monotonic), self.held(RELAY_KEY, monotonic))
+        at = self.pool.reach.again_at if self.pool.away else now + left
         return at if at > now else None
 
     @property
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
-        limiter = self.limiter
-        return not (self.pool.away or limiter.exhausted_until is not None or limiter.condition.text)
+        limiter, pool = self.limiter, self.pool
+        if pool.away or pool.closed or limiter.exhausted_until is not None or limiter.condition.text:
+            return False
+        return not self.orders or not self.held(RELAY_KEY, self._clock.monotonic())
+
+    @property
+    def free(self) -> bool:
+        """Whether letters that may go elsewhere are to go here."""
+        return self.goes and not self.breaker.open and not self.pool.hangs
+
+    @property
+    def state(self) -> str:
+        """Its breaker, for people: `closed`, `open` or `probing`; open, too, while it cannot be reached."""
+        if self.pool.away:
+            return "probing" if self.pool.probing else "open"
+        return self.breaker.state
+
+    def takes(self, senders: Iterable[str]) -> bool:
+        """Whether it takes mail in the name of all of these addresses."""
+        return not self.senders or all(named_in(self.senders, each) for each in senders)
+
+    # --- what it orders --------------------------------------------------------------------------
+
+    def obey(self, decision: Decision, key: str, now: float) -> float:
+        """Begin nothing that `key` covers for as long as the decision says; returns the seconds.
+
+        `now` is monotonic.
+        """
+        news = self.orders.obey(decision, key, now)
+        if news and decision.scope is not Scope.RECIPIENT:  # whose address has no place in a log
+            log.warning(
+                "relay_orders",
+                relay=self.address,
+                rule=decision.rule,
+                order=decision.action,
+                scope=decision.scope,
+                seconds=decision.seconds,
+                text=decision.said[:200],
+                action="nothing that it covers is begun until then",
+            )
+        return self.held(key, now)
+
+    def held(self, key: str, now: float) -> float:
+        """Seconds for which nothing that a scope key covers may begin; `now` is monotonic."""
+        return self.orders.left(key, now)
 
     # --- what it says of letters -----------------------------------------------------------------
 
@@ -111,13 +172,14 @@ class Relay:
 
     def took(self, since: int) -> None:
         """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""
+        self._put_off.clear()
         if self.refusals.taken(since):
             self.at_ease()
         self.scale.rule(Ruling.OWN, since)
 
     def at_ease(self) -> None:
         """It takes letters, or speaks of recipients: it does not refuse everybody."""
-        self.uneasy = False
+        self.uneasy = bool(self._put_off)
         self.refusals.end()
         if self.breaker.close():
             self._told_refusing.over()
@@ -126,9 +188,26 @@ class Relay:
             self.refusing_since = None
 
     def at_ease_if_held(self) -> None:
-        """It speaks of recipients again."""
-        if self.breaker.open:
+        """It speaks of recipients again. While it puts off all of them that is no good news."""
+        if self.breaker.open and not self.puts_off_all:
             self.at_ease()
+
+    @property
+    def puts_off_all(self) -> bool:
+        """Whether it put off so many letters in a row that it is spoken to once a minute."""
+        return len(self._put_off) >= PUT_OFF_RUN
+
+    def put_off(self, letter_id: str, result: Result) -> None:
+        """It put off all recipients of a transaction with a 4xx; what that means is for each to bear."""
+        self.uneasy = True
+        if not self.puts_off_all:
+            self._put_off.add(letter_id)
+        if self.puts_off_all:
+            self._stop(
+                result,
+                most=PUT_OFF_WAIT,
+                action="one letter at a time is tried, once a minute; the others wait and count no attempt",
+            )
 
     def refused(self, letter_id: str) -> None:
         """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""
@@ -146,11 +225,20 @@ class Relay:
     def hold(self, letter_id: str, result: Result) -> float:
         """It refuses everybody: no letters for a while; returns the seconds."""
         self.uneasy = True
-        now = self._clock.monotonic()
         self.refusals.remember(letter_id)
+        self._stop(
+            result,
+            most=LAST_WAIT,
+            action="letters wait, none fails and no attempt is counted; one at a time is tried with"
+            " growing pauses",
+        )
+        return self.breaker.left(self._clock.monotonic())
+
+    def _stop(self, result: Result, *, most: float, action: str) -> None:
+        now = self._clock.monotonic()
         words = result.phase, result.code, result.enhanced
         said = " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
-        if self.breaker.trip(said, result.phase, now):
+        if self.breaker.trip(said, result.phase, now, most):
             self.refusing_since = self._clock.epoch()
         # Those who were on their way still when it was told say nothing more of it.
         if self.breaker.why == said and self._told_refusing.news(words, now):
@@ -161,9 +249,8 @@ class Relay:
                 code=result.code,
                 enhanced=result.enhanced,
                 text=result.text[:200],
-                action="letters wait, none fails and no attempt is counted; one at a time is tried with"
-                " growing pauses",
+                rule=result.rule,
+                action=action,
             )
         self.refusals.end()
         self.scale.rule(Ruling.EVERYBODY)
-        return self.breaker.left(now)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Claim
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.relay import Relay
 from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.weights import Turns
 
 CLAIM = 500
 """Letters in one claim at most: as measured, a larger batch does not pay."""
@@ -50,23 +51,48 @@ class Pace:
 
 
 class Route:
-    """Relays in their order, a schedule, and the letters that are claimed for them.
+    """Relays in their order or by weight, a schedule, and the letters that are claimed for them.
 
-    `dry`: the last look into the queue found no more than was taken. `nudged` is set when letters were stored
-    that nobody claimed.
+    `relays` are those that share its letters and, behind them, its `fallback`. `open_to_all`: each of them
+    takes mail from every sender. `dry`: the last look into the
+    queue found no more than was taken. `nudged` is set when letters were stored that nobody claimed.
     """
 
-    def __init__(self, name: str, relays: Sequence[Relay], *, retry: RetryPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        relays: Sequence[Relay],
+        *,
+        retry: RetryPolicy,
+        clock: Clock,
+        weights: Sequence[int] = (),
+        fallback: Sequence[Relay] = (),
+    ) -> None:
         self.name = name
-        self.relays = tuple(relays)
-        self.retry = retry
         self.backlog = Backlog()
         self.dry = False
         self.nudged = asyncio.Event()
+        self.gone = False
         self._clock = clock
         self._pace = Pace()
         self._claimed = 0
         self._looked_at = clock.monotonic()
+        self.change(relays, retry=retry, weights=weights, fallback=fallback)
+
+    def change(
+        self,
+        relays: Sequence[Relay],
+        *,
+        retry: RetryPolicy,
+        weights: Sequence[int] = (),
+        fallback: Sequence[Relay] = (),
+    ) -> None:
+        """Go on over other relays, in another order or by another schedule; what is under way stays."""
+        self.relays = (*relays, *(each for each in fallback if each not in relays))
+        self.retry = retry
+        self.open_to_all = not any(relay.senders for relay in self.relays)
+        self._first = tuple(relays)
+        self._turns = Turns(weights) if weights else None
 
     @property
     def senders(self) -> int:
@@ -78,20 +104,7 @@ class Route:
         """Whether some relay keeps no rate."""
         return any(relay.limiter.allowance.unlimited for relay in self.relays)
 
-    def relay(self) -> Relay:
-        """The first one over which letters go, or else the first."""
-        for relay in self.relays:
-            if relay.goes and not relay.breaker.open:
-                return relay
-        return self.relays[0]
-
-    def blocked_because(self) -> str:
-        """Why what is claimed would only wait here; empty where it would not."""
-        now = self._clock.monotonic()
-        if any(relay.goes and not relay.breaker.left(now) for relay in self.relays):
-            return ""
-        relay = self.relays[0]
-        return relay.reason or relay.limiter.condition.text or "the quota is used up"
+    # --- which relay -----------------------------------------------------------------------------
 
     @property
     def alone(self) -> bool:
@@ -99,9 +112,85 @@ class Route:
         return len(self.relays) == 1
 
     @property
+    def goes(self) -> bool:
+        """Whether a letter would go now."""
+        return any(relay.free for relay in self.relays)
+
+    @property
     def tried(self) -> bool:
         """Whether it is no more than tried, with one letter at a time, whether a relay takes some again."""
-        return all(relay.breaker.open for relay in self.relays)
+        if self.alone:
+            return self.relays[0].breaker.open
+        return not self.goes and any(relay.goes and relay.breaker.open for relay in self.relays)
+
+    def turn(self) -> tuple[Relay, bool]:
+        """The relay whose turn it is: by weight, or else the first over which letters go, or else the first.
+
+        One that refused letters has a turn with a single letter when it is time for that, unless an earlier
+        one goes; then the second value is True. Whoever takes a turn says what came of it: by `done`.
+        """
+        now = self._clock.monotonic()
+        if self._turns is not None:
+            for relay in self._first:
+                if relay.goes and relay.breaker.take_try(now):
+                    return relay, True
+            place = self._turns.take([relay.free for relay in self._first])
+            if place is not None:
+                return self._first[place], False
+        for relay in self.relays:
+            if relay.free:
+                return relay, False
+            if relay.goes and relay.breaker.take_try(now):
+                return relay, True
+        return self.relays[0], False
+
+    def done(self, relay: Relay, *, trial: bool, sent: bool) -> None:
+        """A turn is over. `trial`: as `turn` said. `sent`: a letter was taken."""
+        if trial:
+            relay.breaker.give_back()
+        elif self._turns is not None and not sent and relay in self._first:
+            self._turns.give_back(self._first.index(relay), [each.free for each in self._first])
+
+    def waiting_for(self, relay: Relay) -> int:
+        """How many of the letters in the backlog will want a slot of a relay, as far as is known."""
+        if self._turns is not None and relay.free and relay in self._first:
+            share = self._turns.share(self._first.index(relay), [each.free for each in self._first])
+            return math.ceil(len(self.backlog) * share)
+        first = next((each for each in self.relays if each.free), self.relays[0])
+        return len(self.backlog) if relay is first and self._turns is None else 0
+
+    def next(self, tried: Container[Relay], senders: Collection[str] = ()) -> Relay | None:
+        """Where what none of `tried` took may go now; those behind the first ones only if none of those goes.
+
+        Those that take no mail from `senders` are as good as not there.
+        """
+        first = [relay for relay in self._first if relay.free and relay.takes(senders)]
+        for relay in first:
+            if relay not in tried:
+                return relay
+        if first:
+            return None
+        for relay in self.relays[len(self._first) :]:
+            if relay not in tried and relay.free and relay.takes(senders):
+                return relay
+        return None
+
+    def blocked_because(self) -> str:
+        """Why what is claimed would only wait here; empty where it would not."""
+        now = self._clock.monotonic()
+        if any(relay.goes and not relay.breaker.left(now) for relay in self.relays):
+            return ""
+        relay = self.relays[0]
+        if relay.pool.closed:
+            return "other replicas have all the sessions that the relay takes"
+        return relay.reason or relay.limiter.condition.text or "the quota is used up"
+
+    def leave(self) -> None:
+        """It is no more: nothing is claimed for it, and who sends for it ends. What is claimed goes back."""
+        self.gone = True
+        self.nudged.set()
+        self.backlog.low.set()
+        self.backlog.close()
 
     def nudge(self) -> None:
         """Letters were stored that nobody claimed: look into the queue now."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
 from mailsender.routing.retry import RetryPolicy
+
+NO_WAITS: Final[Mapping[str, float]] = MappingProxyType({})
+"""Those of an attempt after which no rule asks to wait for longer than the schedule does."""
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -21,8 +25,9 @@ class Attempt:
 
     `results` has an entry for each recipient that a relay said something about. For those in `idle` it told
     nothing about the recipient: the text is kept, and no attempt is counted; they are due after `pause`
-    seconds. `cut` tells that a drain ended it early: what was deferred then was not tried in earnest, and
-    goes back at once.
+    seconds. `waits` has the seconds for which some of the others are to wait at least. `cut` tells that a
+    drain ended it early: what was deferred then was not tried in earnest, and goes back at once. `by` names
+    the relays of results that are not `relay`'s, where several were asked.
     """
 
     results: Final[Mapping[str, Result]]
@@ -31,6 +36,8 @@ class Attempt:
     cut: Final[bool]
     idle: Final[Container[str]]
     pause: Final[float]
+    waits: Final[Mapping[str, float]]
+    by: Final[Mapping[str, str] | None]
 
     def __init__(
         self,
@@ -41,6 +48,8 @@ class Attempt:
         cut: bool = False,
         idle: Container[str] = (),
         pause: float = 0.0,
+        waits: Mapping[str, float] = NO_WAITS,
+        by: Mapping[str, str] | None = None,
     ) -> None:
         """Take its fields."""
         self.results = results
@@ -49,6 +58,8 @@ class Attempt:
         self.cut = cut
         self.idle = idle
         self.pause = pause
+        self.waits = waits
+        self.by = by
 
     def told_nothing(self, address: str, result: Result) -> bool:
         """Whether `result` says nothing about the recipient, so that no attempt is counted for it."""
@@ -97,6 +108,7 @@ def after_results(
         if result is None or not each.open:
             moved.append(each)
             continue
+        relay = attempt.relay if attempt.by is None else attempt.by.get(each.address, attempt.relay)
         verdict = result.verdict
         if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
             moved.append(
@@ -105,14 +117,14 @@ def after_results(
                     result=result,
                     tries=each.tries,
                     doubts=each.doubts,
-                    relay=attempt.relay,
+                    relay=relay,
                 )
             )
             told = True
         elif attempt.told_nothing(each.address, result):
-            moved.append(_noted(each, result, attempt.relay))
+            moved.append(_noted(each, result, relay))
         else:
-            moved.append(_put_off(each, result, policy, attempt.relay))
+            moved.append(_put_off(each, result, policy, relay))
             told = True
     return tuple(moved), told
 
@@ -139,7 +151,7 @@ def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolic
     """Those who were deferred come at their time, and the others with them."""
     results = attempt.results
     waits = [
-        wait
+        max(wait, attempt.waits.get(each.address, 0.0))
         for each in recipients
         if each.open
         and (result := results.get(each.address)) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,40 +12,65 @@ from mailsender.sending.attempt import Attempt
 _TELLING = (Verdict.UNCERTAIN, Verdict.DEFERRED, Verdict.REFUSED, Verdict.ACCEPTED)
 
 
-def remembers(before: Letter, after: Letter) -> bool:
+def remembers(before: Letter, after: Letter, earlier: tuple[PastAttempt, ...] = ()) -> bool:
     """Whether an attempt belongs into the letter's history: one that ended it at once does not.
 
-    So nearly all letters have none, and those that end alike are still written alike.
+    So nearly all letters have none, and those that end alike are still written alike. `earlier` is what came
+    of other relays within the same attempt.
     """
-    goes_on = after.status is Status.AWAITING or bool(before.history)
+    goes_on = after.status is Status.AWAITING or bool(before.history) or bool(earlier)
     return goes_on and after.attempts > before.attempts
 
 
-def with_past(
-    before: Letter,
-    after: Letter,
-    attempt: Attempt,
+def past_of(
+    results: Mapping[str, Result],
+    relay: str,
+    by: Mapping[str, str] | None = None,
     *,
     at: datetime | None = None,
     seconds: float | None = None,
     tls: str = "",
-) -> Letter:
-    """`after`, the letter behind an attempt, with that attempt as the last of its history."""
-    told = [
-        result for address, result in attempt.results.items() if not attempt.told_nothing(address, result)
-    ]
+) -> PastAttempt | None:
+    """What came of an attempt over `relay`, by those of the results that are its own; None: nothing.
+
+    `by` names the relays of results where several were asked.
+    """
+    told = [result for each, result in results.items() if by is None or by.get(each, relay) == relay]
     if not told:
-        return after
-    past = PastAttempt(
+        return None
+    return PastAttempt(
         at=at,
-        relay=attempt.relay,
+        relay=relay,
         result=_decisive(told),
         asked=len(told),
         accepted=sum(result.verdict is Verdict.ACCEPTED for result in told),
         seconds=None if seconds is None else round(seconds, 3),
         tls=tls,
     )
-    return after.evolve(history=(*before.history, past)[-MOST_PAST:])
+
+
+def with_past(
+    before: Letter,
+    after: Letter,
+    attempt: Attempt,
+    earlier: tuple[PastAttempt, ...] = (),
+    *,
+    at: datetime | None = None,
+    seconds: float | None = None,
+    tls: str = "",
+) -> Letter:
+    """`after`, the letter behind an attempt, with what came of it as the last of its history."""
+    told = {
+        each: result for each, result in attempt.results.items() if not attempt.told_nothing(each, result)
+    }
+    past = past_of(told, attempt.relay, attempt.by, at=at, seconds=seconds, tls=tls)
+    if past is None or (earlier and earlier[-1].relay == past.relay):
+        return _with(before, after, earlier)  # of the relay that it turned to last nothing was heard
+    return _with(before, after, (*earlier, past))
+
+
+def _with(before: Letter, after: Letter, pasts: Iterable[PastAttempt]) -> Letter:
+    return after.evolve(history=(*before.history, *pasts)[-MOST_PAST:])
 
 
 def _decisive(told: list[Result]) -> Result:

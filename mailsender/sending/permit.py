@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mailsender.model.clock import Clock
@@ -10,7 +10,8 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import Held
-from mailsender.sending.reply_rules import Action, as_deferred, rule_for
+from mailsender.routing.reply_rule import ReplyRule
+from mailsender.sending.reply_rules import Action, as_deferred, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Permit:
     """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
+    `rules` are the relay's own.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Permit:
         "means",
         "recipients",
         "relay",
+        "rules",
         "runs",
         "slot",
         "token",
@@ -70,8 +73,10 @@ class Permit:
         relay: str,
         slot: Slot,
         held: Held,
+        rules: Sequence[ReplyRule] = (),
     ) -> None:
         self.means = means
+        self.rules = rules
         self.relay = relay
         self.held = held
         self.token = token
@@ -114,16 +119,17 @@ class Permit:
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
-                found[place] = _certain(result, results)
+                found[place] = _certain(self.rules, result, results)
         journal, at = self.means.in_flight.journal, 0
         for start, count in self.runs:
             journal.replied(self.token, self.letter_id, start, found[at : at + count], self.relay)
             at += count
 
 
-def _certain(result: Result, results: Mapping[str, Result]) -> Result:
+def _certain(rules: Sequence[ReplyRule], result: Result, results: Mapping[str, Result]) -> Result:
     """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
-    final = rule_for(result, taken=some_taken(results), carried=False).action is Action.ANSWER
+    action = decide(rules, result, taken=some_taken(results), carried=False).action
+    final = action is Action.ANSWER or action is Action.FAIL
     return result if final else as_deferred(result)
 
 

@@ -17,12 +17,24 @@ from mailsender.ratelimit.gcra import UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import RELAY_KEY
 from mailsender.routing.route import Route
-from mailsender.sending.attempt import Attempt, address_fault, after_attempt, as_error, progress, refused
+from mailsender.sending.attempt import (
+    NO_WAITS,
+    Attempt,
+    address_fault,
+    after_attempt,
+    as_error,
+    progress,
+    refused,
+)
 from mailsender.sending.errand import Errand, Said, carry, ends
+from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.past import remembers, with_past
+from mailsender.sending.orders import spare
+from mailsender.sending.parts import moved_on, part_of
+from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -47,6 +59,7 @@ class Sender:
 
     def __init__(self, route: Route, tools: Tools) -> None:
         self._route = route
+        self._tools = tools
         self._backlog = route.backlog
         self._in_flight = tools.in_flight
         self._settler = tools.settler
@@ -63,30 +76,51 @@ class Sender:
 
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or self._route.gone):
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
-                await self._next(self._route.relay())
+                if self._route.alone and not self._route.relays[0].breaker.open:
+                    await self._next(self._route.relays[0])
+                else:
+                    await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Send the letter that was reserved over the relay whose turn it is."""
+        if self._route.tried:  # since we waited for it
+            self._backlog.cancel()
+            return
+        relay, trial = self._route.turn()
+        sent = False
+        try:
+            sent = await self._next(relay, trial=trial)
+        finally:
+            self._route.done(relay, trial=trial, sent=sent)
 
     async def _try(self) -> None:
         """Where all relays refuse everybody: one letter, when it is time and no other one is on its way."""
         now = self._clock.monotonic()
-        relay = next((each for each in self._route.relays if each.breaker.take_try(now)), None)
+        relays = [each for each in self._route.relays if each.breaker.open]
+        relay = next((each for each in relays if each.breaker.take_try(now)), None)
         if relay is None:
-            left = min([each.breaker.left(now) for each in self._route.relays])
+            left = min([each.breaker.left(now) for each in relays])
             await pause(self._stopping, min(LOOK, left or LOOK))
             return
         try:
             if await self._backlog.reserve():
-                await self._next(relay)
+                await self._next(relay, trial=True)
         finally:
             relay.breaker.give_back()
 
-    async def _next(self, relay: Relay) -> None:
-        """Send the letter that was reserved, once there is all that it takes."""
+    async def _next(self, relay: Relay, *, trial: bool = False) -> bool:
+        """Send the letter that was reserved, once there is all that it takes; whether it was taken.
+
+        `trial`: the relay refused letters, and this one is to show whether it takes some again.
+        """
         try:
             held = await self._place(relay)
+            if held is not None and trial and not await self._answers(relay, held):
+                held = None
             slot = None if held is None else await self._slot(relay)
         except BaseException:
             self._backlog.cancel()
@@ -95,24 +129,40 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if slot is None and not self._route.relay().goes:
+            if slot is None and not (relay.goes if self._route.alone else self._route.goes):
                 await pause(self._stopping, LOOK)
-            return
+            return False
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if self._settler.open.is_set() or await self._may_begin():
+        if relay.breaker.open and not (trial or self._route.alone):
+            self._backlog.cancel()  # it refused letters meanwhile, and another one goes
+        elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
             self._backlog.cancel()
         if found is None:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
-            return
+            return False
         await self._safely(relay, held, slot, *found)
+        return True
+
+    async def _answers(self, relay: Relay, held: Held) -> bool:
+        """Whether a relay that refused letters answers at all; if not it is left alone for longer.
+
+        No letter is to find out what NOOP can.
+        """
+        if await held.session.check_alive(ask=True):
+            return True
+        relay.pool.leave(held, usable=False)
+        relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
+        return False
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
+        if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+            return None
         try:
             return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
         except (Stopped, RelayAway):
@@ -156,12 +206,14 @@ class Sender:
         if fault:
             self._settle(token, as_error(letter, fault))
             return
+        if not (self._tools.table.plain or self._take_part(errand)):
+            return
         odds = self._policy.refuse_probability
         if odds and self._chance.random() < odds:
             unlucky = Result(
                 verdict=Verdict.REFUSED, phase=Phase.MAIL, text="refused at random (SMTP_REFUSE_PROBABILITY)"
             )
-            errand.results = dict.fromkeys(letter.pending, unlucky)
+            errand.results = dict.fromkeys(errand.left, unlucky)
             self._finish(errand)
             return
         try:
@@ -176,10 +228,22 @@ class Sender:
             else:
                 self._settle(token, as_error(letter, str(error)))
 
+    def _take_part(self, errand: Errand) -> bool:
+        """Leave those whose way is not this route, or who are not due; False: nobody else is left."""
+        letter, table, now = errand.letter, self._tools.table, self._clock.epoch()
+        part = part_of(letter, self._route.name, table, now)
+        errand.left, errand.elsewhere = part.addresses, part.others
+        if not part.addresses:
+            self._settle(errand.token, *moved_on(letter, table, now))
+        return bool(part.addresses)
+
     async def _send_mail(self, errand: Errand) -> None:
         """Send a letter with further keys, once its template and its attachments are at hand."""
         mail = mail_of(errand, self._composer)
         if mail is None or (mail.pin and not await have_filling(errand, self._composer)):
+            self._finish_if_ours(errand)
+            return
+        if not (self._route.open_to_all or suit(errand, self._route)):
             self._finish_if_ours(errand)
             return
         if mail.personal:
@@ -199,23 +263,30 @@ class Sender:
             self._blobs.give_back(taken)
 
     async def _send(self, errand: Errand) -> None:
-        """Carry the letter's open recipients, in as many transactions as it takes."""
-        letter = errand.letter
-        while errand.left:
-            if not await self._equipped(errand):
-                errand.short = True
-                break
-            part = errand.left[: min(errand.size, errand.room)]
-            try:
-                said = await self._transact(errand, part)
-            except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
-                if ends(errand, part, error):
+        """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
+        while True:
+            while self._anybody_left(errand):
+                if not await self._equipped(errand):
+                    errand.short = True
                     break
-                continue
-            if not self._take_in(errand, part, said):
+                part = errand.left[: min(errand.size, errand.room)]
+                try:
+                    said = await self._transact(errand, part)
+                except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
+                    if ends(errand, part, error):
+                        break
+                    continue
+                if not self._take_in(errand, part, said):
+                    break
+                if errand.left and not await self._write_down(errand, part):
+                    break
+            if self._route.alone or not await self._turn_elsewhere(errand):
                 break
-            if errand.left and not await self._write_down(errand, part):
-                break
+        self._end(errand)
+
+    def _end(self, errand: Errand) -> None:
+        """Nothing more is sent now: what was said decides, or has to be weighed; or the letter goes back."""
+        letter = errand.letter
         if self._in_flight.token(letter.id) != errand.token and not errand.results:
             return  # lost meanwhile, and nothing was sent
         if errand.doubtful:
@@ -225,12 +296,34 @@ class Sender:
         else:
             self._settler.release(errand.token, [letter.id])
 
+    async def _turn_elsewhere(self, errand: Errand) -> bool:
+        """Turn to the next relay, if there is one for somebody: the others are written down before."""
+        if self._means.cut or self._stopping.is_set() or elsewhere(errand, self._route) is None:
+            return False
+        done = ended(errand)
+        if done and not await self._write_down(errand, done):
+            return False
+        further = elsewhere(errand, self._route)
+        if further is None or self._in_flight.token(errand.letter.id) != errand.token:
+            return False
+        self._note_past(errand)
+        errand.turn_to(*further)
+        return True
+
+    def _anybody_left(self, errand: Errand) -> bool:
+        """Whether somebody is to be sent to; who rests, by what the relay said before, is left out."""
+        if errand.relay.orders:
+            spare(errand, self._clock.monotonic())
+        return bool(errand.left)
+
     def _take_in(self, errand: Errand, part: tuple[str, ...], said: Said | None) -> bool:
         """Note what one transaction came to; whether to go on with the letter."""
         if said is None:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
+        if not self._route.alone:
+            errand.note(part)
         if said.good:
             errand.results |= said.results
             errand.taken = True
@@ -239,6 +332,8 @@ class Sender:
             errand.results |= said.results
             return False
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
+        if said.put_off is not None and not known:
+            errand.relay.put_off(errand.letter.id, said.put_off)
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
@@ -291,6 +386,7 @@ class Sender:
                 relay=errand.relay.address,
                 slot=slot,
                 held=held,
+                rules=errand.relay.rules,
             )
             if errand.permit is None:
                 errand.permit = permit
@@ -307,6 +403,8 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
+            if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+                return False
             try:
                 if errand.held is None:
                     errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
@@ -339,35 +437,57 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.relay.address,
+            relay=errand.heard.address,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
-            pause=errand.pause,
+            pause=self._pause(errand) if errand.pause else 0.0,
+            waits=errand.waits or NO_WAITS,
+            by=errand.by,
         )
+
+    def _pause(self, errand: Errand) -> float:
+        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead."""
+        return 0.0 if self._route.goes and not errand.relay.free else errand.pause
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
-        if remembers(letter, moved):
+        if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
-        refusals = errand.relay.refusals
-        if refusals.numbers and moved.status.final:
-            refusals.settled(letter.id)
+        if errand.elsewhere and not moved.status.final:
+            moved, delay = moved_on(
+                moved,
+                self._tools.table,
+                self._clock.epoch(),
+                tried=attempt.results.keys(),
+                delay=delay,
+                last=self._route.name,
+            )
+        for relay in (*errand.tried, errand.relay):
+            if relay.refusals.numbers and moved.status.final:
+                relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         self._log(moved, delay, attempt.results)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
-        permit = errand.permit
-        began = permit.begun if permit is not None else 0.0
-        return with_past(
-            errand.letter,
-            moved,
-            attempt,
-            at=now_ms(self._clock.epoch()),
-            seconds=self._clock.monotonic() - began if began else None,
-            tls=permit.held.session.tls if permit is not None else "",
-        )
+        at, seconds, tls = self._circumstances(errand)
+        return with_past(errand.letter, moved, attempt, errand.past, at=at, seconds=seconds, tls=tls)
+
+    def _note_past(self, errand: Errand) -> None:
+        """Remember what came of the relay from which the letter turns to another one."""
+        at, seconds, tls = self._circumstances(errand)
+        relay = errand.relay.address
+        past = past_of(errand.results, relay, errand.by, at=at, seconds=seconds, tls=tls)
+        if past is not None:
+            errand.past = (*errand.past, past)
+
+    def _circumstances(self, errand: Errand) -> tuple[datetime, float | None, str]:
+        """When an attempt over a relay was over, the seconds that it took, the session's version of TLS."""
+        at, permit = now_ms(self._clock.epoch()), errand.permit
+        if permit is None or not permit.begun:
+            return at, None, ""
+        return at, self._clock.monotonic() - permit.begun, permit.held.session.tls
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))
@@ -404,6 +524,7 @@ class Sender:
             phase=first.phase,
             code=first.code,
             enhanced=first.enhanced,
+            rule=first.rule,
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )

@@ -85,8 +85,11 @@ class Session(Protocol):
         """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...
 
-    async def check_alive(self) -> bool:
-        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
+    async def check_alive(self, *, ask: bool = False) -> bool:
+        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle.
+
+        With `ask` it is asked in any case.
+        """
         ...
 
     async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:

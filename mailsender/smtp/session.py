@@ -270,9 +270,9 @@ class SmtpSession:
         """See `Session`."""
         return self.alive and (self._dialogue.busy or self._clock.monotonic() - self._used <= PROBE_AFTER)
 
-    async def check_alive(self) -> bool:
+    async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
-        if self.alive and not self.reusable:
+        if self.alive and (ask or not self.reusable):
             await self._ask_shortly(b"NOOP\r\n")
         return self.alive
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from mailsender.model.letter import PastAttempt, Recipient, StoredLetter
+from mailsender.model.letter import PastAttempt, Recipient, StoredLetter, now_ms
 from mailsender.web.models import AttemptView, LetterView, OriginView, RecipientView
 
 
@@ -44,7 +44,7 @@ def letter_view(found: StoredLetter) -> LetterView:
 def recipient_view(recipient: Recipient, due: datetime | None) -> RecipientView:
     """One recipient with the last that was heard about it, and when its turn is, while its letter awaits."""
     result = recipient.result
-    next_try = due if recipient.open else None
+    next_try = _next_try(recipient, due)
     if result is None:
         return RecipientView.model_construct(
             address=recipient.address, verdict=None, uncertain=recipient.uncertain, next_try=next_try
@@ -57,9 +57,17 @@ def recipient_view(recipient: Recipient, due: datetime | None) -> RecipientView:
         code=result.code,
         enhanced=result.enhanced,
         text=result.text,
+        rule=result.rule,
         relay=recipient.relay,
         next_try=next_try,
     )
+
+
+def _next_try(recipient: Recipient, due: datetime | None) -> datetime | None:
+    """The letter's time, or its own where that is later; None for who is done with, or on the way."""
+    if due is None or not recipient.open:
+        return None
+    return max(due, now_ms(recipient.due)) if recipient.due else due
 
 
 def attempt_view(past: PastAttempt) -> AttemptView:
@@ -73,6 +81,7 @@ def attempt_view(past: PastAttempt) -> AttemptView:
         code=result.code,
         enhanced=result.enhanced,
         text=result.text,
+        rule=result.rule,
         recipients=past.asked,
         accepted=past.accepted,
         seconds=past.seconds,

@@ -55,6 +55,9 @@ class RecipientView(BaseModel):
     code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
     text: str | None = Field(None, description="One line for a person.")
+    rule: str | None = Field(
+        None, description="The reply rule that decided; empty where the relay was taken at its word."
+    )
     relay: str = Field("", description="The relay that said so, or that was asked last.")
     next_try: datetime | None = Field(
         None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
@@ -75,6 +78,7 @@ class AttemptView(BaseModel):
     code: int | None = Field(description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(description="Enhanced status code (RFC 3463).")
     text: str = Field(description="The beginning of what was said.")
+    rule: str = Field(description="The reply rule that decided; empty where the relay was taken at its word.")
     recipients: Count = Field(description="How many recipients something was said about.")
     accepted: Count = Field(description="How many of them were accepted.")
     seconds: float | None = Field(description="How long it took; null where that is not known.")

@@ -996,6 +996,59 @@ async def test_a_deferred_letter_waits_on_its_route_and_holds_up_nobody(queue: Q
     assert (await queue.stats()).awaiting == 1
 
 
+async def test_a_settlement_may_move_a_letter_to_another_route(queue: Queue) -> None:
+    await queue.insert([letter(n, route="a") for n in range(3)])
+    claimed = await queue.claim(3, token_of(), "a")
+    routes = ("a", "b", "b")
+    await queue.settle(
+        [
+            Settlement(token=claimed.token, letter=each.evolve(status=Status.AWAITING, attempts=1, route=to))
+            for each, to in zip(claimed.letters, routes, strict=True)
+        ]
+    )
+    found = await queue.claim(9, token_of(), "b")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 1", "b"), ("Тема 2", "b")]
+    assert [each.subject for each in (await queue.claim(9, token_of(), "a")).letters] == ["Тема 0"]
+
+
+async def test_when_a_recipient_is_due_is_kept(queue: Queue) -> None:
+    mine = letter(1, addresses=("a@example.test", "b@example.test"))
+    await queue.insert([mine])
+    claimed = await queue.claim(1, token_of())
+    soon, later = Recipient(address="a@example.test"), Recipient(address="b@example.test", due=1.5e9 + 0.25)
+    moved = claimed.letters[0].evolve(status=Status.AWAITING, recipients=(soon, later))
+    await queue.settle([Settlement(token=claimed.token, letter=moved)])
+    found = (await queue.claim(1, token_of())).letters
+    assert found[0].recipients == (soon, later)
+
+
+async def test_letters_that_wait_can_be_moved_to_another_route(queue: Queue, world: World) -> None:
+    await queue.insert([letter(n, route="ab"[n % 2]) for n in range(6)])
+    assert await queue.routes() == ["a", "b"]
+    claimed = await queue.claim(1, token_of(), "a")
+    deferred = await queue.claim(1, token_of(), "a")
+    later = deferred.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=deferred.token, letter=later, delay=100)])
+    ids = await queue.waiting("a", 9)
+    assert sorted(ids) == sorted([letter(2).id, letter(4).id])
+    assert len(await queue.waiting("a", 1)) == 1
+    assert await queue.waiting("gone", 9) == []
+    assert sorted(each.id for each in await queue.look_at([*ids, letter(0).id])) == sorted(ids)
+    everybody = [letter(n).id for n in range(6)]
+    assert await queue.move(everybody, "a", "c") == 2, (
+        "neither who is on the way, nor who is on another route"
+    )
+    assert await queue.move(everybody, "a", "c") == 0
+    assert await queue.routes() == ["b", "c"]
+    found = await queue.claim(9, token_of(), "c")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 4", "c")]
+    await world.pass_time(101)
+    found = await queue.claim(9, token_of(), "c")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 2", "c")]
+    await queue.release(claimed.token, [letter(0).id])
+    assert await queue.waiting("a", 9) == [letter(0).id]
+
+
 async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queue) -> None:
     letters = [letter(n, route="ab"[n % 2]) for n in range(6)]
     _, claimed = await insert_claimed(queue, letters, FreshClaim(token=token_of(), limit=2, route="b"))

@@ -23,7 +23,7 @@ from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
     RUNNING: ["post", "status", "health", "halt"],
-    DEVELOPERS: ["lint", "schema"],
+    DEVELOPERS: ["lint", "explain", "schema"],
     TEMPLATES: ["template"],
 }
 NAMES = [name for names in GROUPS.values() for name in names]

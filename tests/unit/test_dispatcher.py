@@ -17,6 +17,7 @@ from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.route import Pace
+from mailsender.sending.reply_rules import ruled
 from tests.dispatching import UNLIMITED, PlainComposer, Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -105,7 +106,8 @@ async def test_the_log_of_a_refusal_names_the_letter_and_the_codes_but_nobody() 
     (line,) = [each for each in logs if each["event"] == "letter_failed"]
     assert (line["letter"], line["code"], line["enhanced"]) == (done.id, 550, "5.1.1")
     assert "example.test" not in str({**line, "letter": ""})
-    assert done.recipients[0].result == refused
+    assert done.recipients[0].result == ruled(refused, "default/mailbox")
+    assert line["rule"] == "default/mailbox"
 
 
 @pytest.mark.asyncio

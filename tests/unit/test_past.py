@@ -33,7 +33,14 @@ from mailsender.sending.attempt import Attempt, after_attempt
 from mailsender.sending.past import remembers, with_past
 
 ACCEPTED = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="2.0.0", text="queued")
-DEFERRED = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.0", text="greylisted")
+DEFERRED = Result(
+    verdict=Verdict.DEFERRED,
+    phase=Phase.RCPT,
+    code=450,
+    enhanced="4.2.0",
+    text="greylisted",
+    rule="ses/too-fast",
+)
 REFUSED = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="nobody")
 UNCERTAIN = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT, text="lost")
 NOW = datetime(2026, 11, 30, 1, 2, 3, 456000, UTC)
@@ -116,6 +123,7 @@ RESULTS = st.builds(
     code=st.none() | st.integers(200, 599),
     enhanced=st.none() | st.just("4.2.0"),
     text=st.text(max_size=PAST_TEXT),
+    rule=st.sampled_from(["", "ses/too-fast"]),
 )
 PASTS = st.builds(
     PastAttempt,
@@ -194,6 +202,7 @@ def test_a_report_tells_it() -> None:
         "EnhancedCode": "4.2.0",
         "Text": "greylisted",
         "Phase": "rcpt",
+        "Rule": "ses/too-fast",
         "Recipients": 1,
         "Accepted": 0,
         "Seconds": 1.235,

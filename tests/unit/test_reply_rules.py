@@ -185,6 +185,7 @@ def test_every_rule_can_be_reached_and_says_whence_it_is() -> None:
                 reached.add(id(found(line, phase, before)))
     assert [rule for rule in RULES if id(rule) not in reached] == []
     assert all(rule.source for rule in RULES)
+    assert len({rule.name for rule in RULES}) == len(RULES)
 
 
 def test_what_is_put_off_keeps_its_words() -> None:
@@ -205,12 +206,13 @@ WORDS = {Action.ANSWER: "as it says", Action.DEFER: "later"}
 
 def published() -> str:
     """The table of docs/replies.md."""
-    lines = ["| at | reply | enhanced | after | what is done | if others are taken | about | why |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| rule | at | reply | enhanced | after | what is done | if others are taken | about | why |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for rule in RULES:
         enhanced = ACCOUNT if rule.enhanced is ACCOUNT_CODES else ", ".join(rule.enhanced)
         weighed = rule.action in {HOLD, WEIGH, DEFER}
         cells = [
+            f"`{rule.name}`",
             "any" if len(rule.at) == 4 else ", ".join(rule.at),
             ", ".join(f"{code}xx" if len(code) == 1 else code for code in rule.codes) or "none",
             enhanced.replace("-", "none"),

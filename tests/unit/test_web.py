@@ -493,6 +493,7 @@ async def test_a_letter_is_shown_without_its_content() -> None:
             "code": 550,
             "enhanced": "5.1.1",
             "text": "no such user",
+            "rule": "",
             "recipients": 2,
             "accepted": 0,
             "seconds": 1.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,74 @@ def lint(
     if found.looked_at < found.messages:
         typer.echo(f"the first {found.looked_at} of {found.messages} letters were looked at", err=True)
     raise typer.Exit(1 if document["worst"] == "error" else 0)
+
+
+def _preset_names() -> list[str]:
+    from mailsender.routing.presets import PRESETS  # noqa: PLC0415  it is wanted for completion alone
+
+    return list(PRESETS)
+
+
+def explain(
+    reply: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPLY", help="What the relay said, with its code, in quotes.", show_default=False
+        ),
+    ],
+    *,
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--stage",
+            metavar="STAGE",
+            help="When it was said: connect, greeting, ehlo, auth, mail, rcpt, data, dot.",
+        ),
+    ] = "dot",
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="The relay's preset, such as ses. Asks no setting.",
+            show_default=False,
+            autocompletion=_preset_names,
+        ),
+    ] = "",
+    relay: Annotated[
+        str,
+        typer.Option(
+            "--relay",
+            metavar="NAME",
+            help="A relay of the service's own settings: default, or one of the file's.",
+            show_default=False,
+        ),
+    ] = "",
+    taken: Annotated[
+        bool, typer.Option("--taken", help="It took other recipients in the same transaction.")
+    ] = False,
+    carried: Annotated[
+        bool, typer.Option("--carried", help="It took other letters in the same session.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a relay's reply would mean here.
+
+    Which rule fits, what would be done, to whom, and until when. Nothing is sent and nobody is asked. Without
+    --preset and --relay the defaults speak, which hold for every relay. docs/replies.md has them.
+    """
+    from mailsender.cli.explaining import SettingsError, explanation  # noqa: PLC0415  as above
+
+    try:
+        found = explanation(reply, stage, preset, relay, taken=taken, carried=carried)
+    except (ValueError, SettingsError) as error:
+        fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
+    now = datetime.now(UTC)
+    if as_json:
+        print_json(found.document(now))
+        return
+    for line in found.lines(now):
+        typer.echo(line)
 
 
 def _contract_names() -> list[str]:

@@ -1,7 +1,9 @@
 """In which order letters of a route are claimed, and how those that another program put in get a place in it.
 
 Fresh letters stand in one index by their rank, deferred ones in another by the time at which they are due: an
-index over both would be walked through over all that is not due yet.
+index over both would be walked through over all that is not due yet. One of each goes in turn. A rank is a
+moment of the route's own time, which goes slower than the day where flows share the route: compared by it,
+what was deferred would have to wait for all that came in before it was due, or go before all of it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from heapq import merge
 from itertools import islice
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from pymongo import ASCENDING, IndexModel
 
 from mailsender.model.letter import DEFAULT_ROUTE
 from mailsender.queue.mongo.client import RAW, Collection, Document
+from mailsender.queue.mongo.documents import DEFERRED
+from mailsender.queue.ranks import in_turn
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """No rank comes before it."""
@@ -29,16 +32,13 @@ MOST_ROUTES: Final = 1000
 STRAYS: Final = 1000
 """Letters that get their place in one go, of each kind."""
 
-DEFERRED: Final = False
-"""In the place of a rank: the letter has to wait until it is `due`."""
-
 # Another program may have written a `due` that is no time: that is none.
 _COME: Final[Document] = {"$or": [{"$ne": [{"$type": "$due"}, "date"]}, {"$lte": ["$due", "$$NOW"]}]}
 DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
 """What may be sent: a letter without a time for it, or whose time has come."""
 
 _RANK, _WAITS = "mailsender_rank", "mailsender_waits"
-_SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+_SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}, "created_at": 1}
 _LOWEST, _HIGHEST = MinKey(), MaxKey()
 
 # What comes behind strings and behind dates in the order of BSON's types.
@@ -81,6 +81,7 @@ class Order:
         self._letters = letters
         self._raw = letters.with_options(codec_options=RAW)
         self._indexes: dict[str, str] = {}
+        self._deferred_first: dict[str, bool] = {}  # by route: whose turn it is where one of both goes
 
     def use(self, indexes: Mapping[str, str]) -> None:
         """Use the indexes that are there, by our names for them."""
@@ -100,7 +101,7 @@ class Order:
                 {"$match": fresh},
                 {"$sort": {"rank": 1}},
                 most,
-                {"$project": {**_SHOWN, "rank": 1}},
+                {"$project": {**_SHOWN, "rank": 1, "handling.priority": 1}},
                 {"$unionWith": {"coll": self._letters.name, "pipeline": others}},
             ]
         )
@@ -108,15 +109,18 @@ class Order:
             cursor = await cursor
         found = await cursor.to_list(2 * (skip + limit))
         # Merged here: MongoDB's sort would mix those of the same millisecond.
-        first, second = ([each for each in found if name in each] for name in ("rank", "due"))
-        return list(islice(merge(first, second, key=_place_of), skip, skip + limit))
+        kinds = [[each for each in found if name in each] for name in ("rank", "due")]
+        if all(kinds):
+            if self._deferred_first.get(route):
+                kinds.reverse()
+            if limit % 2:
+                self._deferred_first[route] = not self._deferred_first.get(route)
+        return list(islice(in_turn(*kinds), skip, skip + limit))
 
     async def oldest(self) -> datetime | None:
         """Since when the letter waits that may be sent and waits longest; None where there is none."""
-        firsts = [
-            _place_of(each) for route in await self.routes() for each in await self.heads(route, 0, 1, {})
-        ]
-        return min(firsts, default=None)
+        heads = [each for route in await self.routes() for each in await self.heads(route, 0, 2, {})]
+        return min(map(_waits_since, heads), default=None)
 
     async def routes(self) -> list[str]:
         """The routes on which letters wait, in as many looks into the index."""
@@ -158,9 +162,9 @@ class Order:
         return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
 
 
-def _place_of(head: Document) -> datetime:
-    """The rank of a letter, or its time; whatever is no time has come."""
-    found = head.get("rank", head.get("due"))
+def _waits_since(head: Document) -> datetime:
+    """Since when a letter may be sent; one whose times are none has waited for longest."""
+    found = head.get("created_at") if "rank" in head else head.get("due")
     return found if isinstance(found, datetime) else FIRST
 
 

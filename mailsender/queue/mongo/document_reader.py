@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from bson import json_util
 
+from mailsender.model.handling import PLAIN, Handling, Priority
 from mailsender.model.json_values import token_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
@@ -30,6 +32,10 @@ from mailsender.queue.mongo.documents import ID_IN_MESSAGE_ID, clean, letter_id
 
 MOST = 1_000_000
 """The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
+
+
+MAX_RULE = 64
+"""Characters of a rule's name that are read: ours have no more."""
 
 
 def letter_of(document: Mapping[str, Any]) -> Letter:
@@ -84,7 +90,32 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         mail=_string(document.get("mail")) if answers[0].origin else "",
         bare=document.get("bare") is True,
         history=_history(document) if "history" in document else (),
+        handling=_handling(document.get("handling")) if answers[0].origin else PLAIN,
+        expires=_moment(document.get("expires")) if answers[0].origin else None,
     )
+
+
+def _handling(value: Any) -> Handling:
+    if not isinstance(value, Mapping):
+        return PLAIN
+    tags = value.get("tags")
+    try:
+        priority = Priority(str(value.get("priority", Priority.NORMAL)))
+    except ValueError:
+        priority = Priority.NORMAL
+    return Handling(
+        stream=_string(value.get("stream")),
+        tags=tuple(map(_string, tags)) if isinstance(tags, list) else (),
+        priority=priority,
+        route=_string(value.get("route")),
+        retry=_string(value.get("retry")),
+        not_before=_moment(value.get("not_before")),
+        expire_at=_moment(value.get("expire_at")),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
 
 
 def origin_of(value: Any) -> Origin | None:
@@ -223,6 +254,7 @@ def _read_outcome(address: str, value: Mapping[str, Any], relay: str = "") -> Re
         doubts=_number(value.get("doubts")),
         closed=value.get("closed") is True,
         relay=_string(value["relay"]) if "relay" in value else relay if "verdict" in value else "",
+        due=_seconds(value.get("due")),
     )
 
 
@@ -247,6 +279,11 @@ def _history(document: Mapping[str, Any]) -> tuple[PastAttempt, ...]:
     return tuple(found)
 
 
+def _seconds(value: Any) -> float:
+    """A time in epoch seconds as we store it; what is none is none."""
+    return value if isinstance(value, float) and math.isfinite(value) and value > 0 else 0.0
+
+
 def _read_result(value: Mapping[str, Any]) -> Result:
     code, enhanced = value.get("code"), value.get("enhanced")
     return Result(
@@ -255,4 +292,5 @@ def _read_result(value: Mapping[str, Any]) -> Result:
         code=int(code) if isinstance(code, int) and 200 <= code <= 599 else None,
         enhanced=clean(enhanced) if isinstance(enhanced, str) else None,
         text=clean(value.get("text", "")),
+        rule=_string(value.get("rule"))[:MAX_RULE],
     )

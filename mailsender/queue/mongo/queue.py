@@ -40,7 +40,7 @@ from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DEFERRED, DUE, ORDER, PLACED, Order
+from mailsender.queue.mongo.claim_order import DUE, ORDER, PLACED, Order
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -54,6 +54,7 @@ from mailsender.queue.mongo.client import (
 from mailsender.queue.mongo.dead_letters import documents_of
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import (
+    DEFERRED,
     letter_id,
     likeness,
     nameable,
@@ -61,6 +62,7 @@ from mailsender.queue.mongo.documents import (
     state_of,
     stored_id,
 )
+from mailsender.queue.mongo.flows import Flows
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
 from mailsender.queue.mongo.older_builds import NEVER, UNCLAIMED, Older, not_leased
@@ -68,6 +70,7 @@ from mailsender.queue.mongo.outbox import Outbox, named
 from mailsender.queue.mongo.quarantine import Apart, sorted_out
 from mailsender.queue.mongo.replicas import Replicas
 from mailsender.queue.port import CLOCK_AGE, Inserted
+from mailsender.queue.ranks import Shares
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -100,7 +103,7 @@ class MongoQueue:
     `retention` is how long, in seconds, reported letters are remembered, and `body_retention` how long
     their bodies, where that is not the same; `timeout` the deadline of every call to the server, in
     seconds. Records that the dead-letter topic refuses go to `deadletters`, by default the collection's
-    name with ``.deadletters``.
+    name with ``.deadletters``. `shares` is what flows get of their routes.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class MongoQueue:
         timeout: float,
         deadletters: str = "",
         body_retention: float | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -128,6 +132,8 @@ class MongoQueue:
         self._older = Older(self._letters, marks, outbox, self._server_clock, retention=self._retention)
         kept = None if body_retention is None else timedelta(seconds=body_retention)
         self._bodies = Bodies(self._letters, self._outbox, self._server_clock, kept=kept)
+        flows = durable(client, database, f"{collection}.flows", timeout)
+        self._flows = Flows(self._letters, flows, clock, shares or Shares())
         self._inserter = Inserter(
             self._letters,
             self._outbox,
@@ -135,6 +141,7 @@ class MongoQueue:
             timeout=timeout,
             retention=self._retention,
             bodies=self._bodies,
+            flows=self._flows,
         )
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
@@ -154,6 +161,7 @@ class MongoQueue:
         self._indexes = await ensure_indexes(self._letters, [*ORDER, *INDEXES, bodies.INDEX])
         self._order.use(self._indexes)
         await self._outbox.open()
+        await self._flows.open()
         async with calling(self._timeout):
             await self._outbox.try_to_remove()
             await self._older.open()
@@ -254,6 +262,32 @@ class MongoQueue:
         query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "claim": token}
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
+
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        async with calling(self._timeout):
+            return await self._order.routes()
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        async with calling(self._timeout):
+            cursor = self._letters.find({"status": "awaiting", "route": route}, {"_id": 1})
+            found = await cursor.limit(limit).to_list(limit)
+        return [letter_id(each["_id"]) for each in found if nameable(each["_id"])]
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting"}
+        async with calling(self._timeout):
+            found = await self._letters.find(query, hint=_BY_ID).to_list(None)
+        return list(map(letter_of, found))
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "route": origin}
+        async with calling(self._timeout):
+            result = await self._letters.update_many(query, {"$set": {"route": route}}, hint=_BY_ID)
+        return int(result.modified_count)
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
@@ -412,7 +446,9 @@ class MongoQueue:
             letter = letter_of(document)
             if letter.status.final and await self._outbox.answered(document.get("outbox")):
                 letter = letter.evolve(answered=len(letter.answers))
-        due, accepted = _time(document, "due") or _time(document, "rank"), _time(document, "created_at")
+        accepted = _time(document, "created_at")
+        due = _time(document, "due") if document.get("rank") is DEFERRED else accepted
+        due = due or _time(document, "due") or _time(document, "rank")  # another program's
         awaits = letter.status is Status.AWAITING
         return StoredLetter(
             letter=letter,
@@ -495,6 +531,8 @@ class MongoQueue:
             async with calling(self._timeout):
                 heads = await self._order.heads(route, self._skip, limit, self._apart.beside({}))
                 found = _within(heads)
+            if not self._skip:
+                self._flows.served(route, found)
             if not found and self._skip:
                 self._skip = 0
                 continue
@@ -588,7 +626,8 @@ def _settlement(group: list[Settlement], now: datetime, ends: Document) -> Updat
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
     if letter.status is Status.AWAITING:
-        fields |= {"rank": DEFERRED, "due": now + timedelta(seconds=first.delay)}
+        due = now + timedelta(seconds=first.delay)
+        fields |= {"route": letter.route, "rank": DEFERRED, "due": due}
     else:
         fields |= ends
     update: Document = {"$set": fields, "$unset": UNCLAIMED | dict.fromkeys(absent, "")}

@@ -18,6 +18,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
+    ".flows": _KEEPS | {"createIndex"},
     ".blobs.files": _FORGETS,
     ".blobs.chunks": _FORGETS | {"collStats"},
     ".templates": _KEEPS,

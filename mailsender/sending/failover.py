@@ -1,0 +1,72 @@
+"""Where a letter goes on that a relay did not take: only with those whom it certainly did not take (P12).
+
+It is not compiled: a letter on a route with one relay never comes here.
+"""
+
+from __future__ import annotations
+
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.relay import Relay
+from mailsender.routing.route import Route
+from mailsender.sending.errand import Errand
+
+UNSUITED = 10.0
+"""Seconds after which a letter is looked at again whose relay does not go: as long as one is asked that is
+away."""
+
+
+def untaken(errand: Errand) -> tuple[str, ...]:
+    """Those of a letter's recipients whom its relay certainly did not take, in order.
+
+    Put off by a reply, whatever its stage, or lost before the dot: in both nothing was taken (RFC 5321
+    §4.2.5, §4.5.3.2). Who is in doubt from this or an earlier attempt is none of them: what becomes of those
+    says `SMTP_UNCERTAIN`. Nor is who was refused for good, whose refusal is being weighed, or who is to wait
+    by a rule that does not speak of another relay.
+    """
+    out = {each.address for each in errand.letter.recipients if each.uncertain}
+    out.update((errand.waits or {}).keys() - errand.switched)
+    later = [
+        address
+        for address, result in errand.results.items()
+        if result.verdict is Verdict.DEFERRED and address not in out
+    ]
+    known = errand.results.keys() | errand.doubtful.keys()
+    return (*later, *(each for each in errand.left if each not in known))
+
+
+def elsewhere(errand: Errand, route: Route) -> tuple[tuple[str, ...], Relay] | None:
+    """Whom this relay did not take, and the route's next one for them; None where one is wanting."""
+    if errand.doubtful:
+        return None  # what the relay means by it is not known yet
+    addresses = untaken(errand)
+    relay = route.next((*errand.tried, errand.relay), errand.senders) if addresses else None
+    return None if relay is None else (addresses, relay)
+
+
+def ended(errand: Errand) -> tuple[str, ...]:
+    """Those of a letter's recipients who are done with: what became of them has to be written down first.
+
+    Of who is in doubt the journal tells a successor, which would count it twice.
+    """
+    final = (Verdict.ACCEPTED, Verdict.REFUSED)
+    return tuple(address for address, result in errand.results.items() if result.verdict in final)
+
+
+def suit(errand: Errand, route: Route) -> bool:
+    """See that the relay takes mail from the letter's senders, or one does to which it can turn.
+
+    Where none does the letter is put off, by its schedule: somebody may have forgotten one in the file.
+    """
+    if errand.relay.takes(errand.senders):
+        return True
+    if further := elsewhere(errand, route):
+        errand.turn_to(*further)
+        return True
+    if any(relay.takes(errand.senders) for relay in route.relays):
+        errand.idle.update(errand.left)  # that one does not go now
+        text = "the relay that takes mail from this sender does not go now"
+    else:
+        text = "no relay of the route takes mail from this sender"
+    errand.results = dict.fromkeys(errand.left, Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text))
+    errand.pause = UNSUITED
+    return False

@@ -1,0 +1,75 @@
+"""What a reply orders beyond its transaction: who of a letter rests, and for how long.
+
+It is not compiled: only letters that a relay did not take, or whose relay ordered something, come here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.orders import Ordered
+from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.sending.errand import Errand
+
+LEAST_PAUSE: Final = 1.0
+"""Seconds until a letter comes again of which a rule says neither when nor that the attempt counts: without
+any pause it would come again thousands of times a second."""
+
+
+def sender_of(errand: Errand) -> str:
+    """The address that a letter is from, as an order about a sender has it: From, else the reverse-path."""
+    mail = errand.mail
+    if mail is not None and mail.author is not None:
+        return mail.author.address.text
+    own = mail.reverse_path if mail is not None else ""
+    return own or errand.relay.policy.reverse_path
+
+
+def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
+    """Do for `address`, and beyond its letter, what a decision orders; whether the letter rests as a whole.
+
+    Its result stands in the errand already.
+    """
+    if decision.orders:
+        key = scope_key(decision.scope, recipient=address, sender=sender_of(errand))
+        errand.relay.obey(decision, key, now)
+    if decision.action is Action.SWITCH:
+        errand.switch((address,))
+    if decision.counts:
+        if decision.seconds:
+            errand.waits = {**(errand.waits or {}), address: decision.seconds}
+    elif decision.action is Action.SWITCH:
+        _idle(errand, address, 0.0)  # where another relay goes; else nobody claims it before this one does
+    else:
+        _idle(errand, address, decision.seconds or LEAST_PAUSE)
+    return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
+
+
+def spare(errand: Errand, now: float) -> None:
+    """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
+    orders = errand.relay.orders
+    sender = orders.of(scope_key(Scope.SENDER, sender=sender_of(errand)), now)
+    kept: list[str] = []
+    for each in errand.left:
+        order = sender or (
+            orders.of(scope_key(Scope.RECIPIENT, recipient=each), now)
+            or orders.of(scope_key(Scope.DESTINATION, recipient=each), now)
+        )
+        if order is None:
+            kept.append(each)
+        else:
+            errand.results[each] = _resting(order)
+            _idle(errand, each, order.until - now)
+    errand.left = tuple(kept)
+
+
+def _idle(errand: Errand, address: str, pause: float) -> None:
+    errand.pause = min(errand.pause, pause) if errand.idle else pause
+    errand.idle.add(address)
+
+
+def _resting(order: Ordered) -> Result:
+    decision = order.decision
+    text = f"rests by the rule {decision.rule}, after the relay said: {decision.said}"
+    return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text, rule=decision.rule)

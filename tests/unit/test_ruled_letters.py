@@ -1,0 +1,222 @@
+"""What rules do to letters on their way: who is tried again when, who rests, and who goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.routing.reply_rule import RELAY_KEY, Action, ReplyRule, Scope, Suppress, scope_key
+from tests.dispatching import Scene, letter, running, until
+from tests.relays import ACCEPTED, FakeRelay
+
+SLOWLY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.1", text="slowly")
+NEVER = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.7.1", text="on a stop list")
+BYE = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, code=421, enhanced="4.7.0", text="expired")
+
+
+def rule(action: Action, scope: Scope, seconds: float = 60.0, code: str = "450", **keys: Any) -> ReplyRule:
+    return ReplyRule(name="test/rule", codes=(code,), action=action, scope=scope, seconds=seconds, **keys)
+
+
+def said(results: Mapping[str, Result]) -> Callable[[str], Result]:
+    return lambda address: results.get(address, ACCEPTED)
+
+
+async def now(scene: Scene, number: int) -> Letter:
+    found = await scene.queue.look_up(letter(number).id)
+    assert found is not None
+    return found.letter
+
+
+async def deferred(scene: Scene, number: int) -> Letter:
+    """The letter once an attempt of it is settled."""
+    seen: list[Letter] = []
+
+    async def look() -> bool:
+        seen[:] = [await now(scene, number)]
+        return seen[0].status is Status.AWAITING and any(each.result for each in seen[0].recipients)
+
+    async with asyncio.timeout(10):
+        while not await look():  # noqa: ASYNC110  what is asked for has no event of its own
+            await asyncio.sleep(0.005)
+    return seen[0]
+
+
+async def due_in(scene: Scene, number: int) -> float:
+    found = await scene.queue.look_up(letter(number).id)
+    assert found is not None
+    assert found.due is not None
+    return found.due.timestamp() - scene.settler._clock.epoch()
+
+
+@pytest.mark.asyncio
+async def test_a_recipient_waits_as_long_as_its_rule_says_and_others_go_on() -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY}))
+    async with running(relay, rules=[rule(Action.WAIT, Scope.RECIPIENT)]) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test"), letter(2, "b@example.test")])
+        scene.dispatcher.nudge()
+        (done,) = await scene.settled(1)
+        assert done.id == letter(2).id
+        put_off = await deferred(scene, 1)
+        assert (put_off.recipients[0].tries, put_off.attempts) == (1, 1)
+        assert put_off.recipients[0].result is not None
+        assert put_off.recipients[0].result.rule == "test/rule"
+        assert 50 < await due_in(scene, 1) < 61
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("action", [Action.WAIT, Action.SLOW, Action.STOP])
+async def test_what_is_about_the_relay_begins_nothing_more_and_counts_no_attempt(action: Action) -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY}))
+    with capture_logs() as logs:
+        async with running(relay, senders=1, rules=[rule(action, Scope.RELAY)]) as scene:
+            await scene.queue.insert([letter(1, "a1@example.test")])
+            scene.dispatcher.nudge()
+            put_off = await deferred(scene, 1)
+            assert (put_off.recipients[0].tries, put_off.attempts) == (0, 0)
+            assert not scene.known.goes
+            assert "test/rule" in scene.known.reason
+            assert scene.known.next_try is not None
+            await scene.queue.insert([letter(n, "b@example.test") for n in range(2, 9)])
+            scene.dispatcher.nudge()
+            await until(scene.route.blocked_because)
+            assert [each.recipients for each in relay.sent] == [("a1@example.test",)]
+            assert 50 < await due_in(scene, 1) < 61
+    (line,) = [each for each in logs if each["event"] == "relay_orders"]
+    assert (line["rule"], line["order"], line["scope"], line["seconds"]) == (
+        "test/rule",
+        action,
+        "relay",
+        60.0,
+    )
+
+
+@pytest.mark.asyncio
+async def test_when_its_time_is_over_the_relay_goes_again() -> None:
+    answers = iter([SLOWLY])
+    relay = FakeRelay(answer=lambda _: next(answers, ACCEPTED))
+    async with running(relay, senders=1, rules=[rule(Action.WAIT, Scope.RELAY, 0.2)]) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test")])
+        scene.dispatcher.nudge()
+        (done,) = await scene.settled(1)
+        assert (done.status, done.attempts) == (Status.SENT, 1)
+        assert scene.known.goes
+
+
+@pytest.mark.asyncio
+async def test_a_destination_rests_and_other_domains_do_not() -> None:
+    relay = FakeRelay(answer=said({"a1@slow.test": SLOWLY}))
+    async with running(relay, senders=1, rules=[rule(Action.WAIT, Scope.DESTINATION)]) as scene:
+        await scene.queue.insert([letter(1, "a1@slow.test")])
+        scene.dispatcher.nudge()
+        await deferred(scene, 1)
+        await scene.queue.insert([letter(2, "other@SLOW.test", "b@fast.test"), letter(3, "c@fast.test")])
+        scene.dispatcher.nudge()
+        await scene.settled(1)
+        resting = await deferred(scene, 2)
+        assert [each.recipients for each in relay.sent] == [
+            ("a1@slow.test",),
+            ("b@fast.test",),
+            ("c@fast.test",),
+        ]
+        first, second = resting.recipients
+        assert (first.open, first.tries, second.accepted) == (True, 0, True)
+        assert first.result is not None
+        assert "rests by the rule test/rule, after the relay said: 450 4.2.1 slowly" in first.result.text
+        assert 50 < await due_in(scene, 2) < 61
+
+
+@pytest.mark.asyncio
+async def test_of_a_letter_in_slices_the_rest_of_the_domain_is_spared_at_once() -> None:
+    relay = FakeRelay(answer=said({"a1@slow.test": SLOWLY}))
+    addresses = ("a1@slow.test", "a2@slow.test", "b@fast.test")
+    rules = [rule(Action.SLOW, Scope.DESTINATION)]
+    async with running(relay, senders=1, max_recipients=1, rules=rules) as scene:
+        await scene.queue.insert([letter(1, *addresses)])
+        scene.dispatcher.nudge()
+        await deferred(scene, 1)
+        assert [each.recipients for each in relay.sent] == [("a1@slow.test",), ("b@fast.test",)]
+
+
+@pytest.mark.asyncio
+async def test_a_sender_rests_by_its_own_name() -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY}))
+    async with running(relay, senders=1, rules=[rule(Action.STOP, Scope.SENDER)]) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test")])
+        scene.dispatcher.nudge()
+        await deferred(scene, 1)
+        await scene.queue.insert([letter(2, "b@example.test")])
+        scene.dispatcher.nudge()
+        resting = await deferred(scene, 2)
+        assert (resting.attempts, len(relay.sent), scene.known.goes) == (0, 1, True)
+        key = scope_key(Scope.SENDER, sender="s@example.test")
+        assert scene.known.held(key, scene.settler._clock.monotonic()) > 50
+
+
+@pytest.mark.asyncio
+async def test_a_rule_can_fail_and_can_save_a_recipient() -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY, "b@example.test": NEVER}))
+    rules = [
+        rule(Action.FAIL, Scope.RECIPIENT, 0.0, suppress=Suppress.AT_ONCE),
+        rule(Action.RETRY, Scope.RECIPIENT, 60.0, "550"),
+    ]
+    async with running(relay, rules=rules) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test"), letter(2, "b@example.test")])
+        scene.dispatcher.nudge()
+        (failed,) = await scene.settled(1)
+        assert (failed.id, failed.status) == (letter(1).id, Status.ERROR)
+        result = failed.recipients[0].result
+        assert result is not None
+        assert (result.verdict, result.code, result.rule) == (Verdict.REFUSED, 450, "test/rule")
+        saved = await deferred(scene, 2)
+        assert saved.recipients[0].result is not None
+        assert saved.recipients[0].result.verdict is Verdict.DEFERRED
+        assert 50 < await due_in(scene, 2) < 61
+
+
+@pytest.mark.asyncio
+async def test_what_costs_no_penalty_goes_again_at_once_over_another_session_but_not_for_ever() -> None:
+    answers = iter([BYE, BYE])
+    relay = FakeRelay(answer=lambda _: next(answers, ACCEPTED))
+    rules = [rule(Action.RETRY, Scope.RELAY, 0.0, "421")]
+    async with running(relay, senders=1, rules=rules) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test")])
+        scene.dispatcher.nudge()
+        (done,) = await scene.settled(1)
+        assert (done.status, done.attempts, relay.connects) == (Status.SENT, 1, 3)
+    relay = FakeRelay(answer=lambda _: BYE)
+    async with running(relay, senders=1, rules=rules) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test")])
+        scene.dispatcher.nudge()
+        waiting = await deferred(scene, 1)
+        assert (waiting.attempts, len(relay.sent)) == (0, 3)
+        assert await due_in(scene, 1) > 0.5, "not thousands of times a second"
+
+
+@pytest.mark.asyncio
+async def test_a_switch_rests_the_relay_and_its_letter_may_go_elsewhere_at_once() -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY}))
+    async with running(relay, senders=1, rules=[rule(Action.SWITCH, Scope.RELAY)]) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test")])
+        scene.dispatcher.nudge()
+        put_off = await deferred(scene, 1)
+        assert (put_off.attempts, put_off.recipients[0].tries) == (0, 0)
+        assert await due_in(scene, 1) <= 0.1
+        assert scene.known.held(RELAY_KEY, scene.settler._clock.monotonic()) > 50
+        await until(scene.route.blocked_because)
+        assert len(relay.sent) == 1, "where there is no other relay it waits"
+
+
+@pytest.mark.asyncio
+async def test_who_was_taken_beside_one_who_was_not_stays_taken() -> None:
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY}))
+    async with running(relay, rules=[rule(Action.WAIT, Scope.RELAY)]) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test", "b@example.test")])
+        scene.dispatcher.nudge()
+        put_off = await deferred(scene, 1)
+        assert [each.accepted for each in put_off.recipients] == [False, True]
