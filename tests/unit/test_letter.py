@@ -106,5 +106,5 @@ def test_equal_values_are_one_key_and_can_be_replaced() -> None:
     assert replace(result, code=551) == Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=551)
     assert (
         repr(Recipient(address="a"))
-        == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False, relay='')"
+        == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False, relay='', due=0.0)"
     )
