@@ -157,6 +157,11 @@ class Limiter:
         self._wanted.set()
         self._told.set()
 
+    @property
+    def ordered(self) -> bool:
+        """Whether there may be an order at all: a cheap look before a closer one."""
+        return bool(self._standing.orders)
+
     def orders(self) -> list[Order]:
         """All that hold, as far as this replica knows; their times are epoch seconds at the store."""
         return self._standing.all(self._clock.monotonic())

@@ -1,64 +1,57 @@
-"""What a relay's replies ordered beyond their letters, as this replica obeys it. Pure, given `now`.
+"""Recipients for whom a reply asked to wait: what is too small and too many for the relay's document. Pure.
 
-`now` is monotonic seconds.
+`now` is monotonic seconds. A letter's own time is kept with the letter; this is for others to the address.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from mailsender.routing.reply_rule import RELAY_KEY, Decision
+from mailsender.routing.reply_rule import Decision
 
 MOST: Final = 1_000
-"""Scope keys that are kept: whoever answers for each of a million recipients must not fill the memory."""
+"""Addresses that are kept: whoever answers so for each of a million recipients must not fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """A decision that is in force until a time."""
+class Resting(NamedTuple):
+    """Who rests does so for `seconds` more, by a rule, after what a relay said."""
 
-    decision: Decision
-    until: float
+    seconds: float
+    rule: str
+    said: str
 
 
 class Orders:
     """Those in force, by scope key; see `mailsender.routing.reply_rule.scope_key`."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Ordered] = {}
+        self._of: dict[str, tuple[float, Decision]] = {}
 
     def __len__(self) -> int:
         return len(self._of)
 
-    def obey(self, decision: Decision, key: str, now: float) -> bool:
-        """Take one in; whether it is news: nothing held that key. The later end holds."""
-        before = self._of.get(key)
+    def obey(self, decision: Decision, key: str, now: float) -> None:
+        """Take one in. The later end holds."""
         until = now + decision.seconds
-        news = before is None or before.until <= now
-        if before is None or until > before.until:
-            self._of[key] = Ordered(decision, until)
+        if until > self._of.get(key, (0.0, decision))[0]:
+            self._of[key] = until, decision
         if len(self._of) > MOST:
             self._make_room(now)
-        return news
 
-    def of(self, key: str, now: float) -> Ordered | None:
+    def of(self, key: str, now: float) -> Resting | None:
         """What holds a key now, None where nothing does."""
         found = self._of.get(key)
-        if found is not None and found.until <= now:
+        if found is None:
+            return None
+        until, decision = found
+        if until <= now:
             del self._of[key]
             return None
-        return found
-
-    def left(self, key: str, now: float) -> float:
-        """Seconds for which nothing that the key covers may begin."""
-        found = self.of(key, now)
-        return 0.0 if found is None else found.until - now
+        return Resting(until - now, decision.rule, decision.said)
 
     def _make_room(self, now: float) -> None:
-        """The past ones go; of the others the one that ends first, but never the relay's own."""
-        for key in [key for key, each in self._of.items() if each.until <= now]:
+        """The past ones go; of the others the one that ends first."""
+        for key in [key for key, (until, _) in self._of.items() if until <= now]:
             del self._of[key]
         if len(self._of) > MOST:
-            others = [key for key in self._of if key != RELAY_KEY]
-            del self._of[min(others, key=lambda key: self._of[key].until)]
+            del self._of[min(self._of, key=lambda key: self._of[key][0])]

@@ -10,6 +10,7 @@ import asyncio
 import math
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -105,11 +106,15 @@ class Reach:
     told: Telling = field(default_factory=Telling)
 
 
+def _no_rule(error: RelayAway) -> float:  # noqa: ARG001  as `Pool.ruled` is asked
+    return 0.0
+
+
 class Pool:
     """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
     `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
-    lapse meanwhile.
+    lapse meanwhile. `ruled` is asked, where a relay refuses a session, for how long none may be tried.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Pool:
         patience: float = math.inf,
     ) -> None:
         self._patience = patience
+        self.ruled: Callable[[RelayAway], float] = _no_rule
         self._transport = transport
         self._limits = limits
         self._window = Concurrency(limits.sessions)
@@ -402,7 +408,7 @@ class Pool:
         except RelayAway as error:
             self.note_away(error)
             self._window.failed(len(self._open))
-            self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF)
+            self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF, self.ruled(error))
             self._wake_all()  # whoever has another relay is not to wait for this one
             if not wait:
                 raise
@@ -419,11 +425,15 @@ class Pool:
         self.note_there()
         return self._enter(held)
 
-    def _postpone(self, most: float) -> None:
-        """The next try comes later, by ever more up to `most`; once for those that failed together."""
-        if self._clock.monotonic() < self._next_try:
+    def _postpone(self, most: float, least: float) -> None:
+        """The next try comes later, by ever more up to `most`; once for those that failed together.
+
+        `least` seconds are kept in any case: a rule says so.
+        """
+        left = self._next_try - self._clock.monotonic()
+        if left > 0 and left >= least:
             return
-        seconds = min(most, self._backoff) * (0.75 + self._chance.random() / 2)
+        seconds = max(least, min(most, self._backoff) * (0.75 + self._chance.random() / 2))
         self._backoff = min(LAST_BACKOFF, self._backoff * 2)
         self._next_try = self._clock.monotonic() + seconds
         self.reach.again_at = self._clock.epoch() + seconds

@@ -13,13 +13,14 @@ import structlog
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
 from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.order import Order
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
-from mailsender.routing.orders import Orders
+from mailsender.routing.orders import Orders, Resting
 from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
-from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope, decided, first_fit
 from mailsender.routing.weighing import Ruling, Scale
-from mailsender.smtp.port import Transport
+from mailsender.smtp.port import RelayAway, Transport
 
 log = structlog.get_logger()
 
@@ -37,7 +38,8 @@ class Relay:
     """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
 
     `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
-    file's and the preset's about its replies, `orders` what its replies ordered by them.
+    file's and the preset's about its replies. What its replies order by them is the limiter's to keep, but
+    for `orders`, which are about single recipients.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Relay:
             stopping=stopping,
             patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
         )
+        self.pool.ruled = self._session_refused
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
@@ -91,9 +94,9 @@ class Relay:
         """Why letters do not go out to it, for readiness and status; empty when they may."""
         if self.breaker.open and not self.pool.away:
             return f"refuses letters: {self.breaker.why}"
-        order = self.orders.of(RELAY_KEY, self._clock.monotonic())
-        if order is not None and not self.pool.reason:
-            return f"is to rest by the rule {order.decision.rule}: {order.decision.said}"
+        if self.ordered and not self.pool.reason:
+            order = self.resting(RELAY_KEY, self._clock.monotonic())
+            return "" if order is None else f"is to rest by the rule {order.rule}: {order.said}"
         return self.pool.reason
 
     @property
@@ -116,10 +119,7 @@ class Relay:
     @property
     def goes(self) -> bool:
         """Whether a letter would not only wait here."""
-        limiter, pool = self.limiter, self.pool
-        if pool.away or pool.closed or limiter.exhausted_until is not None or limiter.condition.text:
-            return False
-        return not self.orders or not self.held(RELAY_KEY, self._clock.monotonic())
+        return not (self.pool.away or self.pool.closed) and self.limiter.goes
 
     @property
     def free(self) -> bool:
@@ -139,28 +139,57 @@ class Relay:
 
     # --- what it orders --------------------------------------------------------------------------
 
-    def obey(self, decision: Decision, key: str, now: float) -> float:
-        """Begin nothing that `key` covers for as long as the decision says; returns the seconds.
+    def _session_refused(self, error: RelayAway) -> float:
+        """It refused a session; returns the seconds for which none may be tried, by what a rule says."""
+        reply = error.reply
+        if reply is None or reply.code < 400 or not self.rules:
+            return 0.0
+        rule = first_fit(self.rules, Phase(error.phase), reply.code, reply.enhanced, reply.text)
+        if rule is None:
+            return 0.0
+        decision = decided(rule, reply.code, reply.enhanced, reply.text, blames_all=True)
+        if decision.orders and decision.scope is Scope.RELAY:
+            self.obey(decision, RELAY_KEY, self._clock.monotonic())
+        return decision.seconds
 
-        `now` is monotonic.
+    def obey(self, decision: Decision, key: str, now: float) -> float:
+        """Do what a reply orders beyond its letter: begin nothing that `key` covers, and then less at a time.
+
+        All replicas obey it, and this one from now on, which is `now` in monotonic seconds; about a recipient
+        it does so alone. Returns the seconds for which the key is held.
         """
-        news = self.orders.obey(decision, key, now)
-        if news and decision.scope is not Scope.RECIPIENT:  # whose address has no place in a log
-            log.warning(
-                "relay_orders",
-                relay=self.address,
-                rule=decision.rule,
-                order=decision.action,
-                scope=decision.scope,
-                seconds=decision.seconds,
-                text=decision.said[:200],
-                action="nothing that it covers is begun until then",
+        if decision.scope is Scope.RECIPIENT:
+            self.orders.obey(decision, key, now)
+        else:
+            until, then = self._clock.epoch() + decision.seconds, decision.then
+            self.limiter.order(
+                Order(
+                    key=key,
+                    rule=decision.rule,
+                    said=decision.said,
+                    until=until,
+                    factor=1.0 if then is None else then.rate,
+                    then_until=0.0 if then is None else until + then.seconds,
+                )
             )
         return self.held(key, now)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether anything may be held by an order: a cheap look before a closer one."""
+        return self.limiter.ordered or bool(self.orders)
+
     def held(self, key: str, now: float) -> float:
         """Seconds for which nothing that a scope key covers may begin; `now` is monotonic."""
-        return self.orders.left(key, now)
+        resting = self.resting(key, now) if self.ordered else None
+        return 0.0 if resting is None else resting.seconds
+
+    def resting(self, key: str, now: float) -> Resting | None:
+        """By what a scope key is held, if it is."""
+        order = self.limiter.held(key, now)
+        if order is not None:
+            return Resting(self.limiter.left(key, now), order.rule, order.said)
+        return self.orders.of(key, now)
 
     # --- what it says of letters -----------------------------------------------------------------
 

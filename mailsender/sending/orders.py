@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.orders import Ordered
+from mailsender.routing.orders import Resting
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
 
@@ -48,19 +48,19 @@ def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
 
 def spare(errand: Errand, now: float) -> None:
     """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
-    orders = errand.relay.orders
-    sender = orders.of(scope_key(Scope.SENDER, sender=sender_of(errand)), now)
+    relay = errand.relay
+    sender = relay.resting(scope_key(Scope.SENDER, sender=sender_of(errand)), now)
     kept: list[str] = []
     for each in errand.left:
-        order = sender or (
-            orders.of(scope_key(Scope.RECIPIENT, recipient=each), now)
-            or orders.of(scope_key(Scope.DESTINATION, recipient=each), now)
+        resting = sender or (
+            relay.resting(scope_key(Scope.RECIPIENT, recipient=each), now)
+            or relay.resting(scope_key(Scope.DESTINATION, recipient=each), now)
         )
-        if order is None:
+        if resting is None:
             kept.append(each)
         else:
-            errand.results[each] = _resting(order)
-            _idle(errand, each, order.until - now)
+            errand.results[each] = _result(resting)
+            _idle(errand, each, resting.seconds)
     errand.left = tuple(kept)
 
 
@@ -69,7 +69,6 @@ def _idle(errand: Errand, address: str, pause: float) -> None:
     errand.idle.add(address)
 
 
-def _resting(order: Ordered) -> Result:
-    decision = order.decision
-    text = f"rests by the rule {decision.rule}, after the relay said: {decision.said}"
-    return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text, rule=decision.rule)
+def _result(resting: Resting) -> Result:
+    text = f"rests by the rule {resting.rule}, after the relay said: {resting.said}"
+    return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text, rule=resting.rule)

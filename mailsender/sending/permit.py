@@ -9,6 +9,7 @@ from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.pool import Held
 from mailsender.routing.reply_rule import ReplyRule
 from mailsender.sending.reply_rules import Action, as_deferred, decide
@@ -44,7 +45,7 @@ class Permit:
     """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
-    `rules` are the relay's own.
+    `rules` are the relay's own, `limiter` knows what its replies ordered.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class Permit:
         "denied",
         "held",
         "letter_id",
+        "limiter",
         "lost",
         "means",
         "recipients",
@@ -74,9 +76,11 @@ class Permit:
         slot: Slot,
         held: Held,
         rules: Sequence[ReplyRule] = (),
+        limiter: Limiter | None = None,
     ) -> None:
         self.means = means
         self.rules = rules
+        self.limiter = limiter
         self.relay = relay
         self.held = held
         self.token = token
@@ -93,7 +97,9 @@ class Permit:
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return not self.lost and not means.cut and self.slot.good(now)
+        limiter, slot = self.limiter, self.slot
+        good = slot.good(now) if limiter is None else limiter.good(slot, now)
+        return good and not self.lost and not means.cut
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""

@@ -161,7 +161,7 @@ class Sender:
 
     async def _place(self, relay: Relay) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
-        if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+        if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
         try:
             return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
@@ -312,7 +312,7 @@ class Sender:
 
     def _anybody_left(self, errand: Errand) -> bool:
         """Whether somebody is to be sent to; who rests, by what the relay said before, is left out."""
-        if errand.relay.orders:
+        if errand.relay.ordered:
             spare(errand, self._clock.monotonic())
         return bool(errand.left)
 
@@ -387,6 +387,7 @@ class Sender:
                 slot=slot,
                 held=held,
                 rules=errand.relay.rules,
+                limiter=errand.relay.limiter,
             )
             if errand.permit is None:
                 errand.permit = permit
@@ -403,7 +404,7 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
-            if relay.orders and relay.held(RELAY_KEY, self._clock.monotonic()):
+            if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
                 return False
             try:
                 if errand.held is None:

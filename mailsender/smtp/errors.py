@@ -17,6 +17,7 @@ from mailsender.model.text import one_line
 from mailsender.smtp.bearer import oauthbearer, xoauth2
 from mailsender.smtp.mechanisms import Login
 from mailsender.smtp.port import RelayAway
+from mailsender.smtp.replies import Reply
 
 # Of OpenSSL's verify codes (X509_V_ERR_*), those that one setting or one deed mends.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -70,7 +71,8 @@ def _refusal(error: SMTPResponseException, phase: Phase, advice: str, *, without
     elif code is None:
         hint = "; is SMTP_PORT the port of a mail server?"
     text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{one_line(said)}{hint}"
-    return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500)
+    reply = None if code is None else Reply.of(code, said.split("\n"))
+    return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500, reply=reply)
 
 
 def _secrets(told: Sequence[Login]) -> list[str]:

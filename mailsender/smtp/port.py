@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Outcome, Result
+from mailsender.smtp.replies import Reply
 
 
 class Permit(Protocol):
@@ -29,15 +30,24 @@ class Permit(Protocol):
 
 
 class RelayAway(Unavailable):
-    """No session could be opened. `phase` and `code` say how far it came.
+    """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said.
 
     `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
     the operator hears of it at once; it is tried again all the same.
     """
 
-    def __init__(self, text: str, *, phase: str, code: int | None = None, permanent: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        phase: str,
+        code: int | None = None,
+        permanent: bool = False,
+        reply: Reply | None = None,
+    ) -> None:
         """Note how far it came."""
         super().__init__(text)
+        self.reply = reply
         self.phase = phase
         self.code = code
         self.permanent = permanent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.model.text import MAX_TEXT
-from mailsender.routing.orders import MOST, Orders
+from mailsender.routing.orders import MOST, Orders, Resting
 from mailsender.routing.presets import PRESETS, rules_of
 from mailsender.routing.reply_rule import (
     ACCOUNT_CODES,
@@ -315,25 +315,22 @@ def test_an_order_names_what_it_is_about() -> None:
 def test_what_is_ordered_holds_until_its_end_and_the_later_end_holds() -> None:
     orders = Orders()
     assert not orders
-    assert orders.obey(ordered(10.0), "relay", 100.0)
-    assert not orders.obey(ordered(5.0), "relay", 101.0), "that is no news"
-    assert orders.left("relay", 104.0) == 6.0
-    orders.obey(ordered(60.0), "relay", 104.0)
-    assert orders.left("relay", 104.0) == 60.0
-    assert orders.left("destination:a.test", 104.0) == 0.0
-    assert orders.left("relay", 164.0) == 0.0
+    orders.obey(ordered(10.0), "a", 100.0)
+    orders.obey(ordered(5.0), "a", 101.0)
+    assert orders.of("a", 104.0) == Resting(6.0, "r", "")
+    orders.obey(ordered(60.0), "a", 104.0)
+    assert orders.of("a", 104.0) == Resting(60.0, "r", "")
+    assert orders.of("b", 104.0) is None
+    assert orders.of("a", 164.0) is None
     assert not orders, "it is forgotten with its end"
-    assert orders.obey(ordered(1.0), "relay", 200.0), "and the next one is news"
 
 
-def test_those_who_would_be_too_many_make_room_but_not_for_the_relays_own() -> None:
+def test_those_who_would_be_too_many_make_room() -> None:
     orders = Orders()
-    orders.obey(ordered(1.0), RELAY_KEY, 0.0)
     for n in range(MOST + 50):
         orders.obey(ordered(10.0 + n), f"recipient:{n}@a.test", 0.0)
     assert len(orders) == MOST
-    assert orders.left(RELAY_KEY, 0.5) == 0.5
-    assert orders.left("recipient:0@a.test", 0.5) == 0.0
-    assert orders.left(f"recipient:{MOST + 49}@a.test", 0.5) > 0
-    orders.obey(ordered(1.0), "destination:b.test", 500.0)
+    assert orders.of("recipient:0@a.test", 0.5) is None
+    assert orders.of(f"recipient:{MOST + 49}@a.test", 0.5) is not None
+    orders.obey(ordered(1.0), "recipient:more@b.test", 500.0)
     assert len(orders) < MOST, "those that are over go first"

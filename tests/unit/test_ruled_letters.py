@@ -10,7 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.routing.presets import PRESETS
 from mailsender.routing.reply_rule import RELAY_KEY, Action, ReplyRule, Scope, Suppress, scope_key
+from mailsender.smtp.port import RelayAway
+from mailsender.smtp.replies import Reply
 from tests.dispatching import Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -87,13 +90,9 @@ async def test_what_is_about_the_relay_begins_nothing_more_and_counts_no_attempt
             await until(scene.route.blocked_because)
             assert [each.recipients for each in relay.sent] == [("a1@example.test",)]
             assert 50 < await due_in(scene, 1) < 61
-    (line,) = [each for each in logs if each["event"] == "relay_orders"]
-    assert (line["rule"], line["order"], line["scope"], line["seconds"]) == (
-        "test/rule",
-        action,
-        "relay",
-        60.0,
-    )
+    (line,) = [each for each in logs if each["event"] == "relay_ordered"]
+    assert (line["rule"], line["scope"], line["seconds"]) == ("test/rule", "relay", 60.0)
+    assert line["factor"] == (0.5 if action is Action.SLOW else 1.0)
 
 
 @pytest.mark.asyncio
@@ -154,6 +153,12 @@ async def test_a_sender_rests_by_its_own_name() -> None:
         scene.dispatcher.nudge()
         resting = await deferred(scene, 2)
         assert (resting.attempts, len(relay.sent), scene.known.goes) == (0, 1, True)
+        (order,) = scene.known.limiter.orders()
+        assert (order.key, order.rule, order.said) == (
+            "sender:s@example.test",
+            "test/rule",
+            "450 4.2.1 slowly",
+        )
         key = scope_key(Scope.SENDER, sender="s@example.test")
         assert scene.known.held(key, scene.settler._clock.monotonic()) > 50
 
@@ -220,3 +225,40 @@ async def test_who_was_taken_beside_one_who_was_not_stays_taken() -> None:
         scene.dispatcher.nudge()
         put_off = await deferred(scene, 1)
         assert [each.accepted for each in put_off.recipients] == [False, True]
+
+
+class Refusing(FakeRelay):
+    """Refuses all sessions at the login."""
+
+    said = Reply.of(454, ["4.7.0 Too many login attempts"])
+
+    async def connect(self) -> Any:
+        self.connects += 1
+        raise RelayAway("no", phase="auth", code=self.said.code, reply=self.said)
+
+
+@pytest.mark.asyncio
+async def test_a_login_that_is_refused_is_not_tried_before_its_rule_says_so() -> None:
+    rules = PRESETS["google-user"].rules
+    relay = Refusing()
+    async with running(relay, senders=2, rules=rules) as scene:
+        await scene.queue.insert([letter(1)])
+        scene.dispatcher.nudge()
+        await until(lambda: scene.known.pool.away)
+        assert scene.known.next_try is not None
+        assert scene.known.next_try - scene.settler._clock.epoch() > 590
+        (order,) = scene.known.limiter.orders()
+        assert (order.key, order.rule) == (RELAY_KEY, "google-user/too-many-logins")
+        assert relay.connects == 1
+        assert (await now(scene, 1)).attempts == 0
+
+
+@pytest.mark.asyncio
+async def test_without_a_rule_a_session_is_tried_again_as_ever() -> None:
+    async with running(Refusing(), rules=PRESETS["ses"].rules[:1]) as scene:
+        await scene.queue.insert([letter(1)])
+        scene.dispatcher.nudge()
+        await until(lambda: scene.known.pool.away)
+        assert scene.known.next_try is not None
+        assert scene.known.next_try - scene.settler._clock.epoch() < 2
+        assert not scene.known.ordered
