@@ -34,6 +34,7 @@ from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
 from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.intake.placing import Placing, default_route
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
@@ -59,8 +60,10 @@ from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.routing.routes import made, table_of, waiting_for
+from mailsender.routing.routes import change, made, table_of, waiting_for
+from mailsender.routing.shares import expire_of, shares_of
 from mailsender.sending.dispatcher import Dispatcher
+from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
@@ -68,6 +71,9 @@ from mailsender.settings.environment import Settings
 from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.port import SuppressionStore
+from mailsender.suppression.watch import SuppressionWatch
 from mailsender.templates.folder import Folder
 from mailsender.templates.library import Library
 from mailsender.templates.memory import MemoryShelf
@@ -99,6 +105,9 @@ SWEEP_EVERY, SWEPT = 60.0, 20
 
 BARE_EVERY, BARE = 10.0, 500
 """The same for letters whose bodies are kept no longer."""
+
+LATE_EVERY, LATE = 2.0, 500
+"""The same for letters whose time to be sent is over."""
 
 
 @dataclass(slots=True)
@@ -182,6 +191,7 @@ class Parts:
     blobs: BlobStore = field(default_factory=lambda: MemoryBlobs(SystemClock()))
     folder: Folder = field(default_factory=Folder)
     shelf: Shelf = field(default_factory=lambda: MemoryShelf(SystemClock()))
+    suppressions: SuppressionStore = field(default_factory=MemorySuppressions)
 
 
 class Front(Protocol):
@@ -220,20 +230,25 @@ class Replica:
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
+        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
+        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
+        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
+        expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
+            Chore("expired", expiry.sweep, LATE, LATE_EVERY),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
         self.tidier = Tidier(parts.queue, self.heartbeat, clock, chores)
-        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
-        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
-        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
         chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
-        plan = plan or plan_of(settings)
+        self.plan = plan = plan or plan_of(settings)
+        self.rereading = asyncio.Lock()  # the file has one reader at a time
+        self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
+        parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
@@ -256,11 +271,15 @@ class Replica:
                 clock=clock,
                 chance=chance,
                 stopping=self._stop_sending,
+                suppression=self.suppression,
                 blobs=self.blobs,
                 table=table_of(plan, settings.sender[1]),
             ),
             heartbeat=self.heartbeat,
         )
+        # Without a file there is one route, and nothing to be looked at.
+        route_of = default_route if settings.config is None else self.dispatcher.route_of
+        self.placing = Placing(route_of, expire_of(plan))
         self.intake = Intake(
             parts.source,
             parts.queue,
@@ -272,6 +291,7 @@ class Replica:
             joined=self.reporter.joined,
             fill=self.filler.fill,
             attachments=Attachments(parts.blobs, self.limits, clock),
+            placing=self.placing,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
@@ -310,6 +330,31 @@ class Replica:
         }
         routes += [made(each, relays, self.clock) for each in plan.routes]
         return list(relays.values()), routes
+
+    def adopt(self, plan: Plan) -> None:
+        """Go on by another plan, whose relays are those that run; see `mailsender.routing.changes`."""
+        relays = {relay.name: relay for relay in self.relays}
+        for each in plan.relays:
+            relays[each.name].change(
+                each.allowance,
+                each.further,
+                max_recipients=each.policy.max_recipients,
+                senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
+            )
+        there = {route.name: route for route in self.routes}
+        for each_route in plan.routes:
+            if each_route.name in there:
+                change(there[each_route.name], each_route, relays)
+            else:
+                there[each_route.name] = made(each_route, relays, self.clock)
+        # In place: relays ask these routes how much waits for them.
+        self.routes[:] = [there[each.name] for each in plan.routes]
+        self.suppression.policy = plan.suppression
+        self.parts.queue.share(shares_of(plan))
+        self.placing.expire(expire_of(plan))
+        self.plan = plan
+        self.dispatcher.change(self.routes, table_of(plan, self.settings.sender[1]))
 
     # --- how it is -------------------------------------------------------------------------------
 
@@ -451,6 +496,7 @@ class Replica:
                     )
                     for relay in self.relays
                 ),
+                ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
                 ("tidier", self.tidier.run, "letters of the dead are not given back, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
@@ -532,6 +578,7 @@ class Replica:
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
         if len(self.in_flight):
             unclean.append(f"{len(self.in_flight)} letters are still in flight; others give them back")
+        await self._ended("suppression", deadline, lambda: deadline.left * 0.2)
         step("report")
         await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
         left = self.reporter.state.waiting

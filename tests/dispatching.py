@@ -29,6 +29,9 @@ from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.smtp.port import Transport
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.rules import SuppressionPolicy
+from mailsender.suppression.watch import SuppressionWatch
 from tests.relays import FakeRelay
 
 UNLIMITED = Allowance(letters=0, period=1.0)
@@ -133,6 +136,7 @@ async def running(
     life: float = 60.0,
     composer: Compose | None = None,
     blobs: BlobCache | None = None,
+    suppression: SuppressionWatch | None = None,
     rules: Sequence[ReplyRule] = (),
     **policy: float,
 ) -> AsyncIterator[Scene]:
@@ -177,6 +181,7 @@ async def running(
             clock=clock,
             chance=chance,
             stopping=stopping,
+            suppression=suppression or SuppressionWatch(MemorySuppressions(), clock, SuppressionPolicy()),
             blobs=blobs,
         ),
         heartbeat=heartbeat,

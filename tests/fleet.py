@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Letter
+from mailsender.observe.supervision import Keep, once
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
@@ -72,6 +73,7 @@ async def fleet(
     composer: object = None,
     queue: MemoryQueue | None = None,
     clock: Clock | None = None,
+    keep: Keep = once,
 ) -> AsyncIterator[Fleet]:
     clock = clock or SystemClock()
     queue = queue or MemoryQueue(clock)
@@ -129,7 +131,7 @@ async def fleet(
     stop = asyncio.Event()
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         settling = group.create_task(settler.run())
-        group.create_task(dispatcher.run())
+        group.create_task(dispatcher.run(keep))
         for relay in relays.values():
             group.create_task(relay.limiter.run(stop))
         try:

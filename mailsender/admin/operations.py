@@ -13,6 +13,8 @@ from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
+from mailsender.admin.reloading import Reloading
+from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
 from mailsender.codes.desk import Guess, Made, Wanted
@@ -28,7 +30,7 @@ from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica, text_of_html
 from mailsender.templates.prepare import prepared
 from mailsender.web.models import DryRunView
-from mailsender.web.operations import Clash, Posted, Submission, Submitted
+from mailsender.web.operations import Clash, Posted, Reloaded, Submission, Submitted
 
 FRESH = 1.0
 """Seconds for which a count of the queue is good, and for which a new one is waited for."""
@@ -41,8 +43,10 @@ class ReplicaOperations:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
         self.blobs = ReplicaBlobs(replica)
+        self.suppressions = ReplicaSuppressions(replica)
         self._posting = Posting(replica, self.blobs)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
+        self._reloading = Reloading(replica)
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         self._confined = Confined(lint.__module__, prepared.__module__)
@@ -184,6 +188,10 @@ class ReplicaOperations:
     async def close(self) -> None:
         """End what is under way for callers; the replica is not touched."""
         await self._confined.close()
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the file of relays and routes again."""
+        return await self._reloading.reload(by)
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""

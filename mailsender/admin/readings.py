@@ -82,6 +82,9 @@ def _attempts(relay: Relay) -> Mapping[tuple[str, ...], float]:
 def _ended(replica: Replica) -> Iterator[tuple[m.Definition, m.Value]]:
     counted, reports = replica.counted(), replica.reporter.state
     yield m.OUTCOMES, {each: counted[each] for each in ("sent", "error", "deferred", "uncertain")}
+    watch = replica.suppression
+    yield m.SUPPRESSED, watch.hits
+    yield m.SUPPRESSIONS, {"learned": watch.learned, "lifted": watch.lifted, "forgotten": watch.forgotten}
     yield m.RELEASED, counted["released"]
     yield m.LATE, counted["late"]
     yield m.RECOVERED, counted["recovered"]

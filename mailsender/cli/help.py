@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 SERVICE: Final = "The service"
 RUNNING: Final = "A running service"
 DEVELOPERS: Final = "For developers"
+SUPPRESSION: Final = "Who gets no letters"
 TEMPLATES: Final = "What letters are made from"
 """The groups, as `rich_help_panel` of a command names them."""
 
@@ -47,6 +48,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "schema": (
         ("mailsender schema", "the names"),
         ("mailsender schema openapi > openapi.json", "for a generator of clients"),
+        ("mailsender schema config > relays.schema.json", "for an editor of the file"),
         ("mailsender schema --write docs", "all of them"),
     ),
     "lint": (
@@ -73,6 +75,10 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "health": (
         ("mailsender health", "is it alive? For a container's health check"),
         ("mailsender health --ready", "does it work, with all it needs?"),
+    ),
+    "reload": (
+        ("mailsender reload", "a line for each change"),
+        ("mailsender reload --json | jq .left", "what takes a restart"),
     ),
     "template": (
         ("mailsender template check templates", "the files of a folder"),
@@ -102,6 +108,33 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender template preview welcome --out page.html", "the HTML, for a browser"),
         ("mailsender template preview welcome --dir templates", "from files; asks nobody"),
     ),
+    "suppress": (
+        ("mailsender suppress add ann@example.org", "nothing is sent to her any more"),
+        ("mailsender suppress list --address ann@example.org", "why is nothing sent to her?"),
+        ("mailsender suppress import left.csv", "all addresses of a file"),
+        ("mailsender suppress add --help", "more on one command"),
+    ),
+    "suppress add": (
+        ("mailsender suppress add ann@example.org --reason unsubscribed", "all letters"),
+        ("mailsender suppress add @example.org --stream news", "one stream's, to a whole domain"),
+        ("mailsender suppress add ann@example.org --until never", "until it is removed"),
+    ),
+    "suppress list": (
+        ("mailsender suppress list", "a line an entry"),
+        ("mailsender suppress list --stream news --json | jq .suppressions", "for programs"),
+    ),
+    "suppress remove": (
+        ("mailsender suppress remove ann@example.org", "for all streams"),
+        ("mailsender suppress remove ann@example.org --stream news", "for one"),
+    ),
+    "suppress import": (
+        ("mailsender suppress import left.csv", "from a file"),
+        ("make-addresses | mailsender suppress import -", "from standard input"),
+    ),
+    "suppress export": (
+        ("mailsender suppress export > suppressed.csv", "all of it"),
+        ("mailsender suppress export --stream news --out news.csv", "one stream's"),
+    ),
     "halt": (
         ("mailsender halt", "begin; again: how far is it?"),
         ("mailsender halt --json | jq .in_hand", "letters that it still holds"),
@@ -130,6 +163,11 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("0", "All of them can be filled in with their samples."),
         ("1", "Some cannot: an `error` line says what is wrong."),
         ("2", "The folder cannot be read, or a setting is wrong."),
+    ),
+    "suppress import": (
+        ("0", "All rows of the file are on the list."),
+        ("1", "Some are not: standard error names them. Or it was not taken."),
+        ("2", "The command line is wrong, or the file cannot be read."),
     ),
     "post": (
         ("0", "It was published. With --dry-run: nothing is wrong with it."),
@@ -175,6 +213,14 @@ class TemplateCommand(Command):
         _write_tables(f"template {self.name}", formatter)
 
 
+class SuppressCommand(Command):
+    """One of `mailsender suppress`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables(f"suppress {self.name}", formatter)
+
+
 class Group(TyperGroup):
     """All commands, by group, in the order in which they were defined."""
 
@@ -201,6 +247,14 @@ class TemplateGroup(Group):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
         """Write what stands last."""
         _write_tables("template", formatter)
+
+
+class SuppressGroup(Group):
+    """The commands of `mailsender suppress`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables("suppress", formatter)
 
 
 def _write_tables(name: str, formatter: Any) -> None:

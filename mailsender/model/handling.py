@@ -17,6 +17,9 @@ MAX_TAGS: Final = 10
 MAX_ROUTE: Final = 64
 """Characters of a route's name."""
 
+EXPIRED: Final = "expired"
+"""How the reason of a letter begins whose time to be sent was over before anybody took it."""
+
 
 class Priority(StrEnum):
     """How much a letter matters, as its publisher says."""

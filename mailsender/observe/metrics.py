@@ -286,6 +286,20 @@ OUTCOMES = _metric(
     " `deferred`; and attempts with a recipient of whom it is `uncertain` whether it was accepted.",
     outcome=("sent", "error", "deferred", "uncertain"),
 )
+SUPPRESSED = _metric(
+    "counter",
+    "suppressed",
+    "recipients",
+    "Recipients to whom a letter was not sent: they were on the suppression list.",
+)
+SUPPRESSIONS = _metric(
+    "counter",
+    "suppression_changes",
+    "addresses",
+    "What replies changed on the suppression list: refusals that were `learned`, entries that a success"
+    " `lifted`, and refusals that were `forgotten`, for too many waited to be written.",
+    change=("learned", "lifted", "forgotten"),
+)
 RELEASED = _metric("counter", "letters_released", "letters", "Letters given back as they were claimed.")
 LATE = _metric(
     "counter", "settlements_late", "letters", "Outcomes that changed nothing: another replica had the letter."

@@ -34,7 +34,7 @@ from mailsender.model.letter import (
 from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
-from mailsender.queue.ranks import RouteTime, Shares, flow_of, in_turn, offset
+from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_turn, offset
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -138,7 +138,7 @@ class MemoryQueue:
     """`Queue` in memory.
 
     Reported letters are forgotten after `retention` seconds, their bodies after `body_retention` where that
-    is not the same. `shares` is what flows get of their routes.
+    is not the same.
     """
 
     def __init__(
@@ -146,15 +146,15 @@ class MemoryQueue:
         clock: Clock,
         retention: float = RETENTION,
         body_retention: float | None = None,
-        shares: Shares | None = None,
     ) -> None:
         self._clock = clock
         self._retention = retention
         self._body_retention = body_retention
         self._bodies: deque[tuple[float, str]] = deque()  # of final letters: when they go
         self._entries: dict[str, _Entry] = {}
-        self._shares = shares or Shares()
+        self._shares = Shares()
         self._routes: defaultdict[str, _Waiting] = defaultdict(_Waiting)
+        self._over: list[tuple[float, str]] = []  # a heap: when letters are no longer sent, in epoch seconds
         self._claimed: dict[str, _Entry] = {}
         self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
         self._name = ""
@@ -230,7 +230,29 @@ class MemoryQueue:
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        entries = self._routes[route].take(limit, self._clock.monotonic(), self._entries)
+        return self._take(self._routes[route].take(limit, self._clock.monotonic(), self._entries), token)
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """See `Queue.share`."""
+        self._shares.use(routes)
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """See `Queue.claim_expired`."""
+        over: list[_Entry] = []
+        on_their_way: list[tuple[float, str]] = []
+        while self._over and self._over[0][0] <= self._clock.epoch() and len(over) < limit:
+            place = heapq.heappop(self._over)
+            entry = self._entries.get(place[1])
+            if entry is not None and entry.letter.status is Status.AWAITING:
+                self._routes[entry.letter.route].remove(entry)
+                over.append(entry)
+            if entry is not None and not entry.letter.status.final:
+                on_their_way.append(place)  # it may be given back
+        for place in on_their_way:
+            heapq.heappush(self._over, place)
+        return self._take(over, token)
+
+    def _take(self, entries: Sequence[_Entry], token: str) -> Claim:
         for entry in entries:
             entry.token = token
             self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
@@ -436,6 +458,8 @@ class MemoryQueue:
         else:
             self._rank(entry)
             self._routes[letter.route].add(entry)
+            if letter.expires is not None:
+                heapq.heappush(self._over, (letter.expires.timestamp(), entry.letter.id))
         self._entries[entry.letter.id] = entry
         self._counts[entry.letter.status] += 1
         return Inserted.NEW

@@ -23,6 +23,7 @@ from mailsender.model.letter import (
 )
 from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
+from mailsender.queue.ranks import RouteShares
 
 
 class Inserted(StrEnum):
@@ -81,10 +82,14 @@ class Queue(Histories, Protocol):
         `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
         about `PUBLISHERS_BYTES` of keys and tokens; there is always room left for what becomes of it.
 
-        Of `claims`, at most one a route, each has the first `limit` letters of its route that can be sent
-        come in as claimed: they are `processing` under its token from the start, which saves their claim and
-        the reading of their bodies. Those that are in the queue under that token, and no others, are told as
-        `CLAIMED`: a letter that was there before belongs to whoever has it.
+        A letter gets its place in the order of its route, as `mailsender.queue.ranks` has it; one that may
+        not be sent before a time of its own waits for that, as a deferred one does.
+
+        Of `claims`, at most one a route, each has the first `limit` letters of its route that can be sent,
+        those of a higher priority before the others, come in as claimed: they are `processing` under its
+        token from the start, which saves their claim and the reading of their bodies. Those that are in the
+        queue under that token, and no others, are told as `CLAIMED`: a letter that was there before belongs
+        to whoever has it.
         """
         ...
 
@@ -107,15 +112,26 @@ class Queue(Histories, Protocol):
         ...
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
-        """Take up to `limit` letters of `route` that are due under `token`, the longest waiting first.
+        """Take up to `limit` letters of `route` that are due under `token`, in the route's order.
 
         One claim is bounded in bytes, too, though one letter is taken whatever its size.
         Letters become `processing` under `token`, which is new and begins with the ID of a replica that has
         joined. A letter is never under two tokens.
-        With one replica the order is that of insertion, where a deferred letter counts as inserted when it
-        is due, and one that was given back keeps its place. Returns an empty claim where none
-        is due. If the reply of a write is lost the letters are read back by token, or not
-        returned at all: `claims_of` finds them.
+        The order is that of their ranks: within a flow that of insertion, and one that was given back keeps
+        its place. Where deferred letters are due, too, one of each kind goes in turn, the deferred in the
+        order in which they became due. Returns an empty claim where none is due. If the reply of a write is
+        lost the letters are read back by token, or not returned at all: `claims_of` finds them.
+        """
+        ...
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """Give the flows of routes these shares from now on; letters that wait keep their places."""
+        ...
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """Take up to `limit` letters that wait, on any route, and are no longer to be sent (`expires`).
+
+        They are the claimer's, as those of `claim` are.
         """
         ...
 

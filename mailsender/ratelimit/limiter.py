@@ -121,10 +121,16 @@ class Limiter:
 
     def change(self, allowance: Allowance, further: tuple[Allowance, ...] = ()) -> None:
         """Keep other rates from now on; what was leased by the old ones goes back."""
+        if (allowance, further) == (self.allowance, self.further):
+            return
         self.allowance, self.further = allowance, further
-        self.exhausted_until = None
+        self.exhausted_until = self.used_today = None
         self._drop()
         self._reckon()
+        while self._free and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(UNLIMITED)
         self._wanted.set()
         self._told.set()
 
@@ -344,6 +350,8 @@ class Limiter:
         except Unavailable as error:
             self._away(error)
             return RETRY
+        if request.allowance is not self.allowance:
+            return 0.0  # it was changed meanwhile: what was leased under the old one is lost
         self._back()
         self._learn(grant)
         self._note_quota(grant)

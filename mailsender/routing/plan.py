@@ -14,6 +14,7 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.reply_rule import ReplyRule
 from mailsender.routing.retry import RetryPolicy
+from mailsender.suppression.rules import SuppressionPolicy
 
 DEFAULT = "default"
 """The relay and the route that `SMTP_*` are, and the route of a letter that names none."""
@@ -95,7 +96,9 @@ class Plan:
     """All of them; the first route is that of letters that come claimed from intake.
 
     Routes stand in the order of the file: the first whose `match` fits a letter is its own, else `default`.
+    `suppression` is what holds for the list of addresses to which nothing is sent.
     """
 
     relays: tuple[RelayPlan, ...]
     routes: tuple[RoutePlan, ...]
+    suppression: SuppressionPolicy = field(default_factory=SuppressionPolicy)

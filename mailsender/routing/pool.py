@@ -127,7 +127,7 @@ class Pool:
         stopping: asyncio.Event,
         patience: float = math.inf,
     ) -> None:
-        self._patience = patience
+        self.patience = patience
         self.ruled: Callable[[RelayAway], float] = _no_rule
         self._transport = transport
         self._limits = limits
@@ -380,7 +380,7 @@ class Pool:
 
     def _offer_half(self, held: Held) -> None:
         """Let a session carry another transaction behind the one that it has, if it has not long to wait."""
-        if held.to_dot <= self._patience:
+        if held.to_dot <= self.patience:
             self._second[held] = None
 
     async def _tested(self) -> Held | None:

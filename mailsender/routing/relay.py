@@ -6,12 +6,13 @@ import asyncio
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import Order
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
@@ -32,6 +33,11 @@ class RelayPolicy:
     reverse_path: str
     max_recipients: int
     sessions: PoolLimits
+
+
+def patience_of(allowance: Allowance) -> float:
+    """Seconds that a transaction may wait behind another one in a session: its slot must not lapse."""
+    return math.inf if allowance.unlimited else allowance.life / 2
 
 
 class Relay:
@@ -68,7 +74,7 @@ class Relay:
             clock,
             chance=chance,
             stopping=stopping,
-            patience=math.inf if limiter.allowance.unlimited else limiter.allowance.life / 2,
+            patience=patience_of(limiter.allowance),
         )
         self.pool.ruled = self._session_refused
         self.breaker = Breaker()
@@ -121,6 +127,12 @@ class Relay:
         """Whether a letter would not only wait here."""
         return not (self.pool.away or self.pool.closed) and self.limiter.goes
 
+    def blocked_because(self) -> str:
+        """Why a letter would only wait here, for one that would."""
+        if self.pool.closed:
+            return "other replicas have all the sessions that it takes"
+        return self.reason or self.limiter.condition.text or "the quota is used up"
+
     @property
     def free(self) -> bool:
         """Whether letters that may go elsewhere are to go here."""
@@ -136,6 +148,22 @@ class Relay:
     def takes(self, senders: Iterable[str]) -> bool:
         """Whether it takes mail in the name of all of these addresses."""
         return not self.senders or all(named_in(self.senders, each) for each in senders)
+
+    def change(
+        self,
+        allowance: Allowance,
+        further: tuple[Allowance, ...],
+        *,
+        max_recipients: int,
+        senders: tuple[str, ...],
+        rules: Sequence[ReplyRule],
+    ) -> None:
+        """Go by other limits and rules; sessions, and what was ordered, stay."""
+        self.limiter.change(allowance, further)
+        self.pool.patience = patience_of(allowance)
+        self.policy = replace(self.policy, max_recipients=max_recipients)
+        self.senders = senders
+        self.rules = tuple(rules)
 
     # --- what it orders --------------------------------------------------------------------------
 

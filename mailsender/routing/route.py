@@ -72,7 +72,7 @@ class Route:
         self.backlog = Backlog()
         self.dry = False
         self.nudged = asyncio.Event()
-        self.gone = False
+        self.ended = asyncio.Event()  # nothing is claimed or sent for it any more
         self._clock = clock
         self._pace = Pace()
         self._claimed = 0
@@ -180,14 +180,13 @@ class Route:
         now = self._clock.monotonic()
         if any(relay.goes and not relay.breaker.left(now) for relay in self.relays):
             return ""
-        relay = self.relays[0]
-        if relay.pool.closed:
-            return "other replicas have all the sessions that the relay takes"
-        return relay.reason or relay.limiter.condition.text or "the quota is used up"
+        if self.alone:
+            return self.relays[0].blocked_because()
+        return "; ".join(f"{relay.name}: {relay.blocked_because()}" for relay in self.relays)
 
     def leave(self) -> None:
-        """It is no more: nothing is claimed for it, and who sends for it ends. What is claimed goes back."""
-        self.gone = True
+        """It is no more, or it is time to stop: nothing is claimed for it, and who sends for it ends."""
+        self.ended.set()
         self.nudged.set()
         self.backlog.low.set()
         self.backlog.close()

@@ -12,8 +12,12 @@ from types import MappingProxyType
 from typing import Final
 
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.handling import EXPIRED
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
-from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.retry import RetryPolicy, with_schedule
+
+NEVER_TRIED: Final = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="expired before it was tried")
+"""What became of a recipient of such a letter of which no relay said anything."""
 
 NO_WAITS: Final[Mapping[str, float]] = MappingProxyType({})
 """Those of an attempt after which no rule asks to wait for longer than the schedule does."""
@@ -75,6 +79,7 @@ def after_attempt(
     doubt, often enough ends with it. The letter is final when no recipient is open; its status is `error`
     only if none was accepted. When it was finished is for whoever writes it down.
     """
+    policy = policy_of(letter, policy)
     recipients, told = after_results(letter.recipients, attempt, policy)
     status, delay, accepted = Status.AWAITING, 0.0, False
     for each in recipients:
@@ -140,6 +145,51 @@ def progress(
         for (place, before), now in zip(some.items(), moved, strict=True)
         if not now.open or now.tries > before.tries
     }
+
+
+def policy_of(letter: Letter, policy: RetryPolicy) -> RetryPolicy:
+    """How often the letter is tried: as its route has it, with the schedule that it brings."""
+    own = letter.handling.retry
+    try:
+        return with_schedule(policy, own) if own else policy
+    except ValueError:  # somebody else wrote into its document
+        return policy
+
+
+def as_expired(letter: Letter) -> Letter:
+    """The letter when its time to be sent is over: final, with what was said last.
+
+    Who accepted it keeps it; it is an `error` only where nobody did.
+    """
+    recipients, accepted, said = [], False, ""
+    for each in letter.recipients:
+        accepted = accepted or each.accepted
+        if each.open:
+            result = each.result or NEVER_TRIED
+            said = said or _words(each.result)
+            recipients.append(
+                Recipient(
+                    address=each.address,
+                    result=result,
+                    tries=each.tries,
+                    doubts=each.doubts,
+                    closed=True,
+                    relay=each.relay,
+                )
+            )
+        else:
+            recipients.append(each)
+    moved = letter.evolve(recipients=tuple(recipients))
+    if accepted:
+        return moved.evolve(status=Status.SENT)
+    why = f"the last reply was: {said}" if said else "it was never tried"
+    return as_error(moved, f"{EXPIRED}: {why}")
+
+
+def _words(result: Result | None) -> str:
+    if result is None:
+        return ""
+    return " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
 
 
 def as_error(letter: Letter, reason: str) -> Letter:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.message.values import BadKey
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Claim, FreshClaim, Letter, Status
+from mailsender.model.letter import Claim, FreshClaim, Letter, Settlement, Status
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
@@ -83,6 +84,7 @@ class Dispatcher:
         self._clock: Clock = tools.clock
         self._stopping = tools.stopping
         self._means = tools.means
+        self._suppression = tools.suppression
         self._tools = tools
         self.relays = tuple(relays)
         self.routes = tuple(routes)
@@ -99,6 +101,7 @@ class Dispatcher:
         self._crowd = False
         self._asked: set[str] = set()  # tokens of claims under way
         self._doubts: set[str] = set()  # those of claims whose replies were lost
+        self._suppressed: dict[str, Mapping[str, Letter]] = {}  # of fresh claims, by their tokens
         self._senders: dict[str, int] = {}  # how many each route has
         self._running: set[asyncio.Task[None]] = set()
         self._claiming: set[asyncio.Task[None]] = set()
@@ -120,8 +123,14 @@ class Dispatcher:
         return all(route.name != name or bool(route.blocked_because()) for route in self.routes)
 
     def route_of(self, letter: Letter) -> str:
-        """The route on which a letter that comes in is to wait."""
+        """The route on which a letter that comes in is to wait.
+
+        Raises:
+            BadKey: it names one that letters may not choose.
+        """
         table = self._tools.table
+        if letter.handling.route and table.denial(letter.handling.route):
+            raise BadKey("Route", "names no route that letters may choose")
         return table.of(letter) if table.plain else way_of(letter, table, self._blocks)
 
     def change(self, routes: Sequence[Route], table: RouteTable) -> None:
@@ -142,20 +151,21 @@ class Dispatcher:
 
     def _staff(self, group: asyncio.TaskGroup) -> None:
         """Have each route's letters claimed and sent, by as many senders as it is worth."""
-        keep, stop = self._keep, self._stopping
+        keep = self._keep
         for route in self.routes:
+            ended = route.ended
             if route.name not in self._senders:
-                task = group.create_task(keep("claiming", partial(self._claim_all, route), stop, FRESH_ONLY))
+                task = group.create_task(keep("claiming", partial(self._claim_all, route), ended, FRESH_ONLY))
                 self._claiming.add(task)
                 task.add_done_callback(self._claiming.discard)
             for _ in range(self._senders.get(route.name, 0), PIPELINED * route.senders):
-                sender = Sender(route, self._tools)
-                task = group.create_task(keep("sending", sender.run, stop, "fewer letters are sent at once"))
+                run = Sender(route, self._tools).run
+                task = group.create_task(keep("sending", run, ended, "fewer letters are sent at once"))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
             self._senders[route.name] = max(self._senders.get(route.name, 0), PIPELINED * route.senders)
 
-    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+    async def fresh_claims(self, letters: Sequence[Letter]) -> Sequence[FreshClaim]:
         """Claims for letters about to be stored, one a route; none where they have to wait their turn.
 
         Only while the queue holds nothing older for a route, and only for as many as can soon be sent. What
@@ -173,6 +183,19 @@ class Dispatcher:
             if room > 0:
                 limit = min(room, count)
                 claims.append(FreshClaim(token=self._new_token(), limit=limit, route=route.name))
+        return await self._looked_up(claims, letters) if claims and not self._suppression.idle else claims
+
+    async def _looked_up(
+        self, claims: Sequence[FreshClaim], letters: Sequence[Letter]
+    ) -> Sequence[FreshClaim]:
+        """The claims, with what their letters lose by the suppression list; none where nobody can know."""
+        try:
+            found = await self._suppression.look_up(letters)
+        except Unavailable:
+            self._asked.difference_update([each.token for each in claims])
+            return []
+        if found:
+            self._suppressed |= {each.token: found for each in claims}
         return claims
 
     def take_fresh(
@@ -184,7 +207,7 @@ class Dispatcher:
             self._asked.discard(claim.token)
             mine = tuple(letter for letter in claimed if letter.route == claim.route)
             route = next((each for each in self.routes if each.name == claim.route), None)
-            self._take(route, Claim(token=claim.token, letters=mine))
+            self._take(route, Claim(token=claim.token, letters=mine), self._suppressed.pop(claim.token, None))
 
     async def _more_fresh_room(self, route: Route, wanted: int, ends: float) -> int:
         """Wait until as many letters as are `wanted` fit, or the time `ends`."""
@@ -222,14 +245,11 @@ class Dispatcher:
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""
         self._stopping.set()
-        for route in self.routes:
-            route.nudged.set()
-            route.backlog.low.set()
         for relay in self.relays:
             relay.limiter.shut()
             relay.pool.stop()
         for route in self.routes:
-            route.backlog.close()
+            route.leave()
             self._release(route.backlog.drain())
 
     async def claimed_out(self, timeout: float) -> bool:
@@ -331,7 +351,7 @@ class Dispatcher:
 
     async def _claim_all(self, route: Route) -> None:
         backoff = FIRST_BACKOFF
-        while not (self._stopping.is_set() or route.gone):
+        while not (self._stopping.is_set() or route.ended.is_set()):
             route.nudged.clear()
             route.backlog.low.clear()
             eased = self._in_flight.eased
@@ -373,6 +393,7 @@ class Dispatcher:
         began = self._clock.monotonic()
         try:
             claim = await self._queue.claim(room, token, route.name)
+            found = {} if self._suppression.idle else await self._suppression.look_up(claim.letters)
         except Unavailable as error:
             self._asked.discard(token)
             if len(self._doubts) < DOUBTS:
@@ -387,17 +408,30 @@ class Dispatcher:
         self.times.note(self._clock.monotonic() - began)
         self.condition.clear()
         self._asked.discard(claim.token)
-        self._take(route, claim)
+        self._take(route, claim, found)
         return len(claim.letters)
 
-    def _take(self, route: Route | None, claim: Claim) -> None:
+    def _take(
+        self, route: Route | None, claim: Claim, suppressed: Mapping[str, Letter] | None = None
+    ) -> None:
+        """Take a claim's letters; `suppressed` are those of them with recipients who are to get nothing."""
         if not self._in_flight.is_own(claim.token):
             return  # asked for before this replica was declared dead: whoever lives gets them, and sends them
         self._in_flight.take(claim)
-        if route is None or route.gone or self._stopping.is_set():
+        if route is None or route.ended.is_set() or self._stopping.is_set():
             self._release([(claim.token, letter) for letter in claim.letters])
         else:
-            route.put(claim)
+            route.put(self._without(claim, suppressed) if suppressed else claim)
+
+    def _without(self, claim: Claim, suppressed: Mapping[str, Letter]) -> Claim:
+        """A claim without recipients who are to get nothing; letters with nobody else end here."""
+        moved = [suppressed.get(each.id, each) for each in claim.letters]
+        ended = [each for each in moved if each.status.final]
+        for each in ended:
+            self._settler.put(Settlement(token=claim.token, letter=each))
+        if ended:
+            log.info("letters_suppressed", letters=len(ended))
+        return Claim(token=claim.token, letters=tuple([each for each in moved if not each.status.final]))
 
     def _crowded(self) -> bool:
         """Whether the letters in flight take all the memory that they may."""

@@ -25,6 +25,8 @@ from mailsender.sending.attempt import (
     address_fault,
     after_attempt,
     as_error,
+    as_expired,
+    policy_of,
     progress,
     refused,
 )
@@ -70,13 +72,14 @@ class Sender:
         self._stopping = tools.stopping
         self._means = tools.means
         self._blobs = tools.blobs
+        self._suppression = tools.suppression
         self._judge = Judge(tools.clock, self._finish_if_ours)
         self._quiet = log.bind()  # resolved once: an event that is not written costs a letter next to nothing
         self._second, self._date = 0, now_ms(0)
 
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
-        while not (self._stopping.is_set() or self._route.gone):
+        while not (self._stopping.is_set() or self._route.ended.is_set()):
             if self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
@@ -205,6 +208,9 @@ class Sender:
         fault = letter.reason or (address_fault(letter) if foreign else "")
         if fault:
             self._settle(token, as_error(letter, fault))
+            return
+        if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
+            self._settle(token, as_expired(letter))
             return
         if not (self._tools.table.plain or self._take_part(errand)):
             return
@@ -343,7 +349,10 @@ class Sender:
         """
         letter = errand.letter
         changed = progress(
-            letter.recipients, errand.places_of(part), self._attempt(errand), self._route.retry
+            letter.recipients,
+            errand.places_of(part),
+            self._attempt(errand),
+            policy_of(letter, self._route.retry),
         )
         if not changed:
             return True
@@ -469,7 +478,8 @@ class Sender:
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
-        self._log(moved, delay, attempt.results)
+        if self._log(moved, delay, attempt.results) or self._suppression.watching:
+            self._suppression.note(moved, attempt.results)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
         at, seconds, tls = self._circumstances(errand)
@@ -507,11 +517,12 @@ class Sender:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(errand.token, as_error(letter, reason))
 
-    def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> None:
+    def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> bool:
+        """Say what an attempt came to; whether somebody was not accepted."""
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             self._quiet.debug("letter_sent", letter=letter.id)
-            return
+            return False
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1
         first = bad[0]
@@ -529,6 +540,7 @@ class Sender:
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )
+        return True
 
     def _now(self) -> datetime:
         """The second that it is: a message's date has no more, and letters share it."""

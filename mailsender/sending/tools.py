@@ -19,6 +19,7 @@ from mailsender.queue.inflight import InFlight
 from mailsender.routing.table import RouteTable
 from mailsender.sending.permit import Margins, Means
 from mailsender.sending.settler import Settler
+from mailsender.suppression.watch import SuppressionWatch
 
 
 class Compose(Protocol):
@@ -89,6 +90,7 @@ class Tools:
     chance: random.Random
     stopping: asyncio.Event
     means: Means
+    suppression: SuppressionWatch
     blobs: BlobCache | None = None
     table: RouteTable = PLAIN_TABLE
 
@@ -102,9 +104,12 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
+        suppression: SuppressionWatch,
         blobs: BlobCache | None = None,
         table: RouteTable = PLAIN_TABLE,
     ) -> Tools:
         """Those with the margins that follow from them."""
         means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs, table)
+        return Tools(
+            in_flight, settler, composer, policy, clock, chance, stopping, means, suppression, blobs, table
+        )

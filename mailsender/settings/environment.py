@@ -13,23 +13,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import SecretStr, ValidationError, model_validator
+from pydantic import PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailsender.settings.file.read import Config, read_config
 from mailsender.settings.groups.codes import CodeSettings
 from mailsender.settings.groups.kafka import KafkaSettings, check_topics
 from mailsender.settings.groups.letters import LetterSettings
 from mailsender.settings.groups.mongodb import MongoSettings, check_uri
 from mailsender.settings.groups.relay import RelaySettings, check_credentials, check_sender
 from mailsender.settings.groups.service import ServiceSettings, loopback
+from mailsender.settings.groups.suppression import SuppressionSettings
 from mailsender.settings.groups.templates import TemplateSettings
 from mailsender.settings.kinds import duration_text, is_duration
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_", "SUPPRESSION_"),
 )
 
 _NEAR = 0.85
@@ -52,14 +54,33 @@ class Settings(
     CodeSettings,
     MongoSettings,
     TemplateSettings,
+    SuppressionSettings,
     LetterSettings,
     KafkaSettings,
     RelaySettings,
     BaseSettings,
 ):
-    """Every setting, by its environment name in lower case."""
+    """Every setting, by its environment name in lower case; and what the file says that one of them names."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    _config: Config | None = PrivateAttr(None)
+
+    @property
+    def config(self) -> Config | None:
+        """What the file says; None where there is none."""
+        return self._config
+
+    def read_again(self) -> Self:
+        """The same settings, with the file as it is now.
+
+        Raises:
+            SettingsError: something is wrong with the file.
+        """
+        again = self.model_copy()
+        path = self.mailsender_config
+        again._config = read_config(path, smtp=bool(self.smtp_host)) if path else None  # noqa: SLF001  a copy
+        return again
 
     @classmethod
     def settings_customise_sources(
@@ -79,9 +100,12 @@ class Settings(
         """Port 465 is implicit TLS by its registration (RFC 8314 §3.3).
 
         What Kubernetes says about a service that happens to be named `smtp` or `http` is no port of ours.
+        With a file of relays there need be none beside them.
         """
         if isinstance(data, dict):
             data = {name: each for name, each in data.items() if not is_link(name, each)}
+            if data.get("mailsender_config"):
+                data.setdefault("smtp_host", "")
         if isinstance(data, dict) and "smtp_tls" not in data and str(data.get("smtp_port", "")) == "465":
             return {**data, "smtp_tls": "implicit"}
         return data
@@ -157,16 +181,18 @@ def _broken(text: str, secret: bool) -> str:
 
 
 def load() -> Settings:
-    """Read the environment.
+    """Read the environment, and the file that it names.
 
     Raises:
         SettingsError: one line that names every missing or bad value, without the value of a secret. What
-            can only be judged over several settings is named once each of them is good by itself.
+            can only be judged over several settings is named once each of them is good by itself; then what
+            is wrong in the file.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+    return settings.read_again()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +204,18 @@ class Slip:
     place: str
 
 
-def slips() -> list[Slip]:
-    """What the environment and the directory of secrets hold that looks like a setting and is none."""
+def slips(config: Config | None = None) -> list[Slip]:
+    """What the environment and the directory of secrets hold that looks like a setting and is none.
+
+    What `config` takes from there is meant.
+    """
     found = [Slip(name, near, "the environment") for name, near in astray(os.environ).items()]
     directory, files = secret_files()
     keys = {part.rpartition(":")[2].strip() for part in read(["dkim_keys"]).get("dkim_keys", "").split(",")}
     names = [path.name for path in files if path.name not in keys]
-    return found + [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
+    found += [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
+    meant = {name.upper() for name in config.names} if config is not None else set()
+    return [slip for slip in found if slip.name not in meant]
 
 
 def astray(names: Iterable[str]) -> dict[str, str]:

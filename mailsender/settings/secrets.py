@@ -16,4 +16,6 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
         found += connection_string.passwords(uri)
     if settings.authenticates and settings.credentials.password:
         found.append(f"\0{settings.smtp_user}\0{settings.credentials.password}")  # RFC 4616
+    if settings.config is not None:
+        found += settings.config.secrets
     return tuple(value for value in found if value)

@@ -25,8 +25,8 @@ from mailsender.web.endpoints.templates import TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
-from mailsender.web.models import PostedView, SubmittedView
-from mailsender.web.operations import Operations, Submission
+from mailsender.web.models import PostedView, ReloadedView, SubmittedView
+from mailsender.web.operations import BadConfig, NoConfig, Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
 
@@ -67,9 +67,9 @@ class Handlers:
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post, "PUT": web.put}
-        linting = LintHandlers(self._operations, self._body)
-        of_codes = CodeHandlers(self._operations, self._body)
-        of_templates = TemplateHandlers(self._operations, self._body)
+        linting = LintHandlers(self._operations, self.body)
+        of_codes = CodeHandlers(self._operations, self.body)
+        of_templates = TemplateHandlers(self._operations, self.body)
         own = SERVICE + LETTERS + STOPPING
         parts = ((own, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
         return [
@@ -171,6 +171,17 @@ class Handlers:
         headers = {"Location": f"letters/{submitted.id}"}
         return _json(view.model_dump(), status=HTTPStatus.ACCEPTED, headers=headers)
 
+    async def reload(self, request: web.Request) -> web.Response:
+        """Read the file of relays and routes again."""
+        try:
+            found = await self._operations.reload(f"POST /reload from {request.remote}")
+        except NoConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="no-config") from None
+        except BadConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="bad-config") from None
+        view = ReloadedView.model_construct(path=found.path, taken=list(found.taken), left=list(found.left))
+        return _json(view.model_dump())
+
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""
         return _json(self._operations.begin_drain())
@@ -201,7 +212,7 @@ class Handlers:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
             yield piece
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def body(self, request: web.Request) -> bytes:
         """The body of a request that needs it but for a moment."""
         _uncompressed(request)
         self._check_announced(request)

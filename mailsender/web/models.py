@@ -379,6 +379,16 @@ class LoopView(BaseModel):
     )
 
 
+class ReloadedView(BaseModel):
+    """What became of the file of relays and routes."""
+
+    model_config = _CLOSED
+
+    path: str = Field(description="Where it lies.")
+    taken: list[str] = Field(description="Keys whose values hold from now on; empty where nothing changed.")
+    left: list[str] = Field(description="Keys whose values take a restart, and why.")
+
+
 class NoDrain(BaseModel):
     """The service is not stopping."""
 

@@ -12,6 +12,7 @@ from mailsender.lint.run import Linted
 from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
 from mailsender.web.models import DryRunView
+from mailsender.web.suppression_operations import SuppressionOperations
 from mailsender.web.template_operations import TemplateOperations
 
 
@@ -70,6 +71,23 @@ class Refused(Exception):  # noqa: N818  as above
         self.reason = reason
         self.retry_after = retry_after
         self.ids = tuple(ids)
+
+
+class BadConfig(Exception):  # noqa: N818  as above
+    """The file of relays and routes cannot be taken; nothing was changed."""
+
+
+class NoConfig(BadConfig):
+    """There is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What of the file at `path` is `taken` now, and what is `left` for a restart; keys of it, with words."""
+
+    path: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +163,11 @@ class Operations(Protocol):
     @property
     def templates(self) -> TemplateOperations:
         """What may be asked about templates."""
+        ...
+
+    @property
+    def suppressions(self) -> SuppressionOperations:
+        """The suppression list."""
         ...
 
     @property
@@ -249,6 +272,15 @@ class Operations(Protocol):
 
         Raises:
             NoCodes: no codes are made here.
+        """
+        ...
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the file of relays and routes again; `by` says for the log who asked.
+
+        Raises:
+            NoConfig: there is none.
+            BadConfig: it is wrong.
         """
         ...
 

@@ -11,7 +11,7 @@ import pytest
 from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import FreshClaim, Letter, Settlement, Status, now_ms
 from mailsender.queue.port import Inserted, Queue
-from mailsender.queue.ranks import RouteShares, Shares
+from mailsender.queue.ranks import RouteShares
 from tests.claims import token_of
 from tests.contract.conftest import MONGO, World, ended, letter, only
 
@@ -22,21 +22,16 @@ SHARES = {ROUTE: RouteShares(rate=10.0, shares={"large": 3.0})}
 
 
 @pytest.fixture(autouse=True)
-def shares(world: World) -> Shares:
-    """Those that every replica of the world uses: large 3, everybody else 1."""
-    shares, make = Shares(SHARES), world.make
+def shared(world: World) -> None:
+    """All replicas of the world give `large` three shares, and everybody else one."""
+    make = world.make
 
     def with_shares() -> Queue:
-        queue: Any = make()
-        if world.raw is None:
-            queue._shares = shares
-        else:
-            queue._flows._shares = shares
-        made: Queue = queue
-        return made
+        queue = make()
+        queue.share(SHARES)
+        return queue
 
     world.make = with_shares
-    return shares
 
 
 def of(stream: str, *numbers: int, priority: Priority = Priority.NORMAL, **changes: Any) -> list[Letter]:
@@ -176,17 +171,17 @@ async def test_who_comes_while_only_low_ones_wait_goes_first(queue: Queue) -> No
     assert numbers(await take(queue, 1)) == [100]
 
 
-async def test_low_ones_do_not_starve(queue: Queue, shares: Shares) -> None:
+async def test_low_ones_do_not_starve(queue: Queue) -> None:
     """At one letter a minute an hour of the route's time is sixty letters."""
-    shares.use({ROUTE: RouteShares(rate=1 / 60)})
+    queue.share({ROUTE: RouteShares(rate=1 / 60)})
     await queue.insert(of("a", 0, priority=Priority.LOW))
     await queue.insert(of("b", *range(1, 200)))
     found = numbers(await take(queue, 100))
     assert 55 <= found.index(0) <= 65
 
 
-async def test_high_ones_do_not_bar_everybody_else(queue: Queue, shares: Shares) -> None:
-    shares.use({ROUTE: RouteShares(rate=1 / 60)})
+async def test_high_ones_do_not_bar_everybody_else(queue: Queue) -> None:
+    queue.share({ROUTE: RouteShares(rate=1 / 60)})
     await queue.insert(of("b", 0))
     await queue.insert(of("a", *range(1, 200), priority=Priority.HIGH))
     found = numbers(await take(queue, 100))
@@ -266,3 +261,35 @@ async def test_flows_are_forgotten(world: World) -> None:
     assert names["mailsender_flow_expire"]["expireAfterSeconds"] == 0
     found = await flows.find_one({"_id": {"route": ROUTE, "flow": "news"}})
     assert found["expire_at"] > now_ms(await queue.now(0))
+
+
+# --- what is no longer sent ------------------------------------------------------------------------
+
+
+async def test_what_is_over_is_taken_wherever_it_waits(queue: Queue) -> None:
+    """Fresh, deferred and not to be sent yet; but not what is on its way, and what has time still."""
+    now = now_ms(await queue.now(0))
+    over, later = now - timedelta(seconds=1), now + timedelta(days=1)
+    fresh, deferred, waits, held, good = (
+        letter(number, route=f"r{number}", expires=over) for number in range(5)
+    )
+    waits = waits.evolve(handling=Handling(not_before=later))
+    good = good.evolve(expires=later)
+    await queue.insert([deferred, held])
+    put_off = await queue.claim(1, token_of(), "r1")
+    tried = put_off.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=put_off.token, letter=tried, delay=1000)])
+    token = token_of()
+    await queue.claim(1, token, "r3")
+    await queue.insert([fresh, waits, good, letter(5)])
+    taken = await queue.claim_expired(2, token_of())
+    taken_too = await queue.claim_expired(10, token_of())
+    found = {*numbers(taken.letters), *numbers(taken_too.letters)}
+    assert (len(taken.letters), found) == (2, {0, 1, 2})
+    assert {each.status for each in taken.letters} == {Status.PROCESSING}
+    await queue.release(token, [held.id])
+    assert numbers((await queue.claim_expired(10, token_of())).letters) == [3]
+    assert (await queue.claim_expired(10, token_of())).letters == ()
+    last = ended(taken.letters[0], status=Status.ERROR, reason="expired")
+    assert await queue.settle([Settlement(token=taken.token, letter=last)]) == frozenset()
+    assert numbers((await queue.claim(10, token_of(), "r4")).letters) == [4]

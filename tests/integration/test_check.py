@@ -223,6 +223,7 @@ NEEDED = {
     "letters.partitions": {"find", "insert", "update"},
     "letters.blobs.files": {"find", "insert", "update", "remove", "createIndex"},
     "letters.blobs.chunks": {"find", "insert", "update", "remove", "createIndex", "collStats"},
+    "letters.suppression": {"find", "insert", "update", "remove", "createIndex"},
     "letters.templates": {"find", "insert", "update"},
     "letters.templates.pinned": {"find", "insert", "update"},
 }

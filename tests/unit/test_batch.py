@@ -280,7 +280,7 @@ class TestBadLetters:
             ({"Template": "x"}, "Body comes from the template"),
             ({"template": " ", "Body": ""}, "Template is no name of a template"),
             ({"Variables": [1]}, "Variables must be an object, not an array"),
-            ({"Priority": 0}, "Priority is not supported by this version"),
+            ({"Priority": 0}, "Priority must be a string, not a number"),
         ],
     )
     def test_are_errors_with_a_reason(self, change: dict[str, Any], reason: str) -> None:

@@ -26,7 +26,7 @@ from mailsender.model.letter import Letter
 from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, FaultView
-from mailsender.web.operations import BadBatch, Posted, Refused, Submission
+from mailsender.web.operations import BadBatch, BadConfig, Posted, Refused, Reloaded, Submission
 
 KEY = "the-key"
 ID = "6b03f03e1c3fe5165a363fce"
@@ -48,6 +48,7 @@ class Played:
         self.dry = DryRunView(letters=0, faults=[], shown=[])
         self.bodies: list[bytes] = []
         self.keys: list[str] = []
+        self.reloaded = Reloaded(path="/r.toml", taken=(), left=())
 
     def accepting(self) -> None:
         pass
@@ -82,6 +83,11 @@ class Played:
 
     async def letter(self, letter_id: str) -> Letter | None:
         raise NotImplementedError
+
+    async def reload(self, by: str) -> Reloaded:
+        if self.error:
+            raise self.error
+        return self.reloaded
 
     def begin_drain(self) -> Mapping[str, Any]:
         return {"draining": True, "step": "senders", "in_hand": 4, "unclean": []}
@@ -395,6 +401,18 @@ def test_the_health_of_a_service_that_is_not_ready(command: Command, played: tup
 def test_halt_says_how_far_it_is(command: Command, played: tuple[Played, str]) -> None:
     result = command("halt", "--url", played[1], "--key", KEY)
     assert (result.exit_code, result.stdout) == (0, "draining: step senders, in_hand 4\n")
+
+
+def test_reload_says_what_was_taken_and_what_was_not(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    assert command("reload", "--url", url, "--key", KEY).stdout == "/r.toml says what it said\n"
+    service.reloaded = Reloaded(path="/r.toml", taken=("relays.a.rate",), left=("relays.b is new",))
+    result = command("reload", "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout) == (0, "taken    relays.a.rate\nrestart  relays.b is new\n")
+    service.error = BadConfig("MAILSENDER_CONFIG: /r.toml:3: relays.a.prot: is no key here")
+    result = command("reload", "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "/r.toml:3: relays.a.prot: is no key here. (409)" in result.stderr
 
 
 def test_the_embedded_stacks_service_is_found(

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Status
+from mailsender.observe.supervision import Supervisor
 from mailsender.queue.memory import MemoryQueue
 from mailsender.routing.plan import Match
 from mailsender.routing.routes import change, made
@@ -158,7 +160,9 @@ async def test_routes_come_change_and_go_while_it_runs() -> None:
     fakes = {name: FakeRelay(name=f"{name}.example:25") for name in "ab"}
     fakes["a"].away = "refused"
     old = [route("default", "b"), route("news", "a")]
-    async with fleet(fakes, old) as stage:
+    given_up: list[str] = []
+    supervisor = Supervisor(SystemClock(), lambda name, _: given_up.append(name))
+    async with fleet(fakes, old, keep=supervisor.keep) as stage:
         await stage.put(*[letter(n, route="news") for n in range(5)], letter(100))
         await stage.settled(1)
         new = [route("default", "b"), route("ads", "b", match=GMAIL)]
@@ -171,6 +175,7 @@ async def test_routes_come_change_and_go_while_it_runs() -> None:
         await stage.settled(7)
         assert stage.sent() == {"a": 0, "b": 7}
         assert {each.name for each in stage.dispatcher.routes} == {"default", "ads"}
+    assert (supervisor.states, given_up) == ([], []), "those of a route that is gone end, and do not fail"
 
 
 @pytest.mark.asyncio

@@ -40,7 +40,17 @@ from mailsender.model.letter import (
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
 from mailsender.web.models import DryRunView
-from mailsender.web.operations import BadBatch, Operations, Posted, Refused, Submission, Submitted
+from mailsender.web.operations import (
+    BadBatch,
+    BadConfig,
+    NoConfig,
+    Operations,
+    Posted,
+    Refused,
+    Reloaded,
+    Submission,
+    Submitted,
+)
 from mailsender.web.problems import MAX_FAULTS, ProblemError, pointer
 
 KEY = "correct horse ключ"
@@ -63,6 +73,8 @@ class Played:
     """A service whose answers a test sets."""
 
     state: str = "running"
+    config: Reloaded | BadConfig = field(default_factory=lambda: NoConfig("there is none"))
+    asked_by: str = ""
     refusal: Refused | None = None
     result: Callable[[bytes], Coroutine[Any, Any, Posted]] | None = None
     why_not: list[str] = field(default_factory=list)
@@ -120,6 +132,12 @@ class Played:
         return found and StoredLetter(
             letter=found, accepted_at=SINCE, due=None if found.status.final else DUE
         )
+
+    async def reload(self, by: str) -> Reloaded:
+        self.asked_by = by
+        if isinstance(self.config, BadConfig):
+            raise self.config
+        return self.config
 
     def begin_drain(self) -> Mapping[str, Any]:
         self.drains += 1
@@ -438,6 +456,25 @@ async def test_halt_drains_and_a_second_call_says_how_far_it_is() -> None:
         second = await client.ask("POST", "/halt")
     assert (first[0], json.loads(first[2])) == (200, {"state": "draining", "step": "intake"})
     assert (second[0], json.loads(second[2])) == (200, {"state": "draining", "step": "senders"})
+
+
+@pytest.mark.asyncio
+async def test_the_file_is_read_again_and_what_became_of_it_is_told() -> None:
+    service = Played(config=Reloaded(path="/r.toml", taken=("relays.a.rate",), left=("relays.b is new",)))
+    async with serving(service) as client:
+        status, _, body = await client.ask("POST", "/reload")
+        assert (status, json.loads(body)) == (
+            200,
+            {"path": "/r.toml", "taken": ["relays.a.rate"], "left": ["relays.b is new"]},
+        )
+        assert service.asked_by.startswith("POST /reload from 127.0.0.1")
+        for error, reason in ((BadConfig("/r.toml:3: wrong"), "bad-config"), (NoConfig("none"), "no-config")):
+            service.config = error
+            status, _, body = await client.ask("POST", "/reload")
+            problem = json.loads(body)
+            assert (status, problem["reason"], problem["detail"]) == (409, reason, f"{error}.")
+        status, _, _ = await client.ask("POST", "/reload", key="")
+        assert status == 401
 
 
 @pytest.mark.asyncio

@@ -127,6 +127,24 @@ def health(
         print_json(document)
 
 
+def reload(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
+    """Have a service read its file of relays and routes again.
+
+    Says what it took, and what takes a restart. With something wrong in the file nothing is changed, and what
+    is wrong is said. Each replica reads its own file.
+    """
+    answer = ask(url, key, lambda service: service.reload(), as_json=as_json)
+    if as_json:
+        print_json(answer)
+        return
+    for each in answer["taken"]:
+        typer.echo(f"taken    {each}")
+    for each in answer["left"]:
+        typer.echo(f"restart  {each}")
+    if not (answer["taken"] or answer["left"]):
+        typer.echo(f"{answer['path']} says what it said")
+
+
 def halt(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
     """Start the service's drain; again: say how far it is.
 

@@ -70,7 +70,7 @@ from mailsender.queue.mongo.outbox import Outbox, named
 from mailsender.queue.mongo.quarantine import Apart, sorted_out
 from mailsender.queue.mongo.replicas import Replicas
 from mailsender.queue.port import CLOCK_AGE, Inserted
-from mailsender.queue.ranks import Shares
+from mailsender.queue.ranks import RouteShares, Shares
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -103,7 +103,7 @@ class MongoQueue:
     `retention` is how long, in seconds, reported letters are remembered, and `body_retention` how long
     their bodies, where that is not the same; `timeout` the deadline of every call to the server, in
     seconds. Records that the dead-letter topic refuses go to `deadletters`, by default the collection's
-    name with ``.deadletters``. `shares` is what flows get of their routes.
+    name with ``.deadletters``.
     """
 
     def __init__(
@@ -117,7 +117,6 @@ class MongoQueue:
         timeout: float,
         deadletters: str = "",
         body_retention: float | None = None,
-        shares: Shares | None = None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -133,7 +132,8 @@ class MongoQueue:
         kept = None if body_retention is None else timedelta(seconds=body_retention)
         self._bodies = Bodies(self._letters, self._outbox, self._server_clock, kept=kept)
         flows = durable(client, database, f"{collection}.flows", timeout)
-        self._flows = Flows(self._letters, flows, clock, shares or Shares())
+        self._shares = Shares()
+        self._flows = Flows(self._letters, flows, clock, self._shares)
         self._inserter = Inserter(
             self._letters,
             self._outbox,
@@ -208,6 +208,25 @@ class MongoQueue:
                 if letters:
                     return Claim(token=token, letters=letters)
         return Claim(token=token)
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """See `Queue.share`."""
+        self._shares.use(routes)
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """See `Queue.claim_expired`."""
+        async with calling(self._timeout):
+            over = {"status": "awaiting", "expires": {"$lte": await self._server_clock.now()}}
+            shown = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+            cursor = self._letters.find(self._apart.beside(over), shown).sort([("expires", ASCENDING)])
+            found = _within(await cursor.limit(limit).to_list(limit))
+        ids = [each["_id"] for each in found if nameable(each["_id"])]
+        if not ids:
+            return Claim(token=token)
+        async with calling(self._timeout):
+            change = {"$set": {"status": "processing", "claim": token, "until": NEVER}}
+            await self._letters.update_many({"_id": {"$in": ids}, **over}, change, hint=_BY_ID)
+        return Claim(token=token, letters=await self._under(token, ids))
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
         """See `Queue.settle`. Letters that end alike share one update."""

@@ -21,6 +21,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".flows": _KEEPS | {"createIndex"},
     ".blobs.files": _FORGETS,
     ".blobs.chunks": _FORGETS | {"collStats"},
+    ".suppression": _FORGETS,
     ".templates": _KEEPS,
     ".templates.pinned": _KEEPS,
 }

@@ -19,7 +19,11 @@ from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 class RelaySettings(BaseModel):
     """The relay that all letters take."""
 
-    smtp_host: str = field(..., "The relay's host name or address.", original=True)
+    smtp_host: str = field(
+        ...,
+        "The relay's host name or address. With relays in `MAILSENDER_CONFIG` it may be absent.",
+        original=True,
+    )
     smtp_port: int = field(587, "The relay's port.", original=True, ge=1, le=65535)
     smtp_user: str = field(
         "", "User for AUTH (with a password or tokens), and the default sender.", original=True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mailsender.web.endpoints.endpoint import JSON, LINE, OPENMETRICS, TEXT, Answer, Endpoint
-from mailsender.web.models import Drain, StatusView
+from mailsender.web.endpoints.endpoint import JSON, LINE, OPENMETRICS, TEXT, Answer, Endpoint, problem
+from mailsender.web.models import Drain, ReloadedView, StatusView
 
 SERVICE: Final = (
     Endpoint(
@@ -66,6 +66,21 @@ SERVICE: Final = (
 STOPPING: Final = (
     Endpoint(
         method="POST",
+        path="/reload",
+        name="reload",
+        tag="changing",
+        summary="Read the file of relays and routes again",
+        text="What can change while the service runs is taken, of this replica alone; what takes a restart is"
+        " told. With something wrong in the file nothing is changed.",
+        answers=(
+            Answer(status=200, text="It was read.", content={JSON: ReloadedView}),
+            problem(409, "`bad-config`: the file is wrong; `no-config`: there is none."),
+        ),
+        slow=True,
+        late="The file may have been taken after all.",
+    ),
+    Endpoint(
+        method="POST",
         path="/halt",
         name="halt",
         tag="stopping",
@@ -75,4 +90,4 @@ STOPPING: Final = (
         cheap=True,
     ),
 )
-"""What ends the service."""
+"""What changes the service, and what ends it."""

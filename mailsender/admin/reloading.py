@@ -1,0 +1,76 @@
+"""The file of relays and routes, read again while the service runs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from mailsender.routing.changes import Changes, changes
+from mailsender.service import Replica
+from mailsender.settings.environment import Settings
+from mailsender.settings.links import links_of
+from mailsender.settings.relays import plan_of
+from mailsender.settings.sources import SettingsError
+from mailsender.web.operations import BadConfig, NoConfig, Reloaded
+
+log = structlog.get_logger()
+
+NO_FILE: Final = "there is no file to be read again: MAILSENDER_CONFIG names none"
+
+
+class Reloading:
+    """Has a replica go by its file as it is now."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, by: str) -> None:
+        """Begin to read it; what comes of that is in the log."""
+        task = asyncio.create_task(self._begun(by))
+        self._tasks.add(task)  # the loop alone would let it be collected
+        task.add_done_callback(self._tasks.discard)
+
+    async def _begun(self, by: str) -> None:
+        with suppress(BadConfig):
+            await self.reload(by)
+
+    async def reload(self, by: str) -> Reloaded:
+        """Take what can be taken of the file; `by` says for the log who asked.
+
+        Raises:
+            NoConfig: there is no file.
+            BadConfig: something in it is wrong. Then nothing is changed.
+        """
+        replica = self._replica
+        config = replica.settings.config
+        if config is None:
+            raise NoConfig(NO_FILE)
+        async with replica.rereading:
+            try:
+                # A disk that hangs must not stop the mail.
+                settings = await asyncio.to_thread(replica.settings.read_again)
+            except SettingsError as error:
+                log.error("config_refused", by=by, error=str(error), action="nothing is changed")
+                raise BadConfig(str(error)) from None
+            found = self._take(settings)
+        log.info(
+            "config_reloaded",
+            by=by,
+            path=config.path,
+            taken=list(found.taken),
+            left=list(found.left),
+            action="what is left takes a restart" if found.left else None,
+        )
+        return Reloaded(path=config.path, taken=found.taken, left=found.left)
+
+    def _take(self, settings: Settings) -> Changes:
+        ways, old = links_of(settings), links_of(self._replica.settings)
+        other = {name for name in ways.keys() & old.keys() if ways[name] != old[name]}
+        found = changes(self._replica.plan, plan_of(settings), other_ways=other)
+        if found.taken:
+            self._replica.adopt(found.plan)
+        return found

@@ -1,0 +1,83 @@
+"""What HTTP may ask of a replica about the suppression list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+
+from mailsender.model.address import BadAddress
+from mailsender.model.letter import now_ms
+from mailsender.service import Replica
+from mailsender.suppression.csv_text import Reader
+from mailsender.suppression.port import Entry, Filter, Source, key_of
+from mailsender.suppression.rules import BadEntry, entry_of, normal
+
+log = structlog.get_logger()
+
+STREAMS = 1000
+"""Streams for which an address is taken off the list in one go: far more than a publisher has names for."""
+
+
+class ReplicaSuppressions:
+    """Implements `web.suppression_operations.SuppressionOperations` over a replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._watch = replica.suppression
+        self._store = replica.parts.suppressions
+        self._clock = replica.clock
+
+    def entry(
+        self, address: str, *, stream: str, reason: str, until: datetime | None, endless: bool
+    ) -> Entry:
+        """See `SuppressionOperations.entry`."""
+        return entry_of(
+            address,
+            stream=stream,
+            reason=reason,
+            source=Source.OPERATOR,
+            since=self._now,
+            until=until,
+            endless=endless,
+            now=self._now,
+            life=self._watch.policy.life,
+        )
+
+    def reader(self) -> Reader:
+        """See `SuppressionOperations.reader`."""
+        return Reader(self._now, self._watch.policy.life)
+
+    async def put(self, entries: Sequence[Entry]) -> int:
+        """See `SuppressionOperations.put`. No address stands in the log."""
+        new = await self._store.put(entries)
+        self._watch.stir()
+        log.info("suppressions_put", entries=len(entries), new=new)
+        return new
+
+    async def remove(self, address: str, stream: str | None) -> int:
+        """See `SuppressionOperations.remove`."""
+        name = _name(address)
+        keys = [key_of(name, stream or "")]
+        if stream is None:  # the listing leaves out what holds no more, or not yet
+            wanted = Filter(now=self._now, address=name)
+            keys += [each.key for each in await self._store.listed(wanted, after="", most=STREAMS)]
+        removed = await self._store.remove(keys)
+        log.info("suppressions_removed", entries=removed)
+        return removed
+
+    async def listed(self, address: str, stream: str | None, *, after: str, most: int) -> list[Entry]:
+        """See `SuppressionOperations.listed`."""
+        wanted = Filter(now=self._now, address=_name(address) if address else "", stream=stream)
+        return await self._store.listed(wanted, after=after, most=most)
+
+    @property
+    def _now(self) -> datetime:
+        return now_ms(self._clock.epoch())
+
+
+def _name(address: str) -> str:
+    try:
+        return normal(address.strip())
+    except BadAddress as error:
+        raise BadEntry(f"address: {error}") from None

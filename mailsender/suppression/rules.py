@@ -1,0 +1,270 @@
+"""Who is suppressed, for how long, and what a refusal adds to the list. Pure.
+
+An address counts without regard to case, its domain in A-labels. RFC 5321 §2.4 leaves the case of a local
+part to its host; hardly any host makes two mailboxes of it, and a list that could be passed by with a capital
+letter would be none. What stands behind a plus sign is a part of it: such addresses are given up one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from unicodedata import category
+
+from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.suppression.port import Entry, Refusal, Source, key_of
+
+LIFE: Final = 30 * 86400.0
+"""Seconds that an entry holds where nothing else is said: mailboxes come back, and are given to others."""
+
+REFUSALS: Final = 2
+"""Letters that have to be refused in words that are not clear: one may have met a passing fault."""
+
+MAX_REASON: Final = 200
+"""Characters of a reason that are kept."""
+
+MAX_STREAM: Final = 100
+"""Characters of the longest stream."""
+
+IGNORE: Final = "ignore"
+"""The value of a letter's `Suppression` by which it goes out all the same."""
+
+SUPPRESSED: Final = "suppressed"
+"""The first word of what is told of a recipient to whom nothing was sent."""
+
+OWN_CODES: Final = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
+"""Enhanced codes that are about the address alone (RFC 3463 §3.2, RFC 7505 §4.2: no such mailbox, no such
+domain, no address, moved away, a domain that takes no mail)."""
+
+_ABOUT_OTHERS: Final = frozenset({"5.1.7", "5.1.8", "5.2.3", "5.4.5"})
+"""Of the codes about addresses, mailboxes and ways those about the sender, the message, the account's limit
+(RFC 3463 §3.2, §3.3; Google)."""
+
+_ABOUT_RECIPIENTS: Final = ("5.1.", "5.2.", "5.4.")
+
+_MICROSOFTS_ACCOUNT: Final = "5.2.25"
+"""5.2.251 to 5.2.255 are repeated errors of the account."""
+
+_ABOUT_MAILBOXES: Final = frozenset({550, 551, 552, 553})
+"""Codes about a mailbox where there is no enhanced one (RFC 5321 §4.2.2); 554 is anything."""
+
+IsOwn = Callable[[Result], bool]
+"""Whether a refusal is the recipient's own: one is enough then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuppressionPolicy:
+    """What an operator chose: whether refusals are learned from, and for how many seconds an entry holds.
+
+    `transactional` are the streams whose letters may ignore the list.
+    """
+
+    learns: bool = False
+    life: float = LIFE
+    transactional: frozenset[str] = frozenset({"transactional"})
+
+
+class BadEntry(ValueError):  # noqa: N818  reads better where it is caught
+    """What is asked for can be no entry of the list."""
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def normal(text: str) -> str:
+    """An address, or a domain as ``@example.com``, as the list has it.
+
+    Raises:
+        BadAddress: it is neither.
+    """
+    if text.startswith("@"):
+        return f"@{parse_address(f'a{text}').domain}"
+    return _folded(parse_address(text))
+
+
+def _folded(address: Address) -> str:
+    return f"{address.local.casefold()}@{address.domain}"
+
+
+def keys_of(address: str, stream: str = "") -> tuple[str, ...]:
+    """The keys of all entries that an address may meet, its own before its domain's; none for no address."""
+    try:
+        own = normal(address)
+    except BadAddress:
+        return ()
+    domain = own[own.rindex("@") :]
+    if not stream:
+        return own, domain
+    return own, key_of(own, stream), domain, key_of(domain, stream)
+
+
+def stream_of(letter: Letter) -> str:
+    """The stream of a letter, empty where it has none."""
+    return str(getattr(letter, "stream", ""))
+
+
+def entry_of(
+    address: str,
+    *,
+    stream: str = "",
+    reason: str = "",
+    source: Source,
+    since: datetime,
+    until: datetime | None = None,
+    endless: bool = False,
+    now: datetime,
+    life: float,
+) -> Entry:
+    """The entry that somebody asks for; without `until` it holds for `life` seconds, unless it is `endless`.
+
+    Raises:
+        BadEntry: it can be none; the message says why, without the address.
+    """
+    try:
+        name = normal(address.strip())
+    except BadAddress as error:
+        raise BadEntry(f"address: {error}") from None
+    stream = stream.strip()
+    if len(stream) > MAX_STREAM or any(category(each)[0] in "CZ" and each != " " for each in stream):
+        raise BadEntry(f"stream: is no name of up to {MAX_STREAM} characters")
+    if until is not None and until <= now:
+        raise BadEntry("until: lies in the past")
+    ends = None if endless else until or now + timedelta(seconds=life)
+    kept = _one_line(reason)[:MAX_REASON]
+    since, ends = cut(since), None if ends is None else cut(ends)
+    return Entry(address=name, stream=stream, source=source, reason=kept, since=since, until=ends)
+
+
+def cut(when: datetime) -> datetime:
+    """A time to the millisecond, as it is kept."""
+    return when.replace(microsecond=when.microsecond // 1000 * 1000)
+
+
+def _one_line(text: str) -> str:
+    """Without what is no character of a line, nor of a text at all."""
+    return " ".join("".join(" " if category(each)[0] == "C" else each for each in text).split())
+
+
+# --- what a letter loses -------------------------------------------------------------------------
+
+
+def in_force(entry: Entry, now: datetime) -> bool:
+    """Whether an entry holds now."""
+    return entry.active and (entry.until is None or entry.until > now)
+
+
+def ignores(letter: Letter, stream: str, policy: SuppressionPolicy) -> bool:
+    """Whether a letter of a stream goes out whoever is on the list: it says so, and its stream may."""
+    if '"Suppression"' not in letter.mail or stream not in policy.transactional:
+        return False
+    try:
+        return bool(json.loads(letter.mail).get("Suppression") == IGNORE)
+    except (ValueError, AttributeError):
+        return False  # no service wrote it; the sender says what is wrong with it
+
+
+def without(letter: Letter, stream: str, found: Mapping[str, Entry], now: datetime) -> Letter | None:
+    """A letter of a stream without those of its open recipients who are on the list; None where none is.
+
+    It is final where nobody is left, `error` where nobody had got it before.
+    """
+    moved: list[Recipient] = []
+    hit = False
+    for each in letter.recipients:
+        entry = _entry_of(each, stream, found, now) if each.open else None
+        hit = hit or entry is not None
+        moved.append(each if entry is None else _ended(each, entry))
+    if not hit:
+        return None
+    status = letter.status
+    if not any(each.open for each in moved):
+        status = Status.SENT if any(each.accepted for each in moved) else Status.ERROR
+    return letter.evolve(recipients=tuple(moved), status=status)
+
+
+def _entry_of(recipient: Recipient, stream: str, found: Mapping[str, Entry], now: datetime) -> Entry | None:
+    entries = (found.get(key) for key in keys_of(recipient.address, stream))
+    return next((each for each in entries if each is not None and in_force(each, now)), None)
+
+
+def _ended(recipient: Recipient, entry: Entry) -> Recipient:
+    text = f"{SUPPRESSED}: {entry.reason or entry.source.value}"
+    return Recipient(
+        address=recipient.address,
+        result=Result(verdict=Verdict.REFUSED, phase=Phase.INTAKE, text=text),
+        tries=recipient.tries,
+        doubts=recipient.doubts,
+    )
+
+
+# --- what a refusal adds -------------------------------------------------------------------------
+
+
+def is_own(result: Result) -> bool:
+    """Whether a relay says of the address itself, at RCPT, that it will never take it."""
+    return result.phase is Phase.RCPT and result.code in {550, 551, 553} and result.enhanced in OWN_CODES
+
+
+def counts(result: Result) -> bool:
+    """Whether a refusal may be the recipient's at all: said at RCPT, by a relay, and not about others.
+
+    What a policy says (5.7) may be about our address or the sender's, what a system says (5.3) about itself,
+    what is said after RCPT about the letter: none of it makes an address one that mail does not reach.
+    """
+    if result.verdict is not Verdict.REFUSED or result.phase is not Phase.RCPT or result.code is None:
+        return False
+    enhanced = result.enhanced
+    if enhanced is None:
+        return result.code in _ABOUT_MAILBOXES
+    about_others = enhanced in _ABOUT_OTHERS or enhanced.startswith(_MICROSOFTS_ACCOUNT)
+    return 500 <= result.code <= 599 and enhanced.startswith(_ABOUT_RECIPIENTS) and not about_others
+
+
+def refusals_of(
+    letter: Letter, results: Mapping[str, Result], own: IsOwn, at: datetime, until: datetime
+) -> Iterable[Refusal]:
+    """What the results of an attempt tell of its recipients, for the list."""
+    for address, result in results.items():
+        mine = result.verdict is Verdict.REFUSED and own(result)
+        if not (mine or counts(result)):
+            continue
+        try:
+            name = normal(address)
+        except BadAddress:
+            continue
+        yield Refusal(
+            address=name,
+            reason=f"{result.code} {result.enhanced or ''}".rstrip(),
+            letter=letter.id,
+            own=mine,
+            at=at,
+            until=until,
+        )
+
+
+def refused(before: Entry | None, refusal: Refusal) -> Entry:
+    """The entry of an address after one more refusal; `before` is what it had.
+
+    What an operator decided stays as it is while it holds. The same letter counts once, however often it is
+    told of.
+    """
+    if before is not None and before.until is not None and before.until <= refusal.at:
+        before = None
+    if before is not None and (not before.source.learned or before.letter == refusal.letter):
+        return before
+    number = 1 if before is None else before.refusals + 1
+    was_active = before is not None and before.active
+    return Entry(
+        address=refusal.address,
+        source=Source.REFUSAL,
+        reason=refusal.reason,
+        active=refusal.own or was_active or number >= REFUSALS,
+        since=before.since if before is not None and was_active else refusal.at,
+        until=refusal.until,
+        refusals=number,
+        letter=refusal.letter,
+    )

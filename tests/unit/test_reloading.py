@@ -1,0 +1,192 @@
+"""The file is read again: what is taken holds, what is not is told, and a wrong file changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mailsender.admin.reloading import Reloading
+from mailsender.app import build
+from mailsender.model.clock import SystemClock
+from mailsender.ratelimit.gcra import UNLIMITED
+from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.service import Replica
+from mailsender.settings.environment import load
+from mailsender.web.operations import BadConfig, NoConfig
+
+TEXT = """\
+[relays.a]
+host = "127.0.0.1"
+rate = "14/s"
+[relays.b]
+host = "127.0.0.1"
+port = 25
+[routes.default]
+relays = ["a"]
+[routes.news]
+match = { stream = "news" }
+relays = ["b"]
+"""
+
+
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    found = tmp_path / "relays.toml"
+    found.write_text(TEXT)
+    for name, value in {
+        "SMTP_FROM": "robot@example.com",
+        "KAFKA_BROKERS": "127.0.0.1:1",
+        "MONGODB_URI": "memory:",
+        "MAILSENDER_CONFIG": str(found),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+async def nobody(_: Replica) -> None:
+    """Listens to nobody."""
+
+
+def replica_of() -> Replica:
+    settings, clock = load(), SystemClock()
+    return Replica(settings, build(settings, clock), clock, listen=nobody)
+
+
+def replaced(path: Path, *pairs: tuple[str, str]) -> None:
+    text = TEXT
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+
+
+@pytest.mark.asyncio
+async def test_a_rate_and_a_route_are_taken(path: Path) -> None:
+    replica = replica_of()
+    a, b = replica.relays
+    default, news = replica.routes
+    replaced(
+        path,
+        ('"14/s"', '"7/s"'),
+        ('relays = ["a"]', 'relays = ["a"]\nfallback = ["b"]'),
+        ('[routes.news]\nmatch = { stream = "news" }', '[routes.other]\nmatch = { stream = "other" }'),
+    )
+    with capture_logs() as logs:
+        found = await Reloading(replica).reload("SIGHUP")
+    assert found.taken == ("relays.a.rate", "routes.default", "routes.other", "routes.news is gone")
+    assert found.left == ()
+    assert [each["event"] for each in logs] == ["config_reloaded"]
+    assert replica.relays == [a, b]
+    assert a.limiter.allowance.letters == 7
+    assert b.limiter.allowance.unlimited
+    assert replica.routes[0] is default
+    assert default.relays == (a, b)
+    assert [route.name for route in replica.routes] == ["default", "other"]
+    assert news not in replica.dispatcher.routes
+    again = await Reloading(replica).reload("SIGHUP")
+    assert (again.taken, again.left) == ((), ())
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("old", "new"), [('"14/s"', '"7/"'), ("[relays.a]", "[relays.a"), ('relays = ["a"]', 'relays = ["x"]')]
+)
+async def test_a_wrong_file_changes_nothing(path: Path, old: str, new: str) -> None:
+    replica = replica_of()
+    plan, routes = replica.plan, list(replica.routes)
+    replaced(path, (old, new), ("port = 25", "port = 26"))
+    with capture_logs() as logs, pytest.raises(BadConfig, match=r"relays\.toml:\d+: ") as caught:
+        await Reloading(replica).reload("SIGHUP")
+    assert not isinstance(caught.value, NoConfig)
+    assert [each["event"] for each in logs] == ["config_refused"]
+    assert replica.plan is plan
+    assert replica.routes == routes
+    assert replica.relays[0].limiter.allowance.letters == 14
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_change_is_told_until_a_restart(path: Path) -> None:
+    replica = replica_of()
+    replaced(path, ("port = 25", "port = 26"), ('"14/s"', '"14/s"\nconnections = 9'))
+    for _ in range(2):
+        found = await Reloading(replica).reload("SIGHUP")
+        assert found.taken == ()
+        assert found.left == ("relays.a.connections", "relays.b: how it is reached, or who logs in")
+    assert replica.relays[1].address == "127.0.0.1:25"
+
+
+@pytest.mark.asyncio
+async def test_without_a_file_there_is_nothing_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAILSENDER_CONFIG")
+    monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
+    with pytest.raises(NoConfig, match="MAILSENDER_CONFIG names none"):
+        await Reloading(replica_of()).reload("SIGHUP")
+
+
+@pytest.mark.asyncio
+async def test_a_signal_begins_it(path: Path) -> None:
+    replica = replica_of()
+    replaced(path, ('"14/s"', '"7/s"'))
+    reloading = Reloading(replica)
+    reloading.begin("SIGHUP")
+    async with asyncio.timeout(10):
+        await asyncio.gather(*reloading._tasks)
+    assert replica.relays[0].limiter.allowance.letters == 7
+    replaced(path, ("[relays.a]", "wrong"))
+    with capture_logs() as logs:
+        reloading.begin("SIGHUP")
+        await asyncio.gather(*reloading._tasks)
+    assert [each["event"] for each in logs] == ["config_refused"]
+
+
+# --- the limiter ---------------------------------------------------------------------------------
+
+
+def limiter_of(letters: int, **further: Any) -> Limiter:
+    from mailsender.ratelimit.gcra import Allowance
+
+    clock = SystemClock()
+    allowance = Allowance(letters=letters, period=1.0, **further)
+    return Limiter(MemorySlotStore(clock), allowance, clock, backlog=lambda: 0)
+
+
+@pytest.mark.asyncio
+async def test_who_waits_for_a_slot_goes_on_where_there_is_no_rate_any_more() -> None:
+    limiter = limiter_of(1)
+    waits = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    limiter.change(limiter_of(0).allowance)
+    async with asyncio.timeout(5):
+        assert await waits is UNLIMITED
+    assert limiter.at_once() is UNLIMITED
+
+
+@pytest.mark.asyncio
+async def test_a_rate_that_comes_is_kept_by_the_loop_that_runs() -> None:
+    limiter, stop = limiter_of(0), asyncio.Event()
+    loop = asyncio.create_task(limiter.run(stop))
+    await asyncio.sleep(0)
+    limiter.change(limiter_of(1000).allowance)
+    assert limiter.at_once() is None
+    async with asyncio.timeout(5):
+        assert await limiter.acquire() is not UNLIMITED
+        stop.set()
+        await loop
+
+
+@pytest.mark.asyncio
+async def test_what_was_leased_under_another_rate_is_lost() -> None:
+    limiter, stop = limiter_of(1000), asyncio.Event()
+    loop = asyncio.create_task(limiter.run(stop))
+    async with asyncio.timeout(5):
+        slot = await limiter.acquire()
+        limiter.put_back(slot)
+        limiter.change(limiter_of(1, burst=1).allowance)
+        assert limiter._take() is None
+        stop.set()
+        await loop
