@@ -325,6 +325,7 @@ class Replica:
                 chance=chance,
                 stopping=self._stop_sending,
                 senders=each.senders,
+                connections_total=each.connections_total,
                 rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
