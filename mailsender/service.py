@@ -62,6 +62,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
+from mailsender.routing.sharing import Sharing
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
@@ -250,6 +251,10 @@ class Replica:
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
+        self.sharing = Sharing(parts.queue, self.in_flight, clock, interval=self.heartbeat.interval)
+        for relay, each in zip(self.relays, plan.relays, strict=True):
+            if each.connections_total:
+                self.sharing.add(relay.pool, each.connections_total, each.policy.sessions.sessions)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -325,7 +330,6 @@ class Replica:
                 chance=chance,
                 stopping=self._stop_sending,
                 senders=each.senders,
-                connections_total=each.connections_total,
                 rules=rules_of(each.rules, each.preset),
             )
             for each in plan.relays
@@ -497,6 +501,11 @@ class Replica:
                         "nothing is sent if there is a rate or quota",
                     )
                     for relay in self.relays
+                ),
+                *(
+                    (("connections", self.sharing.run, "no share of a relay's connections changes"),)
+                    if self.sharing
+                    else ()
                 ),
                 ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),

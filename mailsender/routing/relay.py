@@ -37,8 +37,7 @@ class RelayPolicy:
 class Relay:
     """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
 
-    `senders` are the addresses and domains that it takes mail from; no entry: from all. `connections_total`
-    is how many it takes from all replicas together, 0 where that is not known. `rules` are the
+    `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
     file's and the preset's about its replies. What its replies order by them is the limiter's to keep, but
     for `orders`, which are about single recipients.
     """
@@ -54,12 +53,10 @@ class Relay:
         chance: random.Random,
         stopping: asyncio.Event,
         senders: tuple[str, ...] = (),
-        connections_total: int = 0,
         rules: Sequence[ReplyRule] = (),
     ) -> None:
         self.name = name
         self.senders = senders
-        self.connections_total = connections_total
         self.rules = tuple(rules)
         self.orders = Orders()
         self.transport = transport
@@ -97,9 +94,9 @@ class Relay:
         """Why letters do not go out to it, for readiness and status; empty when they may."""
         if self.breaker.open and not self.pool.away:
             return f"refuses letters: {self.breaker.why}"
-        if self.ordered and not self.pool.reason:
-            order = self.resting(RELAY_KEY, self._clock.monotonic())
-            return "" if order is None else f"is to rest by the rule {order.rule}: {order.said}"
+        order = self.resting(RELAY_KEY, self._clock.monotonic()) if self.ordered else None
+        if order is not None and not self.pool.away:
+            return f"is to rest by the rule {order.rule}: {order.said}"
         return self.pool.reason
 
     @property
@@ -128,7 +125,7 @@ class Relay:
         """Why a letter would only wait here, for one that would."""
         if self.pool.closed:
             return "other replicas have all the sessions that it takes"
-        return self.reason or self.limiter.condition.text or "the quota is used up"
+        return self.reason or self.limiter.blocked_because()
 
     @property
     def free(self) -> bool:
