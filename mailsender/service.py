@@ -62,6 +62,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
+from mailsender.routing.sharing import Sharing
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
@@ -251,6 +252,10 @@ class Replica:
         self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
+        self.sharing = Sharing(parts.queue, self.in_flight, clock, interval=self.heartbeat.interval)
+        for relay, each in zip(self.relays, plan.relays, strict=True):
+            if each.connections_total:
+                self.sharing.add(relay.pool, each.connections_total, each.policy.sessions.sessions)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -498,6 +503,11 @@ class Replica:
                         "nothing is sent if there is a rate or quota",
                     )
                     for relay in self.relays
+                ),
+                *(
+                    (("connections", self.sharing.run, "no share of a relay's connections changes"),)
+                    if self.sharing
+                    else ()
                 ),
                 ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),

@@ -252,6 +252,10 @@ class Limiter:
         self._wanted.set()
         return await future
 
+    def good(self, slot: Slot, now: float) -> bool:
+        """Whether a transaction may begin with a slot that was handed out before; `now` is monotonic."""
+        return slot.good(now) and self.left(RELAY, now) == 0
+
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
         if slot is UNLIMITED or not self._lasts(slot):
@@ -357,8 +361,9 @@ class Limiter:
         except Unavailable as error:
             self._away(error)
             return RETRY
-        if request.allowance is not self.allowance:
-            return 0.0  # it was changed meanwhile: what was leased under the old one is lost
+        if (request.allowance, request.further) != (self.allowance, self.further):
+            self._returned.append(_Chunk(grant))  # it was changed meanwhile
+            return 0.0
         self._back()
         self._learn(grant)
         self._note_quota(grant)

@@ -125,7 +125,7 @@ class Relay:
         """Why a letter would only wait here, for one that would."""
         if self.pool.closed:
             return "other replicas have all the sessions that it takes"
-        return self.reason or self.limiter.condition.text or "the quota is used up"
+        return self.reason or self.limiter.blocked_because()
 
     @property
     def free(self) -> bool:
