@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 from mailsender.model.letter import Claim, Letter
+
+
+def _place(waiting: tuple[float, str, Letter]) -> float:
+    return waiting[0]
 
 
 class Backlog:
@@ -17,7 +22,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._letters: deque[tuple[str, Letter]] = deque()
+        self._letters: deque[tuple[float, str, Letter]] = deque()
         self._reserved = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -30,8 +35,14 @@ class Backlog:
         return len(self._letters)
 
     def put(self, claim: Claim) -> None:
-        """Add a claim's letters and wake as many senders."""
-        self._letters.extend((claim.token, letter) for letter in claim.letters)
+        """Add a claim's letters, where they stand in the route's order, and wake as many senders."""
+        last = self._letters[-1][0] if self._letters else -math.inf
+        places = claim.places or (last,) * len(claim.letters)
+        more = [(place, claim.token, letter) for place, letter in zip(places, claim.letters, strict=True)]
+        self._letters.extend(more)
+        if more and more[0][0] < last:
+            # Somebody came in since, whose turn it is before those that wait here. Both are in order already.
+            self._letters = deque(sorted(self._letters, key=_place))
         for _ in claim.letters:
             self._wake()
 
@@ -57,13 +68,13 @@ class Backlog:
         self._reserved -= 1
         if not self._letters:
             return None
-        found = self._letters.popleft()
+        _, token, letter = self._letters.popleft()
         left = len(self._letters)
         if left <= self.low_mark:
             self.low.set()
         if left <= self.room_mark:
             self.room.set()
-        return found
+        return token, letter
 
     def cancel(self) -> None:
         """Let somebody else have what was reserved."""
@@ -72,7 +83,7 @@ class Backlog:
 
     def drain(self) -> list[tuple[str, Letter]]:
         """Take everything out."""
-        letters = list(self._letters)
+        letters = [(token, letter) for _, token, letter in self._letters]
         self._letters.clear()
         return letters
 

@@ -18,10 +18,10 @@ from bson import MaxKey, MinKey, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 
-from mailsender.model.letter import DEFAULT_ROUTE
+from mailsender.model.letter import DEFAULT_ROUTE, Letter
 from mailsender.queue.mongo.client import RAW, Collection, Document
-from mailsender.queue.mongo.documents import DEFERRED
-from mailsender.queue.ranks import in_turn
+from mailsender.queue.mongo.documents import DEFERRED, letter_id
+from mailsender.queue.ranks import in_line, in_turn
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """No rank comes before it."""
@@ -160,6 +160,16 @@ class Order:
         query = {"status": "awaiting"} | ({"rank": DEFERRED} if index == _WAITS else {})
         cursor = self._raw.find(query, {"_id": 1}, hint=self._indexes[index])
         return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
+
+
+def places_of(heads: Sequence[Document], letters: Sequence[Letter]) -> tuple[float, ...]:
+    """Where letters stand in the order of their route, in seconds; they are of the `heads`."""
+    ranks = {
+        letter_id(each["_id"]): each["rank"].timestamp()
+        for each in heads
+        if isinstance(each.get("rank"), datetime)
+    }
+    return in_line([ranks.get(each.id) for each in letters])
 
 
 def _waits_since(head: Document) -> datetime:
