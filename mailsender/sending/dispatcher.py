@@ -247,6 +247,8 @@ class Dispatcher:
         self._stopping.set()
         for relay in self.relays:
             relay.limiter.shut()
+            if relay.destinations is not None:
+                relay.destinations.shut()
             relay.pool.stop()
         for route in self.routes:
             route.leave()

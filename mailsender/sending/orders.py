@@ -8,9 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
+from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
+
+IN_TURN: Final = "waits for its turn: the limits of its destination are reached"
+"""What is told of recipients who are left for later."""
 
 LEAST_PAUSE: Final = 1.0
 """Seconds until a letter comes again of which a rule says neither when nor that the attempt counts: without
@@ -56,12 +61,21 @@ def spare(errand: Errand, now: float) -> None:
             relay.resting(scope_key(Scope.RECIPIENT, recipient=each), now)
             or relay.resting(scope_key(Scope.DESTINATION, recipient=each), now)
         )
-        if resting is None:
+        if resting is None and (pause := _turn(relay, each, now)):
+            errand.results[each] = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=IN_TURN)
+            _idle(errand, each, pause)
+        elif resting is None:
             kept.append(each)
         else:
             errand.results[each] = _result(resting)
             _idle(errand, each, resting.seconds)
     errand.left = tuple(kept)
+
+
+def _turn(relay: Relay, address: str, now: float) -> float:
+    """Seconds for which an address is left for later, as no more is sent to its domain at a time."""
+    destinations = relay.destinations
+    return 0.0 if destinations is None else destinations.rest(domain_of(address), now)
 
 
 def _idle(errand: Errand, address: str, pause: float) -> None:

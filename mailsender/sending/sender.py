@@ -275,6 +275,8 @@ class Sender:
                     errand.short = True
                     break
                 part = errand.left[: min(errand.size, errand.room)]
+                if errand.relay.destinations is not None:
+                    part = part[: errand.relay.destinations.alike(part)]
                 try:
                     said = await self._transact(errand, part)
                 except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
@@ -416,6 +418,9 @@ class Sender:
                     errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
                 if errand.slot is None:
                     errand.slot = relay.limiter.at_once() or await relay.limiter.acquire()
+                if relay.destinations is not None:
+                    slot, errand.slot = errand.slot, None
+                    errand.slot = await relay.destinations.join(errand.left[0], slot)
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:
