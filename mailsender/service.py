@@ -63,7 +63,6 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
-from mailsender.routing.sharing import Sharing
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
@@ -253,10 +252,6 @@ class Replica:
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
-        self.sharing = Sharing(parts.queue, self.in_flight, clock, interval=self.heartbeat.interval)
-        for relay, each in zip(self.relays, plan.relays, strict=True):
-            if each.connections_total:
-                self.sharing.add(relay.pool, each.connections_total, each.policy.sessions.sessions)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -530,11 +525,6 @@ class Replica:
                     )
                     for relay in self.relays
                     if relay.destinations is not None
-                ),
-                *(
-                    (("connections", self.sharing.run, "no share of a relay's connections changes"),)
-                    if self.sharing
-                    else ()
                 ),
                 ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),

@@ -111,10 +111,6 @@ class Queue(Histories, Protocol):
         """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
         ...
 
-    async def living(self) -> frozenset[str]:
-        """The IDs of replicas that have joined, have not left, and that nobody declared dead."""
-        ...
-
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """Take up to `limit` letters of `route` that are due under `token`, in the route's order.
 
