@@ -322,7 +322,8 @@ class Replica:
                 backlog=backlog,
                 member=secrets.token_hex(8),
                 further=rates[1:],
-                watch=bool(plan.rules or plan.preset),
+                # With a file rules may come while it runs.
+                watch=self.settings.config is not None or bool(plan.rules or plan.preset),
                 name=name,
             )
 
@@ -346,6 +347,7 @@ class Replica:
             chance=chance,
             stopping=self._stop_sending,
             senders=plan.senders,
+            connections_total=plan.connections_total,
             rules=rules_of(plan.rules, plan.preset),
             # Without a file there are none, and no letter is to look for them.
             destinations=destinations if self.filed else None,

@@ -29,8 +29,6 @@ from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.smtp.port import Transport
-from mailsender.suppression.memory import MemorySuppressions
-from mailsender.suppression.rules import SuppressionPolicy
 from mailsender.suppression.watch import SuppressionWatch
 from tests.relays import FakeRelay
 
@@ -181,7 +179,7 @@ async def running(
             clock=clock,
             chance=chance,
             stopping=stopping,
-            suppression=suppression or SuppressionWatch(MemorySuppressions(), clock, SuppressionPolicy()),
+            suppression=suppression,
             blobs=blobs,
         ),
         heartbeat=heartbeat,

@@ -27,6 +27,9 @@ from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import SendPolicy, Tools
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.rules import SuppressionPolicy
+from mailsender.suppression.watch import SuppressionWatch
 from tests.dispatching import UNLIMITED, PlainComposer, until
 from tests.relays import FakeRelay
 
@@ -123,6 +126,7 @@ async def fleet(
             clock=clock,
             chance=chance,
             stopping=stopping,
+            suppression=SuppressionWatch(MemorySuppressions(), clock, SuppressionPolicy()),
             table=RouteTable(routes),
         ),
         heartbeat=heartbeat,

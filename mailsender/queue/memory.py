@@ -228,6 +228,10 @@ class MemoryQueue:
         """See `Queue.leave`."""
         self._replicas.pop(replica, None)
 
+    async def living(self) -> set[str]:
+        """See `Queue.living`."""
+        return set(self._replicas)
+
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
         return self._take(self._routes[route].take(limit, self._clock.monotonic(), self._entries), token)

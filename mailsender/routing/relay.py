@@ -38,7 +38,8 @@ class RelayPolicy:
 class Relay:
     """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
 
-    `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
+    `senders` are the addresses and domains that it takes mail from; no entry: from all. `connections_total`
+    is how many it takes from all replicas together, 0 where that is not known. `rules` are the
     file's and the preset's about its replies. What its replies order by them is the limiter's to keep, but
     for `orders`, which are about single recipients. `destinations` has the limits of single domains.
     """
@@ -54,12 +55,14 @@ class Relay:
         chance: random.Random,
         stopping: asyncio.Event,
         senders: tuple[str, ...] = (),
+        connections_total: int = 0,
         rules: Sequence[ReplyRule] = (),
         destinations: Destinations | None = None,
     ) -> None:
         self.name = name
         self.destinations = destinations
         self.senders = senders
+        self.connections_total = connections_total
         self.rules = tuple(rules)
         self.orders = Orders()
         self.transport = transport

@@ -27,6 +27,7 @@ from mailsender.routing.weighing import Ruling
 from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
+from mailsender.sending.sharing import Sharing
 from mailsender.sending.tools import Tools
 
 log = structlog.get_logger()
@@ -95,6 +96,7 @@ class Dispatcher:
             blocked=self._blocks,
             moved=self._nudge_one,
         )
+        self.sharing = Sharing(queue, tools.in_flight, tools.clock, relays, life=tools.policy.life)
         self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
         self.held_up = 0  # times that letters in flight took all the memory that they may
@@ -238,6 +240,9 @@ class Dispatcher:
             for relay in self.relays:
                 group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
             group.create_task(keep("watching", self._watch, stop, "nobody hears of a relay that hangs"))
+            if self.sharing.shares:
+                share = partial(self.sharing.run, stop)
+                group.create_task(keep("sharing", share, stop, "it may have no session with some relays"))
             if self._tools.table.names:
                 look = partial(self.rerouter.run, stop)
                 group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
@@ -429,6 +434,8 @@ class Dispatcher:
         """A claim without recipients who are to get nothing; letters with nobody else end here."""
         moved = [suppressed.get(each.id, each) for each in claim.letters]
         ended = [each for each in moved if each.status.final]
+        before, after = (sum([len(each.pending) for each in some]) for some in (claim.letters, moved))
+        self._suppression.hits += before - after
         for each in ended:
             self._settler.put(Settlement(token=claim.token, letter=each))
         if ended:

@@ -97,9 +97,7 @@ class Permit:
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        limiter, slot = self.limiter, self.slot
-        good = slot.good(now) if limiter is None else limiter.good(slot, now)
-        return good and not self.lost and not means.cut
+        return self.slot.good(now) and not self.lost and not means.cut
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""

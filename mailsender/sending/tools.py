@@ -19,6 +19,8 @@ from mailsender.queue.inflight import InFlight
 from mailsender.routing.table import RouteTable
 from mailsender.sending.permit import Margins, Means
 from mailsender.sending.settler import Settler
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.rules import SuppressionPolicy
 from mailsender.suppression.watch import SuppressionWatch
 
 
@@ -104,11 +106,13 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
-        suppression: SuppressionWatch,
+        suppression: SuppressionWatch | None = None,
         blobs: BlobCache | None = None,
         table: RouteTable = PLAIN_TABLE,
     ) -> Tools:
-        """Those with the margins that follow from them."""
+        """Those with the margins that follow from them; without `suppression` nobody is suppressed."""
+        if suppression is None:
+            suppression = SuppressionWatch(MemorySuppressions(), clock, SuppressionPolicy())
         means = Means(clock, in_flight, Margins.of(policy.life))
         return Tools(
             in_flight, settler, composer, policy, clock, chance, stopping, means, suppression, blobs, table

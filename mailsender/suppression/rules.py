@@ -50,7 +50,10 @@ _MICROSOFTS_ACCOUNT: Final = "5.2.25"
 """5.2.251 to 5.2.255 are repeated errors of the account."""
 
 _ABOUT_MAILBOXES: Final = frozenset({550, 551, 552, 553})
-"""Codes about a mailbox where there is no enhanced one (RFC 5321 §4.2.2); 554 is anything."""
+"""Codes about a mailbox where there is no enhanced one (RFC 5321 §4.2.2)."""
+
+_ANYTHING: Final = 554
+"""A code that may be about anything; what stands beside it tells."""
 
 IsOwn = Callable[[Result], bool]
 """Whether a refusal is the recipient's own: one is enough then."""
@@ -221,7 +224,8 @@ def counts(result: Result) -> bool:
     if enhanced is None:
         return result.code in _ABOUT_MAILBOXES
     about_others = enhanced in _ABOUT_OTHERS or enhanced.startswith(_MICROSOFTS_ACCOUNT)
-    return 500 <= result.code <= 599 and enhanced.startswith(_ABOUT_RECIPIENTS) and not about_others
+    may_be = result.code in _ABOUT_MAILBOXES or result.code == _ANYTHING
+    return may_be and enhanced.startswith(_ABOUT_RECIPIENTS) and not about_others
 
 
 def refusals_of(

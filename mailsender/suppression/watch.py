@@ -151,7 +151,6 @@ class SuppressionWatch:
             left = None if ignores(letter, stream, self.policy) else without(letter, stream, found, now)
             if left is not None:
                 moved[letter.id] = left
-                self.hits += len(letter.pending) - len(left.pending)
         return moved
 
     # --- after it was sent -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from mailsender.model.text import storable
 from mailsender.suppression.csv_text import head, row
 from mailsender.suppression.port import Entry
 from mailsender.suppression.rules import MAX_STREAM, BadEntry
@@ -210,8 +211,8 @@ def _too_large() -> ProblemError:
 
 def _once(request: web.Request, name: str) -> str | None:
     values = request.query.getall(name, [])
-    if len(values) > 1:
-        raise bad_query(f"`{name}` stands once.")
+    if len(values) > 1 or not all(map(storable, values)):
+        raise bad_query(f"`{name}` stands once, in UTF-8.")
     return values[0] if values else None
 
 

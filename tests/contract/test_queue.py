@@ -440,6 +440,20 @@ async def test_the_living_keep_their_letters_and_the_dead_do_not(queue: Queue, w
     assert (await claim(queue, 10)).letters == others.letters
 
 
+async def test_who_lives_is_known_to_all(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(2)])
+    await claim(queue, 1)
+    await claim(queue, 1, OTHER)
+    assert await queue.living() == {REPLICA, OTHER}
+    await world.pass_time(50)
+    assert await queue.beat(REPLICA, LIFE)
+    await world.pass_time(20)
+    await queue.reclaim(10)
+    assert await queue.living() == {REPLICA}
+    await queue.leave(REPLICA)
+    assert await queue.living() == set()
+
+
 async def test_who_is_late_and_not_yet_declared_dead_lives_on(queue: Queue, world: World) -> None:
     await queue.insert([letter(1)])
     await claim(queue, 1)

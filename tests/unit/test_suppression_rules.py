@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mailsender.model.letter import Phase, Recipient, Result, Status, Verdict
+from mailsender.sending.reply_rules import Action, Scope, rule_for
 from mailsender.suppression.port import Entry, Source
 from mailsender.suppression.rules import (
     SuppressionPolicy,
@@ -206,6 +207,8 @@ def test_what_may_be_the_recipients_counts(code: int, enhanced: str | None) -> N
         (550, "5.5.3"),
         (550, "5.6.0"),
         (450, "4.1.1"),
+        (535, "5.1.1"),
+        (504, "5.1.1"),
     ],
 )
 def test_what_may_be_the_accounts_the_senders_or_the_letters_does_not(
@@ -213,6 +216,19 @@ def test_what_may_be_the_accounts_the_senders_or_the_letters_does_not(
 ) -> None:
     assert not counts(refusal(code, enhanced))
     assert not is_own(refusal(code, enhanced))
+
+
+def test_nothing_counts_that_the_rules_of_replies_take_for_anybody_elses_fault() -> None:
+    details = [f"5.{subject}.{detail}" for subject in range(8) for detail in (*range(60), 233, 251, 255)]
+    seen = set()
+    for code in range(400, 600):
+        for enhanced in (None, *details):
+            result = refusal(code, enhanced)
+            if counts(result) or is_own(result):
+                rule = rule_for(result, taken=False, carried=False)
+                assert (rule.action, rule.scope) == (Action.ANSWER, Scope.RECIPIENT), (code, enhanced)
+                seen.add(code)
+    assert seen == {550, 551, 552, 553, 554}
 
 
 def test_only_what_was_refused_for_good_counts() -> None:

@@ -195,6 +195,11 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._replicas.leave(replica)
 
+    async def living(self) -> set[str]:
+        """See `Queue.living`."""
+        async with calling(self._timeout):
+            return await self._replicas.living()
+
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
         tried: list[Any] = []
