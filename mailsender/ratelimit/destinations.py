@@ -18,6 +18,10 @@ EARLY = 0.05
 PATIENCE = 0.1
 """Seconds for which a sender waits for a destination's slot; beyond it others are sent to meanwhile."""
 
+NEAR = 2.0
+"""Seconds within which a letter's turn comes that is kept at hand, so that the destination's rate is used up:
+longer than the queue is left alone for."""
+
 Rates = tuple[Allowance, ...]
 
 
@@ -90,6 +94,13 @@ class Destinations:
         return None
 
     # --- slots -----------------------------------------------------------------------------------
+
+    def near(self, domain: str, now: float) -> float:
+        """As `rest`, but 0.0 where the turn is so far ahead that the queue is the place to wait."""
+        own = self.of(domain)
+        if own is None or own.wait(now) <= PATIENCE or own.next_turn(now) - now > NEAR:
+            return 0.0
+        return own.turn(now)
 
     def rest(self, domain: str, now: float) -> float:
         """Seconds for which a recipient is left for later, so that nobody else waits for it; 0.0: go on.

@@ -263,8 +263,12 @@ class Limiter:
 
     def turn(self, now: float) -> float:
         """Seconds until the turn of one that does not wait here, behind all those who were told before."""
-        self._turn_at = max(self._turn_at + self._step, now + self.wait(now))
+        self._turn_at = self.next_turn(now)
         return self._turn_at - now
+
+    def next_turn(self, now: float) -> float:
+        """When the next turn is, in monotonic seconds."""
+        return max(self._turn_at + self._step, now + self.wait(now))
 
     @property
     def _step(self) -> float:

@@ -51,6 +51,16 @@ def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
     return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
 
 
+def aside(errand: Errand, now: float) -> float:
+    """Seconds for which the whole letter is kept out of the way, as the turn of its destination is near."""
+    destinations = errand.relay.destinations
+    if destinations is None or destinations.alike(errand.left) < len(errand.left):
+        return 0.0
+    if errand.relay.held(scope_key(Scope.DESTINATION, recipient=errand.left[0]), now):
+        return 0.0
+    return destinations.near(domain_of(errand.left[0]), now)
+
+
 def spare(errand: Errand, now: float) -> None:
     """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
     relay = errand.relay
