@@ -113,4 +113,12 @@ def _routes(now: Plan, new: Plan, taken: list[str], left: list[str]) -> tuple[Ro
             found.append(route)
             taken += [f"routes.{route.name}"] if route != old else []
     taken += [f"routes.{name} is gone" for name in there]
+    if _order(now.routes, found) != _order(found, now.routes):
+        taken.append("routes: their order")  # the first that fits takes a letter
     return tuple(found)
+
+
+def _order(routes: Sequence[RoutePlan], others: Sequence[RoutePlan]) -> list[str]:
+    """The names of those of `routes` that are among the others, too."""
+    names = {route.name for route in others}
+    return [route.name for route in routes if route.name in names]

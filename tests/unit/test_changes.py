@@ -85,6 +85,13 @@ def test_routes_come_change_and_go() -> None:
     assert found.taken == ("routes.default", "routes.other", "routes.news is gone")
 
 
+def test_another_order_of_routes_is_a_change() -> None:
+    other = RoutePlan(name="other", relays=("b",), open=True, retry=RETRY)
+    now, new = (replace(PLAN, routes=routes) for routes in ((DEFAULT, NEWS, other), (DEFAULT, other, NEWS)))
+    found = changes(now, new, other_ways=())
+    assert (found.plan, found.taken) == (new, ("routes: their order",))
+
+
 def test_a_route_over_a_relay_that_does_not_run_stays_as_it_was() -> None:
     c = replace(A, name="c")
     over = replace(NEWS, relays=("c",))
