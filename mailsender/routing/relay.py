@@ -100,9 +100,9 @@ class Relay:
         """Why letters do not go out to it, for readiness and status; empty when they may."""
         if self.breaker.open and not self.pool.away:
             return f"refuses letters: {self.breaker.why}"
-        if self.ordered and not self.pool.reason:
-            order = self.resting(RELAY_KEY, self._clock.monotonic())
-            return "" if order is None else f"is to rest by the rule {order.rule}: {order.said}"
+        order = self.resting(RELAY_KEY, self._clock.monotonic()) if self.ordered else None
+        if order is not None and not self.pool.away:
+            return f"is to rest by the rule {order.rule}: {order.said}"
         return self.pool.reason
 
     @property

@@ -116,9 +116,17 @@ class Then:
             raise ValueError(f"then.for: more than 0 and at most {LONGEST:.0f} seconds are needed")
 
 
-DEFAULT_THEN: Final = Then(rate=0.5, seconds=600.0)
-"""What follows a `slow` that does not say it."""
+_ON_TRIAL: Final = Then(rate=0.02, seconds=60.0)
+"""Nobody knows whether a quota is new again, or a person has acted: a few letters tell."""
 
+DEFAULT_THEN: Final = {
+    Action.SLOW: Then(rate=0.5, seconds=600.0),
+    Action.SWITCH: _ON_TRIAL,
+    Action.STOP: _ON_TRIAL,
+}
+"""What follows where a rule about more than a recipient leaves it out."""
+
+_ORDERING: Final = {Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY}
 _NAME: Final = re.compile(r"[\w./\[\]:-]+", re.ASCII)
 _CODE: Final = re.compile(r"[45](?:\d\d?)?", re.ASCII)
 _ENHANCED: Final = re.compile(r"[45x]\.(?:x|\d{1,3})\.(?:x|\d{1,3})", re.ASCII)
@@ -165,8 +173,8 @@ class ReplyRule:
             object.__setattr__(self, "seconds", DEFAULT_SECONDS.get(self.action, 0.0))
         if not self.seconds <= LONGEST:
             raise ValueError(f"for: at most {LONGEST:.0f} seconds can be held")
-        if self.then is None and self.action is Action.SLOW:
-            object.__setattr__(self, "then", DEFAULT_THEN)
+        if self.then is None and self.scope is not Scope.RECIPIENT:
+            object.__setattr__(self, "then", DEFAULT_THEN.get(self.action))
         object.__setattr__(self, "_lower", self.text.lower())
         try:
             found = compiled(self.pattern) if self.pattern else None
@@ -201,8 +209,8 @@ class ReplyRule:
             raise ValueError(f"scope: {self.action} is about a destination, a sender or a relay")
         if self.suppress and self.action is not Action.FAIL:
             raise ValueError("suppress: only what fails can be suppressed")
-        if self.then is not None and (own or self.action not in {Action.WAIT, Action.SLOW, Action.SWITCH}):
-            raise ValueError("then: it follows a wait, slow or switch of a destination, a sender or a relay")
+        if self.then is not None and (own or self.action not in _ORDERING - {Action.RETRY}):
+            raise ValueError("then: it follows what rests, which is a destination, a sender or a relay")
 
     def fits(self, stage: Phase, code: int, enhanced: str | None, text: str) -> bool:
         """Whether it is about such a reply."""
@@ -279,8 +287,6 @@ class Decision:
         """Whether something beyond the letter is to be obeyed for a while, on all replicas."""
         return self.action in _ORDERING and self.seconds > 0
 
-
-_ORDERING: Final = {Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY}
 
 RELAY_KEY: Final = "relay"
 """The scope key of a relay as a whole."""

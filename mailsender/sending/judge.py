@@ -128,7 +128,10 @@ class Judge:
         if renew:
             errand.renewed += 1
             answer = said.results[again[0]]
-            if answer.code is not None and answer.phase in {Phase.MAIL, Phase.DATA} and not said.held.retired:
+            full = (
+                answer.code is not None and answer.phase in {Phase.MAIL, Phase.DATA} and said.held.taken > 0
+            )
+            if full and not said.held.retired:
                 errand.relay.pool.learn_share(said.held.taken)
             errand.relay.pool.retire(said.held)
             return

@@ -75,7 +75,7 @@ def reply(code: int, enhanced: str | None = None, text: str = "", stage: Phase =
         ({"suppress": Suppress.AT_ONCE}, "suppress"),
         ({"seconds": LONGEST + 1}, "for"),
         ({"seconds": float("nan")}, "for"),
-        ({"action": Action.STOP, "then": Then(rate=0.5, seconds=1)}, "then"),
+        ({"action": Action.RETRY, "then": Then(rate=0.5, seconds=1)}, "then"),
         ({"scope": Scope.RECIPIENT, "then": Then(rate=0.5, seconds=1)}, "then"),
     ],
 )
@@ -95,7 +95,11 @@ def test_what_is_left_out_has_a_sensible_time() -> None:
     assert (slow.seconds, slow.then) == (60.0, Then(rate=0.5, seconds=600.0))
     assert rule().seconds == 300.0
     assert rule(seconds=0.0).seconds == 0.0
-    assert rule(action=Action.STOP).seconds == 3600.0
+    assert (rule(action=Action.STOP).seconds, rule(action=Action.STOP).then) == (
+        3600.0,
+        Then(rate=0.02, seconds=60.0),
+    )
+    assert rule(action=Action.SWITCH, scope=Scope.RECIPIENT).then is None
     assert rule(action=Action.RETRY).seconds == 0.0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,7 +11,7 @@ from structlog.testing import capture_logs
 from mailsender.admin.reloading import Reloading
 from mailsender.app import build
 from mailsender.model.clock import SystemClock
-from mailsender.ratelimit.gcra import UNLIMITED
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Replica
@@ -147,11 +146,9 @@ async def test_a_signal_begins_it(path: Path) -> None:
 # --- the limiter ---------------------------------------------------------------------------------
 
 
-def limiter_of(letters: int, **further: Any) -> Limiter:
-    from mailsender.ratelimit.gcra import Allowance
-
+def limiter_of(letters: int, period: float = 1.0) -> Limiter:
     clock = SystemClock()
-    allowance = Allowance(letters=letters, period=1.0, **further)
+    allowance = Allowance(letters=letters, period=period)
     return Limiter(MemorySlotStore(clock), allowance, clock, backlog=lambda: 0)
 
 
@@ -164,6 +161,27 @@ async def test_who_waits_for_a_slot_goes_on_where_there_is_no_rate_any_more() ->
     async with asyncio.timeout(5):
         assert await waits is UNLIMITED
     assert limiter.at_once() is UNLIMITED
+
+
+@pytest.mark.asyncio
+async def test_who_waits_does_not_keep_a_loop_busy_that_has_nothing_to_lease_any_more() -> None:
+    limiter, stop = limiter_of(1, 60.0), asyncio.Event()
+    first = await ran(limiter, stop)
+    waits = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.05)
+    limiter.change(limiter_of(0).allowance)
+    async with asyncio.timeout(5):
+        assert await waits is UNLIMITED
+        stop.set()
+        await first
+
+
+async def ran(limiter: Limiter, stop: asyncio.Event) -> asyncio.Task[None]:
+    """Its loop, once the first slot was had."""
+    loop = asyncio.create_task(limiter.run(stop))
+    async with asyncio.timeout(5):
+        await limiter.acquire()
+    return loop
 
 
 @pytest.mark.asyncio
@@ -186,7 +204,7 @@ async def test_what_was_leased_under_another_rate_is_lost() -> None:
     async with asyncio.timeout(5):
         slot = await limiter.acquire()
         limiter.put_back(slot)
-        limiter.change(limiter_of(1, burst=1).allowance)
+        limiter.change(limiter_of(1).allowance)
         assert limiter._take() is None
         stop.set()
         await loop

@@ -9,17 +9,25 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.presets import PRESETS
+from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY, Action, ReplyRule, Scope, Suppress, scope_key
+from mailsender.sending.reply_rules import decide
 from mailsender.smtp.port import RelayAway
 from mailsender.smtp.replies import Reply
-from tests.dispatching import Scene, letter, running, until
+from tests.dispatching import UNLIMITED, Scene, known_relay, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
 SLOWLY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.1", text="slowly")
 NEVER = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.7.1", text="on a stop list")
 BYE = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, code=421, enhanced="4.7.0", text="expired")
+
+
+QUOTA = "Throttling failure: Daily message quota exceeded"
 
 
 def rule(action: Action, scope: Scope, seconds: float = 60.0, code: str = "450", **keys: Any) -> ReplyRule:
@@ -92,7 +100,7 @@ async def test_what_is_about_the_relay_begins_nothing_more_and_counts_no_attempt
             assert 50 < await due_in(scene, 1) < 61
     (line,) = [each for each in logs if each["event"] == "relay_ordered"]
     assert (line["rule"], line["scope"], line["seconds"]) == ("test/rule", "relay", 60.0)
-    assert line["factor"] == (0.5 if action is Action.SLOW else 1.0)
+    assert line["factor"] == {Action.WAIT: 1.0, Action.SLOW: 0.5, Action.STOP: 0.02}[action]
 
 
 @pytest.mark.asyncio
@@ -262,3 +270,26 @@ async def test_without_a_rule_a_session_is_tried_again_as_ever() -> None:
         assert scene.known.next_try is not None
         assert scene.known.next_try - scene.settler._clock.epoch() < 2
         assert not scene.known.ordered
+
+
+@pytest.mark.asyncio
+async def test_who_starts_later_rests_as_well() -> None:
+    """Another replica, or the same one after a restart."""
+    clock = SystemClock()
+    store, stop = MemorySlotStore(clock), asyncio.Event()
+
+    def begun() -> tuple[Relay, asyncio.Task[None]]:
+        relay = known_relay(FakeRelay(), clock, rules=PRESETS["ses"].rules)
+        relay.limiter = Limiter(store, UNLIMITED, clock, backlog=int, watch=True)
+        return relay, asyncio.ensure_future(relay.limiter.run(stop))
+
+    first, running_first = begun()
+    decision = decide(first.rules, Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=454, text=QUOTA))
+    first.obey(decision, RELAY_KEY, clock.monotonic())
+    await until(lambda: not first.limiter._standing.unwritten)
+    second, running_second = begun()
+    await until(lambda: second.held(RELAY_KEY, clock.monotonic()) > 590)
+    assert not second.goes
+    assert second.reason == f"is to rest by the rule ses/daily-quota: 454 {QUOTA}"
+    stop.set()
+    await asyncio.gather(running_first, running_second)
