@@ -7,7 +7,7 @@ The order in which it stops (promise P6), and why each step stands where it does
 3. No more claims; what no sender has begun goes back, so that another replica can send it now.
 4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
-5. Outcomes are settled: only then can nothing be sent twice.
+5. Outcomes are settled: only then can nothing be sent twice. What refusals told is written behind them.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
 8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.

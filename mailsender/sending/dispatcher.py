@@ -434,8 +434,8 @@ class Dispatcher:
         """A claim without recipients who are to get nothing; letters with nobody else end here."""
         moved = [suppressed.get(each.id, each) for each in claim.letters]
         ended = [each for each in moved if each.status.final]
-        before, after = (sum([len(each.pending) for each in some]) for some in (claim.letters, moved))
-        self._suppression.hits += before - after
+        for letter, left in zip(claim.letters, moved, strict=True):
+            self._suppression.hits += len(letter.pending) - len(left.pending)
         for each in ended:
             self._settler.put(Settlement(token=claim.token, letter=each))
         if ended:

@@ -172,19 +172,24 @@ class SuppressionHandlers:
             response = web.StreamResponse(headers={"Content-Type": f"{CSV}; charset=utf-8"})
             response.headers["Content-Disposition"] = 'attachment; filename="suppressions.csv"'
             await response.prepare(request)
-            try:
-                await response.write(head().encode())
-                while found:
-                    await response.write("".join(map(row, found)).encode("utf-8", "replace"))
-                    after = found[-1].key
-                    found = await self._list.listed("", stream, after=after, most=MOST)
-            except BaseException:
-                # What was written cannot be taken back: the caller has to see that the file is not whole.
-                if request.transport is not None:
-                    request.transport.abort()
-                raise
+            if request.method != "HEAD":
+                await self._write(request, response, stream, found)
             await response.write_eof()
             return response
+
+    async def _write(
+        self, request: web.Request, response: web.StreamResponse, stream: str | None, found: list[Entry]
+    ) -> None:
+        try:
+            await response.write(head().encode())
+            while found:
+                await response.write("".join(map(row, found)).encode("utf-8", "replace"))
+                found = await self._list.listed("", stream, after=found[-1].key, most=MOST)
+        except BaseException:
+            # What was written cannot be taken back: the caller has to see that the file is not whole.
+            if request.transport is not None:
+                request.transport.abort()
+            raise
 
     @contextmanager
     def _a_file(self) -> Iterator[None]:

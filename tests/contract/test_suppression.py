@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailsender.suppression import memory
@@ -178,7 +178,13 @@ def cases() -> list[tuple[Entry | None, list[Refusal]]]:
     """Histories to compare by; drawn once, since each costs round trips."""
     drawn: list[tuple[Entry | None, list[Refusal]]] = []
 
-    @settings(max_examples=60, database=None, derandomize=True)
+    @settings(
+        max_examples=60,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(before=_BEFORE, refusals=st.lists(_REFUSALS, min_size=1, max_size=5))
     def draw(before: Entry | None, refusals: list[Refusal]) -> None:
         drawn.append((before, refusals))

@@ -260,7 +260,7 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     lines = [line for line in made.lines if line.level == "error"]
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
-    most = "mts.letters and mts.letters.blobs.files and mts.letters.outbox"
+    most = "mts.letters and mts.letters.blobs.files and mts.letters.outbox and mts.letters.suppression"
     assert f"createIndex, insert, remove, update in {most};" in lines[0].text
     rest = (
         "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
@@ -275,6 +275,7 @@ def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod:
     assert (made.status, line.part) == (1, "mongodb")
     blobs = "mts.letters.blobs.chunks and mts.letters.blobs.files"
     where = f"mts.letters and {blobs} and mts.letters.outbox and mts.letters.replicas"
+    where += " and mts.letters.suppression"
     assert f"the user lacks: remove in {where};" in line.text
 
 

@@ -83,6 +83,7 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
     assert reader.wrong == 1
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_how_a_file_is_cut_into_blocks_makes_no_difference(raw: bytes, size: int) -> None:
     whole, first = read(raw)
@@ -95,7 +96,7 @@ _TEXTS = st.text(max_size=MAX_REASON + 20)
 _TIMES = st.integers(1, 10**10).map(lambda more: NOW + timedelta(milliseconds=more))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     address=st.sampled_from(["Ann@example.test", "@example.test", "=1+1@example.test", "ё@пример.рф", "x"]),
     stream=_TEXTS,

@@ -260,6 +260,19 @@ async def test_a_file_is_put_there_and_comes_back() -> None:
     assert service.store.pages >= 6
 
 
+async def test_of_a_file_the_head_alone_reads_no_more_than_a_page() -> None:
+    service = Played()
+    now = service.now
+    await service.store.put(
+        [Entry(address=f"{n}@example.test", source=Source.OPERATOR, since=now) for n in range(1500)]
+    )
+    async with listening(service) as client:
+        status, headers, text = await client.ask("HEAD", "/suppressions/export")
+        assert (status, headers["Content-Type"], text) == (200, "text/csv; charset=utf-8", "")
+        assert service.store.pages == 1
+        assert (await client.ask("GET", "/suppressions/export"))[2].count("\r\n") == 1501
+
+
 async def test_an_empty_file_puts_nothing_there() -> None:
     async with listening(Played()) as client:
         found = await asked(client, "POST", "/suppressions/import")
