@@ -109,6 +109,10 @@ class FakeSession:
         self.closed = True
 
     @property
+    def tls(self) -> str:
+        return "TLSv1.3"
+
+    @property
     def supports_smtputf8(self) -> bool:
         return True
 

@@ -13,6 +13,7 @@ from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
+from mailsender.admin.relay_state import moment, relay_details, relay_state, route_state
 from mailsender.admin.reloading import Reloading
 from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
@@ -138,7 +139,7 @@ class ReplicaOperations:
         stats, age = replica.tidier.stats, replica.tidier.stats_age
         return {
             "waits_for": [
-                asdict(each) | {"since": _moment(each.since), "until": _moment(each.until)}
+                asdict(each) | {"since": moment(each.since), "until": moment(each.until)}
                 for each in replica.conditions.now()
             ],
             "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),
@@ -163,7 +164,9 @@ class ReplicaOperations:
                 "busy": replica.relays[0].pool.busy,
                 "slow": replica.relays[0].pool.dots.slow,
             },
-            "relay": self._relay(),
+            "relay": relay_state(replica.relays[0]),
+            "relays": [relay_details(each, replica.clock.epoch()) for each in replica.relays],
+            "routes": [route_state(each) for each in replica.routes],
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
             "event_loop": {
@@ -171,7 +174,7 @@ class ReplicaOperations:
                 "longest_stall_seconds": round(replica.watchdog.longest, 3),
                 "longest_stall_cpu_seconds": round(replica.watchdog.longest_cpu, 3),
             },
-            "loops": [asdict(state) | {"since": _moment(state.since)} for state in replica.supervisor.states],
+            "loops": [asdict(state) | {"since": moment(state.since)} for state in replica.supervisor.states],
             "drain": self._progress(),
         }
 
@@ -229,26 +232,7 @@ class ReplicaOperations:
             "burst": allowance.burst,
             "daily_quota": allowance.quota,
             "quota_left": limiter.quota_left,
-            "waiting_until": _moment(limiter.exhausted_until),
-        }
-
-    def _relay(self) -> dict[str, Any]:
-        relay = self._replica.relays[0]
-        reach = relay.pool.reach
-        if relay.pool.away:
-            state = "away"
-        elif relay.breaker.open:
-            state = "refuses"
-        else:
-            state = "answers" if reach.ever else "not asked yet"
-        return {
-            "name": relay.address,
-            "state": state,
-            "trouble": reach.trouble or relay.breaker.why or None,
-            "phase": reach.phase or relay.breaker.phase or None,
-            "since": _moment(relay.since),
-            "again": _moment(relay.next_try),
-            "remark": relay.transport.remark or None,
+            "waiting_until": moment(limiter.exhausted_until),
         }
 
     def _progress(self) -> dict[str, Any]:
@@ -272,7 +256,3 @@ def _is_of(submitted: Submitted, letter: Letter) -> bool:
     origins = [answer.origin for answer in letter.answers if answer.origin is not None]
     ours = any((origin.topic, origin.partition, origin.offset) == place for origin in origins)
     return ours or letter.content == submitted.content
-
-
-def _moment(epoch: float | None) -> str | None:
-    return now_ms(epoch).isoformat() if epoch else None

@@ -34,6 +34,15 @@ _SPOT: Final = 256
 _RESULT: Final = 320
 """Bytes of a recipient's result beside its text, with the name of a rule as long as one may be."""
 
+_PAST: Final = 384
+"""Bytes of a past attempt and its result, beside its text."""
+
+MOST_PAST: Final = 20
+"""Attempts that are kept of a letter, the newest: a day of an hour's retries, and most letters take two."""
+
+PAST_TEXT: Final = 200
+"""Characters of a reply that are kept with each of them: what is said last is kept whole beside it."""
+
 
 class Status(StrEnum):
     """Where a letter stands; the four statuses of the original service."""
@@ -167,6 +176,43 @@ class Recipient:
     def accepted(self) -> bool:
         """Whether a relay took responsibility for it."""
         return self.result is not None and self.result.verdict is Verdict.ACCEPTED
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
+class PastAttempt:
+    """What one attempt to send a letter came to: `result` is what decided, of `asked` recipients.
+
+    `accepted` of them were accepted. `at` is when it was over, None where a successor only found its traces;
+    `seconds` is how long it took and `tls` the version of TLS of its session, where that is known.
+    """
+
+    at: Final[datetime | None]
+    relay: Final[str]
+    result: Final[Result]
+    asked: Final[int]
+    accepted: Final[int]
+    seconds: Final[float | None]
+    tls: Final[str]
+
+    def __init__(
+        self,
+        *,
+        at: datetime | None,
+        relay: str,
+        result: Result,
+        asked: int = 1,
+        accepted: int = 0,
+        seconds: float | None = None,
+        tls: str = "",
+    ) -> None:
+        """Take its fields."""
+        self.at = at
+        self.relay = relay
+        self.result = result
+        self.asked = asked
+        self.accepted = accepted
+        self.seconds = seconds
+        self.tls = tls
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -304,10 +350,12 @@ class Letter:
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
-    `route` names the route that it takes. `mail` is JSON text of the further keys that it brought, as
-    `mailsender.message.mail` reads them, and empty where it has the original's alone. `bare` says that its
-    body, texts and attachments were kept for as long as they had to be, and are gone. `handling` is what it
-    asks of the service, and `expires` when it is no longer sent: as it asks, or as its route says.
+    `history` holds the last attempts of a letter that took more than one, the oldest first: what ended one at
+    once is told by its other fields. `route` names the route that it takes. `mail` is JSON text of the
+    further keys that it brought, as `mailsender.message.mail` reads them, and empty where it has the
+    original's alone. `bare` says that its body, texts and attachments were kept for as long as they had to
+    be, and are gone. `handling` is what it asks of the service, and `expires` when it is no longer sent: as
+    it asks, or as its route says.
     """
 
     id: Final[str]
@@ -328,6 +376,7 @@ class Letter:
     route: Final[str]
     mail: Final[str]
     bare: Final[bool]
+    history: Final[tuple[PastAttempt, ...]]
     handling: Final[Handling]
     expires: Final[datetime | None]
     _size: int = field(init=False, compare=False, repr=False)
@@ -353,6 +402,7 @@ class Letter:
         route: str = DEFAULT_ROUTE,
         mail: str = "",
         bare: bool = False,
+        history: tuple[PastAttempt, ...] = (),
         handling: Handling = PLAIN,
         expires: datetime | None = None,
     ) -> None:
@@ -375,6 +425,7 @@ class Letter:
         self.route = route
         self.mail = mail
         self.bare = bare
+        self.history = history
         self.handling = handling
         self.expires = expires
         self._size = 0
@@ -423,6 +474,8 @@ class Letter:
             if result is not None and result is not last:  # many share the one that says the same
                 size += _RESULT + getsizeof(result.text)
                 last = result
+        for past in self.history:
+            size += _PAST + getsizeof(past.result.text)
         return size
 
     def evolve(
@@ -446,6 +499,7 @@ class Letter:
         route: str | None = None,
         mail: str | None = None,
         bare: bool | None = None,
+        history: tuple[PastAttempt, ...] | None = None,
         handling: Handling | None = None,
         expires: datetime | None = None,
     ) -> Letter:
@@ -469,6 +523,7 @@ class Letter:
             route=self.route if route is None else route,
             mail=self.mail if mail is None else mail,
             bare=self.bare if bare is None else bare,
+            history=self.history if history is None else history,
             handling=self.handling if handling is None else handling,
             expires=self.expires if expires is None else expires,
         )
@@ -480,6 +535,7 @@ class Letter:
             and answers is None
             and recipients is None
             and reason is None
+            and history is None
         ):
             copy._size = self._size
         return copy

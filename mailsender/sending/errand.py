@@ -10,11 +10,12 @@ import structlog
 from mailsender.message.composer import Filling, OnePersonsFault
 from mailsender.message.mail import NO_CONTENTS, Mail
 from mailsender.message.parts import Base64
-from mailsender.model.letter import Envelope, Letter, Result, Verdict
+from mailsender.model.letter import Envelope, Letter, PastAttempt, Result, Verdict
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
 from mailsender.routing.relay import Relay
 from mailsender.sending.attempt import refused
+from mailsender.sending.permit import Permit as BegunPermit
 from mailsender.smtp.port import NotBegun, Permit, Session
 
 log = structlog.get_logger()
@@ -36,7 +37,8 @@ class Errand:
     words that may be meant for everybody. `short` tells that it ended before all were asked. `held` and
     `slot` are for its next transaction, as far as it has them. `contents` are those of its attachments.
     `filling` is what each message of a personal letter is rendered with, None where it has no template.
-    `mail` is what its further keys say, held so that it is read once.
+    `mail` is what its further keys say, held so that it is read once. `permit` is that of its first
+    transaction over this relay, `past` what came of those before.
     """
 
     __slots__ = (
@@ -52,7 +54,9 @@ class Errand:
         "left",
         "letter",
         "mail",
+        "past",
         "pause",
+        "permit",
         "places",
         "relay",
         "renewed",
@@ -87,6 +91,8 @@ class Errand:
         self.taken = False
         self.filling: Filling | None = None
         self.mail: Mail | None = None
+        self.permit: BegunPermit | None = None
+        self.past: tuple[PastAttempt, ...] = ()
         self.places: dict[str, int] | None = None
         self.at: dict[str, list[int]] | None = None
         self.tried: tuple[Relay, ...] = ()
@@ -104,6 +110,7 @@ class Errand:
             self.by = dict.fromkeys(self.results, self.relay.address)
         self.tried = (*self.tried, self.relay)
         self.relay = relay
+        self.permit = None
         self.left = addresses
         self.size = 1 if self.mail is not None and self.mail.personal else relay.policy.max_recipients
         self.taken = self.short = False

@@ -36,6 +36,7 @@ from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
 from mailsender.sending.orders import aside, spare
 from mailsender.sending.parts import moved_on, part_of
+from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
@@ -320,6 +321,7 @@ class Sender:
         further = elsewhere(errand, self._route)
         if further is None or self._in_flight.token(errand.letter.id) != errand.token:
             return False
+        self._note_past(errand)
         errand.turn_to(*further)
         return True
 
@@ -405,6 +407,8 @@ class Sender:
                 rules=errand.relay.rules,
                 limiter=errand.relay.limiter,
             )
+            if errand.permit is None:
+                errand.permit = permit
             said = await carry(errand.relay, held, envelope, message, permit)
             if permit.denied:
                 return None
@@ -471,6 +475,8 @@ class Sender:
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
+        if remembers(letter, moved, errand.past):
+            moved = self._with_past(errand, attempt, moved)
         if errand.elsewhere and not moved.status.final:
             moved, delay = moved_on(
                 moved,
@@ -486,6 +492,25 @@ class Sender:
         self._settle(errand.token, moved, delay)
         if self._log(moved, delay, attempt.results) or self._suppression.watching:
             self._suppression.note(moved, attempt.results)
+
+    def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
+        at, seconds, tls = self._circumstances(errand)
+        return with_past(errand.letter, moved, attempt, errand.past, at=at, seconds=seconds, tls=tls)
+
+    def _note_past(self, errand: Errand) -> None:
+        """Remember what came of the relay from which the letter turns to another one."""
+        at, seconds, tls = self._circumstances(errand)
+        relay = errand.relay.address
+        past = past_of(errand.results, relay, errand.by, at=at, seconds=seconds, tls=tls)
+        if past is not None:
+            errand.past = (*errand.past, past)
+
+    def _circumstances(self, errand: Errand) -> tuple[datetime, float | None, str]:
+        """When an attempt over a relay was over, the seconds that it took, the session's version of TLS."""
+        at, permit = now_ms(self._clock.epoch()), errand.permit
+        if permit is None or not permit.begun:
+            return at, None, ""
+        return at, self._clock.monotonic() - permit.begun, permit.held.session.tls
 
     def _settle(self, token: str, letter: Letter, delay: float = 0.0) -> None:
         self._settler.put(Settlement(token=token, letter=letter, delay=delay))

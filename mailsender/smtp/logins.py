@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
@@ -45,6 +44,9 @@ class Logins:
             text = f"there is no token to log in by: {error}"
             raise RelayAway(text, phase=Phase.AUTH, permanent=error.permanent) from error
         self._memory.check(proof, self._clock.monotonic())
+        return self._login(proof)
+
+    def _login(self, proof: str) -> Login:
         return Login(user=self._credentials.user, proof=proof, host=self._host, port=self._port)
 
     async def log_in(self, say: Say, offered: Iterable[str], login: Login) -> None:
@@ -79,10 +81,9 @@ class Logins:
         return [each for each in self._credentials.mechanisms if each != SCRAM or scram]
 
     def told(self, login: Login | None) -> list[Login]:
-        """All that a relay may have heard on the way that `login` was for, and could repeat."""
-        if login is None:
-            return []
-        return [login, replace(login, proof=self._memory.refused_proof or login.proof)]
+        """All that the relay may have heard, on the way that `login` was for or before, and could repeat."""
+        proofs = {self._memory.refused_proof, login.proof if login is not None else ""}
+        return [self._login(proof) for proof in proofs if proof]
 
     @property
     def advice(self) -> str:

@@ -121,6 +121,11 @@ class Session(Protocol):
         ...
 
     @property
+    def tls(self) -> str:
+        """The version of TLS that protects it, such as ``TLSv1.3``; empty for none."""
+        ...
+
+    @property
     def supports_smtputf8(self) -> bool:
         """Whether the relay offers SMTPUTF8 (RFC 6531)."""
         ...

@@ -87,6 +87,8 @@ class SmtpSession:
         self._writes = writes or Writes()
         self._dialogue = Dialogue(offers, timeouts, learned or Learned("", clock, timeouts.dot))
         self._used = clock.monotonic()
+        secured = transport.get_extra_info("ssl_object")
+        self.tls = "" if secured is None else str(secured.version() or "")  # see `Session`
         self._going_on = False  # in this turn, after those who wait
         self._paused = False
         self._gone: asyncio.Future[None] = self._loop.create_future()

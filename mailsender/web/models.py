@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from mailsender.model.letter import MOST_PAST
 from mailsender.web.template_models import TemplateFaultView
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,31 @@ class RecipientView(BaseModel):
     rule: str | None = Field(
         None, description="The reply rule that decided; empty where the relay was taken at its word."
     )
+    relay: str = Field("", description="The relay that said so, or that was asked last.")
+    next_try: datetime | None = Field(
+        None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
+    )
+
+
+class AttemptView(BaseModel):
+    """What one attempt came to."""
+
+    model_config = _CLOSED
+
+    at: datetime | None = Field(description="When it was over; null where only its traces were found.")
+    relay: str = Field(description="The relay that was asked.")
+    verdict: Literal["accepted", "deferred", "refused", "uncertain"] = Field(
+        description="What decided about the letter."
+    )
+    phase: str = Field(description="The step that decided.")
+    code: int | None = Field(description="SMTP reply code (RFC 5321).")
+    enhanced: str | None = Field(description="Enhanced status code (RFC 3463).")
+    text: str = Field(description="The beginning of what was said.")
+    rule: str = Field(description="The reply rule that decided; empty where the relay was taken at its word.")
+    recipients: Count = Field(description="How many recipients something was said about.")
+    accepted: Count = Field(description="How many of them were accepted.")
+    seconds: float | None = Field(description="How long it took; null where that is not known.")
+    tls: str = Field(description="The version of TLS, such as `TLSv1.3`; empty for none, or unknown.")
 
 
 class OriginView(BaseModel):
@@ -91,6 +117,10 @@ class LetterView(BaseModel):
     )
     finished_at: datetime | None = Field(description="When it became `sent` or `error`.")
     recipients: list[RecipientView]
+    history: list[AttemptView] = Field(
+        description=f"The last {MOST_PAST} attempts of a letter that took more than one, or waits for its"
+        " next one, the oldest first; empty where one ended it, which `recipients` tell."
+    )
     publishers: Count = Field(description="How many records brought it; each gets the report.")
     reported: bool = Field(description="Whether every publisher has its report.")
     body_omitted: bool = Field(
@@ -274,6 +304,59 @@ class RelayView(BaseModel):
     remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")
 
 
+class RelayRateView(BaseModel):
+    """One of a relay's rates; all of them hold."""
+
+    model_config = _CLOSED
+
+    letters: Count = Field(description="Transactions in a period, over all replicas.")
+    period_seconds: float
+    letters_now: float = Field(
+        ge=0, description="The same as far as a reply has not asked for less; 0: none."
+    )
+
+
+class OrderView(BaseModel):
+    """What a relay's reply asked for beyond its letter, by a reply rule; all replicas obey it."""
+
+    model_config = _CLOSED
+
+    scope: str = Field(description="What it covers: `relay`, `destination:DOMAIN` or `sender:ADDRESS`.")
+    rule: str = Field(description="The rule by which it was read so.")
+    said: str = Field(description="The reply.")
+    holds: bool = Field(description="Nothing that it covers begins now.")
+    until: datetime | None = Field(description="Until when that is, or was, so; null: until somebody acts.")
+    pace: float = Field(ge=0, le=1, description="The part of the rate that is allowed now.")
+    over: datetime | None = Field(description="When the rate is full again; null: not by itself.")
+
+
+class RelayDetailsView(RelayView):
+    """A relay in full, as this replica sees it. `name` is its host and port."""
+
+    relay: str = Field(description="Its name in the file of relays and routes; `default`: that of `SMTP_*`.")
+    breaker: Literal["closed", "open", "probing"] = Field(
+        description="`open`: no letters go to it, but for one that tries it now and then."
+    )
+    rates: list[RelayRateView]
+    quota: Count = Field(description="Transactions in the quota's time, over all replicas; 0: none.")
+    quota_left: Count | None = Field(description="What is left of it, some seconds old; null as in `rate`.")
+    quota_until: datetime | None = Field(description="When there is some again, while it is used up.")
+    sessions: SessionsView
+    orders: list[OrderView] = Field(description="At most 20: that for the whole relay, then the longest.")
+    orders_left_out: Count
+
+
+class RouteView(BaseModel):
+    """A route, as this replica sees it."""
+
+    model_config = _CLOSED
+
+    route: str
+    relays: list[str] = Field(description="The names of its relays, and behind them those of its fallback.")
+    blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
+    in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
+
+
 class IntakeView(BaseModel):
     """The in-topic, as this replica reads it; numbers since its start."""
 
@@ -396,7 +479,9 @@ class StatusView(BaseModel):
     since_start: CountersView
     rate: RateView
     sessions: SessionsView
-    relay: RelayView
+    relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
+    relays: list[RelayDetailsView]
+    routes: list[RouteView]
     intake: IntakeView
     reports: ReportsView
     event_loop: EventLoopView

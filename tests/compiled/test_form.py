@@ -19,6 +19,7 @@ from mailsender.model.letter import (
     Letter,
     Origin,
     Outcome,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -100,6 +101,7 @@ LETTER = Letter(id="", addresses=(), subject="", body="")
 VALUES = [
     Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT),
     Recipient(address=""),
+    PastAttempt(at=None, relay="", result=Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT)),
     Envelope(reverse_path="", recipients=()),
     Outcome(results={}, session_usable=True),
     Origin(topic="t", partition=0, offset=0, index=0, timestamp=0),

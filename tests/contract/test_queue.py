@@ -16,6 +16,7 @@ from mailsender.model.letter import (
     FreshClaim,
     JsonText,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -32,6 +33,7 @@ from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,
     DEFERRED,
+    FINISHED,
     MONGO,
     REFUSED,
     RETENTION,
@@ -623,6 +625,28 @@ async def test_a_deferred_letter_waits_for_its_delay(queue: Queue, world: World)
     assert (await claim(queue, 1)).letters == ()
     await world.pass_time(11)
     assert (await claim_one(queue))[1].attempts == 1
+
+
+async def test_a_letters_history_goes_along(queue: Queue) -> None:
+    await queue.insert([letter(1), letter(2)])
+    claimed = await claim(queue, 2)
+    past = PastAttempt(at=FINISHED, relay="relay:25", result=DEFERRED, asked=2, seconds=0.25, tls="TLSv1.3")
+    first, second = claimed.letters
+    later = [
+        first.evolve(status=Status.AWAITING, attempts=1, history=(past,)),
+        second.evolve(status=Status.AWAITING, attempts=1),
+    ]
+    await queue.settle([Settlement(token=claimed.token, letter=each) for each in later])
+    again = await claim(queue, 2)
+    assert {each.id: each.history for each in again.letters} == {first.id: (past,), second.id: ()}
+    traces = PastAttempt(at=None, relay="", result=ACCEPTED, accepted=1)
+    done = [ended(each, history=(*each.history, traces)) for each in again.letters]
+    await queue.settle([Settlement(token=again.token, letter=each) for each in done])
+    found = await queue.look_up(first.id)
+    assert found is not None
+    assert found.letter.history == (past, traces)
+    unreported = {each.id: each.history for each in await queue.unreported(0, 10)}
+    assert unreported == {first.id: (past, traces), second.id: (traces,)}, "a report has the same words"
 
 
 async def test_whoever_looks_sees_since_when_a_letter_is_there_and_until_when_it_waits(

@@ -187,6 +187,7 @@ REPORT_SAMPLE: dict[str, Any] = {
     "Reason": {"Code": 250, "EnhancedCode": "", "Text": "", "Phase": "dot"},
     "Recipients": [],
     "Attempts": 1,
+    "History": [],
     "Time": "2026-11-23T20:15:30.123Z",
     "Uncertain": False,
     "BodyOmitted": False,

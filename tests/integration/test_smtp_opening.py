@@ -104,6 +104,7 @@ async def test_the_connection_and_the_greeting_have_time_outs_of_their_own() -> 
         ScriptedRelay({GREETING: pieces(*[b""] * 30, b"220 at last\r\n")}) as relay,
         opened(relay, timeouts=timeouts) as session,
     ):
+        assert session.tls == ""
         assert verdicts(await send(session)) == [ACCEPTED]
 
 

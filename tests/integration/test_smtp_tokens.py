@@ -282,8 +282,11 @@ async def test_a_token_that_a_relay_repeats_stays_out_of_the_error(token_file: P
 
     put(token_file, "stale-token")
     async with Parrot(mechanisms="XOAUTH2") as relay:
-        error = await refused(by(relay, tokens=TokenFile(path=str(token_file))))
-    assert "What is ***, and ***?" in str(error)
+        adapter = by(relay, tokens=TokenFile(path=str(token_file)))
+        for _ in range(2):  # the second time it is told again, and nobody asked
+            assert "What is ***, and ***?" in str(await refused(adapter))
+    assert len(relay.heard) == 0
+    assert len(relay.peers) == 1
 
 
 # --- a token endpoint ----------------------------------------------------------------------------

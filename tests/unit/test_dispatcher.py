@@ -140,6 +140,14 @@ async def test_a_retry_reaches_only_the_deferred() -> None:
         ("b@example.test",),
     ]
     assert (done.status, done.attempts) == (Status.SENT, 2)
+    first, second = done.history
+    assert (first.result.code, first.asked, first.accepted) == (450, 2, 1)
+    assert (second.result, second.asked, second.accepted) == (ACCEPTED, 1, 1)
+    for past in done.history:
+        assert (past.relay, past.tls) == (relay.name, "TLSv1.3")
+        assert past.at is not None
+        assert past.seconds is not None
+        assert 0 <= past.seconds < 60
 
 
 @pytest.mark.asyncio

@@ -55,6 +55,9 @@ async def test_who_was_certainly_not_taken_goes_to_the_next_relay_at_once(result
     assert (done.status, done.attempts) == (Status.SENT, 1)
     assert (done.relay, done.recipients[0].relay) == ("b.example:25", "b.example:25")
     assert stage.sent() == {"a": 1, "b": 1}
+    first, second = done.history
+    assert (first.relay, first.result.code, first.result.verdict) == ("a.example:25", result.code, "deferred")
+    assert (second.relay, second.result.verdict, second.accepted) == ("b.example:25", "accepted", 1)
 
 
 async def test_who_may_have_been_taken_is_given_to_no_second_relay() -> None:
@@ -106,6 +109,7 @@ async def test_of_one_letter_only_those_go_on_who_were_not_taken_and_each_names_
     verdicts = [each.result.verdict for each in done.recipients if each.result]
     assert verdicts == ["accepted", "accepted", "refused", "accepted"]
     assert done.attempts == 1
+    assert [(each.relay[0], each.asked, each.accepted) for each in done.history] == [("a", 4, 2), ("b", 1, 1)]
 
 
 async def test_what_became_of_the_others_is_written_down_before_the_next_relay_is_asked() -> None:
@@ -135,6 +139,7 @@ async def test_where_no_relay_takes_it_the_last_ones_words_stand_and_it_is_one_a
     result = done.recipients[0].result
     assert result is not None
     assert (result.code, done.recipients[0].relay, done.attempts) == (451, "b.example:25", 1)
+    assert [each.result.code for each in done.history] == [450, 451]
     assert stage.sent() == {"a": 1, "b": 1}
 
 
@@ -147,6 +152,7 @@ async def test_where_the_next_relay_is_away_after_all_the_first_ones_words_stand
         await stage.put(letter(1))
         (done,) = await stage.settled(1)
     assert (done.recipients[0].relay, done.relay, done.attempts) == ("a.example:25", "a.example:25", 1)
+    assert [each.relay for each in done.history] == ["a.example:25"]
 
 
 async def test_what_is_refused_to_everybody_goes_over_the_next_relay_and_the_first_is_tried_again() -> None:

@@ -22,7 +22,7 @@ from mailsender.intake.batch import faults
 from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.schema import LetterIn, Limits, Senders
 from mailsender.model.letter import Phase
-from mailsender.reports.schema import Reason, RecipientReport, Report
+from mailsender.reports.schema import AttemptReport, Reason, RecipientReport, Report
 from mailsender.web.app import make_app
 from mailsender.web.models import StatusView
 from mailsender.web.operations import Operations
@@ -242,6 +242,7 @@ def test_the_keys_of_a_letter_are_those_that_are_read() -> None:
         ("Out: `mts-to-profile`", Report),
         ("`Reason`", Reason),
         ("Each of `Recipients`", RecipientReport),
+        ("Each of `History`", AttemptReport),
     ],
 )
 def test_the_fields_of_a_report_are_those_that_are_written(title: str, model: type[BaseModel]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
+from mailsender.app import smtp_config
 from mailsender.settings.environment import Settings, Slip, astray, load, slips
 from mailsender.settings.kinds import parse_duration
 from mailsender.settings.secrets import secret_values
@@ -328,6 +329,7 @@ def test_tokens_take_the_place_of_a_password(environment: Any) -> None:
             url="https://login.example.test/token", client_id="app", client_secret="s3cret", scope="send"
         ),
     )
+    assert smtp_config(settings).credentials == settings.credentials
     assert secret_values(settings) == ("s3cret",)
     assert "s3cret" not in repr(settings)
 

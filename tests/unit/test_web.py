@@ -29,6 +29,7 @@ from mailsender.model.letter import (
     Answer,
     Letter,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -509,10 +510,33 @@ async def test_a_letter_is_shown_without_its_content() -> None:
     assert body["recipients"][1]["verdict"] is None
     assert body["origin"] == {"topic": "t", "partition": 0, "offset": 5, "index": 1}
     assert not [secret for secret in ("BODY-SECRET", "493021", "TOKEN-SECRET") if secret in text]
-    waiting = letter.evolve(status=Status.AWAITING)
+    assert body["recipients"][1]["next_try"] is None
+    assert body["history"] == []
+    past = PastAttempt(
+        at=letter.finished_at, relay="mx:25", result=refused, asked=2, seconds=1.5, tls="TLSv1.3"
+    )
+    waiting = letter.evolve(status=Status.AWAITING, history=(past,))
     async with serving(Played(letters={ID: waiting})) as client:
         _, _, text = await client.ask("GET", f"/letters/{ID}")
-    assert json.loads(text)["due"] == "2026-01-02T04:00:00Z"
+    body = json.loads(text)
+    assert body["due"] == "2026-01-02T04:00:00Z"
+    assert [each["next_try"] for each in body["recipients"]] == [None, "2026-01-02T04:00:00Z"]
+    assert body["history"] == [
+        {
+            "at": "2026-01-02T03:04:05Z",
+            "relay": "mx:25",
+            "verdict": "refused",
+            "phase": "rcpt",
+            "code": 550,
+            "enhanced": "5.1.1",
+            "text": "no such user",
+            "rule": "",
+            "recipients": 2,
+            "accepted": 0,
+            "seconds": 1.5,
+            "tls": "TLSv1.3",
+        }
+    ]
 
 
 @pytest.mark.asyncio

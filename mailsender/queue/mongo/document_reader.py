@@ -17,9 +17,11 @@ from mailsender.model.handling import PLAIN, Handling, Priority
 from mailsender.model.json_values import token_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
+    MOST_PAST,
     Answer,
     Letter,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -87,6 +89,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         route=_string(document.get("route")) or DEFAULT_ROUTE,
         mail=_string(document.get("mail")) if answers[0].origin else "",
         bare=document.get("bare") is True,
+        history=_history(document) if "history" in document else (),
         handling=_handling(document.get("handling")) if answers[0].origin else PLAIN,
         expires=_moment(document.get("expires")) if answers[0].origin else None,
     )
@@ -253,6 +256,27 @@ def _read_outcome(address: str, value: Mapping[str, Any], relay: str = "") -> Re
         relay=_string(value["relay"]) if "relay" in value else relay if "verdict" in value else "",
         due=_seconds(value.get("due")),
     )
+
+
+def _history(document: Mapping[str, Any]) -> tuple[PastAttempt, ...]:
+    """What is known of attempts; of another program's field of that name nothing is."""
+    found = []
+    for each in _documents(document["history"])[-MOST_PAST:]:
+        at, seconds = each.get("at"), each.get("seconds")
+        try:
+            past = PastAttempt(
+                at=at if isinstance(at, datetime) else None,
+                relay=_string(each.get("relay")),
+                result=_read_result(each),
+                asked=_number(each.get("asked")),
+                accepted=_number(each.get("accepted")),
+                seconds=float(seconds) if isinstance(seconds, float) and seconds >= 0.0 else None,
+                tls=_string(each.get("tls")),
+            )
+        except (KeyError, TypeError, ValueError):
+            continue
+        found.append(past)
+    return tuple(found)
 
 
 def _seconds(value: Any) -> float:

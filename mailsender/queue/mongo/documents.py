@@ -21,6 +21,8 @@ Ours stand beside them:
 - `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
+- `history`: as in `Letter`, absent while empty: what was said as in an outcome, `asked` and `accepted`, and
+  `at`, `seconds` and `tls` where they are known.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `outbox`: the entry of the outbox that stood for it when it became final: it is gone once its report is out.
 - `also`: further publishers of the same letter.
@@ -47,6 +49,7 @@ from mailsender.model.letter import (
     JsonText,
     Letter,
     Origin,
+    PastAttempt,
     Recipient,
     Status,
 )
@@ -315,6 +318,7 @@ def state_of(letter: Letter) -> Document:
         "finished_at": letter.finished_at,
         "outcome": _outcome(shared, letter.relay) if shared else None,
         "recipients": one_by_one,
+        "history": [_past(each) for each in letter.history],
     }
 
 
@@ -361,6 +365,7 @@ def likeness(letter: Letter) -> tuple[Any, ...]:
         letter.reason,
         letter.finished_at,
         alike or letter.recipients,
+        letter.history,
     )
 
 
@@ -406,6 +411,18 @@ def _outcome(recipient: Recipient, relay: str = "") -> Document:
         document["due"] = recipient.due
     if result is not None and recipient.relay != relay:
         document["relay"] = clean(recipient.relay)
+    return document
+
+
+def _past(past: PastAttempt) -> Document:
+    said = _outcome(Recipient(address="", result=past.result, relay=past.relay))
+    document: Document = {**said, "asked": past.asked, "accepted": past.accepted}
+    if past.at is not None:
+        document["at"] = past.at
+    if past.seconds is not None:
+        document["seconds"] = past.seconds
+    if past.tls:
+        document["tls"] = past.tls
     return document
 
 
