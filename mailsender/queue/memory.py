@@ -231,9 +231,9 @@ class MemoryQueue:
         """See `Queue.leave`."""
         self._replicas.pop(replica, None)
 
-    async def living(self) -> frozenset[str]:
+    async def living(self) -> set[str]:
         """See `Queue.living`."""
-        return frozenset(self._replicas)
+        return set(self._replicas)
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""

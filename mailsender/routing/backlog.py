@@ -18,11 +18,12 @@ class Backlog:
 
     A sender reserves one before it has a session and a slot, and takes it when it has both: which one it gets
     is decided then. `low` is set when a letter is taken and no more than `low_mark` are left, `room` likewise
-    for `room_mark`.
+    for `room_mark`. Those that were put aside come last again when their time has come.
     """
 
     def __init__(self) -> None:
         self._letters: deque[tuple[float, str, Letter]] = deque()
+        self._aside: dict[str, tuple[str, Letter, asyncio.TimerHandle]] = {}
         self._reserved = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -45,6 +46,17 @@ class Backlog:
             self._letters = deque(sorted(self._letters, key=_place))
         for _ in claim.letters:
             self._wake()
+
+    def put_aside(self, token: str, letter: Letter, seconds: float) -> None:
+        """Keep a letter out of the way for so long; others are taken meanwhile."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._come_back, letter.id)
+        self._aside[letter.id] = token, letter, timer
+
+    def _come_back(self, letter_id: str) -> None:
+        token, letter, _ = self._aside.pop(letter_id)
+        last = self._letters[-1][0] if self._letters else -math.inf
+        self._letters.append((last, token, letter))
+        self._wake()
 
     def reserve_at_once(self) -> bool:
         """Reserve a letter if there is one that nobody reserved."""
@@ -84,7 +96,11 @@ class Backlog:
     def drain(self) -> list[tuple[str, Letter]]:
         """Take everything out."""
         letters = [(token, letter) for _, token, letter in self._letters]
+        for token, letter, timer in self._aside.values():
+            timer.cancel()
+            letters.append((token, letter))
         self._letters.clear()
+        self._aside.clear()
         return letters
 
     def close(self) -> None:

@@ -1079,16 +1079,3 @@ async def test_who_asks_after_the_end_learns_nothing_of_a_letter(queue: Queue) -
         await queue.ended([letter().id])
     with pytest.raises(Unavailable):  # none of them is called bad
         await queue.insert([letter(1), letter(2)])
-
-
-async def test_the_living_are_those_that_joined_and_neither_left_nor_were_declared_dead(world: World) -> None:
-    queue = await world.replica()
-    await queue.join("a" * 16, 1000.0)
-    await queue.join("b" * 16, 1000.0)
-    await queue.join("c" * 16, 1.0)
-    assert await queue.living() >= {"a" * 16, "b" * 16, "c" * 16}
-    await queue.leave("a" * 16)
-    await world.pass_time(2.0)
-    await queue.reclaim(10)
-    living = await queue.living()
-    assert living & {"a" * 16, "b" * 16, "c" * 16} == {"b" * 16}

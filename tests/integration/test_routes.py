@@ -21,8 +21,9 @@ from mailsender.queue.port import Queue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
-from mailsender.routing.plan import Match, Plan, RelayPlan, RoutePlan
+from mailsender.routing.plan import DestinationPlan, Match, Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
@@ -31,6 +32,7 @@ from mailsender.settings.environment import Settings
 from tests.dispatching import letter, until
 from tests.fakes import FakeSink
 from tests.relays import ACCEPTED, FakeRelay
+from tests.unit.test_gcra import most_in_a_period
 from tests.unit.test_replica import QuietSource, listen
 
 pytestmark = pytest.mark.asyncio
@@ -249,3 +251,40 @@ async def test_letters_of_a_route_that_is_gone_go_over_the_one_that_is_theirs_no
         await queue.insert([letter(n, route="gone") for n in range(20)])
         await all_sent(queue, 20)
     assert stage.sent() == {"a": 0, "b": 20, "c": 0}
+
+
+async def test_a_destination_s_rate_is_kept_by_all_replicas_and_holds_up_nobody_else(stage: Stage) -> None:
+    begun: dict[str, list[float]] = {"slow.example": [], "example.test": []}
+
+    def answer(address: str) -> Result:
+        begun[address.partition("@")[2]].append(time.monotonic())
+        return ACCEPTED
+
+    stage.relays["b"].answer = answer
+    rate = DestinationPlan(domain="slow.example", rates=(Allowance(letters=10, period=1.0),))
+    made = plan()
+    limited = replace(
+        made, relays=tuple(replace(each, destinations=(rate,)) for each in made.relays if each.name == "b")
+    )
+    limited = replace(limited, routes=made.routes[:1])
+    async with stage.running(limited, replicas=2) as queue:
+        slow = [letter(number, f"r{number}@slow.example") for number in range(15)]
+        await queue.insert([*slow, *(letter(number) for number in range(15, 25))])
+        await all_sent(queue, 25)
+    assert most_in_a_period(sorted(begun["slow.example"]), 1.0) <= 11
+    assert max(begun["example.test"]) < max(begun["slow.example"])
+
+
+async def test_what_one_replica_was_told_all_obey_and_those_that_come_later(stage: Stage) -> None:
+    busy = Allowance(letters=1000, period=1.0, burst=10)
+    async with stage.running(plan(fast=busy), replicas=2) as queue:
+        told = next(each.limiter for each in stage.replicas[0].relays if each.name == "b")
+        told.order(Order(key=RELAY, rule="r", said="450 later", until=time.time() + 2.5))
+        await until(lambda: not told._standing.unwritten)
+    async with stage.running(plan(fast=busy), replicas=2) as queue:
+        begins = time.monotonic()
+        await queue.insert([letter(number) for number in range(20)])
+        await all_sent(queue, 20)
+        assert stage.sent()["b"] == 20
+        assert time.monotonic() - begins > 0.5
+        assert {(await queue.get(letter(number).id)).attempts for number in range(20)} == {1}  # type: ignore[union-attr]

@@ -195,10 +195,10 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._replicas.leave(replica)
 
-    async def living(self) -> frozenset[str]:
+    async def living(self) -> set[str]:
         """See `Queue.living`."""
         async with calling(self._timeout):
-            return frozenset(await self._replicas.living())
+            return await self._replicas.living()
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
