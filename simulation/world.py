@@ -1,0 +1,451 @@
+"""A world: what is in it, what is done to it, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import orjson
+import structlog
+
+from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient, Settlement, Status
+from mailsender.model.records import Outgoing
+from mailsender.queue.port import Inserted
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
+from mailsender.routing.pool import PoolLimits
+from mailsender.routing.relay import RelayPolicy
+from mailsender.routing.retry import RetryPolicy
+from simulation.journals import Disk
+from simulation.judge import Fault, Terms, faults
+from simulation.ledger import Broken, Ledger, Published, Reported
+from simulation.loop import Process, Spins, VirtualLoop
+from simulation.relays import ScriptedRelay, Traits
+from simulation.replicas import Running, settings_of
+from simulation.store import START, Store, at_once
+from simulation.topic import LETTERS, Broker
+
+UNLIMITED = Allowance(letters=0, period=1.0)
+
+RETRY = RetryPolicy(max_attempts=0, delay=30.0, retry_for=5 * 86400.0)
+
+PATIENCE = 4 * 86400.0
+"""Seconds that a world is given to come to its end once nothing is broken any more: retries come once an hour,
+and a quota may have to be waited for."""
+
+QUIET = 3.0
+"""Seconds without news after which polls are gathered."""
+
+LONGEST = 900.0
+"""Seconds by which a poll may be late while nobody has anything to do."""
+
+LIFE = 60.0
+"""Seconds of silence after which a replica counts as dead, as by default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A relay of a world: how it is, and what the service was told of it."""
+
+    traits: Traits
+    allowance: Allowance = UNLIMITED
+    sessions: int = 4
+    letters: int = 0
+    recipients: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """What a world is made of. `routes` name their relays in order; `journal`: its hosts keep one."""
+
+    lines: Mapping[str, Line]
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {DEFAULT_ROUTE: ("one",)})
+    replicas: int = 1
+    journal: bool = False
+    retry: RetryPolicy = RETRY
+    settings: Mapping[str, object] = field(default_factory=dict)
+    prompt: Mapping[str, float] = field(default_factory=dict)
+    shared: bool = False
+
+    def plan(self) -> Plan:
+        """What the service is told."""
+        relays = tuple(
+            RelayPlan(
+                name=name,
+                allowance=each.allowance,
+                policy=RelayPolicy(
+                    reverse_path="robot@example.test",
+                    max_recipients=each.recipients,
+                    sessions=PoolLimits(sessions=each.sessions, letters=each.letters),
+                ),
+            )
+            for name, each in self.lines.items()
+        )
+        routes = tuple(RoutePlan(name=name, relays=each, retry=self.retry) for name, each in self.routes.items())
+        return Plan(relays=relays, routes=routes)
+
+    def terms(self) -> Terms:
+        """What it is judged by."""
+        return Terms(
+            allowances={f"{each.traits.host}:25": each.allowance for each in self.lines.values()},
+            resends=self.retry.resends,
+            prompt=self.prompt,
+            shared=self.shared,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a world. `hours` are simulated, `seconds` real."""
+
+    faults: tuple[Fault, ...]
+    letters: int
+    transactions: int
+    hours: float
+    seconds: float
+    digest: str
+
+
+class World:
+    """A world that runs once. `chance` is what its script draws from."""
+
+    def __init__(self, design: Design, seed: int | str) -> None:
+        self.design = design
+        self.chance = random.Random(f"script/{seed}")
+        self._seed = seed
+        self.loop = VirtualLoop(self._slack)
+        self.ledger = Ledger()
+        self.store = Store(self.loop, random.Random(f"store/{seed}"), self)
+        self.broker = Broker(self.loop, self._reported)
+        luck = random.Random(f"relays/{seed}")
+        self.relays = {
+            name: ScriptedRelay(each.traits, self.loop, self.ledger, luck, owns=self.store.holds)
+            for name, each in design.lines.items()
+        }
+        self.disks: dict[str, Disk] = {}
+        self.replicas: list[Running] = []
+        self._plan = design.plan()
+        self._settings = settings_of({"mongodb_lease": LIFE, **design.settings})
+        self._names = 0
+        self._letters = 0
+        self._busy_at = 0.0
+        self._strikes: dict[str, float] = {}
+
+    # --- what a script does ------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self.loop.time()
+
+    def at(self, when: float, action: Callable[..., object], *args: object) -> None:
+        """Do something at that time."""
+        self.loop.world(when, self._do, action, args)
+
+    def publish(self, count: int, *, people: int = 1, local: Callable[[int], str] = lambda _: "r") -> None:
+        """Publish a batch of letters, each to so many people. `local` begins a person's address."""
+        offset = len(self.broker.records)
+        at = int((START + self.now) * 1000)
+        elements: list[dict[str, object]] = []
+        for index in range(count):
+            addresses = self._addresses(people, local)
+            origin = Origin(topic=LETTERS, partition=0, offset=offset, index=index, timestamp=at)
+            self._note(origin.letter_id(), addresses, DEFAULT_ROUTE)
+            elements.append({"Addresses": addresses, "Subject": "s", "Body": "b"})
+        self.broker.publish(orjson.dumps(elements), b"key")
+
+    def put(self, count: int, route: str) -> None:
+        """Put letters for a route straight into the queue."""
+        letters = []
+        for _ in range(count):
+            addresses = self._addresses(1, lambda _: "r")
+            origin = Origin(topic="put", partition=0, offset=self._letters, index=0, timestamp=0)
+            letters.append(
+                Letter(
+                    id=origin.letter_id(),
+                    addresses=tuple(addresses),
+                    subject="s",
+                    body="b",
+                    answers=(Answer(origin=origin),),
+                    recipients=tuple(Recipient(address=each) for each in addresses),
+                    route=route,
+                )
+            )
+            self._note(origin.letter_id(), addresses, route)
+        at_once(self.store.queue.insert(letters))
+
+    def start(self, host: str = "") -> Running:
+        """Start a replica, on a host where others may have run before."""
+        self._names += 1
+        host = host or f"host{self._names}"
+        disk = self.disks.setdefault(host, Disk()) if self.design.journal else None
+        running = Running(
+            f"{host}/{self._names}",
+            loop=self.loop,
+            store=self.store,
+            broker=self.broker,
+            relays=self.relays,
+            plan=self._plan,
+            settings=self._settings,
+            chance=random.Random(f"replica/{self._seed}/{self._names}"),
+            disk=disk,
+            gone=self._ended,
+        )
+        self.replicas.append(running)
+        return running
+
+    def living(self) -> list[Running]:
+        """Replicas that are there and were not told to stop."""
+        return [each for each in self.replicas if each.alive and not each.draining]
+
+    def kill(self, running: Running) -> None:
+        """Kill a replica; another one starts on its host soon."""
+        if running.alive:
+            running.kill()
+            self.break_(running.process.name, "killed")
+            self.at(self.now + 1 + 5 * self.chance.random(), self.start, running.process.name.partition("/")[0])
+
+    def kill_after(self, running: Running, call: str) -> None:
+        """Kill a replica when the store has next done a `call` for it, and before it learns of that."""
+        self._strikes[running.process.name] = self.now
+        self._calls = call
+
+    def freeze(self, running: Running, seconds: float) -> None:
+        """Freeze a replica for a while."""
+        if running.alive and not running.process.frozen:
+            running.freeze(seconds)
+            self.break_(running.process.name, "frozen", seconds + LIFE)
+
+    def drain(self, running: Running) -> None:
+        """Stop a replica politely; another one starts when it is gone."""
+        running.drain()
+
+    def store_away(self, seconds: float) -> None:
+        """MongoDB is away for a while."""
+        self.store.trouble.away = True
+        self.break_("", "the store is away", seconds + LIFE)
+        self.at(self.now + seconds, self._store_back)
+
+    def store_loses(self, seconds: float, share: float) -> None:
+        """A part of MongoDB's answers is lost for a while."""
+        self.store.trouble.lost = share
+        self.break_("", "the store's answers are lost", seconds + LIFE)
+        self.at(self.now + seconds, self._store_back)
+
+    def _store_back(self) -> None:
+        self.store.trouble.away, self.store.trouble.lost = False, 0.0
+
+    def broker_away(self, seconds: float) -> None:
+        """Kafka is away for a while."""
+        self.broker.away = True
+        self.at(self.now + seconds, setattr, self.broker, "away", False)
+
+    def relay_mood(self, name: str, seconds: float, **mood: Any) -> None:
+        """A relay is in another mood for a while; its sessions end where it is away."""
+        relay = self.relays[name]
+        for key, value in mood.items():
+            setattr(relay.mood, key, value)
+            self.at(self.now + seconds, setattr, relay.mood, key, None if key == "says" else False)
+        if mood.get("away"):
+            relay.cut()
+
+    def break_(self, process: str, what: str, seconds: float = float("inf")) -> None:
+        """Note that something was broken."""
+        self.ledger.broken.append(
+            Broken(process=process, what=what, start=self.now, end=self.now + seconds)
+        )
+
+    # --- the run -----------------------------------------------------------------------------------
+
+    def run(self, hours: float) -> Outcome:
+        """Let so much time pass, mend what is broken, wait until all has ended, and judge."""
+        began = time.perf_counter()
+        with _logged(self.ledger.seen), _named(random.Random(f"names/{self._seed}")):
+            try:
+                asyncio.set_event_loop(self.loop)
+                self.loop.run_until_complete(self._history(hours * 3600))
+            except Spins as error:
+                self.ledger.seen.append(str(error))
+            finally:
+                lasted = self.now
+                self._bury()
+        self.ledger.seen += self.loop.faults
+        for each in self.replicas:
+            self.ledger.seen += each.troubles()
+        return Outcome(
+            faults=tuple(faults(self.ledger, self.design.terms())),
+            letters=len(self.ledger.published),
+            transactions=len(self.ledger.begun),
+            hours=lasted / 3600,
+            seconds=time.perf_counter() - began,
+            digest=self._digest(),
+        )
+
+    async def _history(self, seconds: float) -> None:
+        for _ in range(self.design.replicas):
+            self.start()
+        await self._until(seconds)
+        self._mend()
+        deadline = self.now + PATIENCE
+        while not self._all_ended() and self.now < deadline:
+            await self._until(self.now + 60.0)
+        if not self._all_ended():
+            self.ledger.seen.append(f"it does not come to an end: {at_once(self.store.queue.stats())}")
+        for each in self.replicas:
+            each.drain()
+        await self._until(self.now + 120.0)
+        for each in self.replicas:
+            if each.alive:
+                self.ledger.seen.append(f"P6: {each.process.name} does not end")
+
+    async def _until(self, when: float) -> None:
+        future: asyncio.Future[None] = self.loop.create_future()
+        self.loop.world(when, future.set_result, None)
+        await future
+
+    def _mend(self) -> None:
+        """Nothing is broken any more, and somebody is there."""
+        self._store_back()
+        self.broker.away = False
+        self._strikes.clear()
+        for relay in self.relays.values():
+            relay.mood.away, relay.mood.login, relay.mood.says = False, False, None
+        for each in self.replicas:
+            if each.process.frozen:
+                self.loop.thaw(each.process)
+        if not self.living():
+            self.start()
+
+    def _all_ended(self) -> bool:
+        stats = at_once(self.store.queue.stats())
+        taken_in = self.broker.committed == len(self.broker.records)
+        return taken_in and not (stats.awaiting or stats.processing or stats.unreported)
+
+    def _bury(self) -> None:
+        """End all that still runs, in the world of the dead."""
+        for each in self.replicas:
+            each.process.dead, each.process.frozen = True, False
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        self.loop.close()
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _do(self, action: Callable[..., object], args: Sequence[object]) -> None:
+        self._busy_at = self.now
+        action(*args)
+
+    def _slack(self, due: float) -> float:
+        """By how much polls that are due then may be late: by more the longer nothing has happened."""
+        busy = max(self._busy_at, *(each.busy_at for each in self.relays.values()))
+        quiet = due - busy
+        if quiet < QUIET:
+            return 0.0
+        most = LIFE / 8 if self.store.processing else LONGEST
+        return max(0.0, min(most, quiet / 2, self.store.next_due(self.now) - due))
+
+    def _ended(self, running: Running) -> None:
+        """A replica ended by itself: after a drain, or because it gave up."""
+        name = running.process.name
+        left = self.store.claims(running.replica.in_flight.replica)
+        ill = any(each.process == "" and each.end >= self.now - 60 for each in self.ledger.broken)
+        ill = ill or self.broker.away
+        if running.ended and not ill:
+            self.ledger.seen.append(f"P6: {name} ended with {running.ended}: {running.replica.progress.unclean}")
+        if left and not ill:
+            self.ledger.seen.append(f"P6: {name} ended and left {left} letters processing")
+        if not running.draining:
+            self.ledger.seen.append(f"{name} ended by itself: {running.replica.progress.reason}")
+
+    def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
+        """See `Observer`."""
+        news = False
+        if call == "settle":
+            news = True
+            settlements: Sequence[Settlement] = arguments[0]
+            for each in settlements:
+                if each.letter.status.final and each.letter.id not in result:
+                    self.ledger.settled.setdefault(each.letter.id, self.now)
+        elif call == "claim":
+            news = bool(result.letters)
+        elif call == "insert":
+            news = Inserted.NEW in result or Inserted.CLAIMED in result
+        elif call in {"reclaim", "unreported"}:
+            news = bool(result)
+        if news:
+            self._busy_at = self.now
+            if self._strikes.pop(process.name, None) is not None:
+                self.kill(next(each for each in self.replicas if each.process is process))
+
+    def _reported(self, process: Process, record: Outgoing) -> None:
+        del process
+        words = record.value or b""
+        told = orjson.loads(words)
+        letter = self.store.letter(told["ID"])
+        self._busy_at = self.now
+        self.ledger.reported.append(
+            Reported(
+                at=self.now,
+                letter=told["ID"],
+                status=told["Status"],
+                words=words,
+                stored=None if letter is None else letter.status,
+            )
+        )
+
+    def _addresses(self, people: int, local: Callable[[int], str]) -> list[str]:
+        self._letters += 1
+        return [f"{local(place)}{self._letters}.{place}@example.test" for place in range(people)]
+
+    def _note(self, letter: str, addresses: Sequence[str], route: str) -> None:
+        self.ledger.published[letter] = Published(
+            at=self.now, letter=letter, recipients=tuple(addresses), route=route
+        )
+
+    def _digest(self) -> str:
+        """Names the history: the same seed has the same."""
+        marks = random.Random(str([(each.at, each.letter, each.relay) for each in self.ledger.begun]))
+        return f"{marks.getrandbits(64):016x}"
+
+
+GRAVE = {"letter_raised", "slice_raised", "ruling_failed", "loop_failed", "outcome_not_written"}
+"""Events that tell of a fault of ours."""
+
+
+@contextmanager
+def _logged(seen: list[str]) -> Iterator[None]:
+    """Keep what the service logs of its own faults, and let everything else go."""
+    before = structlog.get_config()
+
+    def look(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if event["event"] in GRAVE:
+            seen.append(f"{event['event']}: {event}")
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[look],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def _named(chance: random.Random) -> Iterator[None]:
+    """Let names that are drawn in secret come from the seed, too."""
+    with mock.patch("secrets.token_hex", lambda octets: f"{chance.getrandbits(8 * octets):0{2 * octets}x}"):
+        yield
