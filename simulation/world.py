@@ -136,7 +136,7 @@ class World:
         self._names = 0
         self._letters = 0
         self._busy_at = 0.0
-        self._strikes: dict[str, float] = {}
+        self._strikes: dict[str, str] = {}
 
     # --- what a script does ------------------------------------------------------------------------
 
@@ -214,8 +214,7 @@ class World:
 
     def kill_after(self, running: Running, call: str) -> None:
         """Kill a replica when the store has next done a `call` for it, and before it learns of that."""
-        self._strikes[running.process.name] = self.now
-        self._calls = call
+        self._strikes[running.process.name] = call
 
     def freeze(self, running: Running, seconds: float) -> None:
         """Freeze a replica for a while."""
@@ -385,7 +384,8 @@ class World:
             news = bool(result)
         if news:
             self._busy_at = self.now
-            if self._strikes.pop(process.name, None) is not None:
+            if self._strikes.get(process.name) == call:
+                del self._strikes[process.name]
                 self.kill(next(each for each in self.replicas if each.process is process))
 
     def _reported(self, process: Process, record: Outgoing) -> None:

@@ -1,0 +1,260 @@
+"""The kinds of worlds: what each is made of, and what its script does to it, drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mailsender.model.letter import DEFAULT_ROUTE, Phase
+from mailsender.ratelimit.gcra import Allowance
+from simulation.relays import Limit, Says, Traits
+from simulation.replicas import Running
+from simulation.world import Design, Line, World
+
+HOUR = 3600.0
+
+STOP = Says(
+    code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=1.0
+)
+THROTTLED = Says(
+    code=454, enhanced="4.3.0", text="Throttling failure: Maximum sending rate exceeded", phase=Phase.DOT, holds=1.0
+)
+SPENT = Says(
+    code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=1.0
+)
+BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL, holds=1.0)
+MOODS = (STOP, THROTTLED, SPENT, BUSY)
+"""What a relay says to everybody for a while. Today's breaker holds the one who was told for a second first,
+and then tries with a letter at a time, ever more rarely."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of world. `design` and `script` draw from the chance that they are given, or the world's."""
+
+    name: str
+    hours: float
+    design: Callable[[random.Random], Design]
+    script: Callable[[World, float], None]
+
+
+def run_seed(kind: Kind, seed: int, hours: float | None = None) -> World:
+    """The world of a seed, ready to run for so many seconds."""
+    world = World(kind.design(random.Random(f"design/{kind.name}/{seed}")), f"{kind.name}/{seed}")
+    kind.script(world, (hours or kind.hours) * HOUR)
+    return world
+
+
+# --- what may happen -------------------------------------------------------------------------------
+
+
+def letters(world: World, seconds: float, bursts: int, *, most: int = 20, people: int = 1) -> None:
+    """Batches at any time: now and then larger ones, and people of whom nobody has heard."""
+    chance = world.chance
+
+    def local(place: int) -> str:
+        del place
+        return "nobody" if chance.random() < 0.05 else "r"
+
+    for _ in range(bursts):
+        count = chance.randint(1, most * 10 if chance.random() < 0.1 else most)
+        world.at(chance.uniform(0, seconds), lambda n=count: world.publish(n, people=people, local=local))
+
+
+def someone(world: World, action: Callable[[Running], None]) -> None:
+    """Do something to a replica that lives, if there is one."""
+    living = world.living()
+    if living:
+        action(world.chance.choice(living))
+
+
+def deaths(world: World, seconds: float, count: int) -> None:
+    """Replicas are killed, at any moment or between what the store did and their learning of it."""
+    calls = ("claim", "settle", "insert")
+    for _ in range(count):
+        at, call = world.chance.uniform(0, seconds), world.chance.choice((*calls, ""))
+        if call:
+            world.at(at, someone, world, lambda each, call=call: world.kill_after(each, call))
+        else:
+            world.at(at, someone, world, world.kill)
+
+
+def freezes(world: World, seconds: float, count: int) -> None:
+    """Replicas are frozen, for less than their life or for more."""
+    for _ in range(count):
+        for_ = world.chance.choice((5.0, 40.0, 100.0, 400.0))
+        world.at(
+            world.chance.uniform(0, seconds),
+            someone,
+            world,
+            lambda each, for_=for_: world.freeze(each, for_),
+        )
+
+
+def drains(world: World, seconds: float, count: int) -> None:
+    """Replicas are stopped politely, each when another has begun."""
+
+    def roll() -> None:
+        someone(world, world.drain)
+        world.start()
+
+    for _ in range(count):
+        world.at(world.chance.uniform(0, seconds), roll)
+
+
+def outages(world: World, seconds: float, count: int) -> None:
+    """MongoDB or Kafka is away, or loses answers."""
+    for _ in range(count):
+        at, lasts = world.chance.uniform(0, seconds), world.chance.choice((3.0, 30.0, 200.0))
+        roll = world.chance.random()
+        if roll < 0.5:
+            world.at(at, world.store_away, lasts)
+        elif roll < 0.7:
+            world.at(at, world.store_loses, lasts, world.chance.choice((0.1, 0.5)))
+        else:
+            world.at(at, world.broker_away, lasts)
+
+
+def moods(world: World, seconds: float, count: int) -> None:
+    """Relays go away, refuse the login, or say something to everybody."""
+    for _ in range(count):
+        name = world.chance.choice(list(world.relays))
+        at, lasts = world.chance.uniform(0, seconds), world.chance.choice((20.0, 300.0, 3000.0))
+        roll = world.chance.random()
+        if roll < 0.3:
+            world.at(at, lambda n=name, s=lasts: world.relay_mood(n, s, away=True))
+        elif roll < 0.4:
+            world.at(at, lambda n=name, s=lasts: world.relay_mood(n, s, login=True))
+        else:
+            says = world.chance.choice(MOODS)
+            world.at(at, lambda n=name, s=lasts, w=says: world.relay_mood(n, s, says=w))
+
+
+# --- the worlds ------------------------------------------------------------------------------------
+
+
+def _traits(chance: random.Random, host: str) -> Traits:
+    """A relay as any other: some take transactions pipelined, some are slow, some lose connections."""
+    return Traits(
+        host=host,
+        depth=chance.choice((1, 2)),
+        sessions=chance.choice((0, 0, 3)),
+        recipients=chance.choice((0, 0, 7)),
+        letters_a_session=chance.choice((0, 0, 20)),
+        greylist=chance.choice((0.0, 0.0, 300.0)),
+        lost_before=chance.choice((0.0, 0.01)),
+        lost_after=chance.choice((0.0, 0.003)),
+        slow=chance.choice((0.0, 0.002)),
+    )
+
+
+def _one(chance: random.Random) -> Design:
+    return Design(
+        lines={"one": Line(traits=_traits(chance, "one.test"), letters=chance.choice((0, 50)))},
+        replicas=chance.choice((1, 2, 3)),
+        journal=chance.random() < 0.5,
+    )
+
+
+def _rated(chance: random.Random) -> Design:
+    """A relay that is told of exactly as it is, and that never has to say so."""
+    allowance = Allowance(
+        letters=chance.choice((1, 14, 30)),
+        period=chance.choice((1.0, 1.0, 60.0)),
+        burst=chance.choice((1, 5, 14)),
+        quota=chance.choice((0, 0, 300)),
+    )
+    return Design(
+        lines={"one": Line(traits=Traits(host="one.test", depth=chance.choice((1, 2))), allowance=allowance)},
+        replicas=chance.choice((1, 2, 4)),
+        journal=chance.random() < 0.5,
+    )
+
+
+def _throttled(chance: random.Random) -> Design:
+    """A relay that allows less than the service was told."""
+    limit = Limit(count=chance.choice((5, 14)), period=1.0, says=THROTTLED)
+    return Design(
+        lines={"one": Line(traits=Traits(host="one.test", limits=(limit,)), sessions=8)},
+        replicas=chance.choice((1, 2)),
+    )
+
+
+def _several(chance: random.Random) -> Design:
+    """A route over two relays."""
+    return Design(
+        lines={name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")},
+        routes={DEFAULT_ROUTE: ("one", "two")},
+        replicas=chance.choice((1, 2, 3)),
+        journal=chance.random() < 0.5,
+    )
+
+
+def _routes(chance: random.Random) -> Design:
+    """Three routes, of which one has a relay that is always well."""
+    lines = {name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")}
+    return Design(
+        lines={**lines, "well": Line(traits=Traits(host="well.test"))},
+        routes={DEFAULT_ROUTE: ("one",), "other": ("two",), "express": ("well",)},
+        replicas=chance.choice((1, 2)),
+        prompt={"express": 3.0},
+    )
+
+
+def _calm(world: World, seconds: float) -> None:
+    letters(world, seconds, int(seconds / 1800), people=world.chance.choice((1, 3, 12)))
+
+
+def _dying(world: World, seconds: float) -> None:
+    _calm(world, seconds)
+    deaths(world, seconds, int(seconds / 5000))
+    freezes(world, seconds, int(seconds / 5000))
+    drains(world, seconds, int(seconds / 7000))
+
+
+def _ill(world: World, seconds: float) -> None:
+    _calm(world, seconds)
+    outages(world, seconds, int(seconds / 5000))
+    moods(world, seconds, int(seconds / 5000))
+
+
+def _everything(world: World, seconds: float) -> None:
+    _dying(world, seconds)
+    outages(world, seconds, int(seconds / 8000))
+    moods(world, seconds, int(seconds / 8000))
+
+
+def _crowded(world: World, seconds: float) -> None:
+    letters(world, seconds, int(seconds / 3600), most=60)
+    deaths(world, seconds, int(seconds / 8000))
+    drains(world, seconds, int(seconds / 8000))
+
+
+def _neighbours(world: World, seconds: float) -> None:
+    """The relays of two routes are ill in turn, with much waiting; letters of the third go on."""
+    for name in ("one", "two"):
+        for _ in range(int(seconds / 7000)):
+            at, lasts = world.chance.uniform(0, seconds), world.chance.choice((300.0, 3000.0))
+            mood = world.chance.choice(({"away": True}, {"login": True}, {"says": BUSY}, {"says": STOP}))
+            world.at(at, lambda n=name, s=lasts, m=mood: world.relay_mood(n, s, **m))
+    letters(world, seconds, int(seconds / 3600), most=100)
+    for _ in range(int(seconds / 3600)):
+        world.at(world.chance.uniform(0, seconds), world.put, world.chance.randint(1, 200), "other")
+    for _ in range(int(seconds / 1800)):
+        world.at(world.chance.uniform(0, seconds), world.put, 1, "express")
+
+
+KINDS: Mapping[str, Kind] = {
+    each.name: each
+    for each in (
+        Kind(name="calm", hours=24, design=_one, script=_calm),
+        Kind(name="dying", hours=24, design=_one, script=_dying),
+        Kind(name="ill", hours=24, design=_one, script=_ill),
+        Kind(name="rated", hours=24, design=_rated, script=_crowded),
+        Kind(name="throttled", hours=12, design=_throttled, script=_calm),
+        Kind(name="several", hours=24, design=_several, script=_everything),
+        Kind(name="routes", hours=24, design=_routes, script=_neighbours),
+        Kind(name="everything", hours=24, design=_one, script=_everything),
+    )
+}
