@@ -187,8 +187,8 @@ class Pool:
     async def place(self, *, wait: bool) -> Held:
         """A place in a session; opens one where that helps.
 
-        With `wait` it takes as long as it takes; without, only a session that is there or can be opened now
-        will do.
+        With `wait` it takes as long as it takes; without, only as long as some session is open, or is being
+        opened.
 
         Raises:
             RelayAway: without `wait`: none can be opened.
@@ -198,7 +198,7 @@ class Pool:
             held = self.at_once() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
                 return held
-            if not wait and not self._open:
+            if not wait and not (self._open or self._opening):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
             await self._changed()
         raise Stopped
