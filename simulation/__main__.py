@@ -1,4 +1,4 @@
-"""`python -m simulation [KIND …] [--seed N] [--worlds N] [--hours H]`: worlds, one after the other.
+"""`python -m simulation [KIND …] [--seed N] [--worlds N] [--hours H] [--mutant NAME]`: one world after another.
 
 Prints the seed of each that breaks a promise, and how to see it again. Exits with 1 when one does.
 """
@@ -6,26 +6,34 @@ Prints the seed of each that breaks a promise, and how to see it again. Exits wi
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import random
 import sys
 import time
 
-from simulation.judge import shown
-from simulation.worlds import KINDS, run_seed
+from simulation.mutants import break_
+
+HANGS = 300.0
+"""Seconds after which a world is ended: somebody does not let go of the only thread."""
 
 
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description="Worlds that try the promises.")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; all without one")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="all without one")
     parser.add_argument("--seed", type=int, help="of the first world; the next ones follow it")
     parser.add_argument("--worlds", type=int, default=1, help="how many of each kind")
     parser.add_argument("--hours", type=float, help="simulated, of each")
+    parser.add_argument("--mutant", help="try the service broken in this way: see simulation/mutants.py")
     given = parser.parse_args()
+    if given.mutant:
+        break_(given.mutant)
+    from simulation.worlds import KINDS  # not earlier: it imports the service
+
     unknown = set(given.kinds) - KINDS.keys()
     if unknown:
-        parser.error(f"no such kind: {', '.join(sorted(unknown))}")
+        parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets have one order then, and a seed one history
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
     first = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
@@ -38,12 +46,17 @@ def main() -> int:
 
 def _tell(name: str, seed: int, hours: float | None) -> bool:
     """Run a world and say what came of it; whether a promise was broken."""
+    from simulation.judge import shown
+    from simulation.worlds import KINDS, run_seed
+
     kind = KINDS[name]
+    print(f"{name} {seed}", end="", flush=True)
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     began = time.process_time()
     outcome = run_seed(kind, seed, hours).run(hours or kind.hours)
     pace = outcome.hours / (time.process_time() - began) * 60
     print(
-        f"{name} {seed}: {outcome.letters} letters, {outcome.transactions} transactions,"
+        f": {outcome.letters} letters, {outcome.transactions} transactions,"
         f" {outcome.hours:.1f} h, {pace:.0f} h/min, {outcome.digest}",
         flush=True,
     )

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
 
 import orjson
@@ -19,7 +20,7 @@ SHOWN = 3
 """Faults of a kind that are shown in full."""
 
 SOON = 0.001
-"""Seconds within which what was under way already may still begin."""
+"""Seconds within which a reply reaches all who are at work in a process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +35,29 @@ class Fault:
         return f"{self.promise} {self.kind}: {self.what}"
 
 
+class Obeyed(StrEnum):
+    """By whom a relay's words are obeyed."""
+
+    NOBODY = "nobody"
+    ALONE = "the replica that was told"
+    ALL = "all replicas"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What was agreed on in a world, against which its ledger is held.
 
     `allowances` are by the relays' names, `resends` is how often an uncertain recipient is sent to again.
     `prompt` are routes whose letters have to be begun within so many seconds of their being there, whatever
-    becomes of others. `shared` says whether all replicas obey what one of them was told.
+    becomes of others. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds after
+    it transactions may still begin.
     """
 
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
     resends: int = 1
     prompt: Mapping[str, float] = field(default_factory=dict)
-    shared: bool = False
+    obeyed: Obeyed = Obeyed.ALONE
+    on_its_way: float = 0.0
 
 
 def faults(ledger: Ledger, terms: Terms) -> list[Fault]:
@@ -170,7 +181,8 @@ class _Judge:
                     continue
                 relays = {before.relay, after.relay}
                 kind = "sent twice" if len(relays) == 1 else "given to a second relay"
-                what = f"{recipient} at {before.at:.3f} by {before.process}, {after.at:.3f} by {after.process}"
+                times = [f"{each.at:.3f} by {each.process} over {each.relay}" for each in (before, after)]
+                what = f"{recipient} at {times[0]}, {times[1]}"
                 yield Fault(promise="P12" if len(relays) > 1 else "P3", kind=kind, what=what)
 
     def _excused(self, before: Dot, after: Dot, unknown: int) -> bool:
@@ -193,7 +205,7 @@ class _Judge:
             most = self.terms.prompt.get(published.route, math.inf)
             waited = first.get(letter, math.inf) - published.at
             if waited > most and not self._anything_broken(published.at, published.at + most):
-                what = f"{letter} of route {published.route} waited {waited:.1f} s, published at {published.at:.1f}"
+                what = f"{letter} of {published.route} waited {waited:.1f} s from {published.at:.1f} on"
                 yield Fault(promise="P13", kind="held up by others", what=what)
 
     def _anything_broken(self, start: float, end: float) -> bool:
@@ -202,18 +214,22 @@ class _Judge:
     # --- P14 ---------------------------------------------------------------------------------------
 
     def obedience(self) -> Iterator[Fault]:
-        """After a reply that says wait nobody whom it reached begins anything, until its time is over."""
+        """After a reply that says wait nobody whom it concerns begins anything, until its time is over."""
+        if self.terms.obeyed is Obeyed.NOBODY:
+            return
+        late = SOON + self.terms.on_its_way
         by_relay: defaultdict[str, list[Begun]] = defaultdict(list)
         for each in self.ledger.begun:
             by_relay[each.relay].append(each)
         for told in self.ledger.told:
-            for each in _between(by_relay[told.relay], told.reached + SOON, told.reached + told.seconds):
+            for each in _between(by_relay[told.relay], told.reached + late, told.reached + told.seconds):
                 if self._bound(told, each):
-                    what = f"{each.letter} over {told.relay} by {each.process} {each.at - told.reached:.2f} s after {told.words}"
+                    after = each.at - told.reached
+                    what = f"{each.letter} over {told.relay} by {each.process} {after:.2f} s after {told.words}"
                     yield Fault(promise="P14", kind="not obeyed", what=what)
 
     def _bound(self, told: Told, begun: Begun) -> bool:
-        return self.terms.shared or begun.process == told.process
+        return self.terms.obeyed is Obeyed.ALL or begun.process == told.process
 
 
 def fullest(times: Sequence[float], period: float) -> int:

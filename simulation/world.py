@@ -24,7 +24,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from simulation.journals import Disk
-from simulation.judge import Fault, Terms, faults
+from simulation.judge import Fault, Obeyed, Terms, faults
 from simulation.ledger import Broken, Ledger, Published, Reported
 from simulation.loop import Process, Spins, VirtualLoop
 from simulation.relays import ScriptedRelay, Traits
@@ -34,17 +34,21 @@ from simulation.topic import LETTERS, Broker
 
 UNLIMITED = Allowance(letters=0, period=1.0)
 
-RETRY = RetryPolicy(max_attempts=0, delay=30.0, retry_for=5 * 86400.0)
+RETRY = RetryPolicy(max_attempts=0, delay=60.0, retry_for=5 * 86400.0)
 
 PATIENCE = 4 * 86400.0
 """Seconds that a world is given to come to its end once nothing is broken any more: retries come once an hour,
 and a quota may have to be waited for."""
 
-QUIET = 3.0
+QUIET = 1.2
 """Seconds without news after which polls are gathered."""
 
 LONGEST = 900.0
 """Seconds by which a poll may be late while nobody has anything to do."""
+
+ON_ITS_WAY = 0.3
+"""Seconds for which a sender that has its session and its letter goes on although the relay has just told
+another one to wait: nobody asks once more before MAIL."""
 
 LIFE = 60.0
 """Seconds of silence after which a replica counts as dead, as by default."""
@@ -72,7 +76,8 @@ class Design:
     retry: RetryPolicy = RETRY
     settings: Mapping[str, object] = field(default_factory=dict)
     prompt: Mapping[str, float] = field(default_factory=dict)
-    shared: bool = False
+    obeyed: Obeyed = Obeyed.ALONE
+    on_its_way: float = ON_ITS_WAY
 
     def plan(self) -> Plan:
         """What the service is told."""
@@ -97,7 +102,8 @@ class Design:
             allowances={f"{each.traits.host}:25": each.allowance for each in self.lines.values()},
             resends=self.retry.resends,
             prompt=self.prompt,
-            shared=self.shared,
+            obeyed=self.obeyed,
+            on_its_way=self.on_its_way,
         )
 
 
@@ -136,6 +142,7 @@ class World:
         self._names = 0
         self._letters = 0
         self._busy_at = 0.0
+        self._ill_until = 0.0
         self._strikes: dict[str, str] = {}
 
     # --- what a script does ------------------------------------------------------------------------
@@ -257,6 +264,7 @@ class World:
 
     def break_(self, process: str, what: str, seconds: float = float("inf")) -> None:
         """Note that something was broken."""
+        self._ill_until = max(self._ill_until, self.now + (seconds if seconds < float("inf") else LIFE) + LIFE)
         self.ledger.broken.append(
             Broken(process=process, what=what, start=self.now, end=self.now + seconds)
         )
@@ -351,8 +359,9 @@ class World:
         quiet = due - busy
         if quiet < QUIET:
             return 0.0
-        most = LIFE / 8 if self.store.processing else LONGEST
-        return max(0.0, min(most, quiet / 2, self.store.next_due(self.now) - due))
+        # Whoever was ill has to see for a while that all is well, and late beats look like an outage.
+        most = LIFE / 8 if self.store.processing or due < self._ill_until else LONGEST
+        return max(0.0, min(most, quiet, self.store.next_due(self.now) - due))
 
     def _ended(self, running: Running) -> None:
         """A replica ended by itself: after a drain, or because it gave up."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
+from simulation.judge import Obeyed
 from simulation.relays import Limit, Says, Traits
 from simulation.replicas import Running
 from simulation.world import Design, Line, World
@@ -142,7 +143,7 @@ def _traits(chance: random.Random, host: str) -> Traits:
         sessions=chance.choice((0, 0, 3)),
         recipients=chance.choice((0, 0, 7)),
         letters_a_session=chance.choice((0, 0, 20)),
-        greylist=chance.choice((0.0, 0.0, 300.0)),
+        greylist=chance.choice((0.0, 0.0, 45.0)),
         lost_before=chance.choice((0.0, 0.01)),
         lost_after=chance.choice((0.0, 0.003)),
         slow=chance.choice((0.0, 0.002)),
@@ -178,15 +179,17 @@ def _throttled(chance: random.Random) -> Design:
     return Design(
         lines={"one": Line(traits=Traits(host="one.test", limits=(limit,)), sessions=8)},
         replicas=chance.choice((1, 2)),
+        obeyed=Obeyed.NOBODY,
     )
 
 
 def _several(chance: random.Random) -> Design:
-    """A route over two relays."""
+    """A route over two relays. Where the second one is away the first one is asked although it said wait."""
     return Design(
         lines={name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")},
         routes={DEFAULT_ROUTE: ("one", "two")},
         replicas=chance.choice((1, 2, 3)),
+        obeyed=Obeyed.NOBODY,
         journal=chance.random() < 0.5,
     )
 
@@ -203,7 +206,7 @@ def _routes(chance: random.Random) -> Design:
 
 
 def _calm(world: World, seconds: float) -> None:
-    letters(world, seconds, int(seconds / 1800), people=world.chance.choice((1, 3, 12)))
+    letters(world, seconds, int(seconds / 3600), people=world.chance.choice((1, 3, 12)))
 
 
 def _dying(world: World, seconds: float) -> None:
