@@ -14,7 +14,7 @@ import time
 
 from simulation.mutants import break_
 
-HANGS = 300.0
+HANGS = 600.0
 """Seconds after which a world is ended: somebody does not let go of the only thread."""
 
 
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first world; the next ones follow it")
     parser.add_argument("--worlds", type=int, default=1, help="how many of each kind")
     parser.add_argument("--hours", type=float, help="simulated, of each")
+    parser.add_argument("--stop", action="store_true", help="end with the first that breaks a promise")
     parser.add_argument("--mutant", help="try the service broken in this way: see simulation/mutants.py")
     given = parser.parse_args()
     if given.mutant:
@@ -41,6 +42,8 @@ def main() -> int:
     for name in given.kinds or KINDS:
         for seed in range(first, first + given.worlds):
             bad += _tell(name, seed, given.hours)
+            if bad and given.stop:
+                return 1
     return 1 if bad else 0
 
 

@@ -28,15 +28,19 @@ LONGEST = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """One change, a kind of world and a seed of it that notice it, and `finding`, what the judge says then."""
+    """One change, the kind of world that notices it, and `finding`, the beginning of what the judge says then.
+
+    Of the `worlds` that are tried, from `seed` on, one has to.
+    """
 
     name: str
     file: str
     old: str
     new: str
     kind: str
-    seed: int
     finding: str
+    seed: int = 1
+    worlds: int = 6
     hours: float = 3.0
 
     def fits(self) -> bool:
@@ -51,7 +55,6 @@ MUTANTS: Sequence[Mutant] = (
         old="crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)",
         new="return (self.period + self.life + AGREEMENT) / (self.letters + self.burst) / 1.4",
         kind="rated",
-        seed=1,
         finding="P5 too fast",
     ),
     Mutant(
@@ -60,7 +63,6 @@ MUTANTS: Sequence[Mutant] = (
         old="return not self.lost and not means.cut and self.slot.good(now)",
         new="return not self.lost and not means.cut",
         kind="rated",
-        seed=1,
         finding="P5 too fast",
     ),
     Mutant(
@@ -69,7 +71,6 @@ MUTANTS: Sequence[Mutant] = (
         old="        self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin\n",
         new="",
         kind="dying",
-        seed=1,
         finding="P3 begun by one who does not own it",
     ),
     Mutant(
@@ -78,7 +79,6 @@ MUTANTS: Sequence[Mutant] = (
         old="        if await self._queue.beat(self._in_flight.replica, self.life):\n",
         new="        if await self._queue.beat(self._in_flight.replica, self.life) in {True, False}:\n",
         kind="dying",
-        seed=1,
         finding="P3",
     ),
     Mutant(
@@ -87,8 +87,7 @@ MUTANTS: Sequence[Mutant] = (
         old="        if not health.steady(now):\n            return\n        try:",
         new="        try:",
         kind="ill",
-        seed=1,
-        finding="P3",
+        finding="    P3: host",
     ),
     Mutant(
         name="some reports are never made",
@@ -96,7 +95,6 @@ MUTANTS: Sequence[Mutant] = (
         old="for each in batch for index in range(each.answered, len(each.answers))]",
         new="for each in batch for index in range(each.answered, len(each.answers)) if each.id[-1:] != '7']",
         kind="calm",
-        seed=1,
         finding="P4 unreported",
     ),
     Mutant(
@@ -106,7 +104,6 @@ MUTANTS: Sequence[Mutant] = (
         new="        self._written(batch, frozenset())\n        await asyncio.sleep(0.05)\n"
         "        written, late = await self._settle(batch)\n        del self._settlements",
         kind="calm",
-        seed=1,
         finding="P4 reported before it was durable",
     ),
     Mutant(
@@ -115,8 +112,7 @@ MUTANTS: Sequence[Mutant] = (
         old="        by_token: dict[str, list[str]] = {}\n        for token, letter in letters:\n",
         new="        by_token: dict[str, list[str]] = {}\n        for token, letter in ():\n",
         kind="rated",
-        seed=1,
-        finding="P6",
+        finding="    P6: host",
     ),
     Mutant(
         name="those who were accepted are sent to again where others were not",
@@ -125,8 +121,7 @@ MUTANTS: Sequence[Mutant] = (
         new="        if delay:\n            moved = moved.evolve(recipients=tuple(type(r)(address=r.address)"
         " for r in moved.recipients))\n        self._settle(errand.token, moved, delay)\n        self._log(",
         kind="calm",
-        seed=1,
-        finding="sent twice",
+        finding="P3 sent twice",
     ),
     Mutant(
         name="an uncertain recipient is sent to as often as it takes",
@@ -134,8 +129,7 @@ MUTANTS: Sequence[Mutant] = (
         old="    over = doubted and doubts > policy.resends\n",
         new="    over = False\n",
         kind="ill",
-        seed=1,
-        finding="sent twice",
+        finding="P3 sent twice",
     ),
     Mutant(
         name="what is lost after the dot counts as not sent",
@@ -143,7 +137,6 @@ MUTANTS: Sequence[Mutant] = (
         old="    doubted = result.verdict is Verdict.UNCERTAIN\n",
         new="    doubted = False\n",
         kind="ill",
-        seed=1,
         finding="P4",
     ),
     Mutant(
@@ -152,7 +145,6 @@ MUTANTS: Sequence[Mutant] = (
         old='        codes=("530", "534", "535", "538"),\n        action=Action.HOLD,\n        otherwise=Action.HOLD,',
         new='        codes=("530", "534", "535", "538"),\n        action=Action.ANSWER,\n        otherwise=Action.ANSWER,',
         kind="ill",
-        seed=1,
         finding="P14 failed for no fault of its own",
     ),
     Mutant(
@@ -161,7 +153,6 @@ MUTANTS: Sequence[Mutant] = (
         old="        self.open, self._trying = True, False\n",
         new="        self.open, self._trying = False, False\n",
         kind="ill",
-        seed=1,
         finding="P14 not obeyed",
     ),
     Mutant(
@@ -170,7 +161,6 @@ MUTANTS: Sequence[Mutant] = (
         old="        return bool(route.blocked_because()) or not self._in_flight.journal.writable()",
         new="        return any(each.blocked_because() for each in self.routes)",
         kind="routes",
-        seed=1,
         finding="P13 held up by others",
     ),
 )
@@ -192,10 +182,11 @@ def break_(name: str) -> None:
 
 def attempt(mutant: Mutant) -> str:
     """Try a mutant; the line by which its world found it out, empty where it did not."""
-    words = [mutant.kind, "--seed", str(mutant.seed), "--hours", f"{mutant.hours:g}", "--mutant", mutant.name]
+    numbers = {"seed": mutant.seed, "worlds": mutant.worlds, "hours": mutant.hours}
+    words = [mutant.kind, "--stop", *(f"--{name}={each}" for name, each in numbers.items())]
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "simulation", *words],
+            [sys.executable, "-m", "simulation", *words, "--mutant", mutant.name],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,

@@ -19,7 +19,8 @@ DOT_TIMEOUT = 600.0
 IDLE = 3.0
 """Seconds after which a session is asked whether it is still there before it is used again."""
 
-DAY = 86400.0
+FULL_FOR = 900.0
+"""Seconds for which the mailbox of somebody is full whose address begins with `full`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Says:
 TAKEN = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="2.0.0", text="queued")
 NOBODY = Says(code=550, enhanced="5.1.1", text="no such user", phase=Phase.RCPT)
 GREY = Says(code=450, enhanced="4.2.0", text="greylisted", phase=Phase.RCPT)
+FULL = Says(code=452, enhanced="4.2.2", text="mailbox full", phase=Phase.RCPT)
 CROWD = Says(code=452, enhanced="4.5.3", text="too many recipients", phase=Phase.RCPT)
 FULL_SESSION = Says(code=421, enhanced="4.4.5", text="too many messages in this session", phase=Phase.MAIL)
 
@@ -185,10 +187,11 @@ class ScriptedRelay:
             return NOBODY
         if self.mood.says is not None and self.mood.says.phase is Phase.RCPT:
             return self.mood.says
-        if self.traits.greylist:
-            first = self.seen.setdefault(recipient, self.loop.time())
-            if self.loop.time() - first < self.traits.greylist:
-                return GREY
+        full = recipient.startswith("full")
+        if full or self.traits.greylist:
+            waited = self.loop.time() - self.seen.setdefault(recipient, self.loop.time())
+            if waited < (FULL_FOR if full else self.traits.greylist):
+                return FULL if full else GREY
         return None
 
     def at_dot(self) -> tuple[float, Says | None, bool, bool]:

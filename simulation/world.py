@@ -143,6 +143,7 @@ class World:
         self._letters = 0
         self._busy_at = 0.0
         self._ill_until = 0.0
+        self._known: set[str] = set()
         self._strikes: dict[str, str] = {}
 
     # --- what a script does ------------------------------------------------------------------------
@@ -391,11 +392,21 @@ class World:
             news = Inserted.NEW in result or Inserted.CLAIMED in result
         elif call in {"reclaim", "unreported"}:
             news = bool(result)
+        elif call == "join":
+            self._joined(process)
         if news:
             self._busy_at = self.now
             if self._strikes.get(process.name) == call:
                 del self._strikes[process.name]
                 self.kill(next(each for each in self.replicas if each.process is process))
+
+    def _joined(self, process: Process) -> None:
+        """A replica takes a name: another one only where it was silent for a whole life."""
+        if process.name in self._known:
+            broken = (each for each in self.ledger.broken if each.process == process.name)
+            if not any(each.start <= self.now <= each.end for each in broken):
+                self.ledger.seen.append(f"P3: {process.name} was declared dead while it lived, at {self.now:.1f}")
+        self._known.add(process.name)
 
     def _reported(self, process: Process, record: Outgoing) -> None:
         del process

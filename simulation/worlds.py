@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
@@ -15,19 +16,25 @@ from simulation.world import Design, Line, World
 
 HOUR = 3600.0
 
+FREEZES = (5.0, 40.0, 100.0, 400.0)
+"""Seconds."""
+
+HELD = 0.5
+"""Seconds. Today's breaker holds the replica that was told for a second first, from the first such reply on, and
+then tries with a letter at a time, ever more rarely."""
+
 STOP = Says(
-    code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=1.0
+    code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=HELD
 )
 THROTTLED = Says(
-    code=454, enhanced="4.3.0", text="Throttling failure: Maximum sending rate exceeded", phase=Phase.DOT, holds=1.0
+    code=454, enhanced="4.3.0", text="Throttling failure: Maximum sending rate exceeded", phase=Phase.DOT, holds=HELD
 )
 SPENT = Says(
-    code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=1.0
+    code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=HELD
 )
-BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL, holds=1.0)
+BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL, holds=HELD)
 MOODS = (STOP, THROTTLED, SPENT, BUSY)
-"""What a relay says to everybody for a while. Today's breaker holds the one who was told for a second first,
-and then tries with a letter at a time, ever more rarely."""
+"""What a relay says to everybody for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +63,11 @@ def letters(world: World, seconds: float, bursts: int, *, most: int = 20, people
 
     def local(place: int) -> str:
         del place
-        return "nobody" if chance.random() < 0.05 else "r"
+        return chance.choice(("nobody", "full")) if chance.random() < 0.08 else "r"
 
     for _ in range(bursts):
         count = chance.randint(1, most * 10 if chance.random() < 0.1 else most)
-        world.at(chance.uniform(0, seconds), lambda n=count: world.publish(n, people=people, local=local))
+        world.at(chance.uniform(0, seconds), partial(world.publish, count, people=people, local=local))
 
 
 def someone(world: World, action: Callable[[Running], None]) -> None:
@@ -70,27 +77,27 @@ def someone(world: World, action: Callable[[Running], None]) -> None:
         action(world.chance.choice(living))
 
 
+def amid(world: World, at: float, action: Callable[..., object], *args: object) -> None:
+    """Do something at a time at which letters are on their way."""
+    world.at(max(0.0, at - world.chance.uniform(0, 3)), world.publish, world.chance.randint(5, 60))
+    world.at(at, action, *args)
+
+
 def deaths(world: World, seconds: float, count: int) -> None:
     """Replicas are killed, at any moment or between what the store did and their learning of it."""
-    calls = ("claim", "settle", "insert")
     for _ in range(count):
-        at, call = world.chance.uniform(0, seconds), world.chance.choice((*calls, ""))
+        at, call = world.chance.uniform(0, seconds), world.chance.choice(("claim", "settle", "insert", ""))
         if call:
-            world.at(at, someone, world, lambda each, call=call: world.kill_after(each, call))
+            amid(world, at, someone, world, partial(world.kill_after, call=call))
         else:
-            world.at(at, someone, world, world.kill)
+            amid(world, at, someone, world, world.kill)
 
 
-def freezes(world: World, seconds: float, count: int) -> None:
+def freezes(world: World, seconds: float, count: int, *, lengths: Sequence[float] = FREEZES) -> None:
     """Replicas are frozen, for less than their life or for more."""
     for _ in range(count):
-        for_ = world.chance.choice((5.0, 40.0, 100.0, 400.0))
-        world.at(
-            world.chance.uniform(0, seconds),
-            someone,
-            world,
-            lambda each, for_=for_: world.freeze(each, for_),
-        )
+        at, lasts = world.chance.uniform(0, seconds), world.chance.choice(lengths)
+        amid(world, at, someone, world, partial(world.freeze, seconds=lasts))
 
 
 def drains(world: World, seconds: float, count: int) -> None:
@@ -101,7 +108,7 @@ def drains(world: World, seconds: float, count: int) -> None:
         world.start()
 
     for _ in range(count):
-        world.at(world.chance.uniform(0, seconds), roll)
+        amid(world, world.chance.uniform(0, seconds), roll)
 
 
 def outages(world: World, seconds: float, count: int) -> None:
@@ -110,11 +117,11 @@ def outages(world: World, seconds: float, count: int) -> None:
         at, lasts = world.chance.uniform(0, seconds), world.chance.choice((3.0, 30.0, 200.0))
         roll = world.chance.random()
         if roll < 0.5:
-            world.at(at, world.store_away, lasts)
+            amid(world, at, world.store_away, lasts)
         elif roll < 0.7:
-            world.at(at, world.store_loses, lasts, world.chance.choice((0.1, 0.5)))
+            amid(world, at, world.store_loses, lasts, world.chance.choice((0.1, 0.5)))
         else:
-            world.at(at, world.broker_away, lasts)
+            amid(world, at, world.broker_away, lasts)
 
 
 def moods(world: World, seconds: float, count: int) -> None:
@@ -124,12 +131,11 @@ def moods(world: World, seconds: float, count: int) -> None:
         at, lasts = world.chance.uniform(0, seconds), world.chance.choice((20.0, 300.0, 3000.0))
         roll = world.chance.random()
         if roll < 0.3:
-            world.at(at, lambda n=name, s=lasts: world.relay_mood(n, s, away=True))
+            amid(world, at, partial(world.relay_mood, name, lasts, away=True))
         elif roll < 0.4:
-            world.at(at, lambda n=name, s=lasts: world.relay_mood(n, s, login=True))
+            amid(world, at, partial(world.relay_mood, name, lasts, login=True))
         else:
-            says = world.chance.choice(MOODS)
-            world.at(at, lambda n=name, s=lasts, w=says: world.relay_mood(n, s, says=w))
+            amid(world, at, partial(world.relay_mood, name, lasts, says=world.chance.choice(MOODS)))
 
 
 # --- the worlds ------------------------------------------------------------------------------------
@@ -144,8 +150,8 @@ def _traits(chance: random.Random, host: str) -> Traits:
         recipients=chance.choice((0, 0, 7)),
         letters_a_session=chance.choice((0, 0, 20)),
         greylist=chance.choice((0.0, 0.0, 45.0)),
-        lost_before=chance.choice((0.0, 0.01)),
-        lost_after=chance.choice((0.0, 0.003)),
+        lost_before=chance.choice((0.0, 0.02)),
+        lost_after=chance.choice((0.0, 0.02)),
         slow=chance.choice((0.0, 0.002)),
     )
 
@@ -156,6 +162,11 @@ def _one(chance: random.Random) -> Design:
         replicas=chance.choice((1, 2, 3)),
         journal=chance.random() < 0.5,
     )
+
+
+def _many(chance: random.Random) -> Design:
+    """The same with several replicas."""
+    return replace(_one(chance), replicas=chance.choice((2, 3)))
 
 
 def _rated(chance: random.Random) -> Design:
@@ -230,6 +241,7 @@ def _everything(world: World, seconds: float) -> None:
 
 def _crowded(world: World, seconds: float) -> None:
     letters(world, seconds, int(seconds / 3600), most=60)
+    freezes(world, seconds, int(seconds / 5000), lengths=(0.3, 1.0, 5.0))
     deaths(world, seconds, int(seconds / 8000))
     drains(world, seconds, int(seconds / 8000))
 
@@ -240,7 +252,7 @@ def _neighbours(world: World, seconds: float) -> None:
         for _ in range(int(seconds / 7000)):
             at, lasts = world.chance.uniform(0, seconds), world.chance.choice((300.0, 3000.0))
             mood = world.chance.choice(({"away": True}, {"login": True}, {"says": BUSY}, {"says": STOP}))
-            world.at(at, lambda n=name, s=lasts, m=mood: world.relay_mood(n, s, **m))
+            world.at(at, partial(world.relay_mood, name, lasts, **mood))
     letters(world, seconds, int(seconds / 3600), most=100)
     for _ in range(int(seconds / 3600)):
         world.at(world.chance.uniform(0, seconds), world.put, world.chance.randint(1, 200), "other")
@@ -252,12 +264,12 @@ KINDS: Mapping[str, Kind] = {
     each.name: each
     for each in (
         Kind(name="calm", hours=24, design=_one, script=_calm),
-        Kind(name="dying", hours=24, design=_one, script=_dying),
-        Kind(name="ill", hours=24, design=_one, script=_ill),
+        Kind(name="dying", hours=24, design=_many, script=_dying),
+        Kind(name="ill", hours=24, design=_many, script=_ill),
         Kind(name="rated", hours=24, design=_rated, script=_crowded),
         Kind(name="throttled", hours=12, design=_throttled, script=_calm),
         Kind(name="several", hours=24, design=_several, script=_everything),
         Kind(name="routes", hours=24, design=_routes, script=_neighbours),
-        Kind(name="everything", hours=24, design=_one, script=_everything),
+        Kind(name="everything", hours=24, design=_many, script=_everything),
     )
 }
