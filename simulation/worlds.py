@@ -77,9 +77,9 @@ def someone(world: World, action: Callable[[Running], None]) -> None:
         action(world.chance.choice(living))
 
 
-def amid(world: World, at: float, action: Callable[..., object], *args: object) -> None:
+def amid(world: World, at: float, action: Callable[..., object], *args: object, most: int = 60) -> None:
     """Do something at a time at which letters are on their way."""
-    world.at(max(0.0, at - world.chance.uniform(0, 3)), world.publish, world.chance.randint(5, 60))
+    world.at(max(0.0, at - world.chance.uniform(0, 1)), world.publish, world.chance.randint(most // 6, most))
     world.at(at, action, *args)
 
 
@@ -93,11 +93,13 @@ def deaths(world: World, seconds: float, count: int) -> None:
             amid(world, at, someone, world, world.kill)
 
 
-def freezes(world: World, seconds: float, count: int, *, lengths: Sequence[float] = FREEZES) -> None:
+def freezes(
+    world: World, seconds: float, count: int, *, lengths: Sequence[float] = FREEZES, most: int = 60
+) -> None:
     """Replicas are frozen, for less than their life or for more."""
     for _ in range(count):
         at, lasts = world.chance.uniform(0, seconds), world.chance.choice(lengths)
-        amid(world, at, someone, world, partial(world.freeze, seconds=lasts))
+        amid(world, at, someone, world, partial(world.freeze, seconds=lasts), most=most)
 
 
 def drains(world: World, seconds: float, count: int) -> None:
@@ -171,15 +173,16 @@ def _many(chance: random.Random) -> Design:
 
 def _rated(chance: random.Random) -> Design:
     """A relay that is told of exactly as it is, and that never has to say so."""
+    letters, period = chance.choice(((14, 1.0), (30, 1.0), (20, 60.0)))
     allowance = Allowance(
-        letters=chance.choice((1, 14, 30)),
-        period=chance.choice((1.0, 1.0, 60.0)),
-        burst=chance.choice((1, 5, 14)),
-        quota=chance.choice((0, 0, 300)),
+        letters=letters,
+        period=period,
+        burst=chance.choice((1, 1, 5, 14)),
+        quota=chance.choice((0, 0, 400)),
     )
     return Design(
         lines={"one": Line(traits=Traits(host="one.test", depth=chance.choice((1, 2))), allowance=allowance)},
-        replicas=chance.choice((1, 2, 4)),
+        replicas=chance.choice((1, 2, 3)),
         journal=chance.random() < 0.5,
     )
 
@@ -241,9 +244,17 @@ def _everything(world: World, seconds: float) -> None:
 
 def _crowded(world: World, seconds: float) -> None:
     letters(world, seconds, int(seconds / 3600), most=60)
-    freezes(world, seconds, int(seconds / 5000), lengths=(0.3, 1.0, 5.0))
+    freezes(world, seconds, int(seconds / 5000), lengths=(0.3, 1.0, 5.0), most=200)
     deaths(world, seconds, int(seconds / 8000))
     drains(world, seconds, int(seconds / 8000))
+
+
+def _mass(world: World, seconds: float) -> None:
+    """Few hours and many letters."""
+    letters(world, seconds, int(seconds / 400), most=150, people=world.chance.choice((1, 1, 5)))
+    deaths(world, seconds, int(seconds / 3000))
+    freezes(world, seconds, int(seconds / 7000))
+    outages(world, seconds, int(seconds / 7000))
 
 
 def _neighbours(world: World, seconds: float) -> None:
@@ -270,6 +281,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(name="throttled", hours=12, design=_throttled, script=_calm),
         Kind(name="several", hours=24, design=_several, script=_everything),
         Kind(name="routes", hours=24, design=_routes, script=_neighbours),
+        Kind(name="mass", hours=4, design=_many, script=_mass),
         Kind(name="everything", hours=24, design=_many, script=_everything),
     )
 }
