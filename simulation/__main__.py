@@ -1,4 +1,4 @@
-"""`python -m simulation [KIND …] [--seed N] [--worlds N] [--hours H] [--mutant NAME]`: one world after another.
+"""Worlds, one after another: `python -m simulation [KIND …] [--seed N] [--worlds N] [--hours H]`.
 
 Prints the seed of each that breaks a promise, and how to see it again. Exits with 1 when one does.
 """

@@ -49,8 +49,8 @@ class Terms:
 
     `allowances` are by the relays' names, `resends` is how often an uncertain recipient is sent to again.
     `prompt` are routes whose letters have to be begun within so many seconds of their being there, whatever
-    becomes of others. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds after
-    it transactions may still begin.
+    becomes of others. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds
+    after it transactions may still begin.
     """
 
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
@@ -225,7 +225,9 @@ class _Judge:
             for each in _between(by_relay[told.relay], told.reached + late, told.reached + told.seconds):
                 if self._bound(told, each):
                     after = each.at - told.reached
-                    what = f"{each.letter} over {told.relay} by {each.process} {after:.2f} s after {told.words}"
+                    what = (
+                        f"{each.letter} over {told.relay} by {each.process} {after:.2f} s after {told.words}"
+                    )
                     yield Fault(promise="P14", kind="not obeyed", what=what)
 
     def _bound(self, told: Told, begun: Begun) -> bool:

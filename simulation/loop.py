@@ -1,11 +1,11 @@
 """An event loop whose time is virtual, and processes in it that can be frozen and killed.
 
-Nothing waits in earnest: when nobody is ready the clock goes on to the next timer. Of two callbacks that are due
-at the same time the one that was asked for first comes first, so a world has one history.
+Nothing waits in earnest: when nobody is ready the clock goes on to the next timer. Of two callbacks that are
+due at the same time the one that was asked for first comes first, so a world has one history.
 
 Callbacks of a process are told from those of the world by their context. The world's come in time, to the
-moment. Those of a process may be a little late, as on any machine: while nothing happens (`slack`) its polls are
-gathered, and hours pass in which there is nothing to do but to look whether there is.
+moment. Those of a process may be a little late, as on any machine: while nothing happens (`slack`) its polls
+are gathered, and hours pass in which there is nothing to do but to look whether there is.
 """
 
 from __future__ import annotations

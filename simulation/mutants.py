@@ -1,8 +1,8 @@
 """The service broken on purpose, one promise at a time: a world has to notice each.
 
-A mutant is a change of one place in the sources, made when the module is imported. It is tried in a process of
-its own, in the world that is named with it; the intact service passes the same one. Nothing of the service is
-imported here.
+A mutant is a change of one place in the sources, made when the module is imported. It is tried in a process
+of its own, in worlds of the kind that is named with it; the intact service passes the same ones. Nothing of
+the service is imported here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LONGEST = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """One change, the kind of world that notices it, and `finding`, the beginning of what the judge says then.
+    """One change, and the kind of world that notices it.
 
-    Of the `worlds` that are tried, from `seed` on, one has to.
+    Of the `worlds` that are tried, from `seed` on, one has to, with a line that begins with `finding`.
     """
 
     name: str
@@ -68,8 +68,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="nobody asks before MAIL whether the letter is ours yet",
         file="sending/permit.py",
-        old="        self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin\n",
-        new="",
+        old="self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin",
+        new="self.lost = False",
         kind="dying",
         finding="P3 begun by one who does not own it",
     ),
@@ -142,8 +142,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="what is said of the account is taken for the recipient's",
         file="sending/reply_rules.py",
-        old='        codes=("530", "534", "535", "538"),\n        action=Action.HOLD,\n        otherwise=Action.HOLD,',
-        new='        codes=("530", "534", "535", "538"),\n        action=Action.ANSWER,\n        otherwise=Action.ANSWER,',
+        old='        codes=("530", "534", "535", "538"),\n        action=Action.HOLD,\n',
+        new='        codes=("530", "534", "535", "538"),\n        action=Action.ANSWER,\n',
         kind="ill",
         finding="P14 failed for no fault of its own",
     ),
@@ -211,6 +211,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder.find_spec`."""
+        del path, target
         if fullname != self._module:
             return None
         source = PACKAGE / self._mutant.file

@@ -195,7 +195,7 @@ class ScriptedRelay:
         return None
 
     def at_dot(self) -> tuple[float, Says | None, bool, bool]:
-        """Of a message: the seconds until it has decided, what it says, whether it takes it, whether it says so."""
+        """Seconds until it has decided, what it says, whether it takes the message, whether it says so."""
         traits, roll = self.traits, self.chance.random()
         seconds = traits.dot * (0.5 + self.chance.random())
         says = self.mood.says if self.mood.says is not None and self.mood.says.phase is Phase.DOT else None

@@ -119,7 +119,10 @@ class Running:
 
     def troubles(self) -> list[str]:
         """What it says of itself that must never be: loops that failed."""
-        return [f"{self.process.name}: the {each.name} loop failed: {each.error}" for each in self.replica.supervisor.states]
+        return [
+            f"{self.process.name}: the {each.name} loop failed: {each.error}"
+            for each in self.replica.supervisor.states
+        ]
 
     async def gone(self) -> None:
         """Wait until nothing of it is left."""

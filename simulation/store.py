@@ -31,6 +31,7 @@ START = 1_800_000_000.0
 OPERATION = 10.0
 """Seconds after which a driver gives an operation up."""
 
+
 class WorldClock:
     """The clock of a machine in the world; `ahead` is by how many seconds its date is wrong."""
 
@@ -43,6 +44,7 @@ class WorldClock:
         """See `mailsender.model.clock.Clock`."""
         return START + self._loop.time() + self.ahead
 
+
 @dataclass(slots=True)
 class Trouble:
     """How the store is ill: `away` answers nothing, `lost` is the part of the answers that never arrive."""
@@ -50,12 +52,14 @@ class Trouble:
     away: bool = False
     lost: float = 0.0
 
+
 class Observer(Protocol):
     """Who is told what the store has done, before anybody else learns of it."""
 
     def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
         """A call was carried out for a process."""
         ...
+
 
 class Store:
     """The queue and the slots of each relay, and how they are reached."""
@@ -113,6 +117,7 @@ class Store:
                     heapq.heappush(self._dues, now + each.delay)
         self._observer.done(process, call, arguments, result)
 
+
 class Seat:
     """A process's way to the store. What it asks for once it is dead is never asked."""
 
@@ -126,7 +131,9 @@ class Seat:
         """The way to a relay's slots."""
         return cast("SlotStore", _Way(self, self._store.slots_of(relay)))
 
-    async def ask(self, name: str, call: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **more: Any) -> Any:
+    async def ask(
+        self, name: str, call: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **more: Any
+    ) -> Any:
         """Have the store do something; waits for its answer.
 
         Raises:
@@ -173,6 +180,7 @@ class Seat:
         elif not answer.done():
             answer.set_result(result)
 
+
 class _Way:
     """A port whose calls all go over a seat."""
 
@@ -185,6 +193,7 @@ class _Way:
         self.__dict__[name] = call
         return call
 
+
 def at_once(work: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns that waits for nothing."""
     try:
@@ -194,8 +203,10 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
     work.close()
     raise RuntimeError("what is in memory waits for nothing")
 
+
 def _fail(answer: asyncio.Future[Any], why: str) -> None:
     if not answer.done():
         answer.set_exception(Unavailable(f"MongoDB: {why}"))
+
 
 Shelf = Mapping[str, SlotStore]

@@ -23,7 +23,7 @@ ROUND_TRIP = 0.004
 
 
 class Broker:
-    """Kafka, as far as the service sees it; `away` answers nothing. `told` is given each report as it comes."""
+    """Kafka, as far as the service sees it; `away` answers nothing. `told` is given each report."""
 
     def __init__(self, loop: VirtualLoop, told: Callable[[Process, Outgoing], None]) -> None:
         self.loop = loop
@@ -37,9 +37,7 @@ class Broker:
         """A publisher's record."""
         at = int((START + self.loop.time()) * 1000)
         self.records.append(
-            Record(
-                topic=LETTERS, partition=0, offset=len(self.records), timestamp=at, key=key, value=value
-            )
+            Record(topic=LETTERS, partition=0, offset=len(self.records), timestamp=at, key=key, value=value)
         )
         for each in self.members:
             each.news.set()

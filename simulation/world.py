@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 from unittest import mock
 
 import orjson
 import structlog
 
-from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient, Settlement, Status
+from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient, Settlement
 from mailsender.model.records import Outgoing
 from mailsender.queue.port import Inserted
 from mailsender.ratelimit.gcra import Allowance
@@ -37,8 +38,8 @@ UNLIMITED = Allowance(letters=0, period=1.0)
 RETRY = RetryPolicy(max_attempts=0, delay=60.0, retry_for=5 * 86400.0)
 
 PATIENCE = 4 * 86400.0
-"""Seconds that a world is given to come to its end once nothing is broken any more: retries come once an hour,
-and a quota may have to be waited for."""
+"""Seconds that a world is given to come to its end once nothing is broken any more: retries come once an
+hour, and a quota may have to be waited for."""
 
 QUIET = 1.2
 """Seconds without news after which polls are gathered."""
@@ -93,7 +94,9 @@ class Design:
             )
             for name, each in self.lines.items()
         )
-        routes = tuple(RoutePlan(name=name, relays=each, retry=self.retry) for name, each in self.routes.items())
+        routes = tuple(
+            RoutePlan(name=name, relays=each, retry=self.retry) for name, each in self.routes.items()
+        )
         return Plan(relays=relays, routes=routes)
 
     def terms(self) -> Terms:
@@ -218,7 +221,9 @@ class World:
         if running.alive:
             running.kill()
             self.break_(running.process.name, "killed")
-            self.at(self.now + 1 + 5 * self.chance.random(), self.start, running.process.name.partition("/")[0])
+            self.at(
+                self.now + 1 + 5 * self.chance.random(), self.start, running.process.name.partition("/")[0]
+            )
 
     def kill_after(self, running: Running, call: str) -> None:
         """Kill a replica when the store has next done a `call` for it, and before it learns of that."""
@@ -265,10 +270,10 @@ class World:
 
     def break_(self, process: str, what: str, seconds: float = float("inf")) -> None:
         """Note that something was broken."""
-        self._ill_until = max(self._ill_until, self.now + (seconds if seconds < float("inf") else LIFE) + LIFE)
-        self.ledger.broken.append(
-            Broken(process=process, what=what, start=self.now, end=self.now + seconds)
+        self._ill_until = max(
+            self._ill_until, self.now + (seconds if seconds < float("inf") else LIFE) + LIFE
         )
+        self.ledger.broken.append(Broken(process=process, what=what, start=self.now, end=self.now + seconds))
 
     # --- the run -----------------------------------------------------------------------------------
 
@@ -371,7 +376,9 @@ class World:
         ill = any(each.process == "" and each.end >= self.now - 60 for each in self.ledger.broken)
         ill = ill or self.broker.away
         if running.ended and not ill:
-            self.ledger.seen.append(f"P6: {name} ended with {running.ended}: {running.replica.progress.unclean}")
+            self.ledger.seen.append(
+                f"P6: {name} ended with {running.ended}: {running.replica.progress.unclean}"
+            )
         if left and not ill:
             self.ledger.seen.append(f"P6: {name} ended and left {left} letters processing")
         if not running.draining:
@@ -405,7 +412,9 @@ class World:
         if process.name in self._known:
             broken = (each for each in self.ledger.broken if each.process == process.name)
             if not any(each.start <= self.now <= each.end for each in broken):
-                self.ledger.seen.append(f"P3: {process.name} was declared dead while it lived, at {self.now:.1f}")
+                self.ledger.seen.append(
+                    f"P3: {process.name} was declared dead while it lived, at {self.now:.1f}"
+                )
         self._known.add(process.name)
 
     def _reported(self, process: Process, record: Outgoing) -> None:
@@ -435,8 +444,8 @@ class World:
 
     def _digest(self) -> str:
         """Names the history: the same seed has the same."""
-        marks = random.Random(str([(each.at, each.letter, each.relay) for each in self.ledger.begun]))
-        return f"{marks.getrandbits(64):016x}"
+        begun = [(each.at, each.letter, each.relay) for each in self.ledger.begun]
+        return blake2b(repr(begun).encode(), digest_size=8).hexdigest()
 
 
 GRAVE = {"letter_raised", "slice_raised", "ruling_failed", "loop_failed", "outcome_not_written"}

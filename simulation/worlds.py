@@ -20,14 +20,16 @@ FREEZES = (5.0, 40.0, 100.0, 400.0)
 """Seconds."""
 
 HELD = 0.5
-"""Seconds. Today's breaker holds the replica that was told for a second first, from the first such reply on, and
-then tries with a letter at a time, ever more rarely."""
+"""Seconds. A replica that was told so holds its letters for a second, counted from the first such reply, and
+then tries with one at a time, ever more rarely."""
 
-STOP = Says(
-    code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=HELD
-)
+STOP = Says(code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=HELD)
 THROTTLED = Says(
-    code=454, enhanced="4.3.0", text="Throttling failure: Maximum sending rate exceeded", phase=Phase.DOT, holds=HELD
+    code=454,
+    enhanced="4.3.0",
+    text="Throttling failure: Maximum sending rate exceeded",
+    phase=Phase.DOT,
+    holds=HELD,
 )
 SPENT = Says(
     code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=HELD

@@ -14,7 +14,9 @@ ONE, TWO = "one.test:25", "two.test:25"
 WHO, LETTER = "r1.0@example.test", "6b49f1d79b29e343ecbbac80"
 
 
-def begun(at: float, relay: str = ONE, *, process: str = "a", owned: bool = True, letter: str = LETTER) -> Begun:
+def begun(
+    at: float, relay: str = ONE, *, process: str = "a", owned: bool = True, letter: str = LETTER
+) -> Begun:
     return Begun(at=at, relay=relay, process=process, letter=letter, owned=owned)
 
 
@@ -48,7 +50,14 @@ def reported(
     stored: Status | None = Status.SENT,
     more: str = "",
 ) -> Reported:
-    told = {"Address": WHO, "Status": status, "Relay": relay, "Uncertain": uncertain, "Code": 535, "Text": more}
+    told = {
+        "Address": WHO,
+        "Status": status,
+        "Relay": relay,
+        "Uncertain": uncertain,
+        "Code": 535,
+        "Text": more,
+    }
     words = orjson.dumps({"ID": LETTER, "Status": letter_status, "Recipients": [told]})
     return Reported(at=9.0, letter=LETTER, status=letter_status, words=words, stored=stored)
 
