@@ -86,11 +86,15 @@ class Traits:
 
 @dataclass(slots=True)
 class Mood:
-    """How it is now: `away` takes no connection, `login` refuses every one, `says` is said to all."""
+    """How it is now: `away` takes no connection, `login` refuses every one, `says` is said to all.
+
+    `loses` is the chance that it loses the connection after a dot.
+    """
 
     away: bool = False
     login: bool = False
     says: Says | None = None
+    loses: float = 0.0
 
 
 class Window:
@@ -202,9 +206,9 @@ class ScriptedRelay:
         says = says or self._within(Phase.DOT)
         if says is not None:
             return seconds, says, False, True
-        if roll < traits.lost_after:
+        if roll < max(traits.lost_after, self.mood.loses):
             return seconds, None, self.chance.random() < traits.taken_all_the_same, False
-        if roll < traits.lost_after + traits.slow:
+        if roll > 1 - traits.slow:
             seconds = traits.slowness * (0.5 + self.chance.random())
         return seconds, None, True, True
 

@@ -28,7 +28,7 @@ from simulation.journals import Disk
 from simulation.judge import Fault, Obeyed, Terms, faults
 from simulation.ledger import Broken, Ledger, Published, Reported
 from simulation.loop import Process, Spins, VirtualLoop
-from simulation.relays import ScriptedRelay, Traits
+from simulation.relays import Mood, ScriptedRelay, Traits
 from simulation.replicas import Running, settings_of
 from simulation.store import START, Store, at_once
 from simulation.topic import LETTERS, Broker
@@ -259,14 +259,17 @@ class World:
         self.broker.away = True
         self.at(self.now + seconds, setattr, self.broker, "away", False)
 
-    def relay_mood(self, name: str, seconds: float, **mood: Any) -> None:
+    def relay_mood(self, name: str, seconds: float, mood: Mood) -> None:
         """A relay is in another mood for a while; its sessions end where it is away."""
         relay = self.relays[name]
-        for key, value in mood.items():
-            setattr(relay.mood, key, value)
-            self.at(self.now + seconds, setattr, relay.mood, key, None if key == "says" else False)
-        if mood.get("away"):
+        relay.mood = mood
+        if mood.away:
             relay.cut()
+        self.at(self.now + seconds, self._cheer_up, relay, mood)
+
+    def _cheer_up(self, relay: ScriptedRelay, mood: Mood) -> None:
+        if relay.mood is mood:
+            relay.mood = Mood()
 
     def break_(self, process: str, what: str, seconds: float = float("inf")) -> None:
         """Note that something was broken."""
@@ -329,7 +332,7 @@ class World:
         self.broker.away = False
         self._strikes.clear()
         for relay in self.relays.values():
-            relay.mood.away, relay.mood.login, relay.mood.says = False, False, None
+            relay.mood = Mood()
         for each in self.replicas:
             if each.process.frozen:
                 self.loop.thaw(each.process)

@@ -10,7 +10,7 @@ from functools import partial
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
 from simulation.judge import Obeyed
-from simulation.relays import Limit, Says, Traits
+from simulation.relays import Limit, Mood, Says, Traits
 from simulation.replicas import Running
 from simulation.world import Design, Line, World
 
@@ -129,17 +129,12 @@ def outages(world: World, seconds: float, count: int) -> None:
 
 
 def moods(world: World, seconds: float, count: int) -> None:
-    """Relays go away, refuse the login, or say something to everybody."""
+    """Relays go away, refuse the login, lose connections, or say something to everybody."""
     for _ in range(count):
         name = world.chance.choice(list(world.relays))
         at, lasts = world.chance.uniform(0, seconds), world.chance.choice((20.0, 300.0, 3000.0))
-        roll = world.chance.random()
-        if roll < 0.3:
-            amid(world, at, partial(world.relay_mood, name, lasts, away=True))
-        elif roll < 0.4:
-            amid(world, at, partial(world.relay_mood, name, lasts, login=True))
-        else:
-            amid(world, at, partial(world.relay_mood, name, lasts, says=world.chance.choice(MOODS)))
+        mood = world.chance.choice((Mood(away=True), Mood(login=True), Mood(loses=0.6), None, None))
+        amid(world, at, world.relay_mood, name, lasts, mood or Mood(says=world.chance.choice(MOODS)))
 
 
 # --- the worlds ------------------------------------------------------------------------------------
@@ -222,68 +217,69 @@ def _routes(chance: random.Random) -> Design:
 
 
 def _calm(world: World, seconds: float) -> None:
-    letters(world, seconds, int(seconds / 3600), people=world.chance.choice((1, 3, 12)))
+    letters(world, seconds, 16, people=world.chance.choice((1, 3, 12)))
 
 
 def _dying(world: World, seconds: float) -> None:
     _calm(world, seconds)
-    deaths(world, seconds, int(seconds / 5000))
-    freezes(world, seconds, int(seconds / 5000))
-    drains(world, seconds, int(seconds / 7000))
+    deaths(world, seconds, 4)
+    freezes(world, seconds, 4)
+    drains(world, seconds, 3)
 
 
 def _ill(world: World, seconds: float) -> None:
     _calm(world, seconds)
-    outages(world, seconds, int(seconds / 5000))
-    moods(world, seconds, int(seconds / 5000))
+    outages(world, seconds, 4)
+    moods(world, seconds, 6)
 
 
 def _everything(world: World, seconds: float) -> None:
-    _dying(world, seconds)
-    outages(world, seconds, int(seconds / 8000))
-    moods(world, seconds, int(seconds / 8000))
+    _calm(world, seconds)
+    for trouble in (deaths, freezes, drains, outages, moods):
+        trouble(world, seconds, 3)
 
 
 def _crowded(world: World, seconds: float) -> None:
-    letters(world, seconds, int(seconds / 3600), most=60)
-    freezes(world, seconds, int(seconds / 5000), lengths=(0.3, 1.0, 5.0), most=200)
-    deaths(world, seconds, int(seconds / 8000))
-    drains(world, seconds, int(seconds / 8000))
+    letters(world, seconds, 8, most=60)
+    freezes(world, seconds, 4, lengths=(0.3, 1.0, 5.0), most=200)
+    deaths(world, seconds, 3)
+    drains(world, seconds, 2)
 
 
 def _mass(world: World, seconds: float) -> None:
-    """Few hours and many letters."""
-    letters(world, seconds, int(seconds / 400), most=150, people=world.chance.choice((1, 1, 5)))
-    deaths(world, seconds, int(seconds / 3000))
-    freezes(world, seconds, int(seconds / 7000))
-    outages(world, seconds, int(seconds / 7000))
+    """Many letters."""
+    letters(world, seconds, 30, most=150, people=world.chance.choice((1, 1, 5)))
+    deaths(world, seconds, 4)
+    freezes(world, seconds, 2)
+    outages(world, seconds, 2)
 
 
 def _neighbours(world: World, seconds: float) -> None:
     """The relays of two routes are ill in turn, with much waiting; letters of the third go on."""
+    chance = world.chance
     for name in ("one", "two"):
-        for _ in range(int(seconds / 7000)):
-            at, lasts = world.chance.uniform(0, seconds), world.chance.choice((300.0, 3000.0))
-            mood = world.chance.choice(({"away": True}, {"login": True}, {"says": BUSY}, {"says": STOP}))
-            world.at(at, partial(world.relay_mood, name, lasts, **mood))
-    letters(world, seconds, int(seconds / 3600), most=100)
-    for _ in range(int(seconds / 3600)):
-        world.at(world.chance.uniform(0, seconds), world.put, world.chance.randint(1, 200), "other")
-    for _ in range(int(seconds / 1800)):
-        world.at(world.chance.uniform(0, seconds), world.put, 1, "express")
+        for _ in range(2):
+            at, lasts = chance.uniform(0, seconds), chance.choice((300.0, 3000.0))
+            mood = chance.choice((Mood(away=True), Mood(login=True), Mood(says=BUSY), Mood(says=STOP)))
+            world.at(at, world.relay_mood, name, lasts, mood)
+            world.at(at + 1, world.publish, chance.randint(20, 100))
+            world.at(at + 1, world.put, chance.randint(20, 100), "other")
+            for _ in range(3):  # while those have to wait
+                world.at(at + chance.uniform(2, lasts), world.put, 1, "express")
+    letters(world, seconds, 8)
 
 
 KINDS: Mapping[str, Kind] = {
     each.name: each
     for each in (
-        Kind(name="calm", hours=24, design=_one, script=_calm),
-        Kind(name="dying", hours=24, design=_many, script=_dying),
-        Kind(name="ill", hours=24, design=_many, script=_ill),
-        Kind(name="rated", hours=24, design=_rated, script=_crowded),
-        Kind(name="throttled", hours=12, design=_throttled, script=_calm),
-        Kind(name="several", hours=24, design=_several, script=_everything),
-        Kind(name="routes", hours=24, design=_routes, script=_neighbours),
-        Kind(name="mass", hours=4, design=_many, script=_mass),
-        Kind(name="everything", hours=24, design=_many, script=_everything),
+        Kind(name="calm", hours=48, design=_one, script=_calm),
+        Kind(name="dying", hours=48, design=_many, script=_dying),
+        Kind(name="ill", hours=48, design=_many, script=_ill),
+        Kind(name="rated", hours=48, design=_rated, script=_crowded),
+        Kind(name="throttled", hours=48, design=_throttled, script=_calm),
+        Kind(name="several", hours=48, design=_several, script=_everything),
+        Kind(name="routes", hours=48, design=_routes, script=_neighbours),
+        Kind(name="mass", hours=48, design=_many, script=_mass),
+        Kind(name="everything", hours=48, design=_many, script=_everything),
     )
 }

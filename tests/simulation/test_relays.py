@@ -14,7 +14,7 @@ from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
 from mailsender.smtp.port import NotBegun, RelayAway
 from simulation.ledger import Ledger
 from simulation.loop import Process, VirtualLoop, context_of
-from simulation.relays import Limit, Says, ScriptedRelay, ScriptedSession, Traits
+from simulation.relays import Limit, Mood, Says, ScriptedRelay, ScriptedSession, Traits
 
 SLOW_DOWN = Says(code=454, enhanced="4.3.0", text="slow down", phase=Phase.DOT, holds=60.0)
 
@@ -142,10 +142,10 @@ def test_more_sessions_than_it_takes_and_moods(scenes: list[Scene]) -> None:
     with pytest.raises(RelayAway, match="421"):
         scene.open()
     scene.relay.cut()
-    scene.relay.mood.login = True
+    scene.relay.mood = Mood(login=True)
     with pytest.raises(RelayAway, match="535"):
         scene.open()
-    scene.relay.mood.away = True
+    scene.relay.mood = Mood(away=True)
     with pytest.raises(RelayAway, match="refused"):
         scene.open()
 
