@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import os
 import random
 import sys
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--worlds", type=int, default=1, help="how many of each kind")
     parser.add_argument("--hours", type=float, help="simulated, of each")
     parser.add_argument("--stop", action="store_true", help="end with the first that breaks a promise")
+    parser.add_argument("--json", action="store_true", help="an object a line, for programs")
     parser.add_argument("--mutant", help="try the service broken in this way: see simulation/mutants.py")
     given = parser.parse_args()
     if given.mutant:
@@ -41,32 +43,46 @@ def main() -> int:
     bad = 0
     for name in given.kinds or KINDS:
         for seed in range(first, first + given.worlds):
-            bad += _tell(name, seed, given.hours)
+            bad += _tell(name, seed, given.hours, as_json=given.json)
             if bad and given.stop:
                 return 1
     return 1 if bad else 0
 
 
-def _tell(name: str, seed: int, hours: float | None) -> bool:
+def _tell(name: str, seed: int, hours: float | None, *, as_json: bool) -> bool:
     """Run a world and say what came of it; whether a promise was broken."""
     from simulation.judge import shown
     from simulation.worlds import KINDS, run_seed
 
     kind = KINDS[name]
-    print(f"{name} {seed}", end="", flush=True)
+    if not as_json:
+        print(f"{name} {seed}", end="", flush=True)
     faulthandler.dump_traceback_later(HANGS, exit=True)
     began = time.process_time()
     outcome = run_seed(kind, seed, hours).run(hours or kind.hours)
-    pace = outcome.hours / (time.process_time() - began) * 60
+    used, lines = time.process_time() - began, shown(outcome.faults)
+    again = f"python -m simulation {name} --seed {seed}" + (f" --hours {hours:g}" if hours else "")
+    if as_json:
+        told = {
+            "letters": outcome.letters,
+            "accepted": outcome.accepted,
+            "reports": outcome.reports,
+            "twice": outcome.twice,
+            "hours": outcome.hours,
+            "cpu": used,
+            "broken": lines,
+            "again": again,
+        }
+        print(json.dumps(told), flush=True)
+        return bool(lines)
     print(
         f": {outcome.letters} letters, {outcome.transactions} transactions,"
-        f" {outcome.hours:.1f} h, {pace:.0f} h/min, {outcome.digest}",
+        f" {outcome.hours:.1f} h, {outcome.hours / used * 60:.0f} h/min, {outcome.digest}",
         flush=True,
     )
-    if outcome.faults:
-        again = f"python -m simulation {name} --seed {seed}" + (f" --hours {hours:g}" if hours else "")
-        print("\n".join([f"BROKEN, to see it again: {again}", *shown(outcome.faults)]), flush=True)
-    return bool(outcome.faults)
+    if lines:
+        print("\n".join([f"BROKEN, to see it again: {again}", *lines]), flush=True)
+    return bool(lines)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -68,6 +68,25 @@ def faults(ledger: Ledger, terms: Terms) -> list[Fault]:
     found += [Fault(promise="P5", kind="a relay's own limit exceeded", what=each) for each in ledger.exceeded]
     found += [Fault(promise="-", kind="seen", what=each) for each in ledger.seen]
     return found
+
+
+def counts(ledger: Ledger) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
+    """Pairs of letter and recipient by how often they were taken, letters by their reports, letters twice."""
+    dots = dict(ledger.dots_by_recipient())
+    taken = {each: sum(dot.taken is True for dot in dots.get(each, ())) for each in _everybody(ledger)}
+    reports = Counter(each.letter for each in ledger.reported)
+    twice = {dot.letter for each, count in taken.items() if count > 1 for dot in dots[each]}
+    return _by_number(taken.values()), _by_number([reports[each] for each in ledger.published]), len(twice)
+
+
+def _everybody(ledger: Ledger) -> list[str]:
+    return [each for letter in ledger.published.values() for each in letter.recipients]
+
+
+def _by_number(found: Iterable[int]) -> tuple[int, int, int]:
+    """How many are 0, 1, and more."""
+    number = Counter(min(2, each) for each in found)
+    return number[0], number[1], number[2]
 
 
 def shown(found: Sequence[Fault]) -> list[str]:

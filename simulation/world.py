@@ -25,7 +25,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from simulation.journals import Disk
-from simulation.judge import Fault, Obeyed, Terms, faults
+from simulation.judge import Fault, Obeyed, Terms, counts, faults
 from simulation.ledger import Broken, Ledger, Published, Reported
 from simulation.loop import Process, Spins, VirtualLoop
 from simulation.relays import Mood, ScriptedRelay, Traits
@@ -112,10 +112,13 @@ class Design:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a world. `hours` are simulated, `seconds` real."""
+    """What became of a world. `hours` are simulated, `seconds` real; the counts are those of `judge.counts`."""
 
     faults: tuple[Fault, ...]
     letters: int
+    accepted: tuple[int, int, int]
+    reports: tuple[int, int, int]
+    twice: int
     transactions: int
     hours: float
     seconds: float
@@ -295,9 +298,13 @@ class World:
         self.ledger.seen += self.loop.faults
         for each in self.replicas:
             self.ledger.seen += each.troubles()
+        accepted, reports, twice = counts(self.ledger)
         return Outcome(
             faults=tuple(faults(self.ledger, self.design.terms())),
             letters=len(self.ledger.published),
+            accepted=accepted,
+            reports=reports,
+            twice=twice,
             transactions=len(self.ledger.begun),
             hours=lasted / 3600,
             seconds=time.perf_counter() - began,

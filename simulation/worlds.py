@@ -19,7 +19,7 @@ HOUR = 3600.0
 FREEZES = (5.0, 40.0, 100.0, 400.0)
 """Seconds."""
 
-HELD = 0.5
+HELD = 0.6
 """Seconds. A replica that was told so holds its letters for a second, counted from the first such reply, and
 then tries with one at a time, ever more rarely."""
 

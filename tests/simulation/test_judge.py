@@ -7,7 +7,7 @@ import pytest
 
 from mailsender.model.letter import Status
 from mailsender.ratelimit.gcra import Allowance
-from simulation.judge import Obeyed, Terms, faults, fullest, shown
+from simulation.judge import Obeyed, Terms, counts, faults, fullest, shown
 from simulation.ledger import Begun, Broken, Dot, Ledger, Published, Refused, Reported, Told
 
 ONE, TWO = "one.test:25", "two.test:25"
@@ -222,6 +222,16 @@ def test_what_was_seen_is_told_with_the_rest() -> None:
     lines = shown(faults(bad, Terms()))
     assert lines[0] == "- seen ×10"
     assert len(lines) == 4
+
+
+def test_what_is_counted() -> None:
+    found = ledger()
+    assert counts(found) == ((0, 1, 0), (0, 1, 0), 0)
+    found.dots.append(dot(5.0))
+    found.reported.clear()
+    assert counts(found) == ((0, 0, 1), (1, 0, 0), 1)
+    found.dots.clear()
+    assert counts(found) == ((1, 0, 0), (1, 0, 0), 0)
 
 
 def test_the_fullest_window() -> None:
