@@ -270,12 +270,12 @@ WORLDS = {
     "calm": (60, 0.4),
     "dying": (150, 1.0),
     "ill": (150, 1.4),
-    "rated": (100, 1.8),
+    "rated": (60, 1.8),
     "throttled": (60, 1.0),
-    "several": (100, 3.0),
+    "several": (50, 3.0),
     "routes": (100, 1.4),
-    "mass": (100, 7.0),
-    "everything": (150, 1.6),
+    "mass": (60, 8.0),
+    "everything": (100, 1.6),
 }
 """Worlds of each kind, and seconds of one: a million letters in all."""
 

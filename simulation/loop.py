@@ -17,7 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
-from typing import Any
+from typing import Any, TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 MOST_TURNS = 200_000
 """Turns of the loop in which time stands still, after which somebody spins: a batch of thousands takes some
@@ -68,20 +70,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call back at `when`, to the moment, on behalf of nobody in the world."""
         return self.call_at(when, callback, *args, context=_WORLD)
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """See `asyncio.loop.call_soon`."""
         handle = asyncio.Handle(callback, args, self, context)
         self._soon.append(handle)
         return handle
 
     def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See `asyncio.loop.call_later`."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See `asyncio.loop.call_at`."""
         if context is None:
@@ -111,7 +123,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle = soon.popleft()
             if handle._cancelled:
                 continue
-            process = handle._context.get(CURRENT)
+            process = handle._context.get(CURRENT)  # type: ignore[attr-defined]  # typeshed's has it from 3.12 on
             if process is not None and process.frozen:
                 process.missed.append(handle)
             else:

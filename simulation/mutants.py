@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import cast
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mailsender"
@@ -30,7 +29,8 @@ LONGEST = 300.0
 class Mutant:
     """One change, and the kind of world that notices it.
 
-    `seconds` is about how long that takes. Of the `worlds` that are tried, from `seed` on, one has to, with a line that begins with `finding`.
+    Of the `worlds` that are tried, from `seed` on, one has to, with a line that begins with `finding`.
+    `seconds` is about how long that takes.
     """
 
     name: str
@@ -231,4 +231,4 @@ class _Loader(importlib.machinery.SourceFileLoader):
         """See `importlib.abc.InspectLoader.get_code`."""
         del fullname
         text = Path(self.path).read_text("utf-8").replace(self.mutant.old, self.mutant.new)
-        return cast("CodeType", compile(text, self.path, "exec", dont_inherit=True))
+        return compile(text, self.path, "exec", dont_inherit=True)

@@ -112,7 +112,7 @@ class Design:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a world. `hours` are simulated, `seconds` real; the counts are those of `judge.counts`."""
+    """What became of a world. `hours` are simulated, `seconds` real; what is counted says `judge.counts`."""
 
     faults: tuple[Fault, ...]
     letters: int

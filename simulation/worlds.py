@@ -248,7 +248,7 @@ def _crowded(world: World, seconds: float) -> None:
 
 def _mass(world: World, seconds: float) -> None:
     """Many letters."""
-    letters(world, seconds, 30, most=150, people=world.chance.choice((1, 1, 5)))
+    letters(world, seconds, 20, most=600, people=world.chance.choice((1, 1, 5)))
     deaths(world, seconds, 4)
     freezes(world, seconds, 2)
     outages(world, seconds, 2)
