@@ -65,7 +65,6 @@ def faults(ledger: Ledger, terms: Terms) -> list[Fault]:
     judge = _Judge(ledger, terms)
     found = [*judge.owners(), *judge.answers(), *judge.rates(), *judge.doubles(), *judge.promptness()]
     found += [*judge.obedience()]
-    found += [Fault(promise="P5", kind="a relay's own limit exceeded", what=each) for each in ledger.exceeded]
     found += [Fault(promise="-", kind="seen", what=each) for each in ledger.seen]
     return found
 

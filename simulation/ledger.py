@@ -102,8 +102,6 @@ class Ledger:
     broken: list[Broken] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     reported: list[Reported] = field(default_factory=list)
-    settled: dict[str, float] = field(default_factory=dict)
-    exceeded: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
 
     def dots_by_recipient(self) -> Iterator[tuple[str, list[Dot]]]:

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
-from unittest import mock
 
 import orjson
-import structlog
 
-from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient, Settlement
+from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient
 from mailsender.model.records import Outgoing
 from mailsender.queue.port import Inserted
-from mailsender.ratelimit.gcra import Allowance
-from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
-from mailsender.routing.pool import PoolLimits
-from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.retry import RetryPolicy
+from simulation.design import Design
 from simulation.journals import Disk
-from simulation.judge import Fault, Obeyed, Terms, counts, faults
+from simulation.judge import Fault, counts, faults
 from simulation.ledger import Broken, Ledger, Published, Reported
 from simulation.loop import Process, Spins, VirtualLoop
-from simulation.relays import Mood, ScriptedRelay, Traits
+from simulation.manners import Mood
+from simulation.relays import ScriptedRelay
 from simulation.replicas import Running, settings_of
 from simulation.store import START, Store, at_once
+from simulation.surroundings import logged, named
 from simulation.topic import LETTERS, Broker
-
-UNLIMITED = Allowance(letters=0, period=1.0)
-
-RETRY = RetryPolicy(max_attempts=0, delay=60.0, retry_for=5 * 86400.0)
 
 PATIENCE = 4 * 86400.0
 """Seconds that a world is given to come to its end once nothing is broken any more: retries come once an
@@ -47,67 +37,8 @@ QUIET = 1.2
 LONGEST = 900.0
 """Seconds by which a poll may be late while nobody has anything to do."""
 
-ON_ITS_WAY = 0.3
-"""Seconds for which a sender that has its session and its letter goes on although the relay has just told
-another one to wait: nobody asks once more before MAIL."""
-
 LIFE = 60.0
 """Seconds of silence after which a replica counts as dead, as by default."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A relay of a world: how it is, and what the service was told of it."""
-
-    traits: Traits
-    allowance: Allowance = UNLIMITED
-    sessions: int = 4
-    letters: int = 0
-    recipients: int = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Design:
-    """What a world is made of. `routes` name their relays in order; `journal`: its hosts keep one."""
-
-    lines: Mapping[str, Line]
-    routes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {DEFAULT_ROUTE: ("one",)})
-    replicas: int = 1
-    journal: bool = False
-    retry: RetryPolicy = RETRY
-    settings: Mapping[str, object] = field(default_factory=dict)
-    prompt: Mapping[str, float] = field(default_factory=dict)
-    obeyed: Obeyed = Obeyed.ALONE
-    on_its_way: float = ON_ITS_WAY
-
-    def plan(self) -> Plan:
-        """What the service is told."""
-        relays = tuple(
-            RelayPlan(
-                name=name,
-                allowance=each.allowance,
-                policy=RelayPolicy(
-                    reverse_path="robot@example.test",
-                    max_recipients=each.recipients,
-                    sessions=PoolLimits(sessions=each.sessions, letters=each.letters),
-                ),
-            )
-            for name, each in self.lines.items()
-        )
-        routes = tuple(
-            RoutePlan(name=name, relays=each, retry=self.retry) for name, each in self.routes.items()
-        )
-        return Plan(relays=relays, routes=routes)
-
-    def terms(self) -> Terms:
-        """What it is judged by."""
-        return Terms(
-            allowances={f"{each.traits.host}:25": each.allowance for each in self.lines.values()},
-            resends=self.retry.resends,
-            prompt=self.prompt,
-            obeyed=self.obeyed,
-            on_its_way=self.on_its_way,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +217,7 @@ class World:
     def run(self, hours: float) -> Outcome:
         """Let so much time pass, mend what is broken, wait until all has ended, and judge."""
         began = time.perf_counter()
-        with _logged(self.ledger.seen), _named(random.Random(f"names/{self._seed}")):
+        with logged(self.ledger.seen), named(random.Random(f"names/{self._seed}")):
             try:
                 asyncio.set_event_loop(self.loop)
                 self.loop.run_until_complete(self._history(hours * 3600))
@@ -399,10 +330,6 @@ class World:
         news = False
         if call == "settle":
             news = True
-            settlements: Sequence[Settlement] = arguments[0]
-            for each in settlements:
-                if each.letter.status.final and each.letter.id not in result:
-                    self.ledger.settled.setdefault(each.letter.id, self.now)
         elif call == "claim":
             news = bool(result.letters)
         elif call == "insert":
@@ -456,35 +383,3 @@ class World:
         """Names the history: the same seed has the same."""
         begun = [(each.at, each.letter, each.relay) for each in self.ledger.begun]
         return blake2b(repr(begun).encode(), digest_size=8).hexdigest()
-
-
-GRAVE = {"letter_raised", "slice_raised", "ruling_failed", "loop_failed", "outcome_not_written"}
-"""Events that tell of a fault of ours."""
-
-
-@contextmanager
-def _logged(seen: list[str]) -> Iterator[None]:
-    """Keep what the service logs of its own faults, and let everything else go."""
-    before = structlog.get_config()
-
-    def look(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if event["event"] in GRAVE:
-            seen.append(f"{event['event']}: {event}")
-        raise structlog.DropEvent
-
-    structlog.configure(
-        processors=[look],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        cache_logger_on_first_use=False,
-    )
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
-
-
-@contextmanager
-def _named(chance: random.Random) -> Iterator[None]:
-    """Let names that are drawn in secret come from the seed, too."""
-    with mock.patch("secrets.token_hex", lambda octets: f"{chance.getrandbits(8 * octets):0{2 * octets}x}"):
-        yield

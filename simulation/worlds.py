@@ -9,10 +9,11 @@ from functools import partial
 
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
+from simulation.design import Design, Line
 from simulation.judge import Obeyed
-from simulation.relays import Limit, Mood, Says, Traits
+from simulation.manners import Limit, Mood, Says, Traits
 from simulation.replicas import Running
-from simulation.world import Design, Line, World
+from simulation.world import World
 
 HOUR = 3600.0
 

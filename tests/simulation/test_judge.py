@@ -162,12 +162,6 @@ def test_more_than_a_day_s_quota() -> None:
     assert kinds(found, terms) == {"P5 more than a day's quota"}
 
 
-def test_a_relay_s_own_limit() -> None:
-    bad = ledger()
-    bad.exceeded.append("one.test:25: 3 sessions")
-    assert kinds(bad) == {"P5 a relay's own limit exceeded"}
-
-
 @pytest.mark.parametrize(("relay", "kind"), [(ONE, "P3 sent twice"), (TWO, "P12 given to a second relay")])
 def test_a_letter_that_comes_twice(relay: str, kind: str) -> None:
     bad = ledger()

@@ -14,7 +14,8 @@ from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
 from mailsender.smtp.port import NotBegun, RelayAway
 from simulation.ledger import Ledger
 from simulation.loop import Process, VirtualLoop, context_of
-from simulation.relays import Limit, Mood, Says, ScriptedRelay, ScriptedSession, Traits
+from simulation.manners import Limit, Mood, Says, Traits
+from simulation.relays import ScriptedRelay, ScriptedSession
 
 SLOW_DOWN = Says(code=454, enhanced="4.3.0", text="slow down", phase=Phase.DOT, holds=60.0)
 
