@@ -325,12 +325,10 @@ class World:
         if not running.draining:
             self.ledger.seen.append(f"{name} ended by itself: {running.replica.progress.reason}")
 
-    def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
+    def done(self, process: Process, call: str, result: Any) -> None:
         """See `Observer`."""
-        news = False
-        if call == "settle":
-            news = True
-        elif call == "claim":
+        news = call == "settle"
+        if call == "claim":
             news = bool(result.letters)
         elif call == "insert":
             news = Inserted.NEW in result or Inserted.CLAIMED in result

@@ -25,9 +25,9 @@ def test_promises_are_kept(name: str) -> None:
 
 
 def test_a_seed_has_one_history() -> None:
-    first, second = (run_seed(KINDS["everything"], 2, 2.0).run(2.0) for _ in range(2))
+    first, second = (run_seed(KINDS["dying"], 2, 2.0).run(2.0) for _ in range(2))
     assert first.digest == second.digest
-    assert first.digest != run_seed(KINDS["everything"], 3, 2.0).run(2.0).digest
+    assert first.transactions > 100
 
 
 def test_mutants_have_their_places_and_names() -> None:
