@@ -19,6 +19,9 @@ from simulation.store import START
 SHOWN = 3
 """Faults of a kind that are shown in full."""
 
+LATEST = 1000.0
+"""Seconds after a dot in which its outcome is known or given up, and written down."""
+
 SOON = 0.001
 """Seconds within which a reply reaches all who are at work in a process."""
 
@@ -157,11 +160,20 @@ class _Judge:
                 yield Fault(promise="P4", kind="told accepted, and was not", what=f"{address} of {letter}")
             if status != "accepted" and taken and not each["Uncertain"]:
                 yield Fault(promise="P4", kind="told not accepted, and was", what=f"{address} of {letter}")
+            if not each["Uncertain"] and any(self._doubted(dot) for dot in dots):
+                yield Fault(promise="P4", kind="a doubt that is not told", what=f"{address} of {letter}")
             if status == "refused" and address not in refused:
                 what = f"{address} of {letter}: {each['Code']} {each['Text']}"
                 yield Fault(promise="P14", kind="failed for no fault of its own", what=what)
         if (told["Status"] == "sent") is not bool(accepted):
             yield Fault(promise="P4", kind="a status that its recipients deny", what=letter)
+
+    def _doubted(self, dot: Dot) -> bool:
+        """Whether the answer to a dot was lost, and whoever wrote it lived on to tell."""
+        return dot.answered == math.inf and not any(
+            each.process in {dot.process, ""} and each.end >= dot.at and each.start <= dot.at + LATEST
+            for each in self.ledger.broken
+        )
 
     # --- P5 ----------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ MUTANTS: Sequence[Mutant] = (
         old="    doubted = result.verdict is Verdict.UNCERTAIN\n",
         new="    doubted = False\n",
         kind="ill",
-        finding="P4",
+        finding="P4 a doubt that is not told",
     ),
     Mutant(
         name="what is said of the account is taken for the recipient's",
@@ -183,7 +183,11 @@ def break_(name: str) -> None:
 
 
 def attempt(mutant: Mutant) -> str:
-    """Try a mutant; the line by which its world found it out, empty where it did not."""
+    """Try a mutant; the line by which its world found it out, empty where none did.
+
+    Raises:
+        RuntimeError: it cannot be tried.
+    """
     numbers = {"seed": mutant.seed, "worlds": mutant.worlds, "hours": mutant.hours}
     words = [mutant.kind, "--stop", *(f"--{name}={each}" for name, each in numbers.items())]
     try:
@@ -198,6 +202,8 @@ def attempt(mutant: Mutant) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"it hangs for {LONGEST:g} s"
+    if ended.returncode not in {0, 1} or "Traceback" in ended.stderr:
+        raise RuntimeError(f"{mutant.name}: {ended.stderr[-2000:]}")
     lines = ended.stdout.splitlines()
     return next((each for each in lines if each.startswith(mutant.finding)), "")
 

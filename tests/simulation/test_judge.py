@@ -143,6 +143,17 @@ def test_one_who_fails_for_the_account_s_fault() -> None:
     assert kinds(bad) == set()
 
 
+def test_a_doubt_that_is_not_told() -> None:
+    found = ledger()
+    found.dots.insert(0, dot(1.0, answered=float("inf")))
+    assert kinds(found) == {"P4 a doubt that is not told"}
+    found.reported[0] = reported(uncertain=True)
+    assert kinds(found) == set()
+    found.reported[0] = reported()
+    found.broken.append(Broken(process="a", what="killed", start=1.0, end=2.0))
+    assert kinds(found) == set(), "nobody was left who could tell"
+
+
 def test_too_fast() -> None:
     allowance = Allowance(letters=2, period=10.0, burst=1)
     found = ledger()
@@ -181,6 +192,7 @@ def test_one_whom_the_first_relay_did_not_take_may_go_to_a_second() -> None:
 
 def test_one_of_whom_nobody_knows_is_sent_to_as_often_as_was_agreed() -> None:
     found = ledger()
+    found.reported[0] = reported(uncertain=True)
     found.dots = [dot(1.0, answered=float("inf")), dot(2.0)]
     assert kinds(found, Terms(resends=1)) == set()
     assert kinds(found, Terms(resends=0)) == {"P3 sent twice"}
