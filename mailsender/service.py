@@ -211,7 +211,14 @@ class Replica:
     """One replica of the service, over parts that somebody else built."""
 
     def __init__(
-        self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen, plan: Plan | None = None
+        self,
+        settings: Settings,
+        parts: Parts,
+        clock: Clock,
+        *,
+        listen: Listen,
+        plan: Plan | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self.settings = settings
         self.parts = parts
@@ -244,7 +251,7 @@ class Replica:
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
-        chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        chance = chance or random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
         self.filed = plan is not None or settings.config is not None
         self.plan = plan = plan or plan_of(settings)
