@@ -93,8 +93,8 @@ DOCUMENTS: Final[dict[str, tuple[str, Callable[[], Any]]]] = {
     "openapi": ("openapi.json", openapi.document),
     "letters": ("schemas/letters.schema.json", letters_schema),
     "report": ("schemas/report.schema.json", report_schema),
-    "config": ("schemas/config.schema.json", config_schema),
     "dead-letter": ("schemas/dead-letter.schema.json", dead_letter_schema),
+    "config": ("schemas/config.schema.json", config_schema),
 }
 """The name of each document, the file that it is kept in, and how it is made."""
 
