@@ -83,7 +83,7 @@ class MuteSession(FakeSession):
     relay: MuteRelay
 
     async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
-        self.relay.asked.set()
+        self.relay.turned_to.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -92,7 +92,7 @@ class MuteSession(FakeSession):
 class MuteRelay(FakeRelay):
     """Opens sessions that are of no use."""
 
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    turned_to: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(self) -> FakeSession:
         await super().connect()
