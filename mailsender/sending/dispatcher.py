@@ -233,19 +233,23 @@ class Dispatcher:
 
     async def run(self, keep: Keep = once) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
-        stop = self._stopping
         async with asyncio.TaskGroup() as group:
-            self._group, self._keep = group, keep
-            self._staff(group)
-            for relay in self.relays:
-                group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
-            group.create_task(keep("watching", self._watch, stop, "nobody hears of a relay that hangs"))
-            if self.sharing.shares:
-                share = partial(self.sharing.run, stop)
-                group.create_task(keep("sharing", share, stop, "it may have no session with some relays"))
-            if self._tools.table.names:
-                look = partial(self.rerouter.run, stop)
-                group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
+            self._create_tasks(group, keep)
+
+    def _create_tasks(self, group: asyncio.TaskGroup, keep: Keep) -> None:
+        """Begin to claim and to send on every route, and what goes on beside."""
+        stop = self._stopping
+        self._group, self._keep = group, keep
+        self._staff(group)
+        for relay in self.relays:
+            group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
+        group.create_task(keep("watching", self._watch, stop, "nobody hears of a relay that hangs"))
+        if self.sharing.shares:
+            share = partial(self.sharing.run, stop)
+            group.create_task(keep("sharing", share, stop, "it may have no session with some relays"))
+        if self._tools.table.names:
+            look = partial(self.rerouter.run, stop)
+            group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""

@@ -18,6 +18,8 @@ from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 COMPOSER = LetterComposer("Robot", "s@example.test")
 OTHERS = range(2, 9)
+DELAY = 0.5
+"""Seconds until a letter is tried again: all others were tried once by then, on a busy machine, too."""
 
 
 def asking(**keys: Any) -> Letter:
@@ -31,7 +33,7 @@ def refusing(result: Result) -> FakeRelay:
 
 async def sent(relay: FakeRelay, *letters: Letter) -> dict[str, Letter]:
     """What became of letters, by their subjects."""
-    async with running(relay, composer=COMPOSER, senders=1) as scene:
+    async with running(relay, composer=COMPOSER, senders=1, delay=DELAY) as scene:
         await scene.queue.insert(letters)
         scene.dispatcher.nudge()
         settled = await scene.settled(len(letters))

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
-from mailsender.app import smtp_config
 from mailsender.settings.environment import Settings, Slip, astray, load, slips
 from mailsender.settings.kinds import parse_duration
+from mailsender.settings.links import smtp_config
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError, place
 from mailsender.settings.table import table

@@ -20,6 +20,7 @@ from mailsender.observe import supervision
 from mailsender.observe.supervision import FAILURES, Supervisor, once
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.sending import dispatcher
 from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from tests.clocks import ManualClock
@@ -419,7 +420,7 @@ async def test_what_fails_for_ever_drains_with_the_reason(
     if method == "acknowledge":
         monkeypatch.setattr(supervision, "FAILURES", 2)
     if loop == "sessions":
-        replica.dispatcher._senders = []  # they fail of it, too, and as soon
+        monkeypatch.setattr(dispatcher, "PIPELINED", 0)  # no sender: they fail of it, too, and as soon
     with capture_logs() as events:
         async with asyncio.timeout(30):
             status = await replica.run()
