@@ -18,7 +18,7 @@ UNLIMITED = Allowance(letters=0, period=1.0)
 
 RETRY = RetryPolicy(max_attempts=0, delay=60.0, retry_for=5 * 86400.0)
 
-ON_ITS_WAY = 0.3
+ON_ITS_WAY = 0.0
 """Seconds for which a sender that has its session and its letter goes on although the relay has just told
 another one to wait: nobody asks once more before MAIL."""
 

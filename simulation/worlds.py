@@ -10,7 +10,6 @@ from functools import partial
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
 from simulation.design import Design, Line
-from simulation.judge import Obeyed
 from simulation.manners import Limit, Mood, Says, Traits
 from simulation.replicas import Running
 from simulation.world import World
@@ -191,17 +190,15 @@ def _throttled(chance: random.Random) -> Design:
     return Design(
         lines={"one": Line(traits=Traits(host="one.test", limits=(limit,)), sessions=8)},
         replicas=chance.choice((1, 2)),
-        obeyed=Obeyed.NOBODY,
     )
 
 
 def _several(chance: random.Random) -> Design:
-    """A route over two relays. Where the second one is away the first one is asked although it said wait."""
+    """A route over two relays."""
     return Design(
         lines={name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")},
         routes={DEFAULT_ROUTE: ("one", "two")},
         replicas=chance.choice((1, 2, 3)),
-        obeyed=Obeyed.NOBODY,
         journal=chance.random() < 0.5,
     )
 

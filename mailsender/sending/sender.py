@@ -138,8 +138,8 @@ class Sender:
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if relay.breaker.open and not (trial or self._route.alone):
-            self._backlog.cancel()  # it refused letters meanwhile, and another one goes
+        if relay.breaker.open and not trial:
+            self._backlog.cancel()  # it refused letters meanwhile
         elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
@@ -148,7 +148,7 @@ class Sender:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
             return False
-        await self._safely(relay, held, slot, *found)
+        await self._safely(Errand(*found, relay, held, slot, trial=trial))
         return True
 
     async def _answers(self, relay: Relay, held: Held) -> bool:
@@ -178,9 +178,8 @@ class Sender:
         except NoSlots:
             return None
 
-    async def _safely(self, relay: Relay, held: Held, slot: Slot, token: str, letter: Letter) -> None:
+    async def _safely(self, errand: Errand) -> None:
         """Send a letter; what goes wrong with it harms no other one."""
-        errand = Errand(token, letter, relay, held, slot)
         try:
             await self._handle(errand)
         except asyncio.CancelledError:
@@ -406,6 +405,7 @@ class Sender:
                 held=held,
                 rules=errand.relay.rules,
                 limiter=errand.relay.limiter,
+                breaker=None if errand.trial else errand.relay.breaker,
             )
             if errand.permit is None:
                 errand.permit = permit
@@ -422,6 +422,8 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
+            if relay.breaker.open and not errand.trial:
+                return False  # it refused letters since this one was taken
             if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
                 return False
             try:
