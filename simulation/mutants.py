@@ -61,7 +61,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a lapsed slot is used all the same",
         file="sending/permit.py",
-        old="return not self.lost and not means.cut and self.slot.good(now)",
+        old="return self._may_use_slot(now) and not self.lost and not means.cut",
         new="return not self.lost and not means.cut",
         kind="rated",
         finding="P5 too fast",
@@ -144,8 +144,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="what is said of the account is taken for the recipient's",
         file="sending/reply_rules.py",
-        old='        codes=("530", "534", "535", "538"),\n        action=Action.HOLD,\n',
-        new='        codes=("530", "534", "535", "538"),\n        action=Action.ANSWER,\n',
+        old="        codes=ACCOUNT_CODES,\n        action=Action.HOLD,\n",
+        new="        codes=ACCOUNT_CODES,\n        action=Action.ANSWER,\n",
         kind="ill",
         finding="P14 failed for no fault of its own",
     ),

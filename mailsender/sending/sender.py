@@ -422,9 +422,7 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
-            if relay.breaker.open and not errand.trial:
-                return False  # it refused letters since this one was taken
-            if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
+            if self._rests(errand):
                 return False
             try:
                 if errand.held is None:
@@ -444,6 +442,13 @@ class Sender:
             errand.slot = None
             if not await self._may_begin():
                 return False
+
+    def _rests(self, errand: Errand) -> bool:
+        """Whether the relay refused letters, or ordered to wait, since this one was taken."""
+        relay = errand.relay
+        if relay.breaker.open and not errand.trial:
+            return True
+        return relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()) > 0
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""
