@@ -46,7 +46,6 @@ last as long."""
 class Obeyed(StrEnum):
     """By whom a relay's words are obeyed."""
 
-    NOBODY = "nobody"
     ALONE = "the replica that was told"
     ALL = "all replicas"
 
@@ -250,8 +249,6 @@ class _Judge:
 
     def obedience(self) -> Iterator[Fault]:
         """After a reply that says wait nobody whom it concerns begins anything, until its time is over."""
-        if self.terms.obeyed is Obeyed.NOBODY:
-            return
         late = SOON + self.terms.on_its_way
         by_relay: defaultdict[str, list[Begun]] = defaultdict(list)
         for each in self.ledger.begun:
