@@ -10,6 +10,7 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
+from mailsender.routing.reply_rule import ReplyRule
 from mailsender.routing.retry import RetryPolicy
 from simulation.judge import Obeyed, Terms
 from simulation.manners import Traits
@@ -18,9 +19,9 @@ UNLIMITED = Allowance(letters=0, period=1.0)
 
 RETRY = RetryPolicy(max_attempts=0, delay=60.0, retry_for=5 * 86400.0)
 
-ON_ITS_WAY = 0.3
+ON_ITS_WAY = 0.0
 """Seconds for which a sender that has its session and its letter goes on although the relay has just told
-another one to wait: nobody asks once more before MAIL."""
+another one to wait: none, as it asks once more before MAIL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Line:
     sessions: int = 4
     letters: int = 0
     recipients: int = 100
+    rules: tuple[ReplyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Design:
     retry: RetryPolicy = RETRY
     settings: Mapping[str, object] = field(default_factory=dict)
     prompt: Mapping[str, float] = field(default_factory=dict)
-    obeyed: Obeyed = Obeyed.ALONE
+    obeyed: Obeyed = Obeyed.ALL
     on_its_way: float = ON_ITS_WAY
 
     def plan(self) -> Plan:
@@ -54,6 +56,7 @@ class Design:
             RelayPlan(
                 name=name,
                 allowance=each.allowance,
+                rules=each.rules,
                 policy=RelayPolicy(
                     reverse_path="robot@example.test",
                     max_recipients=each.recipients,

@@ -38,10 +38,14 @@ class Fault:
         return f"{self.promise} {self.kind}: {self.what}"
 
 
+HEARD = 6.0
+"""Seconds within which other replicas hear what one was told: they look every five, and slots that they lease
+last as long."""
+
+
 class Obeyed(StrEnum):
     """By whom a relay's words are obeyed."""
 
-    NOBODY = "nobody"
     ALONE = "the replica that was told"
     ALL = "all replicas"
 
@@ -245,8 +249,6 @@ class _Judge:
 
     def obedience(self) -> Iterator[Fault]:
         """After a reply that says wait nobody whom it concerns begins anything, until its time is over."""
-        if self.terms.obeyed is Obeyed.NOBODY:
-            return
         late = SOON + self.terms.on_its_way
         by_relay: defaultdict[str, list[Begun]] = defaultdict(list)
         for each in self.ledger.begun:
@@ -261,7 +263,16 @@ class _Judge:
                     yield Fault(promise="P14", kind="not obeyed", what=what)
 
     def _bound(self, told: Told, begun: Begun) -> bool:
-        return self.terms.obeyed is Obeyed.ALL or begun.process == told.process
+        """Whether who began had to know; others have to hear of it, and nothing may keep them from that."""
+        if begun.process == told.process:
+            return True
+        if self.terms.obeyed is not Obeyed.ALL or begun.at <= told.reached + HEARD:
+            return False
+        concerned = {begun.process, told.process, ""}
+        return not any(
+            each.process in concerned and each.start <= begun.at and each.end >= told.reached
+            for each in self.ledger.broken
+        )
 
 
 def fullest(times: Sequence[float], period: float) -> int:

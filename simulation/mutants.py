@@ -61,7 +61,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a lapsed slot is used all the same",
         file="sending/permit.py",
-        old="return not self.lost and not means.cut and self.slot.good(now)",
+        old="return self._may_use_slot(now) and not self.lost and not means.cut",
         new="return not self.lost and not means.cut",
         kind="rated",
         finding="P5 too fast",
@@ -118,9 +118,10 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="those who were accepted are sent to again where others were not",
         file="sending/sender.py",
-        old="        self._settle(errand.token, moved, delay)\n        self._log(",
+        old="        self._settle(errand.token, moved, delay)\n        if self._log(",
         new="        if delay:\n            moved = moved.evolve(recipients=tuple(type(r)(address=r.address)"
-        " for r in moved.recipients))\n        self._settle(errand.token, moved, delay)\n        self._log(",
+        " for r in moved.recipients))\n        self._settle(errand.token, moved, delay)\n"
+        "        if self._log(",
         kind="calm",
         finding="P3 sent twice",
     ),
@@ -144,8 +145,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="what is said of the account is taken for the recipient's",
         file="sending/reply_rules.py",
-        old='        codes=("530", "534", "535", "538"),\n        action=Action.HOLD,\n',
-        new='        codes=("530", "534", "535", "538"),\n        action=Action.ANSWER,\n',
+        old="        codes=ACCOUNT_REPLIES,\n        action=Action.HOLD,\n        otherwise=Action.HOLD,\n",
+        new="        codes=ACCOUNT_REPLIES,\n        action=Action.ANSWER,\n",
         kind="ill",
         finding="P14 failed for no fault of its own",
     ),
@@ -155,6 +156,23 @@ MUTANTS: Sequence[Mutant] = (
         old="self._wait = FIRST_WAIT if news else",
         new="self._wait = FIRST_WAIT / 2.5 if news else",
         kind="ill",
+        finding="P14 not obeyed",
+    ),
+    Mutant(
+        name="a reply about a recipient that was on its way before ends what the relay refuses to all",
+        file="sending/judge.py",
+        old="        if reading.spoken and news:\n",
+        new="        if reading.spoken:\n",
+        kind="throttled",
+        finding="P14 not obeyed",
+        hours=1.0,
+    ),
+    Mutant(
+        name="what a relay ordered is written down for nobody",
+        file="ratelimit/limiter.py",
+        old="                await self._store.order(order, self._clock.epoch())\n",
+        new="",
+        kind="ordered",
         finding="P14 not obeyed",
     ),
     Mutant(

@@ -133,6 +133,7 @@ class ScriptedSession:
     envelope: asyncio.Lock = field(default_factory=asyncio.Lock)
     message: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    tls = ""
     supports_smtputf8 = True
     supports_8bit = True
 
@@ -149,8 +150,10 @@ class ScriptedSession:
         """See `Session`."""
         return not self.over and (self.under_way > 0 or self.relay.loop.time() - self.used <= IDLE)
 
-    async def check_alive(self) -> bool:
+    async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
+        if not ask and self.reusable:
+            return not self.process.dead
         return await self._turn(self.relay.traits.envelope) and not self.process.dead
 
     async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:

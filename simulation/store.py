@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, cast
 
 from mailsender.model.errors import Unavailable
@@ -189,9 +190,16 @@ class _Way:
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
-        call = partial(self._seat.ask, name, getattr(self._target, name))
+        target = getattr(self._target, name)
+        # What is no coroutine asks nobody; a store beside another one is reached over the same seat.
+        way = partial(self._seat.ask, name) if iscoroutinefunction(target) else self._without_asking
+        call = partial(way, target)
         self.__dict__[name] = call
         return call
+
+    def _without_asking(self, target: Callable[..., Any], *args: Any) -> Any:
+        found = target(*args)
+        return None if found is None else _Way(self._seat, found)
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

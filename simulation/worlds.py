@@ -9,8 +9,8 @@ from functools import partial
 
 from mailsender.model.letter import DEFAULT_ROUTE, Phase
 from mailsender.ratelimit.gcra import Allowance
-from simulation.design import Design, Line
-from simulation.judge import Obeyed
+from mailsender.routing.reply_rule import Action, ReplyRule, Scope
+from simulation.design import UNLIMITED, Design, Line
 from simulation.manners import Limit, Mood, Says, Traits
 from simulation.replicas import Running
 from simulation.world import World
@@ -35,7 +35,24 @@ THROTTLED = Says(
 SPENT = Says(
     code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=HELD
 )
-BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL, holds=HELD)
+BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL)
+"""It forbids nothing: in a session that carried letters it may be about that, and another one is asked."""
+
+REST = ReplyRule(
+    name="rest",
+    at=(Phase.MAIL, Phase.DOT),
+    codes=("450",),
+    text="come back in five minutes",
+    action=Action.WAIT,
+    scope=Scope.RELAY,
+    seconds=300.0,
+)
+ORDERS = tuple(
+    Says(code=450, enhanced="4.7.0", text="come back in five minutes", phase=each, holds=300.0)
+    for each in REST.at
+)
+"""What a relay says whose rules are known: all replicas obey it, and those that start meanwhile."""
+
 MOODS = (STOP, THROTTLED, SPENT, BUSY)
 """What a relay says to everybody for a while."""
 
@@ -191,18 +208,25 @@ def _throttled(chance: random.Random) -> Design:
     return Design(
         lines={"one": Line(traits=Traits(host="one.test", limits=(limit,)), sessions=8)},
         replicas=chance.choice((1, 2)),
-        obeyed=Obeyed.NOBODY,
     )
 
 
 def _several(chance: random.Random) -> Design:
-    """A route over two relays. Where the second one is away the first one is asked although it said wait."""
+    """A route over two relays."""
     return Design(
         lines={name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")},
         routes={DEFAULT_ROUTE: ("one", "two")},
         replicas=chance.choice((1, 2, 3)),
-        obeyed=Obeyed.NOBODY,
         journal=chance.random() < 0.5,
+    )
+
+
+def _ordered(chance: random.Random) -> Design:
+    """A relay whose rules are known, with a rate or without."""
+    rate = chance.choice((UNLIMITED, Allowance(letters=14, period=1.0, burst=5)))
+    return Design(
+        lines={"one": Line(traits=Traits(host="one.test", depth=2), allowance=rate, rules=(REST,))},
+        replicas=chance.choice((2, 3)),
     )
 
 
@@ -247,6 +271,17 @@ def _crowded(world: World, seconds: float) -> None:
     drains(world, seconds, 2)
 
 
+def _commanded(world: World, seconds: float) -> None:
+    """The relay orders now and then to wait, amid letters, and replicas die."""
+    _calm(world, seconds)
+    for _ in range(8):
+        at, lasts = world.chance.uniform(0, seconds), world.chance.choice((20.0, 900.0))
+        amid(world, at, world.relay_mood, "one", lasts, Mood(says=world.chance.choice(ORDERS)))
+        world.at(at + world.chance.uniform(10, 290), world.publish, world.chance.randint(5, 30))
+    deaths(world, seconds, 2)
+    drains(world, seconds, 2)
+
+
 def _mass(world: World, seconds: float) -> None:
     """Many letters."""
     letters(world, seconds, 20, most=600, people=world.chance.choice((1, 1, 5)))
@@ -278,6 +313,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(name="ill", hours=48, design=_many, script=_ill),
         Kind(name="rated", hours=48, design=_rated, script=_crowded),
         Kind(name="throttled", hours=48, design=_throttled, script=_calm),
+        Kind(name="ordered", hours=48, design=_ordered, script=_commanded),
         Kind(name="several", hours=48, design=_several, script=_everything),
         Kind(name="routes", hours=48, design=_routes, script=_neighbours),
         Kind(name="mass", hours=48, design=_many, script=_mass),

@@ -266,7 +266,8 @@ class Decision:
     """What is done about one reply, and which rule says so.
 
     `otherwise` is what it means once the relay took others after it had said so. `counts`: the reply tells
-    something about the recipient, so that its attempt counts. `seconds` and `then` are the two steps of what
+    something about the recipient, so that its attempt counts. `pauses`: the relay rests even where it turned
+    out to mean `otherwise`. `seconds` and `then` are the two steps of what
     is ordered. `said` is the reply, for people.
     """
 
@@ -277,6 +278,7 @@ class Decision:
     seconds: float = 0.0
     then: Then | None = None
     counts: bool = True
+    pauses: bool = False
     suppress: Suppress = Suppress.NEVER
     said: str = ""
     source: str = ""

@@ -36,6 +36,7 @@ class Errand:
     are to wait at least. `switched` are those for whom a rule wants another relay. `doubtful` were refused in
     words that may be meant for everybody. `short` tells that it ended before all were asked. `held` and
     `slot` are for its next transaction, as far as it has them. `contents` are those of its attachments.
+    `trial`: it may begin though the breaker of its relay is open, to show whether letters are taken again.
     `filling` is what each message of a personal letter is rendered with, None where it has no template.
     `mail` is what its further keys say, held so that it is read once. `permit` is that of its first
     transaction over this relay, `past` what came of those before.
@@ -67,12 +68,16 @@ class Errand:
         "switched",
         "taken",
         "token",
+        "trial",
         "tried",
         "waits",
     )
 
-    def __init__(self, token: str, letter: Letter, relay: Relay, held: Held, slot: Slot) -> None:
+    def __init__(
+        self, token: str, letter: Letter, relay: Relay, held: Held, slot: Slot, *, trial: bool = False
+    ) -> None:
         self.token = token
+        self.trial = trial
         self.relay = relay
         self.held: Held | None = held
         self.slot: Slot | None = slot
@@ -111,6 +116,7 @@ class Errand:
         self.tried = (*self.tried, self.relay)
         self.relay = relay
         self.permit = None
+        self.trial = False
         self.left = addresses
         self.size = 1 if self.mail is not None and self.mail.personal else relay.policy.max_recipients
         self.taken = self.short = False
@@ -204,10 +210,11 @@ class Errand:
 class Said:
     """What a transaction came to. `good`: all were accepted. `carried`: the session had carried letters.
 
-    `put_off` is what was said of one of them where all were put off with a 4xx.
+    `put_off` is what was said of one of them where all were put off with a 4xx. `since` is the number of
+    refusals of the relay when it began.
     """
 
-    __slots__ = ("carried", "good", "held", "put_off", "results")
+    __slots__ = ("carried", "good", "held", "put_off", "results", "since")
 
     def __init__(
         self,
@@ -216,9 +223,11 @@ class Said:
         *,
         good: bool,
         carried: bool,
+        since: int,
         put_off: Result | None = None,
     ) -> None:
         self.results = results
+        self.since = since
         self.put_off = put_off
         self.held = held
         self.good = good
@@ -264,7 +273,7 @@ async def carry(
     relay.pool.leave(held, usable=outcome.session_usable)
     if put_off is not None and (some or not _all_put_off(outcome.results)):
         put_off = None
-    return Said(outcome.results, held, good=good, carried=carried, put_off=put_off)
+    return Said(outcome.results, held, good=good, carried=carried, since=since, put_off=put_off)
 
 
 def _all_put_off(results: Mapping[str, Result]) -> bool:

@@ -27,13 +27,15 @@ class Reading:
 
     `again` are sent to again at once, over another session if `renew`. `held` was meant for everybody,
     `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter rest as a whole.
+    `paused` is about the letter, and asks for fewer letters all the same.
     """
 
-    __slots__ = ("again", "held", "renew", "rests", "spoken")
+    __slots__ = ("again", "held", "paused", "renew", "rests", "spoken")
 
     def __init__(self) -> None:
         self.again: list[str] = []
         self.held: Result | None = None
+        self.paused: Result | None = None
         self.renew = self.spoken = self.rests = False
 
 
@@ -51,6 +53,7 @@ class Judge:
         """
         results, relay = said.results, errand.relay
         reading = Reading()
+        news = said.since >= relay.refusals.number  # else it was on its way when the relay refused others
         taken = some_taken(results)
         carried = said.carried and errand.renewed < RENEWALS
         errand.taken = errand.taken or any(each.verdict is Verdict.ACCEPTED for each in results.values())
@@ -70,11 +73,13 @@ class Judge:
         if reading.held is not None:
             errand.pause = relay.hold(errand.letter.id, reading.held)
             return False
+        if reading.paused is not None:
+            relay.hold(errand.letter.id, reading.paused)
         if errand.doubtful:
             self._weigh(errand)
             said.held.refused = relay.refusals.number
             return False
-        if reading.spoken:
+        if reading.spoken and news:
             relay.at_ease_if_held()
         return not reading.rests
 
@@ -101,6 +106,8 @@ class Judge:
             reading.spoken = reading.spoken or decision.counts
         elif action is Action.ANSWER or action is Action.FAIL:
             errand.results[address] = result if action is Action.ANSWER else as_refused(result)
+            if decision.pauses and action is not decision.action:
+                reading.paused = result
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
         else:
             errand.results[address] = as_deferred(result)

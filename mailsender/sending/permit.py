@@ -10,6 +10,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
 from mailsender.ratelimit.limiter import Limiter
+from mailsender.routing.breaker import Breaker
 from mailsender.routing.pool import Held
 from mailsender.routing.reply_rule import ReplyRule
 from mailsender.sending.reply_rules import Action, as_deferred, decide
@@ -45,11 +46,13 @@ class Permit:
     """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
-    `rules` are the relay's own, `limiter` knows what its replies ordered.
+    `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
+    alone: None for the one letter that may try it.
     """
 
     __slots__ = (
         "begun",
+        "breaker",
         "denied",
         "held",
         "letter_id",
@@ -77,10 +80,12 @@ class Permit:
         held: Held,
         rules: Sequence[ReplyRule] = (),
         limiter: Limiter | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self.means = means
         self.rules = rules
         self.limiter = limiter
+        self.breaker = breaker
         self.relay = relay
         self.held = held
         self.token = token
@@ -97,7 +102,16 @@ class Permit:
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return self.slot.good(now) and not self.lost and not means.cut
+        return self._may_use_slot(now) and not self.lost and not means.cut
+
+    def _may_use_slot(self, now: float) -> bool:
+        """Whether its slot is good, and the relay has not said meanwhile that it wants nothing now.
+
+        What it said to another letter holds from that moment on (P14), whoever has a session and a slot.
+        """
+        if self.breaker is not None and self.breaker.open:
+            return False
+        return self.slot.good(now) if self.limiter is None else self.limiter.good(self.slot, now)
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""

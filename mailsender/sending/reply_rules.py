@@ -80,7 +80,8 @@ ANYWHERE = (MAIL, RCPT, DATA, DOT)
 class Rule:
     """One row. `codes` are codes or first digits; no codes: it fits where there was no reply, and only there.
 
-    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none.
+    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none. `pauses`:
+    the relay asks for fewer letters whoever of them it takes, so it rests though others were taken.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Rule:
     when: When = When.ALWAYS
     action: Action
     otherwise: Action = Action.ANSWER
+    pauses: bool = False
     scope: Scope
     source: str
 
@@ -360,6 +362,7 @@ RULES: tuple[Rule, ...] = (
         at=ANYWHERE,
         codes=("432", "454"),
         action=Action.HOLD,
+        pauses=True,
         scope=Scope.RELAY,
         source="Microsoft 432: too many connections; SES 454: throttled, said at the dot; Postfix 454 4.7.1",
     ),
@@ -557,6 +560,7 @@ def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | Non
         otherwise=rule.otherwise,
         scope=rule.scope,
         counts=rule.action not in {Action.HOLD, Action.RENEW, Action.SPLIT},
+        pauses=rule.pauses,
         suppress=suppress if code is not None else Suppress.NEVER,
         source=rule.source,
     )

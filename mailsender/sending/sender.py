@@ -138,8 +138,8 @@ class Sender:
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if relay.breaker.open and not (trial or self._route.alone):
-            self._backlog.cancel()  # it refused letters meanwhile, and another one goes
+        if relay.breaker.open and not trial:
+            self._backlog.cancel()  # it refused letters meanwhile
         elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
@@ -148,7 +148,7 @@ class Sender:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
             return False
-        await self._safely(relay, held, slot, *found)
+        await self._safely(Errand(*found, relay, held, slot, trial=trial))
         return True
 
     async def _answers(self, relay: Relay, held: Held) -> bool:
@@ -178,9 +178,8 @@ class Sender:
         except NoSlots:
             return None
 
-    async def _safely(self, relay: Relay, held: Held, slot: Slot, token: str, letter: Letter) -> None:
+    async def _safely(self, errand: Errand) -> None:
         """Send a letter; what goes wrong with it harms no other one."""
-        errand = Errand(token, letter, relay, held, slot)
         try:
             await self._handle(errand)
         except asyncio.CancelledError:
@@ -406,6 +405,7 @@ class Sender:
                 held=held,
                 rules=errand.relay.rules,
                 limiter=errand.relay.limiter,
+                breaker=None if errand.trial else errand.relay.breaker,
             )
             if errand.permit is None:
                 errand.permit = permit
@@ -422,7 +422,7 @@ class Sender:
         """Whether there is a session, and a slot whose moment has come; False: not now."""
         relay = errand.relay
         while True:
-            if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
+            if self._rests(errand):
                 return False
             try:
                 if errand.held is None:
@@ -442,6 +442,13 @@ class Sender:
             errand.slot = None
             if not await self._may_begin():
                 return False
+
+    def _rests(self, errand: Errand) -> bool:
+        """Whether the relay refused letters, or ordered to wait, since this one was taken."""
+        relay = errand.relay
+        if relay.breaker.open and not errand.trial:
+            return True
+        return relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()) > 0
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""

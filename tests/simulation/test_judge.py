@@ -213,13 +213,14 @@ def test_one_that_is_held_up_by_others() -> None:
 def test_a_reply_that_is_not_obeyed() -> None:
     found = ledger()
     found.told.append(Told(reached=2.0, relay=ONE, process="a", words="454", seconds=60.0))
-    found.begun += [begun(61.0, TWO), begun(61.5, process="b"), begun(63.0)]
+    found.begun += [begun(7.9, process="b"), begun(61.0, TWO), begun(61.5, process="b"), begun(63.0)]
     assert kinds(found) == set()
     assert kinds(found, Terms(obeyed=Obeyed.ALL)) == {"P14 not obeyed"}
+    found.broken.append(Broken(process="b", what="frozen", start=1.0, end=62.0))
+    assert kinds(found, Terms(obeyed=Obeyed.ALL)) == set(), "it could not hear of it"
     found.begun.insert(1, begun(2.2))
     assert kinds(found) == {"P14 not obeyed"}
     assert kinds(found, Terms(on_its_way=0.3)) == set()
-    assert kinds(found, Terms(obeyed=Obeyed.NOBODY)) == set()
 
 
 def test_what_was_seen_is_told_with_the_rest() -> None:
