@@ -10,6 +10,7 @@ from mailsender.routing.plan import Plan, RoutePlan
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.table import RouteTable, traits_of
+from mailsender.routing.window import hours_of
 
 
 def made(plan: RoutePlan, relays: Mapping[str, Relay], clock: Clock) -> Route:
@@ -34,6 +35,7 @@ def change(route: Route, plan: RoutePlan, relays: Mapping[str, Relay]) -> None:
         retry=plan.retry,
         weights=plan.weights,
         fallback=[relays[name] for name in plan.fallback],
+        hours=hours_of(plan.window),
     )
 
 

@@ -120,6 +120,10 @@ class Sender:
 
         `trial`: the relay refused letters, and this one is to show whether it takes some again.
         """
+        if self._route.closed:
+            self._backlog.cancel()  # the dispatcher takes it back
+            await pause(self._stopping, LOOK)
+            return False
         try:
             held = await self._place(relay)
             if held is not None and trial and not await self._answers(relay, held):
@@ -140,6 +144,8 @@ class Sender:
             await self._come(slot)
         if relay.breaker.open and not (trial or self._route.alone):
             self._backlog.cancel()  # it refused letters meanwhile, and another one goes
+        elif self._route.closed:
+            self._backlog.cancel()  # since we had to wait
         elif self._settler.open.is_set() or await self._may_begin():
             found = self._backlog.take()
         else:
@@ -437,7 +443,7 @@ class Sender:
             if errand.slot is not UNLIMITED:
                 await self._come(errand.slot)
             if self._settler.open.is_set():
-                return not self._stopping.is_set()
+                return not (self._stopping.is_set() or self._route.closed)
             # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
             errand.slot = None
             if not await self._may_begin():
