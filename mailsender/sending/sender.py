@@ -80,7 +80,9 @@ class Sender:
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
         while not (self._stopping.is_set() or self._route.ended.is_set()):
-            if self._route.tried:
+            if self._route.closed and len(self._backlog):
+                await pause(self._stopping, LOOK)  # the dispatcher takes them back
+            elif self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
                 if self._route.alone and not self._route.relays[0].breaker.open:
@@ -120,10 +122,6 @@ class Sender:
 
         `trial`: the relay refused letters, and this one is to show whether it takes some again.
         """
-        if self._route.closed:
-            self._backlog.cancel()  # the dispatcher takes it back
-            await pause(self._stopping, LOOK)
-            return False
         try:
             held = await self._place(relay)
             if held is not None and trial and not await self._answers(relay, held):
@@ -144,9 +142,7 @@ class Sender:
             await self._come(slot)
         if relay.breaker.open and not (trial or self._route.alone):
             self._backlog.cancel()  # it refused letters meanwhile, and another one goes
-        elif self._route.closed:
-            self._backlog.cancel()  # since we had to wait
-        elif self._settler.open.is_set() or await self._may_begin():
+        elif not self._route.closed and (self._settler.open.is_set() or await self._may_begin()):
             found = self._backlog.take()
         else:
             self._backlog.cancel()
