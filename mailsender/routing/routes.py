@@ -39,6 +39,12 @@ def change(route: Route, plan: RoutePlan, relays: Mapping[str, Relay]) -> None:
     )
 
 
+def divide(plans: Sequence[RoutePlan], relays: Mapping[str, Relay]) -> None:
+    """Have each relay shared by the routes that use it."""
+    for name, relay in relays.items():
+        relay.divide({each.name: each.share for each in plans if name in (*each.relays, *each.fallback)})
+
+
 def table_of(plan: Plan, service: str) -> RouteTable:
     """What says which route a letter takes that is sent from the `service`'s address unless it names one."""
     return RouteTable(plan.routes, partial(traits_of, service=service))

@@ -169,14 +169,16 @@ class Sender:
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
         try:
-            return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
+            return relay.pool.at_once() or await relay.pool.place(
+                wait=self._route.alone, route=self._route.name
+            )
         except (Stopped, RelayAway):
             return None
 
     async def _slot(self, relay: Relay) -> Slot | None:
         """A slot, which may lie a little ahead; None where none will come for long."""
         try:
-            return relay.limiter.at_once() or await relay.limiter.acquire()
+            return relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
         except NoSlots:
             return None
 
@@ -428,12 +430,14 @@ class Sender:
                 return False
             try:
                 if errand.held is None:
-                    errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
+                    errand.held = relay.pool.at_once() or await relay.pool.place(
+                        wait=False, route=self._route.name
+                    )
                 if errand.slot is None:
-                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire()
+                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
                 if relay.destinations is not None:
                     slot, errand.slot = errand.slot, None
-                    errand.slot = await relay.destinations.join(errand.left[0], slot)
+                    errand.slot = await relay.destinations.join(errand.left[0], slot, self._route.name)
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:
