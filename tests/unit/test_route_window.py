@@ -14,10 +14,10 @@ from mailsender.model.letter import Claim, Phase, Result, Status, Verdict
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Match
-from mailsender.routing.routes import change
+from mailsender.routing.routes import change, made
 from mailsender.routing.window import hours_of
 from mailsender.sending import dispatcher, sender
-from tests.dispatching import letter, until
+from tests.dispatching import known_relay, letter, until
 from tests.fleet import fleet, route
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -216,3 +216,11 @@ async def test_another_window_is_taken_while_it_runs() -> None:
         assert len(relay.sent) == 1
         change(scene.routes["default"], route("default", "a"), scene.relays)
         await scene.settled(2)
+
+
+def test_a_window_of_the_file_is_the_routes_and_another_one_is_taken_at_a_reload() -> None:
+    relays = {"a": known_relay(FakeRelay(), Wall(NIGHT))}
+    made_route = made(route("default", "a", window=WINDOW), relays, Wall(NIGHT))
+    assert made_route.closed
+    change(made_route, route("default", "a", window="Mon"), relays)
+    assert not made_route.closed
