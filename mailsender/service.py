@@ -61,7 +61,7 @@ from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.presets import rules_of, suppressed_by
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.routing.routes import change, made, table_of, waiting_for
+from mailsender.routing.routes import change, divide, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
@@ -317,6 +317,7 @@ class Replica:
         routes: list[Route] = []
         relays = {each.name: self._relay(each, routes, chance) for each in plan.relays}
         routes += [made(each, relays, self.clock) for each in plan.routes]
+        divide(plan.routes, relays)
         return list(relays.values()), routes
 
     def _relay(self, plan: RelayPlan, routes: Sequence[Route], chance: random.Random) -> Relay:
@@ -379,6 +380,7 @@ class Replica:
                 change(there[each_route.name], each_route, relays)
             else:
                 there[each_route.name] = made(each_route, relays, self.clock)
+        divide(plan.routes, relays)
         # In place: relays ask these routes how much waits for them.
         self.routes[:] = [there[each.name] for each in plan.routes]
         self.suppression.policy = plan.suppression

@@ -22,6 +22,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
+from mailsender.routing.routes import divide
 from mailsender.routing.routes import made as made_route
 from mailsender.routing.table import RouteTable
 from mailsender.sending.dispatcher import Dispatcher
@@ -114,6 +115,7 @@ async def fleet(
         for name, fake in fakes.items()
     }
     made.update({plan.name: made_route(plan, relays, clock) for plan in routes})
+    divide(routes, relays)
     dispatcher = Dispatcher(
         queue=queue,
         relays=list(relays.values()),

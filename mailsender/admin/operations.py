@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -186,7 +186,19 @@ class ReplicaOperations:
         """One letter of the queue with its times, or None."""
         if self._replica.opening.text:
             raise Unavailable(self._replica.opening.text)
-        return await self._replica.parts.queue.look_up(letter_id)
+        return self._timed(await self._replica.parts.queue.look_up(letter_id))
+
+    def _timed(self, found: StoredLetter | None) -> StoredLetter | None:
+        """As it was found; but one that waits may be tried next when its route's window is open."""
+        if found is None or found.due is None:
+            return found
+        routes = self._replica.routes
+        hours = next((each.hours for each in routes if each.name == found.letter.route), None)
+        if hours is None or hours.window is None:
+            return found
+        due = max(found.due.timestamp(), self._replica.clock.epoch())
+        opens = hours.opens(due)
+        return replace(found, due=now_ms(opens)) if opens > due else found
 
     async def close(self) -> None:
         """End what is under way for callers; the replica is not touched."""

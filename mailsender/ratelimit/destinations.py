@@ -112,8 +112,10 @@ class Destinations:
             return 0.0
         return own.turn(now)
 
-    async def join(self, address: str, ours: Slot) -> Slot:
+    async def join(self, address: str, ours: Slot, route: str = "") -> Slot:
         """A slot that fits the limits of an address's domain, too; `ours` is one of the relay.
+
+        `route` is who waits for it.
 
         Raises:
             NoSlots: none will come for long; `ours` is given back.
@@ -127,12 +129,12 @@ class Destinations:
                 theirs = await self._theirs(own, ours)
             else:
                 await asyncio.sleep(max(0.0, theirs.earliest - EARLY - self._clock.monotonic()))
-                ours = await self._ours(own, theirs)
+                ours = await self._ours(own, theirs, route)
         return replace(slot, limits=own)
 
-    async def _ours(self, own: Limiter, theirs: Slot) -> Slot:
+    async def _ours(self, own: Limiter, theirs: Slot, route: str) -> Slot:
         try:
-            return await self._relay.acquire()
+            return await self._relay.acquire(route)
         except NoSlots:
             own.put_back(theirs)
             raise

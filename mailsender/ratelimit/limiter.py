@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -19,6 +19,7 @@ from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, Slo
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
 from mailsender.ratelimit.standing import Pace, Standing
+from mailsender.ratelimit.turns import Turns
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ class Limiter:
         self._member = member
         self._watch = watch
         self._waiters: deque[asyncio.Future[Slot]] = deque()
+        self._turns: Turns[asyncio.Future[Slot]] | None = None  # in its place where routes share it
         self._chunk: _Chunk | None = None
         self._returned: list[_Chunk] = []
         self._spare: deque[Slot] = deque()
@@ -101,7 +103,7 @@ class Limiter:
     @property
     def waiting(self) -> int:
         """Senders that wait for a slot."""
-        return len(self._waiters)
+        return len(self._waiters) if self._turns is None else len(self._turns)
 
     @property
     def quota_left(self) -> int | None:
@@ -135,12 +137,21 @@ class Limiter:
         self.exhausted_until = self.used_today = None
         self._drop()
         self._reckon()
-        while self._free and self._waiters:
-            waiter = self._waiters.popleft()
+        while self._free and self.waiting:
+            waiter = self._first()
             if not waiter.done():
                 waiter.set_result(UNLIMITED)
         self._wanted.set()
         self._told.set()
+
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """From now on routes by these names wait here, each for its share; fewer than two: in one line."""
+        if len(shares) > 1 and self._turns is not None:
+            self._turns.use(shares)
+            return
+        waiting, self._turns = self._take_waiters(), Turns(shares) if len(shares) > 1 else None
+        for each in waiting:
+            self._add("", each)
 
     # --- what was ordered ------------------------------------------------------------------------
 
@@ -232,8 +243,10 @@ class Limiter:
             return UNLIMITED
         return None
 
-    async def acquire(self) -> Slot:
+    async def acquire(self, route: str = "") -> Slot:
         """The next slot; it may lie a little ahead, so that its holder can get ready for it.
+
+        `route` is who waits, where several share the rate.
 
         Raises:
             NoSlots: none will come for long.
@@ -245,10 +258,10 @@ class Limiter:
         if self._free:
             self._pace.begun += 1
             return UNLIMITED
-        if not self._waiters and (slot := self._take()) is not None:
+        if not self.waiting and (slot := self._take()) is not None:
             return slot
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
+        self._add(route, future)
         self.awaited += 1
         self._wanted.set()
         return await future
@@ -259,7 +272,7 @@ class Limiter:
             return 0.0
         chunk = self._chunk
         at = self._next_at if chunk is None else chunk.grant.earliest(chunk.handed)
-        return max(0.0, at - now) + len(self._waiters) * self._step
+        return max(0.0, at - now) + self.waiting * self._step
 
     def turn(self, now: float) -> float:
         """Seconds until the turn of one that does not wait here, behind all those who were told before."""
@@ -282,8 +295,8 @@ class Limiter:
         """Let somebody else have a slot that was not used."""
         if slot is UNLIMITED or self._free or not self._lasts(slot):
             return
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiting:
+            waiter = self._first()
             if not waiter.done():
                 waiter.set_result(slot)
                 return
@@ -315,12 +328,12 @@ class Limiter:
         """Wait until there is something to ask the store for, or to tell it; False: look again."""
         looks = self.allowance.quota > 0 or self._watch or bool(self._standing.orders)
         known = not looks or (self.used_today is not None and not self.condition.text)
-        if self._waiters or self.exhausted_until is not None or not known or self._pending:
+        if self.waiting or self.exhausted_until is not None or not known or self._pending:
             return True
         self._wanted.clear()
         await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks or self._unlimited else None)
         self._pace.look(self._clock.monotonic())
-        return not stop.is_set() and (bool(self._waiters) or looks or self._pending)
+        return not stop.is_set() and (self.waiting > 0 or looks or self._pending)
 
     def shut(self) -> None:
         """Hand out nothing more; those who wait are told at once."""
@@ -376,7 +389,7 @@ class Limiter:
         Where nobody waits it takes none, and only looks how much of the quota is used and what was ordered.
         """
         slowed = not self._unlimited or RELAY in self._standing.orders
-        want = min(MAX_WANT, len(self._waiters) + self._backlog()) if self._waiters and slowed else 0
+        want = min(MAX_WANT, self.waiting + self._backlog()) if self.waiting and slowed else 0
         request = self._request(want)
         try:
             grant = await self._store.lease(request)
@@ -407,8 +420,8 @@ class Limiter:
         return 0.0
 
     def _hand_out(self) -> None:
-        while self._waiters and (slot := UNLIMITED if self._free else self._take()) is not None:
-            waiter = self._waiters.popleft()
+        while self.waiting and (slot := UNLIMITED if self._free else self._take()) is not None:
+            waiter = self._first()
             if not waiter.done():
                 waiter.set_result(slot)
 
@@ -464,7 +477,26 @@ class Limiter:
         self._turn_away()
 
     def _turn_away(self) -> None:
-        for waiter in self._waiters:
+        for waiter in self._take_waiters():
             if not waiter.done():
                 waiter.set_exception(NoSlots())
+
+    # --- who waits -------------------------------------------------------------------------------
+
+    def _add(self, route: str, waiter: asyncio.Future[Slot]) -> None:
+        if self._turns is None:
+            self._waiters.append(waiter)
+        else:
+            self._turns.add(route, waiter)
+
+    def _first(self) -> asyncio.Future[Slot]:
+        """The waiter whose turn it is; there is one."""
+        return self._waiters.popleft() if self._turns is None else self._turns.take()
+
+    def _take_waiters(self) -> list[asyncio.Future[Slot]]:
+        """All of them, who wait here no more."""
+        waiting = list(self._waiters if self._turns is None else self._turns)
         self._waiters.clear()
+        if self._turns is not None:
+            self._turns.clear()
+        return waiting

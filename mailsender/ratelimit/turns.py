@@ -64,6 +64,10 @@ class Turns(Generic[T]):
         self._next[who] += 1 / self._shares.get(who, 1.0)
         return self._waiting[who].popleft()
 
+    def give_back(self, who: str) -> None:
+        """A turn was of no use: it counts for nothing."""
+        self._next[who] = self._next.get(who, 0.0) - 1 / self._shares.get(who, 1.0)
+
     def clear(self) -> None:
         """Let nobody wait any more."""
         self._waiting.clear()

@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ import structlog
 from mailsender.aio import pause
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
+from mailsender.ratelimit.turns import Turns
 from mailsender.routing.breaker import Telling
 from mailsender.routing.concurrency import Concurrency
 from mailsender.routing.slow_replies import Dots
@@ -140,6 +141,8 @@ class Pool:
         self._idle: list[Held] = []  # the one that was used last is used first: few busy ones beat many idle
         self._second: dict[Held, None] = {}  # carry one transaction and take another, in the order of time
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._turns: Turns[asyncio.Future[None]] | None = None  # in its place where routes share it
+        self._woken = 0  # waiters whose turn it is, and who have not gone on yet
         self._closing: set[asyncio.Task[None]] = set()
         self._backoff = FIRST_BACKOFF
         self._next_try = 0.0  # monotonic
@@ -204,6 +207,9 @@ class Pool:
 
     def at_once(self) -> Held | None:
         """A place in a session that certainly takes a transaction now, None where that has to be seen."""
+        return None if self._turns is not None and self._others_wait() else self._ready()
+
+    def _ready(self) -> Held | None:
         while self._idle:
             held = self._idle[-1]
             if held.gone or held.retired:
@@ -221,8 +227,20 @@ class Pool:
                 return self._enter(held)
         return None
 
-    async def place(self, *, wait: bool) -> Held:
-        """A place in a session; opens one where that helps.
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """From now on routes by these names wait here, each for its share; fewer than two: whoever comes.
+
+        Whoever sends takes the session that it left again, and that is cheap; where another route waits it is
+        that one's turn, or it would wait until nobody else had a letter.
+        """
+        if len(shares) > 1 and self._turns is not None:
+            self._turns.use(shares)
+            return
+        self._wake_all()  # they wait anew
+        self._turns = Turns(shares) if len(shares) > 1 else None
+
+    async def place(self, *, wait: bool, route: str = "") -> Held:
+        """A place in a session; opens one where that helps. `route` is who waits, where several share it.
 
         With `wait` it takes as long as it takes; without, only as long as some session is open, or is being
         opened, and the relay does not hang.
@@ -231,13 +249,20 @@ class Pool:
             RelayAway: without `wait`: none can be had.
             Stopped: it is time to stop.
         """
+        first, woken = True, False
         while not self._stopping.is_set():
-            held = self.at_once() or await self._tested() or await self._opened(wait=wait)
+            held = None
+            if not (first and self._turns is not None and self._others_wait()):
+                held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
+                if self._turns is not None and (self._idle or self._second or self._may_open()):
+                    self._wake()  # for nobody comes by who would take it
                 return held
+            if self._turns is not None and woken:
+                self._turns.give_back(route)
             if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
-            await self._changed()
+            first, woken = False, await self._changed(route)
         raise Stopped
 
     def leave(self, held: Held, *, usable: bool = True) -> None:
@@ -305,7 +330,7 @@ class Pool:
         moved, self._seen_moves = self._moves != self._seen_moves, self._moves
         if moved:
             self._hung = 0
-        elif any(not each.done() for each in self._waiters):
+        elif self._others_wait():
             self._hung += 1
             if self._hung == HUNG_LOOKS:
                 self._wake_all()
@@ -323,8 +348,7 @@ class Pool:
 
     def stop(self) -> None:
         """Wake all who wait: `stopping` was set."""
-        while self._waiters:
-            self._wake()
+        self._wake_all()
 
     def abort(self) -> None:
         """Cut all sessions now."""
@@ -460,26 +484,45 @@ class Pool:
             raise RelayAway("the relay ended the session at its first command (NOOP)", phase=PROBE)
         return session
 
-    async def _changed(self) -> None:
-        """Wait until a place may have become free, or a session may be opened."""
+    async def _changed(self, route: str) -> bool:
+        """Wait until a place may have become free, or a session may be opened; whether it is our turn."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
+        if self._turns is None:
+            self._waiters.append(future)
+        else:
+            self._turns.add(route, future)
         left = self._next_try - self._clock.monotonic()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(left if left > 0 else None):
-                await future
-        if not future.done():
-            future.cancel()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if left > 0 else None):
+                    await future
+        finally:
+            woken = future.done() and not future.cancelled()
+            if woken:
+                self._woken -= 1
+            else:
+                future.cancel()
+        return woken
+
+    def _others_wait(self) -> bool:
+        """Whether somebody waits, or is about to go on."""
+        waiting = self._waiters if self._turns is None else self._turns
+        return self._woken > 0 or any(not each.done() for each in waiting)
 
     def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while (waiter := self._next_waiter()) is not None:
             if not waiter.done():
+                self._woken += 1
                 waiter.set_result(None)
                 return
 
+    def _next_waiter(self) -> asyncio.Future[None] | None:
+        if self._turns is not None:
+            return self._turns.take() if len(self._turns) else None
+        return self._waiters.popleft() if self._waiters else None
+
     def _wake_all(self) -> None:
-        for _ in self._waiters.copy():
+        for _ in range(len(self._waiters if self._turns is None else self._turns)):
             self._wake()
 
     def _close_idle(self) -> None:

@@ -168,6 +168,11 @@ class Relay:
         self.senders = senders
         self.rules = tuple(rules)
 
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """Routes by these names share its sessions and slots, by so much each."""
+        self.pool.divide(shares)
+        self.limiter.divide(shares)
+
     # --- what it orders --------------------------------------------------------------------------
 
     def _session_refused(self, error: RelayAway) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Container, Sequence
+from datetime import datetime
 
 from mailsender.model.clock import Clock
-from mailsender.model.letter import Claim
+from mailsender.model.letter import Claim, now_ms
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.relay import Relay
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.weights import Turns
+from mailsender.routing.window import Hours
 
 CLAIM = 500
 """Letters in one claim at most: as measured, a larger batch does not pay."""
@@ -22,6 +24,9 @@ inserts that are under way meanwhile. With a rate it is what the rate lets out."
 
 LOOK = 1.0
 """Seconds between two looks for letters that wait in the queue while fresh ones keep the backlog full."""
+
+ALWAYS = Hours()
+"""Those of a route without a sending window."""
 
 AHEAD = 2.0
 """Seconds of work to hold: enough to hide a claim's round trip, and little for others to wait for."""
@@ -54,7 +59,7 @@ class Route:
     """Relays in their order or by weight, a schedule, and the letters that are claimed for them.
 
     `relays` are those that share its letters and, behind them, its `fallback`. `open_to_all`: each of them
-    takes mail from every sender. `dry`: the last look into the
+    takes mail from every sender. `hours` say when it sends at all. `dry`: the last look into the
     queue found no more than was taken. `nudged` is set when letters were stored that nobody claimed.
     """
 
@@ -67,6 +72,7 @@ class Route:
         clock: Clock,
         weights: Sequence[int] = (),
         fallback: Sequence[Relay] = (),
+        hours: Hours = ALWAYS,
     ) -> None:
         self.name = name
         self.backlog = Backlog()
@@ -77,7 +83,7 @@ class Route:
         self._pace = Pace()
         self._claimed = 0
         self._looked_at = clock.monotonic()
-        self.change(relays, retry=retry, weights=weights, fallback=fallback)
+        self.change(relays, retry=retry, weights=weights, fallback=fallback, hours=hours)
 
     def change(
         self,
@@ -86,8 +92,13 @@ class Route:
         retry: RetryPolicy,
         weights: Sequence[int] = (),
         fallback: Sequence[Relay] = (),
+        hours: Hours = ALWAYS,
     ) -> None:
-        """Go on over other relays, in another order or by another schedule; what is under way stays."""
+        """Go on over other relays, in another order, by another schedule or at other hours.
+
+        What is under way stays.
+        """
+        self.hours = hours
         self.relays = (*relays, *(each for each in fallback if each not in relays))
         self.retry = retry
         self.open_to_all = not any(relay.senders for relay in self.relays)
@@ -175,14 +186,25 @@ class Route:
                 return relay
         return None
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may be sent now, by its window."""
+        return self.hours.window is not None and self.hours.closed(self._clock.epoch())
+
     def blocked_because(self) -> str:
         """Why what is claimed would only wait here; empty where it would not."""
+        if self.closed:
+            return f"its sending window is closed until {self._opens().isoformat(timespec='minutes')}"
         now = self._clock.monotonic()
         if any(relay.goes and not relay.breaker.left(now) for relay in self.relays):
             return ""
         if self.alone:
             return self.relays[0].blocked_because()
         return "; ".join(f"{relay.name}: {relay.blocked_because()}" for relay in self.relays)
+
+    def _opens(self) -> datetime:
+        opens, window = self.hours.opens(self._clock.epoch()), self.hours.window
+        return now_ms(opens) if window is None else now_ms(opens).astimezone(window.zone)
 
     def leave(self) -> None:
         """It is no more, or it is time to stop: nothing is claimed for it, and who sends for it ends."""

@@ -10,6 +10,7 @@ from mailsender.routing.plan import Plan, RoutePlan
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.table import RouteTable, traits_of
+from mailsender.routing.window import hours_of
 
 
 def made(plan: RoutePlan, relays: Mapping[str, Relay], clock: Clock) -> Route:
@@ -34,7 +35,14 @@ def change(route: Route, plan: RoutePlan, relays: Mapping[str, Relay]) -> None:
         retry=plan.retry,
         weights=plan.weights,
         fallback=[relays[name] for name in plan.fallback],
+        hours=hours_of(plan.window),
     )
+
+
+def divide(plans: Sequence[RoutePlan], relays: Mapping[str, Relay]) -> None:
+    """Have each relay shared by the routes that use it."""
+    for name, relay in relays.items():
+        relay.divide({each.name: each.share for each in plans if name in (*each.relays, *each.fallback)})
 
 
 def table_of(plan: Plan, service: str) -> RouteTable:

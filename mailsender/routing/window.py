@@ -7,6 +7,7 @@ twice: what begins in it begins the first time, and what ends in it ends the sec
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class Window:
         """The first moment from `now` on at which letters may be sent; both in epoch seconds."""
         return min(max(begin, now) for begin, end in self._near(now) if end > now)
 
+    def until(self, now: float) -> float:
+        """Until when it stays as it is at `now`, open or closed, for certain; both in epoch seconds."""
+        ends = [end for begin, end in self._near(now) if begin <= now < end]
+        return max(ends) if ends else self.next(now)
+
     def moved(self, now: float, delay: float) -> float:
         """The delay after which something may be sent that is due `delay` seconds after `now`."""
         return self.next(now + delay) - now
@@ -82,6 +88,40 @@ class Window:
         if early > late:  # it is left out
             return early
         return late if fold else early
+
+
+class Hours:
+    """The window of a route, which is asked for every letter: what it said holds until its next change.
+
+    Without a window it is always open.
+    """
+
+    def __init__(self, window: Window | None = None) -> None:
+        self.window = window
+        self._since, self._until = math.inf, -math.inf  # epoch seconds between which `_closed` holds
+        self._closed = False
+
+    def closed(self, now: float) -> bool:
+        """Whether no letter may be sent at `now`, in epoch seconds."""
+        if self.window is None:
+            return False
+        if not self._since <= now < self._until:  # a clock may have been set back, too
+            self._closed = not self.window.open_at(now)
+            self._since, self._until = now, self.window.until(now)
+        return self._closed
+
+    def opens(self, now: float) -> float:
+        """When letters may be sent, from `now` on; both in epoch seconds."""
+        return now if self.window is None else self.window.next(now)
+
+
+def hours_of(text: str) -> Hours:
+    """The hours of a route whose window is written so; empty: it is always open.
+
+    Raises:
+        ValueError: as `read_window` does.
+    """
+    return Hours(read_window(text) if text else None)
 
 
 def read_window(text: str) -> Window:

@@ -80,7 +80,9 @@ class Sender:
     async def run(self) -> None:
         """Send until it is time to stop; a transaction that has begun goes on to its end."""
         while not (self._stopping.is_set() or self._route.ended.is_set()):
-            if self._route.tried:
+            if self._route.closed and len(self._backlog):
+                await pause(self._stopping, LOOK)  # the dispatcher takes them back
+            elif self._route.tried:
                 await self._try()
             elif self._backlog.reserve_at_once() or await self._backlog.reserve():
                 if self._route.alone and not self._route.relays[0].breaker.open:
@@ -140,7 +142,7 @@ class Sender:
             await self._come(slot)
         if relay.breaker.open and not trial:
             self._backlog.cancel()  # it refused letters meanwhile
-        elif self._settler.open.is_set() or await self._may_begin():
+        elif not self._route.closed and (self._settler.open.is_set() or await self._may_begin()):
             found = self._backlog.take()
         else:
             self._backlog.cancel()
@@ -167,14 +169,16 @@ class Sender:
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
         try:
-            return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone)
+            return relay.pool.at_once() or await relay.pool.place(
+                wait=self._route.alone, route=self._route.name
+            )
         except (Stopped, RelayAway):
             return None
 
     async def _slot(self, relay: Relay) -> Slot | None:
         """A slot, which may lie a little ahead; None where none will come for long."""
         try:
-            return relay.limiter.at_once() or await relay.limiter.acquire()
+            return relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
         except NoSlots:
             return None
 
@@ -426,18 +430,20 @@ class Sender:
                 return False
             try:
                 if errand.held is None:
-                    errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
+                    errand.held = relay.pool.at_once() or await relay.pool.place(
+                        wait=False, route=self._route.name
+                    )
                 if errand.slot is None:
-                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire()
+                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
                 if relay.destinations is not None:
                     slot, errand.slot = errand.slot, None
-                    errand.slot = await relay.destinations.join(errand.left[0], slot)
+                    errand.slot = await relay.destinations.join(errand.left[0], slot, self._route.name)
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:
                 await self._come(errand.slot)
             if self._settler.open.is_set():
-                return not self._stopping.is_set()
+                return not (self._stopping.is_set() or self._route.closed)
             # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
             errand.slot = None
             if not await self._may_begin():

@@ -14,10 +14,19 @@ def letter_view(found: StoredLetter) -> LetterView:
     Neither body nor subject nor token: a one-time code stands as readily in a subject as in a body.
     """
     letter = found.letter
+    asked = letter.handling
     first = letter.answers[0]
     return LetterView.model_construct(
         id=letter.id,
         status=letter.status.value,
+        route=letter.route,
+        wanted_route=asked.route,
+        stream=asked.stream,
+        tags=list(asked.tags),
+        priority=asked.priority.value,
+        retry=asked.retry,
+        not_before=asked.not_before,
+        expires=letter.expires,
         attempts=letter.attempts,
         reason=letter.reason,
         relay=letter.relay,

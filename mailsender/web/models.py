@@ -103,6 +103,19 @@ class LetterView(BaseModel):
 
     id: LetterId
     status: Literal["awaiting", "processing", "sent", "error"]
+    route: str = Field(description="The route on which it waits, or that it took last.")
+    wanted_route: str = Field(description="The route that it names (`Route`), or empty.")
+    stream: str = Field(description="Its kind of mail, as its publisher says (`Stream`), or empty.")
+    tags: list[str] = Field(description="Its publisher's labels (`Tags`).")
+    priority: Literal["high", "normal", "low"] = Field(description="How much it matters (`Priority`).")
+    retry: str = Field(description="The schedule that it brings (`Retry`), or empty: its route's.")
+    not_before: datetime | None = Field(
+        description="Before that it is not sent (`NotBefore`); null: at once."
+    )
+    expires: datetime | None = Field(
+        description="After that it is not sent: its `ExpireAt`, or earlier by its route's `expire`; null: it"
+        " has no such time."
+    )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
     relay: str = Field(description="The relay of the last attempt, or empty.")

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.admin.operations import ReplicaOperations
 from mailsender.admin.reloading import Reloading
 from mailsender.app import build
 from mailsender.model.clock import SystemClock
+from mailsender.model.letter import now_ms
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.operations import BadConfig, NoConfig
+from tests.dispatching import letter
 
 TEXT = """\
 [relays.a]
@@ -141,6 +144,25 @@ async def test_a_signal_begins_it(path: Path) -> None:
         reloading.begin("SIGHUP")
         await asyncio.gather(*reloading._tasks)
     assert [each["event"] for each in logs] == ["config_refused"]
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_waits_is_tried_next_when_its_window_is_open(path: Path) -> None:
+    replica = replica_of()
+    operations = ReplicaOperations(replica)
+    due, far = now_ms(replica.clock.epoch()), []
+    await replica.parts.queue.insert([letter(1)])
+    replica.opening.clear()
+    for window in ("", "Mon-Sun", "Sat 10:00-10:01, Wed 10:00-10:01"):
+        replaced(
+            path, ('relays = ["a"]', f'relays = ["a"]\nwindow = "{window}"' if window else 'relays = ["a"]')
+        )
+        await operations.reload("test")
+        found = await operations.letter(letter(1).id)
+        assert found is not None
+        assert found.due is not None
+        far.append(found.due.minute == 0 and found.due.hour == 10 and found.due > due)
+    assert far == [False, False, True]
 
 
 # --- the limiter ---------------------------------------------------------------------------------

@@ -64,6 +64,19 @@ def test_within_a_name_the_first_comes_first() -> None:
         turns.take()
 
 
+def test_a_turn_of_no_use_counts_for_nothing() -> None:
+    turns = waiting({}, "a", "b")
+    found: Counter[str] = Counter()
+    for number in range(100):
+        who = turns.take()
+        if who == "a" and number % 2:
+            turns.give_back(who)
+        else:
+            found[who] += 1
+        turns.add(who, who)
+    assert abs(found["a"] - found["b"]) <= 1
+
+
 def test_nobody_waits_after_all_were_sent_away() -> None:
     turns = waiting({}, "a", "b")
     turns.clear()

@@ -25,6 +25,7 @@ from structlog.testing import capture_logs
 
 from mailsender import __version__
 from mailsender.model.errors import TooLarge, Unavailable
+from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import (
     Answer,
     Letter,
@@ -475,6 +476,61 @@ async def test_the_file_is_read_again_and_what_became_of_it_is_told() -> None:
             assert (status, problem["reason"], problem["detail"]) == (409, reason, f"{error}.")
         status, _, _ = await client.ask("POST", "/reload", key="")
         assert status == 401
+
+
+HANDLED = ("route", "wanted_route", "stream", "tags", "priority", "retry", "not_before", "expires")
+
+
+@pytest.mark.asyncio
+async def test_a_letter_is_shown_with_what_it_asked_for() -> None:
+    plain = Letter(id=ID, addresses=("a@example.test",), subject="s", body="b")
+    asked = Handling(
+        stream="news",
+        tags=("a", "b"),
+        priority=Priority.HIGH,
+        route="bulk",
+        retry="1m, 5m*2",
+        not_before=datetime(2026, 1, 2, 8, 0, tzinfo=UTC),
+        expire_at=datetime(2026, 1, 4, tzinfo=UTC),
+    )
+    expires = datetime(2026, 1, 3, tzinfo=UTC)
+    full = Letter(
+        id=ID,
+        addresses=plain.addresses,
+        subject="s",
+        body="b",
+        route="bulk",
+        handling=asked,
+        expires=expires,
+    )
+    shown = []
+    for letter in (plain, full):
+        async with serving(Played(letters={ID: letter})) as client:
+            answer = await client.ask("GET", f"/letters/{ID}")
+        body = json.loads(answer[2])
+        shown.append({name: body[name] for name in HANDLED})
+    assert shown == [
+        {
+            "route": "default",
+            "wanted_route": "",
+            "stream": "",
+            "tags": [],
+            "priority": "normal",
+            "retry": "",
+            "not_before": None,
+            "expires": None,
+        },
+        {
+            "route": "bulk",
+            "wanted_route": "bulk",
+            "stream": "news",
+            "tags": ["a", "b"],
+            "priority": "high",
+            "retry": "1m, 5m*2",
+            "not_before": "2026-01-02T08:00:00Z",
+            "expires": "2026-01-03T00:00:00Z",
+        },
+    ]
 
 
 @pytest.mark.asyncio

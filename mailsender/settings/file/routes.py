@@ -94,11 +94,14 @@ class RouteTable(Table):
         "2d",
     )
     window: Text = key(
-        "", "When letters are sent. Without it: at all times.", "Mon-Fri 08:00-20:00 Europe/Moscow"
+        "",
+        "When letters are sent; what is due outside of it waits until it is open. Without it: at all times.",
+        "Mon-Fri 08:00-20:00 Europe/Moscow",
     )
     share: float = key(
         1.0,
-        "What a flow, which is a stream or a record's key, gets of the rate beside others.",
+        "What a flow, which is a stream or a record's key, gets of the rate beside others, and the route"
+        " beside others over the same relay.",
         1,
         gt=0,
         le=MOST_SHARE,
