@@ -57,7 +57,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan
 from mailsender.routing.pool import NOT_ASKED
-from mailsender.routing.presets import rules_of
+from mailsender.routing.presets import rules_of, suppressed_by
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, made, table_of, waiting_for
@@ -249,6 +249,7 @@ class Replica:
         self.plan = plan = plan or plan_of(settings)
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
+        self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
         self.sharing = Sharing(parts.queue, self.in_flight, clock, interval=self.heartbeat.interval)
@@ -357,6 +358,7 @@ class Replica:
         # In place: relays ask these routes how much waits for them.
         self.routes[:] = [there[each.name] for each in plan.routes]
         self.suppression.policy = plan.suppression
+        self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         self.parts.queue.share(shares_of(plan))
         self.placing.expire(expire_of(plan))
         self.plan = plan

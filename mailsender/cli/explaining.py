@@ -1,16 +1,22 @@
-"""What `mailsender explain` does: finds the rules that are asked about, and says what a reply would mean."""
+"""What `mailsender explain` does: says what a reply would mean, and which way a letter would take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mailsender.model.address import parse_address
+from mailsender.model.handling import Priority
 from mailsender.model.letter import Phase
 from mailsender.routing.presets import rules_of
 from mailsender.routing.reply_rule import STAGES, ReplyRule
+from mailsender.routing.table import Traits
+from mailsender.routing.way import Way, way_of
 from mailsender.sending.explain import Explanation, NoReply, explained
 from mailsender.settings.environment import load
 from mailsender.settings.relays import plan_of
 from mailsender.settings.sources import SettingsError
 
-__all__ = ["NoReply", "SettingsError", "explanation"]
+__all__ = ["NoReply", "SettingsError", "explanation", "way"]
 
 
 def explanation(
@@ -26,6 +32,27 @@ def explanation(
     if stage not in STAGES:
         raise NoReply(f"--stage: {stage} is none; there are {', '.join(STAGES)}")
     return explained(_rules(preset, relay), reply, Phase(stage), taken=taken, carried=carried)
+
+
+def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way:
+    """Which way a letter to `to` would take by the settings and the file; the rest is what the letter says.
+
+    Raises:
+        ValueError: an address or the priority is none.
+        SettingsError: the settings are wrong.
+    """
+    parse_address(to)
+    if priority not in list(Priority):
+        raise ValueError(f"--priority: {priority} is none; there are {', '.join(Priority)}")
+    settings = load()
+    traits = Traits(
+        stream=stream,
+        senders=(parse_address(sender).text if sender else settings.sender[1],),
+        priority=Priority(priority),
+        tags=tuple(tags),
+        wish=route,
+    )
+    return way_of(plan_of(settings), traits, to)
 
 
 def _rules(preset: str, relay: str) -> tuple[ReplyRule, ...]:

@@ -60,6 +60,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ('mailsender explain "550 5.1.1 No such user" --stage rcpt', "by the defaults"),
         ('mailsender explain "454 Throttling failure" --preset ses', "by a preset"),
         ('mailsender explain "450 Slow down" --relay default', "by the settings"),
+        ("mailsender explain --to a@example.org --stream news", "its route and relays"),
     ),
     "post": (
         ("mailsender post batch.json", "prints an ID a line"),
@@ -182,7 +183,7 @@ STATUSES: Final[Mapping[str, Rows]] = {
     ),
     "explain": (
         ("0", "Some rule fits: one always does."),
-        ("2", "REPLY is none, or there is no such preset, stage or relay."),
+        ("2", "REPLY or an address is none, or there is no such preset, stage or relay."),
     ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),

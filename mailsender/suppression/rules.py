@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 from unicodedata import category
 
@@ -54,6 +55,9 @@ _ABOUT_MAILBOXES: Final = frozenset({550, 551, 552, 553})
 
 _ANYTHING: Final = 554
 """A code that may be about anything; what stands beside it tells."""
+
+NO_RULES: Final[Mapping[str, int]] = MappingProxyType({})
+"""Those of relays without rules of their own."""
 
 IsOwn = Callable[[Result], bool]
 """Whether a refusal is the recipient's own: one is enough then."""
@@ -229,12 +233,24 @@ def counts(result: Result) -> bool:
 
 
 def refusals_of(
-    letter: Letter, results: Mapping[str, Result], own: IsOwn, at: datetime, until: datetime
+    letter: Letter,
+    results: Mapping[str, Result],
+    own: IsOwn,
+    at: datetime,
+    until: datetime,
+    *,
+    by_rule: Mapping[str, int] = NO_RULES,
 ) -> Iterable[Refusal]:
-    """What the results of an attempt tell of its recipients, for the list."""
+    """What the results of an attempt tell of its recipients, for the list.
+
+    `by_rule` has, by the names of reply rules that fail a recipient, after how many such refusals its address
+    is suppressed: 1 or 2, and 0 for never.
+    """
     for address, result in results.items():
-        mine = result.verdict is Verdict.REFUSED and own(result)
-        if not (mine or counts(result)):
+        final = result.verdict is Verdict.REFUSED
+        times = by_rule.get(result.rule) if final else None
+        mine = times == 1 if times is not None else final and own(result)
+        if not (mine or (times == REFUSALS if times is not None else counts(result))):
             continue
         try:
             name = normal(address)

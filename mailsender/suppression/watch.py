@@ -19,6 +19,7 @@ from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.letter import Letter, Result, Verdict, now_ms
 from mailsender.suppression.port import Entry, Refusal, SuppressionStore
 from mailsender.suppression.rules import (
+    NO_RULES,
     IsOwn,
     SuppressionPolicy,
     ignores,
@@ -56,7 +57,8 @@ class SuppressionWatch:
 
     `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
     `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
-    was not learned for there was too much of it. `unread` says that the list may not be read.
+    was not learned for there was too much of it. `unread` says that the list may not be read. `by_rule` is
+    what reply rules say of suppression, see `mailsender.suppression.rules.refusals_of`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class SuppressionWatch:
         self.policy = policy
         self._clock = clock
         self._own = own
+        self.by_rule: Mapping[str, int] = NO_RULES
         self._stream = stream
         self._empty = False
         self._good_until = float("-inf")  # what is known of that
@@ -182,7 +185,7 @@ class SuppressionWatch:
     def _note_refusals(self, letter: Letter, results: Mapping[str, Result]) -> None:
         now = now_ms(self._clock.epoch())
         until = now + timedelta(seconds=self.policy.life)
-        found = list(refusals_of(letter, results, self._own, now, until))
+        found = list(refusals_of(letter, results, self._own, now, until, by_rule=self.by_rule))
         if not found:
             return
         if len(self._refusals) + len(self._successes) + len(found) > PENDING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,24 @@ from typer.testing import CliRunner
 
 from mailsender.cli.app import app
 from mailsender.model.letter import Phase
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.routing.plan import Match, Plan, RelayPlan, RoutePlan
+from mailsender.routing.pool import PoolLimits
 from mailsender.routing.presets import PRESETS
+from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.reply_rule import STAGES
+from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.table import Traits
+from mailsender.routing.way import way_of
 from mailsender.sending.explain import NoReply, explained, span
 
+SETTINGS = {
+    "SMTP_HOST": "mx.example.test",
+    "SMTP_USER": "a@example.test",
+    "SMTP_PASSWORD": "p",
+    "KAFKA_BROKERS": "k:9092",
+    "MONGODB_URI": "mongodb://m/mts",
+}
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 SES = PRESETS["ses"].rules
 
@@ -102,13 +117,7 @@ def test_the_command_asks_no_setting_for_a_preset() -> None:
 def test_what_is_typed_wrong_is_said(
     words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {
-        "SMTP_HOST": "mx.example.test",
-        "SMTP_USER": "a@example.test",
-        "SMTP_PASSWORD": "p",
-        "KAFKA_BROKERS": "k:9092",
-        "MONGODB_URI": "mongodb://m/mts",
-    }.items():
+    for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     status, text = told(*words)
     assert (status, said in text) == (2, True), text
@@ -125,3 +134,90 @@ def test_a_span_is_told_in_its_largest_unit() -> None:
         "2 h",
         "1 d",
     ]
+
+
+# --- the way of a letter ---------------------------------------------------------------------------
+
+
+def relay_plan(name: str, **more: Any) -> RelayPlan:
+    policy = RelayPolicy(reverse_path="s@example.test", max_recipients=1, sessions=PoolLimits(sessions=1))
+    return RelayPlan(name=name, allowance=Allowance(letters=0, period=1.0), policy=policy, **more)
+
+
+RETRY = RetryPolicy(max_attempts=1, delay=1.0)
+PLAN = Plan(
+    relays=(
+        relay_plan("ses", preset="ses", senders=("example.com",)),
+        relay_plan("sendgrid"),
+        relay_plan("postfix"),
+    ),
+    routes=(
+        RoutePlan(name="default", relays=("postfix",), retry=RETRY),
+        RoutePlan(
+            name="newsletter",
+            match=Match(streams=("newsletter",)),
+            relays=("ses", "sendgrid"),
+            weights=(3, 1),
+            fallback=("postfix",),
+            retry=RETRY,
+            expire=172_800.0,
+            window="Mon-Fri 08:00-20:00 Europe/Moscow",
+        ),
+        RoutePlan(name="mine", relays=("ses",), retry=RETRY, open=True),
+    ),
+)
+
+
+def test_the_way_of_a_letter_names_its_route_and_the_relays_in_their_order() -> None:
+    way = way_of(PLAN, Traits(stream="newsletter", senders=("a@example.org",)), "anna@gmail.com")
+    assert list(way.lines()) == [
+        "route   newsletter: the first whose match fits",
+        "1       ses, weight 3, preset ses, takes no mail from this sender",
+        "2       sendgrid, weight 1",
+        "3       postfix, only where none of the others goes",
+        "window  Mon-Fri 08:00-20:00 Europe/Moscow",
+        "expires after 48 h",
+    ]
+    document = way.document()
+    assert (document["route"], document["expire"]) == ("newsletter", 172_800.0)
+    assert [each["takes_sender"] for each in document["relays"]] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("traits", "head"),
+    [
+        (Traits(), "route   default: no other one is for it"),
+        (Traits(wish="mine"), "route   mine: the letter names it"),
+        (
+            Traits(wish="newsletter"),
+            "route   default: no other one is for it;"
+            " the route 'newsletter' is not open to letters that name it",
+        ),
+        (
+            Traits(wish="nowhere", stream="newsletter"),
+            "route   newsletter: the first whose match fits; there is no route 'nowhere'",
+        ),
+    ],
+)
+def test_it_is_said_why_it_is_that_route(traits: Traits, head: str) -> None:
+    assert next(way_of(PLAN, traits, "anna@gmail.com").lines()) == head
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--to", "anna@gmail.com"), 0, "route   default: no other one is for it"),
+        (("--to", "anna@gmail.com", "--json"), 0, '"takes_sender": true'),
+        (("--to", "nobody"), 2, ""),
+        (("--to", "anna@gmail.com", "--priority", "urgent"), 2, "--priority: urgent is none; there are high"),
+        (("--to", "anna@gmail.com", "--from", "x"), 2, ""),
+        ((), 2, "a reply begins with its code"),
+    ],
+)
+def test_the_command_says_the_way(
+    words: tuple[str, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    found, text = told(*words)
+    assert (found, said in text) == (status, True), text

@@ -254,3 +254,15 @@ def test_a_rule_may_call_a_refusal_the_recipients_own() -> None:
     results = {"ann@example.test": refusal(554, "5.7.1", Phase.DOT)}
     (told,) = refusals_of(letter(1, *results), results, lambda _: True, NOW, NOW + LIFE)
     assert told.own
+
+
+@pytest.mark.parametrize(("times", "told"), [(0, []), (1, [True]), (2, [False])])
+def test_a_rule_that_fails_a_recipient_says_whether_it_is_suppressed(times: int, told: list[bool]) -> None:
+    """Whatever the codes would say: 550 5.1.1 is the recipient's own, and what is said at the dot is not."""
+    for phase, enhanced in ((Phase.RCPT, "5.1.1"), (Phase.DOT, "5.7.1")):
+        result = Result(verdict=Verdict.REFUSED, phase=phase, code=550, enhanced=enhanced, rule="mine")
+        results = {"r1@example.test": result}
+        found = refusals_of(letter(1, *results), results, is_own, NOW, NOW + LIFE, by_rule={"mine": times})
+        assert [each.own for each in found] == told
+    later = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=550, rule="mine")
+    assert not [*refusals_of(letter(1), {"r1@a.test": later}, is_own, NOW, NOW + LIFE, by_rule={"mine": 1})]

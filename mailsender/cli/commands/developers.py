@@ -79,7 +79,7 @@ def explain(
         typer.Argument(
             metavar="REPLY", help="What the relay said, with its code, in quotes.", show_default=False
         ),
-    ],
+    ] = "",
     *,
     stage: Annotated[
         str,
@@ -114,24 +114,59 @@ def explain(
     carried: Annotated[
         bool, typer.Option("--carried", help="It took other letters in the same session.")
     ] = False,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="ADDRESS",
+            help="In place of REPLY: the way of a letter to this recipient.",
+            show_default=False,
+        ),
+    ] = "",
+    stream: Annotated[str, typer.Option("--stream", help="The letter's stream.", show_default=False)] = "",
+    sender: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="ADDRESS", help="The letter's sender. Else the service's.", show_default=False
+        ),
+    ] = "",
+    priority: Annotated[
+        str, typer.Option("--priority", help="The letter's priority: high, normal, low.")
+    ] = "normal",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="A tag of the letter; may be repeated.", show_default=False),
+    ] = None,
+    route: Annotated[
+        str, typer.Option("--route", help="The route that the letter names.", show_default=False)
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a relay's reply would mean here.
+    """Say what a reply would mean, or which way a letter takes.
 
-    Which rule fits, what would be done, to whom, and until when. Nothing is sent and nobody is asked. Without
-    --preset and --relay the defaults speak, which hold for every relay. docs/replies.md has them.
+    Of a reply: which rule fits, what would be done, to whom, and until when. Without --preset and --relay
+    the defaults speak, which hold for every relay. docs/replies.md has them. Of a letter (--to): its route
+    and the relays of that, by the settings and the file. Nothing is sent and nobody is asked; what stands in
+    the way of a running service says its status.
     """
-    from mailsender.cli.explaining import SettingsError, explanation  # noqa: PLC0415  as above
+    from mailsender.cli import explaining  # noqa: PLC0415  pydantic takes a while to import
 
-    try:
-        found = explanation(reply, stage, preset, relay, taken=taken, carried=carried)
-    except (ValueError, SettingsError) as error:
-        fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
     now = datetime.now(UTC)
+    try:
+        if to and not reply:
+            way = explaining.way(
+                to, stream=stream, sender=sender, priority=priority, tags=tag or (), route=route
+            )
+            document, lines = way.document(), way.lines()
+        else:
+            found = explaining.explanation(reply, stage, preset, relay, taken=taken, carried=carried)
+            document, lines = found.document(now), found.lines(now)
+    except (ValueError, explaining.SettingsError) as error:
+        fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
     if as_json:
-        print_json(found.document(now))
+        print_json(document)
         return
-    for line in found.lines(now):
+    for line in lines:
         typer.echo(line)
 
 
