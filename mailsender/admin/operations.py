@@ -13,7 +13,7 @@ from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
-from mailsender.admin.relay_state import moment, relay_details, relay_state, route_state
+from mailsender.admin.relay_state import moment, relay_details, relay_state, route_states
 from mailsender.admin.reloading import Reloading
 from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
@@ -166,7 +166,7 @@ class ReplicaOperations:
             },
             "relay": relay_state(replica.relays[0]),
             "relays": [relay_details(each, replica.clock.epoch()) for each in replica.relays],
-            "routes": [route_state(each) for each in replica.routes],
+            "routes": route_states(replica.routes, None if stats is None else stats.routes),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
             "event_loop": {

@@ -31,7 +31,7 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.queue_stats import QueueStats
+from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
 from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_turn, offset
@@ -124,9 +124,26 @@ class _Waiting:
         rank, _, letter_id = self._fresh[0]
         return rank - offset(entries[letter_id].letter)
 
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._deferred)
+
     def due(self, now: float) -> int:
         """How many may be sent."""
-        return len(self._fresh) + sum(due <= now for due, _, _ in self._deferred)
+        return len(self) - self.deferred(now)
+
+    def deferred(self, now: float) -> int:
+        """How many wait for a time of their own."""
+        return sum(due > now for due, _, _ in self._deferred)
+
+    def ahead(self, entry: _Entry, now: float) -> int | None:
+        """How many go before one of them; see `Queue.ahead`."""
+        if entry.rank is not None:
+            before = sum(rank < entry.rank for rank, _, _ in self._fresh)
+            return before + min(before, len(self._deferred) - self.deferred(now))
+        if entry.due > now:
+            return None
+        before = sum(due < entry.due for due, _, _ in self._deferred)
+        return before + min(before, len(self._fresh))
 
     def since(self, entries: Mapping[str, _Entry]) -> float:
         """Since when the first of them may be sent."""
@@ -420,6 +437,15 @@ class MemoryQueue:
             due=due if awaits else None,
         )
 
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """See `Queue.ahead`."""
+        entry = self._entries.get(letter_id.lower())
+        if entry is None or entry.letter.status is not Status.AWAITING:
+            return None
+        waiting, now = self._routes[entry.letter.route], self._clock.monotonic()
+        ahead = waiting.ahead(entry, now)
+        return None if ahead is None else min(most, ahead)
+
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """See `Queue.ended`."""
         found = {each: self._entries.get(each) for each in ids}
@@ -439,6 +465,15 @@ class MemoryQueue:
             oldest_unreported=max(
                 [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
             ),
+            routes={
+                name: RouteStats(
+                    awaiting=len(each),
+                    deferred=each.deferred(now),
+                    oldest_due=max(0.0, now - each.since(self._entries)),
+                )
+                for name, each in sorted(self._routes.items(), key=lambda one: -len(one[1]))[:MOST_ROUTES]
+                if len(each)
+            },
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:

@@ -355,6 +355,13 @@ class RouteView(BaseModel):
     relays: list[str] = Field(description="The names of its relays, and behind them those of its fallback.")
     blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
     in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
+    awaiting: Count | None = Field(
+        description="Letters of it that wait in the queue, over all replicas; as old, and as null, as `queue`."
+    )
+    deferred: Count | None = Field(description="Those of them that wait for a time of their own.")
+    oldest_due_seconds: float | None = Field(
+        ge=0, description="How long the oldest of it waits that could be sent."
+    )
 
 
 class IntakeView(BaseModel):
@@ -481,7 +488,10 @@ class StatusView(BaseModel):
     sessions: SessionsView
     relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
     relays: list[RelayDetailsView]
-    routes: list[RouteView]
+    routes: list[RouteView] = Field(
+        description="Those of the file in its order; behind them up to 20 that are none, and yet letters wait"
+        " on them."
+    )
     intake: IntakeView
     reports: ReportsView
     event_loop: EventLoopView
