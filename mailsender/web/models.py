@@ -356,7 +356,7 @@ class RouteView(BaseModel):
     blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
     in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
     awaiting: Count | None = Field(
-        description="Letters of it that wait in the queue, over all replicas; as old, and as null, as `queue`."
+        description="Letters of it that wait in the queue, over all replicas; as old as `queue`, and null with it."
     )
     deferred: Count | None = Field(description="Those of them that wait for a time of their own.")
     oldest_due_seconds: float | None = Field(

@@ -123,7 +123,7 @@ class Order:
         return list(islice(in_turn(*kinds), skip, skip + limit))
 
     async def oldest(self) -> dict[str, datetime]:
-        """By route: since when the letter waits that may be sent and waits longest; only where there is one."""
+        """By route: since when the letter waits that may be sent and waits longest, if there is one."""
         heads = {route: await self.heads(route, 0, 2, {}) for route in await self.routes()}
         return {route: min(map(_waits_since, several)) for route, several in heads.items() if several}
 
