@@ -153,7 +153,7 @@ class _Case:
             yield Obstacle(kind=Kind.BEHIND, text=text)
 
     def addressee(self, recipient: Recipient, entry: Entry | None) -> AddresseeView:
-        """One recipient: which relay is next, and what is about it alone. `entry` is of the suppression list."""
+        """One recipient: which relay is next, and what is about it alone; `entry` is what suppresses it."""
         address, due, now = recipient.address, self._found.due, self._now
         leg = self._leg(address)
         senders = tuple(each.text for _, each in self._mail.senders)

@@ -191,6 +191,17 @@ class DryMessageView(BaseModel):
     )
 
 
+class DryWayView(BaseModel):
+    """A route that recipients of a letter would take."""
+
+    model_config = _CLOSED
+
+    route: str
+    why: str = Field(description="Why it is this one.")
+    relays: list[str] = Field(description="The names of its relays, those of its fallback behind the others.")
+    recipients: Count = Field(description="How many take it.")
+
+
 class DryLetterView(BaseModel):
     """What would become of one letter."""
 
@@ -201,8 +212,14 @@ class DryLetterView(BaseModel):
         description="Null where it brings neither an ID nor a key: it gets one when it is posted, or from its"
         " place when it is published on the topic. Its Message-ID has zeros here."
     )
-    route: str
+    route: str = Field(description="That on which it would wait first.")
     relays: list[str] = Field(description="Those of the route, in the order in which they are tried.")
+    ways: list[DryWayView] = Field([], description="All routes that its recipients would take.")
+    suppressed: list[str] | None = Field(
+        [],
+        description="Recipients to whom nothing would be sent, as they are on the suppression list; at most"
+        " 100. Null: the list cannot be read now.",
+    )
     reverse_path: str = Field(description="Where relays report that it cannot be delivered.")
     recipients: list[str] = Field(
         description="Who gets it, each once, whether the message shows it or not; at most 100."
@@ -356,7 +373,7 @@ class RouteView(BaseModel):
     blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
     in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
     awaiting: Count | None = Field(
-        description="Letters of it that wait in the queue, over all replicas; as old as `queue`, and null with it."
+        description="Letters of it that wait, over all replicas; as old as `queue`, and null with it."
     )
     deferred: Count | None = Field(description="Those of them that wait for a time of their own.")
     oldest_due_seconds: float | None = Field(
