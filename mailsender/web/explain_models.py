@@ -35,8 +35,8 @@ class ObstacleView(BaseModel):
     model_config = _CLOSED
 
     kind: Kinds = Field(
-        description="`expired`: its time to be sent is over. `route`: it waits on one that is none, or not its."
-        " `due`: a time of its own is to come. `window`: the route sends at other times. `away`: the"
+        description="`expired`: its time to be sent is over. `route`: it waits on one that is none, or not"
+        " its own. `due`: a time of its own is to come. `window`: the route sends at other times. `away`: the"
         " relay cannot be reached. `breaker`: the relay refuses everybody's letters. `order`: a relay's reply"
         " asked to wait. `quota`: it is used up. `sessions`: other replicas have all of them. `slots`: their"
         " store does not answer. `sender`: the relay takes no mail from it. `suppressed`: nothing is sent to"
