@@ -133,6 +133,8 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await queue.leave(OTHER)
     assert await queue.reclaim(K) == 5
     await queue.stats()
+    waits = letter(start + 3 * K - 1)
+    assert (await queue.ahead(waits.id, K)) is not None
 
 
 async def test_no_command_scans_the_collection(

@@ -343,6 +343,8 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert "12,345" in result.stdout
     assert "oldest due seconds" in result.stdout
     assert "550 [red]no[/red]" in result.stdout
+    assert "4,321" in result.stdout
+    assert "a: [red]no[/red]" in result.stdout
 
 
 def test_it_is_said_why_a_letter_waits(command: Command, played: tuple[Played, str]) -> None:

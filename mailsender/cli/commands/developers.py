@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -155,7 +156,7 @@ def explain(
     key: Key = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a reply would mean, which way a letter takes, or why one waits.
+    """Say what a reply would mean, or why a letter waits.
 
     Of a reply: which rule fits, what would be done, to whom, and until when. Without --preset and --relay
     the defaults speak, which hold for every relay. docs/replies.md has them. Of a letter to be (--to): its
@@ -181,7 +182,7 @@ def explain(
             )
             entries = asked_in_passing(url, key, lambda service: service.suppressed(to, stream))
             document = way.document() | {"suppressed": entries}
-            lines = chain(way.lines(), list_told(entries))
+            lines: Iterator[str] = chain(way.lines(), list_told(entries))
         else:
             found = explaining.explanation(reply, stage, preset, relay, taken=taken, carried=carried)
             document, lines = found.document(now), found.lines(now)
