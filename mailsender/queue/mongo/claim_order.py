@@ -11,7 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from heapq import nlargest
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from bson import MaxKey, MinKey, Timestamp
@@ -159,11 +161,7 @@ class Order:
         return int(await self._letters.count_documents(query, limit=most, **self._hint(index)))
 
     async def _counted(self, query: Document, index: str) -> Counted:
-        stages = [
-            {"$match": query},
-            {"$group": {"_id": "$route", "letters": {"$sum": 1}}},
-            {"$sort": {"letters": -1}},
-        ]
+        stages = [{"$match": query}, {"$group": {"_id": "$route", "letters": {"$sum": 1}}}]
         cursor = self._letters.aggregate(stages, **self._hint(index))
         if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
             cursor = await cursor
@@ -171,9 +169,11 @@ class Order:
         async for each in cursor:
             total += each["letters"]
             # Another program's route may be any value.
-            if isinstance(each["_id"], str) and len(routes) < MOST_ROUTES:
+            if isinstance(each["_id"], str):
                 routes[each["_id"]] = each["letters"]
-        return Counted(total, routes)
+            if len(routes) > 2 * MOST_ROUTES:
+                routes = _fullest(routes)
+        return Counted(total, _fullest(routes))
 
     def _hint(self, index: str) -> dict[str, str]:
         """That index, if it is there: without it MongoDB would look at every document."""
@@ -218,6 +218,11 @@ class Order:
         query = {"status": "awaiting"} | ({"rank": DEFERRED} if index == _WAITS else {})
         cursor = self._raw.find(query, {"_id": 1}, hint=self._indexes[index])
         return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
+
+
+def _fullest(routes: Mapping[str, int]) -> dict[str, int]:
+    """As many of the routes as are told, those with the most letters."""
+    return dict(nlargest(MOST_ROUTES, routes.items(), key=itemgetter(1)))
 
 
 def _waits_since(head: Document) -> datetime:
