@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -52,17 +52,17 @@ from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
+from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan
+from mailsender.routing.plan import Plan, RelayPlan, rates_of
 from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.presets import rules_of, suppressed_by
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
-from mailsender.routing.sharing import Sharing
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
@@ -211,7 +211,14 @@ class Replica:
     """One replica of the service, over parts that somebody else built."""
 
     def __init__(
-        self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen, plan: Plan | None = None
+        self,
+        settings: Settings,
+        parts: Parts,
+        clock: Clock,
+        *,
+        listen: Listen,
+        plan: Plan | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self.settings = settings
         self.parts = parts
@@ -244,18 +251,15 @@ class Replica:
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
-        chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        chance = chance or random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
+        self.filed = plan is not None or settings.config is not None
         self.plan = plan = plan or plan_of(settings)
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
-        self.sharing = Sharing(parts.queue, self.in_flight, clock, interval=self.heartbeat.interval)
-        for relay, each in zip(self.relays, plan.relays, strict=True):
-            if each.connections_total:
-                self.sharing.add(relay.pool, each.connections_total, each.policy.sessions.sessions)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -311,32 +315,51 @@ class Replica:
     def _routed(self, plan: Plan, chance: random.Random) -> tuple[list[Relay], list[Route]]:
         """The relays and routes of a plan. One lease of slots serves all letters for its relay."""
         routes: list[Route] = []
-        relays = {
-            each.name: Relay(
-                each.name,
-                self.parts.relays[each.name].transport,
-                Limiter(
-                    self.parts.relays[each.name].slots,
-                    each.allowance,
-                    self.clock,
-                    backlog=partial(waiting_for, each.name, routes),
-                    member=secrets.token_hex(8),
-                    further=each.further,
-                    # With a file rules may come while it runs.
-                    watch=self.settings.config is not None or bool(each.rules or each.preset),
-                    name=each.name,
-                ),
-                self.clock,
-                policy=each.policy,
-                chance=chance,
-                stopping=self._stop_sending,
-                senders=each.senders,
-                rules=rules_of(each.rules, each.preset),
-            )
-            for each in plan.relays
-        }
+        relays = {each.name: self._relay(each, routes, chance) for each in plan.relays}
         routes += [made(each, relays, self.clock) for each in plan.routes]
         return list(relays.values()), routes
+
+    def _relay(self, plan: RelayPlan, routes: Sequence[Route], chance: random.Random) -> Relay:
+        parts = self.parts.relays[plan.name]
+
+        def limiter(slots: SlotStore, rates: Rates, name: str, backlog: Callable[[], int]) -> Limiter:
+            return Limiter(
+                slots,
+                rates[0],
+                self.clock,
+                backlog=backlog,
+                member=secrets.token_hex(8),
+                further=rates[1:],
+                # With a file rules may come while it runs.
+                watch=self.settings.config is not None or bool(plan.rules or plan.preset),
+                name=name,
+            )
+
+        def limiter_beside(pattern: str, rates: Rates) -> Limiter:
+            return limiter(parts.slots.beside(pattern.lower()), rates, f"{plan.name}/{pattern}", int)
+
+        own = limiter(
+            parts.slots,
+            (plan.allowance, *plan.further),
+            plan.name,
+            partial(waiting_for, plan.name, routes),
+        )
+        destinations = Destinations(own, limiter_beside, self.clock)
+        destinations.change(rates_of(plan))
+        return Relay(
+            plan.name,
+            parts.transport,
+            own,
+            self.clock,
+            policy=plan.policy,
+            chance=chance,
+            stopping=self._stop_sending,
+            senders=plan.senders,
+            connections_total=plan.connections_total,
+            rules=rules_of(plan.rules, plan.preset),
+            # Without a file there are none, and no letter is to look for them.
+            destinations=destinations if self.filed else None,
+        )
 
     def adopt(self, plan: Plan) -> None:
         """Go on by another plan, whose relays are those that run; see `mailsender.routing.changes`."""
@@ -348,6 +371,7 @@ class Replica:
                 max_recipients=each.policy.max_recipients,
                 senders=each.senders,
                 rules=rules_of(each.rules, each.preset),
+                destinations=rates_of(each),
             )
         there = {route.name: route for route in self.routes}
         for each_route in plan.routes:
@@ -505,9 +529,13 @@ class Replica:
                     for relay in self.relays
                 ),
                 *(
-                    (("connections", self.sharing.run, "no share of a relay's connections changes"),)
-                    if self.sharing
-                    else ()
+                    (
+                        f"destinations {relay.name}",
+                        relay.destinations.run,
+                        "nothing is sent to destinations that have limits",
+                    )
+                    for relay in self.relays
+                    if relay.destinations is not None
                 ),
                 ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
@@ -601,6 +629,9 @@ class Replica:
         for relay in self.relays:
             await self._ended(f"limiter {relay.name}", deadline, lambda: deadline.left)
             await self._within(relay.limiter.close(), max(LEAST, deadline.left), "slots")
+            if relay.destinations is not None:
+                await self._ended(f"destinations {relay.name}", deadline, lambda: deadline.left)
+                await self._within(relay.destinations.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
         await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)

@@ -96,8 +96,16 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        promise="All of it together holds over years of virtual time",
+        tried={
+            "simulation": "worlds from a seed: replicas die, MongoDB, Kafka and relays are away, lose, limit"
+        },
+    ),
+    Chapter(
         promise="The experiments can find something",
-        tried={"mutant": "the service broken on purpose, one promise at a time, and found out"},
+        tried={
+            "mutant": "the service broken on purpose, one promise at a time, and found out",
+        },
     ),
 )
 

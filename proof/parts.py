@@ -36,6 +36,7 @@ from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.secrets import canary
+from proof.experiments.simulated import simulated, simulated_mutant
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
 from proof.experiments.strangers import strangers
 from proof.experiments.tls import tls
@@ -50,6 +51,7 @@ from proof.mutants import MUTANTS, hunt
 from proof.stage import Stage
 from proof.steps import Options, Step
 from proof.table import Row
+from simulation.mutants import MUTANTS as SIMULATED_MUTANTS
 
 SLOW = 50
 """Letters a second at which kills ought to cost next to nothing."""
@@ -258,6 +260,40 @@ def _mutants(options: Options) -> list[Step]:
     return [
         replace(_step(f"mutant {each.name}", each.seconds, hunt, each, options.seed), cores=each.cores)
         for each in MUTANTS
+    ] + [
+        replace(_step(f"mutant {each.name}, simulated", each.seconds, simulated_mutant, each), cores=1.0)
+        for each in SIMULATED_MUTANTS
+    ]
+
+
+WORLDS = {
+    "calm": (60, 0.4),
+    "dying": (150, 1.0),
+    "ill": (150, 1.4),
+    "rated": (60, 1.8),
+    "throttled": (60, 1.0),
+    "several": (50, 3.0),
+    "routes": (100, 1.4),
+    "mass": (60, 8.0),
+    "everything": (100, 1.6),
+}
+"""Worlds of each kind, and seconds of one: a million letters in all."""
+
+
+def _simulation(options: Options) -> list[Step]:
+    return [
+        replace(
+            _step(
+                f"simulation {kind}",
+                2 + seconds * options.count(full, 1),
+                simulated,
+                options.seed,
+                kind=kind,
+                worlds=options.count(full, 1),
+            ),
+            cores=1.0,
+        )
+        for kind, (full, seconds) in WORLDS.items()
     ]
 
 
@@ -266,7 +302,18 @@ def _once(name: str, seconds: float, make: Callable[..., Row], options: Options)
     return [_step(name, seconds, make, options.seed)]
 
 
-LONG = {"guided", "mutants", "callers", "clocks", "sick", "vanished", "builds", "lagging", "strangers"}
+LONG = {
+    "guided",
+    "mutants",
+    "simulated mutants",
+    "callers",
+    "clocks",
+    "sick",
+    "vanished",
+    "builds",
+    "lagging",
+    "strangers",
+}
 """Parts without a short form."""
 
 PARTS: dict[str, Part] = {
@@ -302,6 +349,7 @@ PARTS: dict[str, Part] = {
     ],
     "lagging": lambda options: [_step("lagging", 35, lagging, options.seed, letters=options.count(800, 600))],
     "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.1, options=options),
+    "simulation": _simulation,
     "inputs": _inputs,
     "guided": _guided,
     "mutants": _mutants,

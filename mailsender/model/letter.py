@@ -566,11 +566,14 @@ def replica_of(token: str) -> str:
 class Claim:
     """Letters taken for sending under a token, which fences late writers.
 
-    It begins with the ID of the replica that has them: they are its own for as long as that lives.
+    It begins with the ID of the replica that has them: they are its own for as long as that lives. `places`
+    say where the letters stand in the order of their route, which two claims of it share; empty where that is
+    not known.
     """
 
     token: str
     letters: tuple[Letter, ...] = field(default=())
+    places: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

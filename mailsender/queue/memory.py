@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count, islice
+from typing import TypeAlias
 
 from mailsender.model.blobs import named_in, without_texts
 from mailsender.model.clock import Clock
@@ -34,7 +35,7 @@ from mailsender.model.letter import (
 from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
-from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_turn, offset
+from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -72,57 +73,61 @@ class _Entry:
     expires: float | None = None
 
 
+_Heap: TypeAlias = list[tuple[float, int, _Entry]]
+
+
 class _Waiting:
     """Those of a route that wait: fresh ones by their rank, deferred ones by their time."""
 
     def __init__(self) -> None:
         self.time = RouteTime()
-        self._fresh: list[tuple[float, int, str]] = []
-        self._deferred: list[tuple[float, int, str]] = []
+        self._fresh: _Heap = []
+        self._deferred: _Heap = []
         self._deferred_first = False
 
     def add(self, entry: _Entry) -> None:
         if entry.rank is None:
-            heapq.heappush(self._deferred, (entry.due, entry.order, entry.letter.id))
+            heapq.heappush(self._deferred, (entry.due, entry.order, entry))
         else:
-            heapq.heappush(self._fresh, (entry.rank, entry.order, entry.letter.id))
+            heapq.heappush(self._fresh, (entry.rank, entry.order, entry))
 
     def remove(self, entry: _Entry) -> None:
         """Take one out."""
-        for heap in (self._fresh, self._deferred):
-            heap[:] = [each for each in heap if each[1] != entry.order]
-            heapq.heapify(heap)
+        heap = self._deferred if entry.rank is None else self._fresh
+        heap[:] = [each for each in heap if each[2] is not entry]
+        heapq.heapify(heap)
 
     def ids(self) -> list[str]:
         """The IDs of those that wait."""
-        return [letter_id for _, _, letter_id in (*self._fresh, *self._deferred)]
+        return [each.letter.id for _, _, each in (*self._fresh, *self._deferred)]
 
-    def take(self, limit: int, now: float, entries: Mapping[str, _Entry]) -> list[_Entry]:
+    def take(self, limit: int, now: float) -> list[_Entry]:
         """The next ones that may be sent, one of each kind in turn."""
-        ready = [self._fresh, self._deferred]
-        both = bool(self._fresh) and bool(self._deferred) and self._deferred[0][0] <= now
-        if both and self._deferred_first:
-            ready.reverse()
-        if both and limit % 2:
-            self._deferred_first = not self._deferred_first
-        kinds = [list(self._popped(heap, limit, now)) for heap in ready]
-        taken = list(in_turn(*kinds))
-        for each in taken[limit:]:
-            self.add(entries[each])
-        return [entries[each] for each in taken[:limit]]
+        kinds = [list(self._popped(heap, limit, now)) for heap in (self._fresh, self._deferred)]
+        if all(kinds):
+            if self._deferred_first:
+                kinds.reverse()
+            if limit % 2:
+                self._deferred_first = not self._deferred_first
+        found = list(in_turn(*kinds))
+        for each in found[limit:]:
+            self.add(each)
+        taken = found[:limit]
+        for each in taken:
+            if each.rank is not None:
+                self.time.served(each.rank - offset(each.letter))
+        return taken
 
-    def _popped(self, heap: list[tuple[float, int, str]], limit: int, now: float) -> Iterator[str]:
+    def _popped(self, heap: _Heap, limit: int, now: float) -> Iterator[_Entry]:
         for _ in range(limit):
             if not heap or (heap is self._deferred and heap[0][0] > now):
                 return
             yield heapq.heappop(heap)[2]
 
-    def place(self, entries: Mapping[str, _Entry]) -> float | None:
-        """The place of the letter whose turn it is in its flow; None where no fresh one waits."""
-        if not self._fresh:
-            return None
-        rank, _, letter_id = self._fresh[0]
-        return rank - offset(entries[letter_id].letter)
+    @property
+    def place(self) -> float | None:
+        """The place in its flow of the fresh one whose turn it is; None where none waits."""
+        return self._fresh[0][0] - offset(self._fresh[0][2].letter) if self._fresh else None
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._deferred)
@@ -145,10 +150,10 @@ class _Waiting:
         before = sum(due < entry.due for due, _, _ in self._deferred)
         return before + min(before, len(self._fresh))
 
-    def since(self, entries: Mapping[str, _Entry]) -> float:
+    @property
+    def since(self) -> float:
         """Since when the first of them may be sent."""
-        fresh = [entries[each].due for _, _, each in self._fresh[:1]]
-        return min(fresh + [due for due, _, _ in self._deferred[:1]], default=math.inf)
+        return min([heap[0][2].due for heap in (self._fresh, self._deferred) if heap], default=math.inf)
 
 
 class MemoryQueue:
@@ -219,9 +224,7 @@ class MemoryQueue:
                 continue
             letter_id = letter.id.lower()
             tried_before = letter_id not in mine and self._held(letter_id, claim.token) is not None
-            verdict = self._insert(letter)
-            if verdict is Inserted.NEW:
-                self._own(letter_id, claim)
+            verdict = self._insert(letter, claim)
             if verdict is Inserted.NEW or (verdict is Inserted.REPLAY and tried_before):
                 verdict = Inserted.CLAIMED
                 mine.add(letter_id)
@@ -245,13 +248,15 @@ class MemoryQueue:
         """See `Queue.leave`."""
         self._replicas.pop(replica, None)
 
-    async def living(self) -> frozenset[str]:
+    async def living(self) -> set[str]:
         """See `Queue.living`."""
-        return frozenset(self._replicas)
+        return set(self._replicas)
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        return self._take(self._routes[route].take(limit, self._clock.monotonic(), self._entries), token)
+        entries = self._routes[route].take(limit, self._clock.monotonic())
+        claim = self._take(entries, token)
+        return Claim(token=token, letters=claim.letters, places=in_line([each.rank for each in entries]))
 
     def share(self, routes: Mapping[str, RouteShares]) -> None:
         """See `Queue.share`."""
@@ -461,7 +466,7 @@ class MemoryQueue:
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],
             unreported=sum(len(entry.reports) for entry in self._unreported.values()),
-            oldest_due=max((0.0, *(now - each.since(self._entries) for each in self._routes.values()))),
+            oldest_due=max((0.0, *(now - each.since for each in self._routes.values()))),
             oldest_unreported=max(
                 [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
             ),
@@ -469,7 +474,7 @@ class MemoryQueue:
                 name: RouteStats(
                     awaiting=len(each),
                     deferred=each.deferred(now),
-                    oldest_due=max(0.0, now - each.since(self._entries)),
+                    oldest_due=max(0.0, now - each.since),
                 )
                 for name, each in sorted(self._routes.items(), key=lambda one: -len(one[1]))[:MOST_ROUTES]
                 if len(each)
@@ -484,7 +489,7 @@ class MemoryQueue:
 
     # --- what the calls above are made of ---
 
-    def _insert(self, letter: Letter) -> Inserted:
+    def _insert(self, letter: Letter, claim: FreshClaim | None = None) -> Inserted:
         entry = self._entries.get(letter.id.lower())
         if entry is not None:
             return self._join(entry, letter)
@@ -496,7 +501,11 @@ class MemoryQueue:
             self._ended(entry)
         else:
             self._rank(entry)
-            self._routes[letter.route].add(entry)
+            if claim is None:
+                self._routes[letter.route].add(entry)
+            else:
+                entry.token, self._claimed[entry.letter.id] = claim.token, entry
+                entry.letter = entry.letter.evolve(status=Status.PROCESSING)
             if letter.expires is not None:
                 heapq.heappush(self._over, (letter.expires.timestamp(), entry.letter.id))
         self._entries[entry.letter.id] = entry
@@ -519,7 +528,7 @@ class MemoryQueue:
 
     def _look(self, route: str) -> None:
         waiting = self._routes[route]
-        waiting.time.look(waiting.place(self._entries), self._clock.monotonic())
+        waiting.time.look(waiting.place, self._clock.monotonic())
 
     def _rank(self, entry: _Entry) -> None:
         """Give a letter that comes in its place."""
@@ -535,14 +544,6 @@ class MemoryQueue:
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._claimed.get(letter_id)
         return entry if entry is not None and entry.token == token else None
-
-    def _own(self, letter_id: str, claim: FreshClaim) -> None:
-        """Put a letter that has just come in under a claim."""
-        entry = self._entries[letter_id]
-        self._routes[claim.route].remove(entry)
-        entry.token = claim.token
-        self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
-        self._claimed[letter_id] = entry
 
     def _unclaim(self, entry: _Entry) -> None:
         del self._claimed[entry.letter.id]

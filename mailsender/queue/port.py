@@ -111,8 +111,8 @@ class Queue(Histories, Protocol):
         """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
         ...
 
-    async def living(self) -> frozenset[str]:
-        """The IDs of replicas that have joined, have not left, and that nobody declared dead."""
+    async def living(self) -> set[str]:
+        """The IDs of the replicas that live, as far as nobody declared them dead."""
         ...
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from mailsender.aio import first_of
 from mailsender.model.clock import Clock
-from mailsender.ratelimit.gcra import Slot
+from mailsender.ratelimit.gcra import Allowance, Slot
 from mailsender.ratelimit.limiter import MIN_LEFT, Limiter, NoSlots
 from mailsender.ratelimit.order import RELAY, Order, destination
 
 EARLY = 0.05
 """Seconds before a destination's slot at which one of the relay is asked for: sooner it would lapse."""
 
+PATIENCE = 0.1
+"""Seconds for which a sender waits for a destination's slot; beyond it others are sent to meanwhile."""
+
+NEAR = 2.0
+"""Seconds within which a letter's turn comes that is kept at hand, so that the destination's rate is used up:
+longer than the queue is left alone for."""
+
+Rates = tuple[Allowance, ...]
+
+
+def domain_of(address: str) -> str:
+    """The domain of an address, as limits name it."""
+    return address.rpartition("@")[2].lower()
+
 
 class Destinations:
     """Limiters of a relay by the domains that they are for; ``*.domain`` is for all below one, together.
 
     `relay` is the limiter of all of it, which has the orders of destinations without limits of their own.
+    `make` makes the limiter of a pattern.
     """
 
-    def __init__(self, relay: Limiter, limiters: Mapping[str, Limiter], clock: Clock) -> None:
+    def __init__(self, relay: Limiter, make: Callable[[str, Rates], Limiter], clock: Clock) -> None:
         self._relay = relay
-        self._limiters = {pattern.lower(): each for pattern, each in limiters.items()}
+        self._make = make
         self._clock = clock
+        self._limiters: dict[str, Limiter] = {}
+        self._made: dict[str, Limiter] = {}
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._limiters)
+
+    def change(self, rates: Mapping[str, Rates]) -> None:
+        """Keep to these from now on, all of a pattern's rates. What is known of a pattern stays."""
+        for pattern, each in rates.items():
+            if pattern in self._made:
+                self._made[pattern].change(each[0], each[1:])
+            else:
+                self._made[pattern] = self._make(pattern, each)
+        self._limiters = {pattern.lower(): self._made[pattern] for pattern in rates}
+        self._changed.set()
 
     def of(self, domain: str) -> Limiter | None:
         """The limiter of a domain, by the narrowest pattern; None where it has no limits of its own."""
@@ -37,36 +69,68 @@ class Destinations:
             found = self._limiters.get(f"*.{domain}")
         return found
 
+    def alike(self, addresses: Sequence[str]) -> int:
+        """How many of them, from the first on, may be in one transaction: they share their limits."""
+        first = self.of(domain_of(addresses[0]))
+        for place, each in enumerate(addresses):
+            if self.of(domain_of(each)) is not first:
+                return place
+        return len(addresses)
+
+    # --- orders ----------------------------------------------------------------------------------
+
     def order(self, domain: str, order: Order) -> None:
         """Obey what a reply asks for a destination: the slots of one that has some are slowed exactly."""
         own = self.of(domain)
         (own or self._relay).order(order.of(RELAY if own is not None else destination(domain)))
 
-    def left(self, domain: str, now: float) -> float:
-        """Seconds until something may begin to a domain; 0.0: now, if there are slots. `now` is monotonic."""
+    def held(self, domain: str, now: float) -> tuple[Order, float] | None:
+        """By what nothing may begin to a domain, and for how many seconds; `now` is monotonic."""
         own = self.of(domain)
-        return max(self._relay.left(destination(domain), now), 0.0 if own is None else own.left(RELAY, now))
+        for limiter, key in ((self._relay, destination(domain)), (own, RELAY)):
+            order = None if limiter is None else limiter.held(key, now)
+            if limiter is not None and order is not None:
+                return order, limiter.left(key, now)
+        return None
 
-    async def acquire(self, domain: str) -> Slot:
-        """A slot that fits the domain's limits and the relay's.
+    # --- slots -----------------------------------------------------------------------------------
 
-        Raises:
-            NoSlots: none will come for long.
+    def near(self, domain: str, now: float) -> float:
+        """As `rest`, but 0.0 where the turn is so far ahead that the queue is the place to wait."""
+        own = self.of(domain)
+        if own is None or own.wait(now) <= PATIENCE or own.next_turn(now) - now > NEAR:
+            return 0.0
+        return own.turn(now)
+
+    def rest(self, domain: str, now: float) -> float:
+        """Seconds for which a recipient is left for later, so that nobody else waits for it; 0.0: go on.
+
+        Who rests comes when it is its turn, as far as this replica knows.
         """
         own = self.of(domain)
-        if own is None:
-            return await self._relay.acquire()
-        theirs = await own.acquire()
-        await asyncio.sleep(max(0.0, theirs.earliest - EARLY - self._clock.monotonic()))
-        ours = await self._relays(own, theirs)
+        if own is None or own.wait(now) <= PATIENCE:
+            return 0.0
+        return own.turn(now)
+
+    async def join(self, address: str, ours: Slot) -> Slot:
+        """A slot that fits the limits of an address's domain, too; `ours` is one of the relay.
+
+        Raises:
+            NoSlots: none will come for long; `ours` is given back.
+        """
+        own = self.of(domain_of(address))
+        if own is None or ours.limits is own:
+            return ours
+        theirs = await self._theirs(own, ours)
         while (slot := meeting(theirs, ours, self._clock.monotonic())) is None or slot.over:
             if theirs.over or (theirs.latest < ours.latest and not ours.over):
                 theirs = await self._theirs(own, ours)
             else:
-                ours = await self._relays(own, theirs)
-        return slot
+                await asyncio.sleep(max(0.0, theirs.earliest - EARLY - self._clock.monotonic()))
+                ours = await self._ours(own, theirs)
+        return replace(slot, limits=own)
 
-    async def _relays(self, own: Limiter, theirs: Slot) -> Slot:
+    async def _ours(self, own: Limiter, theirs: Slot) -> Slot:
         try:
             return await self._relay.acquire()
         except NoSlots:
@@ -80,22 +144,28 @@ class Destinations:
             self._relay.put_back(ours)
             raise
 
+    # --- their life ------------------------------------------------------------------------------
+
     async def run(self, stop: asyncio.Event) -> None:
         """Run all of them until `stop`."""
+        running: set[str] = set()
         async with asyncio.TaskGroup() as group:
-            for each in self._limiters.values():
-                group.create_task(each.run(stop))
+            while not stop.is_set():
+                self._changed.clear()
+                for pattern in self._made.keys() - running:
+                    group.create_task(self._made[pattern].run(stop))
+                running.update(self._made)
+                await first_of(stop, self._changed)
 
     def shut(self) -> None:
         """Hand out nothing more."""
-        for each in self._limiters.values():
+        for each in self._made.values():
             each.shut()
 
     async def close(self) -> None:
         """Give back what is left, and write down what was ordered."""
-        async with AsyncExitStack() as stack:
-            for each in self._limiters.values():
-                stack.push_async_callback(each.close)
+        for each in self._made.values():
+            await each.close()
 
 
 def meeting(one: Slot, other: Slot, now: float) -> Slot | None:

@@ -225,11 +225,15 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Permission to begin one transaction, on the local monotonic clock, unless one of `terms` is over."""
+    """Permission to begin one transaction, on the local monotonic clock, unless one of `terms` is over.
+
+    `limits` tells whose limits it fits beside those of the relay.
+    """
 
     earliest: float
     latest: float
     terms: tuple[Term, ...] = field(default=(), compare=False, repr=False)
+    limits: object = field(default=None, compare=False, repr=False)
 
     def good(self, now: float) -> bool:
         """Whether a transaction may begin at `now`."""

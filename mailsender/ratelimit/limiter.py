@@ -84,6 +84,7 @@ class Limiter:
         self._returned: list[_Chunk] = []
         self._spare: deque[Slot] = deque()
         self._term = Term()
+        self._next_at = self._turn_at = float("-inf")  # monotonic
         self._wanted = asyncio.Event()
         self._told = asyncio.Event()
         self._standing = Standing(clock.epoch() - clock.monotonic())
@@ -252,13 +253,34 @@ class Limiter:
         self._wanted.set()
         return await future
 
+    def wait(self, now: float) -> float:
+        """Seconds until who asks for a slot now has one, as far as this replica knows; `now` is monotonic."""
+        if self._free:
+            return 0.0
+        chunk = self._chunk
+        at = self._next_at if chunk is None else chunk.grant.earliest(chunk.handed)
+        return max(0.0, at - now) + len(self._waiters) * self._step
+
+    def turn(self, now: float) -> float:
+        """Seconds until the turn of one that does not wait here, behind all those who were told before."""
+        self._turn_at = self.next_turn(now)
+        return self._turn_at - now
+
+    def next_turn(self, now: float) -> float:
+        """When the next turn is, in monotonic seconds."""
+        return max(self._turn_at + self._step, now + self.wait(now))
+
+    @property
+    def _step(self) -> float:
+        return max(each.step for each in self._request(0).rates)
+
     def good(self, slot: Slot, now: float) -> bool:
         """Whether a transaction may begin with a slot that was handed out before; `now` is monotonic."""
         return slot.good(now) and self.left(RELAY, now) == 0
 
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
-        if slot is UNLIMITED or not self._lasts(slot):
+        if slot is UNLIMITED or self._free or not self._lasts(slot):
             return
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -374,6 +396,7 @@ class Limiter:
                 advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
             )
         self.granted += grant.count
+        self._next_at = grant.earliest(grant.count)
         if grant.count:
             self._chunk = _Chunk(grant)
         if self._held_up():

@@ -54,6 +54,9 @@ def _fields(letter: Letter, answer: Answer) -> dict[str, Any]:
         "Uncertain": any(recipient.uncertain for recipient in letter.recipients),
         "BodyOmitted": letter.bare,
         "Omitted": [],
+        "Route": letter.route,
+        "Stream": letter.handling.stream,
+        "Tags": list(letter.handling.tags),
     }
 
 

@@ -119,3 +119,6 @@ class Report(BaseModel):
         False, description="`Body` was left out: for size, by a setting, or because it is kept no longer."
     )
     Omitted: list[str] = Field([], description="What else was left out because the report was too large.")
+    Route: str = Field("", description="The route that the letter took.")
+    Stream: str = Field("", description="As published, or empty.")
+    Tags: list[str] = Field([], description="As published, each once and in order.")

@@ -36,6 +36,7 @@ _Look = Callable[[RelayPlan], object]
 _TAKEN: Final[Sequence[tuple[str, _Look]]] = (
     ("rate", _rates),
     ("quota", _quota),
+    ("destinations", lambda relay: relay.destinations),
     ("preset", lambda relay: relay.preset),
     ("rules", lambda relay: relay.rules),
     ("from", lambda relay: relay.senders),
@@ -44,7 +45,6 @@ _TAKEN: Final[Sequence[tuple[str, _Look]]] = (
 """What of a relay is looked up each time that it is needed, by its key."""
 
 _LEFT: Final[Sequence[tuple[str, _Look]]] = (
-    ("destinations", lambda relay: relay.destinations),
     ("connections", lambda relay: relay.policy.sessions.sessions),
     ("connections_total", lambda relay: relay.connections_total),
     ("letters_per_session", lambda relay: relay.policy.sessions.letters),
@@ -93,7 +93,6 @@ def _merged(relay: RelayPlan, other: RelayPlan) -> RelayPlan:
     return replace(
         other,
         connections_total=relay.connections_total,
-        destinations=relay.destinations,
         policy=replace(relay.policy, max_recipients=other.policy.max_recipients),
     )
 

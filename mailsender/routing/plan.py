@@ -102,3 +102,8 @@ class Plan:
     relays: tuple[RelayPlan, ...]
     routes: tuple[RoutePlan, ...]
     suppression: SuppressionPolicy = field(default_factory=SuppressionPolicy)
+
+
+def rates_of(relay: RelayPlan) -> dict[str, tuple[Allowance, ...]]:
+    """The rates of single destinations, by their domains."""
+    return {each.domain: each.rates for each in relay.destinations if each.rates}

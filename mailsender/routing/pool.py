@@ -198,7 +198,7 @@ class Pool:
                 f"all {self.dots.slow} open sessions wait for the reply to a message's end, the longest for"
                 f" {self.dots.longest:.0f} s"
             )
-        return "" if self.reach.ever else NOT_ASKED
+        return "" if self.reach.ever or self.closed else NOT_ASKED
 
     # --- a place ---------------------------------------------------------------------------------
 

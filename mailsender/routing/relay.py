@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
+from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import Order
@@ -37,9 +38,10 @@ class RelayPolicy:
 class Relay:
     """What KumoMTA calls an egress path: pool, limiter, breaker, rules. Routes over it share all of them.
 
-    `senders` are the addresses and domains that it takes mail from; no entry: from all. `rules` are the
+    `senders` are the addresses and domains that it takes mail from; no entry: from all. `connections_total`
+    is how many it takes from all replicas together, 0 where that is not known. `rules` are the
     file's and the preset's about its replies. What its replies order by them is the limiter's to keep, but
-    for `orders`, which are about single recipients.
+    for `orders`, which are about single recipients. `destinations` has the limits of single domains.
     """
 
     def __init__(
@@ -53,10 +55,14 @@ class Relay:
         chance: random.Random,
         stopping: asyncio.Event,
         senders: tuple[str, ...] = (),
+        connections_total: int = 0,
         rules: Sequence[ReplyRule] = (),
+        destinations: Destinations | None = None,
     ) -> None:
         self.name = name
+        self.destinations = destinations
         self.senders = senders
+        self.connections_total = connections_total
         self.rules = tuple(rules)
         self.orders = Orders()
         self.transport = transport
@@ -151,9 +157,12 @@ class Relay:
         max_recipients: int,
         senders: tuple[str, ...],
         rules: Sequence[ReplyRule],
+        destinations: Mapping[str, Rates],
     ) -> None:
         """Go by other limits and rules; sessions, and what was ordered, stay."""
         self.limiter.change(allowance, further)
+        if self.destinations is not None:
+            self.destinations.change(destinations)
         self.pool.patience = self.limiter.life / 2
         self.policy = replace(self.policy, max_recipients=max_recipients)
         self.senders = senders
@@ -184,22 +193,24 @@ class Relay:
             self.orders.obey(decision, key, now)
         else:
             until, then = self._clock.epoch() + decision.seconds, decision.then
-            self.limiter.order(
-                Order(
-                    key=key,
-                    rule=decision.rule,
-                    said=decision.said,
-                    until=until,
-                    factor=1.0 if then is None else then.rate,
-                    then_until=0.0 if then is None else until + then.seconds,
-                )
+            order = Order(
+                key=key,
+                rule=decision.rule,
+                said=decision.said,
+                until=until,
+                factor=1.0 if then is None else then.rate,
+                then_until=0.0 if then is None else until + then.seconds,
             )
+            if self.destinations is not None and decision.scope is Scope.DESTINATION:
+                self.destinations.order(key.partition(":")[2], order)
+            else:
+                self.limiter.order(order)
         return self.held(key, now)
 
     @property
     def ordered(self) -> bool:
         """Whether anything may be held by an order: a cheap look before a closer one."""
-        return self.limiter.ordered or bool(self.orders)
+        return self.limiter.ordered or bool(self.orders) or bool(self.destinations)
 
     def held(self, key: str, now: float) -> float:
         """Seconds for which nothing that a scope key covers may begin; `now` is monotonic."""
@@ -208,6 +219,10 @@ class Relay:
 
     def resting(self, key: str, now: float) -> Resting | None:
         """By what a scope key is held, if it is."""
+        kind, _, name = key.partition(":")
+        if self.destinations is not None and kind == Scope.DESTINATION:
+            held = self.destinations.held(name, now)
+            return None if held is None else Resting(held[1], held[0].rule, held[0].said)
         order = self.limiter.held(key, now)
         if order is not None:
             return Resting(self.limiter.left(key, now), order.rule, order.said)

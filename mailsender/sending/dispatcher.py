@@ -27,6 +27,7 @@ from mailsender.routing.weighing import Ruling
 from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
+from mailsender.sending.sharing import Sharing
 from mailsender.sending.tools import Tools
 
 log = structlog.get_logger()
@@ -95,6 +96,7 @@ class Dispatcher:
             blocked=self._blocks,
             moved=self._nudge_one,
         )
+        self.sharing = Sharing(queue, tools.in_flight, tools.clock, relays, life=tools.policy.life)
         self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
         self.held_up = 0  # times that letters in flight took all the memory that they may
@@ -238,6 +240,9 @@ class Dispatcher:
             for relay in self.relays:
                 group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
             group.create_task(keep("watching", self._watch, stop, "nobody hears of a relay that hangs"))
+            if self.sharing.shares:
+                share = partial(self.sharing.run, stop)
+                group.create_task(keep("sharing", share, stop, "it may have no session with some relays"))
             if self._tools.table.names:
                 look = partial(self.rerouter.run, stop)
                 group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
@@ -247,6 +252,8 @@ class Dispatcher:
         self._stopping.set()
         for relay in self.relays:
             relay.limiter.shut()
+            if relay.destinations is not None:
+                relay.destinations.shut()
             relay.pool.stop()
         for route in self.routes:
             route.leave()

@@ -141,6 +141,13 @@ class Errand:
         return NO_LIMIT if self.held is None else self.held.room
 
     @property
+    def part(self) -> tuple[str, ...]:
+        """Those for its next transaction: as many as fit, who share the limits of their destination."""
+        part = self.left[: min(self.size, self.room)]
+        destinations = self.relay.destinations
+        return part if destinations is None else part[: destinations.alike(part)]
+
+    @property
     def session(self) -> Session:
         """The session for its next transaction."""
         if self.held is None:

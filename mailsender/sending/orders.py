@@ -8,9 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
+from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
+
+IN_TURN: Final = "waits for its turn: the limits of its destination are reached"
+"""What is told of recipients who are left for later."""
 
 LEAST_PAUSE: Final = 1.0
 """Seconds until a letter comes again of which a rule says neither when nor that the attempt counts: without
@@ -46,6 +51,16 @@ def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
     return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
 
 
+def aside(errand: Errand, now: float) -> float:
+    """Seconds for which the whole letter is kept out of the way, as the turn of its destination is near."""
+    destinations = errand.relay.destinations
+    if destinations is None or destinations.alike(errand.left) < len(errand.left):
+        return 0.0
+    if errand.relay.held(scope_key(Scope.DESTINATION, recipient=errand.left[0]), now):
+        return 0.0
+    return destinations.near(domain_of(errand.left[0]), now)
+
+
 def spare(errand: Errand, now: float) -> None:
     """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
     relay = errand.relay
@@ -56,12 +71,21 @@ def spare(errand: Errand, now: float) -> None:
             relay.resting(scope_key(Scope.RECIPIENT, recipient=each), now)
             or relay.resting(scope_key(Scope.DESTINATION, recipient=each), now)
         )
-        if resting is None:
+        if resting is None and (pause := _turn(relay, each, now)):
+            errand.results[each] = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=IN_TURN)
+            _idle(errand, each, pause)
+        elif resting is None:
             kept.append(each)
         else:
             errand.results[each] = _result(resting)
             _idle(errand, each, resting.seconds)
     errand.left = tuple(kept)
+
+
+def _turn(relay: Relay, address: str, now: float) -> float:
+    """Seconds for which an address is left for later, as no more is sent to its domain at a time."""
+    destinations = relay.destinations
+    return 0.0 if destinations is None else destinations.rest(domain_of(address), now)
 
 
 def _idle(errand: Errand, address: str, pause: float) -> None:

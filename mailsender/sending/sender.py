@@ -34,7 +34,7 @@ from mailsender.sending.errand import Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import spare
+from mailsender.sending.orders import aside, spare
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit
@@ -270,12 +270,14 @@ class Sender:
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
+        if errand.relay.destinations is not None and self._put_aside(errand):
+            return
         while True:
             while self._anybody_left(errand):
                 if not await self._equipped(errand):
                     errand.short = True
                     break
-                part = errand.left[: min(errand.size, errand.room)]
+                part = errand.part
                 try:
                     said = await self._transact(errand, part)
                 except Exception as error:  # noqa: BLE001  looked at, and raised where it has to be
@@ -289,6 +291,13 @@ class Sender:
             if self._route.alone or not await self._turn_elsewhere(errand):
                 break
         self._end(errand)
+
+    def _put_aside(self, errand: Errand) -> bool:
+        """Keep the letter at hand until its destination's turn, if that is near; whether it is kept."""
+        seconds = 0.0 if self._stopping.is_set() else aside(errand, self._clock.monotonic())
+        if seconds:
+            self._backlog.put_aside(errand.token, errand.letter, seconds)
+        return bool(seconds)
 
     def _end(self, errand: Errand) -> None:
         """Nothing more is sent now: what was said decides, or has to be weighed; or the letter goes back."""
@@ -420,6 +429,9 @@ class Sender:
                     errand.held = relay.pool.at_once() or await relay.pool.place(wait=False)
                 if errand.slot is None:
                     errand.slot = relay.limiter.at_once() or await relay.limiter.acquire()
+                if relay.destinations is not None:
+                    slot, errand.slot = errand.slot, None
+                    errand.slot = await relay.destinations.join(errand.left[0], slot)
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -82,6 +82,8 @@ async def test_who_had_the_route_alone_owes_nobody(queue: Queue) -> None:
     await queue.insert(of("one", *range(100)))
     await take(queue, 60)
     await queue.insert(of("two", *range(100, 200)))
+    first = Counter(streams(await take(queue, 20)))
+    assert first["one"] >= 5, "what a newcomer has before others is a second's work"
     found = Counter(streams(await take(queue, 20)))
     assert abs(found["one"] - 10) <= 1
 
@@ -94,6 +96,7 @@ async def test_who_waited_for_long_is_not_overtaken_by_newcomers_for_it(queue: Q
     await queue.insert(of("four", 1000))
     assert 1000 in numbers(await take(queue, 4))
     await queue.insert(of("five", *range(2000, 2040)))
+    await take(queue, 14)  # a newcomer's second
     found = Counter(streams(await take(queue, 40)))
     assert all(abs(found[each] - 10) <= 2 for each in ("one", "two", "three", "five")), found
 
@@ -152,6 +155,16 @@ async def test_a_batch_that_comes_again_takes_no_place(queue: Queue) -> None:
     await queue.insert(of("other", *range(100, 140)))
     found = Counter(streams(await take(queue, 60)))
     assert abs(found["news"] - 30) <= 2
+
+
+async def test_two_claims_of_a_route_share_its_order(queue: Queue) -> None:
+    await queue.insert(of("news", *range(20)))
+    first = await queue.claim(10, token_of(), ROUTE)
+    await queue.insert(of("code", 1000))
+    second = await queue.claim(5, token_of(), ROUTE)
+    assert list(first.places) == sorted(first.places)
+    assert numbers(second.letters)[0] == 1000
+    assert first.places[0] <= second.places[0] <= first.places[-1] < second.places[1]
 
 
 # --- priorities ------------------------------------------------------------------------------------
@@ -293,3 +306,14 @@ async def test_what_is_over_is_taken_wherever_it_waits(queue: Queue) -> None:
     last = ended(taken.letters[0], status=Status.ERROR, reason="expired")
     assert await queue.settle([Settlement(token=taken.token, letter=last)]) == frozenset()
     assert numbers((await queue.claim(10, token_of(), "r4")).letters) == [4]
+
+
+@only(*MONGO)
+async def test_whatever_rank_another_program_wrote_there_are_places_left(world: World) -> None:
+    queue = await world.replica()
+    far = datetime(9999, 12, 31, tzinfo=UTC)
+    await world.raw.insert_one({"status": "awaiting", "route": ROUTE, "rank": far, "handling": "theirs"})
+    assert await queue.insert(of("news", *range(20))) == [Inserted.NEW] * 20
+    assert await queue.insert(of("code", 1000)) == [Inserted.NEW]
+    found = await queue.claim(21, token_of(), ROUTE)
+    assert {each.handling.stream for each in found.letters} == {"news", "code"}

@@ -442,6 +442,20 @@ async def test_the_living_keep_their_letters_and_the_dead_do_not(queue: Queue, w
     assert (await claim(queue, 10)).letters == others.letters
 
 
+async def test_who_lives_is_known_to_all(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(2)])
+    await claim(queue, 1)
+    await claim(queue, 1, OTHER)
+    assert await queue.living() == {REPLICA, OTHER}
+    await world.pass_time(50)
+    assert await queue.beat(REPLICA, LIFE)
+    await world.pass_time(20)
+    await queue.reclaim(10)
+    assert await queue.living() == {REPLICA}
+    await queue.leave(REPLICA)
+    assert await queue.living() == set()
+
+
 async def test_who_is_late_and_not_yet_declared_dead_lives_on(queue: Queue, world: World) -> None:
     await queue.insert([letter(1)])
     await claim(queue, 1)
@@ -1108,16 +1122,3 @@ async def test_who_asks_after_the_end_learns_nothing_of_a_letter(queue: Queue) -
         await queue.ended([letter().id])
     with pytest.raises(Unavailable):  # none of them is called bad
         await queue.insert([letter(1), letter(2)])
-
-
-async def test_the_living_are_those_that_joined_and_neither_left_nor_were_declared_dead(world: World) -> None:
-    queue = await world.replica()
-    await queue.join("a" * 16, 1000.0)
-    await queue.join("b" * 16, 1000.0)
-    await queue.join("c" * 16, 1.0)
-    assert await queue.living() >= {"a" * 16, "b" * 16, "c" * 16}
-    await queue.leave("a" * 16)
-    await world.pass_time(2.0)
-    await queue.reclaim(10)
-    living = await queue.living()
-    assert living & {"a" * 16, "b" * 16, "c" * 16} == {"b" * 16}

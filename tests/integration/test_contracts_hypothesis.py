@@ -192,4 +192,7 @@ REPORT_SAMPLE: dict[str, Any] = {
     "Uncertain": False,
     "BodyOmitted": False,
     "Omitted": [],
+    "Route": "default",
+    "Stream": "",
+    "Tags": [],
 }

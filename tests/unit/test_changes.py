@@ -38,6 +38,7 @@ def test_the_same_plan_changes_nothing() -> None:
         ("rate", {"allowance": replace(RATE, burst=2)}),
         ("quota", {"allowance": replace(RATE, quota=50_000, quota_period=86_400.0)}),
         ("quota", {"allowance": replace(RATE, quota=500, timezone="Europe/Moscow")}),
+        ("destinations", {"destinations": (DestinationPlan(domain="gmail.com", rates=(RATE,)),)}),
         ("preset", {"preset": "ses"}),
         (
             "rules",
@@ -56,7 +57,6 @@ def test_what_of_a_relay_is_looked_up_each_time_is_taken(key: str, other: dict[s
 @pytest.mark.parametrize(
     ("key", "other"),
     [
-        ("destinations", {"destinations": (DestinationPlan(domain="gmail.com", rates=(RATE,)),)}),
         ("connections", {"policy": replace(POLICY, sessions=PoolLimits(sessions=9))}),
         ("letters_per_session", {"policy": replace(POLICY, sessions=PoolLimits(sessions=5, letters=9))}),
         ("session_idle", {"policy": replace(POLICY, sessions=PoolLimits(sessions=5, idle=9.0))}),

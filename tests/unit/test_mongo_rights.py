@@ -45,7 +45,8 @@ def test_rights_of_several_roles_add_up() -> None:
     assert lacking(each, "mts", "letters") == ""
     assert lacking(each[:-1], "mts", "letters") == (
         "update in mts.letters and mts.letters.blobs.chunks and mts.letters.blobs.files"
-        " and mts.letters.deadletters and mts.letters.outbox and mts.letters.partitions"
+        " and mts.letters.deadletters and mts.letters.flows and mts.letters.outbox"
+        " and mts.letters.partitions"
         " and mts.letters.replicas and mts.letters.slots and mts.letters.suppression"
         " and mts.letters.templates and mts.letters.templates.pinned"
     )

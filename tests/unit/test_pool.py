@@ -309,6 +309,18 @@ async def test_who_cannot_wait_is_told_at_once() -> None:
 
 
 @pytest.mark.asyncio
+async def test_who_cannot_wait_waits_for_a_session_that_is_being_opened() -> None:
+    """Told that there is none, it would ask again at once, and nobody else would ever have a turn."""
+    scene = Scene(sessions=1)
+    first, second = (asyncio.create_task(scene.place(wait=False)) for _ in range(2))
+    await turns()
+    assert first.done()
+    assert not second.done()
+    scene.pool.leave(await first)
+    assert await second is await first
+
+
+@pytest.mark.asyncio
 async def test_that_it_opens_no_further_session_hurts_nobody_who_has_one() -> None:
     scene = Scene(sessions=2)
     held = await scene.place()

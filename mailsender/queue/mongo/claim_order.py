@@ -20,11 +20,11 @@ from bson import MaxKey, MinKey, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 
-from mailsender.model.letter import DEFAULT_ROUTE
+from mailsender.model.letter import DEFAULT_ROUTE, Letter
 from mailsender.model.queue_stats import MOST_ROUTES
 from mailsender.queue.mongo.client import RAW, Collection, Document
-from mailsender.queue.mongo.documents import DEFERRED
-from mailsender.queue.ranks import in_turn
+from mailsender.queue.mongo.documents import DEFERRED, letter_id
+from mailsender.queue.ranks import in_line, in_turn
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """No rank comes before it."""
@@ -223,6 +223,16 @@ class Order:
 def _fullest(routes: Mapping[str, int]) -> dict[str, int]:
     """As many of the routes as are told, those with the most letters."""
     return dict(nlargest(MOST_ROUTES, routes.items(), key=itemgetter(1)))
+
+
+def places_of(heads: Sequence[Document], letters: Sequence[Letter]) -> tuple[float, ...]:
+    """Where letters stand in the order of their route, in seconds; they are of the `heads`."""
+    ranks = {
+        letter_id(each["_id"]): each["rank"].timestamp()
+        for each in heads
+        if isinstance(each.get("rank"), datetime)
+    }
+    return in_line([ranks.get(each.id) for each in letters])
 
 
 def _waits_since(head: Document) -> datetime:

@@ -70,7 +70,9 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
     except ValueError:
         status = Status.ERROR
         faults.append("its status is not known")
-    finished = document.get("finished_at")
+    finished, handling = document.get("finished_at"), document.get("handling")
+    if not answers[0].origin or not isinstance(handling, Mapping):
+        handling = {}
     return Letter(
         id=identity,
         addresses=addresses,
@@ -90,14 +92,12 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         mail=_string(document.get("mail")) if answers[0].origin else "",
         bare=document.get("bare") is True,
         history=_history(document) if "history" in document else (),
-        handling=_handling(document.get("handling")) if answers[0].origin else PLAIN,
-        expires=_moment(document.get("expires")) if answers[0].origin else None,
+        handling=_handling(handling) if handling else PLAIN,
+        expires=_moment(handling.get("expires")),
     )
 
 
-def _handling(value: Any) -> Handling:
-    if not isinstance(value, Mapping):
-        return PLAIN
+def _handling(value: Mapping[str, Any]) -> Handling:
     tags = value.get("tags")
     try:
         priority = Priority(str(value.get("priority", Priority.NORMAL)))

@@ -9,8 +9,9 @@ Ours stand beside them:
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
 - `mail`: JSON text of its further keys; absent where it has the original's alone. `blobs`: those that its
   attachments name, for as long as it may need them.
-- `handling`: what it asks of the service, as `Handling.document` writes it; absent where it asks nothing.
-- `created_at`: when it came in. `route`: the route that it takes. `expires`: when it is no longer sent.
+- `handling`: what it asks of the service, as `Handling.document` writes it, and, as `expires`, from when on
+  it is no longer sent; absent where there is neither.
+- `created_at`: when it came in. `route`: the route that it takes.
 - `rank`: its place in the order of its route, a time of the route's own (`mailsender.queue.ranks`); false
   when it was deferred, or may not be sent yet, and then `due` says from when on it may be.
 - `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
@@ -213,7 +214,7 @@ def _times(letter: Letter, now: datetime) -> Document:
     """What a letter says of when it may be sent."""
     found: Document = {}
     if letter.expires is not None:
-        found["expires"] = letter.expires
+        found["handling"] = {**letter.handling.document(), "expires": letter.expires}
     later = letter.handling.not_before
     if later is not None and later > now:
         found |= {"rank": DEFERRED, "due": later}

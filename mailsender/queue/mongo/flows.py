@@ -6,7 +6,7 @@ each route. Times in them are milliseconds since 1970, as ranks are.
 - ``{_id: {route, flow}, next, era, first, by, expire_at}``: `next` is the place of the flow's next letter.
   `first` is where what was reserved last begins, and `by` who did it.
 - ``{_id: {route}, now, era}``: the route's own time. An era ends when nothing waits: what flows had come to
-  in an earlier one says nothing any more.
+  in an earlier one counts no further than the route's time.
 
 Nothing is lost with these documents but the order of what waits, so one member's word is enough for them: a
 write to a majority would cost each insert as much as the letters themselves.
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -32,7 +33,7 @@ from mailsender.model.letter import Letter, now_ms
 from mailsender.queue.mongo.claim_order import FIRST
 from mailsender.queue.mongo.client import DUPLICATE_KEY, Collection, Document, calling
 from mailsender.queue.mongo.indexes import ensure_indexes
-from mailsender.queue.ranks import LOOK, OFFSETS, Shares, flow_of, offset
+from mailsender.queue.ranks import LEAD, LOOK, OFFSETS, Shares, flow_of, offset
 
 KEPT: Final = 7 * 86_400_000
 """Milliseconds for which a flow is known after its last letter came in: longer than one waits, and so short
@@ -40,6 +41,10 @@ that streams which somebody makes up anew each time are forgotten long before th
 
 MOST_ROUTES: Final = 1000
 """Routes whose time is held: far more than there ever are."""
+
+FARTHEST: Final = datetime(2500, 1, 1, tzinfo=UTC).timestamp() * 1000
+"""Milliseconds beyond which no place is believed: another program may have written any rank, and a route's
+time that followed it to the end of the calendar would leave no places."""
 
 TRIES: Final = 3
 """How often a flow is reserved that others make at the same moment."""
@@ -139,10 +144,11 @@ class Flows:
             async with calling(timeout):
                 await self._flows.bulk_write(writes, ordered=False)
 
-    def now(self, route: str, otherwise: datetime) -> datetime:
-        """A route's own time, as far as it is known and not later than `otherwise`."""
+    def first(self, route: str, now: datetime) -> datetime:
+        """Where a newcomer to a route stands, as far as that is known: else by the time of day, `now`."""
         time = self._times.get(route)
-        return otherwise if time is None else min(otherwise, now_ms(time.now / 1000))
+        ahead = now.timestamp() if time is None else min(now.timestamp(), time.now / 1000)
+        return now_ms(ahead - LEAD)
 
     def served(self, route: str, heads: Iterable[Document]) -> None:
         """These letters of a route had their turn."""
@@ -163,12 +169,16 @@ class Flows:
         query = {"status": "awaiting", "route": route, "rank": {"$gte": FIRST}}
         shown = {"rank": 1, "handling.priority": 1}
         head = await self._letters.find(query, shown).sort([("rank", ASCENDING)]).limit(1).to_list(1)
-        at = now.timestamp() * 1000
+        at, served = now.timestamp() * 1000, known.now if known is not None else 0.0
         if head:
             # Where nobody knows, as when these documents were lost, newcomers come behind all that wait.
-            update: Document = {"now": {"$max": [{"$ifNull": ["$now", at]}, _place_of(head[0])]}}
+            so_far = {"$ifNull": ["$now", at + LEAD * 1000]}
+            update: Document = {"now": {"$max": [so_far, served, _place_of(head[0])]}}
         else:
-            update = {"now": at, "era": {"$add": [{"$ifNull": ["$era", 0]}, 1]}}
+            update = {
+                "now": {"$max": ["$now", served, at]},
+                "era": {"$add": [{"$ifNull": ["$era", 0]}, 1]},
+            }
         found = await self._changed({"route": route}, [{"$set": update}])
         if len(self._times) >= MOST_ROUTES:
             self._times.clear()
@@ -211,17 +221,16 @@ class Flows:
         return {each["_id"]["flow"]: each["first"] for each in found}
 
     async def _changed(self, name: Document, update: list[Document]) -> Document:
-        for tried in range(TRIES):
-            try:
-                found: Document = await self._flows.find_one_and_update(
-                    {"_id": name}, update, upsert=True, return_document=ReturnDocument.AFTER
-                )
-            except DuplicateKeyError:
-                if tried == TRIES - 1:
-                    raise
-            else:
-                return found
-        raise AssertionError("never reached")
+        for _ in range(TRIES):
+            with suppress(DuplicateKeyError):
+                return await self._find_and_change(name, update)
+        return await self._find_and_change(name, update)
+
+    async def _find_and_change(self, name: Document, update: list[Document]) -> Document:
+        found: Document = await self._flows.find_one_and_update(
+            {"_id": name}, update, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return found
 
     def _say(self, error: Forbidden) -> None:
         if not self._forbidden:
@@ -235,9 +244,13 @@ class Flows:
 
 def _reserving(time: _Time, length: float, token: str) -> list[Document]:
     """Reserve `length` milliseconds of a route's time for a flow. No text from outside is in it."""
-    valid = {"$gte": ["$era", time.era]}
+    newcomer = time.now - LEAD * 1000
+    next_ = {"$ifNull": ["$next", newcomer]}
+    # Nothing waited since: it owes nobody, but comes behind its own that had their turn.
+    over = {"$lt": ["$era", time.era]}
+    own = {"$cond": [over, {"$min": [next_, time.now]}, next_]}
     return [
-        {"$set": {"first": {"$cond": [valid, {"$max": ["$next", time.now]}, time.now]}}},
+        {"$set": {"first": {"$max": [own, newcomer]}}},
         {
             "$set": {
                 "next": {"$add": ["$first", length]},
@@ -254,7 +267,7 @@ def _place_of(document: Document) -> float:
     rank, handling = document["rank"], document.get("handling")
     if not isinstance(rank, datetime):
         return 0.0
-    place = rank.timestamp() * 1000
+    place = min(rank.timestamp() * 1000, FARTHEST)
     try:
         return place - OFFSETS[Priority(handling["priority"])] * 1000 if handling else place
     except (KeyError, TypeError, ValueError):

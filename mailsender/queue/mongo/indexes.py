@@ -32,9 +32,9 @@ INDEXES = (
         partialFilterExpression={"status": "error"},
     ),
     IndexModel(
-        [("status", ASCENDING), ("expires", ASCENDING)],
+        [("status", ASCENDING), ("handling.expires", ASCENDING)],
         name="mailsender_late",
-        partialFilterExpression={"status": "awaiting", "expires": {"$exists": True}},
+        partialFilterExpression={"status": "awaiting", "handling.expires": {"$exists": True}},
     ),
     IndexModel(
         [("expire_at", ASCENDING)],

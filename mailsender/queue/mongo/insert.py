@@ -181,7 +181,7 @@ class Inserter:
                 [each for each in incoming if each.comes_in_on(claim.route)],
                 key=lambda each: offset(each.letter),
             )
-            rank = self._flows.now(claim.route, now)
+            rank = self._flows.first(claim.route, now)
             for each in sendable[: claim.limit]:
                 each.claim(claim.token, rank)
         await self._insert_ranked(incoming, now)

@@ -40,7 +40,7 @@ from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DUE, ORDER, PLACED, Order
+from mailsender.queue.mongo.claim_order import DUE, ORDER, PLACED, Order, places_of
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -195,23 +195,23 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._replicas.leave(replica)
 
-    async def living(self) -> frozenset[str]:
+    async def living(self) -> set[str]:
         """See `Queue.living`."""
         async with calling(self._timeout):
-            return frozenset(await self._replicas.living())
+            return await self._replicas.living()
 
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        tried: list[Any] = []
+        tried: list[Document] = []
         for _ in range(BUSY_TRIES):
-            ids = await self._due_ids(route, limit)
-            if not ids:
+            heads = await self._heads(route, limit)
+            if not heads:
                 break
-            tried += ids
-            if await self._take(ids, token):
-                letters = await self._under(token, tried)
+            tried += heads
+            if await self._take([each["_id"] for each in heads], token):
+                letters = await self._under(token, [each["_id"] for each in tried])
                 if letters:
-                    return Claim(token=token, letters=letters)
+                    return Claim(token=token, letters=letters, places=places_of(tried, letters))
         return Claim(token=token)
 
     def share(self, routes: Mapping[str, RouteShares]) -> None:
@@ -221,9 +221,11 @@ class MongoQueue:
     async def claim_expired(self, limit: int, token: str) -> Claim:
         """See `Queue.claim_expired`."""
         async with calling(self._timeout):
-            over = {"status": "awaiting", "expires": {"$lte": await self._server_clock.now()}}
+            over = {"status": "awaiting", "handling.expires": {"$lte": await self._server_clock.now()}}
             shown = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
-            cursor = self._letters.find(self._apart.beside(over), shown).sort([("expires", ASCENDING)])
+            cursor = self._letters.find(self._apart.beside(over), shown).sort(
+                [("handling.expires", ASCENDING)]
+            )
             found = _within(await cursor.limit(limit).to_list(limit))
         ids = [each["_id"] for each in found if nameable(each["_id"])]
         if not ids:
@@ -567,8 +569,8 @@ class MongoQueue:
             result = await self._letters.update_many({"_id": {"$in": list(ids)}, **query}, _FREE, hint=_BY_ID)
         return int(result.modified_count)
 
-    async def _due_ids(self, route: str, limit: int) -> list[Any]:
-        """The `_id`s of letters to try for: the head of a route, or a lane beside it when it is crowded."""
+    async def _heads(self, route: str, limit: int) -> list[Document]:
+        """Which letters to try for: the head of a route, or a lane beside it when it is crowded."""
         while True:
             async with calling(self._timeout):
                 heads = await self._order.heads(route, self._skip, limit, self._apart.beside({}))
@@ -578,9 +580,9 @@ class MongoQueue:
             if not found and self._skip:
                 self._skip = 0
                 continue
-            ids = [each["_id"] for each in found if nameable(each["_id"])]
-            if len(ids) == len(found) or not await self._apart.unnamed({**DUE, "route": route}):
-                return ids
+            named = [each for each in found if nameable(each["_id"])]
+            if len(named) == len(found) or not await self._apart.unnamed({**DUE, "route": route}):
+                return named
 
     async def _take(self, ids: list[Any], token: str) -> bool:
         """Try to put letters under `token`; False when other replicas were faster with all of them."""

@@ -1,0 +1,299 @@
+"""The judge: which promises a ledger shows broken. Pure, and blind to the service's insides."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+
+import orjson
+
+from mailsender.model.letter import Status
+from mailsender.ratelimit.gcra import Allowance, day_bounds
+from simulation.ledger import Begun, Dot, Ledger, Reported, Told
+from simulation.store import START
+
+SHOWN = 3
+"""Faults of a kind that are shown in full."""
+
+LATEST = 1000.0
+"""Seconds after a dot in which its outcome is known or given up, and written down."""
+
+SOON = 0.001
+"""Seconds within which a reply reaches all who are at work in a process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A broken promise of the design: which one, in what way, and where."""
+
+    promise: str
+    kind: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.promise} {self.kind}: {self.what}"
+
+
+class Obeyed(StrEnum):
+    """By whom a relay's words are obeyed."""
+
+    NOBODY = "nobody"
+    ALONE = "the replica that was told"
+    ALL = "all replicas"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What was agreed on in a world, against which its ledger is held.
+
+    `allowances` are by the relays' names, `resends` is how often an uncertain recipient is sent to again.
+    `prompt` are routes whose letters have to be begun within so many seconds of their being there, whatever
+    becomes of others. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds
+    after it transactions may still begin.
+    """
+
+    allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    resends: int = 1
+    prompt: Mapping[str, float] = field(default_factory=dict)
+    obeyed: Obeyed = Obeyed.ALONE
+    on_its_way: float = 0.0
+
+
+def faults(ledger: Ledger, terms: Terms) -> list[Fault]:
+    """All that is wrong, in the order of the promises."""
+    judge = _Judge(ledger, terms)
+    found = [*judge.owners(), *judge.answers(), *judge.rates(), *judge.doubles(), *judge.promptness()]
+    found += [*judge.obedience()]
+    found += [Fault(promise="-", kind="seen", what=each) for each in ledger.seen]
+    return found
+
+
+def counts(ledger: Ledger) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
+    """Pairs of letter and recipient by how often they were taken, letters by their reports, letters twice."""
+    dots = dict(ledger.dots_by_recipient())
+    taken = {each: sum(dot.taken is True for dot in dots.get(each, ())) for each in _everybody(ledger)}
+    reports = Counter(each.letter for each in ledger.reported)
+    twice = {dot.letter for each, count in taken.items() if count > 1 for dot in dots[each]}
+    return _by_number(taken.values()), _by_number([reports[each] for each in ledger.published]), len(twice)
+
+
+def _everybody(ledger: Ledger) -> list[str]:
+    return [each for letter in ledger.published.values() for each in letter.recipients]
+
+
+def _by_number(found: Iterable[int]) -> tuple[int, int, int]:
+    """How many are 0, 1, and more."""
+    number = Counter(min(2, each) for each in found)
+    return number[0], number[1], number[2]
+
+
+def shown(found: Sequence[Fault]) -> list[str]:
+    """A few of each kind, and how many there are."""
+    kinds: defaultdict[tuple[str, str], list[Fault]] = defaultdict(list)
+    for each in found:
+        kinds[each.promise, each.kind].append(each)
+    lines = []
+    for (promise, kind), some in kinds.items():
+        lines.append(f"{promise} {kind} ×{len(some)}")
+        lines += [f"    {each.what}" for each in some[:SHOWN]]
+    return lines
+
+
+class _Judge:
+    def __init__(self, ledger: Ledger, terms: Terms) -> None:
+        self.ledger = ledger
+        self.terms = terms
+        self.reports: defaultdict[str, list[Reported]] = defaultdict(list)
+        for each in ledger.reported:
+            self.reports[each.letter].append(each)
+        self.dots = dict(ledger.dots_by_recipient())
+
+    # --- P3 ----------------------------------------------------------------------------------------
+
+    def owners(self) -> Iterator[Fault]:
+        """Nobody begins, or writes a dot, with a letter that is not his."""
+        for begun in self.ledger.begun:
+            if not begun.owned:
+                what = f"{begun.letter} by {begun.process} at {begun.at:.3f}"
+                yield Fault(promise="P3", kind="begun by one who does not own it", what=what)
+        for dot in self.ledger.dots:
+            if not dot.owned:
+                what = f"{dot.letter} to {dot.recipient} by {dot.process} at {dot.at:.3f}"
+                yield Fault(promise="P3", kind="a dot by one who does not own it", what=what)
+
+    # --- P4, and P14 of its words ------------------------------------------------------------------
+
+    def answers(self) -> Iterator[Fault]:
+        """Each letter is answered, in the same words, truly, and not before its end is durable."""
+        known = {each.recipient for each in self.ledger.refused}
+        for letter, published in self.ledger.published.items():
+            reports = self.reports.get(letter, [])
+            if not reports:
+                taken = any(dot.taken for each in published.recipients for dot in self.dots.get(each, ()))
+                yield Fault(promise="P4", kind="unreported" if taken else "lost", what=letter)
+                continue
+            if len({each.words for each in reports}) > 1:
+                yield Fault(promise="P4", kind="other words", what=letter)
+            for each in reports:
+                if each.stored is None or not each.stored.final:
+                    what = f"{letter} at {each.at:.3f} while it was {each.stored}"
+                    yield Fault(promise="P4", kind="reported before it was durable", what=what)
+                elif each.stored is not Status(each.status):
+                    yield Fault(promise="P4", kind="reported as something else", what=letter)
+            yield from self._truth(letter, reports[0], known)
+        for letter in self.reports.keys() - self.ledger.published.keys():
+            yield Fault(promise="P4", kind="a report about nothing", what=letter)
+
+    def _truth(self, letter: str, report: Reported, refused: set[str]) -> Iterator[Fault]:
+        told = orjson.loads(report.words)
+        accepted = 0
+        for each in told["Recipients"]:
+            address, status = each["Address"], each["Status"]
+            dots = self.dots.get(address, [])
+            taken = {dot.relay for dot in dots if dot.taken}
+            accepted += status == "accepted"
+            if status == "accepted" and each["Relay"] not in taken:
+                yield Fault(promise="P4", kind="told accepted, and was not", what=f"{address} of {letter}")
+            if status != "accepted" and taken and not each["Uncertain"]:
+                yield Fault(promise="P4", kind="told not accepted, and was", what=f"{address} of {letter}")
+            if not each["Uncertain"] and any(self._doubted(dot) for dot in dots):
+                yield Fault(promise="P4", kind="a doubt that is not told", what=f"{address} of {letter}")
+            if status == "refused" and address not in refused:
+                what = f"{address} of {letter}: {each['Code']} {each['Text']}"
+                yield Fault(promise="P14", kind="failed for no fault of its own", what=what)
+        if (told["Status"] == "sent") is not bool(accepted):
+            yield Fault(promise="P4", kind="a status that its recipients deny", what=letter)
+
+    def _doubted(self, dot: Dot) -> bool:
+        """Whether the answer to a dot was lost, and whoever wrote it lived on to tell."""
+        return dot.answered == math.inf and not any(
+            each.process in {dot.process, ""} and each.end >= dot.at and each.start <= dot.at + LATEST
+            for each in self.ledger.broken
+        )
+
+    # --- P5 ----------------------------------------------------------------------------------------
+
+    def rates(self) -> Iterator[Fault]:
+        """All together begin no more than is allowed, in any period and on any day."""
+        by_relay: defaultdict[str, list[float]] = defaultdict(list)
+        for each in self.ledger.begun:
+            by_relay[each.relay].append(each.at)
+        for relay, allowance in self.terms.allowances.items():
+            times = by_relay.get(relay, [])
+            if allowance.letters:
+                most = fullest(times, allowance.period)
+                allowed = allowance.letters + allowance.burst
+                if most > allowed:
+                    what = f"{relay}: {most} in {allowance.period:g} s, where {allowed} are allowed"
+                    yield Fault(promise="P5", kind="too fast", what=what)
+            if allowance.quota:
+                for day, count in _by_day(times, allowance.timezone).items():
+                    if count > allowance.quota:
+                        what = f"{relay}: {count} on the day that began at {day:.0f}"
+                        yield Fault(promise="P5", kind="more than a day's quota", what=what)
+
+    # --- P12, and duplicates -----------------------------------------------------------------------
+
+    def doubles(self) -> Iterator[Fault]:
+        """Nobody gets a letter twice, or over a second relay, but for a reason that nobody can help."""
+        for recipient, dots in self.dots.items():
+            unknown = 0
+            for before, after in pairwise(dots):
+                if before.taken is False:
+                    continue
+                if before.answered > after.at:
+                    unknown += 1
+                if self._excused(before, after, unknown):
+                    continue
+                relays = {before.relay, after.relay}
+                kind = "sent twice" if len(relays) == 1 else "given to a second relay"
+                times = [f"{each.at:.3f} by {each.process} over {each.relay}" for each in (before, after)]
+                what = f"{recipient} at {times[0]}, {times[1]}"
+                yield Fault(promise="P12" if len(relays) > 1 else "P3", kind=kind, what=what)
+
+    def _excused(self, before: Dot, after: Dot, unknown: int) -> bool:
+        """Whether nobody could know that a relay had taken it: the answer was lost, or who had it was."""
+        if before.answered > after.at and 0 < unknown <= self.terms.resends:
+            return True
+        return any(
+            each.process in {before.process, ""} and each.start <= after.at and each.end >= before.at
+            for each in self.ledger.broken
+        )
+
+    # --- P13 ---------------------------------------------------------------------------------------
+
+    def promptness(self) -> Iterator[Fault]:
+        """What depends on nothing that is ill goes on."""
+        first: dict[str, float] = {}
+        for each in self.ledger.begun:
+            first.setdefault(each.letter, each.at)
+        for letter, published in self.ledger.published.items():
+            most = self.terms.prompt.get(published.route, math.inf)
+            waited = first.get(letter, math.inf) - published.at
+            if waited > most and not self._anything_broken(published.at, published.at + most):
+                what = f"{letter} of {published.route} waited {waited:.1f} s from {published.at:.1f} on"
+                yield Fault(promise="P13", kind="held up by others", what=what)
+
+    def _anything_broken(self, start: float, end: float) -> bool:
+        return any(each.start <= end and each.end >= start for each in self.ledger.broken)
+
+    # --- P14 ---------------------------------------------------------------------------------------
+
+    def obedience(self) -> Iterator[Fault]:
+        """After a reply that says wait nobody whom it concerns begins anything, until its time is over."""
+        if self.terms.obeyed is Obeyed.NOBODY:
+            return
+        late = SOON + self.terms.on_its_way
+        by_relay: defaultdict[str, list[Begun]] = defaultdict(list)
+        for each in self.ledger.begun:
+            by_relay[each.relay].append(each)
+        for told in self.ledger.told:
+            for each in _between(by_relay[told.relay], told.reached + late, told.reached + told.seconds):
+                if self._bound(told, each):
+                    after = each.at - told.reached
+                    what = (
+                        f"{each.letter} over {told.relay} by {each.process} {after:.2f} s after {told.words}"
+                    )
+                    yield Fault(promise="P14", kind="not obeyed", what=what)
+
+    def _bound(self, told: Told, begun: Begun) -> bool:
+        return self.terms.obeyed is Obeyed.ALL or begun.process == told.process
+
+
+def fullest(times: Sequence[float], period: float) -> int:
+    """The most of `times`, which are in order, in any window of `period` seconds."""
+    most = start = 0
+    for end, at in enumerate(times):
+        while times[start] <= at - period:
+            start += 1
+        most = max(most, end - start + 1)
+    return most
+
+
+def _by_day(times: Sequence[float], timezone: str) -> dict[float, int]:
+    days: defaultdict[float, int] = defaultdict(int)
+    begin = end = -math.inf
+    for each in times:
+        if not begin <= START + each < end:
+            begin, end = day_bounds(START + each, timezone)
+        days[begin] += 1
+    return days
+
+
+def _between(begun: Sequence[Begun], start: float, end: float) -> Iterator[Begun]:
+    """Those within a time; they are in its order."""
+    low, high = 0, len(begun)
+    while low < high:
+        middle = (low + high) // 2
+        if begun[middle].at <= start:
+            low = middle + 1
+        else:
+            high = middle
+    for each in begun[low:]:
+        if each.at >= end:
+            return
+        yield each
