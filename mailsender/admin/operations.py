@@ -11,9 +11,10 @@ from typing import Any
 
 from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
+from mailsender.admin.explaining import Explaining
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
-from mailsender.admin.relay_state import moment, relay_details, relay_state, route_state
+from mailsender.admin.relay_state import moment, relay_details, relay_state, route_states
 from mailsender.admin.reloading import Reloading
 from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
@@ -30,6 +31,7 @@ from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica, text_of_html
 from mailsender.templates.prepare import prepared
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
 from mailsender.web.operations import Clash, Posted, Reloaded, Submission, Submitted
 
@@ -48,6 +50,7 @@ class ReplicaOperations:
         self._posting = Posting(replica, self.blobs)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._reloading = Reloading(replica)
+        self._explaining = Explaining(replica)
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         self._confined = Confined(lint.__module__, prepared.__module__)
@@ -166,7 +169,7 @@ class ReplicaOperations:
             },
             "relay": relay_state(replica.relays[0]),
             "relays": [relay_details(each, replica.clock.epoch()) for each in replica.relays],
-            "routes": [route_state(each) for each in replica.routes],
+            "routes": route_states(replica.routes, None if stats is None else stats.routes),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
             "event_loop": {
@@ -199,6 +202,10 @@ class ReplicaOperations:
         due = max(found.due.timestamp(), self._replica.clock.epoch())
         opens = hours.opens(due)
         return replace(found, due=now_ms(opens)) if opens > due else found
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        """Which way a letter takes and what stands in it now, or None."""
+        return await self._explaining.explain(letter_id)
 
     async def close(self) -> None:
         """End what is under way for callers; the replica is not touched."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mailsender.model.handling import MAX_ROUTE
 from mailsender.model.letter import now_ms
+from mailsender.model.queue_stats import RouteStats
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.routing.relay import Relay
@@ -13,6 +16,13 @@ from mailsender.routing.route import Route
 
 ORDERS_SHOWN: Final = 20
 """Orders of a relay that are shown, those that end last: there may be a thousand, of as many senders."""
+
+GONE_SHOWN: Final = 20
+"""Routes that are none, of those on which letters wait: within seconds these wait on their own."""
+
+NO_ROUTE: Final = "there is no such route here; its letters are routed anew within seconds"
+
+NOTHING_WAITS: Final = RouteStats(awaiting=0)
 
 
 def relay_state(relay: Relay) -> dict[str, Any]:
@@ -59,13 +69,48 @@ def relay_details(relay: Relay, now: float) -> dict[str, Any]:
     }
 
 
-def route_state(route: Route) -> dict[str, Any]:
-    """Over which relays a route goes, and what stops it."""
+def route_states(routes: Sequence[Route], counts: Mapping[str, RouteStats] | None) -> list[dict[str, Any]]:
+    """All routes, those of `counts` behind them that are none: letters wait on them, and are routed anew.
+
+    `counts` are of the queue, None where it was not counted yet.
+    """
+    known = {route.name for route in routes}
+    gone = sorted(counts.keys() - known, key=lambda name: -counts[name].awaiting) if counts else []
+    return [
+        *(route_state(route, counts) for route in routes),
+        *(_gone(name, counts) for name in gone[:GONE_SHOWN]),
+    ]
+
+
+def route_state(route: Route, counts: Mapping[str, RouteStats] | None) -> dict[str, Any]:
+    """Over which relays a route goes, what waits for it, and what stops it."""
     return {
         "route": route.name,
         "relays": [relay.name for relay in route.relays],
         "blocked_because": route.blocked_because() or None,
         "in_hand": len(route.backlog),
+        **_counts(route.name, counts),
+    }
+
+
+def _gone(name: str, counts: Mapping[str, RouteStats] | None) -> dict[str, Any]:
+    return {
+        "route": name[:MAX_ROUTE],
+        "relays": [],
+        "blocked_because": NO_ROUTE,
+        "in_hand": 0,
+        **_counts(name, counts),
+    }
+
+
+def _counts(name: str, counts: Mapping[str, RouteStats] | None) -> dict[str, Any]:
+    if counts is None:
+        return {"awaiting": None, "deferred": None, "oldest_due_seconds": None}
+    found = counts.get(name, NOTHING_WAITS)
+    return {
+        "awaiting": found.awaiting,
+        "deferred": found.deferred,
+        "oldest_due_seconds": round(found.oldest_due, 1),
     }
 
 

@@ -65,6 +65,27 @@ class ServiceClient:
         """
         return await self._ask("GET", "/status")
 
+    async def explain(self, letter_id: str) -> dict[str, Any]:
+        """Which way a letter takes, and what stands in it now.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, or there is no such letter.
+        """
+        return await self._ask("GET", f"/letters/{quote(letter_id, safe='')}/explain")
+
+    async def suppressed(self, address: str, stream: str) -> list[dict[str, Any]]:
+        """The entries of the suppression list by which letters of a stream are not sent to an address.
+
+        Raises:
+            ServiceError: nobody answers, or the key is wrong.
+        """
+        found: list[dict[str, Any]] = []
+        for name in (address, address[address.rindex("@") :]):
+            for one in dict.fromkeys(("", stream)):
+                answer = await self.suppressions({"address": name, "stream": one})
+                found += answer["suppressions"]
+        return found
+
     async def halt(self) -> dict[str, Any]:
         """Start the drain, or learn how far it is.
 

@@ -61,6 +61,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ('mailsender explain "454 Throttling failure" --preset ses', "by a preset"),
         ('mailsender explain "450 Slow down" --relay default', "by the settings"),
         ("mailsender explain --to a@example.org --stream news", "its route and relays"),
+        ("mailsender explain --letter 6b03f03e1c3fe5165a363fce", "why does it not go out?"),
     ),
     "post": (
         ("mailsender post batch.json", "prints an ID a line"),
@@ -182,7 +183,8 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("2", "FILE cannot be read, or is neither letters nor a message."),
     ),
     "explain": (
-        ("0", "Some rule fits: one always does."),
+        ("0", "It is told. Some rule fits: one always does."),
+        ("1", "With --letter: no service answers, or it has no such letter."),
         ("2", "REPLY or an address is none, or there is no such preset, stage or relay."),
     ),
     "health": (

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+COLUMNS: Final[Mapping[str, Sequence[str]]] = {
+    "relays": ("relay", "state", "breaker", "quota_left", "trouble", "again"),
+    "routes": ("route", "relays", "awaiting", "deferred", "oldest_due_seconds", "blocked_because"),
+}
+"""What is shown of parts of which there are several; --json has all of it."""
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
@@ -26,6 +32,8 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
     for name, part in status.items():
         if isinstance(part, Mapping) and part:
             console.print(_table(name, part))
+        elif name in COLUMNS and isinstance(part, list) and part:
+            console.print(_rows(name, part))
 
 
 def _headline(status: Mapping[str, Any]) -> Text:
@@ -41,6 +49,15 @@ def _table(name: str, part: Mapping[str, Any]) -> Table:
     for key, value in part.items():
         # Text, not str: brackets in a relay's reply are no markup.
         table.add_row(_words(key), Text(_shown(value)))
+    return table
+
+
+def _rows(name: str, parts: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=_words(name), title_justify="left")
+    for column in COLUMNS[name]:
+        table.add_column(_words(column), overflow="fold")
+    for part in parts:
+        table.add_row(*(Text(_shown(part.get(column))) for column in COLUMNS[name]))
     return table
 
 

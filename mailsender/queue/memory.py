@@ -32,7 +32,7 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.queue_stats import QueueStats
+from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
 from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset
@@ -129,9 +129,26 @@ class _Waiting:
         """The place in its flow of the fresh one whose turn it is; None where none waits."""
         return self._fresh[0][0] - offset(self._fresh[0][2].letter) if self._fresh else None
 
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._deferred)
+
     def due(self, now: float) -> int:
         """How many may be sent."""
-        return len(self._fresh) + sum(due <= now for due, _, _ in self._deferred)
+        return len(self) - self.deferred(now)
+
+    def deferred(self, now: float) -> int:
+        """How many wait for a time of their own."""
+        return sum(due > now for due, _, _ in self._deferred)
+
+    def ahead(self, entry: _Entry, now: float) -> int | None:
+        """How many go before one of them; see `Queue.ahead`."""
+        if entry.rank is not None:
+            before = sum(rank < entry.rank for rank, _, _ in self._fresh)
+            return before + min(before, len(self._deferred) - self.deferred(now))
+        if entry.due > now:
+            return None
+        before = sum(due < entry.due for due, _, _ in self._deferred)
+        return before + min(before, len(self._fresh))
 
     @property
     def since(self) -> float:
@@ -425,6 +442,15 @@ class MemoryQueue:
             due=due if awaits else None,
         )
 
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """See `Queue.ahead`."""
+        entry = self._entries.get(letter_id.lower())
+        if entry is None or entry.letter.status is not Status.AWAITING:
+            return None
+        waiting, now = self._routes[entry.letter.route], self._clock.monotonic()
+        ahead = waiting.ahead(entry, now)
+        return None if ahead is None else min(most, ahead)
+
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """See `Queue.ended`."""
         found = {each: self._entries.get(each) for each in ids}
@@ -444,6 +470,15 @@ class MemoryQueue:
             oldest_unreported=max(
                 [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
             ),
+            routes={
+                name: RouteStats(
+                    awaiting=len(each),
+                    deferred=each.deferred(now),
+                    oldest_due=max(0.0, now - each.since),
+                )
+                for name, each in sorted(self._routes.items(), key=lambda one: -len(one[1]))[:MOST_ROUTES]
+                if len(each)
+            },
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:

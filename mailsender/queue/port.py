@@ -236,6 +236,14 @@ class Queue(Histories, Protocol):
         """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
         ...
 
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """How many letters of its route go before one that may be sent now, up to `most`. For people.
+
+        Where fresh and deferred ones wait one of each goes in turn, so of the other kind as many count as of
+        its own, if there are so many. None: it does not wait, or it does so for a time of its own.
+        """
+        ...
+
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """Those of `ids` whose letters are `sent` or `error`, in one round trip and without their content.
 

@@ -111,7 +111,7 @@ def keys_of(address: str, stream: str = "") -> tuple[str, ...]:
 
 def stream_of(letter: Letter) -> str:
     """The stream of a letter, empty where it has none."""
-    return str(getattr(letter, "stream", ""))
+    return letter.handling.stream
 
 
 def entry_of(
@@ -182,7 +182,7 @@ def without(letter: Letter, stream: str, found: Mapping[str, Entry], now: dateti
     moved: list[Recipient] = []
     hit = False
     for each in letter.recipients:
-        entry = _entry_of(each, stream, found, now) if each.open else None
+        entry = met(each.address, stream, found, now) if each.open else None
         hit = hit or entry is not None
         moved.append(each if entry is None else _ended(each, entry))
     if not hit:
@@ -193,8 +193,9 @@ def without(letter: Letter, stream: str, found: Mapping[str, Entry], now: dateti
     return letter.evolve(recipients=tuple(moved), status=status)
 
 
-def _entry_of(recipient: Recipient, stream: str, found: Mapping[str, Entry], now: datetime) -> Entry | None:
-    entries = (found.get(key) for key in keys_of(recipient.address, stream))
+def met(address: str, stream: str, found: Mapping[str, Entry], now: datetime) -> Entry | None:
+    """The entry by which a letter of a stream is not sent to an address, None where there is none."""
+    entries = (found.get(key) for key in keys_of(address, stream))
     return next((each for each in entries if each is not None and in_force(each, now)), None)
 
 

@@ -25,6 +25,7 @@ from mailsender.suppression.rules import (
     ignores,
     is_own,
     keys_of,
+    met,
     refusals_of,
     stream_of,
     without,
@@ -122,6 +123,26 @@ class SuppressionWatch:
             self.unread = False
             log.info("suppression_read_again")
         return self._hit(letters, found) if found else {}
+
+    async def met(self, letter: Letter, addresses: Sequence[str]) -> Mapping[str, Entry]:
+        """The entries by which a letter is not sent to some of these addresses. For people: nothing is noted.
+
+        Empty, too, where the list may not be read: letters are sent without it then.
+
+        Raises:
+            Unavailable: the list cannot be read now.
+        """
+        stream = self._stream(letter)
+        if ignores(letter, stream, self.policy):
+            return {}
+        keys = {key: None for address in addresses for key in keys_of(address, stream)}
+        try:
+            found = {each.key: each for each in await self.store.find(keys)}
+        except (Forbidden, Rejected):
+            return {}
+        now = now_ms(self._clock.epoch())
+        entries = {address: met(address, stream, found, now) for address in addresses}
+        return {address: entry for address, entry in entries.items() if entry is not None}
 
     async def _find(self, letters: Sequence[Letter]) -> dict[str, Entry]:
         """The entries that recipients of these letters meet, by their keys."""

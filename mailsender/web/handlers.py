@@ -39,6 +39,7 @@ READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
 
 _ID = re.compile(r"[0-9a-f]{24}")
+_UNKNOWN: Final = "The queue has no letter with this ID: it never had, or it has forgotten it."
 
 
 class Handlers:
@@ -112,15 +113,18 @@ class Handlers:
 
     async def letter(self, request: web.Request) -> web.Response:
         """What became of one letter."""
-        letter_id = request.match_info["id"].lower()
-        if not _ID.fullmatch(letter_id):
-            raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
-        letter = await self._operations.letter(letter_id)
+        letter = await self._operations.letter(_letter_id(request))
         if letter is None:
-            detail = "The queue has no letter with this ID: it never had, or it has forgotten it."
-            raise ProblemError(HTTPStatus.NOT_FOUND, detail)
+            raise ProblemError(HTTPStatus.NOT_FOUND, _UNKNOWN)
         # Of a recipient that nothing happened to yet there is nothing but the address.
         return _json(letter_view(letter).model_dump(exclude_unset=True))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Which way a letter takes, and what stands in it now."""
+        found = await self._operations.explain(_letter_id(request))
+        if found is None:
+            raise ProblemError(HTTPStatus.NOT_FOUND, _UNKNOWN)
+        return _json(found.model_dump())
 
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
@@ -238,6 +242,13 @@ class Handlers:
             raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         except web.RequestPayloadError as error:
             raise _bad_body("The body could not be read: its framing is broken.") from error
+
+
+def _letter_id(request: web.Request) -> str:
+    letter_id = request.match_info["id"].lower()
+    if not _ID.fullmatch(letter_id):
+        raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
+    return letter_id
 
 
 async def _expected(request: web.Request) -> web.Response | None:

@@ -204,6 +204,17 @@ class DryMessageView(BaseModel):
     )
 
 
+class DryWayView(BaseModel):
+    """A route that recipients of a letter would take."""
+
+    model_config = _CLOSED
+
+    route: str
+    why: str = Field(description="Why it is this one.")
+    relays: list[str] = Field(description="The names of its relays, those of its fallback behind the others.")
+    recipients: Count = Field(description="How many take it.")
+
+
 class DryLetterView(BaseModel):
     """What would become of one letter."""
 
@@ -214,8 +225,14 @@ class DryLetterView(BaseModel):
         description="Null where it brings neither an ID nor a key: it gets one when it is posted, or from its"
         " place when it is published on the topic. Its Message-ID has zeros here."
     )
-    route: str
+    route: str = Field(description="That on which it would wait first.")
     relays: list[str] = Field(description="Those of the route, in the order in which they are tried.")
+    ways: list[DryWayView] = Field([], description="All routes that its recipients would take.")
+    suppressed: list[str] | None = Field(
+        [],
+        description="Recipients to whom nothing would be sent, as they are on the suppression list; at most"
+        " 100. Null: the list cannot be read now.",
+    )
     reverse_path: str = Field(description="Where relays report that it cannot be delivered.")
     recipients: list[str] = Field(
         description="Who gets it, each once, whether the message shows it or not; at most 100."
@@ -368,6 +385,13 @@ class RouteView(BaseModel):
     relays: list[str] = Field(description="The names of its relays, and behind them those of its fallback.")
     blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
     in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
+    awaiting: Count | None = Field(
+        description="Letters of it that wait, over all replicas; as old as `queue`, and null with it."
+    )
+    deferred: Count | None = Field(description="Those of them that wait for a time of their own.")
+    oldest_due_seconds: float | None = Field(
+        ge=0, description="How long the oldest of it waits that could be sent."
+    )
 
 
 class IntakeView(BaseModel):
@@ -494,7 +518,10 @@ class StatusView(BaseModel):
     sessions: SessionsView
     relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
     relays: list[RelayDetailsView]
-    routes: list[RouteView]
+    routes: list[RouteView] = Field(
+        description="Those of the file in its order; behind them up to 20 that are none, and yet letters wait"
+        " on them."
+    )
     intake: IntakeView
     reports: ReportsView
     event_loop: EventLoopView

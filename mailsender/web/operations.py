@@ -11,6 +11,7 @@ from mailsender.codes.port import Verdict
 from mailsender.lint.run import Linted
 from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
 from mailsender.web.suppression_operations import SuppressionOperations
 from mailsender.web.template_operations import TemplateOperations
@@ -244,6 +245,10 @@ class Operations(Protocol):
 
     async def letter(self, letter_id: str) -> StoredLetter | None:
         """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
+        ...
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        """Which way a letter takes and what stands in it now, or None. `letter_id` is as for `letter`."""
         ...
 
     async def lint(self, body: bytes, bulk: bool | None) -> Linted:

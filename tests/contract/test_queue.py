@@ -831,6 +831,48 @@ async def test_stats(queue: Queue, world: World) -> None:
     assert ((await queue.stats()).awaiting, (await queue.stats()).due) == (3, 3)
 
 
+async def test_what_waits_is_counted_by_route(queue: Queue, world: World) -> None:
+    assert (await queue.stats()).routes == {}
+    await queue.insert([letter(number, route="a") for number in range(3)])
+    await queue.insert([letter(3, route="b")])
+    await world.pass_time(50)
+    lease = await queue.claim(1, token_of(), "a")
+    later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])
+    stats = await queue.stats()
+    assert {name: (each.awaiting, each.deferred) for name, each in stats.routes.items()} == {
+        "a": (3, 1),
+        "b": (1, 0),
+    }
+    assert all(50 <= each.oldest_due < 60 for each in stats.routes.values())
+    assert (stats.awaiting, stats.due) == (4, 3)
+    await queue.claim(10, token_of(), "a")
+    stats = await queue.stats()
+    assert (stats.routes["a"].awaiting, stats.routes["a"].deferred) == (1, 1)
+    assert stats.routes["a"].oldest_due == 0.0, "it waits for its own time"
+    await world.pass_time(101)
+    assert (await queue.stats()).routes["a"].deferred == 0
+    await queue.claim(10, token_of(), "a")
+    assert set((await queue.stats()).routes) == {"b"}
+
+
+async def test_how_many_go_before_a_letter(queue: Queue, world: World) -> None:
+    letters = [letter(number, route="a") for number in range(4)]
+    await queue.insert([*letters, letter(4, route="b")])
+    assert [await queue.ahead(each.id, 100) for each in letters] == [0, 1, 2, 3]
+    assert await queue.ahead(letters[3].id, 2) == 2, "no more is looked at"
+    lease = await queue.claim(1, token_of(), "a")
+    assert await queue.ahead(letters[0].id, 100) is None, "it is on its way"
+    later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])
+    assert await queue.ahead(letters[0].id, 100) is None, "its time is to come"
+    assert [await queue.ahead(each.id, 100) for each in letters[1:]] == [0, 1, 2]
+    await world.pass_time(101)
+    assert await queue.ahead(letters[0].id, 100) == 0
+    assert [await queue.ahead(each.id, 100) for each in letters[1:]] == [0, 2, 3]
+    assert await queue.ahead("f" * 24, 100) is None
+
+
 @pytest.mark.parametrize("size", [10, 13 * 1024 * 1024])
 async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: int) -> None:
     record = Record(
@@ -937,6 +979,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
         queue.unreported(0, 1),
         queue.get(sample.id),
         queue.stats(),
+        queue.ahead(sample.id, 1),
         queue.keep_record(record, "x"),
         queue.open(),
     ]

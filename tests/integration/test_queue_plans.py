@@ -143,6 +143,8 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await queue.insert(several)  # gives places back
     assert len((await queue.claim_expired(5, token_of())).letters) == 5
     await queue.stats()
+    waits = letter(start + 3 * K - 1)
+    assert (await queue.ahead(waits.id, K)) is not None
 
 
 async def test_no_command_scans_the_collection(
@@ -173,6 +175,26 @@ async def test_no_command_scans_the_collection(
             assert plan & {"IXSCAN", "COUNT_SCAN", "IDHACK"}, (single, plan)
             seen.add(name)
     assert {"find", "update", "delete", "aggregate"} <= seen
+
+
+async def test_counting_by_route_reads_indexes_alone(
+    commands: Commands, queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
+) -> None:
+    routes = [f"r{number}" for number in range(50)]
+    await queue.insert([letter(number).evolve(route=routes[number % 50]) for number in range(3 * K)])
+    await queue.join(REPLICA, LIFE)
+    claimed = await queue.claim(5, token_of(), "r7")
+    later = [each.evolve(status=Status.AWAITING) for each in claimed.letters]
+    await queue.settle([Settlement(token=claimed.token, letter=each, delay=60) for each in later])
+    commands.sent.clear()
+    stats = await queue.stats()
+    assert (len(stats.routes), stats.routes["r7"].awaiting, stats.routes["r7"].deferred) == (50, 6, 5)
+    counts = [
+        each for each in commands.sent if "$group" in str(each.get("pipeline")) and "$route" in str(each)
+    ]
+    assert len(counts) == 2
+    looked = [list(numbers(explained(sync[database], each), "totalDocsExamined")) for each in counts]
+    assert [set(each) for each in looked] == [{0}, {0}]
 
 
 async def test_a_claim_costs_the_same_beside_finished_letters(

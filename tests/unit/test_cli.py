@@ -25,6 +25,7 @@ from mailsender.dev.process import free_port
 from mailsender.model.letter import Letter
 from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, FaultView
 from mailsender.web.operations import BadBatch, BadConfig, Posted, Refused, Reloaded, Submission
 
@@ -46,6 +47,7 @@ class Played:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.dry = DryRunView(letters=0, faults=[], shown=[])
+        self.explained: ExplainedView | None = None
         self.bodies: list[bytes] = []
         self.keys: list[str] = []
         self.reloaded = Reloaded(path="/r.toml", taken=(), left=())
@@ -78,11 +80,22 @@ class Played:
             ],
             "queue": {"awaiting": 12345, "oldest_due_seconds": 1.5},
             "relay": {"name": "smtp.example.test:25", "trouble": "550 [red]no[/red]", "since": None},
+            "routes": [
+                {
+                    "route": "news",
+                    "relays": ["a", "b"],
+                    "awaiting": 4321,
+                    "blocked_because": "a: [red]no[/red]",
+                }
+            ],
             "drain": {"draining": False},
         }
 
     async def letter(self, letter_id: str) -> Letter | None:
         raise NotImplementedError
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        return self.explained if letter_id == ID else None
 
     async def reload(self, by: str) -> Reloaded:
         if self.error:
@@ -330,6 +343,33 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert "12,345" in result.stdout
     assert "oldest due seconds" in result.stdout
     assert "550 [red]no[/red]" in result.stdout
+    assert "4,321" in result.stdout
+    assert "a: [red]no[/red]" in result.stdout
+
+
+def test_it_is_said_why_a_letter_waits(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.explained = ExplainedView(
+        id=ID,
+        status="awaiting",
+        says=["It waits on the route default."],
+        route="default",
+        due=None,
+        ahead=7,
+        ways=[],
+        obstacles=[],
+        recipients=[],
+        recipients_left_out=0,
+    )
+    result = command("explain", "--letter", ID, "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [f"letter {ID}: awaiting", "  It waits on the route default."],
+    )
+    result = command("explain", "--letter", ID, "--url", url, "--key", KEY, "--json")
+    assert json.loads(result.stdout)["ahead"] == 7
+    result = command("explain", "--letter", "f" * 24, "--url", url, "--key", KEY)
+    assert (result.exit_code, "no letter with this ID" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["status", "halt", "post"])

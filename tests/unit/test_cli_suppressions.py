@@ -75,6 +75,36 @@ def test_addresses_are_added_listed_and_removed(suppress: Command, service: tupl
     assert service[0].kept() == []
 
 
+def test_the_way_of_a_letter_says_whether_the_list_has_its_address(
+    suppress: Command, service: tuple[Played, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "SMTP_HOST": "mx.example.test",
+        "SMTP_FROM": "me@example.test",
+        "KAFKA_BROKERS": "k:9092",
+        "MONGODB_URI": "mongodb://m/mts",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def told(*words: str, url: str = service[1]) -> str:
+        words = ("explain", "--to", ANN, *words, "--url", url, "--key", KEY)
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert told().splitlines()[-1] == "list    the address is not on the suppression list"
+    assert suppress("add", ANN, "--stream", "news", "--until", "never").exit_code == 0
+    assert suppress("add", "@example.test", "--reason", "left us", "--until", "never").exit_code == 0
+    by_domain = "list    nothing is sent: @example.test, by operator (left us)"
+    assert told().splitlines()[-1] == by_domain
+    assert told("--stream", "news").splitlines()[-2:] == [
+        f"list    nothing is sent: {ANN} for the stream news, by operator",
+        by_domain,
+    ]
+    assert len(json.loads(told("--stream", "news", "--json"))["suppressed"]) == 2
+    assert json.loads(told("--json", url="http://127.0.0.1:1"))["suppressed"] is None
+
+
 def test_a_file_goes_in_and_comes_out(suppress: Command, service: tuple[Played, str], tmp_path: Path) -> None:
     (tmp_path / "left.csv").write_text(f"{ANN},news,left us\nnobody\n")
     made = suppress("import", "left.csv")

@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from mailsender.admin.relay_state import ORDERS_SHOWN, relay_details, relay_state, route_state
+from mailsender.admin.relay_state import (
+    GONE_SHOWN,
+    ORDERS_SHOWN,
+    relay_details,
+    relay_state,
+    route_state,
+    route_states,
+)
 from mailsender.model.letter import Phase, Result, Verdict, now_ms
+from mailsender.model.queue_stats import RouteStats
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
@@ -112,12 +120,41 @@ async def test_a_route_says_what_blocks_it() -> None:
     route = Route(
         "news", [first], retry=RetryPolicy(max_attempts=1, delay=1.0), clock=clock, fallback=[second]
     )
-    found = route_state(route)
+    found = route_state(route, None)
     RouteView.model_validate(found)
-    assert found == {"route": "news", "relays": ["ses", "postfix"], "blocked_because": None, "in_hand": 0}
+    assert found == {
+        "route": "news",
+        "relays": ["ses", "postfix"],
+        "blocked_because": None,
+        "in_hand": 0,
+        "awaiting": None,
+        "deferred": None,
+        "oldest_due_seconds": None,
+    }
     refusal = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
     for relay in (first, second):
         relay.hold("0" * 24, refusal)
     assert (shown(first, clock)["state"], shown(first, clock)["breaker"]) == ("refuses", "open")
-    blocked = route_state(route)["blocked_because"]
+    blocked = route_state(route, None)["blocked_because"]
     assert "ses: refuses letters: 550 Account suspended; postfix: refuses" in blocked
+
+
+async def test_a_route_says_how_many_wait_and_one_that_is_none_is_told_behind() -> None:
+    clock = ManualClock()
+    retry = RetryPolicy(max_attempts=1, delay=1.0)
+    routes = [Route(name, [relay_of(clock)], retry=retry, clock=clock) for name in ("default", "news")]
+    counts = {
+        "news": RouteStats(awaiting=7, deferred=2, oldest_due=12.34),
+        **{f"old{number}": RouteStats(awaiting=number) for number in range(1, GONE_SHOWN + 3)},
+    }
+    found = route_states(routes, counts)
+    for each in found:
+        RouteView.model_validate(each)
+    assert [(each["route"], each["awaiting"], each["deferred"]) for each in found[:3]] == [
+        ("default", 0, 0),
+        ("news", 7, 2),
+        (f"old{GONE_SHOWN + 2}", GONE_SHOWN + 2, 0),
+    ]
+    assert (found[1]["oldest_due_seconds"], found[1]["blocked_because"]) == (12.3, None)
+    assert "no such route" in found[2]["blocked_because"]
+    assert len(found) == 2 + GONE_SHOWN

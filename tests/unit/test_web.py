@@ -40,6 +40,7 @@ from mailsender.model.letter import (
 )
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
 from mailsender.web.operations import (
     BadBatch,
@@ -80,6 +81,7 @@ class Played:
     result: Callable[[bytes], Coroutine[Any, Any, Posted]] | None = None
     why_not: list[str] = field(default_factory=list)
     letters: dict[str, Letter] = field(default_factory=dict)
+    explained: dict[str, ExplainedView] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     given: list[bytes | Submission] = field(default_factory=list)
@@ -133,6 +135,9 @@ class Played:
         return found and StoredLetter(
             letter=found, accepted_at=SINCE, due=None if found.status.final else DUE
         )
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        return self.explained.get(letter_id)
 
     async def reload(self, by: str) -> Reloaded:
         self.asked_by = by

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mailsender.cli.options import AsJson
+from mailsender.cli.asking import ask, asked_in_passing
+from mailsender.cli.options import AsJson, Key, Url
 from mailsender.cli.terminal import content, error_document, fail, print_json
 
 
@@ -140,24 +143,46 @@ def explain(
     route: Annotated[
         str, typer.Option("--route", help="The route that the letter names.", show_default=False)
     ] = "",
+    letter: Annotated[
+        str,
+        typer.Option(
+            "--letter",
+            metavar="ID",
+            help="In place of REPLY: a letter that a running service has, which is asked.",
+            show_default=False,
+        ),
+    ] = "",
+    url: Url = None,
+    key: Key = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a reply would mean, or which way a letter takes.
+    """Say what a reply would mean, or why a letter waits.
 
     Of a reply: which rule fits, what would be done, to whom, and until when. Without --preset and --relay
-    the defaults speak, which hold for every relay. docs/replies.md has them. Of a letter (--to): its route
-    and the relays of that, by the settings and the file. Nothing is sent and nobody is asked; what stands in
-    the way of a running service says its status.
+    the defaults speak, which hold for every relay. docs/replies.md has them. Of a letter to be (--to): its
+    route and the relays of that, by the settings and the file, and whether the address is on the
+    suppression list, where a service can be asked. Of a letter that waits (--letter): the same, and what
+    stands in its way now, by the running service. Nothing is sent.
     """
     from mailsender.cli import explaining  # noqa: PLC0415  pydantic takes a while to import
+    from mailsender.cli.letter_way import list_told, told  # noqa: PLC0415  this command alone needs it
 
+    if letter and not (reply or to):
+        answer = ask(url, key, lambda service: service.explain(letter), as_json=as_json)
+        if as_json:
+            print_json(answer)
+        else:
+            typer.echo("\n".join(told(answer)))
+        return
     now = datetime.now(UTC)
     try:
         if to and not reply:
             way = explaining.way(
                 to, stream=stream, sender=sender, priority=priority, tags=tag or (), route=route
             )
-            document, lines = way.document(), way.lines()
+            entries = asked_in_passing(url, key, lambda service: service.suppressed(to, stream))
+            document = way.document() | {"suppressed": entries}
+            lines: Iterator[str] = chain(way.lines(), list_told(entries))
         else:
             found = explaining.explanation(reply, stage, preset, relay, taken=taken, carried=carried)
             document, lines = found.document(now), found.lines(now)

@@ -11,23 +11,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from heapq import nlargest
 from itertools import islice
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from bson import MaxKey, MinKey, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 
 from mailsender.model.letter import DEFAULT_ROUTE, Letter
+from mailsender.model.queue_stats import MOST_ROUTES
 from mailsender.queue.mongo.client import RAW, Collection, Document
 from mailsender.queue.mongo.documents import DEFERRED, letter_id
 from mailsender.queue.ranks import in_line, in_turn
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """No rank comes before it."""
-
-MOST_ROUTES: Final = 1000
-"""Routes whose letters are looked at in one go: far more than there ever are."""
 
 STRAYS: Final = 1000
 """Letters that get their place in one go, of each kind."""
@@ -74,6 +74,13 @@ ORDER: Final = (
 )
 
 
+class Counted(NamedTuple):
+    """How many letters there are, and how many of each route."""
+
+    letters: int
+    routes: Mapping[str, int]
+
+
 class Order:
     """The order of a collection of letters; the owner gives calls a deadline and translates their errors."""
 
@@ -117,10 +124,61 @@ class Order:
                 self._deferred_first[route] = not self._deferred_first.get(route)
         return list(islice(in_turn(*kinds), skip, skip + limit))
 
-    async def oldest(self) -> datetime | None:
-        """Since when the letter waits that may be sent and waits longest; None where there is none."""
-        heads = [each for route in await self.routes() for each in await self.heads(route, 0, 2, {})]
-        return min(map(_waits_since, heads), default=None)
+    async def oldest(self) -> dict[str, datetime]:
+        """By route: since when the letter waits that may be sent and waits longest, if there is one."""
+        heads = {route: await self.heads(route, 0, 2, {}) for route in await self.routes()}
+        return {route: min(map(_waits_since, several)) for route, several in heads.items() if several}
+
+    async def waiting(self) -> Counted:
+        """How many letters wait. The index alone is read, once for all routes."""
+        return await self._counted({"status": "awaiting"}, _RANK)
+
+    async def deferred(self, now: datetime) -> Counted:
+        """How many wait for a time of their own: those, and not the many that are due, are looked at."""
+        return await self._counted({"status": "awaiting", "rank": DEFERRED, "due": {"$gt": now}}, _WAITS)
+
+    async def ahead(self, letter: Document, now: datetime, most: int) -> int | None:
+        """See `Queue.ahead`; `letter` is its document, or what of it says its place."""
+        route, rank, due = (letter.get(each) for each in ("route", "rank", "due"))
+        if letter.get("status") != "awaiting" or not isinstance(route, str):
+            return None
+        deferred = {"status": "awaiting", "rank": DEFERRED, "route": route}
+        fresh = {"status": "awaiting", "route": route}
+        if isinstance(rank, datetime):
+            before = await self._count({**fresh, "rank": {"$gte": FIRST, "$lt": rank}}, _RANK, most)
+            others = await self._count({**deferred, "due": {"$lte": now}}, _WAITS, before)
+        elif rank is DEFERRED and isinstance(due, datetime) and due <= now:
+            before = await self._count({**deferred, "due": {"$lt": due}}, _WAITS, most)
+            others = await self._count({**fresh, "rank": {"$gte": FIRST}}, _RANK, before)
+        else:
+            return None
+        return min(most, before + others)
+
+    async def _count(self, query: Document, index: str, most: int) -> int:
+        """How many letters of a query there are, as far as `most`: no more is looked at."""
+        if not most:
+            return 0
+        return int(await self._letters.count_documents(query, limit=most, **self._hint(index)))
+
+    async def _counted(self, query: Document, index: str) -> Counted:
+        stages = [{"$match": query}, {"$group": {"_id": "$route", "letters": {"$sum": 1}}}]
+        cursor = self._letters.aggregate(stages, **self._hint(index))
+        if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
+            cursor = await cursor
+        total, routes = 0, dict[str, int]()
+        async for each in cursor:
+            total += each["letters"]
+            # Another program's route may be any value.
+            if isinstance(each["_id"], str):
+                routes[each["_id"]] = each["letters"]
+            if len(routes) > 2 * MOST_ROUTES:
+                routes = _fullest(routes)
+        return Counted(total, _fullest(routes))
+
+    def _hint(self, index: str) -> dict[str, str]:
+        """That index, if it is there: without it MongoDB would look at every document."""
+        named = self._indexes.get(index)
+        return {"hint": named} if named else {}
 
     async def routes(self) -> list[str]:
         """The routes on which letters wait, in as many looks into the index."""
@@ -160,6 +218,11 @@ class Order:
         query = {"status": "awaiting"} | ({"rank": DEFERRED} if index == _WAITS else {})
         cursor = self._raw.find(query, {"_id": 1}, hint=self._indexes[index])
         return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
+
+
+def _fullest(routes: Mapping[str, int]) -> dict[str, int]:
+    """As many of the routes as are told, those with the most letters."""
+    return dict(nlargest(MOST_ROUTES, routes.items(), key=itemgetter(1)))
 
 
 def places_of(heads: Sequence[Document], letters: Sequence[Letter]) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.queue_stats import QueueStats
+from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
@@ -482,6 +482,18 @@ class MongoQueue:
             due=due if awaits else None,
         )
 
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """See `Queue.ahead`."""
+        try:
+            query = {"_id": stored_id(letter_id)}
+            encode(query)
+        except (ValueError, BSONError):
+            return None
+        async with calling(self._timeout):
+            found = await self._letters.find_one(query, {"status": 1, "route": 1, "rank": 1, "due": 1})
+            now = await self._server_clock.now()
+            return None if found is None else await self._order.ahead(found, now, most)
+
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """See `Queue.ended`."""
         query = {"_id": {"$in": [stored_id(each) for each in ids]}, "status": {"$in": _FINAL}}
@@ -493,24 +505,30 @@ class MongoQueue:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-            awaiting = await self._count({"status": "awaiting"}, "mailsender_rank")
-            # The few that wait for a time of their own are counted, not the many that are due.
-            later = {"status": "awaiting", "rank": DEFERRED, "due": {"$gt": now}}
-            waits = await self._count(later, "mailsender_waits")
+            waiting = await self._order.waiting()
+            deferred = await self._order.deferred(now)
             processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported, unreported_since = await self._outbox.count()
             total = await self._letters.estimated_document_count()
             oldest = await self._order.oldest()
         return QueueStats(
-            awaiting=awaiting,
-            due=max(0, awaiting - waits),
+            awaiting=waiting.letters,
+            due=max(0, waiting.letters - deferred.letters),
             processing=processing,
-            sent=max(0, total - awaiting - processing - error),
+            sent=max(0, total - waiting.letters - processing - error),
             error=error,
             unreported=unreported,
-            oldest_due=_age(oldest, now),
+            oldest_due=_age(min(oldest.values(), default=None), now),
             oldest_unreported=_age(unreported_since, now) if unreported else 0.0,
+            routes={
+                route: RouteStats(
+                    awaiting=number,
+                    deferred=min(number, deferred.routes.get(route, 0)),
+                    oldest_due=_age(oldest.get(route), now),
+                )
+                for route, number in waiting.routes.items()
+            },
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
