@@ -137,7 +137,7 @@ class SesLimits(Provider):
     ) -> None:
         super().__init__(**options)
         self.second, self.day = Window(int(rate), 1.0), Window(int(quota), DAY)
-        self._verified = tuple(verified.lower().split(",")) if verified else ()
+        self.verified = tuple(verified.lower().split(",")) if verified else ()
         self._max_recipients = int(max_recipients)
 
     def refusal(self, visit: Visit, moment: str, command: str) -> str | None:
@@ -146,7 +146,7 @@ class SesLimits(Provider):
         if moment != DOT:
             return None
         sender, now = (visit.sender or "").lower(), self.now()
-        if self._verified and not {sender, sender.rpartition("@")[2]} & {*self._verified}:
+        if self.verified and not {sender, sender.rpartition("@")[2]} & {*self.verified}:
             return (
                 "554 Message rejected: Email address is not verified. The following identities failed the"
                 f" check in region EU-WEST-1: {sender}"
@@ -189,7 +189,8 @@ class GoogleLimits(Provider):
 
     def refusal(self, visit: Visit, moment: str, command: str) -> str | None:
         now = self.now()
-        if moment == "MAIL" and not self.day.left(now):
+        # At the dot, too: of those who were let in some may be too many when they get there.
+        if moment in {"MAIL", DOT} and not self.day.left(now):
             return (
                 "550 5.4.5 Daily user sending limit exceeded. For more information go to mail-limits - gsmtp"
             )
