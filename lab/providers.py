@@ -120,7 +120,8 @@ class SesLimits(Provider):
     """Amazon SES: `rate` recipients a second and `quota` in any 24 hours, then 454; verified senders alone.
 
     Both count recipients, not messages ("Service quotas in Amazon SES"), and there is room for a whole
-    message as long as there is any. `verified` are addresses and domains, separated by commas; none: all. The
+    message as long as there is any. How AWS measures a second it does not say: `burst` more of them are let
+    pass, none unless given. `verified` are addresses and domains, separated by commas; none: all. The
     words are those of "manage-sending-quotas-errors"; 454 comes after the dot, without an enhanced code.
     """
 
@@ -130,13 +131,14 @@ class SesLimits(Provider):
         self,
         *,
         rate: int = 14,
+        burst: int = 0,
         quota: int = 50_000,
         verified: str = "",
         max_recipients: int = 50,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.second, self.day = Window(int(rate), 1.0), Window(int(quota), DAY)
+        self.second, self.day = Window(int(rate) + int(burst), 1.0), Window(int(quota), DAY)
         self.verified = tuple(verified.lower().split(",")) if verified else ()
         self._max_recipients = int(max_recipients)
 
