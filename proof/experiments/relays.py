@@ -9,7 +9,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,17 @@ NAMES = ("first", "second", "third")
 WAYS = ("killed", "frozen", "refusing logins", "kill -9")
 """What is done to one of the relays, or, under `kill -9`, to a replica while relays put off many."""
 
+VICTIMS = (("first",), ("second",), ("first", "second"), ("second", "third"))
+"""Who is struck at a time; one is always left."""
+
 AWAY = 3.0
 """Seconds for which a relay is in trouble: longer than a step may take."""
 
 STEP = "2s"
 """What each step of a dialogue may take: a relay that froze has to be given up."""
 
-FRESH = 80
-"""Letters published before each blow: some are left when it falls, and when it is over."""
+FRESH = 150
+"""Letters published before each blow, and again when it has fallen: some are on their way at any time."""
 
 WITHIN = 0.02
 """By how much the share of a relay may differ from its weight's over a thousand letters."""
@@ -64,7 +67,7 @@ fallback = {fallback}
 retry = "1s"
 """
 
-USUAL: dict[str, Any] = {"delay": {"DOT": 0.005}, "offers": {"auth": True}}
+USUAL: dict[str, Any] = {"delay": {"DOT": 0.02}, "offers": {"auth": True}}
 
 LOST = {"phase": "DOT", "p": 0.01, "do": "reset", "accept": True}
 """Now and then a relay takes a letter and says nothing: nobody but itself knows."""
@@ -77,7 +80,10 @@ PUT_OFF = [
 
 
 def relays(stage: Stage, seed: int, *, way: str, runs: int, replicas: int) -> Row:
-    """`runs` blows, each of which strikes one relay, or one replica."""
+    """`runs` blows, each of which strikes one relay or two, or one replica.
+
+    While both that share the letters are away the fallback has them.
+    """
     began = time.monotonic()
     with _three(stage, f"relays-{way.replace(' ', '-')}", seed, {"first": 2, "second": 1}) as (world, three):
         for place, relay in enumerate(three.values()):
@@ -85,12 +91,11 @@ def relays(stage: Stage, seed: int, *, way: str, runs: int, replicas: int) -> Ro
         services = [_started(world) for _ in range(replicas)]
         for _ in range(runs):
             world.publisher.publish(FRESH)
-            rest(world.chance.uniform(0.2, 1.0))
+            rest(world.chance.uniform(0.1, 0.5))
             if way == "kill -9":
                 _kill(world, world.chance.choice(services))
             else:
-                name = world.chance.choice(NAMES)
-                _strike(world, name, three[name], way)
+                _strike(world, three, world.chance.choice(VICTIMS), way)
         world.publisher.publish(FRESH)
         world.wait_done(120)
         for service in services:
@@ -173,24 +178,29 @@ def _started(world: Run) -> Replica:
     return world.world.started(MAILSENDER_STATE_DIR=str(journal))
 
 
-def _strike(world: Run, name: str, relay: LedgerRelay, way: str) -> None:
-    with world.broken(f"the {name} relay {way}"):
-        if way == "killed":
-            relay.kill()
-            rest(AWAY)
-            relay.start()
-            return
-        if way == "frozen":
-            relay.freeze()
-            rest(AWAY)
-            relay.thaw()
-            return
-        before = relay.plan
-        text = world.chance.choice(["535 5.7.8 Not you", "454 4.7.0 Not now"])
-        refusal = {"phase": "AUTH", "do": "reply", "text": text}
-        relay.follow({**before, "script": [refusal, *before["script"]]})
+def _strike(world: Run, three: Mapping[str, LedgerRelay], names: Sequence[str], way: str) -> None:
+    struck = [three[name] for name in names]
+    with world.broken(f"{way}: {', '.join(names)}"):
+        back = [_struck(world, relay, way) for relay in struck]
+        world.publisher.publish(FRESH)
         rest(AWAY)
-        relay.follow(before)
+        for undo in back:
+            undo()
+
+
+def _struck(world: Run, relay: LedgerRelay, way: str) -> Callable[[], None]:
+    """Do it to a relay; returns what undoes it."""
+    if way == "killed":
+        relay.kill()
+        return relay.start
+    if way == "frozen":
+        relay.freeze()
+        return relay.thaw
+    before = relay.plan
+    text = world.chance.choice(["535 5.7.8 Not you", "454 4.7.0 Not now"])
+    refusal = {"phase": "AUTH", "do": "reply", "text": text}
+    relay.follow({**before, "script": [refusal, *before["script"]]})
+    return lambda: relay.follow(before)
 
 
 def _kill(world: Run, service: Replica) -> None:
