@@ -22,6 +22,7 @@ messages that one took responsibility for, `asked` what was answered to each of 
 | refuses everybody | `RefusesEverybody` |
 | takes TCP and never greets | `NeverGreets` |
 | does not know the recipient's domain | `PostfixUnknownDomain` |
+| keeps all limits that a provider publishes, over any time (`lab.providers`) | `SesLimits`, `GoogleLimits`, `MicrosoftLimits` |
 """  # noqa: E501  a table
 
 from __future__ import annotations
@@ -140,10 +141,10 @@ class ZooRelay(ScriptedRelay):
         said = await super()._answer(peer, moment, default)
         visit, good = self.visit(peer), said.startswith(("250", "354"))
         if moment == "MAIL" and good:
-            visit.sender = _path(peer.commands[-1])
+            visit.sender = path_of(peer.commands[-1])
             visit.mails += 1
         elif moment == "RCPT" and good:
-            visit.recipients.append(_path(peer.commands[-1]))
+            visit.recipients.append(path_of(peer.commands[-1]))
         elif moment == DOT and good:
             self.take(peer)
         if moment in {"EHLO", "HELO", "RSET", DOT}:
@@ -216,7 +217,7 @@ class ZooRelay(ScriptedRelay):
         return said
 
 
-def _path(command: str) -> str:
+def path_of(command: str) -> str:
     return command[command.index("<") + 1 : command.rindex(">")]
 
 
@@ -483,7 +484,7 @@ class Greylister(ZooRelay):
         if moment != "RCPT":
             return None
         now = time.monotonic()
-        first = self._seen.setdefault((visit.sender or "", _path(command)), now)
+        first = self._seen.setdefault((visit.sender or "", path_of(command)), now)
         if now - first >= self._seconds:
             return None
         return "450 4.2.0 Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/"
@@ -530,7 +531,7 @@ class SenderNotOwned(ZooRelay):
     def reply(self, visit: Visit, moment: str, command: str) -> Answer | None:
         if moment != self._stage:
             return None
-        sender = visit.sender if visit.sender is not None else _path(command)
+        sender = visit.sender if visit.sender is not None else path_of(command)
         return f"553 5.7.1 <{sender}>: Sender address rejected: not owned by user {USER}"
 
 
@@ -744,9 +745,10 @@ async def _close(peer: Peer) -> None:
 
 def kinds() -> dict[str, type[Any]]:
     """All there are, by the name they have on the command line."""
-    from lab import restricted_postfix
+    from lab import providers, restricted_postfix
 
     found: list[type[Any]] = [kind for kind in globals().values() if _is_one(kind, ZooRelay)]
+    found += [kind for kind in vars(providers).values() if _is_one(kind, providers.Provider) and kind.NAME]
     found += [
         kind for kind in vars(restricted_postfix).values() if _is_one(kind, restricted_postfix.RealPostfix)
     ]

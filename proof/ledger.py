@@ -23,7 +23,7 @@ class Acceptance:
 
     `mark` is the text of the subject that names the letter; `recipients` are those that had got a 250.
     `told` is False where the plan kept the relay from answering. `leaked` are addresses of recipients found
-    in the message.
+    in the message. `relay` is its name where there are several.
     """
 
     mark: str
@@ -37,6 +37,7 @@ class Acceptance:
     size: int
     told: bool = True
     leaked: tuple[str, ...] = ()
+    relay: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from proof.experiments.offsets import offsets
 from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.relays import relays, weights
 from proof.experiments.strangers import strangers
 from proof.experiments.vanished import vanished
 from proof.experiments.whole import whole
@@ -115,6 +116,26 @@ MUTANTS = (
         new="return (self.period + self.life + AGREEMENT) / (self.letters + self.burst) / 1.4",
         attempt=lambda stage, seed: rate(stage, seed, replicas=2, seconds=8, failover=False),
         finding="too fast",
+    ),
+    Mutant(
+        name="who may have a letter gets it over the next relay at once",
+        file="sending/failover.py",
+        old="if result.verdict is Verdict.DEFERRED and address not in out\n",
+        new="if result.verdict in (Verdict.DEFERRED, Verdict.UNCERTAIN) and address not in out\n",
+        attempt=lambda stage, seed: relays(stage, seed, way="frozen", runs=3, replicas=1),
+        finding="P12 by two relays",
+        seconds=45.0,
+        cores=1.2,
+    ),
+    Mutant(
+        name="whose turn it was keeps it",
+        file="routing/weights.py",
+        old="            self._credits[best] -= total\n",
+        new="            self._credits[best] -= self._weights[best]\n",
+        attempt=lambda stage, seed: weights(stage, seed, letters=500, replicas=1),
+        finding="of the letters",
+        seconds=20.0,
+        cores=1.2,
     ),
     Mutant(
         name="the drain gives nothing back",

@@ -34,6 +34,12 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        promise="What one relay may have taken goes over no other one",
+        tried={
+            "relays": "three of them, each killed, frozen, refusing logins; `kill -9` amid failovers; shares"
+        },
+    ),
+    Chapter(
         promise="What was away comes back without anybody's help",
         tried={
             "outage": "Kafka, MongoDB, relay killed or frozen, alone and by twos",

@@ -35,6 +35,8 @@ from proof.experiments.poison import poison
 from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.relays import WAYS as RELAY_WAYS
+from proof.experiments.relays import relays, weights
 from proof.experiments.secrets import canary
 from proof.experiments.simulated import simulated, simulated_mutant
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
@@ -150,6 +152,29 @@ def _rate(options: Options) -> list[Step]:
         )
         for n, over in ([(2, False)] if options.short else counts)
     ]
+
+
+def _relays(options: Options) -> list[Step]:
+    runs = options.count(20, 2)
+    ways = ("refusing logins", "kill -9") if options.short else RELAY_WAYS
+    steps = [
+        _step(
+            f"relays {way}",
+            25 + 4.5 * runs,
+            relays,
+            options.seed,
+            way=way,
+            runs=runs,
+            replicas=2 if options.short else number,
+        )
+        for number, way in enumerate(ways, 1)
+    ]
+    letters = options.count(4000, 500)
+    for replicas in (1,) if options.short else (1, 4):
+        more = {"letters": letters, "replicas": replicas}
+        name = f"relays weights {replicas}"
+        steps.append(_step(name, 10 + letters / 200, weights, options.seed, **more))
+    return steps
 
 
 def _repeated(
@@ -325,6 +350,7 @@ PARTS: dict[str, Part] = {
     "network": lambda options: _repeated("network", 40, 2, network, each=4.1, options=options),
     "misbehaving": _misbehaving,
     "rate": _rate,
+    "relays": _relays,
     "drains": _drains,
     "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
@@ -372,6 +398,7 @@ CORES = {
     "publishers": 1.0,
     "rate": 0.6,
     "rebalances": 1.3,
+    "relays": 1.2,
     "sick": 0.5,
     "tls": 0.5,
     "vanished": 0.5,

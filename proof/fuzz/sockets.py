@@ -206,6 +206,7 @@ class _HttpBench:
             tidier=SimpleNamespace(stats=None),
             limits=LIMITS,
             clock=SystemClock(),
+            suppression=None,
         )
         operations = ReplicaOperations(replica)  # type: ignore[arg-type]
         app = make_app(operations, api_key="", max_bytes=20_000, timeout=20)
