@@ -188,7 +188,7 @@ MUTANTS = (
         old="        read_preference=ReadPreference.PRIMARY,\n",
         new="",
         attempt=lambda stage, seed: lagging(stage, seed, letters=800),
-        finding="of a lease of",
+        finding="was asked",
         seconds=80.0,
     ),
     Mutant(

@@ -11,6 +11,7 @@ from typing import Any
 
 from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
+from mailsender.admin.confined import Confined, TooMuch
 from mailsender.admin.explaining import Explaining
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
@@ -21,7 +22,6 @@ from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
 from mailsender.codes.desk import Guess, Made, Wanted
 from mailsender.codes.port import Verdict
-from mailsender.confined import Confined, TooMuch
 from mailsender.lint.letters import Surroundings, nearest
 from mailsender.lint.run import Linted, NothingToSee, lint
 from mailsender.message.headers import Mailbox

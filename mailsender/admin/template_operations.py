@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mailsender.confined import TooMuch
+from mailsender.admin.confined import TooMuch
 from mailsender.model.errors import Unavailable
 from mailsender.service import Replica
 from mailsender.templates.files import template_of

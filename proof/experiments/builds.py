@@ -91,7 +91,8 @@ for n in range(100):
     place = {"topic": f"t{n % 7}", "partition": n % 5, "offset": n, "index": n % 3}
     print(Origin(**place, timestamp=1_700_000_000_000 + n).letter_id())
 """
-    command = [sys.executable, "-c", script]
+    # -P: the tree that this process stands in would come before the one that is asked.
+    command = [sys.executable, "-P", "-c", script]
     found = subprocess.run(
         command, env={"PYTHONPATH": str(tree)}, capture_output=True, check=True, timeout=60
     )

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from mailsender.dev.mongod import ReplicaSet
+from mailsender.dev.mongod import Mongod, ReplicaSet
 from proof.checker import check
 from proof.experiments.publishers import restart
 from proof.history import Allowed
@@ -29,11 +29,12 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
     settings |= {"SMTP_RATE_LIMIT_MAX_LETTERS": "50", "SMTP_RATE_LIMIT_BURST": "10"}
     with (
         run(stage, "lagging", seed, settings=settings, replica_set=True) as world,
-        _behind(stage.replica_set),
+        _behind(stage.replica_set) as late,
     ):
         # All that is read there is read from the late one: what is found by chance is not found each time.
         uri = f"{stage.replica_set.uri}&readPreference=secondaryPreferred&readPreferenceTags=late:yes"
         world.world.settings["MONGODB_URI"] = uri
+        before = _asked(late)
         service = world.world.started()
         slowest = 0.0
         for _ in range(2):
@@ -44,6 +45,8 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
             slowest = max(slowest, time.monotonic() - began_one)
             world.wait_done(2 * LEASE)
         restart(world, service)
+        if asked := _asked(late) - before:
+            world.fault(f"the member that is late was asked {asked} times for what decides")
         verdict = check(world.history(), Allowed(duplicates=0))
     return row(
         "reads that prefer a secondary, and one that lags",
@@ -61,15 +64,21 @@ def _out(world: Run) -> bool:
 
 
 @contextlib.contextmanager
-def _behind(members: ReplicaSet) -> Iterator[None]:
+def _behind(members: ReplicaSet) -> Iterator[Mongod]:
     """One secondary is behind for as long as the block takes."""
-    late = members.secondaries[0].address
-    _delay(members, late, BEHIND)
+    late = members.secondaries[0]
+    _delay(members, late.address, BEHIND)
     try:
         rest(1.0)
-        yield
+        yield late
     finally:
-        _delay(members, late, 0)
+        _delay(members, late.address, 0)
+
+
+def _asked(member: Mongod) -> int:
+    """How many queries it has answered, of whoever sent them; members ask each other in other ways."""
+    with member.client() as client:
+        return int(client.admin.command("serverStatus")["opcounters"]["query"])
 
 
 def _delay(members: ReplicaSet, address: str, seconds: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 from lab.parts import wait_until
 from lab.rates import most_in_a_window
 from lab.world import World, batches, check_all_answered, subjects
@@ -46,6 +49,36 @@ def test_one_of_two_replicas_is_killed(world: World, catcher: Catcher) -> None:
     assert len(arrived) == 600
     assert sum(arrived.values()) - 600 <= 60
     assert survivor.get("/readyz").status == 200
+
+
+def _publish_until(over: Event, world: World) -> int:
+    """A hundred letters a second, or as many as the broker takes; returns how many."""
+    count = 0
+    while not over.wait(0.1):
+        world.publish(batches(10, start=count))
+        count += 10
+    return count
+
+
+def test_a_rolling_restart_under_load(world: World, catcher: Catcher) -> None:
+    """As a Deployment does it: a new one is ready before an old one is stopped, and letters keep coming."""
+    old, over = [world.started(), world.started()], Event()
+    with ThreadPoolExecutor(1) as publisher:
+        published = publisher.submit(_publish_until, over, world)
+        try:
+            for each in old:
+                catcher.wait_for(catcher.counts()["received"] + 50, timeout=60)
+                world.started()
+                each.terminate()
+                assert each.wait_exit() == 0
+            catcher.wait_for(catcher.counts()["received"] + 50, timeout=60)
+        finally:
+            over.set()
+        count = published.result()
+    check_all_answered(world, count, world.wait_reports(count))
+    arrived = subjects(catcher.messages())
+    assert (len(arrived), max(arrived.values())) == (count, 1), "nothing lost, nothing twice"
+    assert not [event for each in old for event in each.log if event["level"] == "error"]
 
 
 def test_the_daily_quota_holds_over_replicas_and_restarts(world: World, catcher: Catcher) -> None:

@@ -11,7 +11,7 @@ from bson.raw_bson import RawBSONDocument
 
 from mailsender.model.letter import Answer, Settlement, Status
 from mailsender.queue.port import Inserted, Queue
-from tests.claims import REPLICA, claim
+from tests.claims import REPLICA, claim, token_of
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
 
 pytestmark = pytest.mark.asyncio
@@ -148,3 +148,27 @@ async def test_publishing_what_another_program_put_in_joins_it(queue: Queue, wor
     assert await queue.insert([sample]) == [Inserted.REPLAY]
     (found,) = await queue.unreported(0, 10)
     assert [each.token for each in found.answers] == ["token 1"], "the other program answers its own"
+
+
+ODD_ROUTES: tuple[Any, ...] = (
+    *(["", "x"], [[MaxKey()], ""], [[MaxKey()], "default", "x"], [Code("a"), "b"], []),
+    *("x" * 5000, "news", Code("f()"), MaxKey(), None, {"a": "b"}, 7),
+)
+
+
+@only(*MONGO)
+async def test_a_route_that_is_none_keeps_no_letter_and_no_loop(queue: Queue, world: World) -> None:
+    """A list stands in an index as each of what is in it: it was met there again and again, for ever."""
+    await queue.insert([letter(1)])
+    made = [{"_id": n, "status": "awaiting", **ORIGINAL, "route": each} for n, each in enumerate(ODD_ROUTES)]
+    await world.raw.insert_many(made)
+    await world.raw.insert_one({"_id": "last", "status": "awaiting", **ORIGINAL, "rank": MaxKey()})
+    raw = encode({"_id": "raw", "status": "awaiting", **ORIGINAL, "route": "0123"})
+    await world.raw.insert_one(RawBSONDocument(raw.replace(b"0123", b"\xff\xfe\x00\xd0")))
+    for _ in range(3):  # those behind what cannot be said have their turn when it has another route
+        await queue.reclaim(10, 5.0)
+    claimed = (await queue.claim(100, token_of())).letters
+    left = [each async for each in world.raw.find({"status": "awaiting"})]
+    assert (left, len(claimed)) == ([], len(made) + 3)
+    assert not any(each.reason for each in claimed)
+    assert (await queue.stats()).awaiting == 0

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mailsender.confined import MAX_ANSWER, Bounds, Confined, TooMuch
+from mailsender.admin.confined import MAX_ANSWER, Bounds, Confined, TooMuch
 from mailsender.model.errors import Unavailable
 from mailsender.templates.template import TemplateError
 

@@ -17,10 +17,10 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from mailsender.admin.confined import Confined
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.cli.app import app
 from mailsender.cli.help import EXAMPLES
-from mailsender.confined import Confined
 from mailsender.model.errors import Unavailable
 from mailsender.templates.files import template_of
 from mailsender.templates.folder import Folder, read_folder

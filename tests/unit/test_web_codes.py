@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 
 from mailsender.admin import code_operations
 from mailsender.admin.code_operations import ReplicaCodes
+from mailsender.admin.confined import Bounds, Confined
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.codes.desk import Guess, Made, NoCodes, TooOften, Wanted
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.port import Verdict
-from mailsender.confined import Bounds, Confined
 from mailsender.lint.letters import Surroundings
 from mailsender.lint.run import Linted, NothingToSee, lint
 from mailsender.model.address import parse_address

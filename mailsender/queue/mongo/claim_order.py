@@ -16,13 +16,13 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from bson import MaxKey, MinKey, Timestamp
+from bson import MinKey, Timestamp, decode
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 
 from mailsender.model.letter import DEFAULT_ROUTE, Letter
 from mailsender.model.queue_stats import MOST_ROUTES
-from mailsender.queue.mongo.client import RAW, Collection, Document
+from mailsender.queue.mongo.client import CODEC, RAW, Collection, Document
 from mailsender.queue.mongo.documents import DEFERRED, letter_id
 from mailsender.queue.ranks import in_line, in_turn
 
@@ -39,7 +39,7 @@ DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
 
 _RANK, _WAITS = "mailsender_rank", "mailsender_waits"
 _SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}, "created_at": 1}
-_LOWEST, _HIGHEST = MinKey(), MaxKey()
+_LOWEST: Final = MinKey()
 
 # What comes behind strings and behind dates in the order of BSON's types.
 _AFTER_TEXT: Final[Document] = {}
@@ -50,7 +50,8 @@ _HAS_COME: Final[Document] = {"$lte": ["$due", "$$NOW"]}
 PLACED: Final[list[Document]] = [
     {
         "$set": {
-            "route": {"$cond": [{"$eq": [{"$type": "$route"}, "string"]}, "$route", DEFAULT_ROUTE]},
+            # Whoever gives a letter no place knows no routes either, whatever it wrote under that name.
+            "route": DEFAULT_ROUTE,
             "due": {"$cond": [_TIMED, "$due", "$$REMOVE"]},
             # One without a time has waited for longest, as far as anybody knows.
             "rank": {"$cond": [_TIMED, {"$cond": [_HAS_COME, {"$max": ["$due", FIRST]}, DEFERRED]}, FIRST]},
@@ -182,15 +183,31 @@ class Order:
 
     async def routes(self) -> list[str]:
         """The routes on which letters wait, in as many looks into the index."""
-        found: list[str] = []
+        names, _ = await self._routes()
+        return names
+
+    async def _routes(self) -> tuple[list[str], list[RawBSONDocument]]:
+        """The routes on which letters wait, and letters whose route is no name, as another program wrote it.
+
+        A list stands in the index as each of what is in it. Beyond what cannot be said in a query (it is not
+        valid UTF-8) nothing is looked for, until such letters have another route.
+        """
+        names: list[str] = []
+        odd: list[RawBSONDocument] = []
         for _ in range(MOST_ROUTES):
-            query = {"status": "awaiting", "route": {"$gt": found[-1]} if found else {"$gte": ""}}
-            cursor = self._letters.find(query, {"_id": 0, "route": 1})
-            first = await cursor.sort([("route", ASCENDING), ("rank", ASCENDING)]).limit(1).to_list(1)
+            query = {"status": "awaiting", "route": {"$gt": names[-1]} if names else {"$gte": ""}}
+            order = [("route", ASCENDING), ("rank", ASCENDING)]
+            first = await self._letters.find(query, {"_id": 0, "route": 1}).sort(order).limit(1).to_list(1)
             if not first:
                 break
-            found.append(first[0]["route"])
-        return found
+            name = _name_in(first[0]["route"], names[-1] if names else None)
+            if name != first[0]["route"]:
+                there = self._raw.find(query, {"_id": 1, "route": 1}).sort(order).limit(STRAYS)
+                odd += [each for each in await there.to_list(STRAYS) if not _is_name(each)]
+            if name is None:
+                break
+            names.append(name)
+        return names, odd
 
     async def strays(self) -> list[RawBSONDocument]:
         """Letters that have no place in the order, up to `STRAYS` of each kind: their `_id`s as they came.
@@ -199,14 +216,15 @@ class Order:
         """
         if not {_RANK, _WAITS} <= self._indexes.keys():
             return []
-        found = await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
-        found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), ("awaiting", _HIGHEST))
-        for route in await self.routes():
+        names, found = await self._routes()
+        found += await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
+        found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), (_beyond("awaiting"),))
+        for route in names:
             for index, low, high in (
                 (_RANK, ("awaiting", route, _LOWEST), ("awaiting", route, False)),
                 (_RANK, ("awaiting", route, True), ("awaiting", route, FIRST)),
-                (_RANK, ("awaiting", route, _AFTER_DATES), ("awaiting", route, _HIGHEST)),
-                (_WAITS, ("awaiting", False, route, _AFTER_DATES), ("awaiting", False, route, _HIGHEST)),
+                (_RANK, ("awaiting", route, _AFTER_DATES), ("awaiting", _beyond(route))),
+                (_WAITS, ("awaiting", False, route, _AFTER_DATES), ("awaiting", False, _beyond(route))),
             ):
                 found += await self._between(index, low, high)
         return found
@@ -214,10 +232,32 @@ class Order:
     async def _between(self, index: str, low: Sequence[Any], high: Sequence[Any]) -> list[RawBSONDocument]:
         """What an index has from `low` to before `high`, values of its keys; the lowest where left out."""
         keys = _KEYS[index]
-        bounds = [list(zip(keys, [*values, _LOWEST, _LOWEST], strict=False)) for values in (low, high)]
+        bounds = [list(zip(keys, [*values, *[_LOWEST] * len(keys)], strict=False)) for values in (low, high)]
         query = {"status": "awaiting"} | ({"rank": DEFERRED} if index == _WAITS else {})
         cursor = self._raw.find(query, {"_id": 1}, hint=self._indexes[index])
         return list(await cursor.min(bounds[0]).max(bounds[1]).limit(STRAYS).to_list(STRAYS))
+
+
+def _beyond(text: str) -> str:
+    """What comes next to a text: as a bound it leaves out nothing of it, MaxKey neither."""
+    return f"{text}\0"
+
+
+def _name_in(route: Any, last: str | None) -> str | None:
+    """The name that a route is, or the next one beyond `last` of a list; None where there is none."""
+    names = [each for each in (route if isinstance(route, list) else [route]) if type(each) is str]
+    beyond = [each for each in names if (last is None or each > last) and _is_sayable(each)]
+    return min(beyond, default=None)
+
+
+def _is_name(raw: RawBSONDocument) -> bool:
+    route = decode(raw.raw, CODEC).get("route")
+    return type(route) is str and _is_sayable(route)
+
+
+def _is_sayable(name: str) -> bool:
+    """Whether a text that came from the server can go back there."""
+    return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def _fullest(routes: Mapping[str, int]) -> dict[str, int]:

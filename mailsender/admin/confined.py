@@ -49,7 +49,7 @@ NICENESS: Final = 10
 _BEGIN: Final = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from mailsender.confined import serve
+from mailsender.admin.confined import serve
 serve()
 """
 
