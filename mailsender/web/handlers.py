@@ -117,7 +117,9 @@ class Handlers:
             raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
         letter = await self._operations.letter(letter_id)
         if letter is None:
-            detail = "The queue has no letter with this ID: it never had, or it has forgotten it."
+            detail = (
+                "The queue has no letter with this ID: it never had, has it not yet, or has forgotten it."
+            )
             raise ProblemError(HTTPStatus.NOT_FOUND, detail)
         # Of a recipient that nothing happened to yet there is nothing but the address.
         return _json(letter_view(letter).model_dump(exclude_unset=True))
