@@ -76,8 +76,9 @@ class Stage:
 
     @cached_property
     def replica_set(self) -> ReplicaSet:
-        """Three members, of which the primary can be killed."""
-        return self._started(ReplicaSet(self.directory / "replica-set"))
+        """Three members, of which the primary can be killed, and one can be held back."""
+        directory, testing = self.directory / "replica-set", {"enableTestCommands": "1"}
+        return self._started(ReplicaSet(directory, parameters=testing))
 
     @cached_property
     def cluster(self) -> Cluster:

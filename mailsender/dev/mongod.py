@@ -167,10 +167,17 @@ class Mongod(Part):
 class ReplicaSet:
     """Several mongods as one replica set; each member can be stopped, killed or frozen by itself."""
 
-    def __init__(self, directory: Path, members: int = 3, replica_set: str = "rs0") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        members: int = 3,
+        replica_set: str = "rs0",
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
         self.replica_set = replica_set
         self.members = [
-            Mongod(directory / f"member{number}", replica_set=replica_set) for number in range(members)
+            Mongod(directory / f"member{number}", replica_set=replica_set, parameters=parameters)
+            for number in range(members)
         ]
 
     @property

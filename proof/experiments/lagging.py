@@ -10,12 +10,9 @@ from mailsender.dev.mongod import Mongod, ReplicaSet
 from proof.checker import check
 from proof.experiments.publishers import restart
 from proof.history import Allowed
-from proof.run import Run, rest, run
+from proof.run import Run, run
 from proof.stage import Stage
 from proof.table import Row, row
-
-BEHIND = 2
-"""Seconds by which one member is behind the others."""
 
 LEASE, IN_TIME = 40.0, 20.0
 """Seconds: a letter that was claimed and not found waits for its replica's end, and that is too late."""
@@ -31,7 +28,7 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
         run(stage, "lagging", seed, settings=settings, replica_set=True) as world,
         _behind(stage.replica_set) as late,
     ):
-        # All that is read there is read from the late one: what is found by chance is not found each time.
+        # All that may be read elsewhere is read from the late one, and so nothing is found by chance.
         uri = f"{stage.replica_set.uri}&readPreference=secondaryPreferred&readPreferenceTags=late:yes"
         world.world.settings["MONGODB_URI"] = uri
         before = _asked(late)
@@ -42,6 +39,7 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
             world.publisher.publish(letters // 2)
             if not _out(world):
                 world.fault(f"not all was answered within {IN_TIME:g} s, of a lease of {LEASE:g} s")
+                break
             slowest = max(slowest, time.monotonic() - began_one)
             world.wait_done(2 * LEASE)
         restart(world, service)
@@ -53,7 +51,7 @@ def lagging(stage: Stage, seed: int, *, letters: int) -> Row:
         seed,
         1,
         verdict,
-        notes=f"{BEHIND} s behind; {letters // 2} letters took {slowest:.1f} s at most",
+        notes=f"one stood still; {letters // 2} letters took {slowest:.1f} s at most",
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="lagging --seed {seed}"',
     )
@@ -65,14 +63,24 @@ def _out(world: Run) -> bool:
 
 @contextlib.contextmanager
 def _behind(members: ReplicaSet) -> Iterator[Mongod]:
-    """One secondary is behind for as long as the block takes."""
+    """One secondary stands still for as long as the block takes, and can be told from the others.
+
+    A member with a delay of its own would not do: clients are not told of it, and ask it nothing.
+    """
     late = members.secondaries[0]
-    _delay(members, late.address, BEHIND)
+    _mark(members, late.address, {"late": "yes"})
     try:
-        rest(1.0)
+        _apply(late, stopped=True)
         yield late
     finally:
-        _delay(members, late.address, 0)
+        _apply(late, stopped=False)
+        _mark(members, late.address, {})
+
+
+def _apply(member: Mongod, *, stopped: bool) -> None:
+    with member.client() as client:
+        mode = "alwaysOn" if stopped else "off"
+        client.admin.command({"configureFailPoint": "rsSyncApplyStop", "mode": mode})
 
 
 def _asked(member: Mongod) -> int:
@@ -81,12 +89,11 @@ def _asked(member: Mongod) -> int:
         return int(client.admin.command("serverStatus")["opcounters"]["query"])
 
 
-def _delay(members: ReplicaSet, address: str, seconds: int) -> None:
+def _mark(members: ReplicaSet, address: str, tags: dict[str, str]) -> None:
     with members.primary.client() as client:
         config = client.admin.command("replSetGetConfig")["config"]
         for each in config["members"]:
             if each["host"] == address:
-                each |= {"secondaryDelaySecs": seconds, "priority": 0 if seconds else 1}
-                each["tags"] = {"late": "yes"} if seconds else {}
+                each |= {"tags": tags, "priority": 0 if tags else 1}
         config["version"] += 1
         client.admin.command("replSetReconfig", config)
