@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from unicodedata import category, decimal
 
-from mailsender.codes.port import CodeStore, NewCode, Verdict
+from mailsender.codes.port import CodeStore, NewCode, Once, Verdict
 from mailsender.codes.seal import HANDLE_BYTES, Seal
 from mailsender.model.address import Address
 
@@ -128,18 +128,20 @@ class CodeDesk:
         name = seal.name(handle, wanted.purpose, wanted.address)
         if wanted.key and (kept := await self._store.resting(name, policy.pause)) is not None:
             return Made(handle=handle, until=kept.end, letter=kept.letter)
-        counted = await self._count(wanted)
+        # Counted once, however often it comes at once: else a double click would be one code too many.
+        once = Once(name=name, pause=policy.pause) if wanted.key else None
+        counted = await self._count(wanted, once)
         code = f"{secrets.randbelow(10**policy.length):0{policy.length}d}"
         new = NewCode(hash=seal.hash(name, code), letter=self._new_id(), life=policy.life)
         kept = await self._store.put(name, new, policy.pause)
         if not kept.new:  # the same request came twice at once, and the other one sends it
-            await self._give_back(counted)
             return Made(handle=handle, until=kept.end, letter=kept.letter)
         try:
             await self._send(letter_of(wanted, code, kept.letter, kept.end, policy.life), wanted.known)
         except Exception:  # a code that was not sent holds no more, and is not counted
             await self._store.withdraw(name, new.hash)
-            await self._give_back(counted)
+            for each in counted:
+                await self._store.give_back(each, once)
             raise
         return Made(handle=handle, until=kept.end, letter=kept.letter)
 
@@ -153,22 +155,18 @@ class CodeDesk:
         given = self._seal.hash(name, _digits(guess.code))
         return await self._store.check(name, given, self._policy.tries)
 
-    async def _count(self, wanted: Wanted) -> tuple[bytes, ...]:
+    async def _count(self, wanted: Wanted, once: Once | None) -> tuple[bytes, ...]:
         """The names of the counts that this code is in.
 
         The caller's comes first: who is over it takes nothing of what is left for the address.
         """
         policy, store = self._policy, self._store
         caller, address = self._seal.caller(wanted.caller), self._seal.address(wanted.address)
-        if (wait := await store.take(caller, policy.per_caller, policy.window)) is not None:
+        if (wait := await store.take(caller, policy.per_caller, policy.window, once)) is not None:
             raise TooOften("caller", wait)
-        if (wait := await store.take(address, policy.per_address, policy.window)) is not None:
+        if (wait := await store.take(address, policy.per_address, policy.window, once)) is not None:
             raise TooOften("address", wait)
         return caller, address
-
-    async def _give_back(self, counted: tuple[bytes, ...]) -> None:
-        for each in counted:
-            await self._store.give_back(each)
 
 
 def _digits(code: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Final
 
-from mailsender.codes.port import Kept, NewCode, Verdict
+from mailsender.codes.port import SAME, Kept, NewCode, Once, Verdict
 from mailsender.model.clock import Clock
 from mailsender.model.letter import now_ms
 
@@ -27,6 +28,7 @@ class _Code:
 class _Count:
     count: int
     until: float
+    same: dict[bytes, float] = field(default_factory=dict)
 
 
 class MemoryCodeStore:
@@ -37,7 +39,7 @@ class MemoryCodeStore:
         self._codes: dict[bytes, _Code] = {}
         self._counts: dict[bytes, _Count] = {}
 
-    async def take(self, name: bytes, most: int, window: float) -> float | None:
+    async def take(self, name: bytes, most: int, window: float, once: Once | None = None) -> float | None:
         """See `CodeStore.take`."""
         now = self._clock.epoch()
         found = self._counts.get(name)
@@ -46,14 +48,24 @@ class MemoryCodeStore:
             found = self._counts[name] = _Count(0, now + window)
             while len(self._counts) > MOST:
                 del self._counts[next(iter(self._counts))]
+        if once is not None and found.same.get(once.name, -math.inf) > now - once.pause:
+            return None
         found.count += 1
-        return None if found.count <= most else found.until - now
+        if found.count > most:
+            return found.until - now
+        if once is not None:
+            found.same.pop(once.name, None)
+            found.same[once.name] = now
+            while len(found.same) > SAME:
+                del found.same[next(iter(found.same))]
+        return None
 
-    async def give_back(self, name: bytes) -> None:
+    async def give_back(self, name: bytes, once: Once | None = None) -> None:
         """See `CodeStore.give_back`."""
         found = self._counts.get(name)
-        if found is not None and found.count:
-            found.count -= 1
+        if found is None or (once is not None and found.same.pop(once.name, None) is None):
+            return
+        found.count = max(0, found.count - 1)
 
     async def resting(self, name: bytes, pause: float) -> Kept | None:
         """See `CodeStore.resting`."""

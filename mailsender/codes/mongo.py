@@ -3,7 +3,8 @@
 One collection holds both kinds of documents, each under a name of 32 octets:
 
 - a code: `hash`, `letter`, `tries`, `used`, `made_at`, `end`; and `fresh`, `said`, of the last call;
-- a count: `count`, `until`; and `now`, of the last call.
+- a count: `count`, `until`, `same` (who was let through once, and when); and `now`, `again`, `fits`, of the
+  last call.
 
 Each is changed by one update of one document, so of calls at once each sees what the one before it did. What
 is over goes by the TTL index on `expire_at`, some time later: nothing relies on it.
@@ -17,7 +18,7 @@ from typing import Any, Final
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from mailsender.codes.port import Kept, NewCode, Verdict
+from mailsender.codes.port import SAME, Kept, NewCode, Once, Verdict
 from mailsender.queue.mongo.client import Client, Document, calling, durable
 from mailsender.queue.mongo.indexes import ensure_indexes
 
@@ -37,17 +38,22 @@ class MongoCodeStore:
         self._timeout = timeout
         self._indexed = False
 
-    async def take(self, name: bytes, most: int, window: float) -> float | None:
+    async def take(self, name: bytes, most: int, window: float, once: Once | None = None) -> float | None:
         """See `CodeStore.take`."""
-        found = await self._changed(name, _counting(window))
-        if found["count"] <= most:
+        found = await self._changed(name, _counting(most, window, once))
+        if found["fits"]:
             return None
         return float((found["until"] - found["now"]).total_seconds())
 
-    async def give_back(self, name: bytes) -> None:
+    async def give_back(self, name: bytes, once: Once | None = None) -> None:
         """See `CodeStore.give_back`."""
+        change: Document = {"$inc": {"count": -1}}
+        wanted: Document = {"_id": name, "count": {"$gt": 0}}
+        if once is not None:
+            change["$pull"] = {"same": {"name": once.name}}
+            wanted["same.name"] = once.name
         async with calling(self._timeout):
-            await self._codes.update_one({"_id": name, "count": {"$gt": 0}}, {"$inc": {"count": -1}})
+            await self._codes.update_one(wanted, change)
 
     async def resting(self, name: bytes, pause: float) -> Kept | None:
         """See `CodeStore.resting`."""
@@ -95,19 +101,41 @@ class MongoCodeStore:
         return found
 
 
-def _counting(window: float) -> list[Document]:
+def _counting(most: int, window: float, once: Once | None) -> list[Document]:
     over = {"$lte": [{"$ifNull": ["$until", _NEVER]}, "$$NOW"]}
     end = {"$add": ["$$NOW", _milliseconds(window)]}
     return [
         {
             "$set": {
-                "count": {"$cond": [over, 1, {"$add": ["$count", 1]}]},
+                "count": {"$cond": [over, 0, "$count"]},
                 "until": {"$cond": [over, end, "$until"]},
+                "same": {"$cond": [over, [], {"$ifNull": ["$same", []]}]},
                 "now": "$$NOW",
             }
         },
-        {"$set": {"expire_at": "$until"}},
+        {"$set": {"again": False if once is None else _let_through(once)}},
+        {"$set": {"count": {"$cond": ["$again", "$count", {"$add": ["$count", 1]}]}, "expire_at": "$until"}},
+        {"$set": {"fits": {"$or": ["$again", {"$lte": ["$count", most]}]}}},
+        *([] if once is None else [{"$set": {"same": _remembered(once)}}]),
     ]
+
+
+def _let_through(once: Once) -> Document:
+    """Whether it was, so lately that it is the same."""
+    young = {"$gt": ["$$each.at", {"$subtract": ["$$NOW", _milliseconds(once.pause)]}]}
+    same = {"$eq": ["$$each.name", {"$literal": once.name}]}
+    found = {"$filter": {"input": "$same", "as": "each", "cond": {"$and": [same, young]}}}
+    return {"$gt": [{"$size": found}, 0]}
+
+
+def _remembered(once: Once) -> Document:
+    """Those let through once, and this one now if it is."""
+    others = {
+        "$filter": {"input": "$same", "as": "each", "cond": {"$ne": ["$$each.name", {"$literal": once.name}]}}
+    }
+    this = [{"name": {"$literal": once.name}, "at": "$$NOW"}]
+    new = {"$and": ["$fits", {"$not": "$again"}]}
+    return {"$cond": [new, {"$slice": [{"$concatArrays": [others, this]}, -SAME]}, "$same"]}
 
 
 def _putting(code: NewCode, pause: float) -> list[Document]:

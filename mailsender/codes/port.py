@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Verdict(StrEnum):
@@ -39,22 +39,36 @@ class Kept:
     new: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """A request that counts as one however often it comes: the same `name` within `pause` seconds."""
+
+    name: bytes
+    pause: float
+
+
+SAME: Final = 100
+"""Requests that a count remembers as let through once, the last ones: those that come at once are fewer, and
+what is forgotten is counted again."""
+
+
 class CodeStore(Protocol):
     """Codes and counts by their names, shared by all replicas.
 
     Every write is durable when its call returns. All calls raise `Unavailable` when the store is away.
     """
 
-    async def take(self, name: bytes, most: int, window: float) -> float | None:
+    async def take(self, name: bytes, most: int, window: float, once: Once | None = None) -> float | None:
         """Count one more for `name`: None where it is among the first `most` of its window.
 
         Else the seconds until the window is over. It begins with the first that is counted and has `window`
-        seconds. Of any number at once no more than `most` are let through.
+        seconds. Of any number at once no more than `most` are let through. What was let through `once` is let
+        through again, and not counted again.
         """
         ...
 
-    async def give_back(self, name: bytes) -> None:
-        """Count one less for `name`: what was let through came to nothing."""
+    async def give_back(self, name: bytes, once: Once | None = None) -> None:
+        """Count one less for `name`: what was let through, `once` if so, came to nothing."""
         ...
 
     async def resting(self, name: bytes, pause: float) -> Kept | None:

@@ -39,7 +39,7 @@ READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
 
 _ID = re.compile(r"[0-9a-f]{24}")
-_UNKNOWN: Final = "The queue has no letter with this ID: it never had, or it has forgotten it."
+_UNKNOWN: Final = "The queue has no letter with this ID: it never had, has it not yet, or has forgotten it."
 
 
 class Handlers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 from bson import Code, MaxKey, ObjectId, Regex, Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
-from mailsender.model.letter import Answer, Settlement, Status
+from mailsender.model.errors import Unavailable
+from mailsender.model.letter import DEFAULT_ROUTE, Answer, Settlement, Status
 from mailsender.queue.port import Inserted, Queue
 from tests.claims import REPLICA, claim, token_of
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
@@ -172,3 +175,19 @@ async def test_a_route_that_is_none_keeps_no_letter_and_no_loop(queue: Queue, wo
     assert (left, len(claimed)) == ([], len(made) + 3)
     assert not any(each.reason for each in claimed)
     assert (await queue.stats()).awaiting == 0
+
+
+@only(*MONGO)
+async def test_however_many_names_there_are_each_letter_gets_its_place(queue: Queue, world: World) -> None:
+    """In the time that there is for it, which is too little for one look at each name: it gets on."""
+    await queue.insert([letter(1)])
+    lists = [[f"l{name}" for name in range(1000)]] * 3
+    routes = [*lists, *[f"r{name:03d}" for name in range(600)]]
+    made = [{"_id": n, "status": "awaiting", **ORIGINAL, "route": each} for n, each in enumerate(routes)]
+    await world.raw.insert_many(made)
+    ends = time.monotonic() + 60
+    while await world.raw.count_documents({"route": DEFAULT_ROUTE}) <= len(made):
+        assert time.monotonic() < ends, "no letter got its place"
+        with suppress(Unavailable):
+            await queue.reclaim(10, 0.5)
+    assert len((await queue.claim(1000, token_of())).letters) == len(made) + 1

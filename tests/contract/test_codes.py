@@ -14,7 +14,7 @@ import pytest_asyncio
 from mailsender.codes import memory
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.mongo import MongoCodeStore
-from mailsender.codes.port import CodeStore, Kept, NewCode, Verdict
+from mailsender.codes.port import SAME, CodeStore, Kept, NewCode, Once, Verdict
 from tests.clocks import ManualClock
 from tests.contract.conftest import MONGO, only
 
@@ -44,6 +44,9 @@ class Shelf:
         earlier = {name: {"$subtract": [f"${name}", int(seconds * 1000)]} for name in _DATES}
         for name, each in earlier.items():
             await self.raw.update_many({name: {"$exists": True}}, [{"$set": {name: each}}])
+        at = {"$subtract": ["$$this.at", int(seconds * 1000)]}
+        same = {"$map": {"input": "$same", "as": "this", "in": {"name": "$$this.name", "at": at}}}
+        await self.raw.update_many({"same": {"$exists": True}}, [{"$set": {"same": same}}])
 
     def now(self) -> datetime:
         if self.clock is not None:
@@ -195,6 +198,47 @@ async def test_what_came_to_nothing_is_given_back(shelf: Shelf) -> None:
     await shelf.store.give_back(NAME)
     assert await shelf.store.take(NAME, 2, 100.0) is None
     assert await shelf.store.take(NAME, 2, 100.0) is not None
+
+
+async def test_what_is_let_through_once_is_counted_once(shelf: Shelf) -> None:
+    once, other = Once(name=HASH, pause=PAUSE), Once(name=WRONG, pause=PAUSE)
+    told = await asyncio.gather(*(shelf.store.take(NAME, 2, 100.0, once) for _ in range(40)))
+    assert told == [None] * 40
+    assert await shelf.store.take(NAME, 2, 100.0, other) is None
+    third = Once(name=OTHER, pause=PAUSE)
+    for _ in range(2):
+        assert await shelf.store.take(NAME, 2, 100.0, third) is not None, (
+            "what was not let through is not known"
+        )
+    assert await shelf.store.take(NAME, 3, 100.0) is not None, "who asked in vain is counted too"
+    assert await shelf.store.take(NAME, 2, 100.0, once) is None, "it was let through before"
+    await shelf.pass_time(PAUSE)
+    assert await shelf.store.take(NAME, 2, 100.0, once) is not None, "it is another by now"
+
+
+async def test_what_was_let_through_once_is_given_back_once(shelf: Shelf) -> None:
+    once = Once(name=HASH, pause=PAUSE)
+    assert [await shelf.store.take(NAME, 2, 100.0, each) for each in (once, once, None)] == [None] * 3
+    for _ in range(2):
+        await shelf.store.give_back(NAME, once)
+    assert await shelf.store.take(NAME, 2, 100.0, once) is None
+    assert await shelf.store.take(NAME, 2, 100.0) is not None
+
+
+async def test_a_window_that_is_over_has_let_nothing_through(shelf: Shelf) -> None:
+    once = Once(name=HASH, pause=1000.0)
+    assert await shelf.store.take(NAME, 1, 100.0, once) is None
+    await shelf.pass_time(100)
+    assert await shelf.store.take(NAME, 1, 100.0) is None
+    assert await shelf.store.take(NAME, 1, 100.0, once) is not None
+
+
+async def test_no_more_is_remembered_than_a_hundred(shelf: Shelf) -> None:
+    many = [Once(name=bytes([number]) * 32, pause=PAUSE) for number in range(SAME + 1)]
+    for once in many:
+        assert await shelf.store.take(NAME, SAME + 1, 100.0, once) is None
+    assert await shelf.store.take(NAME, SAME + 1, 100.0, many[1]) is None
+    assert await shelf.store.take(NAME, SAME + 1, 100.0, many[0]) is not None
 
 
 # --- what only one of them has --------------------------------------------------------------------

@@ -104,11 +104,17 @@ async def test_brute_force_on_all_replicas_at_once_is_stopped(replicas: Replicas
 
 
 @pytest.mark.asyncio
-async def test_a_double_click_on_two_replicas_makes_one_code(replicas: Replicas) -> None:
+async def test_any_number_of_clicks_on_all_replicas_makes_one_code(replicas: Replicas) -> None:
+    """More of them than codes may be made."""
     keyed = replace(WANTED, key="session")
-    made = await asyncio.gather(*(desk.make(keyed) for desk in replicas.desks * 2))
+    made = await asyncio.gather(*(desk.make(keyed) for desk in replicas.desks * 2 * POLICY.per_address))
     assert len(set(made)) == len(replicas.sent) == 1
     assert await replicas.check(1, made[0], replicas.sent[made[0].letter]) is Verdict.RIGHT
+    others = [replace(WANTED, key=f"session {number}") for number in range(POLICY.per_address)]
+    found = await asyncio.gather(
+        *(desk.make(each) for each in others for desk in replicas.desks), return_exceptions=True
+    )
+    assert len({each for each in found if isinstance(each, Made)}) == POLICY.per_address - 1, "counted as one"
 
 
 @pytest.mark.asyncio

@@ -9,7 +9,7 @@ what was deferred would have to wait for all that came in before it was due, or 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import islice
@@ -32,6 +32,9 @@ FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STRAYS: Final = 1000
 """Letters that get their place in one go, of each kind."""
 
+TOLD_AFTER: Final = 50
+"""Routes that are looked through before what was met there is told: a quarter of a second or less."""
+
 # Another program may have written a `due` that is no time: that is none.
 _COME: Final[Document] = {"$or": [{"$ne": [{"$type": "$due"}, "date"]}, {"$lte": ["$due", "$$NOW"]}]}
 DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
@@ -44,6 +47,9 @@ _LOWEST: Final = MinKey()
 # What comes behind strings and behind dates in the order of BSON's types.
 _AFTER_TEXT: Final[Document] = {}
 _AFTER_DATES: Final = Timestamp(0, 0)
+
+_BY_ROUTE: Final = [("route", ASCENDING), ("rank", ASCENDING)]
+_NO_LISTS: Final[Document] = {"$expr": {"$not": [{"$isArray": "$route"}]}}
 
 _TIMED: Final[Document] = {"$eq": [{"$type": "$due"}, "date"]}
 _HAS_COME: Final[Document] = {"$lte": ["$due", "$$NOW"]}
@@ -183,50 +189,70 @@ class Order:
 
     async def routes(self) -> list[str]:
         """The routes on which letters wait, in as many looks into the index."""
-        names, _ = await self._routes()
-        return names
+        return [route async for route, _ in self._looks() if route is not None]
 
-    async def _routes(self) -> tuple[list[str], list[RawBSONDocument]]:
-        """The routes on which letters wait, and letters whose route is no name, as another program wrote it.
+    async def _looks(self) -> AsyncIterator[tuple[str | None, Document]]:
+        """The routes on which letters wait, one after another, each with the query that met it.
 
-        A list stands in the index as each of what is in it. Beyond what cannot be said in a query (it is not
-        valid UTF-8) nothing is looked for, until such letters have another route.
+        None where what was met is no name, as another program wrote it. A list stands in the index as each of
+        what is in it: where one was met lists are left out, or each of their texts would need a look of its
+        own. Beyond what cannot be said in a query (it is not valid UTF-8) nothing is looked for, until such
+        letters have another route.
         """
-        names: list[str] = []
-        odd: list[RawBSONDocument] = []
+        beyond: Document = {"$gte": ""}
+        texts: Document = {}
         for _ in range(MOST_ROUTES):
-            query = {"status": "awaiting", "route": {"$gt": names[-1]} if names else {"$gte": ""}}
-            order = [("route", ASCENDING), ("rank", ASCENDING)]
-            first = await self._letters.find(query, {"_id": 0, "route": 1}).sort(order).limit(1).to_list(1)
+            query = {"status": "awaiting", "route": beyond, **texts}
+            first = (
+                await self._letters.find(query, {"_id": 0, "route": 1}).sort(_BY_ROUTE).limit(1).to_list(1)
+            )
             if not first:
                 break
-            name = _name_in(first[0]["route"], names[-1] if names else None)
-            if name != first[0]["route"]:
-                there = self._raw.find(query, {"_id": 1, "route": 1}).sort(order).limit(STRAYS)
-                odd += [each for each in await there.to_list(STRAYS) if not _is_name(each)]
-            if name is None:
+            route = first[0]["route"]
+            if isinstance(route, list):
+                yield None, query
+                texts = _NO_LISTS
+            elif not _is_sayable(route):
+                yield None, query
                 break
-            names.append(name)
-        return names, odd
+            else:
+                yield route, query
+                beyond = {"$gt": route}
 
-    async def strays(self) -> list[RawBSONDocument]:
-        """Letters that have no place in the order, up to `STRAYS` of each kind: their `_id`s as they came.
+    async def strays(self) -> AsyncGenerator[list[RawBSONDocument], None]:
+        """Letters that have no place in the order, some and then more: their `_id`s as they came.
 
         They are those of other programs, of the original service, and of builds from before there were ranks.
+        Whoever gives each of them its place as they come gets on, however little time there is for it.
         """
         if not {_RANK, _WAITS} <= self._indexes.keys():
-            return []
-        names, found = await self._routes()
-        found += await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
+            return
+        found = await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
         found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), (_beyond("awaiting"),))
-        for route in names:
-            for index, low, high in (
-                (_RANK, ("awaiting", route, _LOWEST), ("awaiting", route, False)),
-                (_RANK, ("awaiting", route, True), ("awaiting", route, FIRST)),
-                (_RANK, ("awaiting", route, _AFTER_DATES), ("awaiting", _beyond(route))),
-                (_WAITS, ("awaiting", False, route, _AFTER_DATES), ("awaiting", False, _beyond(route))),
-            ):
-                found += await self._between(index, low, high)
+        looked = 0
+        async for route, query in self._looks():
+            if route is None:
+                there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
+                found += [each for each in await there.to_list(STRAYS) if not _is_name(each)]
+            else:
+                found += await self._on(route)
+            looked += 1
+            if found and (route is None or looked % TOLD_AFTER == 0 or len(found) >= STRAYS):
+                yield found
+                found = []
+        if found:
+            yield found
+
+    async def _on(self, route: str) -> list[RawBSONDocument]:
+        """Letters of a route that have no place in its order."""
+        found: list[RawBSONDocument] = []
+        for index, low, high in (
+            (_RANK, ("awaiting", route, _LOWEST), ("awaiting", route, False)),
+            (_RANK, ("awaiting", route, True), ("awaiting", route, FIRST)),
+            (_RANK, ("awaiting", route, _AFTER_DATES), ("awaiting", _beyond(route))),
+            (_WAITS, ("awaiting", False, route, _AFTER_DATES), ("awaiting", False, _beyond(route))),
+        ):
+            found += await self._between(index, low, high)
         return found
 
     async def _between(self, index: str, low: Sequence[Any], high: Sequence[Any]) -> list[RawBSONDocument]:
@@ -241,13 +267,6 @@ class Order:
 def _beyond(text: str) -> str:
     """What comes next to a text: as a bound it leaves out nothing of it, MaxKey neither."""
     return f"{text}\0"
-
-
-def _name_in(route: Any, last: str | None) -> str | None:
-    """The name that a route is, or the next one beyond `last` of a list; None where there is none."""
-    names = [each for each in (route if isinstance(route, list) else [route]) if type(each) is str]
-    beyond = [each for each in names if (last is None or each > last) and _is_sayable(each)]
-    return min(beyond, default=None)
 
 
 def _is_name(raw: RawBSONDocument) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from random import randrange
@@ -423,12 +424,15 @@ class MongoQueue:
 
     async def _place_strays(self, ends: float) -> None:
         """Give letters that other programs put in a place in the order of a route."""
-        async with calling(self._left(ends)):
-            strays = await self._order.strays()
-        if strays:
-            named, nameless = sorted_out(strays)
-            await self._apart.end(nameless)
-            await self._write_each(named, partial(self._place, ends))
+        async with aclosing(self._order.strays()) as found:
+            while True:
+                async with calling(self._left(ends)):
+                    strays = await anext(found, None)
+                if strays is None:
+                    break
+                named, nameless = sorted_out(strays)
+                await self._apart.end(nameless)
+                await self._write_each(named, partial(self._place, ends))
 
     async def _place(self, ends: float, ids: Sequence[Any]) -> int:
         async with calling(self._left(ends)):
