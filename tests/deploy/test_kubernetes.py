@@ -173,7 +173,9 @@ def test_a_changed_setting_makes_a_rolling_update(rendered: Rendered, tools: Too
 def test_with_the_component_the_file_of_relays_takes_the_place_of_smtp_host(
     tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, component = (os.path.relpath(K8S / each, tmp_path.resolve()) for each in ("base", "components/relays"))
+    base, component = (
+        os.path.relpath(K8S / each, tmp_path.resolve()) for each in ("base", "components/relays")
+    )
     tools.overlay(tmp_path, {"resources": [base], "components": [component]})
     text = tools.render(tmp_path)
     (secret,) = tools.read((K8S / "examples" / "secret.yaml").read_text())

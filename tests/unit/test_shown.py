@@ -1,4 +1,4 @@
-"""Commands that pages show together with what they print, and files to copy: both are as the program has them."""
+"""Commands that pages show with what they print, and files to copy: both are as the program has them."""
 
 from __future__ import annotations
 
