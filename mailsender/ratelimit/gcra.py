@@ -67,6 +67,9 @@ got: were the shares exact, what one is late with would be lost to all."""
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
 
+MIN_LEFT = 0.002
+"""Seconds of life below which a slot is not worth handing out."""
+
 EXTRA_LIFE = 60.0
 """Seconds for which units of a quota may be kept for recipients: estimates of how many will be needed are
 seldom exact, and what is left over serves the next letters."""
@@ -82,8 +85,8 @@ QUOTA_ONLY_LIFE = 60.0
 class Allowance:
     """What may be sent: `letters` per `period` seconds with `burst`, and `quota` a day (0 = none).
 
-    `letters` 0 means no rate. `burst` 0: no period holds more than `letters`. The quota is that of a calendar day, and `timezone` decides when it begins; or
-    that of any `quota_period` seconds, where these are not 0.
+    `letters` 0 means no rate. `burst` 0: no period holds more than `letters`. The quota is that of a calendar
+    day, and `timezone` decides when it begins; or that of any `quota_period` seconds, where these are not 0.
 
     `by_recipient`: each recipient takes a slot, and so counts for the quota, too. `quota_by_recipient`: a
     transaction takes one slot, and of the quota as much as it has recipients.
@@ -250,7 +253,7 @@ class SlotGrant:
     @property
     def extra_until(self) -> float:
         """When its `extra` units may not be used any more, on the local monotonic clock."""
-        return min(self.now + EXTRA_LIFE, self.day_end) - self.now + self.asked
+        return min(EXTRA_LIFE, self.day_end - self.now) + self.asked
 
 
 @dataclass(slots=True, eq=False)
@@ -319,6 +322,14 @@ class Cursor:
     orders: Mapping[str, Order] = field(default_factory=dict)
     laid: Laid | None = None
     extra: int = 0
+
+
+def meeting(one: Slot, other: Slot, now: float, least: float = MIN_LEFT) -> Slot | None:
+    """The time that two slots have in common, if more than `least` seconds of it are left."""
+    earliest, latest = max(one.earliest, other.earliest), min(one.latest, other.latest)
+    if latest - max(now, earliest) <= least:
+        return None
+    return Slot(earliest=earliest, latest=latest, terms=(*one.terms, *other.terms))
 
 
 def days_around(now: float, timezone: str) -> tuple[float, float, float, float]:

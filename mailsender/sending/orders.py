@@ -13,6 +13,7 @@ from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
+from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
 IN_TURN: Final = "waits for its turn: the limits of its destination are reached"
 """What is told of recipients who are left for later."""
@@ -23,12 +24,8 @@ any pause it would come again thousands of times a second."""
 
 
 def sender_of(errand: Errand) -> str:
-    """The address that a letter is from, as an order about a sender has it: From, else the reverse-path."""
-    mail = errand.mail
-    if mail is not None and mail.author is not None:
-        return mail.author.address.text
-    own = mail.reverse_path if mail is not None else ""
-    return own or errand.relay.policy.reverse_path
+    """The address that a letter is from, as an order about a sender has it."""
+    return author_of(errand.mail, errand.relay)
 
 
 def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
@@ -64,13 +61,10 @@ def aside(errand: Errand, now: float) -> float:
 def spare(errand: Errand, now: float) -> None:
     """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
     relay = errand.relay
-    sender = relay.resting(scope_key(Scope.SENDER, sender=sender_of(errand)), now)
+    sender = sender_rests(relay, errand.mail, now)
     kept: list[str] = []
     for each in errand.left:
-        resting = sender or (
-            relay.resting(scope_key(Scope.RECIPIENT, recipient=each), now)
-            or relay.resting(scope_key(Scope.DESTINATION, recipient=each), now)
-        )
+        resting = sender or recipient_rests(relay, each, now)
         if resting is None and (pause := _turn(relay, each, now)):
             errand.results[each] = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=IN_TURN)
             _idle(errand, each, pause)
