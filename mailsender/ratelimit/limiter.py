@@ -380,7 +380,8 @@ class Limiter:
         if not self.allowance.by_recipient:
             self._extras.put_back(slot.recipients - 1)
         elif self._lasts(one):
-            self._spare.extend([one] * (slot.recipients - 1))
+            for _ in range(slot.recipients - 1):
+                self.put_back(one)
         return one
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -169,6 +169,15 @@ class Errand:
             raise RuntimeError("there is no session")
         return self.held.session
 
+    def expect(self, recipients: int) -> None:
+        """See that the slot is for so many.
+
+        Raises:
+            Anew: it is not: it came in the place of one that lapsed.
+        """
+        if self.slot is not None and self.slot.recipients < recipients:
+            raise Anew
+
     def take(self) -> tuple[Held, Slot]:
         """The session and the slot, for a transaction that begins now."""
         held, slot = self.held, self.slot

@@ -50,8 +50,8 @@ class Permit:
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
-    alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's further
-    keys say. `held_back`: it could not begin as somebody in it rests, by what the relay said meanwhile.
+    alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
+    further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
     """
 
     __slots__ = (

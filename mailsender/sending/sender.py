@@ -456,8 +456,7 @@ class Sender:
             if errand.slot is not UNLIMITED:
                 await self._come(errand.slot)
             if self._settler.open.is_set():
-                if errand.slot.recipients < recipients:
-                    raise Anew  # it came in the place of one that lapsed
+                errand.expect(recipients)
                 return not (self._stopping.is_set() or self._route.closed)
             # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
             errand.slot = None

@@ -138,13 +138,14 @@ def test_no_period_holds_too_many(
 def test_without_a_burst_no_period_holds_more_than_the_rate(
     letters: int, period: float, replicas: int, wobble: float, seed: int
 ) -> None:
-    """As a relay counts that counts exactly; and only as much more as the store's clock jumps about."""
+    """As a relay counts that counts exactly; and only as much more as the store's clock jumps about.
+
+    An epoch's seconds are told to some parts of a million.
+    """
     allowance = Allowance(letters=letters, period=period, burst=0)
     begun = spends(allowance, seed=seed, replicas=replicas, length=12 * period, wobble=wobble)
     late = math.ceil(wobble / allowance.step)
-    assert most_in_a_period(begun, period - 1e-5) <= letters + late, (
-        "but for what an epoch's seconds can tell"
-    )
+    assert most_in_a_period(begun, period - 1e-5) <= letters + late
 
 
 def test_without_a_burst_the_rate_is_nearly_the_full_one() -> None:
