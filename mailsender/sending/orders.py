@@ -11,7 +11,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
-from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import RELAY_KEY, Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
 from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
@@ -33,6 +33,8 @@ def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
 
     Its result stands in the errand already.
     """
+    if decision.fewer_sessions and not errand.relay.held(RELAY_KEY, now):
+        errand.relay.pool.fewer()  # who was told while it rests already was on the way before
     if decision.orders:
         key = scope_key(decision.scope, recipient=address, sender=sender_of(errand))
         errand.relay.obey(decision, key, now)
