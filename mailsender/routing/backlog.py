@@ -7,6 +7,7 @@ import math
 from collections import deque
 from itertools import islice
 
+from mailsender.model.handling import Priority
 from mailsender.model.letter import Claim, Letter
 
 
@@ -51,6 +52,11 @@ class Backlog:
     def next(self, count: int) -> list[Letter]:
         """Those who are taken next."""
         return [letter for _, _, letter in islice(self._letters, count)]
+
+    def high(self) -> bool:
+        """Whether what was reserved last would be a letter of priority `high`, if it were taken now."""
+        place = self._reserved - 1
+        return 0 <= place < len(self._letters) and self._letters[place][2].handling.priority is Priority.HIGH
 
     def put_aside(self, token: str, letter: Letter, seconds: float) -> None:
         """Keep a letter out of the way for so long; others are taken meanwhile."""

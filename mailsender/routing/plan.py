@@ -73,8 +73,9 @@ class RoutePlan:
     `weights` has an entry for each of `relays` where they share the letters; without, the first that goes
     takes all. `fallback` are tried only where none of `relays` goes. `expire` counts from a letter's
     acceptance. `window` is the text of a sending window, empty: at all times. `share` is what a flow gets
-    beside others, and the route beside others over the same relay. `reserve` is the part of the rate that
-    only letters of priority `high` may have. `open`: letters may name it themselves.
+    beside others, and the route beside others over the same relay. `reserve` is the part of its relays'
+    rates that letters of priority `high` get before other routes have their shares. `open`: letters may name
+    it themselves.
     """
 
     name: str = DEFAULT

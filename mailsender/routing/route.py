@@ -8,7 +8,8 @@ from collections.abc import Collection, Container, Sequence
 from datetime import datetime
 
 from mailsender.model.clock import Clock
-from mailsender.model.letter import Claim, now_ms
+from mailsender.model.handling import Priority
+from mailsender.model.letter import Claim, Letter, now_ms
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.relay import Relay
 from mailsender.routing.retry import RetryPolicy
@@ -24,6 +25,12 @@ inserts that are under way meanwhile. With a rate it is what the rate lets out."
 
 LOOK = 1.0
 """Seconds between two looks for letters that wait in the queue while fresh ones keep the backlog full."""
+
+
+def reserved_line(route: str) -> str:
+    """The name of the line in which a route's letters of priority `high` wait; no route has such a name."""
+    return f"{route}/high"
+
 
 ALWAYS = Hours()
 """Those of a route without a sending window."""
@@ -61,6 +68,7 @@ class Route:
     `relays` are those that share its letters and, behind them, its `fallback`. `open_to_all`: each of them
     takes mail from every sender. `hours` say when it sends at all. `dry`: the last look into the
     queue found no more than was taken. `nudged` is set when letters were stored that nobody claimed.
+    `reserve` is the part of what routes share that its letters of priority `high` get before others.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Route:
         weights: Sequence[int] = (),
         fallback: Sequence[Relay] = (),
         hours: Hours = ALWAYS,
+        reserve: float = 0.0,
     ) -> None:
         self.name = name
         self.backlog = Backlog()
@@ -83,7 +92,7 @@ class Route:
         self._pace = Pace()
         self._claimed = 0
         self._looked_at = clock.monotonic()
-        self.change(relays, retry=retry, weights=weights, fallback=fallback, hours=hours)
+        self.change(relays, retry=retry, weights=weights, fallback=fallback, hours=hours, reserve=reserve)
 
     def change(
         self,
@@ -93,12 +102,14 @@ class Route:
         weights: Sequence[int] = (),
         fallback: Sequence[Relay] = (),
         hours: Hours = ALWAYS,
+        reserve: float = 0.0,
     ) -> None:
         """Go on over other relays, in another order, by another schedule or at other hours.
 
         What is under way stays.
         """
         self.hours = hours
+        self.reserve = reserve
         self.relays = (*relays, *(each for each in fallback if each not in relays))
         self.retry = retry
         self.open_to_all = not any(relay.senders for relay in self.relays)
@@ -154,6 +165,15 @@ class Route:
             if relay.goes and relay.breaker.take_try(now):
                 return relay, True
         return self.relays[0], False
+
+    def line(self) -> str:
+        """Where its next letter waits for what routes share: for priority `high` there may be a line."""
+        return reserved_line(self.name) if self.reserve and self.backlog.high() else self.name
+
+    def line_of(self, letter: Letter) -> str:
+        """The same for a letter that was taken."""
+        high = self.reserve and letter.handling.priority is Priority.HIGH
+        return reserved_line(self.name) if high else self.name
 
     def done(self, relay: Relay, *, trial: bool, sent: bool) -> None:
         """A turn is over. `trial`: as `turn` said. `sent`: a letter was taken."""

@@ -123,10 +123,11 @@ class Sender:
         `trial`: the relay refused letters, and this one is to show whether it takes some again.
         """
         try:
-            held = await self._place(relay)
+            line = self._route.line()
+            held = await self._place(relay, line)
             if held is not None and trial and not await self._answers(relay, held):
                 held = None
-            slot = None if held is None else await self._slot(relay)
+            slot = None if held is None else await self._slot(relay, line)
         except BaseException:
             self._backlog.cancel()
             raise
@@ -164,21 +165,19 @@ class Sender:
         relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
         return False
 
-    async def _place(self, relay: Relay) -> Held | None:
+    async def _place(self, relay: Relay, line: str) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
         try:
-            return relay.pool.at_once() or await relay.pool.place(
-                wait=self._route.alone, route=self._route.name
-            )
+            return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone, route=line)
         except (Stopped, RelayAway):
             return None
 
-    async def _slot(self, relay: Relay) -> Slot | None:
+    async def _slot(self, relay: Relay, line: str) -> Slot | None:
         """A slot, which may lie a little ahead; None where none will come for long."""
         try:
-            return relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
+            return relay.limiter.at_once() or await relay.limiter.acquire(line)
         except NoSlots:
             return None
 
@@ -444,10 +443,11 @@ class Sender:
             try:
                 if errand.held is None:
                     errand.held = relay.pool.at_once() or await relay.pool.place(
-                        wait=False, route=self._route.name
+                        wait=False, route=self._route.line_of(errand.letter)
                     )
                 if errand.slot is None:
-                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
+                    line = self._route.line_of(errand.letter)
+                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
                 if relay.destinations is not None or errand.slot.recipients < errand.wanted:
                     slot, errand.slot = errand.slot, None
                     errand.slot = await self._fitted(errand, slot)
@@ -471,7 +471,7 @@ class Sender:
         """
         relay = errand.relay
         if relay.destinations is not None:
-            slot = await relay.destinations.join(errand.left[0], slot, self._route.name)
+            slot = await relay.destinations.join(errand.left[0], slot, self._route.line_of(errand.letter))
         return await relay.limiter.widen(slot, min(errand.wanted, len(errand.left)))
 
     def _rests(self, errand: Errand) -> bool:

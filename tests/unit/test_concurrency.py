@@ -32,6 +32,22 @@ def test_at_the_start_of_a_run_of_failures_it_shrinks_to_what_is_open_and_one() 
     assert (window.size, window.failures) == (5, 0)
 
 
+def test_one_that_says_it_has_too_many_gets_fewer_until_that_is_forgotten() -> None:
+    window = Concurrency(20)
+    window.fewer(5)
+    window.opened()
+    assert window.size == 4
+    window.fewer(4)
+    window.allow(30)
+    assert window.size == 3
+    for _ in range(5):
+        window.fewer(1)
+    assert window.size == 1, "one is what is needed"
+    window.forget()
+    window.opened()
+    assert window.size == 2
+
+
 def test_a_relay_that_opens_none_is_asked_for_one() -> None:
     window = Concurrency(20)
     window.failed(0)

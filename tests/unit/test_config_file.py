@@ -237,6 +237,22 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ('[relays.a]\nhost = "h"\nrate = "14"\n', "relays.toml:3: relays.a.rate: a rate such as 14/s"),
         ('[relays.a]\nhost = "h"\nrate = 14\n', "relays.toml:3: relays.a.rate: a rate is written in quotes"),
         (
+            '[relays.a]\nhost = "h"\nrate = ["1 recipients/s", "9/m"]\n',
+            "relays.toml:3: relays.a.rate: counts messages and recipients",
+        ),
+        (
+            '[relays.a]\nhost = "h"\npreset = "ses"\nrate = "1/s"\nquota = "9 messages/day"\n',
+            "relays.toml:5: relays.a.quota: counts messages, and the rate recipients",
+        ),
+        (
+            SMALL + '[relays.a.destinations."b.test"]\nrate = "1 recipients/s"\n',
+            "counts recipients; the limits of a destination count messages",
+        ),
+        (
+            SMALL + RULE.replace('relay"', 'destination"') + "fewer_sessions = true\n",
+            "relays.a.rules[0].fewer_sessions: they are the relay's, and the scope is another one",
+        ),
+        (
             '[relays.a]\nhost = "h"\nrate = ["1/s",\n  "0/s"]\n',
             "relays.toml:4: relays.a.rate[1]: its number is from 1",
         ),
@@ -440,6 +456,8 @@ def test_a_file_that_holds_no_password_is_refused_without_its_content(
         ("2000/1m30s", Rate(letters=2000, period=90.0)),
         ("1/h", Rate(letters=1, period=3600.0)),
         ("5/250ms", Rate(letters=5, period=0.25)),
+        ("14 recipients/s", Rate(letters=14, period=1.0, recipients=True)),
+        ("14 messages/s", Rate(letters=14, period=1.0, recipients=False)),
     ],
 )
 def test_a_rate_is_read(text: str, rate: Rate) -> None:
@@ -453,6 +471,8 @@ def test_a_rate_is_read(text: str, rate: Rate) -> None:
         ("500/day", Quota(letters=500)),
         ("500/day Europe/Moscow", Quota(letters=500, timezone="Europe/Moscow")),
         ("9/30d", Quota(letters=9, period=30 * 86_400.0)),
+        ("9 recipients/24h", Quota(letters=9, period=86_400.0, recipients=True)),
+        ("9 messages/day Asia/Tokyo", Quota(letters=9, timezone="Asia/Tokyo", recipients=False)),
     ],
 )
 def test_a_quota_is_read(text: str, quota: Quota) -> None:
@@ -460,7 +480,22 @@ def test_a_quota_is_read(text: str, quota: Quota) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "14", "/s", "14/", "14/x", "-1/s", "1.5/s", "14 / s", "14/0s", "٣/s", "1/60d"]
+    "text",
+    [
+        "",
+        "14",
+        "/s",
+        "14/",
+        "14/x",
+        "-1/s",
+        "1.5/s",
+        "14 / s",
+        "14/0s",
+        "٣/s",
+        "1/60d",
+        "14 people/s",
+        "14  recipients/s",
+    ],
 )
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"rate|number|period"):
@@ -531,6 +566,26 @@ def test_the_limits_of_a_preset_hold_where_the_file_says_nothing(loaded: Any, pr
     relay = plan_of(loaded(own)).relays[0]
     assert (relay.allowance.letters, relay.allowance.quota, relay.allowance.quota_period) == (7, 9, 0.0)
     assert (relay.connections_total, relay.policy.max_recipients) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "counted"),
+    [
+        ('preset = "ses"\nrate = "14/s"\nquota = "50000/24h"', (True, False, 0)),
+        ('preset = "ses"\nrate = "14 messages/s"\nquota = "50000/24h"\nburst = 3', (False, True, 3)),
+        ('preset = "ses"\nquota = "50000/24h"', (True, False, 0)),
+        ('preset = "microsoft365"', (False, True, 1)),
+        ('rate = "14/s"\nquota = "50000/24h"', (False, False, 1)),
+        ('rate = "14 recipients/s"\nburst = 0', (True, False, 0)),
+        ('quota = "9 recipients/day"', (True, False, 1)),
+    ],
+)
+def test_what_is_counted_is_as_the_file_says_else_as_the_preset_has_it(
+    loaded: Any, limits: str, counted: tuple[bool, bool, int]
+) -> None:
+    text = f'[relays.a]\nhost = "h"\n{limits}\n[routes.default]\nrelays = ["a"]\n'
+    found = plan_of(loaded(text)).relays[0].allowance
+    assert (found.by_recipient, found.quota_by_recipient, found.burst) == counted
 
 
 def test_the_list_of_suppressed_addresses_is_as_the_file_says_before_the_settings(loaded: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.pool import NOT_ASKED, Held, Pool, PoolLimits, Stopped
+from mailsender.routing.pool import NOT_ASKED, RELEARN, Held, Pool, PoolLimits, Stopped
 from mailsender.smtp.port import RelayAway, Session
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay
@@ -480,3 +480,21 @@ async def test_sessions_beyond_what_is_allowed_end_when_they_carry_nothing() -> 
     assert (len(scene.pool), scene.pool.closed) == (0, True)
     with pytest.raises(RelayAway):
         await scene.pool.place(wait=False)
+
+
+@pytest.mark.asyncio
+async def test_a_relay_that_counts_sessions_has_one_fewer_and_is_asked_for_more_after_an_hour() -> None:
+    scene = Scene(sessions=4)
+    held = [await scene.place() for _ in range(4)]
+    for each in held:
+        scene.pool.leave(each)
+    with capture_logs() as logs:
+        scene.pool.fewer()
+    assert (len(scene.pool), scene.pool.window) == (3, (3, 4))
+    assert [(each["event"], each["sessions"]) for each in logs] == [("relay_limits_connections", 3)]
+    held = [await scene.place() for _ in range(3)]
+    assert scene.pool.at_once() is None
+    scene.clock.forward(RELEARN)
+    scene.pool.leave(held[0], usable=False)
+    await scene.place()
+    assert scene.pool.window == (4, 4)

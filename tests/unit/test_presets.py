@@ -378,6 +378,9 @@ def _limits(preset: Preset) -> str:
     for key in ("connections_total", "max_recipients", "letters_per_session"):
         value = getattr(limits, key)
         found += [f"`{key} = {value}`"] * bool(value)
+    found += ["`burst = 0`"] * limits.exact
+    counted = [name for name in ("rate", "quota") if getattr(limits, f"{name}_of_recipients")]
+    found += [f"recipients are what its {' and '.join(counted)} count"] * bool(counted)
     if not found:
         return ""
     return f"Limits: {', '.join(found)} ({limits.source}{'' if limits.verified else '; not verified'})."

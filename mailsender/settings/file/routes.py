@@ -109,5 +109,10 @@ class RouteTable(Table):
     shares: dict[Text, Annotated[float, Field(gt=0, le=MOST_SHARE)]] = key(
         {}, "The same for single streams.", {"transactional": 3, "newsletter": 1}, max_length=MOST_ENTRIES
     )
-    reserve: Part = key(0.0, "The part of the rate that only letters of priority `high` may have.", "10%")
+    reserve: Part = key(
+        0.0,
+        "The part of its relays' rates and sessions that its letters of priority `high` get before the shares"
+        " of routes count; what they do not need is not lost.",
+        "10%",
+    )
     open: bool = key(False, "Whether letters may name it in `Route`.")
