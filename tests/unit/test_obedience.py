@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.model.letter import Claim, Phase, Result, Status, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import UNLIMITED
 from mailsender.ratelimit.limiter import Limiter
@@ -26,17 +26,15 @@ THROTTLED = Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=454, text="Ma
 NOBODY = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
 
 
-class _Ours(InFlight):
-    def lasts(self, token: str, letter_id: str) -> float:
-        return float("inf")
-
-
 def permit(clock: ManualClock, *, limiter: Limiter | None = None, stands: Breaker | None = None) -> Permit:
     """One that nothing else forbids."""
+    ours, mine = InFlight(), letter(1, "r@example.test")
+    ours.take(Claim(token="t", letters=(mine,)))
+    ours.alive_until = float("inf")
     return Permit(
-        Means(clock, _Ours(), Margins.of(60.0)),
+        Means(clock, ours, Margins.of(60.0)),
         token="t",
-        letter_id="1" * 24,
+        letter_id=mine.id,
         runs=((0, 1),),
         recipients=("r@example.test",),
         relay="relay.example.test:25",
