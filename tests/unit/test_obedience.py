@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import cast
 
 import pytest
 
@@ -20,7 +19,7 @@ from mailsender.sending.permit import Margins, Means, Permit
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay, letter, until
 from tests.fleet import fleet, route
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 THROTTLED = Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=454, text="Maximum sending rate exceeded")
 NOBODY = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
@@ -39,7 +38,7 @@ def permit(clock: ManualClock, *, limiter: Limiter | None = None, stands: Breake
         recipients=("r@example.test",),
         relay="relay.example.test:25",
         slot=UNLIMITED,
-        held=cast("Held", None),
+        held=Held(FakeSession(FakeRelay()), 0),
         limiter=limiter,
         breaker=stands,
     )
