@@ -6,17 +6,22 @@ from collections import deque
 from dataclasses import dataclass
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.reply_rule import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Says:
-    """A reply. `holds` is for how many seconds it forbids to begin anything; `phase` is where it is said."""
+    """A reply. `holds` is for how many seconds it forbids to begin anything; `phase` is where it is said.
+
+    `scope` is what it forbids that for: all that goes there, a recipient, or its domain.
+    """
 
     code: int
     enhanced: str
     text: str
     phase: Phase
     holds: float = 0.0
+    scope: Scope = Scope.RELAY
 
     def result(self) -> Result:
         """What it means for a recipient by its first digit."""
@@ -73,13 +78,15 @@ class Traits:
 class Mood:
     """How it is now: `away` takes no connection, `login` refuses every one, `says` is said to all.
 
-    `loses` is the chance that it loses the connection after a dot.
+    `loses` is the chance that it loses the connection after a dot. `domain`: it speaks so of
+    recipients of this domain alone.
     """
 
     away: bool = False
     login: bool = False
     says: Says | None = None
     loses: float = 0.0
+    domain: str = ""
 
 
 class Window:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.routing.reply_rule import Scope
 from mailsender.smtp.port import NotBegun, Permit, RelayAway
 from simulation.ledger import Begun, Dot, Ledger, Refused, Told
 from simulation.loop import CURRENT, Process, VirtualLoop
@@ -64,6 +65,8 @@ class ScriptedRelay:
         self.busy_at = self.loop.time()
         session = ScriptedSession(self, process)
         self.sessions.add(session)
+        most = self.ledger.sessions
+        most[self.name] = max(most.get(self.name, 0), len(self.sessions))
         return session
 
     def cut(self, process: Process | None = None) -> None:
@@ -95,8 +98,9 @@ class ScriptedRelay:
         if recipient.startswith("nobody"):
             self.ledger.refused.append(Refused(recipient=recipient, relay=self.name))
             return NOBODY
-        if self.mood.says is not None and self.mood.says.phase is Phase.RCPT:
-            return self.mood.says
+        says = self.mood.says
+        if says is not None and says.phase is Phase.RCPT and recipient.endswith(self.mood.domain):
+            return says
         full = recipient.startswith("full")
         if full or self.traits.greylist:
             waited = self.loop.time() - self.seen.setdefault(recipient, self.loop.time())
@@ -220,7 +224,7 @@ class ScriptedSession:
             return self._lost(envelope, Phase.MAIL)
         if not permit.begin() or self.process.dead:
             raise NotBegun
-        self._note_begin(permit)
+        self._note_begin(permit, envelope.recipients)
         if relay.chance.random() < traits.lost_before:
             relay.loop.world(relay.loop.time() + traits.envelope / 2, self.end)
         if not await self._turn(traits.envelope * (0.5 + relay.chance.random())):
@@ -233,7 +237,7 @@ class ScriptedSession:
             no = relay.at_rcpt(each, place - len(refused))
             if no is not None:
                 refused[each] = no.result()
-                self._note_told(no)
+                self._note_told(no, each)
         if len(refused) == len(envelope.recipients):
             return self._outcome(envelope, refused)
         return refused
@@ -304,7 +308,7 @@ class ScriptedSession:
 
     # --- what is noted -----------------------------------------------------------------------------
 
-    def _note_begin(self, permit: Permit) -> None:
+    def _note_begin(self, permit: Permit, recipients: tuple[str, ...]) -> None:
         relay, (token, letter) = self.relay, _whose(permit)
         relay.busy_at = relay.loop.time()
         relay.ledger.begun.append(
@@ -314,6 +318,7 @@ class ScriptedSession:
                 process=self.process.name,
                 letter=letter,
                 owned=relay.owns(token, letter),
+                recipients=recipients,
             )
         )
 
@@ -334,8 +339,9 @@ class ScriptedSession:
         relay.ledger.dots += dots
         return dots
 
-    def _note_told(self, says: Says) -> None:
+    def _note_told(self, says: Says, recipient: str = "") -> None:
         if says.holds:
+            whom = {Scope.RECIPIENT: recipient, Scope.DESTINATION: recipient[recipient.find("@") :]}
             words = f"{says.code} {says.enhanced} {says.text}"
             self.relay.ledger.told.append(
                 Told(
@@ -344,6 +350,7 @@ class ScriptedSession:
                     process=self.process.name,
                     words=words,
                     seconds=says.holds,
+                    whom=whom.get(says.scope, ""),
                 )
             )
 

@@ -158,14 +158,14 @@ def test_too_fast() -> None:
     allowance = Allowance(letters=2, period=10.0, burst=1)
     found = ledger()
     found.begun = [begun(at) for at in (1.0, 2.0, 3.0, 11.5)]
-    assert kinds(found, Terms(allowances={ONE: allowance})) == set()
+    assert kinds(found, Terms(allowances={ONE: (allowance,)})) == set()
     found.begun.insert(3, begun(10.9))
-    assert kinds(found, Terms(allowances={ONE: allowance})) == {"P5 too fast"}
-    assert kinds(found, Terms(allowances={TWO: allowance})) == set(), "it is another relay's"
+    assert kinds(found, Terms(allowances={ONE: (allowance,)})) == {"P5 too fast"}
+    assert kinds(found, Terms(allowances={TWO: (allowance,)})) == set(), "it is another relay's"
 
 
 def test_more_than_a_day_s_quota() -> None:
-    terms = Terms(allowances={ONE: Allowance(letters=0, period=1.0, quota=2)})
+    terms = Terms(allowances={ONE: (Allowance(letters=0, period=1.0, quota=2),)})
     found = ledger()
     found.begun = [begun(at) for at in (1.0, 2.0, 86400.0)]
     assert kinds(found, terms) == set()
