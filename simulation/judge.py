@@ -224,11 +224,11 @@ class _Judge:
         return found
 
     def evenness(self) -> Iterator[Fault]:
-        """Relays that share letters have as many as their weights say."""
-        if not self.terms.weights or len(self.ledger.begun) < ENOUGH:
+        """Relays that share letters have as many as their weights say, each by where it went first."""
+        first = {each.letter: each.relay for each in reversed(self.ledger.begun)}
+        if not self.terms.weights or len(first) < ENOUGH:
             return
-        count = Counter(each.relay for each in self.ledger.begun)
-        every, total = sum(self.terms.weights.values()), len(self.ledger.begun)
+        count, every, total = Counter(first.values()), sum(self.terms.weights.values()), len(first)
         for relay, weight in self.terms.weights.items():
             if abs(count[relay] / total - weight / every) > EVEN:
                 what = f"{relay}: {count[relay]} of {total}, where it has a weight of {weight} of {every}"

@@ -31,6 +31,9 @@ PATIENCE = 4 * 86400.0
 """Seconds that a world is given to come to its end once nothing is broken any more: retries come once an
 hour, and a quota may have to be waited for."""
 
+FIRST_WAIT, LAST_WAIT = 60.0, 1800.0
+"""Seconds between two looks whether it has come to its end."""
+
 QUIET = 1.2
 """Seconds without news after which polls are gathered."""
 
@@ -242,9 +245,10 @@ class World:
             self.start()
         await self._until(seconds)
         self._mend()
-        deadline = self.now + PATIENCE
+        deadline, wait = self.now + PATIENCE, FIRST_WAIT
         while not self._all_ended() and self.now < deadline:
-            await self._until(self.now + 60.0)
+            await self._until(self.now + wait)
+            wait = min(LAST_WAIT, wait * 1.5)
         if not self._all_ended():
             self.ledger.seen.append(f"it does not come to an end: {at_once(self.store.queue.stats())}")
         for each in self.replicas:

@@ -196,7 +196,8 @@ def test_more_connections_than_there_may_be() -> None:
 
 def test_relays_whose_weights_are_not_kept() -> None:
     found = ledger()
-    found.begun = [begun(float(at), TWO if at % 4 == 0 else ONE) for at in range(600)]
+    found.begun = [begun(float(at), TWO if at % 4 == 0 else ONE, letter=str(at)) for at in range(600)]
+    found.begun += [begun(700.0, TWO, letter=str(at)) for at in range(600)]  # what one did not take
     assert kinds(found, Terms(weights={ONE: 3, TWO: 1})) == set()
     assert kinds(found, Terms(weights={ONE: 2, TWO: 1})) == {"- not by weight"}
     assert kinds(found, Terms(weights={TWO: 1, "three.test:25": 1})) == {"- not by weight"}
