@@ -297,9 +297,16 @@ WORLDS = {
     "ill": (150, 1.4),
     "rated": (60, 1.8),
     "throttled": (60, 1.0),
+    "ordered": (40, 2.0),
     "several": (50, 3.0),
-    "routes": (100, 1.4),
-    "mass": (60, 8.0),
+    "routes": (100, 1.8),
+    "shared": (40, 1.4),
+    "spare": (60, 2.6),
+    "metered": (20, 4.2),
+    "capped": (40, 1.4),
+    "narrow": (40, 2.0),
+    "timed": (40, 2.3),
+    "mass": (50, 8.0),
     "everything": (100, 1.6),
 }
 """Worlds of each kind, and seconds of one: a million letters in all."""

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Match
-from simulation.design import UNLIMITED, Design, Line, route
+from simulation.design import RETRY, UNLIMITED, Design, Line, route
 from simulation.manners import Limit, Traits
 from simulation.sayings import ELSEWHERE, HOUR, LATER, LIMITED, REST, SLOWER, THROTTLED, USED_UP
 
@@ -120,13 +120,15 @@ def spare(chance: random.Random) -> Design:
     spent = Limit(count=chance.choice((40, 150)), period=chance.choice((6, 24)) * HOUR, says=USED_UP)
     main = Traits(host="one.test", limits=(spent,), lost_before=0.02, lost_after=chance.choice((0.0, 0.02)))
     weights = chance.choice(((), (2, 1)))
+    retry = replace(RETRY, resends=chance.choice((0, 0, 1)))
     return Design(
         lines={
             "one": Line(traits=main, preset="google-user"),
             "two": Line(traits=_traits(chance, "two.test")),
             "three": Line(traits=_traits(chance, "three.test"), sessions=2),
         },
-        routes=(route("one", "two", weights=weights, fallback=("three",)),),
+        routes=(route("one", "two", weights=weights, fallback=("three",), retry=retry),),
+        retry=retry,
         replicas=chance.choice((1, 2, 3)),
         journal=chance.random() < 0.5,
     )
