@@ -53,7 +53,7 @@ from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.destinations import Destinations, Rates
-from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.limiter import Limiter, nobody
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan, RelayPlan, rates_of
@@ -61,7 +61,7 @@ from mailsender.routing.pool import NOT_ASKED
 from mailsender.routing.presets import rules_of, suppressed_by
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
-from mailsender.routing.routes import change, divide, made, table_of, waiting_for
+from mailsender.routing.routes import change, divide, further_recipients, made, table_of, waiting_for
 from mailsender.routing.shares import expire_of, shares_of
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
@@ -323,12 +323,19 @@ class Replica:
     def _relay(self, plan: RelayPlan, routes: Sequence[Route], chance: random.Random) -> Relay:
         parts = self.parts.relays[plan.name]
 
-        def limiter(slots: SlotStore, rates: Rates, name: str, backlog: Callable[[], int]) -> Limiter:
+        def limiter(
+            slots: SlotStore,
+            rates: Rates,
+            name: str,
+            backlog: Callable[[], int],
+            further: Callable[[int], int],
+        ) -> Limiter:
             return Limiter(
                 slots,
                 rates[0],
                 self.clock,
                 backlog=backlog,
+                further_recipients=further,
                 member=secrets.token_hex(8),
                 further=rates[1:],
                 # With a file rules may come while it runs.
@@ -337,13 +344,14 @@ class Replica:
             )
 
         def limiter_beside(pattern: str, rates: Rates) -> Limiter:
-            return limiter(parts.slots.beside(pattern.lower()), rates, f"{plan.name}/{pattern}", int)
+            return limiter(parts.slots.beside(pattern.lower()), rates, f"{plan.name}/{pattern}", int, nobody)
 
         own = limiter(
             parts.slots,
             (plan.allowance, *plan.further),
             plan.name,
             partial(waiting_for, plan.name, routes),
+            partial(further_recipients, plan.name, routes),
         )
         destinations = Destinations(own, limiter_beside, self.clock)
         destinations.change(rates_of(plan))

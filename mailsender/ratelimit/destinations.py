@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from mailsender.aio import first_of
 from mailsender.model.clock import Clock
-from mailsender.ratelimit.gcra import Allowance, Slot
-from mailsender.ratelimit.limiter import MIN_LEFT, Limiter, NoSlots
+from mailsender.ratelimit.gcra import Allowance, Slot, meeting
+from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.order import RELAY, Order, destination
 
 EARLY = 0.05
@@ -130,7 +130,7 @@ class Destinations:
             else:
                 await asyncio.sleep(max(0.0, theirs.earliest - EARLY - self._clock.monotonic()))
                 ours = await self._ours(own, theirs, route)
-        return replace(slot, limits=own)
+        return replace(slot, limits=own, recipients=ours.recipients)
 
     async def _ours(self, own: Limiter, theirs: Slot, route: str) -> Slot:
         try:
@@ -168,11 +168,3 @@ class Destinations:
         """Give back what is left, and write down what was ordered."""
         for each in self._made.values():
             await each.close()
-
-
-def meeting(one: Slot, other: Slot, now: float) -> Slot | None:
-    """The time that two slots have in common, if it is worth having."""
-    earliest, latest = max(one.earliest, other.earliest), min(one.latest, other.latest)
-    if latest - max(now, earliest) <= MIN_LEFT:
-        return None
-    return Slot(earliest=earliest, latest=latest, terms=(*one.terms, *other.terms))

@@ -11,6 +11,17 @@ backwards now and then. So the store's true time of a spend lies within `life` +
 as those clocks agree within 50 ms, and no window of P holds more than M + B spends. The store hands out
 consecutive times from one shared cursor; this module computes with them.
 
+Where a relay counts exactly the burst is 0, and no window of P is to hold more than M:
+
+    life = 50 ms        step = (P + life) / M
+
+That is 95 % of 14 in a second. The clocks' 50 ms are left out of it, or it would be 91 %: the one period in
+which the store's clock steps back by so much, as when another member takes over, holds up to 5 % more.
+
+Where a relay counts recipients instead of transactions a slot is for one of them, and a transaction begins
+when as many are good as it has recipients. Where its quota alone does, a slot is for a transaction, and the
+recipients beyond its first one take `extra` units of the quota, which a lease brings in the same write.
+
 Where a relay has several rates each has a cursor, and slots fit all of them (`windows`). A quota is counted
 by the calendar day, or in buckets over any period (`quota`). What a reply ordered slows all of it (`order`).
 """
@@ -56,6 +67,16 @@ got: were the shares exact, what one is late with would be lost to all."""
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
 
+MIN_LEFT = 0.002
+"""Seconds of life below which a slot is not worth handing out."""
+
+EXTRA_LIFE = 60.0
+"""Seconds for which units of a quota may be kept for recipients: estimates of how many will be needed are
+seldom exact, and what is left over serves the next letters."""
+
+EVERYBODY = 10**6
+"""More recipients than any transaction has."""
+
 QUOTA_ONLY_LIFE = 60.0
 """Seconds of life when there is no rate to keep: a slot that lapses is lost to the day's quota."""
 
@@ -64,8 +85,11 @@ QUOTA_ONLY_LIFE = 60.0
 class Allowance:
     """What may be sent: `letters` per `period` seconds with `burst`, and `quota` a day (0 = none).
 
-    `letters` 0 means no rate. The quota is that of a calendar day, and `timezone` decides when it begins; or
-    that of any `quota_period` seconds, where these are not 0.
+    `letters` 0 means no rate. `burst` 0: no period holds more than `letters`. The quota is that of a calendar
+    day, and `timezone` decides when it begins; or that of any `quota_period` seconds, where these are not 0.
+
+    `by_recipient`: each recipient takes a slot, and so counts for the quota, too. `quota_by_recipient`: a
+    transaction takes one slot, and of the quota as much as it has recipients.
     """
 
     letters: int
@@ -74,6 +98,8 @@ class Allowance:
     quota: int = 0
     timezone: str = "UTC"
     quota_period: float = 0.0
+    by_recipient: bool = False
+    quota_by_recipient: bool = False
 
     @property
     def unlimited(self) -> bool:
@@ -97,6 +123,8 @@ class Allowance:
         """Seconds between two slots."""
         if self.letters == 0:
             return 1 / QUOTA_ONLY_RATE
+        if self.burst == 0:
+            return (self.period + self.life) / self.letters
         crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)
         return max(self.period / self.letters, crowded)
 
@@ -110,6 +138,7 @@ class Allowance:
 class SlotRequest:
     """A wish for `want` slots under an allowance, and under the rates of all `further` ones.
 
+    `extra` units of the quota are wanted beside those that the slots take.
     `member` names the replica, so that those who want more than there is share it evenly; empty: it takes
     what it can have.
     """
@@ -118,6 +147,7 @@ class SlotRequest:
     allowance: Allowance
     member: str = ""
     further: tuple[Allowance, ...] = ()
+    extra: int = 0
 
     @property
     def rates(self) -> tuple[Allowance, ...]:
@@ -168,7 +198,10 @@ class SlotRequest:
 
         What was leased last in it may be spent so much later than that in a period before.
         """
-        return self.allowance.quota_period + AHEAD + self.life + AGREEMENT
+        kept = AHEAD + self.life
+        if self.allowance.quota_by_recipient:
+            kept = max(kept, EXTRA_LIFE)
+        return self.allowance.quota_period + kept + AGREEMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +213,8 @@ class SlotGrant:
     was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
     that the quota is what stands in the way (until `renewed`). `stepped_back` tells that the
     store's clock runs behind what it was. `laid`, `further` (the names of those windows) and `bucket` are
-    what giving back takes; `orders` are all that the store has, by scope.
+    what giving back takes; `orders` are all that the store has, by scope. `extra` units of the quota came
+    with it, or are left of those.
     """
 
     first: float
@@ -201,6 +235,7 @@ class SlotGrant:
     further: tuple[str, ...] = ()
     bucket: float = 0.0
     orders: Mapping[str, Order] = field(default_factory=dict)
+    extra: int = 0
 
     def earliest(self, index: int) -> float:
         """When slot `index` begins on the local monotonic clock, at the latest it can be.
@@ -215,6 +250,11 @@ class SlotGrant:
         end = min(self.first + index * self.step + self.life, self.day_end)
         return end - self.now + self.asked
 
+    @property
+    def extra_until(self) -> float:
+        """When its `extra` units may not be used any more, on the local monotonic clock."""
+        return min(EXTRA_LIFE, self.day_end - self.now) + self.asked
+
 
 @dataclass(slots=True, eq=False)
 class Term:
@@ -227,13 +267,16 @@ class Term:
 class Slot:
     """Permission to begin one transaction, on the local monotonic clock, unless one of `terms` is over.
 
-    `limits` tells whose limits it fits beside those of the relay.
+    `limits` tells whose limits it fits beside those of the relay. It is good for so many `recipients` where
+    the relay counts them, and `asked` tells that no more can be had.
     """
 
     earliest: float
     latest: float
     terms: tuple[Term, ...] = field(default=(), compare=False, repr=False)
     limits: object = field(default=None, compare=False, repr=False)
+    recipients: int = EVERYBODY
+    asked: bool = field(default=False, compare=False, repr=False)
 
     def good(self, now: float) -> bool:
         """Whether a transaction may begin at `now`."""
@@ -267,7 +310,7 @@ class Cursor:
 
     `next` is the cursor of the fastest rate; `further` has those of the others, by name. `used` is what was
     spent of the quota: in the calendar day that began at `day`, or in the buckets `spent`. `laid` is how the
-    slots lie that were leased last.
+    slots lie that were leased last, `extra` what they brought beside.
     """
 
     next: float = 0.0
@@ -278,6 +321,15 @@ class Cursor:
     spent: tuple[Bucket, ...] = ()
     orders: Mapping[str, Order] = field(default_factory=dict)
     laid: Laid | None = None
+    extra: int = 0
+
+
+def meeting(one: Slot, other: Slot, now: float, least: float = MIN_LEFT) -> Slot | None:
+    """The time that two slots have in common, if more than `least` seconds of it are left."""
+    earliest, latest = max(one.earliest, other.earliest), min(one.latest, other.latest)
+    if latest - max(now, earliest) <= least:
+        return None
+    return Slot(earliest=earliest, latest=latest, terms=(*one.terms, *other.terms))
 
 
 def days_around(now: float, timezone: str) -> tuple[float, float, float, float]:
@@ -323,18 +375,21 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
         # Who is alone owes nothing to those who come later.
         following = turn + count * share if others else now
         members[member] = Member(at=now, next=following, hungry=count < request.want)
+    extra = min(request.extra, allowance.quota - used - count) if request.extra else 0
+    extra = max(0, extra)
     if request.rolling:
-        spent = quota.spend(spent, quota.end_of_bucket(now, allowance.quota_period), count)
+        spent = quota.spend(spent, quota.end_of_bucket(now, allowance.quota_period), count + extra)
     ends = laid.following(count)
     moved = replace(
         cursor,
         next=ends[0],
         further={each.name: end for each, end in zip(windows[1:], ends[1:], strict=True)},
-        used=used + count,
+        used=used + count + extra,
         day=day,
         members=members,
         spent=spent,
         laid=laid,
+        extra=extra,
     )
     return moved, laid.first, count
 
@@ -371,7 +426,11 @@ def _lay(
 
 
 def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
-    """Return the last `unspent` slots: a cursor goes back only if nobody leased after us."""
+    """Return the last `unspent` slots, and what is `extra`.
+
+    A cursor goes back only if nobody leased after us.
+    """
+    units = unspent + grant.extra
     if grant.laid is None:
         return cursor
     ends, returned = grant.laid.following(grant.count), grant.laid.following(grant.count - unspent)
@@ -382,9 +441,9 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
         if name in further and abs(further[name] - ends[place]) < near[place]:
             further[name] = returned[place]
     if grant.bucket:
-        spent = quota.unspend(cursor.spent, grant.bucket, unspent)
+        spent = quota.unspend(cursor.spent, grant.bucket, units)
         return replace(cursor, next=following, further=further, spent=spent)
-    used = max(0, cursor.used - unspent) if cursor.day == grant.day else cursor.used
+    used = max(0, cursor.used - units) if cursor.day == grant.day else cursor.used
     return replace(cursor, next=following, further=further, used=used)
 
 
@@ -439,6 +498,7 @@ def grant_of(
         further=tuple(cursor.further),
         bucket=quota.end_of_bucket(now, allowance.quota_period) if request.rolling else 0.0,
         orders=cursor.orders,
+        extra=cursor.extra,
     )
 
 

@@ -15,7 +15,19 @@ from mailsender.model.clock import Clock
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.conditions import Condition
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotGrant, SlotRequest, Term
+from mailsender.ratelimit.extras import Extras
+from mailsender.ratelimit.gcra import (
+    AHEAD,
+    EVERYBODY,
+    MIN_LEFT,
+    UNLIMITED,
+    Allowance,
+    Slot,
+    SlotGrant,
+    SlotRequest,
+    Term,
+    meeting,
+)
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
 from mailsender.ratelimit.standing import Pace, Standing
@@ -26,8 +38,9 @@ log = structlog.get_logger()
 MAX_WANT = 2000
 """Slots asked for at once; more only age."""
 
-MIN_LEFT = 0.002
-"""Seconds of life below which a slot is not worth handing out."""
+MIN_MEETING = 0.02
+"""Seconds that slots for the recipients of one transaction have in common at least: with less all of them
+would lapse when it is a little late."""
 
 RETRY = 1.0
 """Seconds between two tries while the slot store is away."""
@@ -35,6 +48,11 @@ RETRY = 1.0
 LOOK_EVERY = 5.0
 """Seconds after which one that leases nothing asks what the others used of the quota: one write, for a
 `/status` that is hardly older than the page that shows it."""
+
+
+def nobody(_letters: int) -> int:
+    """No letter has more than one recipient, as far as is known."""
+    return 0
 
 
 class NoSlots(Exception):  # noqa: N818  a state, not a mistake
@@ -52,9 +70,10 @@ class Limiter:
 
     All rates of `allowance` and `further` hold, and the quota of `allowance`.
     `backlog` says how many letters are in flight beyond those whose senders wait here, so that one lease
-    serves them too. `member` names the replica among those who share the rate. `watch`: it looks for what
-    other replicas were told though it leases nothing, and begins with that; without, a relay that has
-    neither rate nor quota is not asked for.
+    serves them too; `further_recipients` how many recipients beyond one each so many of them have, which is
+    asked where recipients are counted. `member` names the replica among those who share the rate. `watch`:
+    it looks for what other replicas were told though it leases nothing, and begins with that; without, a
+    relay that has neither rate nor quota is not asked for.
 
     Since the start, `granted` slots were leased, `lapsed` of them unused, and `awaited` were waited for;
     `exhausted` times the quota was used up.
@@ -67,6 +86,7 @@ class Limiter:
         clock: Clock,
         *,
         backlog: Callable[[], int],
+        further_recipients: Callable[[int], int] = nobody,
         member: str = "",
         further: tuple[Allowance, ...] = (),
         watch: bool = False,
@@ -78,6 +98,7 @@ class Limiter:
         self.further = further
         self._clock = clock
         self._backlog = backlog
+        self._further_recipients = further_recipients
         self._member = member
         self._watch = watch
         self._waiters: deque[asyncio.Future[Slot]] = deque()
@@ -85,6 +106,9 @@ class Limiter:
         self._chunk: _Chunk | None = None
         self._returned: list[_Chunk] = []
         self._spare: deque[Slot] = deque()
+        self._extras = Extras()
+        self._short = 0  # units of the quota that those wait for who have a slot
+        self._shorts: list[asyncio.Future[None]] = []
         self._term = Term()
         self._next_at = self._turn_at = float("-inf")  # monotonic
         self._wanted = asyncio.Event()
@@ -98,6 +122,7 @@ class Limiter:
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
         self._unlimited = self._free = False
+        self._each = EVERYBODY
         self._reckon()
 
     @property
@@ -136,6 +161,7 @@ class Limiter:
         self.allowance, self.further = allowance, further
         self.exhausted_until = self.used_today = None
         self._drop()
+        self._returned += [_Chunk(each, each.count) for each in self._extras.clear()]
         self._reckon()
         while self._free and self.waiting:
             waiter = self._first()
@@ -220,6 +246,8 @@ class Limiter:
     def _reckon(self) -> None:
         """Whether slots are needed at all."""
         self._unlimited = self.allowance.unlimited and not any(each.letters for each in self.further)
+        counts = self.allowance.by_recipient or self.allowance.quota_by_recipient
+        self._each = 1 if counts else EVERYBODY  # recipients that a slot is for
         order = self._standing.of(RELAY, self._clock.monotonic())
         self._free = self._unlimited and self._looked and order is None
         if order is not None and self._held_up():
@@ -266,6 +294,46 @@ class Limiter:
         self._wanted.set()
         return await future
 
+    async def widen(self, slot: Slot, recipients: int) -> Slot:
+        """The slot for a transaction with as many of so many recipients as can be had; it may come later.
+
+        They are fewer only while others have what there is, or the quota ends.
+        """
+        if slot.recipients >= recipients or slot.asked:
+            return slot
+        if self.allowance.by_recipient:
+            return replace(self._together(slot, recipients), asked=True)
+        more = recipients - slot.recipients
+        if self._extras.left(self._clock.monotonic()) < more and not self._shut and self.quota_left != 0:
+            await self._more(more)
+        more = self._extras.take(more, self._clock.monotonic())
+        return replace(slot, recipients=slot.recipients + more, asked=True)
+
+    async def _more(self, units: int) -> None:
+        """Wait for a lease that is to bring so many units of the quota."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._shorts.append(future)
+        self._short += units
+        self._wanted.set()
+        self._told.set()
+        await future
+
+    def _together(self, slot: Slot, recipients: int) -> Slot:
+        """As many slots behind one another as are good at the same time, from this one on or a later one."""
+        now = self._clock.monotonic()
+        while slot.recipients < recipients and (more := self._next()) is not None:
+            wider = meeting(slot, more, now, MIN_MEETING)
+            if wider is not None:
+                slot = replace(wider, recipients=slot.recipients + 1, limits=slot.limits)
+            elif slot.recipients == 1 and slot.limits is None:
+                # Others have those between: who waits takes this one, and we begin anew behind them.
+                self.put_back(slot)
+                slot = more
+            else:
+                self.put_back(more)
+                break
+        return slot
+
     def wait(self, now: float) -> float:
         """Seconds until who asks for a slot now has one, as far as this replica knows; `now` is monotonic."""
         if self._free:
@@ -293,6 +361,8 @@ class Limiter:
 
     def put_back(self, slot: Slot) -> None:
         """Let somebody else have a slot that was not used."""
+        if slot.recipients != 1:
+            slot = self._narrow(slot)
         if slot is UNLIMITED or self._free or not self._lasts(slot):
             return
         while self.waiting:
@@ -301,6 +371,18 @@ class Limiter:
                 waiter.set_result(slot)
                 return
         self._spare.append(slot)
+
+    def _narrow(self, slot: Slot) -> Slot:
+        """A slot that was for several recipients, for one of them: the others may be had by anybody."""
+        if slot.recipients == EVERYBODY:
+            return slot
+        one = replace(slot, recipients=1, asked=False)
+        if not self.allowance.by_recipient:
+            self._extras.put_back(slot.recipients - 1)
+        elif self._lasts(one):
+            for _ in range(slot.recipients - 1):
+                self.put_back(one)
+        return one
 
     async def run(self, stop: asyncio.Event) -> None:
         """Claim slots while somebody waits, and keep an eye on quota and orders, until `stop`."""
@@ -328,12 +410,12 @@ class Limiter:
         """Wait until there is something to ask the store for, or to tell it; False: look again."""
         looks = self.allowance.quota > 0 or self._watch or bool(self._standing.orders)
         known = not looks or (self.used_today is not None and not self.condition.text)
-        if self.waiting or self.exhausted_until is not None or not known or self._pending:
+        if self.waiting or self._shorts or self.exhausted_until is not None or not known or self._pending:
             return True
         self._wanted.clear()
         await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks or self._unlimited else None)
         self._pace.look(self._clock.monotonic())
-        return not stop.is_set() and (self.waiting > 0 or looks or self._pending)
+        return not stop.is_set() and (self.waiting > 0 or bool(self._shorts) or looks or self._pending)
 
     def shut(self) -> None:
         """Hand out nothing more; those who wait are told at once."""
@@ -347,6 +429,7 @@ class Limiter:
         """
         self.shut()
         self._drop()
+        self._returned += [_Chunk(each, each.count) for each in self._extras.clear()]
         await self._write()
 
     async def _write(self) -> float:
@@ -363,6 +446,10 @@ class Limiter:
                     "order_not_written", scope=order.key, error=str(error), action="it holds here alone"
                 )
             self._standing.written(order)
+        if self._extras:
+            self._returned += [
+                _Chunk(each, each.count) for each in self._extras.over(self._clock.monotonic())
+            ]
         returned, self._returned = self._returned, []
         for chunk in returned:
             try:
@@ -376,8 +463,26 @@ class Limiter:
             action = "nothing is sent until slots can be leased again"
             log.warning("slots_away", error=str(error), action=action)
 
-    def _request(self, want: int) -> SlotRequest:
-        return SlotRequest(want=want, allowance=self.allowance, member=self._member, further=self.further)
+    def _request(self, want: int, extra: int = 0) -> SlotRequest:
+        return SlotRequest(
+            want=want, allowance=self.allowance, member=self._member, further=self.further, extra=extra
+        )
+
+    def _wish(self, want: int) -> SlotRequest:
+        """The wish for slots of so many letters, and for what their recipients take if they are counted."""
+        allowance = self.allowance
+        if allowance.by_recipient:
+            return self._request(min(MAX_WANT, want + self._further_recipients(want)) if want else 0)
+        if not allowance.quota_by_recipient:
+            return self._request(want)
+        # Of more letters than those of the next slots nobody knows when they go.
+        letters = min(want, math.ceil(AHEAD * self._rate) + self.waiting)
+        needed = self._further_recipients(letters) + self._short if want else self._short
+        return self._request(want, max(0, needed - self._extras.left(self._clock.monotonic())))
+
+    @property
+    def _rate(self) -> float:
+        return 1 / self._step
 
     def _back(self) -> None:
         if self.condition.clear():
@@ -390,7 +495,7 @@ class Limiter:
         """
         slowed = not self._unlimited or RELAY in self._standing.orders
         want = min(MAX_WANT, self.waiting + self._backlog()) if self.waiting and slowed else 0
-        request = self._request(want)
+        request = self._wish(want)
         try:
             grant = await self._store.lease(request)
         except Unavailable as error:
@@ -410,14 +515,25 @@ class Limiter:
             )
         self.granted += grant.count
         self._next_at = grant.earliest(grant.count)
+        if grant.extra:
+            self._extras.add(grant)
+            grant = replace(grant, extra=0)
         if grant.count:
             self._chunk = _Chunk(grant)
         if self._held_up():
             self._drop()  # by an order of our own that came meanwhile
         self._hand_out()
+        self._no_longer_short()
         if not grant.count:
             return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
         return 0.0
+
+    def _no_longer_short(self) -> None:
+        """Who waits for units of the quota goes on with what there is."""
+        shorts, self._shorts, self._short = self._shorts, [], 0
+        for each in shorts:
+            if not each.done():
+                each.set_result(None)
 
     def _hand_out(self) -> None:
         while self.waiting and (slot := UNLIMITED if self._free else self._take()) is not None:
@@ -441,12 +557,21 @@ class Limiter:
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
+        return self._next()
+
+    def _next(self) -> Slot | None:
+        """The next slot of the lease."""
         chunk = self._chunk
         while chunk is not None and chunk.handed < chunk.grant.count:
             index = chunk.handed
             chunk.handed += 1
             grant = chunk.grant
-            slot = Slot(earliest=grant.earliest(index), latest=grant.latest(index), terms=(self._term,))
+            slot = Slot(
+                earliest=grant.earliest(index),
+                latest=grant.latest(index),
+                terms=(self._term,),
+                recipients=self._each,
+            )
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
@@ -477,6 +602,7 @@ class Limiter:
         self._turn_away()
 
     def _turn_away(self) -> None:
+        self._no_longer_short()
         for waiter in self._take_waiters():
             if not waiter.done():
                 waiter.set_exception(NoSlots())

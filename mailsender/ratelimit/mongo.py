@@ -101,7 +101,7 @@ class MongoSlotStore:
 
     async def give_back(self, grant: SlotGrant, unspent: int) -> None:
         """See `SlotStore.give_back`. Not to be repeated when it failed: the quota might be returned twice."""
-        if unspent <= 0:
+        if unspent + grant.extra <= 0:
             return
         async with calling(self._timeout):
             await self._slots.update_one(self._named, returning(grant, unspent))
@@ -196,6 +196,7 @@ def _grant(
             steps=steps,
             lags=tuple(each.lag for each in windows),
         ),
+        extra=int(document["extra"]) if request.extra else 0,
     )
     return grant_of(
         cursor=cursor,

@@ -6,7 +6,8 @@ to the last bit; the contract suite holds them against each other. Times in the 
 - `next`, `further`, `used`, `day`, `members`, `spent`: see `gcra.Cursor`.
 - `order`: what was ordered for the relay. `orders`: for other scopes, an array. `version`: a number that
   changes with them, so that a lease need not bring them all.
-- `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `day_end`: of the last lease, for its reply.
+- `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `day_end`, `extra`: of the last lease, for its
+  reply.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Stage: TypeAlias = dict[str, Any]
 MOST_USED = 2**53
 """No quota is as large, and up to it every whole number can be told."""
 
-_BY_THE_WAY = ("today", "turn", "share", "others", "pace", "spacing", "cursors", "reach", "counts")
+_BY_THE_WAY = ("today", "turn", "share", "others", "pace", "spacing", "cursors", "reach", "counts", "taken")
 
 
 def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
@@ -145,7 +146,19 @@ def _counting(request: SlotRequest) -> list[Stage]:
         even = {"$add": [1, {"$floor": {"$divide": [reach, "$share"]}}]}
         limits.append({"$cond": ["$others", even, request.want]})
         stages.append({"$set": {"turn": turn}})
-    return [*stages, {"$set": {"count": {"$max": [0, {"$min": limits}]}}}]
+    return [*stages, {"$set": {"count": {"$max": [0, {"$min": limits}]}}}, *_extra(request)]
+
+
+def _extra(request: SlotRequest) -> list[Stage]:
+    """What of the quota is leased beside the slots, where something is wanted; `taken` is all of it."""
+    if not request.extra:
+        return []
+    left = {"$subtract": [{"$subtract": [request.allowance.quota, "$used"]}, "$count"]}
+    wanted = {"$cond": ["$known", request.extra, 0]}
+    return [
+        {"$set": {"extra": {"$max": [0, {"$min": [wanted, left]}]}}},
+        {"$set": {"taken": {"$add": ["$count", "$extra"]}}},
+    ]
 
 
 def _moving(request: SlotRequest) -> list[Stage]:
@@ -156,15 +169,16 @@ def _moving(request: SlotRequest) -> list[Stage]:
         "next": {"$cond": ["$others", {"$add": ["$turn", {"$multiply": ["$count", "$share"]}]}, "$now"]},
         "hungry": {"$lt": ["$count", request.want]},
     }
+    taken = "$taken" if request.extra else "$count"
     moved: Stage = {
         "next": _following(0, windows[0].lag),
-        "used": {"$add": ["$used", "$count"]},
+        "used": {"$add": ["$used", taken]},
         **({f"members.{member}": kept} if member else {}),
     }
     for place, each in enumerate(windows[1:], 1):
         moved[f"further.{each.name}"] = _following(place, each.lag)
     if request.rolling:
-        moved["spent"] = {"$cond": ["$count", _spent(request.allowance.quota_period), "$spent"]}
+        moved["spent"] = {"$cond": [taken, _spent(request.allowance.quota_period, taken), "$spent"]}
     # Rates that are none any more are forgotten.
     return [{"$unset": ["further"]}, {"$set": moved}]
 
@@ -178,12 +192,12 @@ def _following(place: int, lag: float) -> Stage:
     return {"$cond": [{"$gte": [step, "$step"]}, moved, {"$max": [moved, pulled]}]}
 
 
-def _spent(period: float) -> Stage:
+def _spent(period: float, taken: str) -> Stage:
     """The pipeline of `quota.spend`."""
     width = quota.width(period)
     by = {"$multiply": [{"$add": [1, {"$floor": {"$divide": ["$now", width]}}]}, width]}
     here = {"$sum": {"$map": {"input": _those("$spent", _same("$$by")), "in": "$$this.count"}}}
-    grown = [{"by": "$$by", "count": {"$add": ["$count", here]}}]
+    grown = [{"by": "$$by", "count": {"$add": [taken, here]}}]
     others = _those("$spent", {"$not": _same("$$by")})
     return {"$let": {"vars": {"by": by}, "in": {"$concatArrays": [others, grown]}}}
 
@@ -194,17 +208,18 @@ def returning(grant: SlotGrant, unspent: int) -> list[Stage]:
     if laid is None:
         return []
     moved: Stage = {}
+    units = unspent + grant.extra
     ends, returned = laid.following(grant.count), laid.following(grant.count - unspent)
     for place, name in enumerate(("next", *(f"further.{each}" for each in grant.further))):
         ours_is_last = {"$lt": [{"$abs": {"$subtract": [f"${name}", ends[place]]}}, laid.steps[place] / 1000]}
         # `further` may have been forgotten: no field comes of that.
         moved[name] = {"$cond": [ours_is_last, returned[place], {"$ifNull": [f"${name}", "$$REMOVE"]}]}
     if grant.bucket:
-        less = {"$max": [0, {"$subtract": ["$$this.count", unspent]}]}
+        less = {"$max": [0, {"$subtract": ["$$this.count", units]}]}
         bucket = {"$cond": [_same(grant.bucket), {"by": "$$this.by", "count": less}, "$$this"]}
         moved["spent"] = {"$map": {"input": {"$ifNull": ["$spent", []]}, "in": bucket}}
     else:
-        less = {"$max": [0, {"$subtract": ["$used", unspent]}]}
+        less = {"$max": [0, {"$subtract": ["$used", units]}]}
         moved["used"] = {"$cond": [{"$eq": ["$day", grant.day]}, less, "$used"]}
     return [{"$set": moved}]
 

@@ -17,12 +17,16 @@ class SlotStore(Protocol):
         Members who want more than there is get about as much each. To want none takes none, and tells how
         much of the quota is used. No slot comes from a time that an order forbids, and no more than it
         leaves of the rate; the grant has all orders, those that are over at the latest until the next one
-        comes. Raises `Unavailable`.
+        comes. After the slots come `request.extra` units of the quota, as far as it has them. Raises
+        `Unavailable`.
         """
         ...
 
     async def give_back(self, grant: SlotGrant, unspent: int) -> None:
-        """Return the last `unspent` slots of `grant`; what cannot be returned any more is lost."""
+        """Return the last `unspent` slots of `grant`, and the units of the quota that are its `extra`.
+
+        What cannot be returned any more is lost.
+        """
         ...
 
     async def order(self, order: Order, now: float) -> None:

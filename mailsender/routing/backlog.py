@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from itertools import islice
 
 from mailsender.model.letter import Claim, Letter
 
@@ -46,6 +47,10 @@ class Backlog:
             self._letters = deque(sorted(self._letters, key=_place))
         for _ in claim.letters:
             self._wake()
+
+    def next(self, count: int) -> list[Letter]:
+        """Those who are taken next."""
+        return [letter for _, _, letter in islice(self._letters, count)]
 
     def put_aside(self, token: str, letter: Letter, seconds: float) -> None:
         """Keep a letter out of the way for so long; others are taken meanwhile."""

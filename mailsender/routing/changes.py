@@ -23,12 +23,16 @@ class Changes:
 
 
 def _rates(relay: RelayPlan) -> object:
-    return [(each.letters, each.period, each.burst) for each in (relay.allowance, *relay.further)]
+    return [
+        (each.letters, each.period, each.burst, each.by_recipient)
+        for each in (relay.allowance, *relay.further)
+    ]
 
 
 def _quota(relay: RelayPlan) -> object:
     allowance: Allowance = relay.allowance
-    return allowance.quota, allowance.quota_period, allowance.timezone if allowance.quota else ""
+    zone = allowance.timezone if allowance.quota else ""
+    return allowance.quota, allowance.quota_period, zone, allowance.quota_by_recipient
 
 
 _Look = Callable[[RelayPlan], object]

@@ -149,6 +149,7 @@ class Pool:
         self._share = 0  # letters that the relay takes in one session, 0 while that is not known
         self._share_until = 0.0
         self._last_share = 0
+        self._fewer_until = 0.0  # monotonic
         self._moves = 0  # sessions opened, refused, and left
         self._seen_moves = 0
         self._hung = 0  # looks in a row at which somebody waited and nothing moved
@@ -338,13 +339,31 @@ class Pool:
     def allow(self, sessions: int) -> None:
         """From now on there may be at most so many sessions; those beyond end when they carry nothing."""
         self._window.allow(sessions)
+        self._close_beyond(sessions)
+        self._wake_all()
+
+    def fewer(self) -> None:
+        """The relay took them all, and says of a letter that it has too many: one fewer from now on.
+
+        How many it takes is asked again by opening one more after `RELEARN` seconds.
+        """
+        self._window.fewer(len(self._open))
+        self._fewer_until = self._clock.monotonic() + RELEARN
+        log.info(
+            "relay_limits_connections",
+            relay=self._transport.name,
+            sessions=self._window.size,
+            action="no more are opened for an hour",
+        )
+        self._close_beyond(self._window.size)
+
+    def _close_beyond(self, sessions: int) -> None:
         busy = [held for held in self._open if held not in self._idle]
         for held in [*self._idle, *busy][: max(0, len(self._open) - sessions)]:
             self.retire(held)
         self._idle = [held for held in self._idle if not held.retired]
         for held in [each for each in self._open if each.retired]:
             self._discard(held)
-        self._wake_all()
 
     def stop(self) -> None:
         """Wake all who wait: `stopping` was set."""
@@ -445,6 +464,9 @@ class Pool:
         self._open.add(held)
         self._wake_all()  # there it is: all may open theirs
         self._backoff, self._next_try = FIRST_BACKOFF, 0.0
+        if self._fewer_until and self._clock.monotonic() >= self._fewer_until:
+            self._fewer_until = 0.0
+            self._window.forget()
         self._window.opened()
         self.note_there()
         return self._enter(held)

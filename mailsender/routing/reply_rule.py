@@ -142,7 +142,8 @@ class ReplyRule:
     and `-` for none. `text` is a part of the reply's text, `pattern` a regular expression that is searched in
     it, both whatever their case.
 
-    `seconds` is the time of the first step, `then` the second one. `suppress` is for a `fail`. `source` says
+    `seconds` is the time of the first step, `then` the second one. `suppress` is for a `fail`.
+    `fewer_sessions`: the relay counts them, and has too many of ours. `source` says
     who says so, and `verified` whether that was read there: else it is what others report, or our guess.
 
     Raises:
@@ -160,6 +161,7 @@ class ReplyRule:
     seconds: float = -1.0
     then: Then | None = None
     suppress: Suppress = Suppress.NEVER
+    fewer_sessions: bool = False
     source: str = ""
     verified: bool = False
     _lower: str = field(init=False, repr=False, compare=False)
@@ -209,6 +211,8 @@ class ReplyRule:
             raise ValueError(f"scope: {self.action} is about a destination, a sender or a relay")
         if self.suppress and self.action is not Action.FAIL:
             raise ValueError("suppress: only what fails can be suppressed")
+        if self.fewer_sessions and self.scope is not Scope.RELAY:
+            raise ValueError("fewer_sessions: they are the relay's, and the scope is another one")
         if self.then is not None and (own or self.action not in _ORDERING - {Action.RETRY}):
             raise ValueError("then: it follows what rests, which is a destination, a sender or a relay")
 
@@ -280,6 +284,7 @@ class Decision:
     counts: bool = True
     pauses: bool = False
     suppress: Suppress = Suppress.NEVER
+    fewer_sessions: bool = False
     said: str = ""
     source: str = ""
     verified: bool = True
@@ -348,6 +353,7 @@ def decided(
         then=rule.then,
         counts=counts,
         suppress=rule.suppress,
+        fewer_sessions=rule.fewer_sessions,
         said=" ".join(filter(None, (str(code), enhanced, text)))[:MAX_TEXT],
         source=rule.source,
         verified=rule.verified,

@@ -50,6 +50,17 @@ def table_of(plan: Plan, service: str) -> RouteTable:
     return RouteTable(plan.routes, partial(traits_of, service=service))
 
 
+def further_recipients(relay: str, routes: Sequence[Route], letters: int) -> int:
+    """How many recipients beyond one each the next letters have that will want a slot of a relay."""
+    found = 0
+    for route in routes:
+        if len(route.backlog) and any(
+            each.name == relay and route.waiting_for(each) for each in route.relays
+        ):
+            found += sum([len(each.pending) - 1 for each in route.backlog.next(letters)])
+    return found
+
+
 def waiting_for(relay: str, routes: Sequence[Route]) -> int:
     """Letters in the backlogs of routes that will want a slot of a relay, as far as is known."""
     return sum(

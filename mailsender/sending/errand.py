@@ -25,6 +25,10 @@ NOBODY: Final[frozenset[str]] = frozenset()
 """Those who are switched of nearly all letters."""
 
 
+class Anew(Exception):  # noqa: N818  a state, not a mistake
+    """A transaction has to be put together anew: not all of its recipients may be sent to now."""
+
+
 class Errand:
     """One letter on its way over a relay: who is left to be sent to, and what was said of the others.
 
@@ -147,9 +151,14 @@ class Errand:
         return NO_LIMIT if self.held is None else self.held.room
 
     @property
+    def wanted(self) -> int:
+        """How many recipients may be in its next transaction, if its slot is for as many."""
+        return min(self.size, self.room)
+
+    @property
     def part(self) -> tuple[str, ...]:
         """Those for its next transaction: as many as fit, who share the limits of their destination."""
-        part = self.left[: min(self.size, self.room)]
+        part = self.left[: self.wanted if self.slot is None else min(self.wanted, self.slot.recipients)]
         destinations = self.relay.destinations
         return part if destinations is None else part[: destinations.alike(part)]
 
@@ -159,6 +168,15 @@ class Errand:
         if self.held is None:
             raise RuntimeError("there is no session")
         return self.held.session
+
+    def expect(self, recipients: int) -> None:
+        """See that the slot is for so many.
+
+        Raises:
+            Anew: it is not: it came in the place of one that lapsed.
+        """
+        if self.slot is not None and self.slot.recipients < recipients:
+            raise Anew
 
     def take(self) -> tuple[Held, Slot]:
         """The session and the slot, for a transaction that begins now."""
@@ -285,6 +303,8 @@ def ends(errand: Errand, part: tuple[str, ...], error: Exception) -> bool:
 
     Where it ends what earlier slices came to stays true; the others are refused, with the reason.
     """
+    if isinstance(error, Anew):
+        return False
     if isinstance(error, OnePersonsFault):
         errand.results |= refused(part, error)
         errand.left = errand.left[len(part) :]

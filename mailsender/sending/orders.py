@@ -11,8 +11,9 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
-from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import RELAY_KEY, Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
+from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
 IN_TURN: Final = "waits for its turn: the limits of its destination are reached"
 """What is told of recipients who are left for later."""
@@ -23,12 +24,8 @@ any pause it would come again thousands of times a second."""
 
 
 def sender_of(errand: Errand) -> str:
-    """The address that a letter is from, as an order about a sender has it: From, else the reverse-path."""
-    mail = errand.mail
-    if mail is not None and mail.author is not None:
-        return mail.author.address.text
-    own = mail.reverse_path if mail is not None else ""
-    return own or errand.relay.policy.reverse_path
+    """The address that a letter is from, as an order about a sender has it."""
+    return author_of(errand.mail, errand.relay)
 
 
 def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
@@ -36,6 +33,8 @@ def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
 
     Its result stands in the errand already.
     """
+    if decision.fewer_sessions and not errand.relay.held(RELAY_KEY, now):
+        errand.relay.pool.fewer()  # who was told while it rests already was on the way before
     if decision.orders:
         key = scope_key(decision.scope, recipient=address, sender=sender_of(errand))
         errand.relay.obey(decision, key, now)
@@ -64,13 +63,10 @@ def aside(errand: Errand, now: float) -> float:
 def spare(errand: Errand, now: float) -> None:
     """Take out of the errand who may not be sent to yet, by what this relay's replies ordered before."""
     relay = errand.relay
-    sender = relay.resting(scope_key(Scope.SENDER, sender=sender_of(errand)), now)
+    sender = sender_rests(relay, errand.mail, now)
     kept: list[str] = []
     for each in errand.left:
-        resting = sender or (
-            relay.resting(scope_key(Scope.RECIPIENT, recipient=each), now)
-            or relay.resting(scope_key(Scope.DESTINATION, recipient=each), now)
-        )
+        resting = sender or recipient_rests(relay, each, now)
         if resting is None and (pause := _turn(relay, each, now)):
             errand.results[each] = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=IN_TURN)
             _idle(errand, each, pause)

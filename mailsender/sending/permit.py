@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mailsender.message.mail import Mail
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
@@ -12,8 +13,10 @@ from mailsender.ratelimit.gcra import Slot
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.routing.breaker import Breaker
 from mailsender.routing.pool import Held
+from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import ReplyRule
 from mailsender.sending.reply_rules import Action, as_deferred, decide
+from mailsender.sending.scopes import somebody_rests
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Permit:
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
-    alone: None for the one letter that may try it.
+    alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
+    further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
     """
 
     __slots__ = (
@@ -55,10 +59,13 @@ class Permit:
         "breaker",
         "denied",
         "held",
+        "held_back",
         "letter_id",
         "limiter",
         "lost",
+        "mail",
         "means",
+        "over",
         "recipients",
         "relay",
         "rules",
@@ -81,11 +88,15 @@ class Permit:
         rules: Sequence[ReplyRule] = (),
         limiter: Limiter | None = None,
         breaker: Breaker | None = None,
+        over: Relay | None = None,
+        mail: Mail | None = None,
     ) -> None:
         self.means = means
         self.rules = rules
         self.limiter = limiter
         self.breaker = breaker
+        self.over = over
+        self.mail = mail
         self.relay = relay
         self.held = held
         self.token = token
@@ -96,6 +107,7 @@ class Permit:
         self.begun = 0.0
         self.lost = False
         self.denied = False
+        self.held_back = False
 
     def begin(self) -> bool:
         """See `smtp.port.Permit`."""
@@ -111,7 +123,10 @@ class Permit:
         """
         if self.breaker is not None and self.breaker.open:
             return False
-        return self.slot.good(now) if self.limiter is None else self.limiter.good(self.slot, now)
+        if self.over is not None and self.over.ordered:
+            self.held_back = somebody_rests(self.over, self.mail, self.recipients, now)
+        good = self.slot.good(now) if self.limiter is None else self.limiter.good(self.slot, now)
+        return good and not self.held_back
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""

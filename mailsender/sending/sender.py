@@ -30,7 +30,7 @@ from mailsender.sending.attempt import (
     progress,
     refused,
 )
-from mailsender.sending.errand import Errand, Said, carry, ends
+from mailsender.sending.errand import Anew, Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
@@ -377,7 +377,11 @@ class Sender:
         return not errand.short
 
     async def _transact(self, errand: Errand, part: tuple[str, ...]) -> Said | None:
-        """One transaction; None when it could not begin, or was given up before its dot."""
+        """One transaction; None when it could not begin, or was given up before its dot.
+
+        Raises:
+            Anew: not all of `part` may be sent to now.
+        """
         mail = errand.mail
         own = mail.reverse_path if mail is not None else ""
         envelope = Envelope(
@@ -387,7 +391,7 @@ class Sender:
             secret="" if mail is None else mail.code(part[0]),
         )
         while True:
-            if not await self._equipped(errand):
+            if not await self._equipped(errand, len(part)):
                 return None
             if mail is None:
                 message = self._composer.compose(
@@ -410,6 +414,8 @@ class Sender:
                 rules=errand.relay.rules,
                 limiter=errand.relay.limiter,
                 breaker=None if errand.trial else errand.relay.breaker,
+                over=errand.relay,
+                mail=mail,
             )
             if errand.permit is None:
                 errand.permit = permit
@@ -421,9 +427,16 @@ class Sender:
             if permit.lost or self._means.cut:
                 return None
             # Else the slot lapsed while we got ready, or the session had ended: try again.
+            errand.relay.limiter.put_back(slot)
+            if permit.held_back:
+                raise Anew
 
-    async def _equipped(self, errand: Errand) -> bool:
-        """Whether there is a session, and a slot whose moment has come; False: not now."""
+    async def _equipped(self, errand: Errand, recipients: int = 1) -> bool:
+        """Whether there is a session, and a slot whose moment has come; False: not now.
+
+        Raises:
+            Anew: the slot is not for so many `recipients`.
+        """
         relay = errand.relay
         while True:
             if self._rests(errand):
@@ -435,19 +448,31 @@ class Sender:
                     )
                 if errand.slot is None:
                     errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(self._route.name)
-                if relay.destinations is not None:
+                if relay.destinations is not None or errand.slot.recipients < errand.wanted:
                     slot, errand.slot = errand.slot, None
-                    errand.slot = await relay.destinations.join(errand.left[0], slot, self._route.name)
+                    errand.slot = await self._fitted(errand, slot)
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:
                 await self._come(errand.slot)
             if self._settler.open.is_set():
+                errand.expect(recipients)
                 return not (self._stopping.is_set() or self._route.closed)
             # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
             errand.slot = None
             if not await self._may_begin():
                 return False
+
+    async def _fitted(self, errand: Errand, slot: Slot) -> Slot:
+        """A slot of the relay that fits the limits of the destination, too, and as many recipients as it can.
+
+        Raises:
+            NoSlots: none will come for long.
+        """
+        relay = errand.relay
+        if relay.destinations is not None:
+            slot = await relay.destinations.join(errand.left[0], slot, self._route.name)
+        return await relay.limiter.widen(slot, min(errand.wanted, len(errand.left)))
 
     def _rests(self, errand: Errand) -> bool:
         """Whether the relay refused letters, or ordered to wait, since this one was taken."""

@@ -16,11 +16,11 @@ from mailsender.routing.plan import (
     RoutePlan,
 )
 from mailsender.routing.pool import PoolLimits
-from mailsender.routing.presets import PRESETS, Limits
+from mailsender.routing.presets import NO_LIMITS, Limits, limits_of
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy, read_schedule
 from mailsender.settings.environment import Settings, load
-from mailsender.settings.file.notations import Quota, Rate, parse_quota, parse_rate
+from mailsender.settings.file.notations import Quota, Rate, counts_recipients, parse_quota, parse_rate
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import MatchTable, RouteTable
 from mailsender.settings.file.rules import rules_of
@@ -78,13 +78,16 @@ def _relay_of_settings(settings: Settings) -> RelayPlan:
 
 def relay_plan(settings: Settings, name: str, relay: RelayTable) -> RelayPlan:
     """A relay of the file; where it says nothing its preset's limits hold."""
-    limits = PRESETS[relay.preset].limits if relay.preset else Limits()
+    limits = limits_of(relay.preset)
     rates = relay.rate or [parse_rate(each) for each in limits.rates]
     quota = relay.quota or (parse_quota(limits.quota) if limits.quota else None)
     letters = relay.letters_per_session
     if letters is None:
         letters = limits.letters_per_session or LETTERS
-    first, *further = _allowances(rates, relay.burst, quota)
+    burst = relay.burst
+    if burst is None:
+        burst = 0 if limits.exact else 1
+    first, *further = _allowances(rates, burst, quota, limits)
     return RelayPlan(
         name=name,
         allowance=first,
@@ -101,7 +104,7 @@ def relay_plan(settings: Settings, name: str, relay: RelayTable) -> RelayPlan:
         connections_total=relay.connections_total or limits.connections_total,
         senders=tuple(relay.from_ or ()),
         destinations=tuple(
-            DestinationPlan(domain=domain, rates=tuple(_allowances(each.rate, relay.burst)))
+            DestinationPlan(domain=domain, rates=tuple(_allowances(each.rate, burst)))
             for domain, each in relay.destinations.items()
         ),
         preset=relay.preset,
@@ -109,10 +112,17 @@ def relay_plan(settings: Settings, name: str, relay: RelayTable) -> RelayPlan:
     )
 
 
-def _allowances(rates: list[Rate], burst: int, quota: Quota | None = None) -> list[Allowance]:
-    """One for each rate, or one of no rate; the first has the quota."""
+def _allowances(
+    rates: list[Rate], burst: int, quota: Quota | None = None, limits: Limits = NO_LIMITS
+) -> list[Allowance]:
+    """One for each rate, or one of no rate; the first has the quota.
+
+    Where only the quota counts recipients, and there is no rate, each of them takes a slot.
+    """
     quota = quota or Quota(letters=0)
-    first, *further = rates or [Rate(letters=0, period=1.0)]
+    of_quota = counts_recipients(quota, limits) and quota.letters > 0
+    first, *further = rates or [Rate(letters=0, period=1.0, recipients=of_quota)]
+    of_rate = counts_recipients(first, limits)
     return [
         Allowance(
             letters=first.letters,
@@ -121,8 +131,13 @@ def _allowances(rates: list[Rate], burst: int, quota: Quota | None = None) -> li
             quota=quota.letters,
             quota_period=quota.period,
             timezone=quota.timezone,
+            by_recipient=of_rate,
+            quota_by_recipient=of_quota and not of_rate,
         ),
-        *(Allowance(letters=each.letters, period=each.period, burst=burst) for each in further),
+        *(
+            Allowance(letters=each.letters, period=each.period, burst=burst, by_recipient=of_rate)
+            for each in further
+        ),
     ]
 
 

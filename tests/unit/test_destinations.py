@@ -12,8 +12,8 @@ import pytest
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Result, Status
-from mailsender.ratelimit.destinations import Destinations, Rates, meeting
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot
+from mailsender.ratelimit.destinations import Destinations, Rates
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, meeting
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import Order

@@ -14,7 +14,7 @@ from mailsender.routing.presets.providers import MAILERSEND, MAILGUN, POSTMARK, 
 from mailsender.routing.presets.ses import SES
 from mailsender.routing.reply_rule import Action, ReplyRule, checked
 
-__all__ = ["PRESETS", "Limits", "Preset", "rules_of", "suppressed_by"]
+__all__ = ["NO_LIMITS", "PRESETS", "Limits", "Preset", "limits_of", "rules_of", "suppressed_by"]
 
 PRESETS: Final[Mapping[str, Preset]] = {
     each.name: each
@@ -36,6 +36,15 @@ PRESETS: Final[Mapping[str, Preset]] = {
     )
 }
 """All of them, by the names that a relay of the file may give as its `preset`."""
+
+
+NO_LIMITS: Final = Limits()
+"""Those of a relay without a preset."""
+
+
+def limits_of(preset: str) -> Limits:
+    """The limits that go with a preset; an empty name, or one that nobody has, for none."""
+    return PRESETS[preset].limits if preset in PRESETS else NO_LIMITS
 
 
 def suppressed_by(relays: Iterable[tuple[Iterable[ReplyRule], str]]) -> dict[str, int]:

@@ -29,6 +29,7 @@ MICROSOFT365 = Preset(
             action=Action.WAIT,
             scope=Scope.RELAY,
             seconds=5.0,  # until one of the three ends
+            fewer_sessions=True,
             source=_SUBMISSION + "; the time is ours",
         ),
         _rule(
@@ -91,11 +92,12 @@ MICROSOFT365 = Preset(
     limits=Limits(
         rates=("30/1m",),
         quota="10000/24h",
+        quota_of_recipients=True,
         connections_total=3,
         source=_SUBMISSION + ": 30 messages a minute, 10,000 recipients a day, three connections a mailbox",
         verified=True,
     ),
-    open_questions="the quota counts recipients, and here letters are counted; 451 4.7.500 has no page",
+    open_questions="451 4.7.500 has no page",
 )
 
 EXCHANGE = Preset(

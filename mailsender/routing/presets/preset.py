@@ -23,6 +23,8 @@ class Limits:
     """What a provider publishes as its limits, as a relay of the file would say it; empty: not known.
 
     `rates` and `quota` are in the file's notation. They hold where the file says nothing of the same key.
+    `rate_of_recipients` and `quota_of_recipients` say what a rate and a quota count that do not say it
+    themselves, those of the file, too. `exact`: not one more than the rate is taken, so no burst is allowed.
     """
 
     rates: tuple[str, ...] = ()
@@ -30,6 +32,9 @@ class Limits:
     connections_total: int = 0
     max_recipients: int = 0
     letters_per_session: int = 0
+    rate_of_recipients: bool = False
+    quota_of_recipients: bool = False
+    exact: bool = False
     source: str = ""
     verified: bool = False
 
@@ -68,6 +73,7 @@ class Rules:
         seconds: float = -1.0,
         then: Then | None = None,
         suppress: Suppress = Suppress.NEVER,
+        fewer_sessions: bool = False,
         verified: bool = True,
     ) -> ReplyRule:
         """See `ReplyRule`."""
@@ -83,6 +89,7 @@ class Rules:
             seconds=seconds,
             then=then,
             suppress=suppress,
+            fewer_sessions=fewer_sessions,
             source=source,
             verified=verified,
         )

@@ -80,7 +80,11 @@ SES = Preset(
         ),
     ),
     limits=Limits(
-        max_recipients=50, source="AWS: 50 recipients a message; rate and quota are each account's own"
+        max_recipients=50,
+        rate_of_recipients=True,
+        quota_of_recipients=True,
+        exact=True,
+        source="AWS: 50 recipients a message; rate and quota are each account's own, and count recipients",
     ),
     open_questions="the words for a paused account and a user without rights; limits are each account's own",
 )

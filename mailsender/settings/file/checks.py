@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mailsender.routing.plan import DEFAULT
-from mailsender.routing.presets import PRESETS
+from mailsender.routing.presets import PRESETS, limits_of
 from mailsender.routing.reply_rule import checked
 from mailsender.routing.retry import read_schedule
 from mailsender.routing.window import read_window
 from mailsender.settings.file.faults import Fault, nearest
 from mailsender.settings.file.lines import Path
+from mailsender.settings.file.notations import counts_recipients, parse_rate
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import MatchTable, RouteTable
 from mailsender.settings.file.rules import reply_rule
@@ -49,7 +50,23 @@ def _of_relay(relay: RelayTable, path: Path) -> Iterator[Fault]:
         yield Fault((*path, "user"), "has neither password, password_file nor oauth to log in with")
     if relay.preset and relay.preset not in PRESETS:
         yield Fault((*path, "preset"), f"there is no preset {relay.preset}{nearest(relay.preset, PRESETS)}")
+    yield from _of_counts(relay, path)
     yield from _of_rules(relay, path)
+
+
+def _of_counts(relay: RelayTable, path: Path) -> Iterator[Fault]:
+    """What rates and quota count has to fit: one write leases slots, which are for the one or the other."""
+    limits = limits_of(relay.preset)
+    counted = {counts_recipients(each, limits) for each in relay.rate or map(parse_rate, limits.rates)}
+    if len(counted) > 1:
+        text = "counts messages and recipients; all rates of a relay count the same"
+        yield Fault((*path, "rate"), text)
+    elif relay.quota is not None and True in counted and not counts_recipients(relay.quota, limits):
+        yield Fault((*path, "quota"), "counts messages, and the rate recipients; let both count recipients")
+    for domain, each in relay.destinations.items():
+        if any(rate.recipients for rate in each.rate):
+            text = "counts recipients; the limits of a destination count messages"
+            yield Fault((*path, "destinations", domain, "rate"), text)
 
 
 def _of_rules(relay: RelayTable, path: Path) -> Iterator[Fault]:

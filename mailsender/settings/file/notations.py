@@ -11,14 +11,17 @@ from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.routing.presets import Limits
 from mailsender.settings.kinds import DAY, MOST, parse_duration
 
 NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
 """A relay's or a route's name. It stands in documents' keys, in labels of metrics and in commands, where
 dots, slashes and dollar signs have meanings of their own, and a longer one breaks tables."""
 
-RATE: Final = "^[0-9]{1,10}/([smhd]|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$"
-QUOTA: Final = "^[0-9]{1,10}/(day( [A-Za-z0-9_+/-]+)?|([0-9]+([.][0-9]+)?(s|m|h|d))+)$"
+RATE: Final = "^[0-9]{1,10}( recipients| messages)?/([smhd]|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$"
+QUOTA: Final = (
+    "^[0-9]{1,10}( recipients| messages)?/(day( [A-Za-z0-9_+/-]+)?|([0-9]+([.][0-9]+)?(s|m|h|d))+)$"
+)
 PERCENT: Final = "^[0-9]{1,3}([.][0-9]+)?%$"
 DURATION: Final = "^(0|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$"
 """What editors may say before the service does; the parsers below decide."""
@@ -32,23 +35,31 @@ LONGEST_QUOTA: Final = 31 * DAY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """`letters` transactions in `period` seconds."""
+    """`letters` in `period` seconds.
+
+    Recipients are counted, or transactions; `recipients` None: as the relay's preset has it.
+    """
 
     letters: int
     period: float
+    recipients: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """`letters` transactions in any `period` seconds, or in a calendar day of `timezone`: then that is 0."""
+    """`letters` in any `period` seconds, or in a calendar day of `timezone`: then that is 0.
+
+    `recipients`: see `Rate`.
+    """
 
     letters: int
     period: float = 0.0
     timezone: str = "UTC"
+    recipients: bool | None = None
 
 
 def parse_rate(text: str) -> Rate:
-    """``14/s``, ``100/5m``: transactions in a period.
+    """``14/s``, ``100/5m``: so many in a period; ``14 recipients/s``, ``14 messages/s`` say of what.
 
     Raises:
         ValueError: it is none.
@@ -56,11 +67,14 @@ def parse_rate(text: str) -> Rate:
     if not re.fullmatch(RATE, text):
         raise ValueError("a rate such as 14/s or 100/5m is needed")
     number, _, period = text.partition("/")
-    return Rate(letters=_count(number), period=_period(period))
+    count, recipients = _counted(number)
+    return Rate(letters=count, period=_period(period), recipients=recipients)
 
 
 def parse_quota(text: str) -> Quota:
     """``50000/24h`` in any 24 hours; ``500/day`` or ``500/day Europe/Moscow`` in a calendar day there.
+
+    ``10000 recipients/24h`` says what is counted.
 
     Raises:
         ValueError: it is none.
@@ -68,13 +82,21 @@ def parse_quota(text: str) -> Quota:
     if not re.fullmatch(QUOTA, text):
         raise ValueError("a quota such as 50000/24h (any 24 hours) or 500/day Europe/Moscow is needed")
     number, _, period = text.partition("/")
+    count, recipients = _counted(number)
     word, _, zone = period.partition(" ")
     if word == "day":
-        return Quota(letters=_count(number), timezone=known_zone(zone or "UTC"))
+        return Quota(letters=count, timezone=known_zone(zone or "UTC"), recipients=recipients)
     seconds = _period(period)
     if not SHORTEST_QUOTA <= seconds <= LONGEST_QUOTA:
         raise ValueError("a quota's period is from 10m to 31d; what is counted over less is a rate")
-    return Quota(letters=_count(number), period=seconds)
+    return Quota(letters=count, period=seconds, recipients=recipients)
+
+
+def counts_recipients(limit: Rate | Quota, preset: Limits) -> bool:
+    """Whether a rate or a quota counts recipients: as it says itself, else as the limits of the preset do."""
+    if limit.recipients is not None:
+        return limit.recipients
+    return preset.rate_of_recipients if isinstance(limit, Rate) else preset.quota_of_recipients
 
 
 def parse_percent(text: str) -> float:
@@ -128,11 +150,13 @@ def mailbox_pattern(text: str) -> str:
         raise ValueError(f"an address, a domain or *.domain is needed: {error}") from None
 
 
-def _count(number: str) -> int:
+def _counted(text: str) -> tuple[int, bool | None]:
+    """How many, and whether of recipients; None where that is not said."""
+    number, _, what = text.partition(" ")
     count = int(number)
     if not 1 <= count <= MOST:
         raise ValueError(f"its number is from 1 to {MOST}; leave it out for none")
-    return count
+    return count, what == "recipients" if what else None
 
 
 def _period(text: str) -> float:

@@ -92,12 +92,19 @@ class RuleTable(Table):
     suppress: Literal["never", "at-once", "second"] = key(
         "never", "After which refusal by a `fail` the address is suppressed.", "at-once"
     )
+    fewer_sessions: bool = key(
+        False,
+        "`true`: the relay has too many of our sessions. Whoever hears it has one fewer from then on, for an"
+        " hour.",
+    )
 
 
 class DestinationTable(Table):
     """What of a relay's limits holds for mail to one domain."""
 
-    rate: Rates = key(..., "Transactions in a period; of several all hold.", "20/s", ["5/s", "1000/h"])
+    rate: Rates = key(
+        ..., "Messages (transactions) in a period; of several all hold.", "20/s", ["5/s", "1000/h"]
+    )
 
 
 class TimeoutsTable(Table):
@@ -177,20 +184,29 @@ class RelayTable(Table):
     preset: Text = key("", "Name of the reply rules and limits of a provider.", "ses")
     rate: Rates | None = key(
         None,
-        "Transactions in a period, over all replicas; of several all hold. Without one the preset's, or"
-        " none.",
+        "How many in a period, over all replicas; of several all hold. Without one the preset's, or none."
+        " `recipients` are counted, or `messages`, which are transactions; where that is not said, as the"
+        " preset has it, or messages.",
         "14/s",
         ["14/s", "2000/5m"],
+        "14 recipients/s",
     )
-    burst: int = key(
-        1, "Transactions that may come at once after a pause, beyond the rate.", 1, ge=1, le=MOST
+    burst: int | None = key(
+        None,
+        "How many may come at once after a pause, beyond the rate. `0`: none, no period holds more than the"
+        " rate, for relays that count exactly. Without it the preset's, or 1.",
+        1,
+        0,
+        ge=0,
+        le=MOST,
     )
     quota: QuotaKind | None = key(
         None,
-        "Transactions over all replicas in any period of that length, or in a calendar day of a time zone."
-        " Without one the preset's, or none.",
+        "How many over all replicas in any period of that length, or in a calendar day of a time zone."
+        " Without one the preset's, or none. What is counted is said as for `rate`.",
         "50000/24h",
         "500/day Europe/Moscow",
+        "10000 recipients/24h",
     )
     connections: int | None = key(None, "Sessions at once, of each replica. Without it 5.", 10, ge=1, le=1000)
     connections_total: int | None = key(

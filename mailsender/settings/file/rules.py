@@ -39,6 +39,7 @@ def reply_rule(rule: RuleTable, relay: str, index: int) -> ReplyRule:
         seconds=-1.0 if rule.for_ is None else rule.for_,
         then=None if rule.then is None else Then(rate=rule.then.rate, seconds=rule.then.for_),
         suppress=_SUPPRESS[rule.suppress],
+        fewer_sessions=rule.fewer_sessions,
         source="the file",
         verified=True,
     )

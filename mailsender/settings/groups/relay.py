@@ -129,8 +129,9 @@ class RelaySettings(BaseModel):
     smtp_rate_limit_period: Duration = field(5.0, "The rate's period.", original=True, shown="5s")
     smtp_rate_limit_burst: int = field(
         1,
-        "Transactions that may come at once after a pause; take it off the rate if the relay counts exactly.",
-        ge=1,
+        "Transactions that may come at once after a pause, beyond the rate; 0: none, if the relay counts"
+        " exactly.",
+        ge=0,
         le=MOST,
     )
     smtp_daily_quota: int = field(0, "Transactions a day, over all replicas; 0 = none.", ge=0, le=MOST)
