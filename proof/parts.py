@@ -303,6 +303,7 @@ WORLDS = {
     "shared": (40, 1.4),
     "spare": (60, 2.6),
     "metered": (20, 4.2),
+    "exact": (40, 2.0),
     "capped": (40, 1.4),
     "narrow": (40, 2.0),
     "timed": (40, 2.3),

@@ -59,9 +59,9 @@ class Line:
 class Design:
     """What a world is made of. `journal`: its hosts keep one.
 
-    `hours` say of routes when they may send, `even` are relays that share the letters by their weights in the
-    default route, `moderate` those that are hardly ever too much for their relays' own limits once they were
-    told; see `Terms` of these and of what follows.
+    `hours` say of routes when they may send. `even`: the relays of the default route share letters by their
+    weights. `moderate` are those that hardly ever have to tell of a limit once they did, `silent` those that
+    never have to. See `Terms` of these and of what follows.
     """
 
     lines: Mapping[str, Line]
@@ -74,6 +74,7 @@ class Design:
     hours: Mapping[str, Hours] = field(default_factory=dict)
     even: bool = False
     moderate: Collection[str] = ()
+    silent: Collection[str] = ()
     obeyed: Obeyed = Obeyed.ALL
     on_its_way: float = ON_ITS_WAY
 
@@ -109,6 +110,7 @@ class Design:
             expire=expire_of(self.plan()),
             weights=self._weights() if self.even else {},
             moderate=frozenset(names[each] for each in self.moderate),
+            silent=frozenset(names[each] for each in self.silent),
             obeyed=self.obeyed,
             on_its_way=self.on_its_way,
         )

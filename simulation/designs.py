@@ -11,7 +11,7 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Match
 from simulation.design import RETRY, UNLIMITED, Design, Line, route
 from simulation.manners import Limit, Traits
-from simulation.sayings import ELSEWHERE, HOUR, LATER, LIMITED, REST, SLOWER, THROTTLED, USED_UP
+from simulation.sayings import ELSEWHERE, HOUR, LATER, LIMITED, NO_MORE, REST, SLOWER, THROTTLED, USED_UP
 
 
 def _traits(chance: random.Random, host: str) -> Traits:
@@ -148,6 +148,30 @@ def metered(chance: random.Random) -> Design:
         },
         replicas=chance.choice((1, 2)),
         moderate=("one",),
+    )
+
+
+def exact(chance: random.Random) -> Design:
+    """Accounts whose limits the file has as they are, which count recipients, and count exactly."""
+    rate, quota = chance.choice((5, 14)), chance.choice((600, 5000))
+    limits = (
+        Limit(count=rate, period=1.0, says=LIMITED, recipients=True),
+        Limit(count=quota, period=24 * HOUR, says=NO_MORE, recipients=True),
+    )
+    allowance = Allowance(
+        letters=rate,
+        period=1.0,
+        burst=0,
+        quota=quota,
+        quota_period=24 * HOUR,
+        by_recipient=True,
+        quota_by_recipient=True,
+    )
+    traits = Traits(host="one.test", limits=limits)
+    return Design(
+        lines={"one": Line(traits=traits, allowance=allowance, preset="ses", sessions=10, recipients=50)},
+        replicas=chance.choice((1, 2, 3)),
+        silent=("one",),
     )
 
 

@@ -87,6 +87,7 @@ class Terms:
     hours: Mapping[str, Hours] = field(default_factory=dict)
     expire: Mapping[str, float] = field(default_factory=dict)
     moderate: Collection[str] = ()
+    silent: Collection[str] = ()
     obeyed: Obeyed = Obeyed.ALONE
     on_its_way: float = 0.0
 
@@ -311,12 +312,15 @@ class _Judge:
     def moderation(self) -> Iterator[Fault]:
         """Who was told of a limit hardly ever has to be told again."""
         for relay in self.terms.moderate:
-            told = [each for each in self.ledger.told if each.relay == relay]
-            after = [each for each in self.ledger.begun if told and each.relay == relay]
-            count = sum(each.at > told[0].reached for each in after)
-            if count >= ENOUGH and len(told) - 1 > SELDOM * count:
-                what = f"{relay}: {len(told) - 1} of {count} replies after the first"
+            said = [each.reached for each in self.ledger.told if each.relay == relay]
+            count = sum(said[:1] < [each.at] for each in self.ledger.begun if each.relay == relay)
+            if said and count >= ENOUGH and len(said) - 1 > SELDOM * count:
+                what = f"{relay}: {len(said) - 1} of {count} replies after the first"
                 yield Fault(promise="P14", kind="told of its limit again and again", what=what)
+        for told in self.ledger.told:
+            if told.relay in self.terms.silent:
+                what = f"{told.relay} at {told.reached:.3f}: {told.words}"
+                yield Fault(promise="P5", kind="more than a relay allows that was known", what=what)
 
     def _bound(self, told: Told, begun: Begun) -> bool:
         """Whether who began had to know; others have to hear of it, and nothing may keep them from that."""

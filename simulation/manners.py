@@ -41,11 +41,15 @@ FULL_SESSION = Says(code=421, enhanced="4.4.5", text="too many messages in this 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a relay allows, and what it says to whom wants more: `count` transactions in any `period`."""
+    """What a relay allows, and what it says to whom wants more: `count` transactions in any `period`.
+
+    `recipients`: these are counted, and while there is room for one there is for all of a transaction.
+    """
 
     count: int
     period: float
     says: Says
+    recipients: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +101,18 @@ class Window:
         self.most = 0
         self._times: deque[float] = deque()
 
-    def take(self, now: float) -> bool:
-        """Count one that comes now; whether it is within the limit. What is refused counts for nothing."""
-        times = self._times
-        while times and times[0] <= now - self.limit.period:
+    def take(self, now: float, people: int = 1) -> bool:
+        """Count one that comes now; whether it is within the limit. What is refused counts for nothing.
+
+        What is too much of it is paid off in the time that follows, as AWS tells of SES.
+        """
+        times, count, period = self._times, self.limit.count, self.limit.period
+        while times and times[0] <= now - period:
             times.popleft()
         self.most = max(self.most, len(times) + 1)
-        if len(times) >= self.limit.count:
+        if len(times) >= count:
             return False
-        times.append(now)
+        times.extend(
+            now + number // count * period for number in range(people if self.limit.recipients else 1)
+        )
         return True

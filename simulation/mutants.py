@@ -228,11 +228,18 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="of several rates the first one is kept",
         file="ratelimit/limiter.py",
-        old="        return SlotRequest(want=want, allowance=self.allowance, member=self._member,"
-        " further=self.further)\n",
-        new="        return SlotRequest(want=want, allowance=self.allowance, member=self._member)\n",
+        old="member=self._member, further=self.further, extra=extra\n",
+        new="member=self._member, extra=extra\n",
         kind="capped",
         finding="P5 too fast",
+    ),
+    Mutant(
+        name="a slot is for a letter, though recipients are counted",
+        file="ratelimit/limiter.py",
+        old="        if allowance.by_recipient:\n            return self._request(",
+        new="        if allowance.by_recipient and not allowance:\n            return self._request(",
+        kind="exact",
+        finding="P5 more than a relay allows that was known",
     ),
     Mutant(
         name="what was used of a quota is forgotten",

@@ -84,10 +84,10 @@ class ScriptedRelay:
             return FULL_SESSION
         return self._within(Phase.MAIL)
 
-    def _within(self, phase: Phase) -> Says | None:
+    def _within(self, phase: Phase, people: int = 1) -> Says | None:
         now = self.loop.time()
         for each in self.windows:
-            if each.limit.says.phase is phase and not each.take(now):
+            if each.limit.says.phase is phase and not each.take(now, people):
                 return each.limit.says
         return None
 
@@ -108,12 +108,12 @@ class ScriptedRelay:
                 return FULL if full else GREY
         return None
 
-    def at_dot(self) -> tuple[float, Says | None, bool, bool]:
+    def at_dot(self, people: int) -> tuple[float, Says | None, bool, bool]:
         """Seconds until it has decided, what it says, whether it takes the message, whether it says so."""
         traits, roll = self.traits, self.chance.random()
         seconds = traits.dot * (0.5 + self.chance.random())
         says = self.mood.says if self.mood.says is not None and self.mood.says.phase is Phase.DOT else None
-        says = says or self._within(Phase.DOT)
+        says = says or self._within(Phase.DOT, people)
         if says is not None:
             return seconds, says, False, True
         if roll < max(traits.lost_after, self.mood.loses):
@@ -253,7 +253,7 @@ class ScriptedSession:
             return self._outcome(envelope, refused | _all(left, Verdict.DEFERRED, Phase.DATA))
         now = relay.loop.time()
         dots = self._note_dots(permit, left)
-        seconds, says, takes, tells = relay.at_dot()
+        seconds, says, takes, tells = relay.at_dot(len(left))
         relay.loop.world(now + seconds, _decide, dots, takes)
         if not tells:
             relay.loop.world(now + seconds, self.end)

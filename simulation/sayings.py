@@ -47,6 +47,8 @@ LIMITED = replace(THROTTLED, holds=5.0)
 USED_UP = replace(SPENT, holds=HOUR)
 """The same from a relay whose preset is known."""
 
+NO_MORE = replace(LIMITED, text="Daily message quota exceeded", holds=600.0)
+
 CROWDED = Says(
     code=451,
     enhanced="4.7.500",

@@ -119,6 +119,13 @@ def _flood(world: World, seconds: float) -> None:
         )
 
 
+def _groups(world: World, seconds: float) -> None:
+    """Letters to a few people each, and replicas that come and go."""
+    for people in (1, 2, 5):
+        letters(world, seconds, 4, most=60, people=people)
+    drains(world, seconds, 3)
+
+
 def _crowd(world: World, seconds: float) -> None:
     """Replicas come and go, but none of them stands still: its connections would, too."""
     letters(world, seconds, 8, most=60)
@@ -163,6 +170,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(name="shared", hours=48, design=designs.shared, script=_shares),
         Kind(name="spare", hours=48, design=designs.spare, script=_spending),
         Kind(name="metered", hours=24, design=designs.metered, script=_flood),
+        Kind(name="exact", hours=48, design=designs.exact, script=_groups),
         Kind(name="capped", hours=48, design=designs.capped, script=_crowd),
         Kind(name="narrow", hours=48, design=designs.narrow, script=_busy),
         Kind(name="timed", hours=72, design=designs.timed, script=_in_time),

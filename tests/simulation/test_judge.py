@@ -222,7 +222,8 @@ def test_who_is_told_of_a_limit_again_and_again() -> None:
     assert kinds(found, terms) == set()
     found.told.append(Told(reached=7.5, relay=ONE, process="a", words="454", seconds=0.1))
     assert kinds(found, terms) == {"P14 told of its limit again and again"}
-    assert kinds(found) == set()
+    assert kinds(found, Terms(silent={ONE})) == {"P5 more than a relay allows that was known"}
+    assert kinds(found, Terms(silent={TWO})) == set()
 
 
 @pytest.mark.parametrize(("whom", "bad"), [("@example.test", True), (WHO, True), ("@other.test", False)])

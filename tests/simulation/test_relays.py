@@ -152,6 +152,15 @@ def test_how_many_sessions_there_were_at_once_stands_in_the_ledger(scenes: list[
     assert scene.ledger.sessions == {"one.test:25": 2}
 
 
+def test_recipients_may_be_what_is_counted(scenes: list[Scene]) -> None:
+    scene = make(scenes, limits=(Limit(count=2, period=10.0, says=SLOW_DOWN, recipients=True),))
+    session = scene.open()
+    assert verdicts(scene.send(session, "a@x.test", "b@x.test", "c@x.test")) == [Verdict.ACCEPTED] * 3
+    scene.loop.run_until_complete(asyncio.sleep(10.5))
+    assert verdicts(scene.send(session)) == [Verdict.ACCEPTED], "one of them is to be paid off yet"
+    assert verdicts(scene.send(session)) == [Verdict.DEFERRED]
+
+
 def test_more_recipients_than_it_takes(scenes: list[Scene]) -> None:
     scene = make(scenes, recipients=2)
     outcome = scene.send(scene.open(), "nobody@x.test", "a@x.test", "b@x.test", "c@x.test")
