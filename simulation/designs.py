@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from mailsender.model.letter import Phase
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Match
 from simulation.design import RETRY, UNLIMITED, Design, Line, route
@@ -152,11 +153,15 @@ def metered(chance: random.Random) -> Design:
 
 
 def exact(chance: random.Random) -> Design:
-    """Accounts whose limits the file has as they are, which count recipients, and count exactly."""
-    rate, quota = chance.choice((5, 14)), chance.choice((600, 5000))
+    """Accounts whose limits the file has as they are, which count recipients, and count exactly.
+
+    What begins is what a rate is kept by. Where messages are counted as they end there is little to tell.
+    """
+    rate, quota = chance.choice((5, 14)), chance.choice((1500, 5000))
+    phase = chance.choice((Phase.MAIL, Phase.DOT))
     limits = (
-        Limit(count=rate, period=1.0, says=LIMITED, recipients=True),
-        Limit(count=quota, period=24 * HOUR, says=NO_MORE, recipients=True),
+        Limit(count=rate, period=1.0, says=replace(LIMITED, phase=phase), recipients=True),
+        Limit(count=quota, period=24 * HOUR, says=replace(NO_MORE, phase=phase), recipients=True),
     )
     allowance = Allowance(
         letters=rate,
@@ -171,7 +176,8 @@ def exact(chance: random.Random) -> Design:
     return Design(
         lines={"one": Line(traits=traits, allowance=allowance, preset="ses", sessions=10, recipients=50)},
         replicas=chance.choice((1, 2, 3)),
-        silent=("one",),
+        silent=("one",) if phase is Phase.MAIL else (),
+        moderate=("one",),
     )
 
 

@@ -76,13 +76,13 @@ class ScriptedRelay:
 
     # --- what it says ------------------------------------------------------------------------------
 
-    def at_mail(self, session: ScriptedSession) -> Says | None:
-        """What it says to MAIL; None: yes."""
+    def at_mail(self, session: ScriptedSession, people: int = 1) -> Says | None:
+        """What it says to MAIL for so many recipients; None: yes."""
         if self.mood.says is not None and self.mood.says.phase is Phase.MAIL:
             return self.mood.says
         if self.traits.letters_a_session and session.carried >= self.traits.letters_a_session:
             return FULL_SESSION
-        return self._within(Phase.MAIL)
+        return self._within(Phase.MAIL, people)
 
     def _within(self, phase: Phase, people: int = 1) -> Says | None:
         now = self.loop.time()
@@ -229,7 +229,7 @@ class ScriptedSession:
             relay.loop.world(relay.loop.time() + traits.envelope / 2, self.end)
         if not await self._turn(traits.envelope * (0.5 + relay.chance.random())):
             return self._lost(envelope, Phase.MAIL)
-        says = relay.at_mail(self)
+        says = relay.at_mail(self, len(envelope.recipients))
         if says is not None:
             return self._said(envelope, says)
         refused: dict[str, Result] = {}
