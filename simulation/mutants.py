@@ -227,9 +227,9 @@ MUTANTS: Sequence[Mutant] = (
     ),
     Mutant(
         name="of several rates the first one is kept",
-        file="ratelimit/limiter.py",
-        old="member=self._member, further=self.further, extra=extra\n",
-        new="member=self._member, extra=extra\n",
+        file="ratelimit/gcra.py",
+        old="        known = [each for each in (self.allowance, *self.further) if each.letters]\n",
+        new="        known = [self.allowance]\n",
         kind="capped",
         finding="P5 too fast",
     ),

@@ -152,7 +152,11 @@ def _in_time(world: World, seconds: float) -> None:
         for _ in range(8):
             at, count = world.chance.uniform(0, seconds), world.chance.randint(1, 20)
             world.at(at, partial(world.publish, count, stream=stream))
-    moods(world, seconds, 6)
+    for mood in (Mood(away=True), Mood(login=True), Mood(says=BUSY)):  # for longer than some letters last
+        at = world.chance.uniform(0, seconds)
+        world.at(at, world.relay_mood, "two", 3000.0, mood)
+        world.at(at + world.chance.uniform(1, 600), partial(world.publish, 10, stream="brief"))
+    moods(world, seconds, 4)
     deaths(world, seconds, 2)
 
 
