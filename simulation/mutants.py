@@ -236,8 +236,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a slot is for a letter, though recipients are counted",
         file="ratelimit/limiter.py",
-        old="        if allowance.by_recipient:\n            return self._request(",
-        new="        if allowance.by_recipient and not allowance:\n            return self._request(",
+        old="        self._each = 1 if counts else EVERYBODY",
+        new="        self._each = EVERYBODY",
         kind="exact",
         finding="P5 more than a relay allows that was known",
     ),
