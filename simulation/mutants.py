@@ -242,10 +242,10 @@ MUTANTS: Sequence[Mutant] = (
         finding="P5 more than a relay allows that was known",
     ),
     Mutant(
-        name="what was used of a quota is forgotten",
+        name="what was used of a quota is forgotten before its time is over",
         file="ratelimit/gcra.py",
-        old="        count = min(count, allowance.quota - used)\n",
-        new="        count = min(count, allowance.quota)\n",
+        old="    spent = quota.kept(cursor.spent, now, period=period, keep=request.keep)\n",
+        new="    spent = quota.kept(cursor.spent, now, period=period, keep=request.keep / 12)\n",
         kind="capped",
         finding="P5 more than a quota",
     ),
