@@ -240,6 +240,7 @@ MUTANTS: Sequence[Mutant] = (
         new="        self._each = EVERYBODY",
         kind="exact",
         finding="P5 more than a relay allows that was known",
+        seed=2,
     ),
     Mutant(
         name="what was used of a quota is forgotten before its time is over",
@@ -251,9 +252,9 @@ MUTANTS: Sequence[Mutant] = (
     ),
     Mutant(
         name="what a relay says of a domain is forgotten",
-        file="sending/sender.py",
-        old="        if errand.relay.ordered:\n            spare(",
-        new="        if errand.relay.ordered and not errand.left:\n            spare(",
+        file="routing/relay.py",
+        old="            held = self.destinations.held(name, now)\n",
+        new="            held = None\n",
         kind="narrow",
         finding="P14 not obeyed",
     ),

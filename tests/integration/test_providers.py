@@ -21,6 +21,7 @@ from mailsender.app import build
 from mailsender.model.letter import Letter, Status
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.sending import sharing
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from tests.dispatching import letter, until
@@ -244,18 +245,23 @@ async def test_one_recipient_who_gets_too_much_holds_up_nobody_else(world: World
 # --- connections ----------------------------------------------------------------------------------
 
 
-async def test_two_replicas_have_three_connections_with_microsoft(world: World) -> None:
+async def test_two_replicas_have_three_connections_with_microsoft(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "LOOK", 0.2)  # a share stands for the life of a replica before it is used
     async with MicrosoftLimits(per_minute=100_000, thinks=0.1) as microsoft:
         world.write(
             [("m365", microsoft, 'preset = "microsoft365"\nrate = "6000/m"')],
             'relays = ["m365"]',
         )
-        async with world.replica():
-            async with world.replica():
+        async with world.replica() as first:
+            async with world.replica() as second:
+                pools = [each.relays[0].pool for each in (first, second)]
+                await until(lambda: sorted(each.window[1] for each in pools) == [1, 2])
                 await world.put(60)
                 await world.sent(60)
                 assert microsoft.most_open == 3
-            # All of them are the other one's now.
+            await until(lambda: pools[0].window[1] == 3)
             await world.put(60)
             await until(lambda: microsoft.open == 3)
             await world.sent(120)
