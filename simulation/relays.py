@@ -225,11 +225,11 @@ class ScriptedSession:
         if not permit.begin() or self.process.dead:
             raise NotBegun
         self._note_begin(permit, envelope.recipients)
+        says = relay.at_mail(self, len(envelope.recipients))  # by what it has when MAIL comes
         if relay.chance.random() < traits.lost_before:
             relay.loop.world(relay.loop.time() + traits.envelope / 2, self.end)
         if not await self._turn(traits.envelope * (0.5 + relay.chance.random())):
             return self._lost(envelope, Phase.MAIL)
-        says = relay.at_mail(self, len(envelope.recipients))
         if says is not None:
             return self._said(envelope, says)
         refused: dict[str, Result] = {}
