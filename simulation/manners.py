@@ -13,7 +13,8 @@ from mailsender.routing.reply_rule import Scope
 class Says:
     """A reply. `holds` is for how many seconds it forbids to begin anything; `phase` is where it is said.
 
-    `scope` is what it forbids that for: all that goes there, a recipient, or its domain.
+    `scope` is what it forbids that for: all that goes there, a recipient, or its domain. `fresh`: in a
+    session that carried letters it may be about that, and forbids nothing; another one is asked.
     """
 
     code: int
@@ -22,6 +23,7 @@ class Says:
     phase: Phase
     holds: float = 0.0
     scope: Scope = Scope.RELAY
+    fresh: bool = False
 
     def result(self) -> Result:
         """What it means for a recipient by its first digit."""

@@ -189,19 +189,22 @@ class ScriptedSession:
         """See `Session.transact`."""
         del message
         self.under_way += 1
+        heard: list[tuple[Says, str]] = []
         try:
-            return await self._transact(envelope, permit)
+            return await self._transact(envelope, permit, heard)
         finally:
+            for says, recipient in heard:
+                self._note_told(says, recipient)
             self.under_way -= 1
             self.used = self.relay.loop.time()
 
     # --- a transaction -----------------------------------------------------------------------------
 
-    async def _transact(self, envelope: Envelope, permit: Permit) -> Outcome:
+    async def _transact(self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]) -> Outcome:
         await self.envelope.acquire()
         ahead = True  # nobody's envelope goes before ours
         try:
-            asked = await self._ask(envelope, permit)
+            asked = await self._ask(envelope, permit, heard)
             if isinstance(asked, Outcome):
                 return asked
             if self.relay.traits.depth > 1:
@@ -217,8 +220,13 @@ class ScriptedSession:
             if ahead:
                 self.envelope.release()
 
-    async def _ask(self, envelope: Envelope, permit: Permit) -> Outcome | dict[str, Result]:
-        """MAIL and RCPT: what came of it, or what was said of those who were not taken."""
+    async def _ask(
+        self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]
+    ) -> Outcome | dict[str, Result]:
+        """MAIL and RCPT: what came of it, or what was said of those who were not taken.
+
+        What is said of some of several is `heard` by others than the session when all of it is over.
+        """
         relay, traits = self.relay, self.relay.traits
         if self.over:
             return self._lost(envelope, Phase.MAIL)
@@ -237,7 +245,7 @@ class ScriptedSession:
             no = relay.at_rcpt(each, place - len(refused))
             if no is not None:
                 refused[each] = no.result()
-                self._note_told(no, each)
+                heard.append((no, each))
         if len(refused) == len(envelope.recipients):
             return self._outcome(envelope, refused)
         return refused
@@ -297,7 +305,8 @@ class ScriptedSession:
 
     def _said(self, envelope: Envelope, says: Says) -> Outcome:
         """The relay said this to all."""
-        self._note_told(says)
+        if not (says.fresh and self.carried):
+            self._note_told(says)
         if says.code == 421:
             self.end()
         return self._outcome(envelope, dict.fromkeys(envelope.recipients, says.result()))

@@ -14,7 +14,14 @@ HELD = 0.6
 """Seconds. A replica that was told so holds its letters for a second, counted from the first such reply, and
 then tries with one at a time, ever more rarely."""
 
-STOP = Says(code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=HELD)
+STOP = Says(
+    code=535,
+    enhanced="5.7.8",
+    text="the login is not valid any more",
+    phase=Phase.MAIL,
+    holds=HELD,
+    fresh=True,
+)
 THROTTLED = Says(
     code=454,
     enhanced="4.3.0",
@@ -23,7 +30,12 @@ THROTTLED = Says(
     holds=HELD,
 )
 SPENT = Says(
-    code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=HELD
+    code=550,
+    enhanced="5.4.5",
+    text="Daily user sending limit exceeded",
+    phase=Phase.MAIL,
+    holds=HELD,
+    fresh=True,
 )
 BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL)
 """It forbids nothing: in a session that carried letters it may be about that, and another one is asked."""
@@ -44,7 +56,7 @@ ORDERS = tuple(
 """What a relay says whose rules are known: all replicas obey it, and those that start meanwhile."""
 
 LIMITED = replace(THROTTLED, holds=5.0)
-USED_UP = replace(SPENT, holds=HOUR)
+USED_UP = replace(SPENT, holds=HOUR, fresh=False)
 """The same from a relay whose preset is known."""
 
 NO_MORE = replace(LIMITED, text="Daily message quota exceeded", holds=600.0)
