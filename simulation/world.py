@@ -84,6 +84,7 @@ class World:
         self._settings = settings_of({"mongodb_lease": LIFE, **design.settings})
         self._names = 0
         self._letters = 0
+        self._last = 0.0  # when the last thing happens that is known of
         self._busy_at = 0.0
         self._ill_until = 0.0
         self._known: set[str] = set()
@@ -98,6 +99,7 @@ class World:
 
     def at(self, when: float, action: Callable[..., object], *args: object) -> None:
         """Do something at that time."""
+        self._last = max(self._last, when)
         self.loop.world(when, self._do, action, args)
 
     def publish(
@@ -279,7 +281,11 @@ class World:
     def _all_ended(self) -> bool:
         stats = at_once(self.store.queue.stats())
         taken_in = self.broker.committed == len(self.broker.records)
-        return taken_in and not (stats.awaiting or stats.processing or stats.unreported)
+        return (
+            self.now >= self._last
+            and taken_in
+            and not (stats.awaiting or stats.processing or stats.unreported)
+        )
 
     def _bury(self) -> None:
         """End all that still runs, in the world of the dead."""
