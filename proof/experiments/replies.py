@@ -39,20 +39,28 @@ DONE = 90.0
 """Seconds until all that has to end has ended."""
 
 
+OWN = {Action.SPLIT, Action.RETRY}
+"""What is done about a reply that says nothing of other letters: no fallback is there for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One of the replies, and the relay that gives it: `place` is where, `name` its route and stream."""
+    """One of the replies, and the relay that gives it: `place` is where, `name` its route and stream.
+
+    `ordered`: the other relays come behind it on the route, or else they are its fallback.
+    """
 
     said: Said
     place: str
     name: str
+    ordered: bool
     letters: list[Published] = field(default_factory=list)
 
     @property
     def ends(self) -> bool:
         """Whether its letters end now: they are failed, or another relay takes them."""
         about_all = self.said.scope in {Scope.RELAY, Scope.SENDER}
-        return about_all or self.said.action in {Action.FAIL, Action.SPLIT, Action.RETRY}
+        return about_all or self.said.action is Action.FAIL or self.said.action in OWN
 
     @property
     def watched(self) -> str:
@@ -70,7 +78,7 @@ def replies(stage: Stage, seed: int, *, said: Sequence[Said], replicas: int) -> 
     began, times = time.monotonic(), slower()
     with relays_of(stage, "replies", seed, places=len(said)) as (world, three):
         cases = [
-            Case(said=each, place=place, name=f"r{number}")
+            Case(said=each, place=place, name=f"r{number}", ordered=each.action in OWN or number % 2 == 0)
             for number, (each, place) in enumerate(zip(said, places(len(said)), strict=True))
         ]
         world.relay.follow(plan_of(seed, script=[_rule(each) for each in cases]))
@@ -143,7 +151,10 @@ def _file(cases: Sequence[Case], three: Mapping[str, LedgerRelay]) -> Iterator[s
         yield relay_table(case.name, port, host=case.place, preset=case.said.preset, connections=2)
     for case in cases:
         yield f'[routes.{case.name}]\nmatch = {{ stream = "{case.name}" }}\nretry = "1s"\n'
-        yield f'relays = ["{case.name}"]\nfallback = ["second", "third"]\n'
+        own, others = f'"{case.name}"', '"second", "third"'
+        yield (
+            f"relays = [{own}, {others}]\n" if case.ordered else f"relays = [{own}]\nfallback = [{others}]\n"
+        )
     yield '[routes.default]\nrelays = ["second", "third"]\n'
 
 
