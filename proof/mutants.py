@@ -144,9 +144,9 @@ MUTANTS = (
         file="routing/shares.py",
         old="share=route.share, shares=dict(route.shares)\n",
         new="share=1.0, shares={}\n",
-        attempt=lambda stage, seed: shares(stage, seed, form="streams of a route", letters=150, replicas=1),
+        attempt=lambda stage, seed: shares(stage, seed, form="streams of a route", letters=300, replicas=1),
         finding="letters were of a",
-        seconds=30.0,
+        seconds=40.0,
     ),
     Mutant(
         name="whose turn it was keeps it",

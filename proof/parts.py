@@ -197,11 +197,12 @@ def _replies(options: Options) -> list[Step]:
 def _shares(options: Options) -> list[Step]:
     if options.short:
         return []
-    letters = options.count(300, 0)
+    letters = options.count(400, 0)
     steps = []
     for form, n in zip(SHARE_FORMS, (2, 4), strict=True):
         more = {"form": form, "letters": letters, "replicas": n}
-        steps.append(_step(f"relays shares {n}", 15 + letters / 9, shares, options.seed, **more))
+        step = _step(f"relays shares {n}", 15 + letters / 9, shares, options.seed, **more)
+        steps.append(replace(step, quiet=True))  # a process that gets no time loses its slots
     return [*steps, _step("relays window", 130, windows, options.seed, replicas=3)]
 
 
@@ -449,4 +450,4 @@ def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
 
 def _measured(step: Step, part: str) -> Step:
     """A step with what its part needs, where it does not say so itself."""
-    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=part in QUIET)
+    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=step.quiet or part in QUIET)

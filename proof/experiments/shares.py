@@ -95,11 +95,12 @@ def unfair(found: Found) -> Iterator[str]:
 def _phases(found: Found) -> tuple[Found, Found]:
     """The letters while both streams waited, and those while only one did.
 
-    Without those at hand when a phase began, and at its end.
+    Without those at hand when a phase began, and at its end: a replica that has none of a stream any more sends
+    of the other one alone.
     """
     skipped = CLAIMED * RATE
     last = max([place for place, (_, stream) in enumerate(found) if stream == "a"], default=0)
-    return found[skipped : max(skipped, last - RATE)], found[last + 1 :]
+    return found[skipped : max(skipped, last - skipped)], found[last + 1 :]
 
 
 def _part(found: Found) -> float:

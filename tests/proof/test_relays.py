@@ -35,7 +35,7 @@ def test_what_begins_while_a_relay_is_to_rest(
 
 def accepted(pattern: str, count: int, alone: int, *, slow: float = 1.0) -> list[tuple[float, str]]:
     """Letters in turn as `pattern` has them, and then those of b alone, so much slower."""
-    head = [pattern[number % len(pattern)] for number in range(CLAIMED * RATE + count)]
+    head = [pattern[number % len(pattern)] for number in range(2 * CLAIMED * RATE + count)]
     found = [(number / RATE, stream) for number, stream in enumerate([*head, "a"])]
     return [*found, *((found[-1][0] + (number + 1) * slow / RATE, "b") for number in range(alone))]
 
