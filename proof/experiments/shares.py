@@ -95,7 +95,7 @@ def unfair(found: Found) -> Iterator[str]:
 def _phases(found: Found) -> tuple[Found, Found]:
     """The letters while both streams waited, and those while only one did.
 
-    Without those at hand when a phase began, and at its end: a replica that has none of a stream any more sends
+    Without those at hand when a phase began, and at its end: a replica that has none of a stream left sends
     of the other one alone.
     """
     skipped = CLAIMED * RATE
