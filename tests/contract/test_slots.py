@@ -171,10 +171,11 @@ async def test_giving_nothing_back(slots: SlotStore) -> None:
         SLOW,
         QUOTA,
         Allowance(letters=5, period=5.0),
+        Allowance(letters=14, period=1.0, burst=0),
         Allowance(letters=7, period=0.3, burst=3, quota=20, timezone="Europe/Moscow"),
         Allowance(letters=333, period=1.7, burst=11, quota=150, timezone="America/New_York"),
     ],
-    ids=lambda allowance: f"{allowance.letters}-in-{allowance.period}",
+    ids=lambda allowance: f"{allowance.letters}-in-{allowance.period}-{allowance.burst}",
 )
 @only(*MONGO)
 async def test_the_server_computes_as_we_do(
@@ -225,6 +226,47 @@ async def test_the_server_computes_several_rates_and_a_rolling_quota_as_we_do(
         assert (stored["next"], stored["further"]) == (cursor.next, cursor.further)
         assert stored["spent"] == [asdict(each) for each in cursor.spent]
     assert cursor.used > 0 or ordered is not None
+
+
+@pytest.mark.parametrize("period", [0.0, 3600.0])
+@only(*MONGO)
+async def test_the_server_computes_what_recipients_take_of_a_quota_as_we_do(
+    slots: SlotStore, client: Any, database: str, period: float
+) -> None:
+    allowance = Allowance(
+        letters=300, period=1.0, burst=90, quota=90, quota_period=period, quota_by_recipient=True
+    )
+    collection = client.get_database(database).get_collection("letters.slots")
+    cursor = Cursor()
+    for turn, (want, extra) in enumerate(((1, 0), (2, 30), (0, 5), (3, 0), (1, 100), (4, 100), (0, 9))):
+        request = replace(wish(want, allowance, ("", "a", "b")[turn % 3]), extra=extra)
+        grant = await slots.lease(request)
+        cursor, first, count = take(cursor, grant.now, request)
+        assert (grant.first, grant.count, grant.extra) == (first, count, cursor.extra)
+        assert grant.used == cursor.used
+        if want % 2:
+            left = replace(grant, extra=grant.extra // 2)
+            await slots.give_back(left, count // 2)
+            cursor = give_back(cursor, left, count // 2)
+        stored = await collection.find_one({})
+        assert (stored["next"], [asdict(each) for each in cursor.spent]) == (
+            cursor.next,
+            stored.get("spent", []),
+        )
+        assert period or stored["used"] == cursor.used
+    assert cursor.used >= 45
+
+
+async def test_units_of_the_quota_come_with_slots_as_far_as_it_has_them_and_go_back(slots: SlotStore) -> None:
+    allowance = replace(FAST, quota=20, quota_by_recipient=True)
+    first = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (first.count, first.extra, first.used) == (2, 10, 12)
+    second = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (second.count, second.extra, second.used) == (2, 6, 20)
+    await slots.give_back(replace(second, extra=4), 0)
+    third = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (third.count, third.extra, third.used, third.exhausted) == (2, 2, 20, False)
+    assert (await slots.lease(replace(wish(0, allowance), extra=10))).exhausted
 
 
 async def test_an_order_is_obeyed_from_the_next_lease_on(slots: SlotStore) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import replace
 
@@ -10,12 +9,12 @@ import pytest
 
 from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import Claim, Letter
-from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.gcra import Allowance, Slot
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.turns import Turns
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.plan import RoutePlan
 from mailsender.routing.retry import RetryPolicy
-from mailsender.routing.route import reserved_line
 from mailsender.routing.routes import MOST_RESERVE, lines
 from tests.dispatching import letter, running
 from tests.relays import FakeRelay
@@ -76,17 +75,21 @@ async def test_each_that_is_reserved_is_the_next_one() -> None:
 
 
 @pytest.mark.asyncio
-async def test_its_letters_wait_in_their_own_line_and_those_of_other_routes_do_not_hold_them_up() -> None:
-    """The other route has asked for all that the relay lets out in the next two seconds, and gets a third."""
-    relay = FakeRelay()
-    async with running(relay, allowance=Allowance(letters=20, period=1.0), senders=2) as scene:
-        scene.known.limiter.divide({"default": 1.0, "other": 1.0, reserved_line("default"): 2.0})
+async def test_senders_wait_in_the_line_of_the_letter_that_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    acquire = Limiter.acquire
+
+    async def noted(limiter: Limiter, route: str = "") -> Slot:
+        asked.append(route)
+        return await acquire(limiter, route)
+
+    monkeypatch.setattr(Limiter, "acquire", noted)
+    async with running(FakeRelay(), allowance=Allowance(letters=50, period=1.0), senders=1) as scene:
         scene.route.reserve = 0.5
-        others = [asyncio.create_task(scene.known.limiter.acquire("other")) for _ in range(40)]
-        await asyncio.sleep(0)
-        await scene.queue.insert([high(number) for number in range(10)])
+        await scene.queue.insert([high(1)])
         scene.dispatcher.nudge()
-        await scene.settled(10)
-        assert sum(each.done() for each in others) <= 15
-        for each in others:
-            each.cancel()
+        await scene.settled(1)
+        await scene.queue.insert([letter(2)])
+        scene.dispatcher.nudge()
+        await scene.settled(2)
+    assert asked == ["default/high", "default"]
