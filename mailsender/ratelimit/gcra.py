@@ -13,9 +13,9 @@ consecutive times from one shared cursor; this module computes with them.
 
 Where a relay counts exactly the burst is 0, and no window of P is to hold more than M:
 
-    life = 50 ms        step = (P + life) / M
+    life = 40 ms        step = (P + life) / M
 
-That is 95 % of 14 in a second. The clocks' 50 ms are left out of it, or it would be 91 %: the one period in
+That is 96 % of 14 in a second. The clocks' 50 ms are left out of it, or it would be 92 %: the one period in
 which the store's clock steps back by so much, as when another member takes over, holds up to 5 % more.
 
 Where a relay counts recipients instead of transactions a slot is for one of them, and a transaction begins
@@ -41,6 +41,10 @@ from mailsender.ratelimit.windows import Laid, Window, lay
 
 MIN_LIFE = 0.05
 """Seconds. Shorter lives than this are lost to ordinary scheduling delays."""
+
+EXACT_LIFE = 0.04
+"""Seconds of life where there is no burst: the rate is that much less than the full one in a second, of which
+what SES allows is to be reached within 5 %."""
 
 AGREEMENT = 0.05
 """Seconds within which the store's clock readings have to agree for the rate to be kept."""
@@ -116,6 +120,8 @@ class Allowance:
         """Seconds for which a slot may be spent."""
         if self.letters == 0:
             return QUOTA_ONLY_LIFE
+        if self.burst == 0:
+            return EXACT_LIFE
         return max(MIN_LIFE, self.burst * self.period / self.letters - AGREEMENT)
 
     @property

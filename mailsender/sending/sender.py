@@ -13,7 +13,7 @@ from mailsender.aio import first_of, pause
 from mailsender.message.mail import NO_CONTENTS
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
-from mailsender.ratelimit.gcra import UNLIMITED, Slot
+from mailsender.ratelimit.gcra import EVERYBODY, UNLIMITED, Slot
 from mailsender.ratelimit.limiter import NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
@@ -448,7 +448,7 @@ class Sender:
                 if errand.slot is None:
                     line = self._route.line_of(errand.letter)
                     errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-                if relay.destinations is not None or errand.slot.recipients < errand.wanted:
+                if relay.destinations is not None or errand.slot.recipients < EVERYBODY:
                     slot, errand.slot = errand.slot, None
                     errand.slot = await self._fitted(errand, slot)
             except (NoSlots, Stopped, RelayAway):

@@ -164,7 +164,7 @@ class Stalls:
 
 async def test_the_full_rate_is_reached_and_ses_has_nothing_to_say_of_it(world: World) -> None:
     seconds = 7.0
-    async with SesLimits(rate=14, burst=1) as ses:  # as the file has it: what may follow a pause is beyond it
+    async with SesLimits(rate=14) as ses:  # it counts exactly, and the preset has no burst
         world.write([("ses", ses, 'preset = "ses"\nrate = "14/s"')], 'relays = ["ses"]')
         async with world.replica(), Stalls() as stalls:
             await world.put(200)
@@ -176,6 +176,33 @@ async def test_the_full_rate_is_reached_and_ses_has_nothing_to_say_of_it(world: 
     assert taken + 14 * stalls.seconds + stalls.count >= 0.95 * 14 * passed
     assert taken <= 14 * passed + 1
     assert not ses.told(454)
+
+
+async def test_ses_counts_recipients_and_has_nothing_to_say_of_letters_with_several(world: World) -> None:
+    async with SesLimits(rate=14, quota=60) as ses:
+        world.write([("ses", ses, 'preset = "ses"\nrate = "14/s"\nquota = "60/24h"')], 'relays = ["ses"]')
+        async with world.replica() as replica:
+            await world.put(30, "a@example.test", "b@example.test", "c@example.test")
+            await until(lambda: replica.relays[0].limiter.exhausted_until)
+            await world.at_rest()
+    assert sum(len(each.recipients) for each in ses.taken) <= 60
+    assert sum(len(each.recipients) for each in ses.taken) >= 55
+    assert not ses.told(454)
+
+
+async def test_microsoft_counts_messages_by_the_minute_and_recipients_by_the_day(world: World) -> None:
+    async with MicrosoftLimits(per_minute=100_000, recipients=20) as microsoft:
+        limits = 'preset = "microsoft365"\nrate = "600/m"\nquota = "20/24h"'
+        world.write([("m365", microsoft, limits)], 'relays = ["m365"]')
+        async with world.replica() as replica:
+            await world.put(8, *(f"r{number}@example.test" for number in range(4)))
+            await until(lambda: replica.relays[0].limiter.exhausted_until)
+            await world.at_rest()
+    sent = [len(each.recipients) for each in microsoft.taken]
+    assert sum(sent) <= 20
+    assert len(sent) <= 8, "letters go whole"
+    assert max(sent) == 4
+    assert not microsoft.told(554)
 
 
 async def test_who_was_told_that_it_is_too_fast_is_so_no_more(world: World) -> None:
