@@ -320,15 +320,18 @@ class Limiter:
 
     def _together(self, slot: Slot, recipients: int) -> Slot:
         """As many slots behind one another as are good at the same time, from this one on or a later one."""
-        now = self._clock.monotonic()
+        chunk, now, moved = self._chunk, self._clock.monotonic(), False
+        if chunk is None or chunk.grant.life - chunk.grant.step < MIN_MEETING:
+            return slot  # no two of them are good together
         while slot.recipients < recipients and (more := self._next()) is not None:
             wider = meeting(slot, more, now, MIN_MEETING)
             if wider is not None:
                 slot = replace(wider, recipients=slot.recipients + 1, limits=slot.limits)
-            elif slot.recipients == 1 and slot.limits is None:
-                # Others have those between: who waits takes this one, and we begin anew behind them.
+            elif slot.recipients == 1 and slot.limits is None and (not moved or slot.earliest < now):
+                # Others have those between, or it has little time left: who waits takes it, and we begin
+                # anew behind them.
                 self.put_back(slot)
-                slot = more
+                slot, moved = more, True
             else:
                 self.put_back(more)
                 break

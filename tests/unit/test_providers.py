@@ -99,6 +99,12 @@ def test_an_account_with_the_burst_of_the_file_has_nothing_to_say() -> None:
     assert len(found) >= 0.95 * 14 * 600
 
 
+def test_an_account_that_counts_exactly_has_nothing_to_say_where_there_is_no_burst() -> None:
+    found = answers(Allowance(letters=14, period=1.0, burst=0), Window(14, 1.0), 600)
+    assert all(good for _, good in found)
+    assert len(found) >= 0.95 * 14 * 600
+
+
 def test_a_quota_in_the_file_keeps_to_what_a_provider_counts() -> None:
     """Over three days, whose first begins with a pause: no bucket lets more out than the provider has."""
     day = Window(2000, DAY)
