@@ -339,7 +339,9 @@ class RelayRateView(BaseModel):
 
     model_config = _CLOSED
 
-    letters: Count = Field(description="Transactions in a period, over all replicas.")
+    letters: Count = Field(
+        description="Transactions, or recipients where it counts them, in a period, over all replicas."
+    )
     period_seconds: float
     letters_now: float = Field(
         ge=0, description="The same as far as a reply has not asked for less; 0: none."
@@ -368,7 +370,9 @@ class RelayDetailsView(RelayView):
         description="`open`: no letters go to it, but for one that tries it now and then."
     )
     rates: list[RelayRateView]
-    quota: Count = Field(description="Transactions in the quota's time, over all replicas; 0: none.")
+    quota: Count = Field(
+        description="Transactions, or recipients, in the quota's time, over all replicas; 0: none."
+    )
     quota_left: Count | None = Field(description="What is left of it, some seconds old; null as in `rate`.")
     quota_until: datetime | None = Field(description="When there is some again, while it is used up.")
     sessions: SessionsView
