@@ -9,8 +9,7 @@ import pytest
 
 from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import Claim, Letter
-from mailsender.ratelimit.gcra import Allowance, Slot
-from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.turns import Turns
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.plan import RoutePlan
@@ -75,21 +74,22 @@ async def test_each_that_is_reserved_is_the_next_one() -> None:
 
 
 @pytest.mark.asyncio
-async def test_senders_wait_in_the_line_of_the_letter_that_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    acquire = Limiter.acquire
+@pytest.mark.parametrize(("sent", "line"), [(high(1), "default/high"), (letter(2), "default")])
+async def test_senders_wait_in_the_line_of_the_letter_that_is_next(
+    monkeypatch: pytest.MonkeyPatch, sent: Letter, line: str
+) -> None:
+    lined_up: list[str] = []
+    add = Turns.add
 
-    async def noted(limiter: Limiter, route: str = "") -> Slot:
-        asked.append(route)
-        return await acquire(limiter, route)
+    def noted(turns: Turns[object], who: str, what: object) -> None:
+        lined_up.append(who)
+        add(turns, who, what)
 
-    monkeypatch.setattr(Limiter, "acquire", noted)
+    monkeypatch.setattr(Turns, "add", noted)
     async with running(FakeRelay(), allowance=Allowance(letters=50, period=1.0), senders=1) as scene:
         scene.route.reserve = 0.5
-        await scene.queue.insert([high(1)])
+        scene.known.limiter.divide({"default": 1.0, "default/high": 1.0})
+        await scene.queue.insert([sent])
         scene.dispatcher.nudge()
         await scene.settled(1)
-        await scene.queue.insert([letter(2)])
-        scene.dispatcher.nudge()
-        await scene.settled(2)
-    assert asked == ["default/high", "default"]
+    assert set(lined_up) == {line}
