@@ -426,9 +426,7 @@ class Sender:
             if permit.lost or self._means.cut:
                 return None
             # Else the slot lapsed while we got ready, or the session had ended: try again.
-            errand.relay.limiter.put_back(slot)
-            if permit.held_back:
-                raise Anew
+            _let_go(errand.relay, permit)
 
     async def _equipped(self, errand: Errand, recipients: int = 1) -> bool:
         """Whether there is a session, and a slot whose moment has come; False: not now.
@@ -598,3 +596,15 @@ class Sender:
         if second != self._second:
             self._second, self._date = second, now_ms(second)
         return self._date
+
+
+def _let_go(relay: Relay, permit: Permit) -> None:
+    """Give back what a transaction that did not begin has of limits that count recipients.
+
+    Raises:
+        Anew: somebody in it rests.
+    """
+    if permit.slot.recipients < EVERYBODY or permit.held_back:
+        relay.limiter.put_back(permit.slot)
+    if permit.held_back:
+        raise Anew
