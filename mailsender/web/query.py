@@ -9,8 +9,8 @@ from typing import Final
 from aiohttp import web
 
 from mailsender.intake.idempotency import key_fault
+from mailsender.model.durations import seconds_of
 from mailsender.model.text import storable
-from mailsender.settings.kinds import parse_duration
 from mailsender.web.problems import ProblemError, bad_query
 
 MAX_KEY: Final = 1024
@@ -50,12 +50,9 @@ def wait(request: web.Request) -> float:
     values = request.query.getall("wait", ["0"])
     try:
         (text,) = values
-        seconds = parse_duration(text)
+        return seconds_of(text)
     except ValueError:
-        seconds = None
-    if not isinstance(seconds, float):
-        raise bad_query("`wait` is a duration such as 500ms or 10s, once.")
-    return seconds
+        raise bad_query("`wait` is a duration such as 500ms or 10s, once.") from None
 
 
 def idempotency_key(request: web.Request) -> str:
