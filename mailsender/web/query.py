@@ -16,6 +16,9 @@ from mailsender.web.problems import ProblemError, bad_query
 MAX_KEY: Final = 1024
 """Bytes of the key that a caller may choose: a name of something, such as a user's."""
 
+MAX_REASON: Final = 200
+"""Characters of the reason for what somebody does."""
+
 _STRING: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED: Final = re.compile(r'\\(["\\])')
 
@@ -43,6 +46,14 @@ def dry_run(request: web.Request) -> bool:
     if len(values) > 1 or values[0] not in {"true", "false"}:
         raise bad_query("`dry_run` is true or false, once.")
     return values[0] == "true"
+
+
+def reason(request: web.Request) -> str:
+    """Why the caller wants it, for the log; empty where nothing is said."""
+    values = request.query.getall("reason", [""])
+    if len(values) > 1 or not storable(values[0]) or len(values[0]) > MAX_REASON:
+        raise bad_query(f"`reason` is said once, in at most {MAX_REASON} characters.")
+    return values[0]
 
 
 def wait(request: web.Request) -> float:
