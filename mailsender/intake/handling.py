@@ -30,6 +30,8 @@ def handling_of(fields: Mapping[str, Any]) -> Handling:
     Raises:
         BadKey: one of them holds something else than it may; so do those that are `further`.
     """
+    if _TABLE.keys().isdisjoint(fields):
+        return PLAIN
     found: dict[str, Any] = {}
     wrong: list[BadKey] = []
     for key, (name, read) in _TABLE.items():

@@ -29,7 +29,7 @@ by the calendar day, or in buckets over any period (`quota`). What a reply order
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -280,7 +280,7 @@ class Slot:
     earliest: float
     latest: float
     terms: tuple[Term, ...] = field(default=(), compare=False, repr=False)
-    limits: object = field(default=None, compare=False, repr=False)
+    limits: Hashable = field(default=None, compare=False, repr=False)
     recipients: int = EVERYBODY
     asked: bool = field(default=False, compare=False, repr=False)
 

@@ -65,10 +65,11 @@ class Pace:
 class Route:
     """Relays in their order or by weight, a schedule, and the letters that are claimed for them.
 
-    `relays` are those that share its letters and, behind them, its `fallback`. `open_to_all`: each of them
-    takes mail from every sender. `hours` say when it sends at all. `dry`: the last look into the
-    queue found no more than was taken. `nudged` is set when letters were stored that nobody claimed.
-    `reserve` is the part of what routes share that its letters of priority `high` get before others.
+    `relays` are those that share its letters and, behind them, its `fallback`. `alone`: there is one relay,
+    for which there is nothing but to wait. `open_to_all`: each of them takes mail from every sender. `hours`
+    say when it sends at all. `dry`: the last look into the queue found no more than was taken. `nudged` is
+    set when letters were stored that nobody claimed. `reserve` is the part of what routes share that its
+    letters of priority `high` get before others.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Route:
         self.hours = hours
         self.reserve = reserve
         self.relays = (*relays, *(each for each in fallback if each not in relays))
+        self.alone = len(self.relays) == 1
         self.retry = retry
         self.open_to_all = not any(relay.senders for relay in self.relays)
         self._first = tuple(relays)
@@ -127,11 +129,6 @@ class Route:
         return any(relay.limiter.allowance.unlimited for relay in self.relays)
 
     # --- which relay -----------------------------------------------------------------------------
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is one relay, for which there is nothing but to wait."""
-        return len(self.relays) == 1
 
     @property
     def goes(self) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import cast
 
 import pytest
 
-from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.model.letter import Claim, Phase, Result, Status, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import UNLIMITED
 from mailsender.ratelimit.limiter import Limiter
@@ -20,28 +19,26 @@ from mailsender.sending.permit import Margins, Means, Permit
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay, letter, until
 from tests.fleet import fleet, route
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 THROTTLED = Result(verdict=Verdict.DEFERRED, phase=Phase.DOT, code=454, text="Maximum sending rate exceeded")
 NOBODY = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user")
 
 
-class _Ours(InFlight):
-    def lasts(self, token: str, letter_id: str) -> float:
-        return float("inf")
-
-
 def permit(clock: ManualClock, *, limiter: Limiter | None = None, stands: Breaker | None = None) -> Permit:
     """One that nothing else forbids."""
+    ours, mine = InFlight(), letter(1, "r@example.test")
+    ours.take(Claim(token="t", letters=(mine,)))
+    ours.alive_until = float("inf")
     return Permit(
-        Means(clock, _Ours(), Margins.of(60.0)),
+        Means(clock, ours, Margins.of(60.0)),
         token="t",
-        letter_id="1" * 24,
+        letter_id=mine.id,
         runs=((0, 1),),
         recipients=("r@example.test",),
         relay="relay.example.test:25",
         slot=UNLIMITED,
-        held=cast("Held", None),
+        held=Held(FakeSession(FakeRelay()), 0),
         limiter=limiter,
         breaker=stands,
     )

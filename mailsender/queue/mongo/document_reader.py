@@ -71,8 +71,8 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         status = Status.ERROR
         faults.append("its status is not known")
     finished, handling = document.get("finished_at"), document.get("handling")
-    if not answers[0].origin or not isinstance(handling, Mapping):
-        handling = {}
+    if handling is not None and not (answers[0].origin and isinstance(handling, Mapping)):
+        handling = None  # another program's
     return Letter(
         id=identity,
         addresses=addresses,
@@ -93,7 +93,7 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         bare=document.get("bare") is True,
         history=_history(document) if "history" in document else (),
         handling=_handling(handling) if handling else PLAIN,
-        expires=_moment(handling.get("expires")),
+        expires=_moment(handling.get("expires")) if handling else None,
     )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from random import randrange
@@ -19,9 +18,11 @@ from typing import Any
 import structlog
 from bson import encode
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, DESCENDING, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
+from mailsender.aio import afterwards
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.history import History, from_document
@@ -424,15 +425,18 @@ class MongoQueue:
 
     async def _place_strays(self, ends: float) -> None:
         """Give letters that other programs put in a place in the order of a route."""
-        async with aclosing(self._order.strays()) as found:
-            while True:
-                async with calling(self._left(ends)):
-                    strays = await anext(found, None)
-                if strays is None:
-                    break
-                named, nameless = sorted_out(strays)
-                await self._apart.end(nameless)
-                await self._write_each(named, partial(self._place, ends))
+        found = self._order.strays()
+        await afterwards(partial(self._place_found, found, ends), found.aclose)
+
+    async def _place_found(self, found: AsyncGenerator[list[RawBSONDocument], None], ends: float) -> None:
+        while True:
+            async with calling(self._left(ends)):
+                strays = await anext(found, None)
+            if strays is None:
+                break
+            named, nameless = sorted_out(strays)
+            await self._apart.end(nameless)
+            await self._write_each(named, partial(self._place, ends))
 
     async def _place(self, ends: float, ids: Sequence[Any]) -> int:
         async with calling(self._left(ends)):
