@@ -288,7 +288,7 @@ class Replica:
             heartbeat=self.heartbeat,
         )
         # Without a file there is one route, and nothing to be looked at.
-        route_of = default_route if settings.config is None else self.dispatcher.route_of
+        route_of = self.dispatcher.route_of if self.filed else default_route
         self.placing = Placing(route_of, expire_of(plan))
         self.intake = Intake(
             parts.source,
@@ -339,7 +339,7 @@ class Replica:
                 member=secrets.token_hex(8),
                 further=rates[1:],
                 # With a file rules may come while it runs.
-                watch=self.settings.config is not None or bool(plan.rules or plan.preset),
+                watch=self.filed,
                 name=name,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -18,6 +18,9 @@ from simulation.store import START
 
 SHOWN = 3
 """Faults of a kind that are shown in full."""
+
+INTAKE = 5.0
+"""Seconds after which a letter that was published is taken in: its time counts from then on."""
 
 LATEST = 1000.0
 """Seconds after a dot in which its outcome is known or given up, and written down."""
@@ -43,6 +46,19 @@ HEARD = 6.0
 last as long."""
 
 
+EVEN = 0.02
+"""The part of all letters by which a relay may have more or less of them than its weight is."""
+
+ENOUGH = 500
+"""Transactions from which on parts of them say something."""
+
+SELDOM = 0.01
+"""The part of the replies, after a relay has told of its limit, that may tell of it again."""
+
+Hours = Callable[[float], bool]
+"""Whether there may be sent at a time, in epoch seconds."""
+
+
 class Obeyed(StrEnum):
     """By whom a relay's words are obeyed."""
 
@@ -54,15 +70,24 @@ class Obeyed(StrEnum):
 class Terms:
     """What was agreed on in a world, against which its ledger is held.
 
-    `allowances` are by the relays' names, `resends` is how often an uncertain recipient is sent to again.
-    `prompt` are routes whose letters have to be begun within so many seconds of their being there, whatever
-    becomes of others. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds
-    after it transactions may still begin.
+    `allowances` are by the relays' names, all of one's hold; `connections` is how many sessions each takes,
+    `weights` what they get of the letters, where there are any. `resends` is how often an uncertain recipient
+    is sent to again. `prompt` are routes whose letters have to be begun within so many seconds of their being
+    there, whatever becomes of others. `hours` and `expire` say of routes when they send, and for how many
+    seconds after they got a letter. `moderate` are relays that have to tell of a limit hardly ever once they
+    did. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds after it
+    transactions may still begin.
     """
 
-    allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    allowances: Mapping[str, Sequence[Allowance]] = field(default_factory=dict)
+    connections: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
     resends: int = 1
     prompt: Mapping[str, float] = field(default_factory=dict)
+    hours: Mapping[str, Hours] = field(default_factory=dict)
+    expire: Mapping[str, float] = field(default_factory=dict)
+    moderate: Collection[str] = ()
+    silent: Collection[str] = ()
     obeyed: Obeyed = Obeyed.ALONE
     on_its_way: float = 0.0
 
@@ -71,7 +96,7 @@ def faults(ledger: Ledger, terms: Terms) -> list[Fault]:
     """All that is wrong, in the order of the promises."""
     judge = _Judge(ledger, terms)
     found = [*judge.owners(), *judge.answers(), *judge.rates(), *judge.doubles(), *judge.promptness()]
-    found += [*judge.obedience()]
+    found += [*judge.obedience(), *judge.moderation(), *judge.schedules(), *judge.evenness()]
     found += [Fault(promise="-", kind="seen", what=each) for each in ledger.seen]
     return found
 
@@ -182,23 +207,45 @@ class _Judge:
     # --- P5 ----------------------------------------------------------------------------------------
 
     def rates(self) -> Iterator[Fault]:
-        """All together begin no more than is allowed, in any period and on any day."""
-        by_relay: defaultdict[str, list[float]] = defaultdict(list)
+        """All together begin no more than is allowed, in any period and on any day, over no more sessions."""
+        by_relay = self._by_relay()
+        for relay, allowances in self.terms.allowances.items():
+            for each in allowances:
+                yield from _excess(relay, by_relay.get(relay, []), each)
+        for relay, allowed in self.terms.connections.items():
+            most = self.ledger.sessions.get(relay, 0)
+            if most > allowed:
+                what = f"{relay}: {most} at once, where {allowed} are allowed"
+                yield Fault(promise="P5", kind="too many connections", what=what)
+
+    def _by_relay(self) -> Mapping[str, Sequence[float]]:
+        found: defaultdict[str, list[float]] = defaultdict(list)
         for each in self.ledger.begun:
-            by_relay[each.relay].append(each.at)
-        for relay, allowance in self.terms.allowances.items():
-            times = by_relay.get(relay, [])
-            if allowance.letters:
-                most = fullest(times, allowance.period)
-                allowed = allowance.letters + allowance.burst
-                if most > allowed:
-                    what = f"{relay}: {most} in {allowance.period:g} s, where {allowed} are allowed"
-                    yield Fault(promise="P5", kind="too fast", what=what)
-            if allowance.quota:
-                for day, count in _by_day(times, allowance.timezone).items():
-                    if count > allowance.quota:
-                        what = f"{relay}: {count} on the day that began at {day:.0f}"
-                        yield Fault(promise="P5", kind="more than a day's quota", what=what)
+            found[each.relay].append(each.at)
+        return found
+
+    def evenness(self) -> Iterator[Fault]:
+        """Relays that share letters have as many as their weights say, each by where it went first."""
+        first = {each.letter: each.relay for each in reversed(self.ledger.begun)}
+        if not self.terms.weights or len(first) < ENOUGH:
+            return
+        count, every, total = Counter(first.values()), sum(self.terms.weights.values()), len(first)
+        for relay, weight in self.terms.weights.items():
+            if abs(count[relay] / total - weight / every) > EVEN:
+                what = f"{relay}: {count[relay]} of {total}, where it has a weight of {weight} of {every}"
+                yield Fault(promise="-", kind="not by weight", what=what)
+
+    def schedules(self) -> Iterator[Fault]:
+        """Nothing begins when a route is closed, or when the letter's time is over."""
+        for each in self.ledger.begun:
+            published = self.ledger.published.get(each.letter)
+            if published is None:
+                continue
+            hours, what = self.terms.hours.get(published.route), f"{each.letter} at {each.at:.3f}"
+            if hours is not None and not hours(START + each.at):
+                yield Fault(promise="-", kind="begun outside the window", what=what)
+            if each.at - published.at > self.terms.expire.get(published.route, math.inf) + INTAKE:
+                yield Fault(promise="-", kind="begun after its time", what=what)
 
     # --- P12, and duplicates -----------------------------------------------------------------------
 
@@ -262,8 +309,23 @@ class _Judge:
                     )
                     yield Fault(promise="P14", kind="not obeyed", what=what)
 
+    def moderation(self) -> Iterator[Fault]:
+        """Who was told of a limit hardly ever has to be told again."""
+        for relay in self.terms.moderate:
+            said = [each.reached for each in self.ledger.told if each.relay == relay]
+            count = sum(said[:1] < [each.at] for each in self.ledger.begun if each.relay == relay)
+            if said and count >= ENOUGH and len(said) - 1 > SELDOM * count:
+                what = f"{relay}: {len(said) - 1} of {count} replies after the first"
+                yield Fault(promise="P14", kind="told of its limit again and again", what=what)
+        for told in self.ledger.told:
+            if told.relay in self.terms.silent:
+                what = f"{told.relay} at {told.reached:.3f}: {told.words}"
+                yield Fault(promise="P5", kind="more than a relay allows that was known", what=what)
+
     def _bound(self, told: Told, begun: Begun) -> bool:
         """Whether who began had to know; others have to hear of it, and nothing may keep them from that."""
+        if not told.concerns(begun):
+            return False
         if begun.process == told.process:
             return True
         if self.terms.obeyed is not Obeyed.ALL or begun.at <= told.reached + HEARD:
@@ -283,6 +345,26 @@ def fullest(times: Sequence[float], period: float) -> int:
             start += 1
         most = max(most, end - start + 1)
     return most
+
+
+def _excess(relay: str, times: Sequence[float], allowance: Allowance) -> Iterator[Fault]:
+    """Where there are more of `times` than a rate, or its quota, allows."""
+    if allowance.letters:
+        most = fullest(times, allowance.period)
+        allowed = allowance.letters + allowance.burst
+        if most > allowed:
+            what = f"{relay}: {most} in {allowance.period:g} s, where {allowed} are allowed"
+            yield Fault(promise="P5", kind="too fast", what=what)
+    if allowance.quota and allowance.quota_period:
+        most = fullest(times, allowance.quota_period)
+        if most > allowance.quota:
+            what = f"{relay}: {most} in {allowance.quota_period:g} s, where the quota is {allowance.quota}"
+            yield Fault(promise="P5", kind="more than a quota", what=what)
+    elif allowance.quota:
+        for day, count in _by_day(times, allowance.timezone).items():
+            if count > allowance.quota:
+                what = f"{relay}: {count} on the day that began at {day:.0f}"
+                yield Fault(promise="P5", kind="more than a day's quota", what=what)
 
 
 def _by_day(times: Sequence[float], timezone: str) -> dict[float, int]:

@@ -18,6 +18,7 @@ class Begun:
     process: str
     letter: str
     owned: bool
+    recipients: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class Dot:
 class Told:
     """A relay said something that holds for more than a letter: that nobody begins for `seconds`.
 
-    `reached` is when the process had it.
+    `reached` is when the process had it. `whom`: it holds for this address, or this domain after an ``@``;
+    empty: for all that goes there.
     """
 
     reached: float
@@ -50,6 +52,11 @@ class Told:
     process: str
     words: str
     seconds: float
+    whom: str = ""
+
+    def concerns(self, begun: Begun) -> bool:
+        """Whether it holds for a transaction."""
+        return not self.whom or any(each.endswith(self.whom) for each in begun.recipients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ class Published:
 
 @dataclass(slots=True)
 class Ledger:
-    """All of it, in the order of time."""
+    """All of it, in the order of time. `sessions` is how many each relay had at once at most."""
 
     published: dict[str, Published] = field(default_factory=dict)
     begun: list[Begun] = field(default_factory=list)
@@ -103,6 +110,7 @@ class Ledger:
     refused: list[Refused] = field(default_factory=list)
     reported: list[Reported] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    sessions: dict[str, int] = field(default_factory=dict)
 
     def dots_by_recipient(self) -> Iterator[tuple[str, list[Dot]]]:
         """The dots of each recipient, in order."""

@@ -6,17 +6,24 @@ from collections import deque
 from dataclasses import dataclass
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.reply_rule import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Says:
-    """A reply. `holds` is for how many seconds it forbids to begin anything; `phase` is where it is said."""
+    """A reply. `holds` is for how many seconds it forbids to begin anything; `phase` is where it is said.
+
+    `scope` is what it forbids that for: all that goes there, a recipient, or its domain. `fresh`: in a
+    session that carried letters it may be about that, and forbids nothing; another one is asked.
+    """
 
     code: int
     enhanced: str
     text: str
     phase: Phase
     holds: float = 0.0
+    scope: Scope = Scope.RELAY
+    fresh: bool = False
 
     def result(self) -> Result:
         """What it means for a recipient by its first digit."""
@@ -36,11 +43,15 @@ FULL_SESSION = Says(code=421, enhanced="4.4.5", text="too many messages in this 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a relay allows, and what it says to whom wants more: `count` transactions in any `period`."""
+    """What a relay allows, and what it says to whom wants more: `count` transactions in any `period`.
+
+    `recipients`: these are counted, and while there is room for one there is for all of a transaction.
+    """
 
     count: int
     period: float
     says: Says
+    recipients: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +84,15 @@ class Traits:
 class Mood:
     """How it is now: `away` takes no connection, `login` refuses every one, `says` is said to all.
 
-    `loses` is the chance that it loses the connection after a dot.
+    `loses` is the chance that it loses the connection after a dot. `domain`: it speaks so of
+    recipients of this domain alone.
     """
 
     away: bool = False
     login: bool = False
     says: Says | None = None
     loses: float = 0.0
+    domain: str = ""
 
 
 class Window:
@@ -90,13 +103,18 @@ class Window:
         self.most = 0
         self._times: deque[float] = deque()
 
-    def take(self, now: float) -> bool:
-        """Count one that comes now; whether it is within the limit. What is refused counts for nothing."""
-        times = self._times
-        while times and times[0] <= now - self.limit.period:
+    def take(self, now: float, people: int = 1) -> bool:
+        """Count one that comes now; whether it is within the limit. What is refused counts for nothing.
+
+        What is too much of it is paid off in the time that follows, as AWS tells of SES.
+        """
+        times, count, period = self._times, self.limit.count, self.limit.period
+        while times and times[0] <= now - period:
             times.popleft()
         self.most = max(self.most, len(times) + 1)
-        if len(times) >= self.limit.count:
+        if len(times) >= count:
             return False
-        times.append(now)
+        times.extend(
+            now + number // count * period for number in range(people if self.limit.recipients else 1)
+        )
         return True

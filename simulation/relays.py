@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.routing.reply_rule import Scope
 from mailsender.smtp.port import NotBegun, Permit, RelayAway
 from simulation.ledger import Begun, Dot, Ledger, Refused, Told
 from simulation.loop import CURRENT, Process, VirtualLoop
@@ -64,6 +65,8 @@ class ScriptedRelay:
         self.busy_at = self.loop.time()
         session = ScriptedSession(self, process)
         self.sessions.add(session)
+        most = self.ledger.sessions
+        most[self.name] = max(most.get(self.name, 0), len(self.sessions))
         return session
 
     def cut(self, process: Process | None = None) -> None:
@@ -73,18 +76,18 @@ class ScriptedRelay:
 
     # --- what it says ------------------------------------------------------------------------------
 
-    def at_mail(self, session: ScriptedSession) -> Says | None:
-        """What it says to MAIL; None: yes."""
+    def at_mail(self, session: ScriptedSession, people: int = 1) -> Says | None:
+        """What it says to MAIL for so many recipients; None: yes."""
         if self.mood.says is not None and self.mood.says.phase is Phase.MAIL:
             return self.mood.says
         if self.traits.letters_a_session and session.carried >= self.traits.letters_a_session:
             return FULL_SESSION
-        return self._within(Phase.MAIL)
+        return self._within(Phase.MAIL, people)
 
-    def _within(self, phase: Phase) -> Says | None:
+    def _within(self, phase: Phase, people: int = 1) -> Says | None:
         now = self.loop.time()
         for each in self.windows:
-            if each.limit.says.phase is phase and not each.take(now):
+            if each.limit.says.phase is phase and not each.take(now, people):
                 return each.limit.says
         return None
 
@@ -95,8 +98,9 @@ class ScriptedRelay:
         if recipient.startswith("nobody"):
             self.ledger.refused.append(Refused(recipient=recipient, relay=self.name))
             return NOBODY
-        if self.mood.says is not None and self.mood.says.phase is Phase.RCPT:
-            return self.mood.says
+        says = self.mood.says
+        if says is not None and says.phase is Phase.RCPT and recipient.endswith(self.mood.domain):
+            return says
         full = recipient.startswith("full")
         if full or self.traits.greylist:
             waited = self.loop.time() - self.seen.setdefault(recipient, self.loop.time())
@@ -104,12 +108,12 @@ class ScriptedRelay:
                 return FULL if full else GREY
         return None
 
-    def at_dot(self) -> tuple[float, Says | None, bool, bool]:
+    def at_dot(self, people: int) -> tuple[float, Says | None, bool, bool]:
         """Seconds until it has decided, what it says, whether it takes the message, whether it says so."""
         traits, roll = self.traits, self.chance.random()
         seconds = traits.dot * (0.5 + self.chance.random())
         says = self.mood.says if self.mood.says is not None and self.mood.says.phase is Phase.DOT else None
-        says = says or self._within(Phase.DOT)
+        says = says or self._within(Phase.DOT, people)
         if says is not None:
             return seconds, says, False, True
         if roll < max(traits.lost_after, self.mood.loses):
@@ -185,19 +189,22 @@ class ScriptedSession:
         """See `Session.transact`."""
         del message
         self.under_way += 1
+        heard: list[tuple[Says, str]] = []
         try:
-            return await self._transact(envelope, permit)
+            return await self._transact(envelope, permit, heard)
         finally:
+            for says, recipient in heard:
+                self._note_told(says, recipient)
             self.under_way -= 1
             self.used = self.relay.loop.time()
 
     # --- a transaction -----------------------------------------------------------------------------
 
-    async def _transact(self, envelope: Envelope, permit: Permit) -> Outcome:
+    async def _transact(self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]) -> Outcome:
         await self.envelope.acquire()
         ahead = True  # nobody's envelope goes before ours
         try:
-            asked = await self._ask(envelope, permit)
+            asked = await self._ask(envelope, permit, heard)
             if isinstance(asked, Outcome):
                 return asked
             if self.relay.traits.depth > 1:
@@ -213,19 +220,24 @@ class ScriptedSession:
             if ahead:
                 self.envelope.release()
 
-    async def _ask(self, envelope: Envelope, permit: Permit) -> Outcome | dict[str, Result]:
-        """MAIL and RCPT: what came of it, or what was said of those who were not taken."""
+    async def _ask(
+        self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]
+    ) -> Outcome | dict[str, Result]:
+        """MAIL and RCPT: what came of it, or what was said of those who were not taken.
+
+        What is said of some of several is `heard` by others than the session when all of it is over.
+        """
         relay, traits = self.relay, self.relay.traits
         if self.over:
             return self._lost(envelope, Phase.MAIL)
         if not permit.begin() or self.process.dead:
             raise NotBegun
-        self._note_begin(permit)
+        self._note_begin(permit, envelope.recipients)
+        says = relay.at_mail(self, len(envelope.recipients))  # by what it has when MAIL comes
         if relay.chance.random() < traits.lost_before:
             relay.loop.world(relay.loop.time() + traits.envelope / 2, self.end)
         if not await self._turn(traits.envelope * (0.5 + relay.chance.random())):
             return self._lost(envelope, Phase.MAIL)
-        says = relay.at_mail(self)
         if says is not None:
             return self._said(envelope, says)
         refused: dict[str, Result] = {}
@@ -233,7 +245,7 @@ class ScriptedSession:
             no = relay.at_rcpt(each, place - len(refused))
             if no is not None:
                 refused[each] = no.result()
-                self._note_told(no)
+                heard.append((no, each))
         if len(refused) == len(envelope.recipients):
             return self._outcome(envelope, refused)
         return refused
@@ -249,7 +261,7 @@ class ScriptedSession:
             return self._outcome(envelope, refused | _all(left, Verdict.DEFERRED, Phase.DATA))
         now = relay.loop.time()
         dots = self._note_dots(permit, left)
-        seconds, says, takes, tells = relay.at_dot()
+        seconds, says, takes, tells = relay.at_dot(len(left))
         relay.loop.world(now + seconds, _decide, dots, takes)
         if not tells:
             relay.loop.world(now + seconds, self.end)
@@ -293,7 +305,8 @@ class ScriptedSession:
 
     def _said(self, envelope: Envelope, says: Says) -> Outcome:
         """The relay said this to all."""
-        self._note_told(says)
+        if not (says.fresh and self.carried):
+            self._note_told(says)
         if says.code == 421:
             self.end()
         return self._outcome(envelope, dict.fromkeys(envelope.recipients, says.result()))
@@ -304,7 +317,7 @@ class ScriptedSession:
 
     # --- what is noted -----------------------------------------------------------------------------
 
-    def _note_begin(self, permit: Permit) -> None:
+    def _note_begin(self, permit: Permit, recipients: tuple[str, ...]) -> None:
         relay, (token, letter) = self.relay, _whose(permit)
         relay.busy_at = relay.loop.time()
         relay.ledger.begun.append(
@@ -314,6 +327,7 @@ class ScriptedSession:
                 process=self.process.name,
                 letter=letter,
                 owned=relay.owns(token, letter),
+                recipients=recipients,
             )
         )
 
@@ -334,8 +348,9 @@ class ScriptedSession:
         relay.ledger.dots += dots
         return dots
 
-    def _note_told(self, says: Says) -> None:
+    def _note_told(self, says: Says, recipient: str = "") -> None:
         if says.holds:
+            whom = {Scope.RECIPIENT: recipient, Scope.DESTINATION: recipient[recipient.find("@") :]}
             words = f"{says.code} {says.enhanced} {says.text}"
             self.relay.ledger.told.append(
                 Told(
@@ -344,6 +359,7 @@ class ScriptedSession:
                     process=self.process.name,
                     words=words,
                     seconds=says.holds,
+                    whom=whom.get(says.scope, ""),
                 )
             )
 

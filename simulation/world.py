@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from mailsender.model.letter import DEFAULT_ROUTE, Answer, Letter, Origin, Recipient
+from mailsender.model.letter import DEFAULT_ROUTE, Origin
 from mailsender.model.records import Outgoing
 from mailsender.queue.port import Inserted
 from simulation.design import Design
@@ -31,11 +31,17 @@ PATIENCE = 4 * 86400.0
 """Seconds that a world is given to come to its end once nothing is broken any more: retries come once an
 hour, and a quota may have to be waited for."""
 
+FIRST_WAIT, LAST_WAIT = 60.0, 1800.0
+"""Seconds between two looks whether it has come to its end."""
+
 QUIET = 1.2
 """Seconds without news after which polls are gathered."""
 
 LONGEST = 900.0
 """Seconds by which a poll may be late while nobody has anything to do."""
+
+DOMAIN = "example.test"
+"""That of all people unless it is said otherwise."""
 
 LIFE = 60.0
 """Seconds of silence after which a replica counts as dead, as by default."""
@@ -78,6 +84,7 @@ class World:
         self._settings = settings_of({"mongodb_lease": LIFE, **design.settings})
         self._names = 0
         self._letters = 0
+        self._last = 0.0  # when the last thing happens that is known of
         self._busy_at = 0.0
         self._ill_until = 0.0
         self._known: set[str] = set()
@@ -92,39 +99,32 @@ class World:
 
     def at(self, when: float, action: Callable[..., object], *args: object) -> None:
         """Do something at that time."""
+        self._last = max(self._last, when)
         self.loop.world(when, self._do, action, args)
 
-    def publish(self, count: int, *, people: int = 1, local: Callable[[int], str] = lambda _: "r") -> None:
-        """Publish a batch of letters, each to so many people. `local` begins a person's address."""
+    def publish(
+        self,
+        count: int,
+        *,
+        people: int = 1,
+        local: Callable[[int], str] = lambda _: "r",
+        stream: str = "",
+        domains: Sequence[str] = (DOMAIN,),
+    ) -> None:
+        """Publish a batch of letters, each to so many people. `local` begins a person's address.
+
+        They are of a stream, whose route has its name where there is one; people are of `domains` in turn.
+        """
         offset = len(self.broker.records)
         at = int((START + self.now) * 1000)
         elements: list[dict[str, object]] = []
+        more = {"Stream": stream} if stream else {}
         for index in range(count):
-            addresses = self._addresses(people, local)
+            addresses = self._addresses(people, local, domains)
             origin = Origin(topic=LETTERS, partition=0, offset=offset, index=index, timestamp=at)
-            self._note(origin.letter_id(), addresses, DEFAULT_ROUTE)
-            elements.append({"Addresses": addresses, "Subject": "s", "Body": "b"})
+            self._note(origin.letter_id(), addresses, stream or DEFAULT_ROUTE)
+            elements.append({"Addresses": addresses, "Subject": "s", "Body": "b", **more})
         self.broker.publish(orjson.dumps(elements), b"key")
-
-    def put(self, count: int, route: str) -> None:
-        """Put letters for a route straight into the queue."""
-        letters = []
-        for _ in range(count):
-            addresses = self._addresses(1, lambda _: "r")
-            origin = Origin(topic="put", partition=0, offset=self._letters, index=0, timestamp=0)
-            letters.append(
-                Letter(
-                    id=origin.letter_id(),
-                    addresses=tuple(addresses),
-                    subject="s",
-                    body="b",
-                    answers=(Answer(origin=origin),),
-                    recipients=tuple(Recipient(address=each) for each in addresses),
-                    route=route,
-                )
-            )
-            self._note(origin.letter_id(), addresses, route)
-        at_once(self.store.queue.insert(letters))
 
     def start(self, host: str = "") -> Running:
         """Start a replica, on a host where others may have run before."""
@@ -247,9 +247,10 @@ class World:
             self.start()
         await self._until(seconds)
         self._mend()
-        deadline = self.now + PATIENCE
+        deadline, wait = self.now + PATIENCE, FIRST_WAIT
         while not self._all_ended() and self.now < deadline:
-            await self._until(self.now + 60.0)
+            await self._until(self.now + wait)
+            wait = min(LAST_WAIT, wait * 1.5)
         if not self._all_ended():
             self.ledger.seen.append(f"it does not come to an end: {at_once(self.store.queue.stats())}")
         for each in self.replicas:
@@ -280,7 +281,11 @@ class World:
     def _all_ended(self) -> bool:
         stats = at_once(self.store.queue.stats())
         taken_in = self.broker.committed == len(self.broker.records)
-        return taken_in and not (stats.awaiting or stats.processing or stats.unreported)
+        return (
+            self.now >= self._last
+            and taken_in
+            and not (stats.awaiting or stats.processing or stats.unreported)
+        )
 
     def _bury(self) -> None:
         """End all that still runs, in the world of the dead."""
@@ -368,9 +373,13 @@ class World:
             )
         )
 
-    def _addresses(self, people: int, local: Callable[[int], str]) -> list[str]:
+    def _addresses(self, people: int, local: Callable[[int], str], domains: Sequence[str]) -> list[str]:
         self._letters += 1
-        return [f"{local(place)}{self._letters}.{place}@example.test" for place in range(people)]
+        number = self._letters
+        return [
+            f"{local(place)}{number}.{place}@{domains[(number + place) % len(domains)]}"
+            for place in range(people)
+        ]
 
     def _note(self, letter: str, addresses: Sequence[str], route: str) -> None:
         self.ledger.published[letter] = Published(

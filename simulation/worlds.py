@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
-from mailsender.model.letter import DEFAULT_ROUTE, Phase
-from mailsender.ratelimit.gcra import Allowance
-from mailsender.routing.reply_rule import Action, ReplyRule, Scope
-from simulation.design import UNLIMITED, Design, Line
-from simulation.manners import Limit, Mood, Says, Traits
-from simulation.replicas import Running
-from simulation.world import World
-
-HOUR = 3600.0
-
-FREEZES = (5.0, 40.0, 100.0, 400.0)
-"""Seconds."""
-
-HELD = 0.6
-"""Seconds. A replica that was told so holds its letters for a second, counted from the first such reply, and
-then tries with one at a time, ever more rarely."""
-
-STOP = Says(code=535, enhanced="5.7.8", text="the login is not valid any more", phase=Phase.MAIL, holds=HELD)
-THROTTLED = Says(
-    code=454,
-    enhanced="4.3.0",
-    text="Throttling failure: Maximum sending rate exceeded",
-    phase=Phase.DOT,
-    holds=HELD,
-)
-SPENT = Says(
-    code=550, enhanced="5.4.5", text="Daily user sending limit exceeded", phase=Phase.MAIL, holds=HELD
-)
-BUSY = Says(code=451, enhanced="4.3.2", text="try again later", phase=Phase.MAIL)
-"""It forbids nothing: in a session that carried letters it may be about that, and another one is asked."""
-
-REST = ReplyRule(
-    name="rest",
-    at=(Phase.MAIL, Phase.DOT),
-    codes=("450",),
-    text="come back in five minutes",
-    action=Action.WAIT,
-    scope=Scope.RELAY,
-    seconds=300.0,
-)
-ORDERS = tuple(
-    Says(code=450, enhanced="4.7.0", text="come back in five minutes", phase=each, holds=300.0)
-    for each in REST.at
-)
-"""What a relay says whose rules are known: all replicas obey it, and those that start meanwhile."""
-
-MOODS = (STOP, THROTTLED, SPENT, BUSY)
-"""What a relay says to everybody for a while."""
+from simulation import designs
+from simulation.design import Design
+from simulation.happenings import amid, deaths, drains, freezes, letters, moods, outages
+from simulation.manners import Mood
+from simulation.sayings import BUSY, CROWDED, ELSEWHERE, HOUR, ORDERS, QUICK, STOP, THERE
+from simulation.world import DOMAIN, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,173 +30,6 @@ def run_seed(kind: Kind, seed: int, hours: float | None = None) -> World:
     world = World(kind.design(random.Random(f"design/{kind.name}/{seed}")), f"{kind.name}/{seed}")
     kind.script(world, (hours or kind.hours) * HOUR)
     return world
-
-
-# --- what may happen -------------------------------------------------------------------------------
-
-
-def letters(world: World, seconds: float, bursts: int, *, most: int = 20, people: int = 1) -> None:
-    """Batches at any time: now and then larger ones, and people of whom nobody has heard."""
-    chance = world.chance
-
-    def local(place: int) -> str:
-        del place
-        return chance.choice(("nobody", "full")) if chance.random() < 0.08 else "r"
-
-    for _ in range(bursts):
-        count = chance.randint(1, most * 10 if chance.random() < 0.1 else most)
-        world.at(chance.uniform(0, seconds), partial(world.publish, count, people=people, local=local))
-
-
-def someone(world: World, action: Callable[[Running], None]) -> None:
-    """Do something to a replica that lives, if there is one."""
-    living = world.living()
-    if living:
-        action(world.chance.choice(living))
-
-
-def amid(world: World, at: float, action: Callable[..., object], *args: object, most: int = 60) -> None:
-    """Do something at a time at which letters are on their way."""
-    world.at(max(0.0, at - world.chance.uniform(0, 1)), world.publish, world.chance.randint(most // 6, most))
-    world.at(at, action, *args)
-
-
-def deaths(world: World, seconds: float, count: int) -> None:
-    """Replicas are killed, at any moment or between what the store did and their learning of it."""
-    for _ in range(count):
-        at, call = world.chance.uniform(0, seconds), world.chance.choice(("claim", "settle", "insert", ""))
-        if call:
-            amid(world, at, someone, world, partial(world.kill_after, call=call))
-        else:
-            amid(world, at, someone, world, world.kill)
-
-
-def freezes(
-    world: World, seconds: float, count: int, *, lengths: Sequence[float] = FREEZES, most: int = 60
-) -> None:
-    """Replicas are frozen, for less than their life or for more."""
-    for _ in range(count):
-        at, lasts = world.chance.uniform(0, seconds), world.chance.choice(lengths)
-        amid(world, at, someone, world, partial(world.freeze, seconds=lasts), most=most)
-
-
-def drains(world: World, seconds: float, count: int) -> None:
-    """Replicas are stopped politely, each when another has begun."""
-
-    def roll() -> None:
-        someone(world, world.drain)
-        world.start()
-
-    for _ in range(count):
-        amid(world, world.chance.uniform(0, seconds), roll)
-
-
-def outages(world: World, seconds: float, count: int) -> None:
-    """MongoDB or Kafka is away, or loses answers."""
-    for _ in range(count):
-        at, lasts = world.chance.uniform(0, seconds), world.chance.choice((3.0, 30.0, 200.0))
-        roll = world.chance.random()
-        if roll < 0.5:
-            amid(world, at, world.store_away, lasts)
-        elif roll < 0.7:
-            amid(world, at, world.store_loses, lasts, world.chance.choice((0.1, 0.5)))
-        else:
-            amid(world, at, world.broker_away, lasts)
-
-
-def moods(world: World, seconds: float, count: int) -> None:
-    """Relays go away, refuse the login, lose connections, or say something to everybody."""
-    for _ in range(count):
-        name = world.chance.choice(list(world.relays))
-        at, lasts = world.chance.uniform(0, seconds), world.chance.choice((20.0, 300.0, 3000.0))
-        mood = world.chance.choice((Mood(away=True), Mood(login=True), Mood(loses=0.6), None, None))
-        amid(world, at, world.relay_mood, name, lasts, mood or Mood(says=world.chance.choice(MOODS)))
-
-
-# --- the worlds ------------------------------------------------------------------------------------
-
-
-def _traits(chance: random.Random, host: str) -> Traits:
-    """A relay as any other: some take transactions pipelined, some are slow, some lose connections."""
-    return Traits(
-        host=host,
-        depth=chance.choice((1, 2)),
-        sessions=chance.choice((0, 0, 3)),
-        recipients=chance.choice((0, 0, 7)),
-        letters_a_session=chance.choice((0, 0, 20)),
-        greylist=chance.choice((0.0, 0.0, 45.0)),
-        lost_before=chance.choice((0.0, 0.02)),
-        lost_after=chance.choice((0.0, 0.02)),
-        slow=chance.choice((0.0, 0.002)),
-    )
-
-
-def _one(chance: random.Random) -> Design:
-    return Design(
-        lines={"one": Line(traits=_traits(chance, "one.test"), letters=chance.choice((0, 50)))},
-        replicas=chance.choice((1, 2, 3)),
-        journal=chance.random() < 0.5,
-    )
-
-
-def _many(chance: random.Random) -> Design:
-    """The same with several replicas."""
-    return replace(_one(chance), replicas=chance.choice((2, 3)))
-
-
-def _rated(chance: random.Random) -> Design:
-    """A relay that is told of exactly as it is, and that never has to say so."""
-    letters, period = chance.choice(((14, 1.0), (30, 1.0), (20, 60.0)))
-    allowance = Allowance(
-        letters=letters,
-        period=period,
-        burst=chance.choice((1, 1, 5, 14)),
-        quota=chance.choice((0, 0, 400)),
-    )
-    return Design(
-        lines={"one": Line(traits=Traits(host="one.test", depth=chance.choice((1, 2))), allowance=allowance)},
-        replicas=chance.choice((1, 2, 3)),
-        journal=chance.random() < 0.5,
-    )
-
-
-def _throttled(chance: random.Random) -> Design:
-    """A relay that allows less than the service was told."""
-    limit = Limit(count=chance.choice((5, 14)), period=1.0, says=THROTTLED)
-    return Design(
-        lines={"one": Line(traits=Traits(host="one.test", limits=(limit,)), sessions=8)},
-        replicas=chance.choice((1, 2)),
-    )
-
-
-def _several(chance: random.Random) -> Design:
-    """A route over two relays."""
-    return Design(
-        lines={name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")},
-        routes={DEFAULT_ROUTE: ("one", "two")},
-        replicas=chance.choice((1, 2, 3)),
-        journal=chance.random() < 0.5,
-    )
-
-
-def _ordered(chance: random.Random) -> Design:
-    """A relay whose rules are known, with a rate or without."""
-    rate = chance.choice((UNLIMITED, Allowance(letters=14, period=1.0, burst=5)))
-    return Design(
-        lines={"one": Line(traits=Traits(host="one.test", depth=2), allowance=rate, rules=(REST,))},
-        replicas=chance.choice((2, 3)),
-    )
-
-
-def _routes(chance: random.Random) -> Design:
-    """Three routes, of which one has a relay that is always well."""
-    lines = {name: Line(traits=_traits(chance, f"{name}.test")) for name in ("one", "two")}
-    return Design(
-        lines={**lines, "well": Line(traits=Traits(host="well.test"))},
-        routes={DEFAULT_ROUTE: ("one",), "other": ("two",), "express": ("well",)},
-        replicas=chance.choice((1, 2)),
-        prompt={"express": 3.0},
-    )
 
 
 def _calm(world: World, seconds: float) -> None:
@@ -299,24 +90,95 @@ def _neighbours(world: World, seconds: float) -> None:
             mood = chance.choice((Mood(away=True), Mood(login=True), Mood(says=BUSY), Mood(says=STOP)))
             world.at(at, world.relay_mood, name, lasts, mood)
             world.at(at + 1, world.publish, chance.randint(20, 100))
-            world.at(at + 1, world.put, chance.randint(20, 100), "other")
+            world.at(at + 1, partial(world.publish, chance.randint(20, 100), stream="other"))
+            world.at(at + 1, partial(world.publish, 10, people=4, domains=(DOMAIN, ELSEWHERE)))
             for _ in range(3):  # while those have to wait
-                world.at(at + chance.uniform(2, lasts), world.put, 1, "express")
+                world.at(at + chance.uniform(2, lasts), partial(world.publish, 1, stream="express"))
     letters(world, seconds, 8)
+
+
+def _shares(world: World, seconds: float) -> None:
+    """Nothing is wrong, but that replicas come and go."""
+    letters(world, seconds, 16, most=80)
+    drains(world, seconds, 2)
+
+
+def _spending(world: World, seconds: float) -> None:
+    """More is sent than the account allows, while relays and replicas are ill."""
+    letters(world, seconds, 24, people=world.chance.choice((1, 3)))
+    deaths(world, seconds, 3)
+    moods(world, seconds, 4)
+    outages(world, seconds, 2)
+
+
+def _flood(world: World, seconds: float) -> None:
+    """So many letters that there is something to send most of the time."""
+    for number in range(2):
+        world.at(
+            seconds * number / 2 + world.chance.uniform(0, 60), world.publish, world.chance.randint(800, 1200)
+        )
+
+
+def _groups(world: World, seconds: float) -> None:
+    """Letters to a few people each, and replicas that come and go."""
+    for people in (1, 2, 5):
+        letters(world, seconds, 4, most=60, people=people)
+    drains(world, seconds, 3)
+
+
+def _crowd(world: World, seconds: float) -> None:
+    """Replicas come and go, but none of them stands still: its connections would, too."""
+    letters(world, seconds, 8, most=60)
+    deaths(world, seconds, 4)
+    drains(world, seconds, 4)
+
+
+def _busy(world: World, seconds: float) -> None:
+    """What the relay says of a domain, or of somebody in it, amid letters to others."""
+    chance = world.chance
+    for _ in range(8):
+        at, lasts = chance.uniform(0, seconds), chance.choice((10.0, 600.0))
+        some = partial(world.publish, people=chance.choice((1, 4)), domains=(DOMAIN, THERE, ELSEWHERE))
+        world.at(at, world.relay_mood, "one", lasts, Mood(says=chance.choice((CROWDED, QUICK)), domain=THERE))
+        for _ in range(4):
+            world.at(at + chance.uniform(-1, lasts + 60), some, chance.randint(5, 30))
+    deaths(world, seconds, 2)
+    drains(world, seconds, 2)
+
+
+def _in_time(world: World, seconds: float) -> None:
+    """Letters at any time of the day, while relays are ill now and then."""
+    for stream in ("office", "brief", ""):
+        for _ in range(8):
+            at, count = world.chance.uniform(0, seconds), world.chance.randint(1, 20)
+            world.at(at, partial(world.publish, count, stream=stream))
+    for mood in (Mood(away=True), Mood(login=True), Mood(says=BUSY)):  # for longer than some letters last
+        at = world.chance.uniform(0, seconds)
+        world.at(at, world.relay_mood, "two", 3000.0, mood)
+        world.at(at + world.chance.uniform(1, 600), partial(world.publish, 10, stream="brief"))
+    moods(world, seconds, 4)
+    deaths(world, seconds, 2)
 
 
 KINDS: Mapping[str, Kind] = {
     each.name: each
     for each in (
-        Kind(name="calm", hours=48, design=_one, script=_calm),
-        Kind(name="dying", hours=48, design=_many, script=_dying),
-        Kind(name="ill", hours=48, design=_many, script=_ill),
-        Kind(name="rated", hours=48, design=_rated, script=_crowded),
-        Kind(name="throttled", hours=48, design=_throttled, script=_calm),
-        Kind(name="ordered", hours=48, design=_ordered, script=_commanded),
-        Kind(name="several", hours=48, design=_several, script=_everything),
-        Kind(name="routes", hours=48, design=_routes, script=_neighbours),
-        Kind(name="mass", hours=48, design=_many, script=_mass),
-        Kind(name="everything", hours=48, design=_many, script=_everything),
+        Kind(name="calm", hours=48, design=designs.one, script=_calm),
+        Kind(name="dying", hours=48, design=designs.many, script=_dying),
+        Kind(name="ill", hours=48, design=designs.many, script=_ill),
+        Kind(name="rated", hours=48, design=designs.rated, script=_crowded),
+        Kind(name="throttled", hours=48, design=designs.throttled, script=_calm),
+        Kind(name="ordered", hours=48, design=designs.ordered, script=_commanded),
+        Kind(name="several", hours=48, design=designs.several, script=_everything),
+        Kind(name="routes", hours=48, design=designs.routes, script=_neighbours),
+        Kind(name="shared", hours=48, design=designs.shared, script=_shares),
+        Kind(name="spare", hours=48, design=designs.spare, script=_spending),
+        Kind(name="metered", hours=24, design=designs.metered, script=_flood),
+        Kind(name="exact", hours=48, design=designs.exact, script=_groups),
+        Kind(name="capped", hours=48, design=designs.capped, script=_crowd),
+        Kind(name="narrow", hours=48, design=designs.narrow, script=_busy),
+        Kind(name="timed", hours=72, design=designs.timed, script=_in_time),
+        Kind(name="mass", hours=48, design=designs.many, script=_mass),
+        Kind(name="everything", hours=48, design=designs.many, script=_everything),
     )
 }

@@ -112,7 +112,7 @@ class Hours:
 
     def opens(self, now: float) -> float:
         """When letters may be sent, from `now` on; both in epoch seconds."""
-        return now if self.window is None else self.window.next(now)
+        return self._until if self.closed(now) else now
 
 
 def hours_of(text: str) -> Hours:

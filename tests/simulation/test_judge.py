@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -9,6 +11,7 @@ from mailsender.model.letter import Status
 from mailsender.ratelimit.gcra import Allowance
 from simulation.judge import Obeyed, Terms, counts, faults, fullest, shown
 from simulation.ledger import Begun, Broken, Dot, Ledger, Published, Refused, Reported, Told
+from simulation.store import START
 
 ONE, TWO = "one.test:25", "two.test:25"
 WHO, LETTER = "r1.0@example.test", "6b49f1d79b29e343ecbbac80"
@@ -158,19 +161,77 @@ def test_too_fast() -> None:
     allowance = Allowance(letters=2, period=10.0, burst=1)
     found = ledger()
     found.begun = [begun(at) for at in (1.0, 2.0, 3.0, 11.5)]
-    assert kinds(found, Terms(allowances={ONE: allowance})) == set()
+    assert kinds(found, Terms(allowances={ONE: (allowance,)})) == set()
     found.begun.insert(3, begun(10.9))
-    assert kinds(found, Terms(allowances={ONE: allowance})) == {"P5 too fast"}
-    assert kinds(found, Terms(allowances={TWO: allowance})) == set(), "it is another relay's"
+    assert kinds(found, Terms(allowances={ONE: (allowance,)})) == {"P5 too fast"}
+    assert kinds(found, Terms(allowances={TWO: (allowance,)})) == set(), "it is another relay's"
 
 
 def test_more_than_a_day_s_quota() -> None:
-    terms = Terms(allowances={ONE: Allowance(letters=0, period=1.0, quota=2)})
+    terms = Terms(allowances={ONE: (Allowance(letters=0, period=1.0, quota=2),)})
     found = ledger()
     found.begun = [begun(at) for at in (1.0, 2.0, 86400.0)]
     assert kinds(found, terms) == set()
     found.begun.insert(2, begun(3.0))
     assert kinds(found, terms) == {"P5 more than a day's quota"}
+
+
+def test_more_than_one_of_several_rates_and_more_than_a_quota_of_any_time() -> None:
+    rates = (Allowance(letters=10, period=1.0), Allowance(letters=1, period=60.0, burst=1))
+    found = ledger()
+    found.begun = [begun(at) for at in (1.0, 20.0, 61.5)]
+    assert kinds(found, Terms(allowances={ONE: rates})) == set()
+    quota = Allowance(letters=0, period=1.0, quota=2, quota_period=60.6)
+    assert kinds(found, Terms(allowances={ONE: (quota,)})) == {"P5 more than a quota"}
+    found.begun.insert(2, begun(60.9))
+    assert kinds(found, Terms(allowances={ONE: rates})) == {"P5 too fast"}
+
+
+def test_more_connections_than_there_may_be() -> None:
+    found = ledger()
+    found.sessions[ONE] = 3
+    assert kinds(found, Terms(connections={ONE: 3})) == set()
+    assert kinds(found, Terms(connections={ONE: 2})) == {"P5 too many connections"}
+
+
+def test_relays_whose_weights_are_not_kept() -> None:
+    found = ledger()
+    found.begun = [begun(float(at), TWO if at % 4 == 0 else ONE, letter=str(at)) for at in range(600)]
+    found.begun += [begun(700.0, TWO, letter=str(at)) for at in range(600)]  # what one did not take
+    assert kinds(found, Terms(weights={ONE: 3, TWO: 1})) == set()
+    assert kinds(found, Terms(weights={ONE: 2, TWO: 1})) == {"- not by weight"}
+    assert kinds(found, Terms(weights={TWO: 1, "three.test:25": 1})) == {"- not by weight"}
+
+
+def test_what_begins_outside_its_hours_or_after_its_time() -> None:
+    found = ledger()
+    found.begun = [begun(1.0), begun(99.0)]
+    assert kinds(found, Terms(hours={"default": lambda at: at - START < 100})) == set()
+    assert kinds(found, Terms(hours={"default": lambda at: at - START < 99})) == {
+        "- begun outside the window"
+    }
+    assert kinds(found, Terms(hours={"other": lambda _: False}, expire={"other": 1.0})) == set()
+    assert kinds(found, Terms(expire={"default": 95.0})) == set()
+    assert kinds(found, Terms(expire={"default": 90.0})) == {"- begun after its time"}
+
+
+def test_who_is_told_of_a_limit_again_and_again() -> None:
+    found, terms = ledger(), Terms(moderate={ONE})
+    found.begun = [begun(float(at)) for at in range(600)]
+    found.told = [Told(reached=at + 0.5, relay=ONE, process="a", words="454", seconds=0.1) for at in range(6)]
+    assert kinds(found, terms) == set()
+    found.told.append(Told(reached=7.5, relay=ONE, process="a", words="454", seconds=0.1))
+    assert kinds(found, terms) == {"P14 told of its limit again and again"}
+    assert kinds(found, Terms(silent={ONE})) == {"P5 more than a relay allows that was known"}
+    assert kinds(found, Terms(silent={TWO})) == set()
+
+
+@pytest.mark.parametrize(("whom", "bad"), [("@example.test", True), (WHO, True), ("@other.test", False)])
+def test_what_is_said_of_a_domain_or_of_somebody_holds_for_no_others(whom: str, *, bad: bool) -> None:
+    found = ledger()
+    found.told.append(Told(reached=2.0, relay=ONE, process="a", words="451", seconds=60.0, whom=whom))
+    found.begun.append(replace(begun(20.0), recipients=("first@x.test", WHO)))
+    assert kinds(found) == ({"P14 not obeyed"} if bad else set())
 
 
 @pytest.mark.parametrize(("relay", "kind"), [(ONE, "P3 sent twice"), (TWO, "P12 given to a second relay")])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mailsender.model.letter import Envelope, Outcome, Phase, Result, Verdict
+from mailsender.routing.reply_rule import Scope
 from mailsender.smtp.port import NotBegun, RelayAway
 from simulation.ledger import Ledger
 from simulation.loop import Process, VirtualLoop, context_of
@@ -129,6 +130,35 @@ def test_a_limit_is_counted_over_any_period_and_told(scenes: list[Scene]) -> Non
     assert [each.words for each in scene.ledger.told] == ["454 4.3.0 slow down"]
     scene.loop.run_until_complete(asyncio.sleep(10.0))
     assert verdicts(scene.send(session)) == [Verdict.ACCEPTED]
+
+
+def test_what_it_says_of_a_domain_is_said_of_nobody_else(scenes: list[Scene]) -> None:
+    scene = make(scenes)
+    busy = Says(
+        code=451, enhanced="4.7.500", text="busy", phase=Phase.RCPT, holds=60.0, scope=Scope.DESTINATION
+    )
+    scene.relay.mood = Mood(says=busy, domain="busy.test")
+    outcome = scene.send(scene.open(), "a@x.test", "b@busy.test")
+    assert verdicts(outcome) == [Verdict.ACCEPTED, Verdict.DEFERRED]
+    assert [each.whom for each in scene.ledger.told] == ["@busy.test"]
+    assert [each.recipients for each in scene.ledger.begun] == [("a@x.test", "b@busy.test")]
+
+
+def test_how_many_sessions_there_were_at_once_stands_in_the_ledger(scenes: list[Scene]) -> None:
+    scene = make(scenes)
+    scene.open()
+    scene.open().end()
+    scene.open()
+    assert scene.ledger.sessions == {"one.test:25": 2}
+
+
+def test_recipients_may_be_what_is_counted(scenes: list[Scene]) -> None:
+    scene = make(scenes, limits=(Limit(count=2, period=10.0, says=SLOW_DOWN, recipients=True),))
+    session = scene.open()
+    assert verdicts(scene.send(session, "a@x.test", "b@x.test", "c@x.test")) == [Verdict.ACCEPTED] * 3
+    scene.loop.run_until_complete(asyncio.sleep(10.5))
+    assert verdicts(scene.send(session)) == [Verdict.ACCEPTED], "one of them is to be paid off yet"
+    assert verdicts(scene.send(session)) == [Verdict.DEFERRED]
 
 
 def test_more_recipients_than_it_takes(scenes: list[Scene]) -> None:
