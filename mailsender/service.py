@@ -43,6 +43,7 @@ from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKeys
 from mailsender.message.signing import SigningComposer
 from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
@@ -58,7 +59,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan, RelayPlan, rates_of
 from mailsender.routing.pool import NOT_ASKED
-from mailsender.routing.presets import rules_of, suppressed_by
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import change, divide, further_recipients, made, table_of, waiting_for
@@ -69,7 +70,6 @@ from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.settings.environment import Settings
-from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
 from mailsender.suppression.memory import MemorySuppressions
@@ -257,7 +257,6 @@ class Replica:
         self.plan = plan = plan or plan_of(settings)
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
-        self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         parts.queue.share(shares_of(plan))
         self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
@@ -392,7 +391,6 @@ class Replica:
         # In place: relays ask these routes how much waits for them.
         self.routes[:] = [there[each.name] for each in plan.routes]
         self.suppression.policy = plan.suppression
-        self.suppression.by_rule = suppressed_by([(each.rules, each.preset) for each in plan.relays])
         self.parts.queue.share(shares_of(plan))
         self.placing.expire(expire_of(plan))
         self.plan = plan
@@ -451,7 +449,7 @@ class Replica:
         if takes <= LONG:
             return None
         counted_at = self.clock.epoch() - (self.tidier.stats_age or 0.0)
-        rate = f"{allowance.letters} in {duration_text(allowance.period)}"
+        rate = f"{allowance.letters} in {duration_of(allowance.period)}"
         text = f"{stats.due} letters are due, and the rate is {rate}"
         return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
 

@@ -13,6 +13,7 @@ from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.confined import Confined, TooMuch
 from mailsender.admin.explaining import Explaining
+from mailsender.admin.lifting import Lifting
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
 from mailsender.admin.relay_state import moment, relay_details, relay_state, route_states
@@ -33,7 +34,7 @@ from mailsender.service import Replica, text_of_html
 from mailsender.templates.prepare import prepared
 from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
-from mailsender.web.operations import Clash, Posted, Reloaded, Submission, Submitted
+from mailsender.web.operations import Clash, Lifted, Posted, Reloaded, Submission, Submitted
 
 FRESH = 1.0
 """Seconds for which a count of the queue is good, and for which a new one is waited for."""
@@ -51,6 +52,7 @@ class ReplicaOperations:
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
         self._reloading = Reloading(replica)
         self._explaining = Explaining(replica)
+        self._lifting = Lifting(replica)
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         self._confined = Confined(lint.__module__, prepared.__module__)
@@ -140,6 +142,7 @@ class ReplicaOperations:
         replica = self._replica
         await self._count()
         stats, age = replica.tidier.stats, replica.tidier.stats_age
+        now = replica.clock.epoch()
         return {
             "waits_for": [
                 asdict(each) | {"since": moment(each.since), "until": moment(each.until)}
@@ -168,7 +171,7 @@ class ReplicaOperations:
                 "slow": replica.relays[0].pool.dots.slow,
             },
             "relay": relay_state(replica.relays[0]),
-            "relays": [relay_details(each, replica.clock.epoch()) for each in replica.relays],
+            "relays": [relay_details(each, now, replica.clock.monotonic()) for each in replica.relays],
             "routes": route_states(replica.routes, None if stats is None else stats.routes),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
@@ -214,6 +217,10 @@ class ReplicaOperations:
     async def reload(self, by: str) -> Reloaded:
         """Read the file of relays and routes again."""
         return await self._reloading.reload(by)
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        """End what a relay's reply ordered."""
+        return await self._lifting.lift(relay, scope, by=by, reason=reason)
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""

@@ -10,9 +10,13 @@ from mailsender.model.handling import MAX_ROUTE
 from mailsender.model.letter import now_ms
 from mailsender.model.queue_stats import RouteStats
 from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+
+DESTINATIONS_SHOWN: Final = 20
+"""Destinations with limits of their own that are shown, those for which most senders wait."""
 
 ORDERS_SHOWN: Final = 20
 """Orders of a relay that are shown, those that end last: there may be a thousand, of as many senders."""
@@ -45,11 +49,17 @@ def relay_state(relay: Relay) -> dict[str, Any]:
     }
 
 
-def relay_details(relay: Relay, now: float) -> dict[str, Any]:
-    """All of a relay: beside its state its breaker, rates, sessions and orders; `now` is epoch seconds."""
+def relay_details(relay: Relay, now: float, monotonic: float) -> dict[str, Any]:
+    """All of a relay: beside its state its breaker, rates, sessions, orders and destinations.
+
+    `now` is epoch seconds, and `monotonic` the same moment.
+    """
     limiter, pool = relay.limiter, relay.pool
-    orders = sorted(limiter.orders(), key=lambda order: (order.key != RELAY, -order.ends))
-    pace = next((order.pace(now) for order in orders if order.key == RELAY), 1.0)
+    standing = orders_of(relay)
+    orders = sorted(standing.values(), key=lambda order: (order.key != RELAY, -order.ends))
+    pace = standing[RELAY].pace(now) if RELAY in standing else 1.0
+    limited = relay.destinations.limiters if relay.destinations is not None else {}
+    busiest = sorted(limited.items(), key=lambda each: -each[1].waiting)
     return {
         "relay": relay.name,
         **relay_state(relay),
@@ -66,7 +76,19 @@ def relay_details(relay: Relay, now: float) -> dict[str, Any]:
         },
         "orders": [_order(each, now) for each in orders[:ORDERS_SHOWN]],
         "orders_left_out": max(0, len(orders) - ORDERS_SHOWN),
+        "recipients_resting": relay.orders.count(monotonic),
+        "destinations": [_destination(*each, now) for each in busiest[:DESTINATIONS_SHOWN]],
+        "destinations_left_out": max(0, len(busiest) - DESTINATIONS_SHOWN),
     }
+
+
+def orders_of(relay: Relay) -> dict[str, Order]:
+    """All that holds over a relay as this replica knows it, by scope; of single recipients nothing.
+
+    A destination with limits of its own has its order there, and its pattern is the scope.
+    """
+    found = {each.key: each for each in relay.limiter.orders()}
+    return found if relay.destinations is None else found | relay.destinations.orders()
 
 
 def route_states(routes: Sequence[Route], counts: Mapping[str, RouteStats] | None) -> list[dict[str, Any]]:
@@ -124,6 +146,16 @@ def _rate(allowance: Allowance, pace: float) -> dict[str, Any]:
         "letters": allowance.letters,
         "period_seconds": allowance.period,
         "letters_now": round(allowance.letters * pace, 3),
+    }
+
+
+def _destination(pattern: str, limiter: Limiter, now: float) -> dict[str, Any]:
+    pace = next((each.pace(now) for each in limiter.orders()), 1.0)
+    return {
+        "destination": pattern,
+        "rates": [_rate(each, pace) for each in (limiter.allowance, *limiter.further) if each.letters],
+        "waiting": limiter.waiting,
+        "blocked_because": limiter.blocked_because() or None,
     }
 
 

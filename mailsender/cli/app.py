@@ -32,7 +32,7 @@ app = typer.Typer(
 
 COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     SERVICE: (service.run, service.dev, service.check),
-    RUNNING: (running.post, running.status, running.health, running.reload, running.halt),
+    RUNNING: (running.post, running.status, running.health, running.reload, running.lift, running.halt),
     DEVELOPERS: (developers.lint, developers.explain, developers.schema),
 }
 """What can be typed, by group; each function is a command of its name."""

@@ -102,6 +102,15 @@ class ServiceClient:
         """
         return await self._ask("POST", "/reload")
 
+    async def lift_order(self, relay: str, scope: str, reason: str) -> dict[str, Any]:
+        """End what a relay's reply ordered.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, or nothing is ordered.
+        """
+        path = f"/relays/{quote(relay, safe='')}/orders/{quote(scope, safe='')}"
+        return await self._ask("DELETE", path, query={"reason": reason} if reason else {})
+
     async def templates(self) -> dict[str, Any]:
         """All templates, without what is in them.
 

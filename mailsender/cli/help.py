@@ -82,6 +82,11 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender reload", "a line for each change"),
         ("mailsender reload --json | jq .left", "what takes a restart"),
     ),
+    "lift": (
+        ("mailsender lift ses", "all that goes over it may begin again"),
+        ("mailsender lift ses destination:gmail.com", "what goes there"),
+        ("mailsender status --json | jq '.relays[].orders'", "what holds"),
+    ),
     "template": (
         ("mailsender template check templates", "the files of a folder"),
         ("mailsender template put templates", "save them, for letters to come"),

@@ -1,4 +1,7 @@
-"""Durations as people write them: ``250ms``, ``5s``, ``1m``, ``24h``, ``30d``, or several in a row. Pure."""
+"""Durations as people write them: ``250ms``, ``5s``, ``1m``, ``24h``, ``30d``, or several in a row. Pure.
+
+Settings, the file of relays and routes, letters and queries all have them read here.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of ``1m30s``.
+    """Seconds of ``1m30s``; a ``0`` needs no unit.
 
     Raises:
         ValueError: it is no duration.
     """
+    text = text.strip()
+    if text == "0":
+        return 0.0
     if not _DURATION.fullmatch(text):
-        raise ValueError("a duration such as 5s, 1m, 1h30m or 2d is needed")
+        raise ValueError("a duration such as 250ms, 5s, 1m, 24h or 30d is needed")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 

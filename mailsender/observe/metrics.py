@@ -85,6 +85,7 @@ Value: TypeAlias = float | Times | Mapping[str, float] | Mapping[tuple[str, ...]
 it is not known."""
 
 ANY_RELAY: Final = "a relay's name"
+ANY_DESTINATION: Final = "a domain, or `*.` and one, that has limits in the file"
 ANY_PARTITION: Final = f"a partition of the in-topic; at most {PARTITIONS}, those with the greatest lag"
 ANY_TOPIC: Final = "the in-topic"
 
@@ -92,6 +93,9 @@ STAGES: Final = tuple([each for each in Phase if each is not Phase.INTAKE])
 
 REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 """Classes of replies, by their first digit; `none` where the connection was lost or nothing was said."""
+
+SCOPES: Final = ("relay", "destination", "sender", "recipient")
+"""What an order covers."""
 
 PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
 """What `/status` names as the part of a condition."""
@@ -274,6 +278,23 @@ QUOTA_LEFT = _metric(
     "Transactions that the daily quota still allows all replicas; absent without a quota, and until it is"
     " known.",
     relay=ANY_RELAY,
+)
+
+DESTINATION_WAITERS = _metric(
+    "gauge",
+    "destination_slot_waiters",
+    "senders",
+    "Senders that wait for the turn of a destination that has limits of its own.",
+    relay=ANY_RELAY,
+    destination=ANY_DESTINATION,
+)
+ORDERS = _metric(
+    "gauge",
+    "orders",
+    "orders",
+    "What replies asked for beyond their letters and is in force, as this replica knows it.",
+    relay=ANY_RELAY,
+    scope=SCOPES,
 )
 
 # --- what it came to -----------------------------------------------------------------------------

@@ -77,6 +77,11 @@ class Destinations:
                 return place
         return len(addresses)
 
+    @property
+    def limiters(self) -> Mapping[str, Limiter]:
+        """Those that are kept to now, by their patterns."""
+        return self._limiters
+
     # --- orders ----------------------------------------------------------------------------------
 
     def order(self, domain: str, order: Order) -> None:
@@ -93,7 +98,29 @@ class Destinations:
                 return order, limiter.left(key, now)
         return None
 
+    def orders(self) -> dict[str, Order]:
+        """What holds for patterns that have limits of their own, by its scope for people."""
+        found = ((pattern, each.orders()) for pattern, each in self._limiters.items())
+        return {destination(pattern): each[0].of(destination(pattern)) for pattern, each in found if each}
+
+    async def lift(self, domain: str) -> bool:
+        """End what was ordered for a domain, or for the pattern of limits that it has; whether there was any.
+
+        Raises:
+            Unavailable: the store is away; it holds on.
+        """
+        own = self.of(domain)
+        lifted = await self._relay.lift(destination(domain))
+        return (own is not None and await own.lift(RELAY)) or lifted
+
     # --- slots -----------------------------------------------------------------------------------
+
+    def reached(self, domain: str, now: float) -> float:
+        """Seconds until a domain's limits let somebody through again who comes now; 0.0: they do so now."""
+        own = self.of(domain)
+        if own is None or own.wait(now) <= PATIENCE:
+            return 0.0
+        return own.next_turn(now) - now
 
     def near(self, domain: str, now: float) -> float:
         """As `rest`, but 0.0 where the turn is so far ahead that the queue is the place to wait."""

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailsender.model.letter import now_ms
+from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.plan import RoutePlan
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY, Scope, scope_key
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     AWAY = "away"  # the relay cannot be reached, or is not reached yet
     BREAKER = "breaker"  # the relay refuses everybody's letters
     ORDER = "order"  # a relay's reply asked to wait
+    TURN = "turn"  # the limits of the recipient's destination are reached
     QUOTA = "quota"  # it is used up
     SESSIONS = "sessions"  # other replicas have all that the relay takes
     SLOTS = "slots"  # the store of slots does not answer
@@ -106,6 +108,7 @@ def of_recipient(
         ),
     ):
         yield from _ordered(relay, key, what, now)
+    yield from _limited(relay, domain_of(address), now)
 
 
 def of_window(route: RoutePlan, now: Moment) -> Iterator[Obstacle]:
@@ -122,6 +125,23 @@ def of_window(route: RoutePlan, now: Moment) -> Iterator[Obstacle]:
 def time_of(epoch: float) -> str:
     """A time for people, in UTC."""
     return now_ms(epoch).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _limited(relay: Relay, domain: str, now: Moment) -> Iterator[Obstacle]:
+    """What stops all that goes to a domain over a relay, by the limits that the domain has there."""
+    own = None if relay.destinations is None else relay.destinations.of(domain)
+    if relay.destinations is None or own is None:
+        return
+    if own.condition.text:
+        text = f"No slots can be had for {domain} over {relay.name}: {_ended(own.condition.text)}"
+        yield Obstacle(kind=Kind.SLOTS, text=text, relay=relay.name)
+    left = relay.destinations.reached(domain, now.monotonic)
+    if left:
+        until = now.epoch + left
+        text = (
+            f"The limits of {domain} over {relay.name} are reached: who comes now goes at {time_of(until)}."
+        )
+        yield Obstacle(kind=Kind.TURN, text=text, until=until, relay=relay.name)
 
 
 def _ordered(relay: Relay, key: str, what: str, now: Moment) -> Iterator[Obstacle]:

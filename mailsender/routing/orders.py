@@ -30,6 +30,10 @@ class Orders:
     def __len__(self) -> int:
         return len(self._of)
 
+    def count(self, now: float) -> int:
+        """How many rest now."""
+        return sum(until > now for until, _ in self._of.values())
+
     def obey(self, decision: Decision, key: str, now: float) -> None:
         """Take one in. The later end holds."""
         until = now + decision.seconds

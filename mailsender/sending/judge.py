@@ -105,6 +105,8 @@ class Judge:
             reading.rests = obey(errand, address, decision, self._clock.monotonic()) or reading.rests
             reading.spoken = reading.spoken or decision.counts
         elif action is Action.ANSWER or action is Action.FAIL:
+            if action is Action.FAIL:
+                errand.failed = {**(errand.failed or {}), address: int(decision.suppress)}
             errand.results[address] = result if action is Action.ANSWER else as_refused(result)
             if decision.pauses and action is not decision.action:
                 reading.paused = result

@@ -527,7 +527,7 @@ class Sender:
                 relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         if self._log(moved, delay, attempt.results) or self._suppression.watching:
-            self._suppression.note(moved, attempt.results)
+            self._suppression.note(moved, attempt.results, errand.failed)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
         at, seconds, tls = self._circumstances(errand)

@@ -17,6 +17,7 @@ from pydantic import PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailsender.model.durations import duration_of
 from mailsender.settings.file.read import Config, read_config
 from mailsender.settings.groups.codes import CodeSettings
 from mailsender.settings.groups.kafka import KafkaSettings, check_topics
@@ -26,7 +27,7 @@ from mailsender.settings.groups.relay import RelaySettings, check_credentials, c
 from mailsender.settings.groups.service import ServiceSettings, loopback
 from mailsender.settings.groups.suppression import SuppressionSettings
 from mailsender.settings.groups.templates import TemplateSettings
-from mailsender.settings.kinds import duration_text, is_duration
+from mailsender.settings.kinds import is_duration
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 
 _PREFIXES = (
@@ -245,5 +246,5 @@ def _complaint(detail: Any) -> str:
         return f"{name}: is missing{meant}"
     bound = detail["ctx"].get("le", detail["ctx"].get("ge")) if "ctx" in detail else None
     if bound is not None and is_duration(Settings.model_fields[name.lower()]):
-        return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_text(bound)}"
+        return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_of(bound)}"
     return f"{name}: {text[:1].lower()}{text[1:]}"

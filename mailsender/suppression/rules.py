@@ -56,8 +56,8 @@ _ABOUT_MAILBOXES: Final = frozenset({550, 551, 552, 553})
 _ANYTHING: Final = 554
 """A code that may be about anything; what stands beside it tells."""
 
-NO_RULES: Final[Mapping[str, int]] = MappingProxyType({})
-"""Those of relays without rules of their own."""
+BY_NO_RULE: Final[Mapping[str, int]] = MappingProxyType({})
+"""No rule of a relay failed anybody: what the replies say decides."""
 
 IsOwn = Callable[[Result], bool]
 """Whether a refusal is the recipient's own: one is enough then."""
@@ -240,16 +240,16 @@ def refusals_of(
     at: datetime,
     until: datetime,
     *,
-    by_rule: Mapping[str, int] = NO_RULES,
+    failed: Mapping[str, int] = BY_NO_RULE,
 ) -> Iterable[Refusal]:
     """What the results of an attempt tell of its recipients, for the list.
 
-    `by_rule` has, by the names of reply rules that fail a recipient, after how many such refusals its address
-    is suppressed: 1 or 2, and 0 for never.
+    `failed` has, of the addresses that a rule of their relay failed, after how many such refusals that rule
+    has them suppressed: 1 or 2, and 0 for never.
     """
     for address, result in results.items():
         final = result.verdict is Verdict.REFUSED
-        times = by_rule.get(result.rule) if final else None
+        times = failed.get(address) if final else None
         mine = times == 1 if times is not None else final and own(result)
         if not (mine or (times == REFUSALS if times is not None else counts(result))):
             continue

@@ -19,7 +19,7 @@ from mailsender.model.errors import Forbidden, Rejected, Unavailable
 from mailsender.model.letter import Letter, Result, Verdict, now_ms
 from mailsender.suppression.port import Entry, Refusal, SuppressionStore
 from mailsender.suppression.rules import (
-    NO_RULES,
+    BY_NO_RULE,
     IsOwn,
     SuppressionPolicy,
     ignores,
@@ -58,8 +58,7 @@ class SuppressionWatch:
 
     `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
     `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
-    was not learned for there was too much of it. `unread` says that the list may not be read. `by_rule` is
-    what reply rules say of suppression, see `mailsender.suppression.rules.refusals_of`.
+    was not learned for there was too much of it. `unread` says that the list may not be read.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class SuppressionWatch:
         self.policy = policy
         self._clock = clock
         self._own = own
-        self.by_rule: Mapping[str, int] = NO_RULES
         self._stream = stream
         self._empty = False
         self._good_until = float("-inf")  # what is known of that
@@ -184,12 +182,14 @@ class SuppressionWatch:
         """Whether a success can tell anything: letters met entries that it would take away."""
         return bool(self._watched)
 
-    def note(self, letter: Letter, results: Mapping[str, Result]) -> None:
-        """Learn from what an attempt came to."""
+    def note(
+        self, letter: Letter, results: Mapping[str, Result], failed: Mapping[str, int] | None = None
+    ) -> None:
+        """Learn from what an attempt came to; `failed` as for `mailsender.suppression.rules.refusals_of`."""
         if self._watched:
             self._note_successes(letter, results)
         if self.policy.learns:
-            self._note_refusals(letter, results)
+            self._note_refusals(letter, results, failed or BY_NO_RULE)
 
     def _note_successes(self, letter: Letter, results: Mapping[str, Result]) -> None:
         stream = self._stream(letter)
@@ -203,10 +203,12 @@ class SuppressionWatch:
                     self._successes[key] = None
                     self._wake.set()
 
-    def _note_refusals(self, letter: Letter, results: Mapping[str, Result]) -> None:
+    def _note_refusals(
+        self, letter: Letter, results: Mapping[str, Result], failed: Mapping[str, int]
+    ) -> None:
         now = now_ms(self._clock.epoch())
         until = now + timedelta(seconds=self.policy.life)
-        found = list(refusals_of(letter, results, self._own, now, until, by_rule=self.by_rule))
+        found = list(refusals_of(letter, results, self._own, now, until, failed=failed))
         if not found:
             return
         if len(self._refusals) + len(self._successes) + len(found) > PENDING:

@@ -19,6 +19,7 @@ Kinds = Literal[
     "away",
     "breaker",
     "order",
+    "turn",
     "quota",
     "sessions",
     "slots",
@@ -38,9 +39,10 @@ class ObstacleView(BaseModel):
         description="`expired`: its time to be sent is over. `route`: it waits on one that is none, or not"
         " its own. `due`: a time of its own is to come. `window`: the route sends at other times. `away`: the"
         " relay cannot be reached. `breaker`: the relay refuses everybody's letters. `order`: a relay's reply"
-        " asked to wait. `quota`: it is used up. `sessions`: other replicas have all of them. `slots`: their"
-        " store does not answer. `sender`: the relay takes no mail from it. `suppressed`: nothing is sent to"
-        " the recipient. `behind`: other letters go first."
+        " asked to wait. `turn`: the limits of the recipient's domain are reached. `quota`: it is used up."
+        " `sessions`: other replicas have all of them. `slots`: their store does not answer. `sender`: the"
+        " relay takes no mail from it. `suppressed`: nothing is sent to the recipient. `behind`: other"
+        " letters go first."
     )
     text: str = Field(description="The same as a sentence.")
     until: datetime | None = Field(

@@ -25,8 +25,8 @@ from mailsender.web.endpoints.templates import TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
-from mailsender.web.models import PostedView, ReloadedView, SubmittedView
-from mailsender.web.operations import BadConfig, NoConfig, Operations, Submission
+from mailsender.web.models import LiftedOrderView, PostedView, ReloadedView, SubmittedView
+from mailsender.web.operations import BadConfig, NoConfig, NoOrder, Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
 
@@ -67,7 +67,7 @@ class Handlers:
 
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
-        adders = {"GET": web.get, "POST": web.post, "PUT": web.put}
+        adders = {"GET": web.get, "POST": web.post, "PUT": web.put, "DELETE": web.delete}
         linting = LintHandlers(self._operations, self.body)
         of_codes = CodeHandlers(self._operations, self.body)
         of_templates = TemplateHandlers(self._operations, self.body)
@@ -184,6 +184,20 @@ class Handlers:
         except BadConfig as error:
             raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="bad-config") from None
         view = ReloadedView.model_construct(path=found.path, taken=list(found.taken), left=list(found.left))
+        return _json(view.model_dump())
+
+    async def lift_order(self, request: web.Request) -> web.Response:
+        """End what a relay's reply ordered."""
+        relay, scope = request.match_info["relay"], request.match_info["scope"]
+        reason = query.reason(request)
+        by = f"DELETE {request.path} from {request.remote}"
+        try:
+            found = await self._operations.lift_order(relay, scope, by=by, reason=reason)
+        except NoOrder as error:
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"{error}.", reason="no-order") from None
+        view = LiftedOrderView.model_construct(
+            relay=found.relay, scope=found.scope, rule=found.rule, said=found.said, until=found.until
+        )
         return _json(view.model_dump())
 
     async def halt(self, _: web.Request) -> web.Response:

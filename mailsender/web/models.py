@@ -348,12 +348,26 @@ class RelayRateView(BaseModel):
     )
 
 
+class DestinationView(BaseModel):
+    """A destination for which a relay has limits of its own."""
+
+    model_config = _CLOSED
+
+    destination: str = Field(description="A domain, or `*.` and one: all below it together.")
+    rates: list[RelayRateView]
+    waiting: Count = Field(description="Senders of this replica that wait for its turn.")
+    blocked_because: str | None = Field(description="Why nothing goes there now; null: it does.")
+
+
 class OrderView(BaseModel):
     """What a relay's reply asked for beyond its letter, by a reply rule; all replicas obey it."""
 
     model_config = _CLOSED
 
-    scope: str = Field(description="What it covers: `relay`, `destination:DOMAIN` or `sender:ADDRESS`.")
+    scope: str = Field(
+        description="What it covers: `relay`, `destination:DOMAIN` or `sender:ADDRESS`."
+        " `DELETE /relays/{relay}/orders/{scope}` ends it."
+    )
     rule: str = Field(description="The rule by which it was read so.")
     said: str = Field(description="The reply.")
     holds: bool = Field(description="Nothing that it covers begins now.")
@@ -378,6 +392,27 @@ class RelayDetailsView(RelayView):
     sessions: SessionsView
     orders: list[OrderView] = Field(description="At most 20: that for the whole relay, then the longest.")
     orders_left_out: Count
+    recipients_resting: Count = Field(
+        description="Single recipients for whom a reply asked this replica to wait."
+    )
+    destinations: list[DestinationView] = Field(
+        description="Those with limits of their own; at most 20, where most wait first."
+    )
+    destinations_left_out: Count
+
+
+class LiftedOrderView(BaseModel):
+    """An order of a relay's that holds no more."""
+
+    model_config = _CLOSED
+
+    relay: str
+    scope: str
+    rule: str = Field(description="The rule that ordered it; empty where this replica had not heard of it.")
+    said: str = Field(description="The reply, or empty as `rule`.")
+    until: datetime | None = Field(
+        description="Until when it would have held; null: until somebody acts, or as `rule`."
+    )
 
 
 class RouteView(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from mailsender.codes.desk import Guess, Made, Wanted
@@ -89,6 +90,24 @@ class Reloaded:
     path: str
     taken: tuple[str, ...]
     left: tuple[str, ...]
+
+
+class NoOrder(Exception):  # noqa: N818  as above
+    """There is nothing to be lifted; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifted:
+    """An order of a relay's reply that was ended; see `mailsender.ratelimit.order.Order`.
+
+    `until` is None of one that only a person ends. Where this replica had not heard of it `rule` is empty.
+    """
+
+    relay: str
+    scope: str
+    rule: str = ""
+    said: str = ""
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +305,14 @@ class Operations(Protocol):
         Raises:
             NoConfig: there is none.
             BadConfig: it is wrong.
+        """
+        ...
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        """End what a relay's reply ordered, on all replicas; `by` and `reason` are for the log.
+
+        Raises:
+            NoOrder: there is no such relay, or nothing is ordered.
         """
         ...
 

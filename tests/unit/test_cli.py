@@ -27,7 +27,16 @@ from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
 from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, FaultView
-from mailsender.web.operations import BadBatch, BadConfig, Posted, Refused, Reloaded, Submission
+from mailsender.web.operations import (
+    BadBatch,
+    BadConfig,
+    Lifted,
+    NoOrder,
+    Posted,
+    Refused,
+    Reloaded,
+    Submission,
+)
 
 KEY = "the-key"
 ID = "6b03f03e1c3fe5165a363fce"
@@ -50,6 +59,7 @@ class Played:
         self.explained: ExplainedView | None = None
         self.bodies: list[bytes] = []
         self.keys: list[str] = []
+        self.lifted: tuple[str, str, str] | None = None
         self.reloaded = Reloaded(path="/r.toml", taken=(), left=())
 
     def accepting(self) -> None:
@@ -96,6 +106,12 @@ class Played:
 
     async def explain(self, letter_id: str) -> ExplainedView | None:
         return self.explained if letter_id == ID else None
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        if self.error:
+            raise self.error
+        self.lifted = relay, scope, reason
+        return Lifted(relay=relay, scope=scope, rule="ses/rate", said="454 [red]no[/red]")
 
     async def reload(self, by: str) -> Reloaded:
         if self.error:
@@ -453,6 +469,18 @@ def test_reload_says_what_was_taken_and_what_was_not(command: Command, played: t
     result = command("reload", "--url", url, "--key", KEY)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "/r.toml:3: relays.a.prot: is no key here. (409)" in result.stderr
+
+
+def test_lift_says_what_holds_no_more(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    result = command("lift", "ses", "--reason", "mended", "--url", url, "--key", KEY)
+    assert result.stdout == "lifted   ses relay, by the rule ses/rate; it had said: 454 [red]no[/red]\n"
+    assert service.lifted == ("ses", "relay", "mended")
+    document = command("lift", "ses", "sender:a/b@c.test", "--json", "--url", url, "--key", KEY).stdout
+    assert json.loads(document)["scope"] == "sender:a/b@c.test"
+    service.error = NoOrder("nothing is ordered for this scope of ses")
+    result = command("lift", "ses", "--url", url, "--key", KEY)
+    assert (result.exit_code, "nothing is ordered" in result.stderr) == (1, True)
 
 
 def test_the_embedded_stacks_service_is_found(

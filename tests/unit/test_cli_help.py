@@ -31,7 +31,7 @@ from mailsender.cli.help import (
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
-    RUNNING: ["post", "status", "health", "reload", "halt"],
+    RUNNING: ["post", "status", "health", "reload", "lift", "halt"],
     DEVELOPERS: ["lint", "explain", "schema"],
     SUPPRESSION: ["suppress"],
     TEMPLATES: ["template"],

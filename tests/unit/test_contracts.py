@@ -380,7 +380,8 @@ async def test_refusals_are_described_and_the_key_is_wanted_as_described() -> No
     async with serving(Played(letters={ID: finished()})) as client:
         for endpoint in ENDPOINTS:
             places = {"id": ID, "file": "start.js", "name": "welcome", "ref": f"sha256:{'0' * 64}"}
-            path = endpoint.path.format_map({**places, "address": "ann@example.org"})
+            places |= {"address": "ann@example.org", "relay": "ses", "scope": "relay"}
+            path = endpoint.path.format_map(places)
             wrong_method = await client.ask("PATCH", path)
             assert wrong_method[0] == 405
             check(endpoint.path, endpoint.method, *wrong_method)

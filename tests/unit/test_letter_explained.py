@@ -38,6 +38,8 @@ port = 26
 [relays.own]
 host = "127.0.0.1"
 port = 27
+[relays.own.destinations."slowly.test"]
+rate = "1/m"
 [routes.default]
 relays = ["own"]
 [routes.news]
@@ -160,6 +162,27 @@ async def test_what_is_ordered_about_a_sender_or_a_destination(scene: Scene) -> 
     one, other = (await scene.ask(asked)).recipients
     assert (other.next_relays, other.obstacles[0].until) == ([], None)
     assert "until somebody acts" in other.obstacles[0].text
+
+
+async def test_the_limits_of_a_destination(scene: Scene) -> None:
+    asked = await scene.put(1, "a@slowly.test", "b@other.test")
+    assert [each.obstacles for each in (await scene.ask(asked)).recipients] == [[], []]
+    destinations = scene.own.destinations
+    assert destinations is not None
+    own = destinations.of("slowly.test")
+    assert own is not None
+    own._next_at = scene.clock.monotonic() + 30  # it had the slots until then
+    one, other = (await scene.ask(asked)).recipients
+    (obstacle,) = one.obstacles
+    assert (obstacle.kind, obstacle.relay, one.next_relays) == ("turn", "own", [])
+    assert obstacle.text.startswith("The limits of slowly.test over own are reached: who comes now goes at ")
+    assert obstacle.until is not None
+    assert 30 <= obstacle.until.timestamp() - scene.clock.epoch() <= 91
+    assert (await scene.ask(asked)).recipients[0].obstacles == [obstacle], "to ask changes nothing"
+    assert (other.next_relays, other.obstacles) == (["own"], [])
+    own.condition.set("MongoDB is away", scene.clock.epoch())
+    kinds = [each.kind for each in (await scene.ask(asked)).recipients[0].obstacles]
+    assert kinds == ["slots", "turn"]
 
 
 async def test_who_takes_no_mail_from_the_sender(scene: Scene) -> None:

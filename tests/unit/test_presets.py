@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.presets import PRESETS, Preset, rules_of, suppressed_by
+from mailsender.routing.presets import PRESETS, Preset, rules_of
 from mailsender.routing.reply_rule import SCOPES, Action, Decision, ReplyRule, Scope, Suppress
 from mailsender.sending.reply_rules import decide
 from mailsender.smtp.replies import Reply
@@ -317,14 +317,6 @@ def test_two_steps_follow_what_is_said_of_a_rate(preset: str) -> None:
 def test_an_unknown_preset_is_refused_with_the_names_of_all() -> None:
     with pytest.raises(ValueError, match=r"^preset: nobody is none; there are ses, google-relay"):
         rules_of((), "nobody")
-
-
-def test_the_rules_that_fail_say_who_is_suppressed() -> None:
-    own = ReplyRule(name="mine", codes=("550",), action=FAIL, scope=RECIPIENT, suppress=Suppress.AT_ONCE)
-    assert suppressed_by([((own,), "ses"), ((), "selectel"), ((), "")]) == {
-        "mine": 1,
-        "selectel/stop-list": 2,
-    }
 
 
 def test_the_limits_of_microsoft_are_those_that_it_publishes() -> None:

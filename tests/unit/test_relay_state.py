@@ -19,12 +19,14 @@ from mailsender.admin.relay_state import (
 )
 from mailsender.model.letter import Phase, Result, Verdict, now_ms
 from mailsender.model.queue_stats import RouteStats
+from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import RELAY, Order, sender
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.reply_rule import Action, Decision, Scope
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
 from mailsender.web.models import RelayDetailsView, RelayView, RouteView
@@ -33,6 +35,15 @@ from tests.relays import FakeRelay
 
 pytestmark = pytest.mark.asyncio
 FAST = Allowance(letters=14, period=1.0, burst=1, quota=500)
+
+
+WAIT = Decision(
+    rule="r", action=Action.WAIT, otherwise=Action.WAIT, scope=Scope.RECIPIENT, seconds=60.0, said="450"
+)
+
+
+def limiter_of(clock: ManualClock, rates: Rates) -> Limiter:
+    return Limiter(MemorySlotStore(clock), rates[0], clock, backlog=int, further=rates[1:])
 
 
 def relay_of(clock: ManualClock, name: str = "ses", **limits: Any) -> Relay:
@@ -55,7 +66,7 @@ def relay_of(clock: ManualClock, name: str = "ses", **limits: Any) -> Relay:
 
 def shown(relay: Relay, clock: ManualClock) -> dict[str, Any]:
     """The details, which are those that the description of the HTTP side has."""
-    details = relay_details(relay, clock.epoch())
+    details = relay_details(relay, clock.epoch(), clock.monotonic())
     RelayDetailsView.model_validate(details)
     RelayView.model_validate(relay_state(relay))
     return details
@@ -112,6 +123,32 @@ async def test_of_many_orders_that_of_the_relay_comes_first_and_the_longest_are_
     assert [each["scope"] for each in found["orders"][:2]] == ["relay", f"sender:{ORDERS_SHOWN + 4}@x.test"]
     assert (found["orders"][0]["until"], found["orders"][0]["over"]) == (None, None), "until somebody acts"
     assert (len(found["orders"]), found["orders_left_out"]) == (ORDERS_SHOWN, 6)
+
+
+async def test_destinations_with_limits_and_what_holds_there() -> None:
+    clock = ManualClock()
+    relay = relay_of(clock)
+    relay.destinations = Destinations(relay.limiter, lambda _, rates: limiter_of(clock, rates), clock)
+    relay.destinations.change({"gmail.com": (Allowance(letters=20, period=1.0),), "*.example.org": (FAST,)})
+    end = clock.epoch() + 60
+    relay.destinations.order("gmail.com", Order(key="", rule="google/slow", said="421 4.7.28", until=end))
+    relay.destinations.order("other.test", Order(key="", rule="r", said="450", until=end - 1))
+    relay.orders.obey(WAIT, "recipient:a@b.test", clock.monotonic())
+    found = shown(relay, clock)
+    assert [(each["scope"], each["rule"]) for each in found["orders"]] == [
+        ("destination:gmail.com", "google/slow"),
+        ("destination:other.test", "r"),
+    ]
+    assert [each["destination"] for each in found["destinations"]] == ["gmail.com", "*.example.org"]
+    assert found["destinations"][0] == {
+        "destination": "gmail.com",
+        "rates": [{"letters": 20, "period_seconds": 1.0, "letters_now": 0.0}],
+        "waiting": 0,
+        "blocked_because": "it asked to wait (google/slow): 421 4.7.28",
+    }
+    assert (found["recipients_resting"], found["destinations_left_out"]) == (1, 0)
+    clock.forward(61)
+    assert shown(relay, clock)["recipients_resting"] == 0
 
 
 async def test_a_route_says_what_blocks_it() -> None:

@@ -262,7 +262,11 @@ def test_a_rule_that_fails_a_recipient_says_whether_it_is_suppressed(times: int,
     for phase, enhanced in ((Phase.RCPT, "5.1.1"), (Phase.DOT, "5.7.1")):
         result = Result(verdict=Verdict.REFUSED, phase=phase, code=550, enhanced=enhanced, rule="mine")
         results = {"r1@example.test": result}
-        found = refusals_of(letter(1, *results), results, is_own, NOW, NOW + LIFE, by_rule={"mine": times})
+        found = refusals_of(
+            letter(1, *results), results, is_own, NOW, NOW + LIFE, failed={"r1@example.test": times}
+        )
         assert [each.own for each in found] == told
     later = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=550, rule="mine")
-    assert not [*refusals_of(letter(1), {"r1@a.test": later}, is_own, NOW, NOW + LIFE, by_rule={"mine": 1})]
+    assert not [
+        *refusals_of(letter(1), {"r1@a.test": later}, is_own, NOW, NOW + LIFE, failed={"r1@a.test": 1})
+    ]

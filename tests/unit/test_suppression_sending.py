@@ -11,11 +11,14 @@ from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Phase, Result, Status, Verdict, now_ms
 from mailsender.ratelimit.gcra import Allowance
+from mailsender.routing.plan import Match
+from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Suppress
 from mailsender.suppression.memory import MemorySuppressions
 from mailsender.suppression.port import Entry, Source
 from mailsender.suppression.rules import SuppressionPolicy
 from mailsender.suppression.watch import SuppressionWatch
 from tests.dispatching import letter, running, until
+from tests.fleet import fleet, route
 from tests.relays import ACCEPTED, FakeRelay
 
 pytestmark = pytest.mark.asyncio
@@ -95,6 +98,31 @@ async def test_a_success_ends_what_was_counted() -> None:
             await scene.settled(number)
             assert await watch._write()
     assert await watch.store.empty()
+
+
+async def test_each_relay_goes_by_its_own_rule_although_another_has_one_of_that_name() -> None:
+    """As two accounts with one provider have, by its preset, or by a file that numbers its rules."""
+    no = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.7.1", text="on a stop list")
+    fakes = {name: FakeRelay(name="one.example:25", answer=lambda _: no) for name in ("a", "b")}
+    to_a = route("to-a", "a", match=Match(destinations=("a.test",)))
+    async with fleet(fakes, [to_a, route("default", "b")]) as stage:
+        watch = stage.dispatcher._suppression
+        watch.policy = SuppressionPolicy(learns=True)
+        for name, suppress in (("a", Suppress.AT_ONCE), ("b", Suppress.NEVER)):
+            stage.relays[name].rules = (
+                ReplyRule(
+                    name="rules/1",
+                    codes=("550",),
+                    action=Action.FAIL,
+                    scope=Scope.RECIPIENT,
+                    suppress=suppress,
+                ),
+            )
+        await stage.put(letter(1, "x@a.test", route="to-a"), letter(2, "x@b.test"))
+        await stage.settled(2)
+        await until(lambda: len(watch._refusals) > 0)
+        assert await watch._write()
+    assert [each.address for each in await watch.store.find(["x@a.test", "x@b.test"])] == ["x@a.test"]
 
 
 class Shy(MemorySuppressions):

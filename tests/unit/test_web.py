@@ -45,7 +45,9 @@ from mailsender.web.models import DryRunView
 from mailsender.web.operations import (
     BadBatch,
     BadConfig,
+    Lifted,
     NoConfig,
+    NoOrder,
     Operations,
     Posted,
     Refused,
@@ -77,6 +79,7 @@ class Played:
     state: str = "running"
     config: Reloaded | BadConfig = field(default_factory=lambda: NoConfig("there is none"))
     asked_by: str = ""
+    reason: str = ""
     refusal: Refused | None = None
     result: Callable[[bytes], Coroutine[Any, Any, Posted]] | None = None
     why_not: list[str] = field(default_factory=list)
@@ -138,6 +141,12 @@ class Played:
 
     async def explain(self, letter_id: str) -> ExplainedView | None:
         return self.explained.get(letter_id)
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        self.asked_by, self.reason = by, reason
+        if relay != "ses":
+            raise NoOrder("there is no such relay")
+        return Lifted(relay=relay, scope=scope, rule="ses/rate", said="454")
 
     async def reload(self, by: str) -> Reloaded:
         self.asked_by = by
@@ -462,6 +471,30 @@ async def test_halt_drains_and_a_second_call_says_how_far_it_is() -> None:
         second = await client.ask("POST", "/halt")
     assert (first[0], json.loads(first[2])) == (200, {"state": "draining", "step": "intake"})
     assert (second[0], json.loads(second[2])) == (200, {"state": "draining", "step": "senders"})
+
+
+@pytest.mark.asyncio
+async def test_what_a_reply_ordered_is_lifted_and_who_asked_is_told() -> None:
+    service = Played()
+    async with serving(service) as client:
+        path = "/relays/ses/orders/sender%3Aa%2Fb%40example.org"
+        status, _, body = await client.ask("DELETE", f"{path}?reason=mended")
+        assert (status, json.loads(body)) == (
+            200,
+            {
+                "relay": "ses",
+                "scope": "sender:a/b@example.org",
+                "rule": "ses/rate",
+                "said": "454",
+                "until": None,
+            },
+        )
+        assert service.asked_by.startswith("DELETE /relays/ses/orders/sender:a/b@example.org from 127.0.0.1")
+        assert service.reason == "mended"
+        status, _, body = await client.ask("DELETE", "/relays/none/orders/relay")
+        assert (status, json.loads(body)["reason"]) == (404, "no-order")
+        assert (await client.ask("DELETE", f"{path}?reason={'x' * 201}"))[0] == 400
+        assert (await client.ask("DELETE", path, key=""))[0] == 401
 
 
 @pytest.mark.asyncio

@@ -12,9 +12,9 @@ from mailsender.routing.presets.postfix import POSTFIX
 from mailsender.routing.presets.preset import Limits, Preset
 from mailsender.routing.presets.providers import MAILERSEND, MAILGUN, POSTMARK, SELECTEL, SENDGRID
 from mailsender.routing.presets.ses import SES
-from mailsender.routing.reply_rule import Action, ReplyRule, checked
+from mailsender.routing.reply_rule import ReplyRule, checked
 
-__all__ = ["NO_LIMITS", "PRESETS", "Limits", "Preset", "limits_of", "rules_of", "suppressed_by"]
+__all__ = ["NO_LIMITS", "PRESETS", "Limits", "Preset", "limits_of", "rules_of"]
 
 PRESETS: Final[Mapping[str, Preset]] = {
     each.name: each
@@ -45,15 +45,6 @@ NO_LIMITS: Final = Limits()
 def limits_of(preset: str) -> Limits:
     """The limits that go with a preset; an empty name, or one that nobody has, for none."""
     return PRESETS[preset].limits if preset in PRESETS else NO_LIMITS
-
-
-def suppressed_by(relays: Iterable[tuple[Iterable[ReplyRule], str]]) -> dict[str, int]:
-    """After how many refusals an address is suppressed, by the names of the rules that fail its recipient.
-
-    `relays` are rules and presets as for `rules_of`.
-    """
-    rules = [rule for own, preset in relays for rule in rules_of(own, preset)]
-    return {rule.name: int(rule.suppress) for rule in rules if rule.action is Action.FAIL}
 
 
 def rules_of(own: Iterable[ReplyRule], preset: str) -> tuple[ReplyRule, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from mailsender.model.durations import duration_of, seconds_of
 from mailsender.settings.file.notations import (
     DURATION,
     NAME,
@@ -23,7 +24,7 @@ from mailsender.settings.file.notations import (
     parse_quota,
     parse_rate,
 )
-from mailsender.settings.kinds import DAY, LONGEST, duration_text, parse_duration
+from mailsender.settings.kinds import DAY, LONGEST
 
 T = TypeVar("T")
 
@@ -129,9 +130,9 @@ def _seconds(least: float, most: float) -> BeforeValidator:
     def parsed(value: object) -> float:
         if not isinstance(value, str):
             raise ValueError('a duration is written in quotes, with its unit: "5s"')  # noqa: TRY004  as above
-        found = parse_duration(value)
-        if not isinstance(found, float) or not least <= found <= most:
-            raise ValueError(f"from {duration_text(least)} to {duration_text(most)}")
+        found = seconds_of(value)
+        if not least <= found <= most:
+            raise ValueError(f"from {duration_of(least)} to {duration_of(most)}")
         return found
 
     return BeforeValidator(parsed, json_schema_input_type=_DurationText)

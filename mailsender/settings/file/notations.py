@@ -11,8 +11,9 @@ from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.durations import seconds_of
 from mailsender.routing.presets import Limits
-from mailsender.settings.kinds import DAY, MOST, parse_duration
+from mailsender.settings.kinds import DAY, MOST
 
 NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
 """A relay's or a route's name. It stands in documents' keys, in labels of metrics and in commands, where
@@ -160,7 +161,7 @@ def _counted(text: str) -> tuple[int, bool | None]:
 
 
 def _period(text: str) -> float:
-    seconds = parse_duration(f"1{text}" if text.isalpha() else text)
-    if not isinstance(seconds, float) or not 0 < seconds <= LONGEST_QUOTA:
+    seconds = seconds_of(f"1{text}" if text.isalpha() else text)
+    if not 0 < seconds <= LONGEST_QUOTA:
         raise ValueError("its period is from 1ms to 31d")
     return seconds

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
+from mailsender.model.durations import duration_of
 from mailsender.settings.file.kinds import Table
 from mailsender.settings.file.notations import DURATION, PERCENT
 from mailsender.settings.file.relays import (
@@ -20,7 +21,6 @@ from mailsender.settings.file.relays import (
 )
 from mailsender.settings.file.routes import MatchTable, RouteTable, ShareTable
 from mailsender.settings.file.schema import SuppressionTable
-from mailsender.settings.kinds import duration_text
 
 TABLES: Final[Mapping[str, type[Table]]] = {
     "[relays.NAME]": RelayTable,
@@ -57,7 +57,7 @@ def _default(field: FieldInfo) -> str:
     first = next(iter(field.examples or ()), None)
     if isinstance(value, float) and isinstance(first, str):
         if re.fullmatch(DURATION, first):
-            value = duration_text(value)
+            value = duration_of(value)
         elif re.fullmatch(PERCENT, first):
             value = f"{value:.0%}"
     return f"`{_toml(value)}`"
