@@ -433,12 +433,26 @@ class Replica:
     def _of_relay(self, relay: Relay) -> Iterator[Condition]:
         limiter, reason = relay.limiter, relay.reason
         if reason and not (self._stop.is_set() and reason == NOT_ASKED):
-            yield Condition(part="relay", text=reason, since=relay.since or 0.0, until=relay.next_try)
+            yield Condition(
+                part="relay",
+                text=reason,
+                trouble=reason == NOT_ASKED or not self._stood_in_for(relay),
+                since=relay.since or 0.0,
+                until=relay.next_try,
+            )
         if limiter.exhausted_until is not None:
             text = f"{limiter.allowance.quota} transactions a day are used up"
             yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until)
         elif (backlog := self._backlog(limiter)) is not None:
             yield backlog
+
+    def _stood_in_for(self, relay: Relay) -> bool:
+        """Whether the letters of all its routes have another relay that goes."""
+        return all(
+            any(other.free for other in route.relays if other is not relay)
+            for route in self.routes
+            if relay in route.relays
+        )
 
     def _backlog(self, limiter: Limiter) -> Condition | None:
         """More letters that are due than the rate lets out in `LONG` seconds."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lab.provider_replies import SAID
 from proof.experiments.builds import builds
 from proof.experiments.callers import callers
 from proof.experiments.clocks import clocks
@@ -26,6 +27,8 @@ from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.relays import relays, weights
+from proof.experiments.replies import replies
+from proof.experiments.shares import shares
 from proof.experiments.strangers import strangers
 from proof.experiments.vanished import vanished
 from proof.experiments.whole import whole
@@ -126,6 +129,24 @@ MUTANTS = (
         finding="P12 by two relays",
         seconds=45.0,
         cores=1.2,
+    ),
+    Mutant(
+        name="what a relay was told to rest goes on",
+        file="routing/relay.py",
+        old="                self.limiter.order(order)\n",
+        new="                pass\n",
+        attempt=lambda stage, seed: replies(stage, seed, said=SAID[:3], replicas=1),
+        finding=" s after ",
+        seconds=45.0,
+    ),
+    Mutant(
+        name="all streams have the same share",
+        file="routing/shares.py",
+        old="share=route.share, shares=dict(route.shares)\n",
+        new="share=1.0, shares={}\n",
+        attempt=lambda stage, seed: shares(stage, seed, form="streams of a route", letters=300, replicas=1),
+        finding="letters were of a",
+        seconds=40.0,
     ),
     Mutant(
         name="whose turn it was keeps it",

@@ -36,7 +36,8 @@ CHAPTERS = (
     Chapter(
         promise="What one relay may have taken goes over no other one",
         tried={
-            "relays": "three of them, each killed, frozen, refusing logins; `kill -9` amid failovers; shares"
+            "relays": "three of them, each killed, frozen, refusing logins, giving each reply of each preset;"
+            " `kill -9` amid failovers; weights, shares and sending windows"
         },
     ),
     Chapter(

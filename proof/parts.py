@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
+from lab.provider_replies import SAID
 from proof.experiments.builds import builds
 from proof.experiments.callers import KINDS as CALLERS
 from proof.experiments.callers import callers
@@ -37,7 +39,10 @@ from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
 from proof.experiments.relays import WAYS as RELAY_WAYS
 from proof.experiments.relays import relays, weights
+from proof.experiments.replies import replies
 from proof.experiments.secrets import canary
+from proof.experiments.shares import FORMS as SHARE_FORMS
+from proof.experiments.shares import shares, windows
 from proof.experiments.simulated import simulated, simulated_mutant
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
 from proof.experiments.strangers import strangers
@@ -156,11 +161,11 @@ def _rate(options: Options) -> list[Step]:
 
 def _relays(options: Options) -> list[Step]:
     runs = options.count(20, 2)
-    ways = ("refusing logins", "kill -9") if options.short else RELAY_WAYS
+    ways = ("kill -9",) if options.short else RELAY_WAYS
     steps = [
         _step(
             f"relays {way}",
-            25 + 4.5 * runs,
+            15 + 5 * runs,
             relays,
             options.seed,
             way=way,
@@ -174,7 +179,31 @@ def _relays(options: Options) -> list[Step]:
         more = {"letters": letters, "replicas": replicas}
         name = f"relays weights {replicas}"
         steps.append(_step(name, 10 + letters / 200, weights, options.seed, **more))
-    return steps
+    return [*steps, *_replies(options), *_shares(options)]
+
+
+def _replies(options: Options) -> list[Step]:
+    """All of them do not fit into one file: it may have a hundred relays."""
+    if options.short:
+        some = Random(options.seed).sample(SAID, 12)
+        return [_step("relays replies", 40, replies, options.seed, said=some, replicas=2)]
+    half = len(SAID) // 2
+    halves = (SAID[:half], 1), (SAID[half:], 3)
+    return [
+        _step(f"relays replies {n}", 75, replies, options.seed, said=said, replicas=n) for said, n in halves
+    ]
+
+
+def _shares(options: Options) -> list[Step]:
+    if options.short:
+        return []
+    letters = options.count(400, 0)
+    steps = []
+    for form, n in zip(SHARE_FORMS, (2, 4), strict=True):
+        more = {"form": form, "letters": letters, "replicas": n}
+        step = _step(f"relays shares {n}", 15 + letters / 9, shares, options.seed, **more)
+        steps.append(replace(step, quiet=True))  # a process that gets no time loses its slots
+    return [*steps, _step("relays window", 130, windows, options.seed, replicas=3)]
 
 
 def _repeated(
@@ -429,4 +458,4 @@ def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
 
 def _measured(step: Step, part: str) -> Step:
     """A step with what its part needs, where it does not say so itself."""
-    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=part in QUIET)
+    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=step.quiet or part in QUIET)

@@ -209,6 +209,11 @@ class Limiter:
         self._told.set()
 
     @property
+    def knows(self) -> bool:
+        """Whether what was ordered before the start is known."""
+        return self._looked
+
+    @property
     def ordered(self) -> bool:
         """Whether there may be an order at all: a cheap look before a closer one."""
         return bool(self._standing.orders)

@@ -66,7 +66,8 @@ class Turns(Generic[T]):
 
     def give_back(self, who: str) -> None:
         """A turn was of no use: it counts for nothing."""
-        self._next[who] = self._next.get(who, 0.0) - 1 / self._shares.get(who, 1.0)
+        self._next[who] = at = self._next.get(who, 0.0) - 1 / self._shares.get(who, 1.0)
+        self._now = min(self._now, at)  # or whoever waits anew would begin behind turns that were none
 
     def clear(self) -> None:
         """Let nobody wait any more."""

@@ -111,11 +111,16 @@ def _no_rule(error: RelayAway) -> float:  # noqa: ARG001  as `Pool.ruled` is ask
     return 0.0
 
 
+def _never() -> bool:
+    return False
+
+
 class Pool:
     """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
     `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
-    lapse meanwhile. `ruled` is asked, where a relay refuses a session, for how long none may be tried.
+    lapse meanwhile. `ruled` is asked, where a relay refuses a session, for how long none may be tried, and
+    `rests` whether none may be opened now by what it ordered before, here or to another replica.
     """
 
     def __init__(
@@ -130,6 +135,7 @@ class Pool:
     ) -> None:
         self.patience = patience
         self.ruled: Callable[[RelayAway], float] = _no_rule
+        self.rests: Callable[[], bool] = _never
         self._transport = transport
         self._limits = limits
         self._window = Concurrency(limits.sessions)
@@ -412,7 +418,7 @@ class Pool:
         if self._opening and not self._open and (self.reach.trouble or not self.reach.ever):
             return False  # one asks whether it is there
         room = len(self._open) + self._opening < self._window.size
-        return room and self._clock.monotonic() >= self._next_try
+        return room and self._clock.monotonic() >= self._next_try and not self.rests()
 
     def _enter(self, held: Held) -> Held:
         held.under_way += 1

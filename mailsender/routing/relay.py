@@ -77,6 +77,7 @@ class Relay:
             patience=limiter.life / 2,
         )
         self.pool.ruled = self._session_refused
+        self.pool.rests = self._rests
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
@@ -119,7 +120,7 @@ class Relay:
         now = self._clock.epoch()
         monotonic = self._clock.monotonic()
         left = max(self.breaker.left(monotonic), self.held(RELAY_KEY, monotonic))
-        at = self.pool.reach.again_at if self.pool.away else now + left
+        at = max(now + left, self.pool.reach.again_at if self.pool.away else 0.0)
         return at if at > now else None
 
     @property
@@ -175,8 +176,18 @@ class Relay:
 
     # --- what it orders --------------------------------------------------------------------------
 
+    def _rests(self) -> bool:
+        """Whether it ordered, or may have before this process began, that nothing begins now.
+
+        A login that it refused is not tried again by a replica that just started.
+        """
+        return not self.limiter.knows or (self.ordered and self.held(RELAY_KEY, self._clock.monotonic()) > 0)
+
     def _session_refused(self, error: RelayAway) -> float:
-        """It refused a session; returns the seconds for which none may be tried, by what a rule says."""
+        """It refused a session; returns the seconds for which none may be tried, by what a rule says.
+
+        What is ordered about the relay is kept as an order, which somebody may lift.
+        """
         reply = error.reply
         if reply is None or reply.code < 400 or not self.rules:
             return 0.0
@@ -186,6 +197,7 @@ class Relay:
         decision = decided(rule, reply.code, reply.enhanced, reply.text, blames_all=True)
         if decision.orders and decision.scope is Scope.RELAY:
             self.obey(decision, RELAY_KEY, self._clock.monotonic())
+            return 0.0
         return decision.seconds
 
     def obey(self, decision: Decision, key: str, now: float) -> float:

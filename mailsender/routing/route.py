@@ -12,6 +12,7 @@ from mailsender.model.handling import Priority
 from mailsender.model.letter import Claim, Letter, now_ms
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.weights import Turns
 from mailsender.routing.window import Hours
@@ -187,19 +188,36 @@ class Route:
         first = next((each for each in self.relays if each.free), self.relays[0])
         return len(self.backlog) if relay is first and self._turns is None else 0
 
-    def next(self, tried: Container[Relay], senders: Collection[str] = ()) -> Relay | None:
+    def resting(self, author: str) -> tuple[Relay, ...]:
+        """The relays over which nothing from a sender may begin now, by what they said of it.
+
+        Without an `author` that is whom each of them sends for.
+        """
+        now = self._clock.monotonic()
+        return tuple(
+            relay
+            for relay in self.relays
+            if relay.ordered
+            and relay.held(scope_key(Scope.SENDER, sender=author or relay.policy.reverse_path), now)
+        )
+
+    def next(
+        self, tried: Container[Relay], senders: Collection[str] = (), resting: Container[Relay] = ()
+    ) -> Relay | None:
         """Where what none of `tried` took may go now; those behind the first ones only if none of those goes.
 
-        Those that take no mail from `senders` are as good as not there.
+        Those that take no mail from `senders`, and those `resting`, are as good as not there.
         """
-        first = [relay for relay in self._first if relay.free and relay.takes(senders)]
+        first = [
+            relay for relay in self._first if relay.free and relay.takes(senders) and relay not in resting
+        ]
         for relay in first:
             if relay not in tried:
                 return relay
         if first:
             return None
         for relay in self.relays[len(self._first) :]:
-            if relay not in tried and relay.free and relay.takes(senders):
+            if relay not in tried and relay.free and relay.takes(senders) and relay not in resting:
                 return relay
         return None
 

@@ -39,8 +39,19 @@ def elsewhere(errand: Errand, route: Route) -> tuple[tuple[str, ...], Relay] | N
     if errand.doubtful:
         return None  # what the relay means by it is not known yet
     addresses = untaken(errand)
-    relay = route.next((*errand.tried, errand.relay), errand.senders) if addresses else None
+    if not addresses:
+        return None
+    resting = route.resting(_author_of(errand))
+    relay = route.next((*errand.tried, errand.relay), errand.senders, resting)
     return None if relay is None else (addresses, relay)
+
+
+def _author_of(errand: Errand) -> str:
+    """From, else the reverse-path; empty where it is that of each relay."""
+    mail = errand.mail
+    if mail is None:
+        return ""
+    return mail.reverse_path if mail.author is None else mail.author.address.text
 
 
 def ended(errand: Errand) -> tuple[str, ...]:

@@ -70,4 +70,6 @@ class OfFile:
             return await self._transport.connect()
         except RelayAway as error:
             text, phase, code = file_words(str(error)), error.phase, error.code
-            raise RelayAway(text, phase=phase, code=code, permanent=error.permanent) from error
+            raise RelayAway(
+                text, phase=phase, code=code, permanent=error.permanent, reply=error.reply
+            ) from error

@@ -10,19 +10,15 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 from lab.world import Replica
 from proof.checker import Verdict, check
-from proof.history import Allowed, History
-from proof.load import RULES
+from proof.history import Allowed
 from proof.relay import LedgerRelay
-from proof.run import Run, rest, run
+from proof.run import Run, rest
 from proof.stage import Stage
 from proof.table import Row, row
-
-NAMES = ("first", "second", "third")
+from proof.three import NAMES, by_relay, history_of, plan_of, relay_table, relays_of, started, use
 
 WAYS = ("killed", "frozen", "refusing logins", "kill -9")
 """What is done to one of the relays, or, under `kill -9`, to a replica while relays put off many."""
@@ -33,41 +29,11 @@ VICTIMS = (("first",), ("second",), ("first", "second"), ("second", "third"))
 AWAY = 3.0
 """Seconds for which a relay is in trouble: longer than a step may take."""
 
-STEP = "2s"
-"""What each step of a dialogue may take: a relay that froze has to be given up."""
-
 FRESH = 150
 """Letters published before each blow, and again when it has fallen: some are on their way at any time."""
 
 WITHIN = 0.02
 """By how much the share of a relay may differ from its weight's over a thousand letters."""
-
-_RELAY = """\
-[relays.{name}]
-host = "127.0.0.1"
-port = {port}
-tls = "none"
-user = "robot"
-password = "${{RELAY_PASSWORD}}"
-auth_cleartext = true
-letters_per_session = 10
-[relays.{name}.timeouts]
-connect = "{step}"
-greeting = "{step}"
-command = "{step}"
-data = "{step}"
-block = "{step}"
-dot = "{step}"
-"""
-
-_ROUTE = """\
-[routes.default]
-relays = {relays}
-fallback = {fallback}
-retry = "1s"
-"""
-
-USUAL: dict[str, Any] = {"delay": {"DOT": 0.02}, "offers": {"auth": True}}
 
 LOST = {"phase": "DOT", "p": 0.01, "do": "reset", "accept": True}
 """Now and then a relay takes a letter and says nothing: nobody but itself knows."""
@@ -87,8 +53,8 @@ def relays(stage: Stage, seed: int, *, way: str, runs: int, replicas: int) -> Ro
     began = time.monotonic()
     with _three(stage, f"relays-{way.replace(' ', '-')}", seed, {"first": 2, "second": 1}) as (world, three):
         for place, relay in enumerate(three.values()):
-            relay.follow(_plan(seed + place, LOST, *(PUT_OFF if way == "kill -9" else ())))
-        services = [_started(world) for _ in range(replicas)]
+            relay.follow(plan_of(seed + place, LOST, *(PUT_OFF if way == "kill -9" else ())))
+        services = [started(world) for _ in range(replicas)]
         for _ in range(runs):
             world.publisher.publish(FRESH)
             rest(world.chance.uniform(0.1, 0.5))
@@ -101,14 +67,14 @@ def relays(stage: Stage, seed: int, *, way: str, runs: int, replicas: int) -> Ro
         for service in services:
             service.wait_ready()
         world.stop_services()
-        history = _history(world, three)
+        history = history_of(world, three)
         verdict = check(history, Allowed(duplicates=None, named=True))
     return row(
         f"three relays, {way}, {replicas} replicas",
         seed,
         runs,
         verdict,
-        notes=f"{_by_relay(history)}; {verdict.uncertain} told as uncertain",
+        notes=f"{by_relay(history)}; {verdict.uncertain} told as uncertain",
         seconds=time.monotonic() - began,
         repeat=f'make proof ARGS="relays --runs {runs} --seed {seed}"',
     )
@@ -120,7 +86,7 @@ def weights(stage: Stage, seed: int, *, letters: int, replicas: int) -> Row:
     wanted = {"first": 3, "second": 1, "third": 1}
     with _three(stage, "relays-weights", seed, wanted) as (world, three):
         for _ in range(replicas):
-            _started(world)
+            started(world)
         world.publisher.publish(letters)
         world.wait_done(60 + letters / 50)
         world.stop_services()
@@ -130,7 +96,7 @@ def weights(stage: Stage, seed: int, *, letters: int, replicas: int) -> Row:
             share, due = mails[name] / sum(mails.values()), weight / sum(wanted.values())
             if abs(share - due) > WITHIN:
                 world.fault(f"{name} had {share:.1%} of the letters, {due:.1%} are its own")
-        history = _history(world, three)
+        history = history_of(world, three)
         verdict: Verdict = check(history, Allowed(duplicates=0))
     return row(
         f"three relays by weight, {replicas} replicas",
@@ -150,32 +116,13 @@ def weights(stage: Stage, seed: int, *, letters: int, replicas: int) -> Row:
 def _three(
     stage: Stage, name: str, seed: int, weighted: Mapping[str, int]
 ) -> Iterator[tuple[Run, dict[str, LedgerRelay]]]:
-    """A world with three relays; the run's own is the first. Those without a weight are the fallback."""
-    settings = {"RELAY_PASSWORD": "of the experiments", "SMTP_UNCERTAIN": "resend"}
-    with run(stage, name, seed, settings=settings, plan=USUAL) as world, contextlib.ExitStack() as stack:
-        three = {"first": world.relay}
-        for each in NAMES[1:]:
-            three[each] = relay = LedgerRelay(world.directory / each, world.relay.plan)
-            stack.callback(relay.kill)
-            relay.start()
-        file = world.directory / "relays.toml"
-        tables = [_RELAY.format(name=each, port=relay.port, step=STEP) for each, relay in three.items()]
+    """A world with three relays. Those without a weight are the fallback."""
+    with relays_of(stage, name, seed) as (world, three):
         shared = ", ".join(f'{{ name = "{each}", weight = {weight} }}' for each, weight in weighted.items())
         fallback = json.dumps([each for each in NAMES if each not in weighted])
-        file.write_text("".join(tables) + _ROUTE.format(relays=f"[{shared}]", fallback=fallback))
-        world.world.settings["MAILSENDER_CONFIG"] = str(file)
+        route = f'[routes.default]\nrelays = [{shared}]\nfallback = {fallback}\nretry = "1s"\n'
+        use(world, *(relay_table(each, relay.port) for each, relay in three.items()), route)
         yield world, three
-
-
-def _plan(seed: int, *chance: Mapping[str, Any]) -> dict[str, Any]:
-    return {"seed": seed, "script": RULES, "chance": [*chance], **USUAL}
-
-
-def _started(world: Run) -> Replica:
-    """A replica with a journal of its own, which outlives its processes."""
-    journal = world.directory / f"journal-{len(world.world.replicas)}"
-    journal.mkdir()
-    return world.world.started(MAILSENDER_STATE_DIR=str(journal))
 
 
 def _strike(world: Run, three: Mapping[str, LedgerRelay], names: Sequence[str], way: str) -> None:
@@ -210,25 +157,3 @@ def _kill(world: Run, service: Replica) -> None:
     service.child.wait(10)
     world.note_break("kill -9")
     service.start()
-
-
-# --- what came of it ------------------------------------------------------------------------------
-
-
-def _history(world: Run, three: Mapping[str, LedgerRelay]) -> History:
-    """All that is known, with what stands in each relay's ledger."""
-    books = {name: relay.read() for name, relay in three.items()}
-    return replace(
-        world.history(),
-        acceptances=tuple(
-            replace(each, relay=name) for name, book in books.items() for each in book.acceptances
-        ),
-        mails=tuple(at for book in books.values() for at in book.mails),
-        live_mails=tuple(at for book in books.values() for at in book.live_mails),
-        violations=tuple(f"{name}: {each}" for name, book in books.items() for each in book.violations),
-    )
-
-
-def _by_relay(history: History) -> str:
-    counts = {name: sum(each.relay == name for each in history.acceptances) for name in NAMES}
-    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.scripted import ScriptedRelay
+from lab.scripted import GREETING, ScriptedRelay
 from mailsender.admin.reloading import Reloading
 from mailsender.app import build
 from mailsender.model.clock import SystemClock
@@ -180,3 +180,19 @@ async def test_a_letter_cannot_choose_a_route_that_is_not_open(
             refused = [each for each in reports if each["Status"] == "error"]
             assert sorted(each["Subject"] for each in refused) == ["closed", "none"]
             assert all("Route" in json.dumps(each["Reason"]) for each in refused)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("stood_in_for", [True, False])
+async def test_a_relay_in_trouble_leaves_a_replica_ready_where_others_take_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stood_in_for: bool
+) -> None:
+    async with ScriptedRelay({GREETING: "421 4.3.2 Not now"}) as first, ScriptedRelay() as second:
+        file = tmp_path / "relays.toml"
+        text = TEXT.format(first=first.port, second=second.port)
+        file.write_text(text if stood_in_for else text.replace('fallback = ["second"]', ""))
+        async with running(file, monkeypatch) as (replica, topic, _):
+            topic.publish({"Subject": "news", "Stream": "news"})
+            await until(lambda: len(second.messages) == 1)
+            await until(lambda: any("421 4.3.2" in each.text for each in replica.conditions.now()))
+            assert bool(replica.not_ready_because()) is not stood_in_for

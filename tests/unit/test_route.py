@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.ratelimit.order import Order
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.routing.routes import made, waiting_for
@@ -137,6 +138,26 @@ def test_those_that_take_no_mail_from_the_sender_are_as_good_as_not_there() -> N
     assert stage.next("a", senders=("x@example.com",)) == "b"
     assert stage.next("a", senders=("x@example.com", "y@other.com")) == "f"
     assert stage.next("a") == "b"
+
+
+@pytest.mark.parametrize(
+    ("author", "resting", "found"),
+    [("x@example.com", "ab", "f"), ("", "", None), ("y@example.com", "a", "b")],
+)
+def test_those_that_were_told_to_rest_by_the_sender_are_as_good_as_not_there(
+    author: str, resting: str, found: str | None
+) -> None:
+    stage = Stage()
+    for name, whose in (("a", "x@example.com"), ("b", "x@example.com"), ("a", "y@example.com")):
+        stage.relays[name].limiter.order(
+            Order(key=f"sender:{whose}", rule="r", said="554 No", until=stage.clock.epoch() + 60)
+        )
+    held = stage.route.resting(author)
+    assert "".join(relay.name for relay in held) == resting
+    relay = stage.route.next([stage.relays["a"], *([stage.relays["b"]] if not author else [])], (), held)
+    assert (relay and relay.name) == found
+    stage.clock.forward(61)
+    assert stage.route.resting(author) == ()
 
 
 def test_slots_are_leased_for_the_letters_that_will_want_them() -> None:

@@ -89,3 +89,14 @@ def test_shares_hold_however_many_there_are(shares: dict[str, float]) -> None:
     found, total = taken(turns, 100), sum(shares.values())
     for name, share in shares.items():
         assert abs(found[name] - 100 * share / total) <= 1 + share
+
+
+def test_when_all_were_woken_for_nothing_their_turns_are_as_before() -> None:
+    turns: Turns[str] = Turns({"a": 3.0, "b": 1.0})
+    for who in "aaaaabbbbb":
+        turns.add(who, who)
+    woken = [turns.take() for _ in range(10)]
+    for who in woken:
+        turns.give_back(who)
+        turns.add(who, who)
+    assert sorted(turns.take() for _ in range(4)) == ["a", "a", "a", "b"]
