@@ -63,10 +63,6 @@ class Window:
         ends = [end for begin, end in self._near(now) if begin <= now < end]
         return max(ends) if ends else self.next(now)
 
-    def moved(self, now: float, delay: float) -> float:
-        """The delay after which something may be sent that is due `delay` seconds after `now`."""
-        return self.next(now + delay) - now
-
     def _near(self, now: float) -> Iterator[tuple[float, float]]:
         """Begin and end of its spans from the day before `now` on, for as long as one has to come."""
         today = datetime.fromtimestamp(now, self.zone).date()

@@ -19,7 +19,7 @@ from mailsender.routing.pool import PoolLimits
 from mailsender.routing.presets import NO_LIMITS, Limits, limits_of
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy, read_schedule
-from mailsender.settings.environment import Settings, load
+from mailsender.settings.environment import Settings
 from mailsender.settings.file.notations import Quota, Rate, counts_recipients, parse_quota, parse_rate
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import MatchTable, RouteTable
@@ -31,15 +31,6 @@ from mailsender.suppression.rules import SuppressionPolicy
 SESSIONS, RECIPIENTS, LETTERS = 5, 100, 1000
 """Sessions at once, recipients of a transaction and transactions of a session where neither the file nor the
 preset says: those of `SMTP_*`."""
-
-
-def load_plan() -> Plan:
-    """The relays and routes that the environment, and the file that it names, stand for.
-
-    Raises:
-        SettingsError: see `mailsender.settings.environment.load`.
-    """
-    return plan_of(load())
 
 
 def plan_of(settings: Settings) -> Plan:

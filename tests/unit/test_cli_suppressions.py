@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_a_file_goes_in_and_comes_out(suppress: Command, service: tuple[Played, 
     service[0].store._entries.clear()
     assert suppress("import", "-", input=shown.stdout).exit_code == 0
     assert service[0].store._entries == before
+
+
+def test_what_its_page_types_can_be_typed(suppress: Command, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "suppression.md"
+    (commands,) = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "left.csv").write_text("bob@example.com,,left us\n")
+    for command in commands.splitlines():
+        program, group, *words = shlex.split(command.partition(">")[0])
+        made = suppress(*words)
+        assert (program, group, made.exit_code) == ("mailsender", "suppress", 0), made.output
+    assert [line.partition(",")[0] for line in made.stdout.splitlines()] == ["address", "bob@example.com"]
 
 
 def test_what_goes_wrong_is_told(suppress: Command, service: tuple[Played, str], tmp_path: Path) -> None:

@@ -37,12 +37,6 @@ def test_office_hours(now: str, opens: str) -> None:
     assert OFFICE.open_at(at(now)) == (now == opens)
 
 
-def test_a_retry_moves_into_the_next_window() -> None:
-    now = at("2026-11-30T16:55")
-    assert OFFICE.moved(now, 60) == 60
-    assert now + OFFICE.moved(now, 600) == at("2026-12-01T05:00")
-
-
 def test_several_spans_and_one_over_midnight() -> None:
     window = read_window("Sat-Sun 22:00-06:00, Wed")
     assert window.zone.key == "UTC"

@@ -100,8 +100,7 @@ class RouteTable(Table):
     )
     share: float = key(
         1.0,
-        "What a flow, which is a stream or a record's key, gets of the rate beside others, and the route"
-        " beside others over the same relay.",
+        "What a stream gets of the rate beside others, and the route beside others over the same relay.",
         1,
         gt=0,
         le=MOST_SHARE,
