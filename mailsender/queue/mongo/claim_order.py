@@ -32,9 +32,6 @@ FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STRAYS: Final = 1000
 """Letters that get their place in one go, of each kind."""
 
-TOLD_AFTER: Final = 50
-"""Routes that are looked through before what was met there is told: a quarter of a second or less."""
-
 # Another program may have written a `due` that is no time: that is none.
 _COME: Final[Document] = {"$or": [{"$ne": [{"$type": "$due"}, "date"]}, {"$lte": ["$due", "$$NOW"]}]}
 DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
@@ -229,19 +226,16 @@ class Order:
             return
         found = await self._between(_RANK, ("awaiting", _LOWEST), ("awaiting", ""))
         found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), (_beyond("awaiting"),))
-        looked = 0
+        if found:
+            yield found
         async for route, query in self._looks():
             if route is None:
                 there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
-                found += [each for each in await there.to_list(STRAYS) if not _is_name(each)]
+                found = [each for each in await there.to_list(STRAYS) if not _is_name(each)]
             else:
-                found += await self._on(route)
-            looked += 1
-            if found and (route is None or looked % TOLD_AFTER == 0 or len(found) >= STRAYS):
+                found = await self._on(route)
+            if found:
                 yield found
-                found = []
-        if found:
-            yield found
 
     async def _on(self, route: str) -> list[RawBSONDocument]:
         """Letters of a route that have no place in its order."""
