@@ -269,7 +269,7 @@ async def test_the_heads_of_a_route_cost_the_same_beside_whatever_waits(
     assert len(await queue._order.routes()) == 51
     await queue.insert([letter(K).evolve(route="r7")])
     assert len((await queue.claim(K, token_of(), "r7")).letters) == K
-    assert await queue._order.strays() == []
+    assert [each async for each in queue._order.strays()] == []
 
 
 async def test_a_place_in_a_flow_costs_the_same_beside_ten_thousand_flows(
