@@ -9,7 +9,8 @@ what was deferred would have to wait for all that came in before it was due, or 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import islice
@@ -188,7 +189,7 @@ class Order:
         """The routes on which letters wait, in as many looks into the index."""
         return [route async for route, _ in self._looks() if route is not None]
 
-    async def _looks(self) -> AsyncIterator[tuple[str | None, Document]]:
+    async def _looks(self) -> AsyncGenerator[tuple[str | None, Document], None]:
         """The routes on which letters wait, one after another, each with the query that met it.
 
         None where what was met is no name, as another program wrote it. A list stands in the index as each of
@@ -228,14 +229,15 @@ class Order:
         found += await self._between(_RANK, ("awaiting", _AFTER_TEXT), (_beyond("awaiting"),))
         if found:
             yield found
-        async for route, query in self._looks():
-            if route is None:
-                there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
-                found = [each for each in await there.to_list(STRAYS) if not _is_name(each)]
-            else:
-                found = await self._on(route)
-            if found:
-                yield found
+        async with aclosing(self._looks()) as looks:
+            async for route, query in looks:
+                if route is None:
+                    there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
+                    found = [each for each in await there.to_list(STRAYS) if not _is_name(each)]
+                else:
+                    found = await self._on(route)
+                if found:
+                    yield found
 
     async def _on(self, route: str) -> list[RawBSONDocument]:
         """Letters of a route that have no place in its order."""
