@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socketserver
 import struct
 import threading
@@ -34,6 +36,8 @@ MUTE: Final = "mute:"
 ALIAS: Final = "alias:"
 """Another name for what stands behind the colon."""
 
+TRIES: Final = 20
+
 Zone = Mapping[str, str | Sequence[str | Sequence[str]]]
 """Names to what becomes of a question for them: one of the words above, a text, or several records, each a
 text or the strings that make it up. A text is cut into strings of 255 octets. Any other name is NXDOMAIN."""
@@ -46,7 +50,7 @@ class DnsServer:
         self.zone = dict(zone)
         self.asked: Counter[str] = Counter()
         self.by_tcp: Counter[str] = Counter()
-        self.host, self.port = LOOPBACK, free_port()
+        self.host, self.port = LOOPBACK, 0
         self.errors: list[BaseException] = []
         self._servers: list[socketserver.BaseServer] = []
         self._threads: list[threading.Thread] = []
@@ -71,11 +75,7 @@ class DnsServer:
                 if answer := outer.answer(self.rfile.read(length), tcp=True):
                     self.wfile.write(struct.pack("!H", len(answer)) + answer)
 
-        place = (self.host, self.port)
-        self._servers = [
-            socketserver.ThreadingUDPServer(place, Datagram),
-            socketserver.ThreadingTCPServer(place, Stream),
-        ]
+        self._servers = self._bound(Datagram, Stream)
         for server in self._servers:
             thread = threading.Thread(
                 target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -83,6 +83,25 @@ class DnsServer:
             thread.start()
             self._threads.append(thread)
         return self
+
+    def _bound(
+        self, datagram: type[socketserver.BaseRequestHandler], stream: type[socketserver.BaseRequestHandler]
+    ) -> list[socketserver.BaseServer]:
+        """Both servers on one port; another port where somebody took it for one of the two meanwhile."""
+        for left in reversed(range(TRIES)):
+            place = (self.host, free_port())
+            with contextlib.ExitStack() as opened:
+                try:
+                    by_udp = opened.enter_context(socketserver.ThreadingUDPServer(place, datagram))
+                    by_tcp = opened.enter_context(socketserver.ThreadingTCPServer(place, stream))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE or not left:
+                        raise
+                    continue
+                opened.pop_all()
+                self.port = place[1]
+                return [by_udp, by_tcp]
+        raise AssertionError("unreachable")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

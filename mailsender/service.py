@@ -664,6 +664,7 @@ class Replica:
     async def _return_lost(self, deadline: Deadline) -> None:
         """Give back what claims took whose answers were lost; where nobody can know, it is not clean."""
         doubt = "a claim was never answered; what it takes after all comes back once another replica looks"
+        await deadline.bound(self._doubts_can_be_settled, lambda: deadline.left * 0.3)
         try:
             async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
                 lost = await self.dispatcher.return_lost()
@@ -675,6 +676,20 @@ class Replica:
         # While MongoDB has not answered for a while again, it may still carry out what it was told before.
         if self.dispatcher.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
             self.progress.unclean.append(doubt)
+
+    async def _doubts_can_be_settled(self, timeout: float) -> bool:
+        """Wait until MongoDB has done what it was told before, or never will, if `timeout` allows for it.
+
+        A replica that is stopped just after MongoDB changed its primary else leaves letters under its name.
+        """
+        until = self.clock.monotonic() + timeout
+        while self.dispatcher.in_doubt:
+            now = self.clock.monotonic()
+            left = self.heartbeat.health.steady_in(now)
+            if left == 0.0 or now + left > until:
+                return left == 0.0
+            await asyncio.sleep(left)
+        return True
 
     async def _ended(self, name: str, deadline: Deadline, seconds: Callable[[], float]) -> bool:
         """Tell a loop to stop and wait for its end; one that takes longer than `seconds()` is cancelled."""

@@ -65,9 +65,13 @@ class Health:
 
     def steady(self, now: float) -> bool:
         """Whether it has been there for two intervals, so that others could renew their leases."""
+        return self.steady_in(now) == 0.0
+
+    def steady_in(self, now: float) -> float:
+        """Seconds until it can be `steady` at the earliest: if from now on it answers each time."""
         if self._since is None or now - self._last > self.longest_gap:
-            return False
-        return now - self._since >= self.longest_gap
+            return self.longest_gap
+        return max(0.0, self._since + self.longest_gap - now)
 
     @property
     def good(self) -> bool:

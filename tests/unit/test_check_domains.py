@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from mailsender.check.domains import MOST, check_domains
 from mailsender.check.findings import Finding
 from mailsender.check.resolver import Dns, server_of
 from mailsender.check.spf_lookups import count_lookups
+from mailsender.dev.process import LOOPBACK, free_port
 from mailsender.message.dkim import SigningKey, SigningKeys
 from tests.signing import RSA, both, key
 
@@ -264,3 +266,17 @@ def test_a_server_is_an_address_with_a_port_or_without(text: str, server: tuple[
 def test_what_is_no_server_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="an IP address is needed"):
         server_of(text)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_the_server_takes_another_port_where_one_was_taken_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, kind: socket.SocketKind
+) -> None:
+    with socket.socket(type=kind) as other:
+        other.bind((LOOPBACK, 0))
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+        taken, free = other.getsockname()[1], free_port()
+        monkeypatch.setattr("lab.dns_server.free_port", iter([taken, free]).__next__)
+        with DnsServer({}) as server:
+            assert server.address == f"{LOOPBACK}:{free}"

@@ -22,8 +22,11 @@ class TestHealth:
         health.answered(0.0, 1000.0)
         health.answered(10.0, 1010.0)
         assert not health.steady(19.9)
+        assert health.steady_in(19.0) == pytest.approx(1.0)
         health.answered(20.0, 1020.0)
         assert health.steady(20.0)
+        assert health.steady_in(25.0) == 0.0
+        assert health.steady_in(41.0) == 20.0  # the last answer is too long ago
 
     def test_a_failure_starts_the_wait_again(self) -> None:
         health = Health(10.0)
