@@ -90,7 +90,7 @@ MUTANTS = (
         old='            if nameable(entry["_id"]):\n                found += ',
         new="            if entry == {}:\n                found += ",
         # Only an end between a settlement and its report leaves one behind, as that without a broker does.
-        attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=2),
+        attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=6),
         finding="left in the outbox",
         seconds=140.0,  # what never comes is waited for
     ),
