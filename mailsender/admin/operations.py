@@ -165,7 +165,7 @@ class ReplicaOperations:
             "since_start": self._counters(),
             "rate": self._rate(),
             "sessions": {
-                "max": replica.settings.smtp_max_senders,
+                "max": replica.relays[0].policy.sessions.sessions,
                 "open": len(replica.relays[0].pool),
                 "busy": replica.relays[0].pool.busy,
                 "slow": replica.relays[0].pool.dots.slow,

@@ -166,11 +166,16 @@ def in_force(entry: Entry, now: datetime) -> bool:
 
 def ignores(letter: Letter, stream: str, policy: SuppressionPolicy) -> bool:
     """Whether a letter of a stream goes out whoever is on the list: it says so, and its stream may."""
-    if '"Suppression"' not in letter.mail or stream not in policy.transactional:
+    return stream in policy.transactional and wants_to_ignore(letter)
+
+
+def wants_to_ignore(letter: Letter) -> bool:
+    """Whether a letter asks to go out whoever is on the list, be it allowed to or not."""
+    if '"Suppression"' not in letter.mail:
         return False
     try:
         return bool(json.loads(letter.mail).get("Suppression") == IGNORE)
-    except (ValueError, AttributeError):
+    except (RecursionError, ValueError, AttributeError):
         return False  # no service wrote it; the sender says what is wrong with it
 
 

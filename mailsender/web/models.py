@@ -116,6 +116,10 @@ class LetterView(BaseModel):
         description="After that it is not sent: its `ExpireAt`, or earlier by its route's `expire`; null: it"
         " has no such time."
     )
+    suppression: Literal["", "ignore"] = Field(
+        description="What it says of the suppression list (`Suppression`), or empty: it obeys the list. Whether"
+        " it may ignore it says its stream."
+    )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
     relay: str = Field(description="The relay of the last attempt, or empty.")
@@ -290,7 +294,7 @@ class CountersView(BaseModel):
 
 
 class RateView(BaseModel):
-    """How fast all replicas together may send."""
+    """How fast all replicas together may send over the first of `relays`; these tell it of each."""
 
     model_config = _CLOSED
 
@@ -306,7 +310,7 @@ class RateView(BaseModel):
 
 
 class SessionsView(BaseModel):
-    """SMTP sessions of this replica."""
+    """SMTP sessions of this replica with a relay."""
 
     model_config = _CLOSED
 
@@ -554,7 +558,7 @@ class StatusView(BaseModel):
     queue: QueueView | None = Field(description="Null until MongoDB has told it for the first time.")
     since_start: CountersView
     rate: RateView
-    sessions: SessionsView
+    sessions: SessionsView = Field(description="Those with the first of `relays`.")
     relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
     relays: list[RelayDetailsView]
     routes: list[RouteView] = Field(

@@ -165,6 +165,14 @@ async def test_a_letter_that_waits_is_tried_next_when_its_window_is_open(path: P
     assert far == [False, False, True]
 
 
+@pytest.mark.asyncio
+async def test_status_tells_of_the_first_relay_what_its_file_says(path: Path) -> None:
+    replaced(path, ('"14/s"', '"14/s"\nconnections = 9'))
+    status = await ReplicaOperations(replica_of()).status()
+    assert (status["rate"]["letters"], status["sessions"]["max"]) == (14, 9)
+    assert status["relays"][0]["sessions"]["max"] == 9
+
+
 # --- the limiter ---------------------------------------------------------------------------------
 
 
