@@ -145,7 +145,8 @@ class ReplicaOperations:
         now = replica.clock.epoch()
         return {
             "waits_for": [
-                asdict(each) | {"since": moment(each.since), "until": moment(each.until)}
+                asdict(each)
+                | {"since": moment(each.since), "until": moment(each.until), "relay": each.relay or None}
                 for each in replica.conditions.now()
             ],
             "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),

@@ -117,8 +117,8 @@ class LetterView(BaseModel):
         " has no such time."
     )
     suppression: Literal["", "ignore"] = Field(
-        description="What it says of the suppression list (`Suppression`), or empty: it obeys the list. Whether"
-        " it may ignore it says its stream."
+        description="What it says of the suppression list (`Suppression`), or empty: it obeys the list."
+        " Whether it may ignore it says its stream."
     )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
@@ -495,6 +495,9 @@ class ConditionView(BaseModel):
     trouble: bool = Field(description="False where it is as it was set up to be; the service is ready then.")
     since: datetime
     until: datetime | None = Field(description="When it is tried again, or over, where that is known.")
+    relay: str | None = Field(
+        None, description="The name of the relay that it is about; null: about none, or no file names any."
+    )
 
 
 class LoopView(BaseModel):
