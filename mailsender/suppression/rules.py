@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 from unicodedata import category
@@ -140,6 +140,10 @@ def entry_of(
         raise BadEntry(f"stream: is no name of up to {MAX_STREAM} characters")
     if until is not None and until <= now:
         raise BadEntry("until: lies in the past")
+    try:
+        until = None if until is None else until.astimezone(UTC)
+    except OverflowError:
+        raise BadEntry("until: lies too far away") from None
     ends = None if endless else until or now + timedelta(seconds=life)
     kept = _one_line(reason)[:MAX_REASON]
     since, ends = cut(since), None if ends is None else cut(ends)
