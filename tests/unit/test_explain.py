@@ -112,6 +112,9 @@ def test_the_command_asks_no_setting_for_a_preset() -> None:
         (("450 No", "--preset", "nobody"), "preset: nobody is none; there are ses"),
         (("450 No", "--stage", "rset"), "--stage: rset is none; there are connect"),
         (("450 No", "--relay", "nobody"), "relay: nobody is none; there are default"),
+        (("450 No", "--to", "ann@example.org"), "one of REPLY, --to and --letter is needed"),
+        (("450 No", "--letter", "0" * 24), "one of REPLY, --to and --letter is needed"),
+        ((), "one of REPLY, --to and --letter is needed"),
     ],
 )
 def test_what_is_typed_wrong_is_said(
