@@ -214,7 +214,7 @@ def test_once_its_file_was_read_a_hang_up_ends_it_no_more(
         monkeypatch.delenv("MAILSENDER_CONFIG")
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
     module = ModuleType("mailsender.app")
-    module.run_service = lambda _: signal.raise_signal(signal.SIGHUP)  # type: ignore[attr-defined]
+    module.__dict__["run_service"] = lambda _: signal.raise_signal(signal.SIGHUP)
     monkeypatch.setitem(sys.modules, "mailsender.app", module)
     made = CliRunner().invoke(command_line, ["run"])
     assert made.exit_code == 0, made.output
