@@ -78,9 +78,6 @@ LARGE = 1024 * 1024
 """Bytes from which a buffer is given back when it is freed; batches of letters, mostly. Smaller ones are
 faster from the heap."""
 
-RELOAD = "SIGHUP"
-"""The signal that has the file read again, where there is one: as it has of most daemons. Else it ends us."""
-
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
@@ -396,11 +393,13 @@ async def _main(settings: Settings) -> int:
         log.error("cannot_start", error=str(error))
         return 2
     replica = Replica(settings, parts, clock, listen=listen)
-    loop = asyncio.get_running_loop()
+    loop, reloading = asyncio.get_running_loop(), Reloading(replica)
     for number in signals.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)
-        if settings.config is not None and number.name == RELOAD:
-            loop.add_signal_handler(number, Reloading(replica).begin, number.name)
+        if settings.config is not None and number.name == signals.RELOAD:
+            loop.add_signal_handler(number, reloading.begin, number.name)
+    if signals.reload_came():
+        reloading.begin(signals.RELOAD)
     _spare_the_collector()
     _give_memory_back()
     log.info("starting", version=__version__, loop=type(loop).__module__)

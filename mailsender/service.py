@@ -17,11 +17,12 @@ The order in which it stops (promise P6), and why each step stands where it does
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -45,6 +46,7 @@ from mailsender.message.signing import SigningComposer
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
+from mailsender.model.queue_stats import QueueStats
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
@@ -54,6 +56,7 @@ from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
 from mailsender.ratelimit.destinations import Destinations, Rates
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter, nobody
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
@@ -407,7 +410,7 @@ class Replica:
     def not_ready_because(self) -> list[str]:
         """What does not do its work; empty where all does."""
         reasons = [] if self.state == "running" else [self.state]
-        reasons += [f"{each.part}: {each.text}" for each in self.conditions.now() if each.trouble]
+        reasons += [f"{each.subject}: {each.text}" for each in self.conditions.now() if each.trouble]
         return reasons + self.supervisor.troubles
 
     def _conditions(self) -> Iterator[Condition]:
@@ -432,6 +435,7 @@ class Replica:
 
     def _of_relay(self, relay: Relay) -> Iterator[Condition]:
         limiter, reason = relay.limiter, relay.reason
+        name = relay.name if self.filed else ""
         if reason and not (self._stop.is_set() and reason == NOT_ASKED):
             yield Condition(
                 part="relay",
@@ -439,12 +443,13 @@ class Replica:
                 trouble=reason == NOT_ASKED or not self._stood_in_for(relay),
                 since=relay.since or 0.0,
                 until=relay.next_try,
+                relay=name,
             )
         if limiter.exhausted_until is not None:
-            text = f"{limiter.allowance.quota} transactions a day are used up"
-            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until)
-        elif (backlog := self._backlog(limiter)) is not None:
-            yield backlog
+            text = f"{_quota(limiter.allowance)} are used up"
+            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until, relay=name)
+        elif (backlog := self._backlog(relay)) is not None:
+            yield replace(backlog, relay=name)
 
     def _stood_in_for(self, relay: Relay) -> bool:
         """Whether the letters of all its routes have another relay that goes."""
@@ -454,18 +459,32 @@ class Replica:
             if relay in route.relays
         )
 
-    def _backlog(self, limiter: Limiter) -> Condition | None:
-        """More letters that are due than the rate lets out in `LONG` seconds."""
-        allowance, stats = limiter.allowance, self.tidier.stats
+    def _backlog(self, relay: Relay) -> Condition | None:
+        """More letters that are due over a relay than its rate lets out in `LONG` seconds."""
+        allowance, stats = relay.limiter.allowance, self.tidier.stats
         if stats is None or not allowance.letters:
             return None
-        takes = stats.due * allowance.period / allowance.letters
+        due = self._due_over(relay, stats)
+        takes = due * allowance.period / allowance.letters
         if takes <= LONG:
             return None
         counted_at = self.clock.epoch() - (self.tidier.stats_age or 0.0)
         rate = f"{allowance.letters} in {duration_of(allowance.period)}"
-        text = f"{stats.due} letters are due, and the rate is {rate}"
+        text = f"{due} letters are due, and the rate is {rate}"
         return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
+
+    def _due_over(self, relay: Relay, stats: QueueStats) -> int:
+        """How many letters could go over a relay now, as things are, but for its rate."""
+        if not self.filed:
+            return stats.due
+        waiting = ((stats.routes.get(route.name), route) for route in self.routes if not route.closed)
+        return math.ceil(
+            sum(
+                (found.awaiting - found.deferred) * route.part_over(relay)
+                for found, route in waiting
+                if found is not None
+            )
+        )
 
     def _kafka_trouble(self) -> str:
         """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""
@@ -761,6 +780,14 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
         sweep_age=settings.report_sweep_after,
         stop_timeout=settings.drain_timeout / 4,
     )
+
+
+def _quota(allowance: Allowance) -> str:
+    """How much a relay's quota allows, in words."""
+    of_recipients = allowance.by_recipient or allowance.quota_by_recipient
+    what = "recipients" if of_recipients else "transactions"
+    span = f"in {duration_of(allowance.quota_period)}" if allowance.quota_period else "a day"
+    return f"{allowance.quota} {what} {span}"
 
 
 def _send_policy(settings: Settings) -> SendPolicy:

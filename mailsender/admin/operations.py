@@ -145,7 +145,8 @@ class ReplicaOperations:
         now = replica.clock.epoch()
         return {
             "waits_for": [
-                asdict(each) | {"since": moment(each.since), "until": moment(each.until)}
+                asdict(each)
+                | {"since": moment(each.since), "until": moment(each.until), "relay": each.relay or None}
                 for each in replica.conditions.now()
             ],
             "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),
@@ -165,7 +166,7 @@ class ReplicaOperations:
             "since_start": self._counters(),
             "rate": self._rate(),
             "sessions": {
-                "max": replica.settings.smtp_max_senders,
+                "max": replica.relays[0].policy.sessions.sessions,
                 "open": len(replica.relays[0].pool),
                 "busy": replica.relays[0].pool.busy,
                 "slow": replica.relays[0].pool.dots.slow,

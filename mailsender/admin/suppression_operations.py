@@ -48,14 +48,14 @@ class ReplicaSuppressions:
         """See `SuppressionOperations.reader`."""
         return Reader(self._now, self._watch.policy.life)
 
-    async def put(self, entries: Sequence[Entry]) -> int:
+    async def put(self, entries: Sequence[Entry], *, by: str) -> int:
         """See `SuppressionOperations.put`. No address stands in the log."""
         new = await self._store.put(entries)
         self._watch.stir()
-        log.info("suppressions_put", entries=len(entries), new=new)
+        log.info("suppressions_put", entries=len(entries), new=new, by=by)
         return new
 
-    async def remove(self, address: str, stream: str | None) -> int:
+    async def remove(self, address: str, stream: str | None, *, by: str) -> int:
         """See `SuppressionOperations.remove`."""
         name = _name(address)
         keys = [key_of(name, stream or "")]
@@ -63,7 +63,7 @@ class ReplicaSuppressions:
             wanted = Filter(now=self._now, address=name)
             keys += [each.key for each in await self._store.listed(wanted, after="", most=STREAMS)]
         removed = await self._store.remove(keys)
-        log.info("suppressions_removed", entries=removed)
+        log.info("suppressions_removed", entries=removed, by=by)
         return removed
 
     async def listed(self, address: str, stream: str | None, *, after: str, most: int) -> list[Entry]:

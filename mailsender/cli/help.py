@@ -33,7 +33,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     ),
     "run": (
         ("mailsender run", "in the foreground"),
-        ("mailsender run 2>> mailsender.observe.log", "its log in a file"),
+        ("mailsender run 2>> mailsender.log", "its log in a file"),
     ),
     "check": (
         ("mailsender check", "a line for each part"),

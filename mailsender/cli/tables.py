@@ -11,6 +11,7 @@ from rich.text import Text
 
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "relays": ("relay", "state", "breaker", "quota_left", "trouble", "again"),
+    "orders": ("relay", "scope", "rule", "until", "pace", "over", "said"),
     "routes": ("route", "relays", "awaiting", "deferred", "oldest_due_seconds", "blocked_because"),
 }
 """What is shown of parts of which there are several; --json has all of it."""
@@ -27,13 +28,25 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
         console.print(Text(f"  {reason}", style="yellow"))
     for condition in status.get("waits_for") or ():
         until = f", until {condition['until']}" if condition.get("until") else ""
-        line = f"  waits for {condition['part']}: {condition['text']}; since {condition['since']}{until}"
+        what = " ".join(filter(None, (condition["part"], condition.get("relay"))))
+        line = f"  waits for {what}: {condition['text']}; since {condition['since']}{until}"
         console.print(Text(line, style="yellow"))
     for name, part in status.items():
         if isinstance(part, Mapping) and part:
             console.print(_table(name, part))
         elif name in COLUMNS and isinstance(part, list) and part:
             console.print(_rows(name, part))
+            if name == "relays" and (orders := _orders(part)):
+                console.print(_rows("orders", orders))
+
+
+def _orders(relays: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What replies asked of their relays, each as a row."""
+    return [
+        {**order, "relay": relay.get("relay"), "until": order.get("until") or "somebody acts"}
+        for relay in relays
+        for order in relay.get("orders") or ()
+    ]
 
 
 def _headline(status: Mapping[str, Any]) -> Text:

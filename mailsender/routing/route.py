@@ -182,11 +182,14 @@ class Route:
 
     def waiting_for(self, relay: Relay) -> int:
         """How many of the letters in the backlog will want a slot of a relay, as far as is known."""
+        return math.ceil(len(self.backlog) * self.part_over(relay))
+
+    def part_over(self, relay: Relay) -> float:
+        """The part of its letters that goes over a relay, as things are."""
         if self._turns is not None and relay.free and relay in self._first:
-            share = self._turns.share(self._first.index(relay), [each.free for each in self._first])
-            return math.ceil(len(self.backlog) * share)
+            return self._turns.share(self._first.index(relay), [each.free for each in self._first])
         first = next((each for each in self.relays if each.free), self.relays[0])
-        return len(self.backlog) if relay is first and self._turns is None else 0
+        return 1.0 if relay is first and self._turns is None else 0.0
 
     def resting(self, author: str) -> tuple[Relay, ...]:
         """The relays over which nothing from a sender may begin now, by what they said of it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 from unicodedata import category
@@ -140,6 +140,10 @@ def entry_of(
         raise BadEntry(f"stream: is no name of up to {MAX_STREAM} characters")
     if until is not None and until <= now:
         raise BadEntry("until: lies in the past")
+    try:
+        until = None if until is None else until.astimezone(UTC)
+    except OverflowError:
+        raise BadEntry("until: lies too far away") from None
     ends = None if endless else until or now + timedelta(seconds=life)
     kept = _one_line(reason)[:MAX_REASON]
     since, ends = cut(since), None if ends is None else cut(ends)
@@ -166,11 +170,16 @@ def in_force(entry: Entry, now: datetime) -> bool:
 
 def ignores(letter: Letter, stream: str, policy: SuppressionPolicy) -> bool:
     """Whether a letter of a stream goes out whoever is on the list: it says so, and its stream may."""
-    if '"Suppression"' not in letter.mail or stream not in policy.transactional:
+    return stream in policy.transactional and wants_to_ignore(letter)
+
+
+def wants_to_ignore(letter: Letter) -> bool:
+    """Whether a letter asks to go out whoever is on the list, be it allowed to or not."""
+    if '"Suppression"' not in letter.mail:
         return False
     try:
         return bool(json.loads(letter.mail).get("Suppression") == IGNORE)
-    except (ValueError, AttributeError):
+    except (RecursionError, ValueError, AttributeError):
         return False  # no service wrote it; the sender says what is wrong with it
 
 

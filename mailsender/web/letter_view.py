@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from mailsender.model.letter import PastAttempt, Recipient, StoredLetter, now_ms
+from mailsender.suppression.rules import IGNORE, wants_to_ignore
 from mailsender.web.models import AttemptView, LetterView, OriginView, RecipientView
 
 
@@ -27,6 +28,7 @@ def letter_view(found: StoredLetter) -> LetterView:
         retry=asked.retry,
         not_before=asked.not_before,
         expires=letter.expires,
+        suppression=IGNORE if wants_to_ignore(letter) else "",
         attempts=letter.attempts,
         reason=letter.reason,
         relay=letter.relay,

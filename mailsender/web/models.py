@@ -58,7 +58,7 @@ class RecipientView(BaseModel):
     rule: str | None = Field(
         None, description="The reply rule that decided; empty where the relay was taken at its word."
     )
-    relay: str = Field("", description="The relay that said so, or that was asked last.")
+    relay: str = Field("", description="The relay that said so, or that was asked last, as `host:port`.")
     next_try: datetime | None = Field(
         None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
     )
@@ -70,7 +70,7 @@ class AttemptView(BaseModel):
     model_config = _CLOSED
 
     at: datetime | None = Field(description="When it was over; null where only its traces were found.")
-    relay: str = Field(description="The relay that was asked.")
+    relay: str = Field(description="The relay that was asked, as `host:port`.")
     verdict: Literal["accepted", "deferred", "refused", "uncertain"] = Field(
         description="What decided about the letter."
     )
@@ -116,9 +116,13 @@ class LetterView(BaseModel):
         description="After that it is not sent: its `ExpireAt`, or earlier by its route's `expire`; null: it"
         " has no such time."
     )
+    suppression: Literal["", "ignore"] = Field(
+        description="What it says of the suppression list (`Suppression`), or empty: it obeys the list."
+        " Whether it may ignore it says its stream."
+    )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
-    relay: str = Field(description="The relay of the last attempt, or empty.")
+    relay: str = Field(description="The relay of the last attempt, as `host:port`, or empty.")
     message_id: str = Field(description="The same over all attempts; empty before the first one.")
     accepted_at: datetime | None = Field(
         description="When it was stored, in whole seconds; null where another program did so."
@@ -290,7 +294,7 @@ class CountersView(BaseModel):
 
 
 class RateView(BaseModel):
-    """How fast all replicas together may send."""
+    """How fast all replicas together may send over the first of `relays`; these tell it of each."""
 
     model_config = _CLOSED
 
@@ -306,7 +310,7 @@ class RateView(BaseModel):
 
 
 class SessionsView(BaseModel):
-    """SMTP sessions of this replica."""
+    """SMTP sessions of this replica with a relay."""
 
     model_config = _CLOSED
 
@@ -491,6 +495,9 @@ class ConditionView(BaseModel):
     trouble: bool = Field(description="False where it is as it was set up to be; the service is ready then.")
     since: datetime
     until: datetime | None = Field(description="When it is tried again, or over, where that is known.")
+    relay: str | None = Field(
+        None, description="The name of the relay that it is about; null: about none, or no file names any."
+    )
 
 
 class LoopView(BaseModel):
@@ -554,7 +561,7 @@ class StatusView(BaseModel):
     queue: QueueView | None = Field(description="Null until MongoDB has told it for the first time.")
     since_start: CountersView
     rate: RateView
-    sessions: SessionsView
+    sessions: SessionsView = Field(description="Those with the first of `relays`.")
     relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
     relays: list[RelayDetailsView]
     routes: list[RouteView] = Field(

@@ -91,7 +91,7 @@ class SuppressionHandlers:
         """Put entries on the list; all of them, or none where one is wrong."""
         asked = _read(SuppressionsIn, await self._take(request)).suppressions
         entries = [self._entry(number, each) for number, each in enumerate(asked)]
-        new = await self._list.put(entries)
+        new = await self._list.put(entries, by=_by(request))
         return _json(SuppressedView.model_construct(put=len(entries), new=new).model_dump())
 
     def _entry(self, number: int, asked: SuppressionIn) -> Entry:
@@ -111,7 +111,9 @@ class SuppressionHandlers:
     async def lift(self, request: web.Request) -> web.Response:
         """Take an address off the list."""
         try:
-            removed = await self._list.remove(request.match_info["address"], _stream(request))
+            removed = await self._list.remove(
+                request.match_info["address"], _stream(request), by=_by(request)
+            )
         except BadEntry as error:
             raise ProblemError(HTTPStatus.NOT_FOUND, f"Nothing like it is on the list: {error}.") from None
         if not removed:
@@ -127,7 +129,7 @@ class SuppressionHandlers:
             return await self._imported(request)
 
     async def _imported(self, request: web.Request) -> web.Response:
-        reader = self._list.reader()
+        reader, by = self._list.reader(), _by(request)
         waiting: list[Entry] = []
         put = new = size = 0
         last = False
@@ -141,11 +143,11 @@ class SuppressionHandlers:
             for entry in reader.feed(block, last=last):
                 waiting.append(entry)
                 if len(waiting) == MOST:
-                    new += await self._list.put(waiting)
+                    new += await self._list.put(waiting, by=by)
                     put += len(waiting)
                     waiting = []
         if waiting:
-            new += await self._list.put(waiting)
+            new += await self._list.put(waiting, by=by)
             put += len(waiting)
         faults = [RowFaultView.model_construct(row=each.row, text=each.text) for each in reader.faults]
         view = ImportedView.model_construct(
@@ -202,6 +204,12 @@ class SuppressionHandlers:
             yield
         finally:
             self._files -= 1
+
+
+def _by(request: web.Request) -> str:
+    """Who asks for a change, for the log: without the path, in which an address may stand."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical if resource else ''} from {request.remote}"
 
 
 def _view(entry: Entry) -> SuppressionView:

@@ -27,12 +27,17 @@ class SuppressionOperations(Protocol):
         """What reads a file of entries."""
         ...
 
-    async def put(self, entries: Sequence[Entry]) -> int:
-        """Put entries on the list, in place of those of the same keys; how many were new."""
+    async def put(self, entries: Sequence[Entry], *, by: str) -> int:
+        """Put entries on the list, in place of those of the same keys; how many were new.
+
+        `by` says for the log who asked.
+        """
         ...
 
-    async def remove(self, address: str, stream: str | None) -> int:
+    async def remove(self, address: str, stream: str | None, *, by: str) -> int:
         """Take an address off the list, for a stream or, where that is None, altogether; how many entries.
+
+        `by` says for the log who asked.
 
         Raises:
             BadEntry: it is no address.

@@ -85,11 +85,36 @@ class Played:
     async def status(self) -> Mapping[str, Any]:
         return {
             "waits_for": [
-                {"part": "quota", "text": "all [red]used[/red]", "since": "today", "until": "tomorrow"},
+                {
+                    "part": "quota",
+                    "text": "all [red]used[/red]",
+                    "since": "today",
+                    "until": "tomorrow",
+                    "relay": "ses",
+                },
                 {"part": "queue", "text": "full", "since": "noon", "until": None},
             ],
             "queue": {"awaiting": 12345, "oldest_due_seconds": 1.5},
             "relay": {"name": "smtp.example.test:25", "trouble": "550 [red]no[/red]", "since": None},
+            "relays": [
+                {
+                    "relay": "ses",
+                    "state": "answers",
+                    "breaker": "closed",
+                    "orders": [
+                        {
+                            "scope": "relay",
+                            "rule": "ses/rate",
+                            "said": "454 [b]x",
+                            "holds": True,
+                            "until": None,
+                            "pace": 0.0,
+                            "over": None,
+                        }
+                    ],
+                },
+                {"relay": "own", "state": "away", "breaker": "open", "orders": []},
+            ],
             "routes": [
                 {
                     "route": "news",
@@ -354,13 +379,22 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert result.exit_code == 0, result.output
     assert f"mailsender {__version__}: running, not ready" in result.stdout
     assert "kafka: no broker answers [sic]" in result.stdout
-    assert "waits for quota: all [red]used[/red]; since today, until tomorrow" in result.stdout
+    assert "waits for quota ses: all [red]used[/red]; since today, until tomorrow" in result.stdout
     assert "waits for queue: full; since noon\n" in result.stdout
     assert "12,345" in result.stdout
     assert "oldest due seconds" in result.stdout
     assert "550 [red]no[/red]" in result.stdout
     assert "4,321" in result.stdout
     assert "a: [red]no[/red]" in result.stdout
+
+
+def test_status_shows_what_replies_asked_for(command: Command, played: tuple[Played, str]) -> None:
+    result = command("status", "--url", played[1], "--key", KEY)
+    orders = result.stdout.partition("\norders")[2].partition("\nroutes")[0]
+    assert "ses/rate" in orders
+    assert "454 [b]x" in orders
+    assert "somebody" in orders, "who has to act is told, where no time ends it"
+    assert "own" not in orders
 
 
 def test_it_is_said_why_a_letter_waits(command: Command, played: tuple[Played, str]) -> None:

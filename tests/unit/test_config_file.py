@@ -278,6 +278,11 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
             'relays.toml:5: relays.a.destinations."x y": a domain, or *.domain, is needed',
         ),
         (
+            SMALL + '[relays.a.destinations]\n"x.test" = { rate = "1/s" }\n"X.test" = { rate = "2/s" }\n',
+            "relays.toml:5: relays.a.destinations: x.test stands there twice",
+        ),
+        (SMALL + '[suppression]\nlife = "5s"\n', "relays.toml:6: suppression.life: from 1h to 3650d"),
+        (
             SMALL + RULE + 'stge = "dot"\n',
             "relays.toml:9: relays.a.rules[0].stge: is no key here; stage may be meant",
         ),

@@ -45,6 +45,25 @@ def test_the_tables_of_keys_are_up_to_date() -> None:
     assert shown == made, "run `mailsender config-tables` and put what it prints between the two markers"
 
 
+@pytest.mark.parametrize(("header", "table"), TABLES.items())
+def test_all_words_that_a_key_takes_are_told(header: str, table: type[Table]) -> None:
+    below = PAGE.partition(f"### `{header}`\n")[2].partition("\n### ")[0]
+    rows = {name: row for row in below.splitlines() for name in re.findall(r"^\| `(\w+)` \|", row)}
+    for name, schema in table.model_json_schema()["properties"].items():
+        for word in words_of(schema):
+            assert f"`{word}`" in rows[name].rpartition(" | ")[2], (name, word)
+
+
+def words_of(schema: Any) -> set[str]:
+    """The words that alone are taken somewhere in a schema, without those of other tables."""
+    if isinstance(schema, list):
+        return {word for each in schema for word in words_of(each)}
+    if not isinstance(schema, dict):
+        return set()
+    here = {*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])}
+    return here | {word for key in ("anyOf", "items", "allOf") for word in words_of(schema.get(key))}
+
+
 def test_every_table_of_the_file_is_there() -> None:
     def below(kind: type[Table]) -> set[type[Table]]:
         return {kind, *(each for sub in kind.__subclasses__() for each in below(sub))}

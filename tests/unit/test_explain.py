@@ -112,6 +112,8 @@ def test_the_command_asks_no_setting_for_a_preset() -> None:
         (("450 No", "--preset", "nobody"), "preset: nobody is none; there are ses"),
         (("450 No", "--stage", "rset"), "--stage: rset is none; there are connect"),
         (("450 No", "--relay", "nobody"), "relay: nobody is none; there are default"),
+        (("450 No", "--to", "ann@example.org"), "one of REPLY, --to and --letter is needed"),
+        (("450 No", "--letter", "0" * 24), "one of REPLY, --to and --letter is needed"),
     ],
 )
 def test_what_is_typed_wrong_is_said(
@@ -211,7 +213,7 @@ def test_it_is_said_why_it_is_that_route(traits: Traits, head: str) -> None:
         (("--to", "nobody"), 2, ""),
         (("--to", "anna@gmail.com", "--priority", "urgent"), 2, "--priority: urgent is none; there are high"),
         (("--to", "anna@gmail.com", "--from", "x"), 2, ""),
-        ((), 2, "a reply begins with its code"),
+        ((), 2, "one of REPLY, --to and --letter is needed"),
     ],
 )
 def test_the_command_says_the_way(

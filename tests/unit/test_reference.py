@@ -24,6 +24,7 @@ from mailsender.intake.schema import LetterIn, Limits, Senders
 from mailsender.model.letter import Phase
 from mailsender.reports.schema import AttemptReport, Reason, RecipientReport, Report
 from mailsender.web.app import make_app
+from mailsender.web.explain_models import Kinds
 from mailsender.web.models import StatusView
 from mailsender.web.operations import Operations
 
@@ -190,6 +191,11 @@ def test_its_endpoints_are_those_of_the_service() -> None:
     shown = first_cells(section("http.md", "Requests"))
     assert len(shown) == len(set(shown))
     assert set(shown) == routes
+
+
+def test_all_that_may_stand_in_a_letters_way_is_explained() -> None:
+    obstacles = section("http.md", "Why one letter waits").partition("An obstacle has a `kind`")[2]
+    assert sorted(first_cells(obstacles)) == sorted(get_args(Kinds))
 
 
 def reasons(path: Path) -> Iterator[str]:

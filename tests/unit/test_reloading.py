@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from mailsender import signals
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.admin.reloading import Reloading
-from mailsender.app import build
+from mailsender.app import _main, build
+from mailsender.cli.app import app as command_line
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import now_ms
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance
@@ -19,7 +26,7 @@ from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.operations import BadConfig, NoConfig
-from tests.dispatching import letter
+from tests.dispatching import letter, until
 
 TEXT = """\
 [relays.a]
@@ -163,6 +170,75 @@ async def test_a_letter_that_waits_is_tried_next_when_its_window_is_open(path: P
         assert found.due is not None
         far.append(found.due.minute == 0 and found.due.hour == 10 and found.due > due)
     assert far == [False, False, True]
+
+
+@pytest.mark.asyncio
+async def test_status_tells_of_the_first_relay_what_its_file_says(path: Path) -> None:
+    replaced(path, ('"14/s"', '"14/s"\nconnections = 9'))
+    status = await ReplicaOperations(replica_of()).status()
+    assert (status["rate"]["letters"], status["sessions"]["max"]) == (14, 9)
+    assert status["relays"][0]["sessions"]["max"] == 9
+
+
+# --- a signal that comes early ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def hung_up() -> Iterator[list[int]]:
+    """What a hang-up does is put back afterwards; here are those that nobody has taken over."""
+    found: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: found.append(number))
+    yield found
+    signal.signal(signal.SIGHUP, before)
+    signals.reload_came()
+
+
+def test_a_hang_up_before_it_runs_is_remembered_once(hung_up: list[int]) -> None:
+    signals.remember_reload()
+    assert not signals.reload_came()
+    signal.raise_signal(signal.SIGHUP)
+    assert (signals.reload_came(), signals.reload_came(), hung_up) == (True, False, [])
+
+
+def test_one_that_is_ignored_by_wish_stays_ignored(hung_up: list[int]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.remember_reload()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_once_its_file_was_read_a_hang_up_ends_it_no_more(
+    path: Path, hung_up: list[int], monkeypatch: pytest.MonkeyPatch, *, file: bool
+) -> None:
+    if not file:
+        monkeypatch.delenv("MAILSENDER_CONFIG")
+        monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
+    module = ModuleType("mailsender.app")
+    module.__dict__["run_service"] = lambda _: signal.raise_signal(signal.SIGHUP)
+    monkeypatch.setitem(sys.modules, "mailsender.app", module)
+    made = CliRunner().invoke(command_line, ["run"])
+    assert made.exit_code == 0, made.output
+    assert (signals.reload_came(), bool(hung_up)) == (file, not file)
+
+
+@pytest.mark.asyncio
+async def test_what_was_remembered_is_done_when_it_runs(
+    path: Path, hung_up: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = replica_of()
+
+    async def run() -> int:
+        await until(lambda: replica.relays[0].limiter.allowance.letters == 7)
+        return 0
+
+    monkeypatch.setattr(replica, "run", run)
+    monkeypatch.setattr("mailsender.app.Replica", lambda *_, **__: replica)
+    for name in ("build", "_spare_the_collector", "_give_memory_back"):
+        monkeypatch.setattr(f"mailsender.app.{name}", lambda *_: None)
+    replaced(path, ('"14/s"', '"7/s"'))
+    signals.remember_reload()
+    signal.raise_signal(signal.SIGHUP)
+    assert await _main(replica.settings) == 0
 
 
 # --- the limiter ---------------------------------------------------------------------------------

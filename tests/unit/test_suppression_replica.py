@@ -83,7 +83,7 @@ async def test_an_operator_stops_a_letter_that_waits(monkeypatch: pytest.MonkeyP
     entry = operations.suppressions.entry(
         "@example.test", stream="", reason="closed", until=None, endless=True
     )
-    assert await operations.suppressions.put([entry]) == 1
+    assert await operations.suppressions.put([entry], by="a test") == 1
     relay.away = ""
     replica.dispatcher.nudge()
     await until(lambda: sink.published)

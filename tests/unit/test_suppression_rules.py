@@ -163,6 +163,7 @@ def test_a_letter_ignores_the_list_where_it_says_so_and_its_stream_may() -> None
         '{"Suppression":"x"}',
         '["Suppression"]',
         '"Suppression" {',
+        '{"Suppression":' + "[" * 100_000,
     ],
 )
 def test_others_do_not(mail: str) -> None:

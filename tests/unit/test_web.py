@@ -516,7 +516,10 @@ async def test_the_file_is_read_again_and_what_became_of_it_is_told() -> None:
         assert status == 401
 
 
-HANDLED = ("route", "wanted_route", "stream", "tags", "priority", "retry", "not_before", "expires")
+HANDLED = (
+    *("route", "wanted_route", "stream", "tags", "priority", "retry", "not_before", "expires"),
+    "suppression",
+)
 
 
 @pytest.mark.asyncio
@@ -540,6 +543,7 @@ async def test_a_letter_is_shown_with_what_it_asked_for() -> None:
         route="bulk",
         handling=asked,
         expires=expires,
+        mail=json.dumps({"Suppression": "ignore"}),
     )
     shown = []
     for letter in (plain, full):
@@ -557,6 +561,7 @@ async def test_a_letter_is_shown_with_what_it_asked_for() -> None:
             "retry": "",
             "not_before": None,
             "expires": None,
+            "suppression": "",
         },
         {
             "route": "bulk",
@@ -567,6 +572,7 @@ async def test_a_letter_is_shown_with_what_it_asked_for() -> None:
             "retry": "1m, 5m*2",
             "not_before": "2026-01-02T08:00:00Z",
             "expires": "2026-01-03T00:00:00Z",
+            "suppression": "ignore",
         },
     ]
 

@@ -114,6 +114,8 @@ async def test_addresses_are_put_there_and_listed() -> None:
             assert await asked(client, "POST", "/suppressions", data=body(*entries)) == {"put": 3, "new": 3}
             assert await asked(client, "POST", "/suppressions", data=body(*entries)) == {"put": 3, "new": 0}
             found = await asked(client, "GET", "/suppressions")
+            await asked(client, "DELETE", f"/suppressions/{quote(ANN)}")
+            await client.ask("POST", "/suppressions/import", data="dave@example.test\n")
     assert found["next"] is None
     assert [each["address"] for each in found["suppressions"]] == ["@example.org", ANN, BOB]
     domain, ann, bob = found["suppressions"]
@@ -122,7 +124,13 @@ async def test_addresses_are_put_there_and_listed() -> None:
     assert datetime.fromisoformat(ann["since"]) == service.now
     assert datetime.fromisoformat(ann["until"]) == service.now + timedelta(days=30)
     assert datetime.fromisoformat(bob["until"]) == datetime.fromisoformat(until)
-    assert [each["new"] for each in logs if each["event"] == "suppressions_put"] == [3, 0]
+    done = [each for each in logs if each["event"].startswith("suppressions_")]
+    assert [each.get("new") for each in done] == [3, 0, None, 1]
+    assert [each["by"].rpartition(" from 127.0.0.1")[0] for each in done] == [
+        *2 * ("POST /suppressions",),
+        "DELETE /suppressions/{address}",
+        "POST /suppressions/import",
+    ]
     assert "example" not in str(logs)
 
 
@@ -187,6 +195,7 @@ async def test_a_parameter_that_cannot_be_understood_is_told(query: str) -> None
         (body({"address": ANN, "until": "soon"}), "suppressions.0.until"),
         (body({"address": ANN, "until": "2020-01-01T00:00:00Z"}), "suppressions.0.until: lies in the past"),
         (body({"address": ANN, "until": "2030-01-01T00:00:00"}), "suppressions.0.until"),
+        (body({"address": ANN, "until": "9999-12-31T23:59:59-12:00"}), "suppressions.0.until: lies too far"),
         (body({"address": ANN, "stream": "a\tb"}), "suppressions.0.stream: is no name"),
         (body({"address": ANN, "untill": "never"}), "suppressions.0.untill"),
         (body(*[{"address": ANN}] * 1001), "suppressions: "),

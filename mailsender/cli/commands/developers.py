@@ -167,7 +167,10 @@ def explain(
     from mailsender.cli import explaining  # noqa: PLC0415  pydantic takes a while to import
     from mailsender.cli.letter_way import list_told, told  # noqa: PLC0415  this command alone needs it
 
-    if letter and not (reply or to):
+    if sum(map(bool, (reply, to, letter))) != 1:
+        text = "one of REPLY, --to and --letter is needed, and not two of them"
+        fail(text, status=2, document=error_document(text) if as_json else None)
+    if letter:
         answer = ask(url, key, lambda service: service.explain(letter), as_json=as_json)
         if as_json:
             print_json(answer)
@@ -176,7 +179,7 @@ def explain(
         return
     now = datetime.now(UTC)
     try:
-        if to and not reply:
+        if to:
             way = explaining.way(
                 to, stream=stream, sender=sender, priority=priority, tags=tag or (), route=route
             )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mailsender import signals
 from mailsender.cli.asking import STATE
 from mailsender.cli.options import AsJson
 from mailsender.cli.terminal import fail, findings_document, print_json
@@ -28,6 +29,8 @@ def run() -> None:
     standard error.
     """
     settings = _settings()
+    if settings.config is not None:
+        signals.remember_reload()
     from mailsender.app import run_service  # noqa: PLC0415  brings in every client library
 
     run_service(settings)

@@ -141,6 +141,9 @@ def _seconds(least: float, most: float) -> BeforeValidator:
 Wait: TypeAlias = Annotated[float, _seconds(1.0, LONGEST)]
 """How long something waits or holds."""
 
+LongWait: TypeAlias = Annotated[float, _seconds(3600.0, LONGEST)]
+"""How long something holds of which an hour is little."""
+
 StepTime: TypeAlias = Annotated[float, _seconds(0.001, DAY)]
 """How long one step of a session may take."""
 

@@ -23,6 +23,7 @@ from mailsender.settings.file.kinds import (
     key,
     listed,
 )
+from mailsender.settings.file.notations import domain_pattern
 from mailsender.settings.kinds import MOST
 from mailsender.smtp.protocol import Timeouts
 
@@ -31,6 +32,20 @@ Action: TypeAlias = Literal["wait", "slow", "switch", "split", "stop", "fail", "
 Scope: TypeAlias = Literal["recipient", "destination", "sender", "relay"]
 
 _RFC: Final = Timeouts()
+
+
+def _each_once(value: object) -> object:
+    """Refuses two spellings of one domain, of which the first would be lost without a word."""
+    seen: set[str] = set()
+    for each in value if isinstance(value, dict) else ():
+        try:
+            domain = domain_pattern(each)
+        except ValueError:
+            continue  # it is told by itself
+        if domain in seen:
+            raise ValueError(f"{domain} stands there twice")
+        seen.add(domain)
+    return value
 
 
 def _code(value: object) -> str:
@@ -234,7 +249,7 @@ class RelayTable(Table):
         alias="from",
     )
     timeouts: TimeoutsTable = key(TimeoutsTable(), "How long each step may take.", {"dot": "5m"})
-    destinations: dict[Domain, DestinationTable] = key(
+    destinations: Annotated[dict[Domain, DestinationTable], BeforeValidator(_each_once)] = key(
         {},
         "Limits for mail to a domain, or to `*.domain`.",
         {"gmail.com": {"rate": "20/s"}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -44,8 +44,23 @@ def pages() -> Iterator[str]:
         yield from ("| key | default | example | meaning |", "| --- | --- | --- | --- |")
         for name, field in table.model_fields.items():
             examples = " or ".join(f"`{_toml(each)}`" for each in field.examples or ())
-            yield f"| `{field.alias or name}` | {_default(field)} | {examples} | {field.description} |"
+            meaning = f"{field.description}{_choice(field)}"
+            yield f"| `{field.alias or name}` | {_default(field)} | {examples} | {meaning} |"
         yield ""
+
+
+def _choice(field: FieldInfo) -> str:
+    """Which words a key takes, where it takes only some and its description has not all of them."""
+    words = [f"`{word}`" for word in _words(field.annotation)]
+    if all(word in (field.description or "") for word in words):
+        return ""
+    return f" One of {', '.join(words)}."
+
+
+def _words(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for each in get_args(kind) for word in _words(each)]
 
 
 def _default(field: FieldInfo) -> str:
