@@ -422,7 +422,8 @@ class Replica:
             taking["MongoDB"],
         )
         yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
-        yield from first(*(relay.limiter.condition for relay in self.relays))
+        limiters = [relay.limiter for relay in self.relays]
+        yield from first(*(each.condition for each in limiters), *(each.lapsing for each in limiters))
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
