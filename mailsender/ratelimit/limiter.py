@@ -550,6 +550,7 @@ class Limiter:
         if grant.stepped_back:
             log.warning(
                 "clock_stepped_back",
+                relay=self.name,
                 action="no slots until MongoDB's clock has caught up",
                 advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
             )
@@ -665,17 +666,18 @@ class Limiter:
         self.used_today = grant.used
         if not grant.exhausted:
             if self.exhausted_until is not None:
-                log.info("daily_quota_renewed")
+                log.info("daily_quota_renewed", relay=self.name)
             self.exhausted_until = None
             return
         if self.exhausted_until is None:
             self.exhausted += 1
             log.warning(
                 "daily_quota_used_up",
+                relay=self.name,
                 quota=self.allowance.quota,
                 until=now_ms(grant.renewed).isoformat(),
                 action="letters wait until then",
-                advice="raise SMTP_DAILY_QUOTA if the relay allows more",
+                advice="raise SMTP_DAILY_QUOTA, or the relay's quota in the file, if it allows more",
             )
         self.exhausted_until = grant.renewed
         self._turn_away()

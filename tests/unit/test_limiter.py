@@ -139,11 +139,13 @@ async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when(
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, quota=2)
+    gate.name = "ses"
     async with running(gate):
         await gate.acquire()
         await gate.acquire()
-        with pytest.raises(NoSlots):
+        with capture_logs() as logs, pytest.raises(NoSlots):
             await gate.acquire()
+        assert [(each["event"], each["relay"]) for each in logs] == [("daily_quota_used_up", "ses")]
         assert gate.exhausted_until is not None
         assert gate.exhausted_until > clock.epoch()
         with pytest.raises(NoSlots):
