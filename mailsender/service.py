@@ -21,7 +21,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -422,8 +422,7 @@ class Replica:
             taking["MongoDB"],
         )
         yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
-        limiters = [relay.limiter for relay in self.relays]
-        yield from first(*(each.condition for each in limiters), *(each.lapsing for each in limiters))
+        yield from first(*(relay.limiter.condition for relay in self.relays))
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
@@ -433,6 +432,8 @@ class Replica:
 
     def _of_relay(self, relay: Relay) -> Iterator[Condition]:
         limiter, reason = relay.limiter, relay.reason
+        if limiter.lapsing.text:
+            yield replace(limiter.lapsing, trouble=not self._stood_in_for(relay))
         if reason and not (self._stop.is_set() and reason == NOT_ASKED):
             yield Condition(
                 part="relay",

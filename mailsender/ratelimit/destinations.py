@@ -57,7 +57,7 @@ class Destinations:
         self._changed = asyncio.Event()
 
     def __bool__(self) -> bool:
-        return bool(self._limiters) or any([each.ordered for each in self._given_up.values()])
+        return bool(self._limiters) or any(each.ordered for each in self._given_up.values())
 
     def change(self, rates: Mapping[str, Rates]) -> None:
         """Keep to these from now on, all of a pattern's rates. What is known of a pattern stays."""

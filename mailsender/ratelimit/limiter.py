@@ -592,8 +592,8 @@ class Limiter:
             return
         took, life = self._lapses.usual, self._request(0).life
         text = (
-            f"MongoDB takes {took * 1000:.0f} ms to answer, and a slot is good for {life * 1000:.0f} ms:"
-            " hardly any can be used"
+            f"MongoDB takes {took * 1000:.0f} ms to answer, and a slot of {self.name} is good for"
+            f" {life * 1000:.0f} ms: hardly any can be used"
         )
         if self.lapsing.set(text, self._clock.epoch()):
             log.warning(

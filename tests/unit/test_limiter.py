@@ -290,7 +290,9 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Limiter]:
     clock = ManualClock()
     store = Store(clock)
     store.takes = 0.06
-    return store, gate_of(clock, store, letters=100, quota=1000, backlog=50)
+    gate = gate_of(clock, store, letters=100, quota=1000, backlog=50)
+    gate.name = "ses"
+    return store, gate
 
 
 @pytest.mark.asyncio
@@ -306,7 +308,10 @@ async def test_slots_that_are_over_when_they_come_go_back_and_it_is_said_so(
                 await waiter
             with pytest.raises(NoSlots):
                 await gate.acquire()
-            assert "MongoDB takes 60 ms to answer, and a slot is good for 50 ms" in gate.blocked_because()
+            said = (
+                "MongoDB takes 60 ms to answer, and a slot of ses is good for 50 ms: hardly any can be used"
+            )
+            assert gate.blocked_because() == said
             assert gate.lapsing.text == gate.blocked_because()
             assert not gate.condition.text, "it is not away"
             assert gate.wait(store.clock.monotonic()) > 0
@@ -314,9 +319,9 @@ async def test_slots_that_are_over_when_they_come_go_back_and_it_is_said_so(
             await until(lambda: gate.goes)
             assert (await gate.acquire()).good(store.clock.monotonic())
         assert gate.blocked_because() == gate.lapsing.text == ""
-    said = [each for each in logs if each["event"] in {"slots_lapse", "slots_last"}]
-    assert [each["event"] for each in said] == ["slots_lapse", "slots_last"]
-    assert said[0]["advice"].endswith("a burst of 17"), "0.12 s and 50 ms of a hundred a second"
+    told = [each for each in logs if each["event"] in {"slots_lapse", "slots_last"}]
+    assert [each["event"] for each in told] == ["slots_lapse", "slots_last"]
+    assert told[0]["advice"].endswith("a burst of 17"), "0.12 s and 50 ms of a hundred a second"
     await gate.close()
     assert store.cursor.used == 1, "the quota is not used up by what nobody sent"
 
