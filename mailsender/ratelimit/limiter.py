@@ -407,7 +407,7 @@ class Limiter:
             return slot
         one = replace(slot, recipients=1, asked=False)
         if not self.allowance.by_recipient:
-            self._extras.put_back(slot.recipients - 1)
+            self._extras.put_back(slot.recipients - 1, slot.latest)
         elif self._lasts(one):
             for _ in range(slot.recipients - 1):
                 self.put_back(one)
