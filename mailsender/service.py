@@ -436,6 +436,8 @@ class Replica:
     def _of_relay(self, relay: Relay) -> Iterator[Condition]:
         limiter, reason = relay.limiter, relay.reason
         name = relay.name if self.filed else ""
+        if limiter.lapsing.text:
+            yield replace(limiter.lapsing, relay=name, trouble=not self._stood_in_for(relay))
         if reason and not (self._stop.is_set() and reason == NOT_ASKED):
             yield Condition(
                 part="relay",

@@ -343,10 +343,14 @@ class MemoryQueue:
     async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
         """See `Queue.move`."""
         wanted = set(ids).intersection(await self.waiting(origin, len(self._entries)))
-        for each in wanted:
-            entry = self._entries[each]
+        self._look(route)
+        for entry in sorted(
+            [self._entries[each] for each in wanted], key=lambda one: (one.rank or 0.0, one.order)
+        ):
             self._routes[origin].remove(entry)
             entry.letter = entry.letter.evolve(route=route)
+            if entry.rank is not None:
+                entry.rank = self._place(entry.letter)
             self._routes[route].add(entry)
         return len(wanted)
 
@@ -537,9 +541,13 @@ class MemoryQueue:
         if wait > 0:
             entry.due += wait
             return
+        entry.rank = self._place(letter)
+
+    def _place(self, letter: Letter) -> float:
+        """The place of one that comes to its route now."""
         flow = flow_of(letter)
         step = self._shares.step(letter.route, flow)
-        entry.rank = self._routes[letter.route].time.place(flow, step) + offset(letter)
+        return self._routes[letter.route].time.place(flow, step) + offset(letter)
 
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._claimed.get(letter_id)

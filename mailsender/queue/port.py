@@ -171,13 +171,17 @@ class Queue(Histories, Protocol):
         ...
 
     async def look_at(self, ids: Sequence[str]) -> list[Letter]:
-        """Those of these letters that wait now, in no certain order."""
+        """Those of these letters that wait now, in the order of `ids`, and of large ones only the first.
+
+        There is at least one, unless none of them waits.
+        """
         ...
 
     async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
         """Let those of these letters that wait on the route `origin` wait on another one; how many do.
 
-        They are due as they were. What is on its way meanwhile stays as it is.
+        Fresh ones get their places there as if they came in now, in their order: that route has a time of its
+        own. Those that are deferred are due as they were. What is on its way meanwhile stays as it is.
         """
         ...
 

@@ -30,6 +30,16 @@ def domain_of(address: str) -> str:
     return address.rpartition("@")[2].lower()
 
 
+def _narrowest(limiters: Mapping[str, Limiter], domain: str) -> Limiter | None:
+    """The limiter of the narrowest pattern that a domain fits."""
+    domain = domain.lower()
+    found = limiters.get(domain)
+    while found is None and "." in domain:
+        domain = domain.partition(".")[2]
+        found = limiters.get(f"*.{domain}")
+    return found
+
+
 class Destinations:
     """Limiters of a relay by the domains that they are for; ``*.domain`` is for all below one, together.
 
@@ -42,11 +52,12 @@ class Destinations:
         self._make = make
         self._clock = clock
         self._limiters: dict[str, Limiter] = {}
+        self._given_up: dict[str, Limiter] = {}  # what was ordered there holds on
         self._made: dict[str, Limiter] = {}
         self._changed = asyncio.Event()
 
     def __bool__(self) -> bool:
-        return bool(self._limiters)
+        return bool(self._limiters) or any(each.ordered for each in self._given_up.values())
 
     def change(self, rates: Mapping[str, Rates]) -> None:
         """Keep to these from now on, all of a pattern's rates. What is known of a pattern stays."""
@@ -56,18 +67,12 @@ class Destinations:
             else:
                 self._made[pattern] = self._make(pattern, each)
         self._limiters = {pattern.lower(): self._made[pattern] for pattern in rates}
+        self._given_up = {each.lower(): made for each, made in self._made.items() if each not in rates}
         self._changed.set()
 
     def of(self, domain: str) -> Limiter | None:
         """The limiter of a domain, by the narrowest pattern; None where it has no limits of its own."""
-        if not self._limiters:
-            return None
-        domain = domain.lower()
-        found = self._limiters.get(domain)
-        while found is None and "." in domain:
-            domain = domain.partition(".")[2]
-            found = self._limiters.get(f"*.{domain}")
-        return found
+        return _narrowest(self._limiters, domain) if self._limiters else None
 
     def alike(self, addresses: Sequence[str]) -> int:
         """How many of them, from the first on, may be in one transaction: they share their limits."""
@@ -92,7 +97,8 @@ class Destinations:
     def held(self, domain: str, now: float) -> tuple[Order, float] | None:
         """By what nothing may begin to a domain, and for how many seconds; `now` is monotonic."""
         own = self.of(domain)
-        for limiter, key in ((self._relay, destination(domain)), (own, RELAY)):
+        before = _narrowest(self._given_up, domain) if self._given_up else None
+        for limiter, key in ((self._relay, destination(domain)), (own, RELAY), (before, RELAY)):
             order = None if limiter is None else limiter.held(key, now)
             if limiter is not None and order is not None:
                 return order, limiter.left(key, now)
@@ -100,7 +106,8 @@ class Destinations:
 
     def orders(self) -> dict[str, Order]:
         """What holds for patterns that have limits of their own, by its scope for people."""
-        found = ((pattern, each.orders()) for pattern, each in self._limiters.items())
+        several = self._given_up | self._limiters
+        found = ((pattern, each.orders()) for pattern, each in several.items())
         return {destination(pattern): each[0].of(destination(pattern)) for pattern, each in found if each}
 
     async def lift(self, domain: str) -> bool:
@@ -109,9 +116,10 @@ class Destinations:
         Raises:
             Unavailable: the store is away; it holds on.
         """
-        own = self.of(domain)
         lifted = await self._relay.lift(destination(domain))
-        return (own is not None and await own.lift(RELAY)) or lifted
+        for own in (self.of(domain), _narrowest(self._given_up, domain)):
+            lifted = (own is not None and await own.lift(RELAY)) or lifted
+        return lifted
 
     # --- slots -----------------------------------------------------------------------------------
 

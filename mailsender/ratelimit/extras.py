@@ -5,6 +5,7 @@ They come with leases of slots, in the same write, and go back if nobody takes t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
@@ -40,11 +41,17 @@ class Extras:
         self._held = deque([each for each in self._held if each.extra])
         return taken
 
-    def put_back(self, units: int) -> None:
-        """Keep such as were taken and not used; where no lease is held any more they are lost."""
-        if self._held:
-            last = self._held.pop()
-            self._held.append(replace(last, extra=last.extra + units))
+    def put_back(self, units: int, latest: float = math.inf) -> None:
+        """Keep such as were taken and not used, of a slot that is good until `latest`.
+
+        Where no lease is held any more they are lost, and where a day has begun since: they are of the quota
+        of the one before.
+        """
+        if not self._held:
+            return
+        last = self._held[-1]
+        if last.day - last.now + last.answered < latest:
+            self._held[-1] = replace(last, extra=last.extra + units)
 
     def over(self, now: float) -> list[SlotGrant]:
         """Give up those that were kept for too long: they are to be given back."""

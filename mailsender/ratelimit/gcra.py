@@ -144,7 +144,8 @@ class Allowance:
 class SlotRequest:
     """A wish for `want` slots under an allowance, and under the rates of all `further` ones.
 
-    `extra` units of the quota are wanted beside those that the slots take.
+    `extra` units of the quota are wanted beside those that the slots take. The answer may be `late` by so
+    many seconds: slots that would be over by then are left out.
     `member` names the replica, so that those who want more than there is share it evenly; empty: it takes
     what it can have.
     """
@@ -154,6 +155,15 @@ class SlotRequest:
     member: str = ""
     further: tuple[Allowance, ...] = ()
     extra: int = 0
+    late: float = 0.0
+
+    @property
+    def depth(self) -> float:
+        """Seconds that it may reach back: what is good no more when it is known could be leased for ever.
+
+        Of a fast rate, that is, of which little is wanted: the next try would reach back as far.
+        """
+        return max(0.0, DEPTH * self.life - self.late)
 
     @property
     def rates(self) -> tuple[Allowance, ...]:
@@ -391,7 +401,7 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
         next=ends[0],
         further={each.name: end for each, end in zip(windows[1:], ends[1:], strict=True)},
         used=used + count + extra,
-        day=day,
+        day=cursor.day if _counts_on(cursor, day, now) else day,
         members=members,
         spent=spent,
         laid=laid,
@@ -403,10 +413,19 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
 def _so_far(cursor: Cursor, now: float, day: float, request: SlotRequest) -> tuple[tuple[Bucket, ...], int]:
     """The buckets that count, and what was spent of the quota."""
     if not request.rolling:
-        return (), cursor.used if cursor.day == day else 0
+        return (), cursor.used if _counts_on(cursor, day, now) else 0
     period = request.allowance.quota_period
     spent = quota.kept(cursor.spent, now, period=period, keep=request.keep)
     return spent, sum(each.count for each in spent)
+
+
+def _counts_on(cursor: Cursor, day: float, now: float) -> bool:
+    """Whether what was used in the day that began at `cursor.day` counts in the one that began at `day`.
+
+    One that began later is another zone's, of a replica with another file, or of ours before it was changed:
+    were it begun anew each time nobody would ever have used anything up.
+    """
+    return day <= cursor.day <= now
 
 
 def _lay(
@@ -418,7 +437,7 @@ def _lay(
     spacing = order.spacing if order is not None and pace < 1 else 0.0
     # A rate that was not known till now has nothing in hand from before.
     cursors = [cursor.next, *(cursor.further.get(each.name, cursor.next) for each in windows[1:])]
-    first = max(*cursors, now - (DEPTH * request.life if pace == 1 else 0.0))
+    first = max(*cursors, now - (request.depth if pace == 1 else 0.0))
     if order is not None and pace:
         first = max(first, order.until)
     return lay(

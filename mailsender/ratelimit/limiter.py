@@ -28,7 +28,8 @@ from mailsender.ratelimit.gcra import (
     Term,
     meeting,
 )
-from mailsender.ratelimit.order import RELAY, Order
+from mailsender.ratelimit.lapses import Lapses, burst_for
+from mailsender.ratelimit.order import MOST_ORDERS, RELAY, Order
 from mailsender.ratelimit.port import SlotStore
 from mailsender.ratelimit.standing import Pace, Standing
 from mailsender.ratelimit.turns import Turns
@@ -44,6 +45,14 @@ would lapse when it is a little late."""
 
 RETRY = 1.0
 """Seconds between two tries while the slot store is away."""
+
+VAIN_RETRY = 0.25
+"""Seconds until the next lease when two in a row brought slots that were over when they came."""
+
+WRITES = 10
+"""Orders that are written before the next lease, each in two round trips: who waits for a slot is not to wait
+for hundreds of destinations that were told to rest in the same moment. Until it is written an order holds
+here."""
 
 LOOK_EVERY = 5.0
 """Seconds after which one that leases nothing asks what the others used of the quota: one write, for a
@@ -76,7 +85,8 @@ class Limiter:
     relay that has neither rate nor quota is not asked for.
 
     Since the start, `granted` slots were leased, `lapsed` of them unused, and `awaited` were waited for;
-    `exhausted` times the quota was used up.
+    `exhausted` times the quota was used up. `condition` tells that the store gives none, `lapsing` that it is
+    too far away for them.
     """
 
     def __init__(
@@ -119,6 +129,9 @@ class Limiter:
         self.exhausted_until: float | None = None  # epoch seconds
         self.used_today: int | None = None  # not known yet
         self.condition = Condition(part="slots")
+        self.lapsing = Condition(part="slots")
+        self._lapses = Lapses()
+        self._vain = 0  # leases in a row of which no slot could be used
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
         self._unlimited = self._free = False
@@ -145,14 +158,18 @@ class Limiter:
     @property
     def goes(self) -> bool:
         """Whether slots may be had before long."""
-        return not (self.exhausted_until is not None or self.condition.text or self._held_up())
+        return not (
+            self.exhausted_until is not None or self.condition.text or self._lapses.all or self._held_up()
+        )
 
     def blocked_because(self) -> str:
         """Why not, for people; empty where they may."""
         order = self.held(RELAY, self._clock.monotonic())
         if order is not None:
             return f"it asked to wait ({order.rule}): {order.said}"
-        return self.condition.text or ("the quota is used up" if self.exhausted_until is not None else "")
+        if self.condition.text or self.exhausted_until is None:
+            return self.condition.text or (self.lapsing.text if self._lapses.all else "")
+        return "the quota is used up"
 
     def change(self, allowance: Allowance, further: tuple[Allowance, ...] = ()) -> None:
         """Keep other rates from now on; what was leased by the old ones goes back."""
@@ -160,6 +177,8 @@ class Limiter:
             return
         self.allowance, self.further = allowance, further
         self.exhausted_until = self.used_today = None
+        self._lapses.judge(self._request(0).life)
+        self._tell_lapses()
         self._drop()
         self._returned += [_Chunk(each, each.count) for each in self._extras.clear()]
         self._reckon()
@@ -286,7 +305,7 @@ class Limiter:
         """
         if self._unlimited and not self._free:
             self._reckon()  # what was ordered may be over
-        if self._shut or self.exhausted_until is not None or self._held_up():
+        if self._shut or self.exhausted_until is not None or self._lapses.all or self._held_up():
             raise NoSlots
         if self._free:
             self._pace.begun += 1
@@ -346,6 +365,8 @@ class Limiter:
         """Seconds until who asks for a slot now has one, as far as this replica knows; `now` is monotonic."""
         if self._free:
             return 0.0
+        if self._lapses.all:
+            return LOOK_EVERY
         chunk = self._chunk
         at = self._next_at if chunk is None else chunk.grant.earliest(chunk.handed)
         return max(0.0, at - now) + self.waiting * self._step
@@ -386,7 +407,7 @@ class Limiter:
             return slot
         one = replace(slot, recipients=1, asked=False)
         if not self.allowance.by_recipient:
-            self._extras.put_back(slot.recipients - 1)
+            self._extras.put_back(slot.recipients - 1, slot.latest)
         elif self._lasts(one):
             for _ in range(slot.recipients - 1):
                 self.put_back(one)
@@ -401,6 +422,8 @@ class Limiter:
             seconds = await self._write()
             if not seconds and self._asks:
                 seconds = await self._refill()
+                if self._standing.unwritten:
+                    continue
             if seconds > 0 and not self._told.is_set():
                 await first_of(stop, self._told, timeout=seconds)
 
@@ -416,7 +439,7 @@ class Limiter:
 
     async def _has_to_ask(self, stop: asyncio.Event) -> bool:
         """Wait until there is something to ask the store for, or to tell it; False: look again."""
-        looks = self.allowance.quota > 0 or self._watch or bool(self._standing.orders)
+        looks = self.allowance.quota > 0 or self._watch or bool(self._standing.orders or self.lapsing.text)
         known = not looks or (self.used_today is not None and not self.condition.text)
         if self.waiting or self._shorts or self.exhausted_until is not None or not known or self._pending:
             return True
@@ -438,11 +461,15 @@ class Limiter:
         self.shut()
         self._drop()
         self._returned += [_Chunk(each, each.count) for each in self._extras.clear()]
-        await self._write()
+        await self._write(MOST_ORDERS + 1)
 
-    async def _write(self) -> float:
-        """Tell the store what was ordered and what is not used; returns the seconds to wait on trouble."""
-        for order in list(self._standing.unwritten.values()):
+    async def _write(self, most: int = WRITES) -> float:
+        """Tell the store what was ordered and what is not used; returns the seconds to wait on trouble.
+
+        Of what was ordered it is told `most` at once, and of the relay first.
+        """
+        orders = sorted(self._standing.unwritten.values(), key=lambda each: each.key != RELAY)
+        for order in orders[:most]:
             try:
                 await self._store.order(order, self._clock.epoch())
                 self._back()
@@ -462,7 +489,7 @@ class Limiter:
         for chunk in returned:
             try:
                 await self._store.give_back(chunk.grant, chunk.grant.count - chunk.handed)
-            except Unavailable as error:
+            except (Unavailable, Rejected) as error:
                 log.warning("slots_not_given_back", error=str(error), action="they lapse by themselves")
         return 0.0
 
@@ -473,7 +500,12 @@ class Limiter:
 
     def _request(self, want: int, extra: int = 0) -> SlotRequest:
         return SlotRequest(
-            want=want, allowance=self.allowance, member=self._member, further=self.further, extra=extra
+            want=want,
+            allowance=self.allowance,
+            member=self._member,
+            further=self.further,
+            extra=extra,
+            late=self._lapses.late,
         )
 
     def _wish(self, want: int) -> SlotRequest:
@@ -518,15 +550,21 @@ class Limiter:
         if grant.stepped_back:
             log.warning(
                 "clock_stepped_back",
+                relay=self.name,
                 action="no slots until MongoDB's clock has caught up",
                 advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
             )
-        self.granted += grant.count
-        self._next_at = grant.earliest(grant.count)
         if grant.extra:
             self._extras.add(grant)
             grant = replace(grant, extra=0)
+        if self._comes_too_late(grant):
+            self._no_longer_short()
+            self._vain += 1
+            return 0.0 if self._vain == 1 else VAIN_RETRY
+        self.granted += grant.count
+        self._next_at = grant.earliest(grant.count)
         if grant.count:
+            self._vain = 0
             self._chunk = _Chunk(grant)
         if self._held_up():
             self._drop()  # by an order of our own that came meanwhile
@@ -535,6 +573,40 @@ class Limiter:
         if not grant.count:
             return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
         return 0.0
+
+    def _comes_too_late(self, grant: SlotGrant) -> bool:
+        """Whether all its slots are over before anybody has them: then they go back, for the quota's sake."""
+        took = grant.answered - grant.asked
+        self._lapses.note(took, grant.life)
+        self._tell_lapses()
+        if not grant.count or grant.life - took > MIN_LEFT:
+            return False
+        self._returned.append(_Chunk(grant))
+        return True
+
+    def _tell_lapses(self) -> None:
+        """Say that most slots are over before they can be used, and that they are no longer."""
+        if not self._lapses.most:
+            if self.lapsing.clear():
+                log.info("slots_last", relay=self.name)
+            return
+        took, life = self._lapses.usual, self._request(0).life
+        text = (
+            f"MongoDB takes {took * 1000:.0f} ms to answer, and a slot of {self.name} is good for"
+            f" {life * 1000:.0f} ms: hardly any can be used"
+        )
+        if self.lapsing.set(text, self._clock.epoch()):
+            log.warning(
+                "slots_lapse",
+                relay=self.name,
+                seconds=round(took, 3),
+                life=round(life, 3),
+                action="hardly anything is sent there, by other relays where there are any",
+                advice="have MongoDB nearer, or let more come at once: a burst of"
+                f" {burst_for((self.allowance, *self.further), took)}",
+            )
+        if self._lapses.all:
+            self._turn_away()
 
     def _no_longer_short(self) -> None:
         """Who waits for units of the quota goes on with what there is."""
@@ -594,17 +666,18 @@ class Limiter:
         self.used_today = grant.used
         if not grant.exhausted:
             if self.exhausted_until is not None:
-                log.info("daily_quota_renewed")
+                log.info("daily_quota_renewed", relay=self.name)
             self.exhausted_until = None
             return
         if self.exhausted_until is None:
             self.exhausted += 1
             log.warning(
                 "daily_quota_used_up",
+                relay=self.name,
                 quota=self.allowance.quota,
                 until=now_ms(grant.renewed).isoformat(),
                 action="letters wait until then",
-                advice="raise SMTP_DAILY_QUOTA if the relay allows more",
+                advice="raise SMTP_DAILY_QUOTA, or the relay's quota in the file, if it allows more",
             )
         self.exhausted_until = grant.renewed
         self._turn_away()

@@ -6,6 +6,7 @@ One document holds them for a relay. The arithmetic is that of `gcra.take`, writ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -214,16 +215,10 @@ def _document_of(order: Order) -> Document:
 
 
 def _order_of(document: Document) -> Order:
-    return Order(
-        key=str(document["key"]),
-        rule=str(document["rule"]),
-        said=str(document["said"]),
-        until=float(document["until"]),
-        factor=float(document["factor"]),
-        then_until=float(document["then_until"]),
-        spacing=float(document["spacing"]),
-        at=float(document["at"]),
-    )
+    numbers = {name: float(document[name]) for name in ("until", "factor", "then_until", "spacing", "at")}
+    if any(map(math.isnan, numbers.values())):
+        raise ValueError("an order has a number that is none")
+    return Order(key=str(document["key"]), rule=str(document["rule"]), said=str(document["said"]), **numbers)
 
 
 def _orders_in(document: Document) -> dict[str, Order]:

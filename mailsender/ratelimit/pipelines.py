@@ -19,7 +19,6 @@ from mailsender.ratelimit import quota
 from mailsender.ratelimit.gcra import (
     AHEAD,
     DAY_MARGIN,
-    DEPTH,
     GENEROUS,
     MEMBER_AGE,
     SlotGrant,
@@ -64,7 +63,8 @@ def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
 
 def _so_far(request: SlotRequest) -> list[Stage]:
     """What was spent of the quota."""
-    day: Stage = {"$set": {"day": {"$cond": ["$known", "$today", {"$ifNull": ["$day", 0.0]}]}}}
+    began = {"$cond": [_counts_on(), "$day", "$today"]}
+    day: Stage = {"$set": {"day": {"$cond": ["$known", began, {"$ifNull": ["$day", 0.0]}]}}}
     if not request.rolling:
         return [{"$set": {"used": {"$cond": [_same_day(), "$used", 0]}, **day["$set"]}}]
     since = {"$subtract": ["$now", request.keep]}
@@ -79,7 +79,7 @@ def _so_far(request: SlotRequest) -> list[Stage]:
 def _laying(request: SlotRequest) -> list[Stage]:
     """The pipeline of `gcra._lay` and `windows.lay`."""
     windows = request.windows
-    depth = {"$cond": [{"$eq": ["$pace", 1]}, DEPTH * request.life, 0.0]}
+    depth = {"$cond": [{"$eq": ["$pace", 1]}, request.depth, 0.0]}
     resumed = {"$cond": ["$pace", _of_order("until"), 0.0]}
     horizon = {"$min": [{"$add": ["$now", AHEAD]}, {"$subtract": ["$day_end", DAY_MARGIN]}]}
     following: Stage = {"$ifNull": ["$next", 0.0]}
@@ -245,7 +245,7 @@ def mending() -> list[Stage]:
                 "spent": {"$cond": [{"$isArray": "$spent"}, _those("$spent", bucket), []]},
                 "order": {
                     "$cond": [
-                        {"$and": [_is_number(f"$order.{each}") for each in numbers]},
+                        {"$and": [_counts(f"$order.{each}") for each in numbers]},
                         "$order",
                         "$$REMOVE",
                     ]
@@ -282,8 +282,12 @@ def _of_order(field: str, otherwise: float = 0.0) -> Stage:
 
 def _number(field: str, most: Any) -> Stage:
     """The number in a field, 0 where there is none up to `most`."""
-    fits = {"$and": [_is_number(field), {"$gte": [field, 0]}, {"$lte": [field, most]}]}
-    return {"$cond": [fits, field, 0]}
+    return {"$cond": [{"$and": [_counts(field), {"$lte": [field, most]}]}, field, 0]}
+
+
+def _counts(field: str) -> Stage:
+    """Whether it can be counted with: NaN is less than any number."""
+    return {"$and": [_is_number(field), {"$gte": [field, 0]}]}
 
 
 def _is_number(field: str) -> Stage:
@@ -317,7 +321,12 @@ def _by_now(*from_on: tuple[float, float], otherwise: float) -> Any:
 
 def _same_day() -> Stage:
     """Whether what was used still counts; beyond the days that are known nobody can say that it does not."""
-    return {"$or": [{"$eq": ["$day", "$today"]}, {"$and": [{"$not": "$known"}, {"$gt": ["$used", 0]}]}]}
+    return {"$or": [_counts_on(), {"$and": [{"$not": "$known"}, {"$gt": ["$used", 0]}]}]}
+
+
+def _counts_on() -> Stage:
+    """The pipeline of `gcra._counts_on`; what is no number is not between two."""
+    return {"$and": [{"$gte": ["$day", "$today"]}, {"$lte": ["$day", "$now"]}]}
 
 
 def _recent(members: Any) -> Stage:

@@ -36,7 +36,7 @@ class Kind(StrEnum):
     TURN = "turn"  # the limits of the recipient's destination are reached
     QUOTA = "quota"  # it is used up
     SESSIONS = "sessions"  # other replicas have all that the relay takes
-    SLOTS = "slots"  # the store of slots does not answer
+    SLOTS = "slots"  # the store of slots does not answer, or not soon enough
     SENDER = "sender"  # the relay takes no mail from the letter's senders
     SUPPRESSED = "suppressed"  # nothing is sent to the recipient
     BEHIND = "behind"  # other letters go first
@@ -86,8 +86,8 @@ def of_relay(relay: Relay, now: Moment) -> Iterator[Obstacle]:
         until = limiter.exhausted_until
         text = f"The quota of {name} is used up until {time_of(until)}."
         yield Obstacle(kind=Kind.QUOTA, text=text, until=until, relay=name)
-    if limiter.condition.text:
-        text = f"No slots can be had for {name}: {_ended(limiter.condition.text)}"
+    if lacking := limiter.condition.text or limiter.lapsing.text:
+        text = f"No slots can be had for {name}: {_ended(lacking)}"
         yield Obstacle(kind=Kind.SLOTS, text=text, relay=name)
 
 
@@ -132,8 +132,8 @@ def _limited(relay: Relay, domain: str, now: Moment) -> Iterator[Obstacle]:
     own = None if relay.destinations is None else relay.destinations.of(domain)
     if relay.destinations is None or own is None:
         return
-    if own.condition.text:
-        text = f"No slots can be had for {domain} over {relay.name}: {_ended(own.condition.text)}"
+    if lacking := own.condition.text or own.lapsing.text:
+        text = f"No slots can be had for {domain} over {relay.name}: {_ended(lacking)}"
         yield Obstacle(kind=Kind.SLOTS, text=text, relay=relay.name)
     left = relay.destinations.reached(domain, now.monotonic)
     if left:

@@ -31,7 +31,7 @@ AGAIN = 300.0
 """Seconds after which the letters of a route that is blocked still are gone through once more."""
 
 PAGE = 200
-"""Letters read at once."""
+"""Letters read at once, if they are not large."""
 
 MOST = 100_000
 """Letters of a route gone through at once. Those that leave it make room for others at the next time."""
@@ -113,10 +113,12 @@ class Rerouter:
     async def _go_through(self, route: str, table: RouteTable) -> None:
         ids = await self._queue.waiting(route, MOST)
         for start in range(0, len(ids), PAGE):
-            if self._stop.is_set():
-                return
-            letters = await self._queue.look_at(ids[start : start + PAGE])
-            await self._move([each for each in letters if each.route == route], route, table)
+            page = ids[start : start + PAGE]
+            while page and not self._stop.is_set():
+                letters = await self._queue.look_at(page)
+                await self._move([each for each in letters if each.route == route], route, table)
+                # Large ones do not come all at once.
+                page = page[page.index(letters[-1].id) + 1 :] if letters else []
 
     async def _move(self, letters: Collection[Letter], origin: str, table: RouteTable) -> None:
         ways: dict[str, list[str]] = {}

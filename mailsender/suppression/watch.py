@@ -58,7 +58,8 @@ class SuppressionWatch:
 
     `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
     `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
-    was not learned for there was too much of it. `unread` says that the list may not be read.
+    was not learned for there was too much of it. `unread` says that the list may not be read, `unwritten`
+    that nothing may be written there.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SuppressionWatch:
         self.learned = 0
         self.lifted = 0
         self.forgotten = 0
-        self.unread = False
+        self.unread = self.unwritten = False
 
     # --- before it is sent -----------------------------------------------------------------------
 
@@ -240,12 +241,18 @@ class SuppressionWatch:
                 self.lifted += await self.store.remove(successes, learned=True)
             if refusals:
                 await self.store.note(refusals)
-        except Unavailable:
+        except Unavailable as error:
+            if isinstance(error, Forbidden) and not self.unwritten:
+                self.unwritten = True
+                log.warning("suppression_unwritten", error=str(error), action="it is tried again and again")
             self._wake.set()
             return False
         except Rejected as error:
             log.error("suppression_not_written", error=str(error), action="what was learned is dropped")
         else:
+            if self.unwritten:
+                self.unwritten = False
+                log.info("suppression_written_again")
             self._learned(len(refusals))
         for key in successes:
             self._successes.pop(key, None)

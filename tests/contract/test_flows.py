@@ -167,6 +167,30 @@ async def test_two_claims_of_a_route_share_its_order(queue: Queue) -> None:
     assert first.places[0] <= second.places[0] <= first.places[-1] < second.places[1]
 
 
+async def test_who_comes_from_another_route_holds_up_nobody_on_this_one(queue: Queue, world: World) -> None:
+    """They have waited for longer than anybody here, on a route that is gone."""
+    batch = [each.evolve(route="gone") for each in of("news", *range(200))]
+    await queue.insert(batch)
+    await world.pass_time(500)
+    await queue.insert(of("", 1000))
+    await take(queue, 1)
+    assert await queue.move([each.id for each in batch], "gone", ROUTE) == 200
+    await queue.insert(of("code", 1001))
+    found = numbers(await take(queue, 300))
+    assert len(found) == 201
+    assert found.index(1001) <= 12
+    assert [each for each in found if each < 1000] == list(range(200)), "in their order"
+
+
+async def test_who_is_far_behind_on_another_route_is_not_so_here(queue: Queue) -> None:
+    batch = [each.evolve(route="gone") for each in of("news", *range(100, 300))]
+    queue.share({**SHARES, "gone": RouteShares(rate=1 / 60)})
+    await queue.insert(batch)
+    await queue.insert(of("other", *range(20)))
+    assert await queue.move([batch[-1].id], "gone", ROUTE) == 1
+    assert 299 in numbers(await take(queue, 12))
+
+
 # --- priorities ------------------------------------------------------------------------------------
 
 
@@ -205,6 +229,16 @@ async def test_under_a_fresh_claim_high_ones_come_first(queue: Queue) -> None:
     letters = [*of("", 0, 1), *of("", 2, priority=Priority.HIGH), *of("", 3, priority=Priority.LOW)]
     found = await queue.insert(letters, [FreshClaim(token=token_of(), limit=2, route=ROUTE)])
     assert found == [Inserted.CLAIMED, Inserted.NEW, Inserted.CLAIMED, Inserted.NEW]
+
+
+async def test_what_came_in_claimed_and_is_given_back_keeps_its_priority(queue: Queue) -> None:
+    token = token_of()
+    letters = [*of("", 0, priority=Priority.LOW), *of("", 1), *of("", 2, priority=Priority.HIGH)]
+    found = await queue.insert(letters, [FreshClaim(token=token, limit=3, route=ROUTE)])
+    assert found == [Inserted.CLAIMED] * 3
+    await queue.insert(of("", 3))
+    await queue.release(token, [each.id for each in letters])
+    assert numbers(await take(queue, 9)) == [2, 1, 3, 0]
 
 
 # --- what may not be sent yet ----------------------------------------------------------------------

@@ -1106,6 +1106,26 @@ async def test_letters_that_wait_can_be_moved_to_another_route(queue: Queue, wor
     assert await queue.waiting("a", 9) == [letter(0).id]
 
 
+async def test_letters_are_looked_at_in_the_order_in_which_they_are_named(queue: Queue) -> None:
+    await queue.insert([letter(n) for n in range(6)])
+    await queue.claim(1, token_of())
+    ids = [letter(n).id for n in (5, 0, 3, 1, 77)]
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 5", "Тема 3", "Тема 1"]
+    assert await queue.look_at([letter(0).id]) == []
+
+
+@only(*MONGO)
+async def test_of_large_letters_only_the_first_ones_are_looked_at(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailsender.queue.mongo.queue.CLAIM_BYTES", 25_000)
+    await queue.insert([letter(n, body="x" * 10_000) for n in range(4)])
+    ids = [letter(n).id for n in (3, 1, 2, 0)]
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 3", "Тема 1"]
+    monkeypatch.setattr("mailsender.queue.mongo.queue.CLAIM_BYTES", 10)
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 3"]
+
+
 async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queue) -> None:
     letters = [letter(n, route="ab"[n % 2]) for n in range(6)]
     _, claimed = await insert_claimed(queue, letters, FreshClaim(token=token_of(), limit=2, route="b"))

@@ -59,6 +59,12 @@ def times(grant: SlotGrant) -> list[float]:
     return [grant.first + index * grant.step for index in range(grant.count)]
 
 
+_NO_NUMBERS = {
+    **asdict(Order(key=RELAY, rule="r", said="450", until=math.nan, factor=0.5, then_until=math.nan)),
+    "step": 15.0,
+}
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -72,6 +78,7 @@ def times(grant: SlotGrant) -> list[float]:
         {"further": 5, "spent": "much", "version": "x"},
         {"order": {"until": "never"}, "orders": [5, {"key": "x"}], "version": 7},
         {"order": 5, "orders": "all"},
+        {"order": _NO_NUMBERS, "orders": [_NO_NUMBERS]},
     ],
 )
 @only(*MONGO)
@@ -361,6 +368,16 @@ async def test_relays_and_destinations_have_documents_of_their_own(client: Any, 
     )
     await ses.beside("gmail.com").lease(wish(1, FAST))
     assert [each["_id"] async for each in collection.find({})] == ["ses/gmail.com"]
+
+
+async def test_a_quota_holds_though_replicas_know_other_zones(slots: SlotStore) -> None:
+    """As while a file with another zone comes to one after another; some do not take it."""
+    zones = ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago")
+    taken = [
+        (await slots.lease(wish(3, replace(QUOTA, timezone=zone)))).count for _ in range(4) for zone in zones
+    ]
+    assert sum(taken) <= QUOTA.quota + 6, "those days that began later were begun once"
+    assert taken[-3:] == [0, 0, 0]
 
 
 async def test_a_rolling_quota_is_shared_ends_and_says_when_it_comes_back(slots: SlotStore) -> None:

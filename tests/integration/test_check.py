@@ -222,6 +222,7 @@ NEEDED = {
     "letters.slots": {"find", "insert", "update"},
     "letters.deadletters": {"find", "insert", "update"},
     "letters.partitions": {"find", "insert", "update"},
+    "letters.flows": {"find", "insert", "update", "createIndex"},
     "letters.blobs.files": {"find", "insert", "update", "remove", "createIndex"},
     "letters.blobs.chunks": {"find", "insert", "update", "remove", "createIndex", "collStats"},
     "letters.suppression": {"find", "insert", "update", "remove", "createIndex"},
@@ -267,6 +268,7 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
         "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
     )
     assert f"insert, update in {rest}" in lines[0].text
+    assert "createIndex, insert, update in mts.letters.flows" in lines[0].text
     assert "readWrite" in lines[0].text
 
 

@@ -100,6 +100,24 @@ async def test_a_slot_fits_the_destination_and_the_relay() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_was_ordered_holds_on_where_a_destination_has_limits_no_more() -> None:
+    stage = Stage()
+    stage.destinations.order("gmail.com", order(stage.clock.epoch() + 30))
+    stage.destinations.order("a.example.org", order(stage.clock.epoch() + 40))
+    stage.destinations.change({})
+    now = stage.clock.monotonic()
+    assert stage.destinations, "somebody has to look"
+    assert stage.destinations.of("gmail.com") is None
+    held = [stage.destinations.held(domain, now) for domain in ("gmail.com", "b.example.org", "example.org")]
+    assert [each and round(each[1]) for each in held] == [30, 40, None]
+    assert sorted(stage.destinations.orders()) == ["destination:*.example.org", "destination:gmail.com"]
+    async with stage.running():
+        await stage.destinations.lift("gmail.com")
+    assert stage.destinations.held("gmail.com", now) is None
+    assert stage.destinations.limiters == {}
+
+
+@pytest.mark.asyncio
 async def test_a_destination_without_limits_is_held_by_an_order_of_the_relay() -> None:
     stage = Stage()
     stage.destinations.order("yahoo.com", order(stage.clock.epoch() + 30))

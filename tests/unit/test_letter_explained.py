@@ -180,6 +180,9 @@ async def test_the_limits_of_a_destination(scene: Scene) -> None:
     assert 30 <= obstacle.until.timestamp() - scene.clock.epoch() <= 91
     assert (await scene.ask(asked)).recipients[0].obstacles == [obstacle], "to ask changes nothing"
     assert (other.next_relays, other.obstacles) == (["own"], [])
+    own.lapsing.set("hardly any can be used", scene.clock.epoch())
+    text = (await scene.ask(asked)).recipients[0].obstacles[0].text
+    assert text == "No slots can be had for slowly.test over own: hardly any can be used."
     own.condition.set("MongoDB is away", scene.clock.epoch())
     kinds = [each.kind for each in (await scene.ask(asked)).recipients[0].obstacles]
     assert kinds == ["slots", "turn"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mailsender.queue.mongo.rights import lacking
+from mailsender.queue.mongo.rights import RIGHTS, lacking
 
 ALL = ["collStats", "createIndex", "find", "insert", "remove", "update"]
 
@@ -50,3 +51,13 @@ def test_rights_of_several_roles_add_up() -> None:
         " and mts.letters.replicas and mts.letters.slots and mts.letters.suppression"
         " and mts.letters.templates and mts.letters.templates.pinned"
     )
+
+
+PAGES = [Path(__file__).parents[2] / "docs" / each for each in ("reference/cli.md", "changes.md")]
+
+
+@pytest.mark.skipif(not PAGES[0].exists(), reason="no checkout around the compiled form")
+@pytest.mark.parametrize("page", PAGES, ids=lambda each: each.name)
+def test_each_collection_is_named_for_operators(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert [each for each in RIGHTS if each and f"{each}`" not in text] == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Result, Status
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import (
@@ -244,6 +244,48 @@ async def test_what_was_ordered_last_is_written_before_the_end() -> None:
     gate.order(order(until=clock.epoch() + 5))
     await gate.close()
     assert store.written == 1
+
+
+class FarAway(Store):
+    """One that takes a while for an order, and notes how many it had when somebody leased first."""
+
+    leased_at = -1
+
+    async def order(self, order: Order, now: float) -> None:
+        await asyncio.sleep(0)
+        await super().order(order, now)
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        if request.want and self.leased_at < 0:
+            self.leased_at = self.written
+        return await super().lease(request)
+
+
+@pytest.mark.asyncio
+async def test_who_waits_for_a_slot_does_not_wait_until_many_orders_are_written() -> None:
+    clock = ManualClock()
+    store = FarAway(clock)
+    gate = limiter(store, clock)
+    for number in range(200):
+        gate.order(order(destination(f"d{number}.example"), until=clock.epoch() + 60))
+    async with running(gate):
+        assert await gate.acquire()
+        assert 0 <= store.leased_at <= 20
+        await until(lambda: store.written == 200)
+
+
+@pytest.mark.asyncio
+async def test_what_holds_the_relay_is_written_first_and_the_rest_without_a_pause() -> None:
+    clock = ManualClock()
+    store = FarAway(clock)
+    gate = limiter(store, clock)
+    for number in range(200):
+        gate.order(order(destination(f"d{number}.example"), until=clock.epoch() + 60))
+    gate.order(order(until=clock.epoch() + 60))
+    async with running(gate):
+        await until(lambda: store.written)
+        assert RELAY in (await store.lease(SlotRequest(want=0, allowance=RATE))).orders
+        await until(lambda: store.written == 201)
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from mailsender.ratelimit.gcra import (
     EXTRA_LIFE,
     Allowance,
     Cursor,
+    Slot,
     SlotGrant,
     SlotRequest,
     give_back,
@@ -86,6 +88,25 @@ def test_units_are_taken_the_oldest_first_and_given_up_when_they_are_old() -> No
     extras.add(new)
     extras.put_back(1)
     assert [each.extra for each in extras.clear()] == [8]
+
+
+def test_units_of_a_day_are_not_those_of_the_next() -> None:
+    allowance = Allowance(letters=30, period=60.0, quota=100, quota_by_recipient=True)
+    clock, midnight = ManualClock(), NOON + DAY / 2
+    clock.forward(midnight - 1 - clock.epoch())
+    store = Store(clock)
+    limiter = Limiter(store, allowance, clock, backlog=int)
+    request = SlotRequest(want=1, allowance=allowance, extra=5)
+    old = asyncio.run(store.lease(request))
+    limiter._extras.add(old)
+    slot = replace(Slot(earliest=old.earliest(0), latest=old.latest(0)), recipients=1 + 5)
+    assert limiter._extras.take(5, clock.monotonic()) == 5
+    clock.forward(2)
+    new = asyncio.run(store.lease(request))
+    assert (new.used, new.extra) == (6, 5)
+    limiter._extras.add(new)
+    limiter.put_back(slot)
+    assert limiter._extras.left(clock.monotonic()) == 5
 
 
 @settings(max_examples=30, deadline=None)

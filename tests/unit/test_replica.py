@@ -617,6 +617,21 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
 
 
 @pytest.mark.asyncio
+async def test_that_slots_lapse_is_told_and_makes_it_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    asked = ReplicaOperations(replica)
+    replica.state, replica.opening.text = "running", ""
+    replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
+    replica.relays[0].pool.reach.ever = True
+    assert asked.ready() == (True, [])
+    replica.relays[0].limiter.lapsing.set("hardly any can be used", clock.epoch())
+    assert asked.ready() == (False, ["slots: hardly any can be used"])
+    found = {each["part"]: each for each in (await asked.status())["waits_for"]}
+    assert found["slots"]["text"] == "hardly any can be used"
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(("letters", "told"), [(120, False), (121, True)])
 async def test_letters_that_wait_for_the_rate_are_told_with_the_time_they_take(
     letters: int, monkeypatch: pytest.MonkeyPatch, *, told: bool

@@ -51,9 +51,9 @@ def test_a_letter_waits_on_a_route_of_its_own_and_not_on_a_blocked_one_if_it_has
 class Stage:
     """A queue whose letters are looked at, with routes that a test blocks."""
 
-    def __init__(self, table: RouteTable = TABLE) -> None:
+    def __init__(self, table: RouteTable = TABLE, queue: type[Counting] | None = None) -> None:
         self.clock = ManualClock()
-        self.queue = Counting(self.clock)
+        self.queue = (queue or Counting)(self.clock)
         self.table = table
         self.blocked: set[str] = set()
         self.told: list[str] = []
@@ -90,6 +90,21 @@ async def test_letters_of_a_route_that_is_gone_are_routed_anew() -> None:
     assert await stage.ways() == {"default": 501, "gmail": 10}
     assert set(stage.told) == {"default", "gmail"}
     assert {(line["event"], line["origin"]) for line in logs} == {("letters_rerouted", "gone")}
+
+
+class Large(Counting):
+    """Has no room for more than three letters."""
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        return (await super().look_at(ids))[:3]
+
+
+@pytest.mark.asyncio
+async def test_letters_that_are_large_are_routed_anew_a_few_at_a_time() -> None:
+    stage = Stage(queue=Large)
+    await stage.queue.insert([letter(n, route="gone") for n in range(10)])
+    await stage.rerouter.look()
+    assert (await stage.ways(), stage.queue.looks) == ({"default": 10}, 4)
 
 
 @pytest.mark.asyncio

@@ -301,3 +301,22 @@ async def test_what_is_learned_and_watched_is_bounded(monkeypatch: pytest.Monkey
     scene.watch.note(mail(9), {f"r{number}@example.test": ACCEPTED for number in range(4)})
     await scene.written()
     assert scene.watch.lifted == 2
+
+
+async def test_that_nothing_may_be_written_is_said_once_and_it_waits() -> None:
+    scene = Scene()
+    scene.store.fault = Forbidden("lacks rights")
+    scene.watch.note(letter(1, ANN), {ANN: NO_SUCH})
+    with capture_logs() as logs:
+        for _ in range(3):
+            await scene.written()
+        assert [each["event"] for each in logs] == ["suppression_unwritten"]
+        assert scene.watch.unwritten
+        scene.store.fault = None
+        await scene.written()
+    assert scene.entry(ANN) is not None
+    assert [each["event"] for each in logs] == [
+        "suppression_unwritten",
+        "suppression_written_again",
+        "refusals_learned",
+    ]

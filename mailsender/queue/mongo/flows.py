@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
@@ -27,7 +27,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
 from mailsender.model.clock import Clock
-from mailsender.model.errors import Forbidden
+from mailsender.model.errors import Forbidden, Rejected
 from mailsender.model.handling import Priority
 from mailsender.model.letter import Letter, now_ms
 from mailsender.queue.mongo.claim_order import FIRST
@@ -46,12 +46,17 @@ FARTHEST: Final = datetime(2500, 1, 1, tzinfo=UTC).timestamp() * 1000
 """Milliseconds beyond which no place is believed: another program may have written any rank, and a route's
 time that followed it to the end of the calendar would leave no places."""
 
+BELIEVED: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp() * 1000
+"""Milliseconds beyond which a time is no time that was counted on from there, and soon no date."""
+
 TRIES: Final = 3
 """How often a flow is reserved that others make at the same moment."""
 
 INDEXES: Final = (
     IndexModel([("expire_at", ASCENDING)], name="mailsender_flow_expire", expireAfterSeconds=0),
 )
+
+_GARBAGE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _log = structlog.get_logger()
 
@@ -113,9 +118,7 @@ class Flows:
         reserved: list[Reserved] = []
         for route, flows in routes.items():
             try:
-                async with calling(timeout):
-                    time = await self._time(route, now)
-                    reserved += await self._reserve(route, time, flows)
+                reserved += await self._reserved(route, flows, now, timeout)
             except Forbidden as error:
                 self._say(error)  # they stand in the order in which they came
                 break
@@ -158,6 +161,31 @@ class Flows:
                 if "rank" in each:
                     time.now = max(time.now, _place_of(each))
 
+    async def _reserved(
+        self, route: str, wanted: Mapping[str, list[int]], now: datetime, timeout: float
+    ) -> list[Reserved]:
+        """Places on a route; what somebody wrote into its documents must not keep its letters out."""
+        names = [{"route": route}, *({"route": route, "flow": flow} for flow in wanted)]
+        for _ in range(2):
+            try:
+                async with calling(timeout):
+                    return await self._reserve(route, await self._time(route, now), wanted)
+            except (Rejected, *_GARBAGE) as error:
+                _log.error(
+                    "flows_mended",
+                    route=route,
+                    error=f"{type(error).__name__}: {error}",
+                    action="its flows begin anew, behind what waits",
+                    check="who writes into the collection with .flows",
+                )
+            self._times.pop(route, None)
+            with suppress(Rejected):
+                async with calling(timeout):
+                    await self._flows.update_many(
+                        {"_id": {"$in": names}}, [{"$replaceWith": {"_id": "$_id"}}]
+                    )
+        return []  # they stand in the order in which they came
+
     # --- the route's time --------------------------------------------------------------------------
 
     async def _time(self, route: str, now: datetime) -> _Time:
@@ -182,7 +210,7 @@ class Flows:
         found = await self._changed({"route": route}, [{"$set": update}])
         if len(self._times) >= MOST_ROUTES:
             self._times.clear()
-        time = _Time(now=found["now"], era=found.get("era", 0), read_at=asked)
+        time = _Time(now=_sound(found["now"]), era=found.get("era", 0), read_at=asked)
         self._times[route] = time
         return time
 
@@ -200,7 +228,7 @@ class Flows:
         if len(wanted) > 1:
             found = await self._reserved_together(names, updates, token)
         for flow in wanted.keys() - found.keys():
-            found[flow] = (await self._changed(names[flow], updates[flow]))["first"]
+            found[flow] = _sound((await self._changed(names[flow], updates[flow]))["first"])
         return [
             Reserved(name=names[flow], first=found[flow], step=steps[flow], letters=letters)
             for flow, letters in wanted.items()
@@ -218,7 +246,7 @@ class Flows:
                 raise
         query = {"_id": {"$in": list(names.values())}, "by": token}
         found = await self._flows.find(query, {"first": 1}).to_list(None)
-        return {each["_id"]["flow"]: each["first"] for each in found}
+        return {each["_id"]["flow"]: _sound(each["first"]) for each in found}
 
     async def _changed(self, name: Document, update: list[Document]) -> Document:
         for _ in range(TRIES):
@@ -260,6 +288,17 @@ def _reserving(time: _Time, length: float, token: str) -> list[Document]:
             }
         },
     ]
+
+
+def _sound(time: Any) -> float:
+    """A time as it is kept here.
+
+    Raises:
+        ValueError: another program wrote it, or what it was made of.
+    """
+    if not (isinstance(time, int | float) and 0 <= time <= BELIEVED):
+        raise ValueError("that is no time of a route")
+    return float(time)
 
 
 def _place_of(document: Document) -> float:

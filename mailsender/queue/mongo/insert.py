@@ -128,8 +128,10 @@ class _Incoming:
         return not self.token and bool(self.document.get("rank"))
 
     def claim(self, token: str, rank: datetime) -> None:
-        """Let it come in as claimed; `rank` is its place should it be given back."""
+        """Let it come in as claimed; `rank` is its place should it be given back, without its priority."""
         self.token = token
+        if moved := offset(self.letter):
+            rank += timedelta(seconds=moved)
         self.document |= {"status": _PROCESSING, "claim": token, "until": NEVER, "rank": rank}
 
 

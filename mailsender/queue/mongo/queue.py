@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from operator import itemgetter
 from random import randrange
 from typing import Any
 
@@ -42,7 +43,7 @@ from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DUE, ORDER, PLACED, Order, places_of
+from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, places_of
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -305,17 +306,47 @@ class MongoQueue:
 
     async def look_at(self, ids: Sequence[str]) -> list[Letter]:
         """See `Queue.look_at`."""
-        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting"}
+        stored = list(map(stored_id, ids))
+        query = {"_id": {"$in": stored}, "status": "awaiting"}
         async with calling(self._timeout):
+            shown = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+            heads = await self._letters.find(query, shown, hint=_BY_ID).to_list(None)
+            place = {each: number for number, each in enumerate(map(letter_id, stored))}
+            heads.sort(key=lambda each: place[letter_id(each["_id"])])
+            query["_id"] = {"$in": [each["_id"] for each in _within(heads)]}
             found = await self._letters.find(query, hint=_BY_ID).to_list(None)
-        return list(map(letter_of, found))
+        return _in_order(found, stored)
 
     async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
         """See `Queue.move`."""
         query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "route": origin}
+        updates = await self._placed_on(route, query)
         async with calling(self._timeout):
-            result = await self._letters.update_many(query, {"$set": {"route": route}}, hint=_BY_ID)
+            # Who is left there then is deferred.
+            updates.append(UpdateMany(query, {"$set": {"route": route}}, hint=_BY_ID))
+            result = await self._letters.bulk_write(updates)
         return int(result.modified_count)
+
+    async def _placed_on(self, route: str, query: Document) -> list[UpdateOne | UpdateMany]:
+        """Updates that move the fresh ones of a query to a route, to the places of who comes there now."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            shown = {"rank": 1, "origin": 1, "handling": 1}
+            cursor = self._letters.find({**query, "rank": {"$gte": FIRST}}, shown, hint=_BY_ID)
+            # A date that Python cannot hold is another program's.
+            found = [each for each in await cursor.to_list(None) if isinstance(each["rank"], datetime)]
+        found.sort(key=itemgetter("rank"))
+        ranks = [each["rank"] for each in found]
+        letters = [letter_of(each).evolve(route=route) for each in found]
+        await self._flows.rank(list(zip(letters, found, strict=True)), now, self._timeout)
+        return [
+            UpdateOne(
+                {**query, "_id": each["_id"], "rank": rank},
+                {"$set": {"route": route, "rank": each["rank"]}},
+                hint=_BY_ID,
+            )
+            for each, rank in zip(found, ranks, strict=True)
+        ]
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
