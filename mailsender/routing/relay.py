@@ -136,8 +136,11 @@ class Relay:
 
     @property
     def free(self) -> bool:
-        """Whether letters that may go elsewhere are to go here."""
-        return self.goes and not self.breaker.open and not self.pool.hangs
+        """Whether letters that may go elsewhere are to go here.
+
+        Before it is known what it ordered it opens no session, although nothing says that it is away.
+        """
+        return self.goes and self.limiter.knows and not self.breaker.open and not self.pool.hangs
 
     @property
     def state(self) -> str:

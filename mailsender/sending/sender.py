@@ -135,8 +135,9 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if slot is None and not (relay.goes if self._route.alone else self._route.goes):
-                await pause(self._stopping, LOOK)
+            goes = relay.goes if self._route.alone else self._route.goes
+            # Where it goes others have their turn at least: nothing else here waits for anything.
+            await (asyncio.sleep(0) if goes else pause(self._stopping, LOOK))
             return False
         found = None
         if slot is not UNLIMITED:

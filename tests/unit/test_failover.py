@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
-from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.retry import RetryPolicy
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
@@ -291,3 +293,29 @@ async def test_no_letter_tries_a_relay_that_does_not_even_answer_noop(names: str
             await stage.put(letter(3))
         await until(lambda: not stage.relays["a"].breaker.open)
         assert len(fakes["a"].sent) == asked + 1
+
+
+class LateStore(MemorySlotStore):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.answers = asyncio.Event()
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        await self.answers.wait()
+        return await super().lease(request)
+
+
+async def test_letters_that_come_before_it_is_known_what_relays_ordered_wait_and_nothing_else_does() -> None:
+    """A replica begins, and its queue answers before its slots do."""
+    stores = {"a": LateStore(), "b": LateStore()}
+    async with fleet(pair(), [route("default", "a", "b")], stores=stores) as stage:
+        await stage.put(letter(1))
+        await until(lambda: len(stage.in_flight))
+        await asyncio.sleep(0)
+        assert stage.sent() == {"a": 0, "b": 0}
+        for each in stores.values():
+            each.answers.set()
+        await stage.settled(1)
+    assert stage.sent() == {"a": 1, "b": 0}
