@@ -258,14 +258,16 @@ class Pool:
         """
         first, woken = True, False
         while not self._stopping.is_set():
-            held = None
+            held, moves = None, self._moves
             if not (first and self._turns is not None and self._others_wait()):
                 held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
                 if self._turns is not None and (self._idle or self._second or self._may_open()):
                     self._wake()  # for nobody comes by who would take it
                 return held
-            if self._turns is not None and woken:
+            if self._turns is not None and woken and moves == self._moves:
+                # Else it took a while, in which others had turns: who went on from before those would have
+                # all of them alone until it had made up for it.
                 self._turns.give_back(route)
             if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)

@@ -13,7 +13,8 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.plan import Match, RoutePlan
-from mailsender.smtp.port import Permit
+from mailsender.routing.pool import PoolLimits
+from mailsender.smtp.port import Permit, RelayAway
 from tests.clocks import ManualClock
 from tests.dispatching import UNLIMITED, known_relay, letter, until
 from tests.fleet import Fleet, fleet, route
@@ -144,3 +145,52 @@ async def test_who_waits_for_a_session_goes_on_waiting_when_routes_come_and_go()
     pool.leave(held)
     async with asyncio.timeout(5):
         assert await pool.place(wait=True, route="b") is held, "nobody else waits"
+
+
+class SlowToOpen(FakeRelay):
+    """Lets one session in at once, and refuses others when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = asyncio.Event()
+
+    async def connect(self) -> FakeSession:
+        if self.connects:
+            self.connects += 1
+            await self.refuses.wait()
+            raise RelayAway("busy", phase="greeting", code=421)
+        return await super().connect()
+
+
+@pytest.mark.asyncio
+async def test_a_session_that_was_opened_in_vain_for_long_leaves_nobody_behind() -> None:
+    relay = SlowToOpen()
+    pool = known_relay(relay, ManualClock(), sessions=PoolLimits(sessions=2)).pool
+    pool.divide({"a": 1.0, "b": 1.0})
+    order: list[str] = []
+
+    async def use(route: str) -> None:
+        held = await pool.place(wait=True, route=route)
+        order.append(route)
+        await asyncio.sleep(0)
+        pool.leave(held)
+
+    async def both(**counts: int) -> None:
+        tasks = [asyncio.create_task(use(route)) for route, count in counts.items() for _ in range(count)]
+        await asyncio.gather(*tasks)
+
+    pool.allow(1)
+    held = await pool.place(wait=True, route="b")
+    waiting = asyncio.create_task(use("a"))
+    await asyncio.sleep(0)
+    pool.allow(2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert relay.connects == 2, "it was its turn, and it opens one"
+    pool.leave(held)
+    await both(b=200)
+    relay.refuses.set()
+    await waiting
+    order.clear()
+    await both(a=50, b=50)
+    assert 20 <= Counter(order[:50])["b"] <= 30
