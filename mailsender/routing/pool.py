@@ -532,6 +532,8 @@ class Pool:
                 self._woken -= 1
             else:
                 future.cancel()
+                if self._turns is not None:
+                    self._turns.remove(route, future)
         return woken
 
     def _others_wait(self) -> bool:

@@ -194,3 +194,29 @@ async def test_a_session_that_was_opened_in_vain_for_long_leaves_nobody_behind()
     order.clear()
     await both(a=50, b=50)
     assert 20 <= Counter(order[:50])["b"] <= 30
+
+
+@pytest.mark.asyncio
+async def test_who_waited_for_a_session_in_vain_costs_its_route_no_turns() -> None:
+    """All who wait ask again whenever one more session may be tried."""
+    pool = known_relay(FakeRelay(), ManualClock()).pool
+    pool.divide({"a": 1.0, "b": 1.0})
+    order: list[str] = []
+
+    async def use(route: str) -> None:
+        held = await pool.place(wait=True, route=route)
+        order.append(route)
+        await asyncio.sleep(0)
+        pool.leave(held)
+
+    held = await pool.place(wait=True, route="a")
+    in_vain = [asyncio.create_task(use("b")) for _ in range(40)]
+    await asyncio.sleep(0)
+    for each in in_vain:
+        each.cancel()
+    await asyncio.wait(in_vain)
+    waiting = [asyncio.create_task(use(route)) for route in "ab" for _ in range(30)]
+    await asyncio.sleep(0)
+    pool.leave(held)
+    await asyncio.gather(*waiting)
+    assert 14 <= Counter(order[:30])["b"] <= 16
