@@ -334,10 +334,13 @@ class Pool:
         elif were_slow and not dots.slow:
             log.info("relay_slow_no_more", relay=self._transport.name)
 
-    def look_at_moves(self) -> None:
-        """See whether it hangs: whoever has another relay is told to take that."""
+    def look_at_moves(self, *, slots_awaited: bool = False) -> None:
+        """See whether it hangs: whoever has another relay is told to take that.
+
+        Who waits for a slot (`slots_awaited`) has a session, and it is our own rate by which nothing moves.
+        """
         moved, self._seen_moves = self._moves != self._seen_moves, self._moves
-        if moved:
+        if moved or slots_awaited:
             self._hung = 0
         elif self._others_wait():
             self._hung += 1

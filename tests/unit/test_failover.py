@@ -12,6 +12,7 @@ from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.retry import RetryPolicy
+from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
 from tests.relays import ACCEPTED, FakeRelay
@@ -319,3 +320,24 @@ async def test_letters_that_come_before_it_is_known_what_relays_ordered_wait_and
             each.answers.set()
         await stage.settled(1)
     assert stage.sent() == {"a": 1, "b": 0}
+
+
+async def test_a_relay_that_keeps_its_rate_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing moves there between two slots, and it is not what letters go over the fallback for."""
+    monkeypatch.setattr(dispatcher, "WATCH", 0.01)
+    slowly = {"a": Allowance(letters=1, period=60.0)}
+    async with fleet(pair(), [route("default", "a", "b")], sessions=1, allowances=slowly) as stage:
+        await stage.put(*[letter(n) for n in range(4)])
+        relay, looks = stage.relays["a"], 0
+        await until(lambda: relay.limiter.waiting)
+        look_at_moves = relay.pool.look_at_moves
+
+        def look(**how: bool) -> None:
+            nonlocal looks
+            looks += 1
+            look_at_moves(**how)
+
+        monkeypatch.setattr(relay.pool, "look_at_moves", look)
+        await until(lambda: looks > 4)
+        assert not relay.pool.hangs
+        assert stage.sent() == {"a": 1, "b": 0}
