@@ -11,7 +11,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
-from mailsender.routing.reply_rule import RELAY_KEY, Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.sending.errand import Errand
 from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
@@ -28,16 +28,11 @@ def sender_of(errand: Errand) -> str:
     return author_of(errand.mail, errand.relay)
 
 
-def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
-    """Do for `address`, and beyond its letter, what a decision orders; whether the letter rests as a whole.
+def obey(errand: Errand, address: str, decision: Decision) -> bool:
+    """Do for `address` what a decision orders; whether the letter rests as a whole.
 
     Its result stands in the errand already.
     """
-    if decision.fewer_sessions and not errand.relay.held(RELAY_KEY, now):
-        errand.relay.pool.fewer()  # who was told while it rests already was on the way before
-    if decision.orders:
-        key = scope_key(decision.scope, recipient=address, sender=sender_of(errand))
-        errand.relay.obey(decision, key, now)
     if decision.action is Action.SWITCH:
         errand.switch((address,))
     if decision.counts:

@@ -37,7 +37,7 @@ from mailsender.sending.mail import have_filling, known_of, mail_of, message_of,
 from mailsender.sending.orders import aside, spare
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
-from mailsender.sending.permit import Permit
+from mailsender.sending.permit import Permit, certain
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
 
@@ -347,7 +347,9 @@ class Sender:
             errand.taken = True
             return True
         if self._means.cut:
-            errand.results |= said.results
+            rules, results = errand.relay.rules, said.results
+            # Nobody weighs it any more: what may be the account's fault must not fail a recipient.
+            errand.results |= {each: certain(rules, result, results) for each, result in results.items()}
             return False
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         if said.put_off is not None and not known:
@@ -423,6 +425,7 @@ class Sender:
             if permit.denied:
                 return None
             if said is not None:
+                said.obeyed = permit.obeyed
                 return said
             if permit.lost or self._means.cut:
                 return None
