@@ -215,7 +215,8 @@ class Sender:
         if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
             self._settle(token, as_expired(letter))
             return
-        if not (self._tools.table.plain or self._take_part(errand)):
+        # Of one that was tried before some may have to wait for longer than others.
+        if (letter.attempts or not self._tools.table.plain) and not self._take_part(errand):
             return
         odds = self._policy.refuse_probability
         if odds and self._chance.random() < odds:
@@ -297,7 +298,9 @@ class Sender:
 
     def _put_aside(self, errand: Errand) -> bool:
         """Keep the letter at hand until its destination's turn, if that is near; whether it is kept."""
-        seconds = 0.0 if self._stopping.is_set() else aside(errand, self._clock.monotonic())
+        if self._stopping.is_set() or self._route.ended.is_set():
+            return False  # nobody takes it from there any more
+        seconds = aside(errand, self._clock.monotonic())
         if seconds:
             self._backlog.put_aside(errand.token, errand.letter, seconds)
         return bool(seconds)
@@ -517,13 +520,14 @@ class Sender:
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
         if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
-        if errand.elsewhere and not moved.status.final:
+        if (errand.elsewhere or errand.waits) and not moved.status.final:
             moved, delay = moved_on(
                 moved,
                 self._tools.table,
                 self._clock.epoch(),
                 tried=attempt.results.keys(),
                 delay=delay,
+                waits=errand.waits or NO_WAITS,
                 last=self._route.name,
             )
         for relay in (*errand.tried, errand.relay):

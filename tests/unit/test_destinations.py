@@ -18,10 +18,13 @@ from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import Order
 from mailsender.routing.backlog import Backlog
+from mailsender.routing.pool import Held
+from mailsender.sending.errand import Errand
+from mailsender.sending.sender import Sender
 from tests.clocks import ManualClock
 from tests.dispatching import letter
 from tests.dispatching import running as dispatching
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 from tests.unit.test_gcra import most_in_a_period
 
 RELAY_RATE = Allowance(letters=100, period=1.0, burst=30)
@@ -230,3 +233,28 @@ async def test_letters_that_are_put_aside_come_back_or_are_taken_out() -> None:
     assert backlog.take() == ("token", one)
     assert backlog.drain() == [("token", other)]
     assert backlog.drain() == []
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_comes_again_under_another_claim_comes_back_once() -> None:
+    backlog = Backlog()
+    backlog.put_aside("lost", letter(1), 3600.0)
+    timer = backlog._aside[letter(1).id][2]
+    backlog.put_aside("token", letter(1), 0.01)
+    assert timer.cancelled()
+    assert await backlog.reserve()
+    assert backlog.take() == ("token", letter(1))
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_put_aside_on_a_route_that_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would take it from there, and it would stay this replica's as long as that lives."""
+    monkeypatch.setattr("mailsender.sending.sender.aside", lambda _errand, _now: 3600.0)
+    async with dispatching(FakeRelay()) as scene:
+        sender = Sender(scene.route, scene.dispatcher._tools)
+        errand = Errand("token", letter(1), scene.known, Held(FakeSession(FakeRelay()), 0), UNLIMITED)
+        assert sender._put_aside(errand)
+        assert scene.route.backlog.drain() == [("token", letter(1))]
+        scene.route.leave()
+        assert not sender._put_aside(errand)
+        assert scene.route.backlog.drain() == []
