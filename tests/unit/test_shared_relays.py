@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.handling import Handling
-from mailsender.model.letter import Envelope, Letter, Outcome
+from mailsender.model.letter import Envelope, Letter, Outcome, Result
+from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
@@ -18,7 +21,7 @@ from mailsender.smtp.port import Permit, RelayAway
 from tests.clocks import ManualClock
 from tests.dispatching import UNLIMITED, known_relay, letter, until
 from tests.fleet import Fleet, fleet, route
-from tests.relays import FakeRelay, FakeSession
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 NEWS = Match(streams=("news",))
 
@@ -82,6 +85,34 @@ async def test_three_to_one_where_a_rate_is_kept() -> None:
         await until(lambda: len(relay.sent) >= 100)
     found = begun(FakeRelay(sent=relay.sent[20:100]))
     assert abs(found["default"] - 60) <= 5
+
+
+@pytest.mark.asyncio
+async def test_two_replicas_keep_the_shares_of_routes_while_both_have_letters_of_both() -> None:
+    """Each by itself: one that has none of a route at hand any more sends of the other one alone."""
+    clock = SystemClock()
+    queue, store, order = MemoryQueue(clock), MemorySlotStore(clock), list[bool]()
+
+    def note(address: str) -> Result:
+        order.append(address.startswith("news"))
+        return ACCEPTED
+
+    await queue.insert([news(number) for number in range(200)])
+    await queue.insert([letter(number) for number in range(200, 400)])
+    async with AsyncExitStack() as replicas:
+        for _ in range(2):
+            replica = fleet(
+                {"a": FakeRelay(answer=note)},
+                plans(news=3.0),
+                sessions=4,
+                allowances={"a": Allowance(letters=60, period=1.0, burst=10)},
+                stores={"a": store},
+                queue=queue,
+                clock=clock,
+            )
+            await replicas.enter_async_context(replica)
+        await until(lambda: len(order) >= 160)
+    assert abs(sum(order[20:160]) - 105) <= 6
 
 
 @pytest.mark.asyncio
