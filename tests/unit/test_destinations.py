@@ -12,8 +12,9 @@ import pytest
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Result, Status
+from mailsender.ratelimit import destinations
 from mailsender.ratelimit.destinations import Destinations, Rates
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, meeting
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotRequest, meeting
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import Order
@@ -164,6 +165,25 @@ async def test_who_would_wait_for_long_rests_until_its_turn() -> None:
         assert turns[0] > 0
         assert [b - a for a, b in pairwise(turns)] == pytest.approx([1.0, 1.0])
         assert rest("elsewhere.example", now) == 0
+
+
+@pytest.mark.asyncio
+async def test_nobody_keeps_a_session_where_another_replica_has_had_the_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(destinations, "LONGEST", 0.05)
+    slowly = Allowance(letters=1, period=60.0)
+    stage = Stage()
+    stage.destinations.change({"slow.example": (slowly,)})
+    now = stage.clock.monotonic()
+    async with stage.running():
+        await stage.store.beside("slow.example").lease(SlotRequest(want=1, allowance=slowly))
+        assert stage.destinations.rest("slow.example", now) == 0, "as far as this one knows"
+        ours = await stage.relay.acquire()
+        with pytest.raises(NoSlots):
+            await stage.destinations.join("a@slow.example", ours)
+        assert await stage.relay.acquire() == ours, "it was given back"
+        assert stage.destinations.rest("slow.example", now) > 50
 
 
 def test_a_transaction_has_those_who_share_their_limits() -> None:
