@@ -142,8 +142,9 @@ class Errand:
 
     @property
     def senders(self) -> tuple[str, ...]:
-        """The addresses that it is sent in the name of, where it names some itself."""
-        return () if self.mail is None else tuple(address.text for _, address in self.mail.senders)
+        """The addresses that it is sent in the name of: the service's where it names none itself."""
+        named = () if self.mail is None else tuple([address.text for _, address in self.mail.senders])
+        return named or (self.relay.policy.reverse_path,)
 
     def switch(self, addresses: Iterable[str]) -> None:
         """Let them go over another relay of the route: this one certainly did not take them."""

@@ -229,8 +229,10 @@ class Sender:
         try:
             if letter.mail:
                 await self._send_mail(errand)
-            else:
+            elif self._route.open_to_service or suit(errand, self._route):
                 await self._send(errand)
+            else:
+                self._finish_if_ours(errand)
         except ValueError as error:  # the message cannot be made; who has got it before has it all the same
             if any(each.accepted for each in letter.recipients):
                 errand.results = refused(letter.pending, error)

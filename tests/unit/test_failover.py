@@ -341,3 +341,27 @@ async def test_a_relay_that_keeps_its_rate_does_not_hang(monkeypatch: pytest.Mon
         await until(lambda: looks > 4)
         assert not relay.pool.hangs
         assert stage.sent() == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize("weights", [(), (1, 1)], ids=["in order", "by weight"])
+async def test_a_letter_that_names_no_sender_goes_over_a_relay_that_takes_the_services(
+    weights: tuple[int, ...],
+) -> None:
+    senders = {"a": ("elsewhere.test",), "b": ("example.test",)}
+    plan = route("default", "a", "b", weights=weights)
+    async with fleet(pair(), [plan], senders=senders) as stage:
+        await stage.put(*[letter(n) for n in range(10)])
+        done = await stage.settled(10)
+    assert stage.sent() == {"a": 0, "b": 10}
+    assert {each.attempts for each in done} == {1}
+
+
+async def test_a_letter_whose_sender_no_relay_takes_is_put_off_and_says_why() -> None:
+    fakes = {"a": FakeRelay()}
+    async with fleet(fakes, [route("default", "a")], senders={"a": ("elsewhere.test",)}) as stage:
+        await stage.put(letter(1))
+        (done,) = await stage.settled(1)
+    assert (done.status, stage.sent()) == (Status.ERROR, {"a": 0})
+    result = done.recipients[0].result
+    assert result is not None
+    assert result.text == "no relay of the route takes mail from this sender"
