@@ -135,9 +135,10 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            goes = relay.goes if self._route.alone else self._route.goes
-            # Where it goes others have their turn at least: nothing else here waits for anything.
-            await (asyncio.sleep(0) if goes else pause(self._stopping, LOOK))
+            if relay.goes if self._route.alone else self._route.goes:
+                await asyncio.sleep(0)  # others have their turn: nothing else here need wait for anything
+            else:
+                await pause(self._stopping, LOOK)
             return False
         found = None
         if slot is not UNLIMITED:
