@@ -359,7 +359,7 @@ class Sender:
             return False
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         if said.put_off is not None and not known:
-            errand.relay.put_off(errand.letter.id, said.put_off)
+            errand.relay.put_off(errand.letter.id, said.put_off, part)
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
