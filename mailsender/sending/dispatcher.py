@@ -356,6 +356,7 @@ class Dispatcher:
             for relay in self.relays:
                 relay.pool.look_at_dots()
                 relay.pool.look_at_moves(slots_awaited=relay.limiter.waiting > 0)
+                relay.orders.forget_past(self._clock.monotonic())
             await pause(self._stopping, WATCH)
 
     # --- claiming --------------------------------------------------------------------------------
