@@ -5,6 +5,7 @@ It is not compiled: only letters that a relay did not take, or whose relay order
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
@@ -12,6 +13,7 @@ from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.sending.attempt import NO_WAITS, Attempt
 from mailsender.sending.errand import Errand
 from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
@@ -53,6 +55,18 @@ def aside(errand: Errand, now: float) -> float:
     if errand.relay.held(scope_key(Scope.DESTINATION, recipient=errand.left[0]), now):
         return 0.0
     return destinations.near(domain_of(errand.left[0]), now)
+
+
+def own_times(errand: Errand, attempt: Attempt, delay: float) -> Mapping[str, float]:
+    """Seconds for those who do not come again together with the others, which is after `delay`.
+
+    For some a rule asked to wait for longer. Others rest, and nothing was said of them: they need not wait as
+    long as those of whom it was.
+    """
+    own = {each: max(delay, wait) for each, wait in (errand.waits or NO_WAITS).items()}
+    if len(attempt.results) > len(errand.idle):
+        own |= dict.fromkeys(errand.idle, attempt.pause)
+    return own
 
 
 def spare(errand: Errand, now: float) -> None:

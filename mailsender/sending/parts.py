@@ -1,7 +1,8 @@
 """Letters whose recipients take several routes: each part has its own transactions, and its own next time.
 
 A letter is on one route at a time: on that of the part which is due first. The others' times stand with
-their recipients, and so do those of recipients for whom a reply's rule asked to wait for longer. Pure.
+their recipients, and so do those of recipients for whom a reply's rule asked to wait for longer, or who rest
+and were not tried. Pure.
 
 It is not compiled: of letters that all take the one route, and were not tried before, nobody asks.
 """
@@ -43,18 +44,16 @@ def moved_on(
     *,
     tried: Collection[str] = (),
     delay: float = 0.0,
-    waits: Mapping[str, float] = NO_WAITS,
+    own: Mapping[str, float] = NO_WAITS,
     last: str = "",
 ) -> tuple[Letter, float]:
     """A letter that is not done, on the route of its next part, and the seconds until that is due.
 
-    Those who were `tried` come again after `delay` seconds, or after their `waits` if those are longer, the
-    others at their time. Of parts that are due together the one of the route `last` has had its turn.
+    Those who were `tried` come again after `delay` seconds, or after their `own`, the others at their time.
+    Of parts that are due together the one of the route `last` has had its turn.
     """
     times = {
-        each.address: now + max(delay, waits.get(each.address, 0.0))
-        if each.address in tried
-        else max(now, each.due)
+        each.address: now + own.get(each.address, delay) if each.address in tried else max(now, each.due)
         for each in letter.recipients
         if each.open
     }

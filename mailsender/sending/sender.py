@@ -34,7 +34,7 @@ from mailsender.sending.errand import Anew, Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, spare
+from mailsender.sending.orders import aside, own_times, spare
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit, certain
@@ -523,16 +523,18 @@ class Sender:
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
         if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
-        if (errand.elsewhere or errand.waits) and not moved.status.final:
-            moved, delay = moved_on(
-                moved,
-                self._tools.table,
-                self._clock.epoch(),
-                tried=attempt.results.keys(),
-                delay=delay,
-                waits=errand.waits or NO_WAITS,
-                last=self._route.name,
-            )
+        if not moved.status.final and (errand.elsewhere or errand.waits or errand.idle):
+            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay)
+            if errand.elsewhere or own:
+                moved, delay = moved_on(
+                    moved,
+                    self._tools.table,
+                    self._clock.epoch(),
+                    tried=attempt.results.keys(),
+                    delay=delay,
+                    own=own,
+                    last=self._route.name,
+                )
         for relay in (*errand.tried, errand.relay):
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)

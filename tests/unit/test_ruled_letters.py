@@ -378,3 +378,18 @@ async def test_recipients_of_a_letter_wait_each_for_its_own_time_whichever_repli
         assert [each.recipients for each in successor.sent] == [("b@example.test",)]
         assert [each.accepted for each in put_off.recipients] == [False, True]
         assert 3000 < await due_in(scene, 1) < 3601
+
+
+@pytest.mark.asyncio
+async def test_who_rests_for_a_moment_does_not_wait_as_long_as_who_was_put_off() -> None:
+    later = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=451, text="later")
+    relay = FakeRelay(answer=said({"a1@slow.test": SLOWLY, "c@later.test": later}))
+    rules = [rule(Action.WAIT, Scope.DESTINATION, 0.3)]
+    async with running(relay, senders=1, rules=rules, max_attempts=9, delay=1000.0) as scene:
+        await scene.queue.insert([letter(1, "a1@slow.test"), letter(2, "b@slow.test", "c@later.test")])
+        scene.dispatcher.nudge()
+        await until(lambda: ("b@slow.test",) in [each.recipients for each in relay.sent])
+        put_off = await deferred(scene, 2)
+        assert [each.accepted for each in put_off.recipients] == [True, False]
+        assert put_off.recipients[1].tries == 1, "it was not tried before its time"
+        assert 700 < await due_in(scene, 2) < 1300
