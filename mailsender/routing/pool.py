@@ -258,7 +258,8 @@ class Pool:
         """
         first, woken = True, False
         while not self._stopping.is_set():
-            held, moves = None, self._moves
+            held = None
+            moves = self._moves
             if not (first and self._turns is not None and self._others_wait()):
                 held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
