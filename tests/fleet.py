@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
@@ -73,6 +75,7 @@ async def fleet(
     sessions: int = 2,
     max_recipients: int = 100,
     allowances: Mapping[str, Allowance] | None = None,
+    stores: Mapping[str, SlotStore] | None = None,
     senders: Mapping[str, tuple[str, ...]] | None = None,
     composer: object = None,
     queue: MemoryQueue | None = None,
@@ -97,10 +100,12 @@ async def fleet(
             name,
             fake,
             Limiter(
-                MemorySlotStore(clock),
+                (stores or {}).get(name) or MemorySlotStore(clock),
                 (allowances or {}).get(name, UNLIMITED),
                 clock,
                 backlog=lambda: sum(len(each.backlog) for each in made.values()),
+                member=secrets.token_hex(8),
+                watch=name in (stores or {}),
             ),
             clock,
             policy=RelayPolicy(

@@ -42,6 +42,7 @@ class Permit:
     heard_at_begin: list[str] = field(default_factory=list)
     asked_for_dot: int = 0
     told: list[dict[str, Result]] = field(default_factory=list)
+    refusals: list[dict[str, Result]] = field(default_factory=list)
 
     def begin(self) -> bool:
         self.heard_at_begin += self.relay.commands if self.relay else []
@@ -50,6 +51,9 @@ class Permit:
     def dot(self) -> bool:
         self.asked_for_dot += 1
         return self.may_end
+
+    def refused(self, results: Mapping[str, Result]) -> None:
+        self.refusals.append(dict(results))
 
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told.append(dict(results))

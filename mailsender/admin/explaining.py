@@ -156,7 +156,7 @@ class _Case:
         """One recipient: which relay is next, and what is about it alone; `entry` is what suppresses it."""
         address, due, now = recipient.address, self._found.due, self._now
         leg = self._leg(address)
-        senders = tuple(each.text for _, each in self._mail.senders)
+        named = tuple(each.text for _, each in self._mail.senders)
         own: list[Obstacle] = [] if entry is None else [_suppressed(entry)]
         if due is not None and recipient.due > max(now.epoch, due.timestamp()):
             text = f"It is due at {time_of(recipient.due)}, later than others of its letter."
@@ -165,6 +165,7 @@ class _Case:
         going: list[str] = []
         for stop in leg.way.stops:
             relay = self._relays[stop.relay.name]
+            senders = named or (relay.policy.reverse_path,)
             held = list(of_recipient(relay, address, _author(self._mail, relay), senders, now))
             own += held
             if not (held or leg.stops[relay.name]):

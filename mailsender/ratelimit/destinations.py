@@ -18,6 +18,10 @@ EARLY = 0.05
 PATIENCE = 0.1
 """Seconds for which a sender waits for a destination's slot; beyond it others are sent to meanwhile."""
 
+LONGEST = 1.0
+"""Seconds for which it waits at most where other replicas have had the slots that this one counted on: the
+session that it has is one that others go without."""
+
 NEAR = 2.0
 """Seconds within which a letter's turn comes that is kept at hand, so that the destination's rate is used up:
 longer than the queue is left alone for."""
@@ -176,10 +180,11 @@ class Destinations:
 
     async def _theirs(self, own: Limiter, ours: Slot) -> Slot:
         try:
-            return await own.acquire()
-        except NoSlots:
+            async with asyncio.timeout(LONGEST):
+                return await own.acquire()
+        except (NoSlots, TimeoutError):
             self._relay.put_back(ours)
-            raise
+            raise NoSlots from None
 
     # --- their life ------------------------------------------------------------------------------
 

@@ -620,6 +620,8 @@ class Limiter:
             waiter = self._first()
             if not waiter.done():
                 waiter.set_result(slot)
+            elif slot is not UNLIMITED:
+                self._spare.append(slot)  # that one waited for too long
 
     def _learn(self, grant: SlotGrant) -> None:
         """Take in what the store says of orders."""

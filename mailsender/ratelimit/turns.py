@@ -69,6 +69,13 @@ class Turns(Generic[T]):
         self._next[who] = at = self._next.get(who, 0.0) - 1 / self._shares.get(who, 1.0)
         self._now = min(self._now, at)  # or whoever waits anew would begin behind turns that were none
 
+    def remove(self, who: str, what: T) -> None:
+        """It waits no more, if it does still: nobody has a turn for it."""
+        waiting = self._waiting.get(who)
+        if waiting is not None and what in waiting:
+            waiting.remove(what)
+            self._count -= 1
+
     def clear(self) -> None:
         """Let nobody wait any more."""
         self._waiting.clear()

@@ -60,6 +60,9 @@ class Backlog:
 
     def put_aside(self, token: str, letter: Letter, seconds: float) -> None:
         """Keep a letter out of the way for so long; others are taken meanwhile."""
+        before = self._aside.pop(letter.id, None)
+        if before is not None:
+            before[2].cancel()  # it was lost, and is here again under another claim
         timer = asyncio.get_running_loop().call_later(seconds, self._come_back, letter.id)
         self._aside[letter.id] = token, letter, timer
 

@@ -53,9 +53,13 @@ class Orders:
             return None
         return Resting(until - now, decision.rule, decision.said)
 
-    def _make_room(self, now: float) -> None:
-        """The past ones go; of the others the one that ends first."""
+    def forget_past(self, now: float) -> None:
+        """Those that are over go: as long as there is any, each letter is asked about."""
         for key in [key for key, (until, _) in self._of.items() if until <= now]:
             del self._of[key]
+
+    def _make_room(self, now: float) -> None:
+        """The past ones go; of the others the one that ends first."""
+        self.forget_past(now)
         if len(self._of) > MOST:
             del self._of[min(self._of, key=lambda key: self._of[key][0])]

@@ -259,13 +259,16 @@ class Pool:
         first, woken = True, False
         while not self._stopping.is_set():
             held = None
+            moves = self._moves
             if not (first and self._turns is not None and self._others_wait()):
                 held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
                 if self._turns is not None and (self._idle or self._second or self._may_open()):
                     self._wake()  # for nobody comes by who would take it
                 return held
-            if self._turns is not None and woken:
+            if self._turns is not None and woken and moves == self._moves:
+                # Else it took a while, in which others had turns: who went on from before those would have
+                # all of them alone until it had made up for it.
                 self._turns.give_back(route)
             if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
@@ -332,10 +335,13 @@ class Pool:
         elif were_slow and not dots.slow:
             log.info("relay_slow_no_more", relay=self._transport.name)
 
-    def look_at_moves(self) -> None:
-        """See whether it hangs: whoever has another relay is told to take that."""
+    def look_at_moves(self, *, slots_awaited: bool = False) -> None:
+        """See whether it hangs: whoever has another relay is told to take that.
+
+        Who waits for a slot (`slots_awaited`) has a session, and it is our own rate by which nothing moves.
+        """
         moved, self._seen_moves = self._moves != self._seen_moves, self._moves
-        if moved:
+        if moved or slots_awaited:
             self._hung = 0
         elif self._others_wait():
             self._hung += 1
@@ -530,6 +536,8 @@ class Pool:
                 self._woken -= 1
             else:
                 future.cancel()
+                if self._turns is not None:
+                    self._turns.remove(route, future)
         return woken
 
     def _others_wait(self) -> bool:

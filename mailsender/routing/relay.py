@@ -11,7 +11,7 @@ import structlog
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result
-from mailsender.ratelimit.destinations import Destinations, Rates
+from mailsender.ratelimit.destinations import Destinations, Rates, domain_of
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import Order
@@ -19,11 +19,23 @@ from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Bre
 from mailsender.routing.orders import Orders, Resting
 from mailsender.routing.patterns import named_in
 from mailsender.routing.pool import Pool, PoolLimits
-from mailsender.routing.reply_rule import RELAY_KEY, Decision, ReplyRule, Scope, decided, first_fit
+from mailsender.routing.reply_rule import (
+    RELAY_KEY,
+    Action,
+    Decision,
+    ReplyRule,
+    Scope,
+    decided,
+    first_fit,
+    scope_key,
+)
 from mailsender.routing.weighing import Ruling, Scale
 from mailsender.smtp.port import RelayAway, Transport
 
 log = structlog.get_logger()
+
+ANYWHERE = ("", "*")
+"""In the place of domains where what was said was not about recipients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,7 @@ class Relay:
         self.refusing_since: float | None = None  # epoch seconds
         self.uneasy = False  # something was refused that may be everybody's, since it took one
         self._put_off: set[str] = set()  # letters that it put off since it took one, up to `PUT_OFF_RUN`
+        self._put_off_to: set[str] = set()  # the domains of those, up to the second one
         self._told_refusing = Telling()
         self._clock = clock
 
@@ -136,8 +149,11 @@ class Relay:
 
     @property
     def free(self) -> bool:
-        """Whether letters that may go elsewhere are to go here."""
-        return self.goes and not self.breaker.open and not self.pool.hangs
+        """Whether letters that may go elsewhere are to go here.
+
+        Before it is known what it ordered it opens no session, although nothing says that it is away.
+        """
+        return self.goes and self.limiter.knows and not self.breaker.open and not self.pool.hangs
 
     @property
     def state(self) -> str:
@@ -239,7 +255,7 @@ class Relay:
         kind, _, name = key.partition(":")
         if self.destinations is not None and kind == Scope.DESTINATION:
             held = self.destinations.held(name, now)
-            return None if held is None else Resting(held[1], held[0].rule, held[0].said)
+            return self.orders.of(key, now) if held is None else Resting(held[1], held[0].rule, held[0].said)
         order = self.limiter.held(key, now)
         if order is not None:
             return Resting(self.limiter.left(key, now), order.rule, order.said)
@@ -256,6 +272,7 @@ class Relay:
     def took(self, since: int) -> None:
         """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""
         self._put_off.clear()
+        self._put_off_to.clear()
         if self.refusals.taken(since):
             self.at_ease()
         self.scale.rule(Ruling.OWN, since)
@@ -280,9 +297,14 @@ class Relay:
         """Whether it put off so many letters in a row that it is spoken to once a minute."""
         return len(self._put_off) >= PUT_OFF_RUN
 
-    def put_off(self, letter_id: str, result: Result) -> None:
-        """It put off all recipients of a transaction with a 4xx; what that means is for each to bear."""
+    def put_off(self, letter_id: str, result: Result, recipients: Iterable[str] = ()) -> None:
+        """It put off all recipients of a transaction with a 4xx; what that means is for each to bear.
+
+        Where all who were in a row are of one domain it may be that: its other letters go on behind those.
+        """
         self.uneasy = True
+        if len(self._put_off_to) < 2:
+            self._put_off_to.update(map(domain_of, recipients) if result.phase is Phase.RCPT else ANYWHERE)
         if not self.puts_off_all:
             self._put_off.add(letter_id)
         if self.puts_off_all:
@@ -291,6 +313,22 @@ class Relay:
                 most=PUT_OFF_WAIT,
                 action="one letter at a time is tried, once a minute; the others wait and count no attempt",
             )
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Have letters to the one domain, if it is one, make room for others when a letter is tried again."""
+        if len(self._put_off_to) == 1:
+            (domain,) = self._put_off_to
+            now = self._clock.monotonic()
+            decision = Decision(
+                rule="default/put-off",
+                action=Action.WAIT,
+                otherwise=Action.WAIT,
+                scope=Scope.DESTINATION,
+                seconds=2 * self.breaker.left(now),
+                said=self.breaker.why,
+            )
+            self.orders.obey(decision, scope_key(Scope.DESTINATION, recipient=f"@{domain}"), now)
 
     def refused(self, letter_id: str) -> None:
         """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""

@@ -67,7 +67,8 @@ class Route:
     """Relays in their order or by weight, a schedule, and the letters that are claimed for them.
 
     `relays` are those that share its letters and, behind them, its `fallback`. `alone`: there is one relay,
-    for which there is nothing but to wait. `open_to_all`: each of them takes mail from every sender. `hours`
+    for which there is nothing but to wait. `open_to_all`: each of them takes mail from every sender, and
+    `open_to_service` from the one of letters that name none. `hours`
     say when it sends at all. `dry`: the last look into the queue found no more than was taken. `nudged` is
     set when letters were stored that nobody claimed. `reserve` is the part of what routes share that its
     letters of priority `high` get before others.
@@ -116,6 +117,7 @@ class Route:
         self.alone = len(self.relays) == 1
         self.retry = retry
         self.open_to_all = not any(relay.senders for relay in self.relays)
+        self.open_to_service = all(relay.takes((relay.policy.reverse_path,)) for relay in self.relays)
         self._first = tuple(relays)
         self._turns = Turns(weights) if weights else None
 

@@ -355,7 +355,8 @@ class Dispatcher:
         while not self._stopping.is_set():
             for relay in self.relays:
                 relay.pool.look_at_dots()
-                relay.pool.look_at_moves()
+                relay.pool.look_at_moves(slots_awaited=relay.limiter.waiting > 0)
+                relay.orders.forget_past(self._clock.monotonic())
             await pause(self._stopping, WATCH)
 
     # --- claiming --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mailsender.routing.pool import NO_LIMIT, Held
 from mailsender.routing.relay import Relay
 from mailsender.sending.attempt import refused
 from mailsender.sending.permit import Permit as BegunPermit
+from mailsender.sending.scopes import NOTHING
 from mailsender.smtp.port import NotBegun, Permit, Session
 
 log = structlog.get_logger()
@@ -141,8 +142,9 @@ class Errand:
 
     @property
     def senders(self) -> tuple[str, ...]:
-        """The addresses that it is sent in the name of, where it names some itself."""
-        return () if self.mail is None else tuple(address.text for _, address in self.mail.senders)
+        """The addresses that it is sent in the name of: the service's where it names none itself."""
+        named = () if self.mail is None else tuple([address.text for _, address in self.mail.senders])
+        return named or (self.relay.policy.reverse_path,)
 
     def switch(self, addresses: Iterable[str]) -> None:
         """Let them go over another relay of the route: this one certainly did not take them."""
@@ -232,10 +234,10 @@ class Said:
     """What a transaction came to. `good`: all were accepted. `carried`: the session had carried letters.
 
     `put_off` is what was said of one of them where all were put off with a 4xx. `since` is the number of
-    refusals of the relay when it began.
+    refusals of the relay when it began. `obeyed` is what was ordered in it, and is done.
     """
 
-    __slots__ = ("carried", "good", "held", "put_off", "results", "since")
+    __slots__ = ("carried", "good", "held", "obeyed", "put_off", "results", "since")
 
     def __init__(
         self,
@@ -253,6 +255,7 @@ class Said:
         self.held = held
         self.good = good
         self.carried = carried
+        self.obeyed = NOTHING
 
 
 async def carry(

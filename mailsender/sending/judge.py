@@ -13,6 +13,7 @@ from mailsender.sending.errand import Errand, Said
 from mailsender.sending.orders import obey
 from mailsender.sending.permit import some_taken
 from mailsender.sending.reply_rules import RULED, Action, When, as_deferred, as_refused, decide, ruled
+from mailsender.sending.scopes import Ordered, order
 
 RENEWALS = 2
 """Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
@@ -27,12 +28,13 @@ class Reading:
 
     `again` are sent to again at once, over another session if `renew`. `held` was meant for everybody,
     `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter rest as a whole.
-    `paused` is about the letter, and asks for fewer letters all the same.
+    `paused` is about the letter, and asks for fewer letters all the same. `obeyed` is what was ordered.
     """
 
-    __slots__ = ("again", "held", "paused", "renew", "rests", "spoken")
+    __slots__ = ("again", "held", "obeyed", "paused", "renew", "rests", "spoken")
 
-    def __init__(self) -> None:
+    def __init__(self, obeyed: Ordered) -> None:
+        self.obeyed = obeyed
         self.again: list[str] = []
         self.held: Result | None = None
         self.paused: Result | None = None
@@ -52,7 +54,7 @@ class Judge:
         `known` is what is so of the letter itself, for `decide`.
         """
         results, relay = said.results, errand.relay
-        reading = Reading()
+        reading = Reading(said.obeyed)
         news = said.since >= relay.refusals.number  # else it was on its way when the relay refused others
         taken = some_taken(results)
         carried = said.carried and errand.renewed < RENEWALS
@@ -102,7 +104,9 @@ class Judge:
             errand.doubtful[address] = result
         elif action in RULED:
             errand.results[address] = as_deferred(result)
-            reading.rests = obey(errand, address, decision, self._clock.monotonic()) or reading.rests
+            now = self._clock.monotonic()
+            reading.obeyed = order(errand.relay, errand.mail, address, decision, now, obeyed=reading.obeyed)
+            reading.rests = obey(errand, address, decision) or reading.rests
             reading.spoken = reading.spoken or decision.counts
         elif action is Action.ANSWER or action is Action.FAIL:
             if action is Action.FAIL:

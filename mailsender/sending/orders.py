@@ -5,13 +5,15 @@ It is not compiled: only letters that a relay did not take, or whose relay order
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
-from mailsender.routing.reply_rule import RELAY_KEY, Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.sending.attempt import NO_WAITS, Attempt
 from mailsender.sending.errand import Errand
 from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
@@ -28,16 +30,11 @@ def sender_of(errand: Errand) -> str:
     return author_of(errand.mail, errand.relay)
 
 
-def obey(errand: Errand, address: str, decision: Decision, now: float) -> bool:
-    """Do for `address`, and beyond its letter, what a decision orders; whether the letter rests as a whole.
+def obey(errand: Errand, address: str, decision: Decision) -> bool:
+    """Do for `address` what a decision orders; whether the letter rests as a whole.
 
     Its result stands in the errand already.
     """
-    if decision.fewer_sessions and not errand.relay.held(RELAY_KEY, now):
-        errand.relay.pool.fewer()  # who was told while it rests already was on the way before
-    if decision.orders:
-        key = scope_key(decision.scope, recipient=address, sender=sender_of(errand))
-        errand.relay.obey(decision, key, now)
     if decision.action is Action.SWITCH:
         errand.switch((address,))
     if decision.counts:
@@ -58,6 +55,18 @@ def aside(errand: Errand, now: float) -> float:
     if errand.relay.held(scope_key(Scope.DESTINATION, recipient=errand.left[0]), now):
         return 0.0
     return destinations.near(domain_of(errand.left[0]), now)
+
+
+def own_times(errand: Errand, attempt: Attempt, delay: float) -> Mapping[str, float]:
+    """Seconds for those who do not come again together with the others, which is after `delay`.
+
+    For some a rule asked to wait for longer. Others rest, and nothing was said of them: they need not wait as
+    long as those of whom it was.
+    """
+    own = {each: max(delay, wait) for each, wait in (errand.waits or NO_WAITS).items()}
+    if len(attempt.results) > len(errand.idle):
+        own |= dict.fromkeys(errand.idle, attempt.pause)
+    return own
 
 
 def spare(errand: Errand, now: float) -> None:

@@ -16,7 +16,7 @@ from mailsender.routing.pool import Held
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import ReplyRule
 from mailsender.sending.reply_rules import Action, as_deferred, decide
-from mailsender.sending.scopes import somebody_rests
+from mailsender.sending.scopes import NOTHING, order, somebody_rests
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Permit:
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
     alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
     further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
+    `obeyed` is what was ordered in it.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Permit:
         "lost",
         "mail",
         "means",
+        "obeyed",
         "over",
         "recipients",
         "relay",
@@ -108,6 +110,7 @@ class Permit:
         self.lost = False
         self.denied = False
         self.held_back = False
+        self.obeyed = NOTHING
 
     def begin(self) -> bool:
         """See `smtp.port.Permit`."""
@@ -146,21 +149,33 @@ class Permit:
                 return False
         return True
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        """See `smtp.port.Permit`. What the relay's rules order does not wait for the transaction's end."""
+        if self.over is None or not self.rules:
+            return
+        now = self.means.clock.monotonic()
+        for address, result in results.items():
+            decision = decide(self.rules, result)
+            if decision.orders or decision.fewer_sessions:
+                self.obeyed = order(self.over, self.mail, address, decision, now, obeyed=self.obeyed)
+
     def replied(self, results: Mapping[str, Result]) -> None:
         """See `smtp.port.Permit`."""
         self.held.dot_at = 0.0
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
-                found[place] = _certain(self.rules, result, results)
+                found[place] = certain(self.rules, result, results)
         journal, at = self.means.in_flight.journal, 0
         for start, count in self.runs:
             journal.replied(self.token, self.letter_id, start, found[at : at + count], self.relay)
             at += count
 
 
-def _certain(rules: Sequence[ReplyRule], result: Result, results: Mapping[str, Result]) -> Result:
-    """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
+def certain(rules: Sequence[ReplyRule], result: Result, results: Mapping[str, Result]) -> Result:
+    """What is certain though nothing further is heard: a refusal only if it is about recipient or letter."""
+    if result.verdict is not Verdict.REFUSED:
+        return result
     action = decide(rules, result, taken=some_taken(results), carried=False).action
     final = action is Action.ANSWER or action is Action.FAIL
     return result if final else as_deferred(result)

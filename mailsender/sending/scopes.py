@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from mailsender.message.mail import Mail
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
-from mailsender.routing.reply_rule import Scope, scope_key
+from mailsender.routing.reply_rule import RELAY_KEY, Decision, Scope, scope_key
+
+Ordered = frozenset[tuple[str, str]]
+"""Scope keys, each with the rule by which something was ordered for it."""
+
+NOTHING: Final[Ordered] = frozenset()
 
 
 def author_of(mail: Mail | None, relay: Relay) -> str:
@@ -34,3 +40,20 @@ def somebody_rests(relay: Relay, mail: Mail | None, recipients: Iterable[str], n
     return sender_rests(relay, mail, now) is not None or any(
         recipient_rests(relay, each, now) is not None for each in recipients
     )
+
+
+def order(
+    relay: Relay, mail: Mail | None, address: str, decision: Decision, now: float, *, obeyed: Ordered
+) -> Ordered:
+    """Do what a decision about `address` orders beyond its letter, unless that is `obeyed`; all that is then.
+
+    What a relay says of several recipients in one transaction it asks for once.
+    """
+    key = scope_key(decision.scope, recipient=address, sender=author_of(mail, relay))
+    if (key, decision.rule) in obeyed:
+        return obeyed
+    if decision.fewer_sessions and not relay.held(RELAY_KEY, now):
+        relay.pool.fewer()  # who was told while it rests already was on the way before
+    if decision.orders:
+        relay.obey(decision, key, now)
+    return obeyed | {(key, decision.rule)}

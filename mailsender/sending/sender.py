@@ -34,10 +34,10 @@ from mailsender.sending.errand import Anew, Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, spare
+from mailsender.sending.orders import aside, own_times, spare
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
-from mailsender.sending.permit import Permit
+from mailsender.sending.permit import Permit, certain
 from mailsender.sending.tools import Tools
 from mailsender.smtp.port import RelayAway
 
@@ -135,7 +135,9 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if slot is None and not (relay.goes if self._route.alone else self._route.goes):
+            if relay.goes if self._route.alone else self._route.goes:
+                await asyncio.sleep(0)  # others have their turn: nothing else here need wait for anything
+            else:
                 await pause(self._stopping, LOOK)
             return False
         found = None
@@ -214,7 +216,8 @@ class Sender:
         if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
             self._settle(token, as_expired(letter))
             return
-        if not (self._tools.table.plain or self._take_part(errand)):
+        # Of one that was tried before some may have to wait for longer than others.
+        if (letter.attempts or not self._tools.table.plain) and not self._take_part(errand):
             return
         odds = self._policy.refuse_probability
         if odds and self._chance.random() < odds:
@@ -227,8 +230,10 @@ class Sender:
         try:
             if letter.mail:
                 await self._send_mail(errand)
-            else:
+            elif self._route.open_to_service or suit(errand, self._route):
                 await self._send(errand)
+            else:
+                self._finish_if_ours(errand)
         except ValueError as error:  # the message cannot be made; who has got it before has it all the same
             if any(each.accepted for each in letter.recipients):
                 errand.results = refused(letter.pending, error)
@@ -296,7 +301,9 @@ class Sender:
 
     def _put_aside(self, errand: Errand) -> bool:
         """Keep the letter at hand until its destination's turn, if that is near; whether it is kept."""
-        seconds = 0.0 if self._stopping.is_set() else aside(errand, self._clock.monotonic())
+        if self._stopping.is_set() or self._route.ended.is_set():
+            return False  # nobody takes it from there any more
+        seconds = aside(errand, self._clock.monotonic())
         if seconds:
             self._backlog.put_aside(errand.token, errand.letter, seconds)
         return bool(seconds)
@@ -346,11 +353,13 @@ class Sender:
             errand.taken = True
             return True
         if self._means.cut:
-            errand.results |= said.results
+            rules, results = errand.relay.rules, said.results
+            # Nobody weighs it any more: what may be the account's fault must not fail a recipient.
+            errand.results |= {each: certain(rules, result, results) for each, result in results.items()}
             return False
         known = known_of(errand.mail, errand.relay.policy.reverse_path) if errand.mail else ()
         if said.put_off is not None and not known:
-            errand.relay.put_off(errand.letter.id, said.put_off)
+            errand.relay.put_off(errand.letter.id, said.put_off, part)
         return self._judge.judge(errand, part, said, known)
 
     async def _write_down(self, errand: Errand, part: tuple[str, ...]) -> bool:
@@ -422,6 +431,7 @@ class Sender:
             if permit.denied:
                 return None
             if said is not None:
+                said.obeyed = permit.obeyed
                 return said
             if permit.lost or self._means.cut:
                 return None
@@ -513,15 +523,18 @@ class Sender:
         moved, delay = after_attempt(letter, attempt, self._route.retry, jitter=self._chance.random())
         if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
-        if errand.elsewhere and not moved.status.final:
-            moved, delay = moved_on(
-                moved,
-                self._tools.table,
-                self._clock.epoch(),
-                tried=attempt.results.keys(),
-                delay=delay,
-                last=self._route.name,
-            )
+        if not moved.status.final and (errand.elsewhere or errand.waits or errand.idle):
+            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay)
+            if errand.elsewhere or own:
+                moved, delay = moved_on(
+                    moved,
+                    self._tools.table,
+                    self._clock.epoch(),
+                    tried=attempt.results.keys(),
+                    delay=delay,
+                    own=own,
+                    last=self._route.name,
+                )
         for relay in (*errand.tried, errand.relay):
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)

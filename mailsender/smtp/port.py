@@ -24,6 +24,13 @@ class Permit(Protocol):
         """
         ...
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        """Told what the relay said of recipients whom it does not take, as soon as it has said so.
+
+        The transaction may go on with others, for minutes, and what a reply asks for holds from now on.
+        """
+        ...
+
     def replied(self, results: Mapping[str, Result]) -> None:
         """Told what the reply to the dot came to for all recipients, before anybody waits for anything."""
         ...

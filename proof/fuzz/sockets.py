@@ -57,6 +57,9 @@ class Permit:
     def dot(self) -> bool:
         return True
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        pass
+
     def replied(self, results: Mapping[str, Result]) -> None:
         pass
 

@@ -37,6 +37,9 @@ class Leave:
     def dot(self) -> bool:
         return self.may_dot
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        pass
+
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told = results
 

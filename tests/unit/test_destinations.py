@@ -12,16 +12,20 @@ import pytest
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Result, Status
+from mailsender.ratelimit import destinations
 from mailsender.ratelimit.destinations import Destinations, Rates
-from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, meeting
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotRequest, meeting
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import Order
 from mailsender.routing.backlog import Backlog
+from mailsender.routing.pool import Held
+from mailsender.sending.errand import Errand
+from mailsender.sending.sender import Sender
 from tests.clocks import ManualClock
 from tests.dispatching import letter
 from tests.dispatching import running as dispatching
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 from tests.unit.test_gcra import most_in_a_period
 
 RELAY_RATE = Allowance(letters=100, period=1.0, burst=30)
@@ -181,6 +185,25 @@ async def test_who_would_wait_for_long_rests_until_its_turn() -> None:
         assert rest("elsewhere.example", now) == 0
 
 
+@pytest.mark.asyncio
+async def test_nobody_keeps_a_session_where_another_replica_has_had_the_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(destinations, "LONGEST", 0.05)
+    slowly = Allowance(letters=1, period=60.0)
+    stage = Stage()
+    stage.destinations.change({"slow.example": (slowly,)})
+    now = stage.clock.monotonic()
+    async with stage.running():
+        await stage.store.beside("slow.example").lease(SlotRequest(want=1, allowance=slowly))
+        assert stage.destinations.rest("slow.example", now) == 0, "as far as this one knows"
+        ours = await stage.relay.acquire()
+        with pytest.raises(NoSlots):
+            await stage.destinations.join("a@slow.example", ours)
+        assert await stage.relay.acquire() == ours, "it was given back"
+        assert stage.destinations.rest("slow.example", now) > 50
+
+
 def test_a_transaction_has_those_who_share_their_limits() -> None:
     alike = Stage().destinations.alike
     assert alike(["a@gmail.com", "b@GMAIL.com", "c@x.example"]) == 2
@@ -248,3 +271,28 @@ async def test_letters_that_are_put_aside_come_back_or_are_taken_out() -> None:
     assert backlog.take() == ("token", one)
     assert backlog.drain() == [("token", other)]
     assert backlog.drain() == []
+
+
+@pytest.mark.asyncio
+async def test_a_letter_that_comes_again_under_another_claim_comes_back_once() -> None:
+    backlog = Backlog()
+    backlog.put_aside("lost", letter(1), 3600.0)
+    timer = backlog._aside[letter(1).id][2]
+    backlog.put_aside("token", letter(1), 0.01)
+    assert timer.cancelled()
+    assert await backlog.reserve()
+    assert backlog.take() == ("token", letter(1))
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_put_aside_on_a_route_that_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would take it from there, and it would stay this replica's as long as that lives."""
+    monkeypatch.setattr("mailsender.sending.sender.aside", lambda _errand, _now: 3600.0)
+    async with dispatching(FakeRelay()) as scene:
+        sender = Sender(scene.route, scene.dispatcher._tools)
+        errand = Errand("token", letter(1), scene.known, Held(FakeSession(FakeRelay()), 0), UNLIMITED)
+        assert sender._put_aside(errand)
+        assert scene.route.backlog.drain() == [("token", letter(1))]
+        scene.route.leave()
+        assert not sender._put_aside(errand)
+        assert scene.route.backlog.drain() == []

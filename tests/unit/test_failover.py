@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
-from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
+from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.retry import RetryPolicy
+from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
 from tests.relays import ACCEPTED, FakeRelay
@@ -291,3 +294,74 @@ async def test_no_letter_tries_a_relay_that_does_not_even_answer_noop(names: str
             await stage.put(letter(3))
         await until(lambda: not stage.relays["a"].breaker.open)
         assert len(fakes["a"].sent) == asked + 1
+
+
+class LateStore(MemorySlotStore):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.answers = asyncio.Event()
+
+    async def lease(self, request: SlotRequest) -> SlotGrant:
+        await self.answers.wait()
+        return await super().lease(request)
+
+
+async def test_letters_that_come_before_it_is_known_what_relays_ordered_wait_and_nothing_else_does() -> None:
+    """A replica begins, and its queue answers before its slots do."""
+    stores = {"a": LateStore(), "b": LateStore()}
+    async with fleet(pair(), [route("default", "a", "b")], stores=stores) as stage:
+        await stage.put(letter(1))
+        await until(lambda: len(stage.in_flight))
+        await asyncio.sleep(0)
+        assert stage.sent() == {"a": 0, "b": 0}
+        for each in stores.values():
+            each.answers.set()
+        await stage.settled(1)
+    assert stage.sent() == {"a": 1, "b": 0}
+
+
+async def test_a_relay_that_keeps_its_rate_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing moves there between two slots, and it is not what letters go over the fallback for."""
+    monkeypatch.setattr(dispatcher, "WATCH", 0.01)
+    slowly = {"a": Allowance(letters=1, period=60.0)}
+    async with fleet(pair(), [route("default", "a", "b")], sessions=1, allowances=slowly) as stage:
+        await stage.put(*[letter(n) for n in range(4)])
+        relay, looks = stage.relays["a"], 0
+        await until(lambda: relay.limiter.waiting)
+        look_at_moves = relay.pool.look_at_moves
+
+        def look(**how: bool) -> None:
+            nonlocal looks
+            looks += 1
+            look_at_moves(**how)
+
+        monkeypatch.setattr(relay.pool, "look_at_moves", look)
+        await until(lambda: looks > 4)
+        assert not relay.pool.hangs
+        assert stage.sent() == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize("weights", [(), (1, 1)], ids=["in order", "by weight"])
+async def test_a_letter_that_names_no_sender_goes_over_a_relay_that_takes_the_services(
+    weights: tuple[int, ...],
+) -> None:
+    senders = {"a": ("elsewhere.test",), "b": ("example.test",)}
+    plan = route("default", "a", "b", weights=weights)
+    async with fleet(pair(), [plan], senders=senders) as stage:
+        await stage.put(*[letter(n) for n in range(10)])
+        done = await stage.settled(10)
+    assert stage.sent() == {"a": 0, "b": 10}
+    assert {each.attempts for each in done} == {1}
+
+
+async def test_a_letter_whose_sender_no_relay_takes_is_put_off_and_says_why() -> None:
+    fakes = {"a": FakeRelay()}
+    async with fleet(fakes, [route("default", "a")], senders={"a": ("elsewhere.test",)}) as stage:
+        await stage.put(letter(1))
+        (done,) = await stage.settled(1)
+    assert (done.status, stage.sent()) == (Status.ERROR, {"a": 0})
+    result = done.recipients[0].result
+    assert result is not None
+    assert result.text == "no relay of the route takes mail from this sender"

@@ -401,3 +401,19 @@ async def test_a_store_that_refuses_to_take_slots_back_stops_nothing(monkeypatch
         store.takes = 0.0
         assert (await waiter).good(store.clock.monotonic())
     await gate.close()
+
+
+@pytest.mark.asyncio
+async def test_a_slot_is_not_lost_with_who_waited_for_it_for_too_long() -> None:
+    clock, stop = ManualClock(), asyncio.Event()
+    limiter = Limiter(MemorySlotStore(clock), Allowance(letters=1, period=100.0), clock, backlog=int)
+    gone = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    waiting = asyncio.create_task(limiter.acquire())
+    running = asyncio.create_task(limiter.run(stop))
+    async with asyncio.timeout(5):
+        assert await waiting
+    stop.set()
+    await running

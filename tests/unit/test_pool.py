@@ -457,6 +457,23 @@ async def test_one_where_nothing_moves_hangs_and_who_has_another_does_not_wait_f
     assert not scene.pool.hangs
 
 
+@pytest.mark.asyncio
+async def test_one_where_slots_are_waited_for_does_not_hang() -> None:
+    scene = Scene(sessions=1)
+    await scene.place()
+    waiting = asyncio.create_task(scene.place(wait=False))
+    await turns()
+    for _ in range(4):
+        scene.pool.look_at_moves(slots_awaited=True)
+        assert not scene.pool.hangs
+    for _ in range(3):
+        scene.pool.look_at_moves()
+    await turns()
+    assert isinstance(waiting.exception(), RelayAway)
+    scene.pool.look_at_moves(slots_awaited=True)
+    assert not scene.pool.hangs, "who waits for a slot has a session"
+
+
 def test_one_of_which_nobody_wants_anything_does_not_hang() -> None:
     scene = Scene()
     for _ in range(10):

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.routing.breaker import PUT_OFF_RUN, PUT_OFF_WAIT
 from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import Scope, scope_key
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
@@ -87,3 +88,44 @@ async def test_a_letter_of_which_one_recipient_is_put_off_says_nothing_of_the_re
         await scene.stats_are(awaiting=2 * PUT_OFF_RUN, processing=0)
         assert not scene.known.breaker.open
         assert len(fake.sent) == 2 * PUT_OFF_RUN
+
+
+@pytest.mark.asyncio
+async def test_a_destination_to_which_all_are_put_off_holds_up_no_other_one() -> None:
+    """A batch to one domain is ahead of the others, and the relay would hear one letter of it a minute."""
+    fake = FakeRelay(answer=lambda address: GREY if address.endswith("@grey.test") else ACCEPTED)
+    async with running(fake, max_attempts=100, delay=1000.0) as scene:
+        await scene.queue.insert([letter(n, f"r{n}@grey.test") for n in range(300)])
+        await scene.queue.insert([letter(n, f"r{n}@fast.test") for n in range(300, 320)])
+        scene.dispatcher.nudge()
+        done = await scene.settled(20)
+        assert {each.attempts for each in done} == {1}
+        assert len(fake.sent) <= 20 + 2 * PUT_OFF_RUN
+
+
+def test_letters_to_several_destinations_say_nothing_of_one() -> None:
+    clock = ManualClock()
+    relay = known_relay(FakeRelay(), clock)
+    for number in range(PUT_OFF_RUN):
+        relay.put_off(f"{number:024x}", GREY, (f"r@{'a' if number else 'b'}.test",))
+    assert relay.breaker.open
+    assert not relay.ordered
+
+
+def test_one_destination_rests_for_longer_than_the_relay_does() -> None:
+    clock = ManualClock()
+    relay = known_relay(FakeRelay(), clock)
+    for number in range(PUT_OFF_RUN):
+        relay.put_off(f"{number:024x}", GREY, ("r@A.test", "s@a.test"))
+    key = scope_key(Scope.DESTINATION, recipient="x@a.test")
+    pause = relay.breaker.left(clock.monotonic())
+    assert relay.held(key, clock.monotonic()) == 2 * pause > 0
+    resting = relay.resting(key, clock.monotonic())
+    assert resting is not None
+    assert (resting.rule, resting.said) == ("default/put-off", "450 4.2.0 Greylisted")
+    assert not relay.held(scope_key(Scope.DESTINATION, recipient="x@b.test"), clock.monotonic())
+    clock.forward(2 * pause)
+    assert not relay.held(key, clock.monotonic())
+    relay.took(relay.refusals.number)
+    relay.put_off("f" * 24, GREY, ("r@b.test",))
+    assert not relay.breaker.open

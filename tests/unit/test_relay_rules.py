@@ -34,6 +34,8 @@ from mailsender.routing.reply_rule import (
     scope_key,
 )
 from mailsender.sending.reply_rules import When, decide
+from tests.dispatching import running, until
+from tests.relays import FakeRelay
 
 FAIL_ALL = ReplyRule(
     name="all", codes=("5",), action=Action.FAIL, scope=Scope.RECIPIENT, suppress=Suppress.AT_ONCE
@@ -327,6 +329,21 @@ def test_what_is_ordered_holds_until_its_end_and_the_later_end_holds() -> None:
     assert orders.of("b", 104.0) is None
     assert orders.of("a", 164.0) is None
     assert not orders, "it is forgotten with its end"
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_asked_about_any_more_when_all_that_was_ordered_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each letter pays for the look, and nobody writes to that recipient again."""
+    monkeypatch.setattr("mailsender.sending.dispatcher.WATCH", 0.01)
+    async with running(FakeRelay()) as scene:
+        now = scene.settler._clock.monotonic()
+        scene.known.orders.obey(ordered(0.05), "recipient:a@b.test", now)
+        scene.known.orders.obey(ordered(60.0), "recipient:c@d.test", now)
+        assert scene.known.ordered
+        await until(lambda: len(scene.known.orders) == 1)
+        assert scene.known.orders.of("recipient:c@d.test", now)
 
 
 def test_those_who_would_be_too_many_make_room() -> None:

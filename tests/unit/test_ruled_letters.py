@@ -10,17 +10,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.model.clock import SystemClock
-from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
+from mailsender.model.letter import Envelope, Letter, Outcome, Phase, Result, Status, Verdict
+from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.presets import PRESETS
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY, Action, ReplyRule, Scope, Suppress, scope_key
 from mailsender.sending.reply_rules import decide
-from mailsender.smtp.port import RelayAway
+from mailsender.smtp.port import Permit, RelayAway
 from mailsender.smtp.replies import Reply
 from tests.dispatching import UNLIMITED, Scene, known_relay, letter, running, until
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 SLOWLY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.1", text="slowly")
 NEVER = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.7.1", text="on a stop list")
@@ -293,3 +294,102 @@ async def test_who_starts_later_rests_as_well() -> None:
     assert second.reason == f"is to rest by the rule ses/daily-quota: 454 {QUOTA}"
     stop.set()
     await asyncio.gather(running_first, running_second)
+
+
+class TellingRelay(FakeRelay):
+    """Says of recipients that it does not take them before it is told the message, as relays do."""
+
+    async def connect(self) -> FakeSession:
+        await super().connect()
+        self.sessions[-1] = TellingSession(self)
+        return self.sessions[-1]
+
+
+class TellingSession(FakeSession):
+    """See `TellingRelay`. Of a transaction that is cut it knows what was said before."""
+
+    async def _carry(self, envelope: Envelope, permit: Permit) -> Outcome:
+        refused = {
+            each: result
+            for each in envelope.recipients
+            if (result := self.relay.answer(each)).phase is Phase.RCPT
+        }
+        if refused:
+            permit.refused(refused)
+        outcome = await super()._carry(envelope, permit)
+        return Outcome(results={**outcome.results, **refused}, session_usable=outcome.session_usable)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("scope", [Scope.RELAY, Scope.DESTINATION, Scope.SENDER])
+async def test_what_is_said_of_one_holds_while_the_letter_goes_on_to_others(scope: Scope) -> None:
+    relay = TellingRelay(answer=said({"a1@example.test": SLOWLY}), hold=asyncio.Event())
+    async with running(relay, senders=2, rules=[rule(Action.SLOW, scope)]) as scene:
+        known, clock, told = scene.known, scene.settler._clock, []
+        obey = known.obey
+        known.obey = lambda *args: told.append(args) or obey(*args)  # type: ignore[method-assign,func-returns-value]
+        await scene.queue.insert([letter(1, "a1@example.test", "b@example.test")])
+        scene.dispatcher.nudge()
+        await relay.started.wait()
+        key = scope_key(scope, recipient="a1@example.test", sender="s@example.test")
+        assert relay.under_way == 1
+        assert known.held(key, clock.monotonic()) > 50
+        assert relay.hold is not None
+        relay.hold.set()
+        put_off = await deferred(scene, 1)
+        assert [each.accepted for each in put_off.recipients] == [False, True]
+        assert len(told) == 1, "it asked for it once"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("enhanced", "fails"), [("5.4.5", False), ("5.1.1", True)])
+async def test_a_drain_that_cuts_a_letter_fails_nobody_for_the_accounts_fault(
+    enhanced: str, fails: bool
+) -> None:
+    no = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced=enhanced, text="no")
+    relay = TellingRelay(answer=said({"a1@example.test": no}), hold=asyncio.Event())
+    async with running(relay, senders=1) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test", "b@example.test")])
+        scene.dispatcher.nudge()
+        await relay.started.wait()
+        scene.dispatcher.stop_claiming()
+        assert not await scene.dispatcher.finish(0.01)
+        assert await scene.settler.flush(5.0)
+        first, second = (await now(scene, 1)).recipients
+        assert (first.open, second.open) == (not fails, True)
+        assert (first.tries, second.tries) == (0, 0)
+
+
+@pytest.mark.asyncio
+async def test_recipients_of_a_letter_wait_each_for_its_own_time_whichever_replica_has_it() -> None:
+    later = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=451, text="later")
+    relay = FakeRelay(answer=said({"a1@example.test": SLOWLY, "b@example.test": later}))
+    queue = MemoryQueue(SystemClock())
+    rules = [rule(Action.WAIT, Scope.RECIPIENT, 3600.0)]
+    async with running(relay, queue=queue, rules=rules, max_attempts=9, delay=0.05) as scene:
+        await scene.queue.insert([letter(1, "a1@example.test", "b@example.test")])
+        scene.dispatcher.nudge()
+        await deferred(scene, 1)
+        assert await due_in(scene, 1) < 1
+    successor = FakeRelay()
+    async with running(successor, queue=queue, rules=rules, max_attempts=9) as scene:
+        await until(lambda: successor.sent)
+        put_off = await deferred(scene, 1)
+        assert [each.recipients for each in successor.sent] == [("b@example.test",)]
+        assert [each.accepted for each in put_off.recipients] == [False, True]
+        assert 3000 < await due_in(scene, 1) < 3601
+
+
+@pytest.mark.asyncio
+async def test_who_rests_for_a_moment_does_not_wait_as_long_as_who_was_put_off() -> None:
+    later = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=451, text="later")
+    relay = FakeRelay(answer=said({"a1@slow.test": SLOWLY, "c@later.test": later}))
+    rules = [rule(Action.WAIT, Scope.DESTINATION, 0.3)]
+    async with running(relay, senders=1, rules=rules, max_attempts=9, delay=1000.0) as scene:
+        await scene.queue.insert([letter(1, "a1@slow.test"), letter(2, "b@slow.test", "c@later.test")])
+        scene.dispatcher.nudge()
+        await until(lambda: ("b@slow.test",) in [each.recipients for each in relay.sent])
+        put_off = await deferred(scene, 2)
+        assert [each.accepted for each in put_off.recipients] == [True, False]
+        assert put_off.recipients[1].tries == 1, "it was not tried before its time"
+        assert 700 < await due_in(scene, 2) < 1300

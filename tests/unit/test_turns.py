@@ -100,3 +100,15 @@ def test_when_all_were_woken_for_nothing_their_turns_are_as_before() -> None:
         turns.give_back(who)
         turns.add(who, who)
     assert sorted(turns.take() for _ in range(4)) == ["a", "a", "a", "b"]
+
+
+def test_who_waits_no_more_has_no_turn() -> None:
+    turns = waiting({}, "a", "b")
+    for number in range(20):
+        turns.add("b", f"b{number}")
+    for number in range(20):
+        turns.remove("b", f"b{number}")
+    turns.remove("b", "who never waited")
+    turns.remove("c", "who never waited")
+    assert len(turns) == 2
+    assert taken(turns, 10) == {"a": 5, "b": 5}
