@@ -366,7 +366,7 @@ class Limiter:
         if self._free:
             return 0.0
         if self._lapses.all:
-            return LOOK_EVERY
+            return VAIN_RETRY
         chunk = self._chunk
         at = self._next_at if chunk is None else chunk.grant.earliest(chunk.handed)
         return max(0.0, at - now) + self.waiting * self._step
@@ -444,7 +444,9 @@ class Limiter:
         if self.waiting or self._shorts or self.exhausted_until is not None or not known or self._pending:
             return True
         self._wanted.clear()
-        await first_of(stop, self._wanted, timeout=LOOK_EVERY if looks or self._unlimited else None)
+        wait = LOOK_EVERY if looks or self._unlimited else None
+        # It takes several answers in time until slots are used again: nobody is to wait for as many looks.
+        await first_of(stop, self._wanted, timeout=VAIN_RETRY if self._lapses.all else wait)
         self._pace.look(self._clock.monotonic())
         return not stop.is_set() and (self.waiting > 0 or bool(self._shorts) or looks or self._pending)
 

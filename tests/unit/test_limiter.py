@@ -327,6 +327,18 @@ async def test_slots_that_are_over_when_they_come_go_back_and_it_is_said_so(
 
 
 @pytest.mark.asyncio
+async def test_a_store_that_answers_in_time_again_is_soon_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, gate = far_away(monkeypatch)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
+    async with running(gate):
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        store.takes = 0.001
+        await until(lambda: gate.goes)
+    await gate.close()
+
+
+@pytest.mark.asyncio
 async def test_one_answer_that_takes_long_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     store, gate = far_away(monkeypatch)
     store.takes = 0.3
