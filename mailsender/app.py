@@ -47,6 +47,7 @@ from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
+from mailsender.settings.relays import plan_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.signing import signing_keys
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
@@ -171,6 +172,7 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         timeout=settings.mongodb_timeout,
         body_retention=settings.body_retention,
     )
+    queue.serve(route.name for route in plan_of(settings).routes)
     slots = MongoSlotStore(
         client,
         database=database,

@@ -7,7 +7,7 @@ index over both would be walked through over all that is not due yet.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from heapq import merge
@@ -86,6 +86,11 @@ class Order:
         self._letters = letters
         self._raw = letters.with_options(codec_options=RAW)
         self._indexes: dict[str, str] = {}
+        self._served: frozenset[str] | None = None  # None: whichever there are
+
+    def serve(self, routes: Iterable[str]) -> None:
+        """Letters on other routes than these have no place: nobody asks for them."""
+        self._served = frozenset(routes)
 
     def use(self, indexes: Mapping[str, str]) -> None:
         """Use the indexes that are there, by our names for them."""
@@ -172,6 +177,8 @@ class Order:
                 if route is None:
                     there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
                     found = [each for each in await there.to_list(STRAYS) if not _is_name(each)]
+                elif self._served is not None and route not in self._served:
+                    found = await self._between(_RANK, ("awaiting", route), ("awaiting", _beyond(route)))
                 else:
                     found = await self._on(route)
                 if found:

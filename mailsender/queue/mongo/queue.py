@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from random import randrange
@@ -148,6 +148,13 @@ class MongoQueue:
         self._skip = 0
         self._apart = Apart(self._letters, self._outbox, timeout, retention=self._retention)
         self._indexes: dict[str, str] = {}
+
+    def serve(self, routes: Iterable[str]) -> None:
+        """From now on letters are claimed of these routes alone: those that wait on others are brought there.
+
+        Another program may have written any route; without this one has its letters wait until it is served.
+        """
+        self._order.serve(routes)
 
     async def open(self) -> None:
         """See `Queue.open`."""
