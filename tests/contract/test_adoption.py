@@ -67,6 +67,8 @@ async def test_a_key_of_raw_bytes_survives(queue: Queue, world: World) -> None:
         ({"addresses": "a@example.test"}, "addresses"),
         ({"addresses": ["a@example.test", 5]}, "addresses"),
         ({"addresses": {"a": 1}}, "addresses"),
+        ({"addresses": ["a@example.test"] * 200_000}, "200000 addresses"),
+        ({"recipients": [{"address": "a@example.test"}] * 100_000}, "100000 recipients"),
         ({"subject": 5}, "subject"),
         ({"body": ["x"]}, "body"),
     ],
@@ -106,6 +108,7 @@ async def test_recipients_that_are_none_are_those_of_the_addresses(
     await queue.reclaim(10)
     _, claimed = await claim_one(queue)
     assert claimed.pending == claimed.addresses
+    assert len(claimed.recipients) == len(claimed.addresses)
 
 
 @only(*MONGO)
