@@ -99,6 +99,14 @@ async def test_a_time_that_never_comes_is_now(queue: Queue, world: World) -> Non
     assert len(lease.letters) == 8
 
 
+@only(*MONGO)
+async def test_a_claim_behind_all_tokens_is_nobodys(queue: Queue, world: World) -> None:
+    for strange in ("x" * 40, "x" * 16 + "zz", "0123456789abcdefz", "\N{PILE OF POO}", "y"):
+        await world.raw.insert_one({"status": "processing", **ORIGINAL, "claim": strange})
+    await queue.reclaim(10)
+    assert len((await claim(queue, 10)).letters) == 5
+
+
 @pytest.mark.parametrize("none", [{}, []])
 @only(*MONGO)
 async def test_recipients_that_are_none_are_those_of_the_addresses(

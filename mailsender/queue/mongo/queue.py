@@ -379,31 +379,45 @@ class MongoQueue:
         """
         ends = self._clock.monotonic() + within
         async with calling(min(self._timeout, within)):
-            owners = await self._owners()
+            owners, strange = await self._owners()
             living = await self._replicas.bury(by)
             await self._replicas.forget(owners)
         freed = await self._free_strays(limit, ends)
+        for each in strange:
+            freed += await self._free_all({**_PROCESSING, "claim": each}, limit, ends)
         for owner in owners:
             if owner not in living and freed < limit:
                 freed += await self._free_all(_under_replica(owner), limit - freed, ends)
         await self._place_strays(ends)
         return freed
 
-    async def _owners(self) -> list[str]:
-        """The IDs of replicas that have letters, in as many looks into the index."""
+    async def _owners(self) -> tuple[list[str], list[str]]:
+        """The IDs of replicas that have letters, in as many looks into the index; and claims of nobody.
+
+        A claim that another program wrote may stand behind all tokens that begin as it does.
+        """
         owners: list[str] = []
+        strange: list[str] = []
+        beyond: Document = {"$gte": ""}
         for _ in range(MOST_OWNERS):
-            last = f"{owners[-1]}g" if owners else ""
-            query = {"status": "processing", "claim": {"$gte": last}}
+            query = {"status": "processing", "claim": beyond}
             first = self._letters.find(query, {"_id": 0, "claim": 1}).sort([("claim", ASCENDING)])
             found = await first.limit(1).to_list(1)
             if not found:
                 break
-            if isinstance(found[0]["claim"], str):
-                owners.append(replica_of(found[0]["claim"]))
-            else:  # another program's: a list counts as each of what is in it
+            claim = found[0]["claim"]
+            if not isinstance(claim, str):  # another program's: a list counts as each of what is in it
                 await self._letters.update_many({**_PROCESSING, "claim": {"$type": "array"}}, _FREE)
-        return owners
+                continue
+            owner = replica_of(claim)
+            end = f"{owner}g"
+            if claim < end:
+                owners.append(owner)
+                beyond = {"$gte": end}
+            else:
+                strange.append(claim)
+                beyond = {"$gt": claim}
+        return owners, strange
 
     async def _free_strays(self, limit: int, ends: float) -> int:
         """Give back what is `processing` without one of our tokens; how many.
