@@ -107,6 +107,22 @@ async def test_a_claim_behind_all_tokens_is_nobodys(queue: Queue, world: World) 
     assert len((await claim(queue, 10)).letters) == 5
 
 
+@only(*MONGO)
+async def test_a_claim_that_is_the_beginning_of_many_frees_its_letter_alone(
+    queue: Queue, world: World
+) -> None:
+    await world.raw.insert_one({"status": "awaiting", **ORIGINAL})
+    await queue.reclaim(10)
+    await queue.join(REPLICA, 60)
+    token, ours = await claim_one(queue)
+    for strange in ("", token[0], token[:8]):
+        await world.raw.insert_one({"status": "processing", **ORIGINAL, "claim": strange})
+    await queue.reclaim(10)
+    others = await claim(queue, 10)
+    assert len(others.letters) == 3
+    assert ours.id not in {each.id for each in others.letters}
+
+
 @pytest.mark.parametrize("none", [{}, []])
 @only(*MONGO)
 async def test_recipients_that_are_none_are_those_of_the_addresses(

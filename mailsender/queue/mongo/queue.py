@@ -29,6 +29,7 @@ from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.history import History, from_document
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
+    REPLICA_DIGITS,
     Claim,
     FreshClaim,
     Letter,
@@ -394,7 +395,8 @@ class MongoQueue:
     async def _owners(self) -> tuple[list[str], list[str]]:
         """The IDs of replicas that have letters, in as many looks into the index; and claims of nobody.
 
-        A claim that another program wrote may stand behind all tokens that begin as it does.
+        A claim that another program wrote may stand behind all tokens that begin as it does, or be no more
+        than the beginning of the tokens of many, who live.
         """
         owners: list[str] = []
         strange: list[str] = []
@@ -411,7 +413,7 @@ class MongoQueue:
                 continue
             owner = replica_of(claim)
             end = f"{owner}g"
-            if claim < end:
+            if len(owner) == REPLICA_DIGITS and claim < end:
                 owners.append(owner)
                 beyond = {"$gte": end}
             else:
