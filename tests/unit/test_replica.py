@@ -786,44 +786,28 @@ async def test_letters_of_a_claim_without_an_answer_go_back_or_the_drain_is_not_
     assert relay.sent == []
 
 
+@pytest.mark.parametrize(
+    ("lease", "timeout", "signals", "status"), [("6s", "20s", 0, 0), ("120s", "300s", 1, 1)]
+)
 @pytest.mark.asyncio
-async def test_a_drain_waits_until_a_claim_without_an_answer_can_be_settled(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_drain_waits_until_a_claim_without_an_answer_can_be_settled_or_a_second_signal(
+    monkeypatch: pytest.MonkeyPatch, lease: str, timeout: str, signals: int, status: int
 ) -> None:
     clock, relay = SystemClock(), FakeRelay()
     queue = Unheard(clock)
     await queue.insert([letter()])
-    settings = {"MONGODB_LEASE": "6s", "DRAIN_TIMEOUT": "20s"}
+    settings = {"MONGODB_LEASE": lease, "DRAIN_TIMEOUT": timeout}
     replica = replica_over(relay, queue, clock, monkeypatch, **settings)
     async with asyncio.timeout(30):
         running = asyncio.create_task(replica.run())
         await queue.claimed.wait()
         replica.drain("test")
-        status = await running
+        for _ in range(signals):
+            await until(lambda: replica.progress.step == "settle")
+            replica.on_signal("SIGTERM")
+        assert await running == status
     stats = await queue.stats()
     assert (stats.awaiting, stats.processing) == (1, 0)
-    assert status == 0
-
-
-@pytest.mark.asyncio
-async def test_a_second_signal_ends_the_wait_for_a_claim_without_an_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, relay = SystemClock(), FakeRelay()
-    queue = Unheard(clock)
-    await queue.insert([letter()])
-    settings = {"MONGODB_LEASE": "120s", "DRAIN_TIMEOUT": "300s"}
-    replica = replica_over(relay, queue, clock, monkeypatch, **settings)
-    async with asyncio.timeout(30):
-        running = asyncio.create_task(replica.run())
-        await queue.claimed.wait()
-        replica.drain("test")
-        await until(lambda: replica.progress.step == "settle")
-        replica.on_signal("SIGTERM")
-        status = await running
-    stats = await queue.stats()
-    assert (stats.awaiting, stats.processing) == (1, 0)
-    assert status == 1
 
 
 class UnheardInserts(Unheard):
