@@ -33,7 +33,6 @@ from mailsender.queue.mongo.documents import ID_IN_MESSAGE_ID, clean, letter_id
 MOST = 1_000_000
 """The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
 
-
 MAX_RULE = 64
 """Characters of a rule's name that are read: ours have no more."""
 
