@@ -113,7 +113,7 @@ def build_relays(settings: Settings, clock: Clock) -> dict[str, Transport]:
     """The way to each relay, by its name."""
     links = links_of(settings)
     ways = {name: SmtpRelay(link, clock) for name, link in links.items()}
-    return {name: OfFile(way) if in_file(settings, name) else way for name, way in ways.items()}
+    return {name: OfFile(name, way) if in_file(settings, name) else way for name, way in ways.items()}
 
 
 def build_folder(settings: Settings) -> Folder:

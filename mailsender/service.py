@@ -555,7 +555,7 @@ class Replica:
         await self.parts.sink.open()
         if not self._stop.is_set():
             self.state = "running"
-            log.info("running", version=__version__, relay=", ".join(relay.address for relay in self.relays))
+            log.info("running", version=__version__, relay=", ".join(relay.told for relay in self.relays))
         async with asyncio.TaskGroup() as group:
             keep = self.supervisor.keep
             self._tasks["settler"] = group.create_task(self.settler.run(keep))

@@ -39,7 +39,7 @@ class ScriptedRelay:
         owns: Callable[[str, str], bool],
     ) -> None:
         self.traits = traits
-        self.name = f"{traits.host}:25"
+        self.name = self.address = f"{traits.host}:25"
         self.loop = loop
         self.ledger = ledger
         self.chance = chance

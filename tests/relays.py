@@ -34,6 +34,10 @@ class FakeRelay:
     sessions: list[FakeSession] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def address(self) -> str:
+        return self.name
+
     async def connect(self) -> FakeSession:
         self.connects += 1
         if self.away:

@@ -99,7 +99,7 @@ class DryRun:
             index=index,
             id=own or None,
             route=route.name,
-            relays=[relay.address for relay in route.relays],
+            relays=[relay.told for relay in route.relays],
             ways=list(self._ways(letter)),
             suppressed=await self._suppressed(letter),
             reverse_path=mail.reverse_path or route.relays[0].policy.reverse_path,

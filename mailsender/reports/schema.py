@@ -50,7 +50,9 @@ class RecipientReport(BaseModel):
         False, description="An attempt was lost after its final dot: the letter may have arrived from it."
     )
     Relay: str = Field(
-        "", description="The relay that said so, or that was asked last, as `host:port`; empty for none."
+        "",
+        description="The relay that said so, or that was asked last, named as in the file or as `host:port`;"
+        " empty for none.",
     )
     Rule: str = Field(
         "",
@@ -65,7 +67,7 @@ class AttemptReport(BaseModel):
     model_config = _DESCRIBED
 
     Time: str = Field("", description="When it was over; empty where only its traces were found.")
-    Relay: str = Field("", description="The relay that was asked, as `host:port`.")
+    Relay: str = Field("", description="The relay that was asked, named as in the file or as `host:port`.")
     Status: Literal["accepted", "refused", "deferred", "uncertain"] = Field(
         description="What decided about the letter."
     )
@@ -110,7 +112,9 @@ class Report(BaseModel):
         description=f"The last {MOST_PAST} attempts of a letter that took more than one, the oldest first;"
         " empty where one ended it, which the other fields tell.",
     )
-    Relay: str = Field(description="The relay of the last attempt, as `host:port`, or empty.")
+    Relay: str = Field(
+        description="The relay of the last attempt, named as in the file or as `host:port`, or empty."
+    )
     MessageID: str = Field(description="The message's Message-ID, the same over all attempts, or empty.")
     Time: str = Field(
         description="When the letter was finished, RFC 3339 in UTC with milliseconds.",

@@ -106,7 +106,12 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """``host:port``, as results, logs and reports name it."""
+        """``host:port``."""
+        return self.transport.address
+
+    @property
+    def told(self) -> str:
+        """As results, logs and reports name it, see `Transport.name`."""
         return self.transport.name
 
     @property

@@ -120,7 +120,7 @@ class Errand:
         """
         self.give_back()
         if self.by is None:
-            self.by = dict.fromkeys(self.results, self.relay.address)
+            self.by = dict.fromkeys(self.results, self.relay.told)
         self.tried = (*self.tried, self.relay)
         self.relay = relay
         self.permit = None
@@ -134,7 +134,7 @@ class Errand:
         """Something is said of `part` now, by its relay: what was said of them before is over."""
         self.heard = self.relay
         if self.by is not None:
-            self.by.update(dict.fromkeys(part, self.relay.address))
+            self.by.update(dict.fromkeys(part, self.relay.told))
             self.idle.difference_update(part)
             self.switched = self.switched.difference(part)
             if self.waits:

@@ -416,7 +416,7 @@ class Sender:
                 letter_id=errand.letter.id,
                 runs=errand.runs(part),
                 recipients=part,
-                relay=errand.relay.address,
+                relay=errand.relay.told,
                 slot=slot,
                 held=held,
                 rules=errand.relay.rules,
@@ -505,7 +505,7 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.heard.address,
+            relay=errand.heard.told,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
@@ -549,7 +549,7 @@ class Sender:
     def _note_past(self, errand: Errand) -> None:
         """Remember what came of the relay from which the letter turns to another one."""
         at, seconds, tls = self._circumstances(errand)
-        relay = errand.relay.address
+        relay = errand.relay.told
         past = past_of(errand.results, relay, errand.by, at=at, seconds=seconds, tls=tls)
         if past is not None:
             errand.past = (*errand.past, past)

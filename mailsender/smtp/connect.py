@@ -86,7 +86,12 @@ class SmtpRelay:
 
     @property
     def name(self) -> str:
-        """See `Relay`."""
+        """See `Transport`."""
+        return self._name
+
+    @property
+    def address(self) -> str:
+        """See `Transport`."""
         return self._name
 
     @property

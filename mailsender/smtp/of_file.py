@@ -45,15 +45,24 @@ def file_words(text: str) -> str:
 
 
 class OfFile:
-    """A `Transport` whose errors speak of the file."""
+    """A `Transport` that is told by its name in the file, and whose errors speak of the file.
 
-    def __init__(self, transport: Transport) -> None:
+    Several relays may have one host and port, each with an account of its own.
+    """
+
+    def __init__(self, name: str, transport: Transport) -> None:
+        self._name = name
         self._transport = transport
 
     @property
     def name(self) -> str:
         """See `Transport`."""
-        return self._transport.name
+        return self._name
+
+    @property
+    def address(self) -> str:
+        """See `Transport`."""
+        return self._transport.address
 
     @property
     def remark(self) -> str:

@@ -148,7 +148,12 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """``host:port``, for reports and logs."""
+        """As reports and logs tell it: its name in the file, ``host:port`` where it is not from there."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
         ...
 
     @property

@@ -58,7 +58,10 @@ class RecipientView(BaseModel):
     rule: str | None = Field(
         None, description="The reply rule that decided; empty where the relay was taken at its word."
     )
-    relay: str = Field("", description="The relay that said so, or that was asked last, as `host:port`.")
+    relay: str = Field(
+        "",
+        description="The relay that said so, or that was asked last, named as in the file or as `host:port`.",
+    )
     next_try: datetime | None = Field(
         None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
     )
@@ -70,7 +73,7 @@ class AttemptView(BaseModel):
     model_config = _CLOSED
 
     at: datetime | None = Field(description="When it was over; null where only its traces were found.")
-    relay: str = Field(description="The relay that was asked, as `host:port`.")
+    relay: str = Field(description="The relay that was asked, named as in the file or as `host:port`.")
     verdict: Literal["accepted", "deferred", "refused", "uncertain"] = Field(
         description="What decided about the letter."
     )
@@ -122,7 +125,9 @@ class LetterView(BaseModel):
     )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
-    relay: str = Field(description="The relay of the last attempt, as `host:port`, or empty.")
+    relay: str = Field(
+        description="The relay of the last attempt, named as in the file or as `host:port`, or empty."
+    )
     message_id: str = Field(description="The same over all attempts; empty before the first one.")
     accepted_at: datetime | None = Field(
         description="When it was stored, in whole seconds; null where another program did so."

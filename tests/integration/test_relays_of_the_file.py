@@ -157,10 +157,13 @@ async def test_where_one_relay_is_away_the_fallback_takes_the_letters(
     async with ScriptedRelay() as second:
         file = tmp_path / "relays.toml"
         file.write_text(TEXT.format(first=1, second=second.port))
-        async with running(file, monkeypatch) as (_, topic, _):
+        async with running(file, monkeypatch) as (_, topic, sink):
             topic.publish(*({"Subject": str(number)} for number in range(5)))
             await until(lambda: len(second.messages) == 5)
             assert sorted(subjects(second)) == [str(number) for number in range(5)]
+            await until(lambda: len(sink.published) == 5)
+            reports = [json.loads(each.value) for each in sink.published]
+            assert {each["Recipients"][0]["Relay"] for each in reports} == {"second"}
 
 
 @pytest.mark.asyncio

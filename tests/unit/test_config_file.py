@@ -608,7 +608,8 @@ def test_the_parts_of_each_relay_are_built(loaded: Any) -> None:
     settings = loaded(ISSUE + OTHERS, SMTP_HOST="smtp.example.com")
     parts = build(settings, SystemClock())
     assert list(parts.relays) == [DEFAULT, "ses", "sendgrid", "postfix"]
-    assert parts.relays["sendgrid"].transport.name == "smtp.sendgrid.net:465"
+    assert parts.relays["sendgrid"].transport.name == "sendgrid"
+    assert parts.relays["sendgrid"].transport.address == "smtp.sendgrid.net:465"
     assert len({id(each.slots) for each in parts.relays.values()}) == 4
 
 

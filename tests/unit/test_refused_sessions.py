@@ -41,7 +41,7 @@ def relay_of(fake: FakeRelay, clock: ManualClock, store: MemorySlotStore) -> Rel
     """A relay of a file, as a replica has it."""
     return Relay(
         "ses",
-        OfFile(fake),
+        OfFile("ses", fake),
         Limiter(store, Allowance(letters=0, period=1.0), clock, backlog=lambda: 0, watch=True),
         clock,
         policy=RelayPolicy(reverse_path="s@example.test", max_recipients=50, sessions=PoolLimits(sessions=3)),
