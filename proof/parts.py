@@ -97,7 +97,7 @@ def _kills(options: Options) -> list[Step]:
         latest = 3.0 if speed else 0.9 if options.short else 1.8
         name = f"kills {form} {speed or 'full'}"
         counts = {"runs": runs, "latest": latest, "rate": speed, "form": form}
-        steps.append(_step(name, 6 + (1.7 if speed else 2.6) * runs, kills, options.seed, **counts))
+        steps.append(_step(name, 6 + (1.7 if speed else 2.0) * runs, kills, options.seed, **counts))
     return steps
 
 
@@ -106,7 +106,7 @@ SHORT_KILLS = {"without": 8, "notes": 15, "error": 8}
 
 def _drains(options: Options) -> list[Step]:
     runs, frozen = options.count(200, 6), min(20, options.count(15, 0))
-    steps = [_step("drains", 5 + 2.6 * runs, drains, options.seed, runs=runs)]
+    steps = [_step("drains", 5 + 2.0 * runs, drains, options.seed, runs=runs)]
     for part, seconds in (("mongodb", 7.7), ("broker", 4.6)) if not options.short else ():
         more = {"part": part, "runs": frozen}
         steps.append(_step(f"drains without {part}", seconds * frozen, drains_without, options.seed, **more))
@@ -271,13 +271,13 @@ def _sick(options: Options) -> list[Step]:
 QUICK_KINDS = ("headers", "packed", "elements")
 
 INPUTS = {
-    "records": 360,
-    "messages": 460,
-    "wire": 420,
-    "replies": 170,
-    "dialogue": 400,
-    "http": 1150,
-    "settings": 1060,
+    "records": 255,
+    "messages": 225,
+    "wire": 235,
+    "replies": 95,
+    "dialogue": 470,
+    "http": 870,
+    "settings": 650,
 }
 """Seconds for a million each, in one process."""
 
@@ -383,7 +383,7 @@ PARTS: dict[str, Part] = {
     "frozen": lambda options: _repeated("frozen", 40, 1, frozen, each=4.0, options=options),
     "rebalances": lambda options: _repeated("rebalances", 120, 6, rebalances, each=1.4, options=options),
     "outages": _outages,
-    "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=6.0, options=options),
+    "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=3.5, options=options),
     "network": lambda options: _repeated("network", 40, 2, network, each=4.1, options=options),
     "misbehaving": _misbehaving,
     "rate": _rate,
