@@ -8,6 +8,7 @@ class, never a group, and the ways from one place, times what each can cost, are
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Final
 
 from mailsender.model.text import MAX_TEXT
@@ -38,7 +39,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
     if len(pattern) > MAX_PATTERN:
         raise BadPattern(f"has {len(pattern)} characters, more than {MAX_PATTERN}")
     try:
-        found = re.compile(pattern, re.IGNORECASE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = re.compile(pattern, re.IGNORECASE)
+    except Warning as warning:
+        raise BadPattern(f"will be read otherwise by a later Python: {warning}") from None
     except (re.error, RecursionError, OverflowError) as error:
         raise BadPattern(f"is no regular expression: {error}") from None
     ways = _Counter(pattern).count()

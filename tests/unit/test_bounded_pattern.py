@@ -56,6 +56,9 @@ def test_it_is_found_whatever_its_case(pattern: str, text: str) -> None:
         "x" * (MAX_PATTERN + 1),
         "a{1,999}b{1,999}",
         "(" * 90 + ")" * 90 + "*",
+        "[[",
+        "[a--b]",
+        "[a&&b]",
     ],
 )
 def test_what_may_take_long_is_refused_with_a_reason(pattern: str) -> None:

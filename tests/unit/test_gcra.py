@@ -202,7 +202,7 @@ def test_who_shares_a_rate_gets_all_of_it_and_as_much_as_the_others(
 
 
 @pytest.mark.no_cover  # days of slots take three times as long when each line is counted
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(quota=st.integers(1, 40), seed=st.integers(0, 2**32), days=st.integers(1, 3))
 def test_no_day_holds_more_than_the_quota(quota: int, seed: int, days: int) -> None:
     zone = "America/New_York"

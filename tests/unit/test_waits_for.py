@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.models import ConditionView
 from tests.clocks import ManualClock
-from tests.dispatching import letter
+from tests.dispatching import letter, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,6 +55,14 @@ class Scene:
             relay.pool.reach.ever = True
         self.operations = ReplicaOperations(self.replica)
 
+    async def look(self) -> None:
+        """Let each limiter hear what was ordered before: until then nothing goes over its relay."""
+        stop = asyncio.Event()
+        looks = [asyncio.create_task(relay.limiter.run(stop)) for relay in self.replica.relays]
+        await until(lambda: all(relay.limiter.knows for relay in self.replica.relays))
+        stop.set()
+        await asyncio.gather(*looks)
+
     async def put(self, route: str, *numbers: int) -> None:
         asked = Handling(stream="" if route == "default" else route)
         await self.replica.parts.queue.insert(
@@ -88,6 +97,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scene:
 
 
 async def test_it_is_told_which_relay_it_is(scene: Scene) -> None:
+    await scene.look()
     scene.grid.hold("0" * 24, REFUSAL)
     found = await scene.waits("relay")
     assert [(name, each["text"]) for name, each in found.items()] == [
@@ -114,6 +124,7 @@ async def test_a_quota_is_told_as_the_file_has_it_and_each_since_its_own_time(sc
 
 
 async def test_letters_wait_for_the_rate_of_the_relay_that_they_take(scene: Scene) -> None:
+    await scene.look()
     await scene.put("default", *range(200))
     await scene.put("night", *range(200, 500))
     found = await scene.waits("rate")
