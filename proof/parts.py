@@ -339,7 +339,7 @@ WORLDS = {
     "mass": (50, 8.0),
     "everything": (100, 1.6),
 }
-"""Worlds of each kind, and seconds of one: a million letters in all. The short form takes one of some kinds."""
+"""Worlds of each kind, and seconds of one: a million letters in all. The short form has one of some kinds."""
 
 
 def _simulation(options: Options) -> list[Step]:
