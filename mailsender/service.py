@@ -61,7 +61,7 @@ from mailsender.ratelimit.limiter import Limiter, nobody
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
 from mailsender.routing.plan import Plan, RelayPlan, rates_of
-from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.pool import HANGS, NOT_ASKED
 from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
@@ -447,6 +447,8 @@ class Replica:
                 until=relay.next_try,
                 relay=name,
             )
+        elif relay.pool.hangs:
+            yield Condition(part="relay", text=f"hangs: {HANGS}", trouble=False, relay=name)
         if limiter.exhausted_until is not None:
             text = f"{_quota(limiter.allowance)} are used up"
             yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until, relay=name)

@@ -12,6 +12,7 @@ from mailsender.model.queue_stats import RouteStats
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import RELAY, Order
+from mailsender.routing.pool import HANGS
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 
@@ -36,12 +37,14 @@ def relay_state(relay: Relay) -> dict[str, Any]:
         state = "away"
     elif relay.breaker.open:
         state = "refuses"
+    elif relay.pool.hangs:
+        state = "hangs"
     else:
         state = "answers" if reach.ever else "not asked yet"
     return {
         "name": relay.address,
         "state": state,
-        "trouble": reach.trouble or relay.breaker.why or None,
+        "trouble": reach.trouble or relay.breaker.why or (HANGS if relay.pool.hangs else None),
         "phase": reach.phase or relay.breaker.phase or None,
         "since": moment(relay.since),
         "again": moment(relay.next_try),

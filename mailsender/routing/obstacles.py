@@ -15,6 +15,7 @@ from typing import Final
 from mailsender.model.letter import now_ms
 from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.plan import RoutePlan
+from mailsender.routing.pool import HANGS
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY, Scope, scope_key
 from mailsender.routing.window import read_window
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     DUE = "due"  # its own time, or a recipient's, is to come
     WINDOW = "window"  # the route does not send at this time
     AWAY = "away"  # the relay cannot be reached, or is not reached yet
+    HANGS = "hangs"  # nothing moves with the relay
     BREAKER = "breaker"  # the relay refuses everybody's letters
     ORDER = "order"  # a relay's reply asked to wait
     TURN = "turn"  # the limits of the recipient's destination are reached
@@ -76,6 +78,8 @@ def of_relay(relay: Relay, now: Moment) -> Iterator[Obstacle]:
         again = pool.reach.again_at if pool.reach.again_at > now.epoch else None
         text = f"{name} cannot be used: {_ended(pool.reason)}{_again(again)}"
         yield Obstacle(kind=Kind.AWAY, text=text, until=again, relay=name, said=pool.reason)
+    if pool.hangs and not pool.away:
+        yield Obstacle(kind=Kind.HANGS, text=f"{name} hangs: {HANGS}.", relay=name)
     if relay.breaker.open:
         left = relay.breaker.left(now.monotonic)
         again = now.epoch + left if left else None

@@ -43,6 +43,9 @@ PROBE = "noop"
 NOT_ASKED = "not asked yet"
 """The reason of a relay of which nothing is known."""
 
+HANGS = "letters wait for it, and nothing moves: no session is opened, refused or left"
+"""What is said of a relay that hangs."""
+
 NO_LIMIT = 1_000_000
 """Recipients in a transaction as long as the relay has named no limit."""
 
@@ -143,7 +146,7 @@ class Pool:
         self._chance = chance
         self._stopping = stopping
         self._open: set[Held] = set()
-        self._opening = 0
+        self._making: set[object] = set()  # a mark for each session that is being opened
         self._idle: list[Held] = []  # the one that was used last is used first: few busy ones beat many idle
         self._second: dict[Held, None] = {}  # carry one transaction and take another, in the order of time
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -159,6 +162,9 @@ class Pool:
         self._moves = 0  # sessions opened, refused, and left
         self._seen_moves = 0
         self._hung = 0  # looks in a row at which somebody waited and nothing moved
+        self._hangs = asyncio.Event()
+        self._openings: set[asyncio.Task[Held]] = set()
+        self._opened_for = 0  # who waits for one of those
         self.reach = Reach()
         self.dots = Dots()
         self.refused: dict[str, int] = {}  # sessions that could not be opened, by stage
@@ -180,8 +186,8 @@ class Pool:
 
     @property
     def hangs(self) -> bool:
-        """Whether somebody waits for a place, and nothing at all has moved for a while."""
-        return self._hung >= HUNG_LOOKS
+        """Whether somebody waited for a place, and nothing at all has moved since."""
+        return self._hangs.is_set()
 
     @property
     def probing(self) -> bool:
@@ -343,9 +349,20 @@ class Pool:
         moved, self._seen_moves = self._moves != self._seen_moves, self._moves
         if moved or slots_awaited:
             self._hung = 0
-        elif self._others_wait():
+            if self._hangs.is_set():
+                self._hangs.clear()
+                log.info("relay_hangs_no_more", relay=self._transport.name)
+        elif self._opened_for or self._others_wait():
             self._hung += 1
-            if self._hung == HUNG_LOOKS:
+            if self._hung >= HUNG_LOOKS and not self._hangs.is_set():
+                self._hangs.set()
+                log.warning(
+                    "relay_hangs",
+                    relay=self._transport.name,
+                    open_sessions=len(self._open),
+                    opening=self._opening,
+                    action="letters that have another relay go over that; others wait",
+                )
                 self._wake_all()
 
     def allow(self, sessions: int) -> None:
@@ -392,8 +409,8 @@ class Pool:
             held.retired = True
             if not held.under_way:
                 self._discard(held)
-        while self._closing:
-            await asyncio.wait(self._closing)
+        while self._closing or self._openings:
+            await asyncio.wait(self._closing | self._openings)
 
     # --- what was learnt -------------------------------------------------------------------------
 
@@ -419,6 +436,11 @@ class Pool:
         return min(wanted, self._share) if wanted else self._share
 
     # --- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _opening(self) -> int:
+        """Sessions that are being opened."""
+        return len(self._making)
 
     def _may_open(self) -> bool:
         if self._opening and not self._open and (self.reach.trouble or not self.reach.ever):
@@ -454,10 +476,58 @@ class Pool:
         return None
 
     async def _opened(self, *, wait: bool) -> Held | None:
-        """A place in a new session; None where none may be opened now, or it failed."""
-        if not self._may_open():
+        """A place in a new session; None where none may be opened now, or it failed.
+
+        Without `wait` it is None, too, where the relay hangs. The session is opened all the same, for others.
+        """
+        if not self._may_open() or (self.hangs and not wait):
             return None
-        self._opening += 1
+        mark = object()
+        self._making.add(mark)  # here, for others ask before the task begins
+        opening = asyncio.ensure_future(self._open_another(mark))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        opening.add_done_callback(lambda _: self._making.discard(mark))  # where it was ended before it began
+        self._opened_for += 1
+        try:
+            if wait:
+                await asyncio.wait({opening})
+            else:
+                await self._until_it_hangs(opening)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        finally:
+            self._opened_for -= 1
+        if not opening.done():
+            opening.add_done_callback(self._keep)
+            return None
+        try:
+            return opening.result()
+        except RelayAway:
+            if not wait:
+                raise
+            return None
+
+    async def _until_it_hangs(self, opening: asyncio.Task[Held]) -> None:
+        hangs = asyncio.ensure_future(self._hangs.wait())
+        try:
+            await asyncio.wait({opening, hangs}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hangs.cancel()
+
+    def _keep(self, opening: asyncio.Task[Held]) -> None:
+        """Keep a session for whoever comes, if it was opened at last; that it was not is told already."""
+        if not opening.cancelled() and opening.exception() is None:
+            self.leave(opening.result())
+
+    async def _open_another(self, mark: object) -> Held:
+        """A place in a new session.
+
+        Raises:
+            RelayAway: it could not be opened, which is told.
+            Stopped: it is time to stop.
+        """
         try:
             session = await self._connected()
         except RelayAway as error:
@@ -465,12 +535,10 @@ class Pool:
             self._window.failed(len(self._open))
             self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF, self.ruled(error))
             self._wake_all()  # whoever has another relay is not to wait for this one
-            if not wait:
-                raise
-            return None
+            raise
         finally:
             self._moves += 1
-            self._opening -= 1
+            self._making.discard(mark)
             self._wake()  # whoever waits may open the next one, or learns that none can be
         held = Held(session, self.share)
         self._open.add(held)

@@ -19,6 +19,7 @@ Kinds = Literal[
     "away",
     "breaker",
     "order",
+    "hangs",
     "turn",
     "quota",
     "sessions",

@@ -331,8 +331,9 @@ class RelayView(BaseModel):
     model_config = _CLOSED
 
     name: str
-    state: Literal["answers", "refuses", "away", "not asked yet"] = Field(
+    state: Literal["answers", "refuses", "hangs", "away", "not asked yet"] = Field(
         description="`refuses`: it takes nobody's letters, for a reason that is not theirs; they wait."
+        " `hangs`: letters wait for it, and nothing moves."
     )
     trouble: str | None = Field(description="What it said, or why it cannot be reached.")
     phase: str | None = Field(description="The step at which it failed.")

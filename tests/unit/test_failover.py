@@ -151,6 +151,7 @@ async def test_where_the_next_relay_is_away_after_all_the_first_ones_words_stand
     fakes["b"].away = "refused"
     once = RetryPolicy(max_attempts=1, delay=0.05)
     async with fleet(fakes, [route("default", "a", "b", retry=once)]) as stage:
+        await until(lambda: stage.relays["b"].pool.away)
         stage.relays["b"].pool.reach.trouble = ""
         await stage.put(letter(1))
         (done,) = await stage.settled(1)

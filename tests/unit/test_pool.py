@@ -14,7 +14,7 @@ from mailsender.routing.pool import NOT_ASKED, RELEARN, Held, Pool, PoolLimits, 
 from mailsender.smtp.port import RelayAway, Session
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay
-from tests.relays import FakeRelay
+from tests.relays import FakeRelay, FakeSession
 
 REFUSED = RelayAway("nobody listens there: see SMTP_HOST and SMTP_PORT (connection refused)", phase="connect")
 LOGIN = RelayAway("the relay refused the session (auth): 535 Wrong password", phase="auth", code=535)
@@ -313,7 +313,7 @@ async def test_who_cannot_wait_waits_for_a_session_that_is_being_opened() -> Non
     """Told that there is none, it would ask again at once, and nobody else would ever have a turn."""
     scene = Scene(sessions=1)
     first, second = (asyncio.create_task(scene.place(wait=False)) for _ in range(2))
-    await turns()
+    await turns(20)
     assert first.done()
     assert not second.done()
     scene.pool.leave(await first)
@@ -455,6 +455,63 @@ async def test_one_where_nothing_moves_hangs_and_who_has_another_does_not_wait_f
     await patient
     scene.pool.look_at_moves()
     assert not scene.pool.hangs
+
+
+@pytest.mark.asyncio
+async def test_one_that_greets_nobody_hangs_although_no_letter_waits_behind_those_who_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(sessions=5)
+    scene.pool.leave(await scene.place(), usable=False)
+    scene.pool.look_at_moves()
+    greets = asyncio.Event()
+    connect = scene.relay.connect
+
+    async def mute() -> FakeSession:
+        await greets.wait()
+        return await connect()
+
+    monkeypatch.setattr(scene.relay, "connect", mute)
+    waiting = [asyncio.create_task(scene.place(wait=False)) for _ in range(3)]
+    patient = asyncio.create_task(scene.place())
+    await turns()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert not scene.pool.hangs
+            scene.pool.look_at_moves()
+        await turns()
+        assert [type(each.exception()) for each in waiting] == [RelayAway] * 3
+        assert not patient.done(), "it has no other one"
+        with pytest.raises(RelayAway):
+            await scene.place(wait=False)
+        assert scene.pool.hangs, "nobody begins anew with it"
+        greets.set()
+        await patient
+        await turns()
+        assert (len(scene.pool), scene.pool.busy) == (4, 1), "what was being opened is kept"
+        await asyncio.wait_for(scene.place(wait=False), 1)
+        scene.pool.look_at_moves()
+        assert not scene.pool.hangs
+    assert [line["event"] for line in logs] == ["relay_hangs", "relay_hangs_no_more"]
+
+
+@pytest.mark.asyncio
+async def test_a_session_that_nobody_waits_for_any_more_ends_with_the_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(sessions=5)
+    scene.pool.leave(await scene.place(), usable=False)
+    scene.pool.look_at_moves()
+    monkeypatch.setattr(scene.relay, "connect", asyncio.Event().wait)
+    waiting = asyncio.create_task(scene.place(wait=False))
+    await turns()
+    for _ in range(2):
+        scene.pool.look_at_moves()
+    await turns()
+    assert isinstance(waiting.exception(), RelayAway)
+    scene.stopping.set()
+    scene.pool.stop()
+    await asyncio.wait_for(scene.pool.close(), 1)
 
 
 @pytest.mark.asyncio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import RELAY, Order, sender
-from mailsender.routing.pool import PoolLimits
+from mailsender.routing.obstacles import Kind, Moment, of_relay
+from mailsender.routing.pool import HANGS, PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
 from mailsender.routing.reply_rule import Action, Decision, Scope
 from mailsender.routing.retry import RetryPolicy
@@ -85,6 +87,23 @@ async def test_a_relay_that_takes_letters() -> None:
     assert (found["quota"], found["quota_left"], found["quota_until"]) == (500, None, None)
     assert found["sessions"] == {"max": 3, "open": 0, "busy": 0, "slow": 0}
     assert (found["orders"], found["orders_left_out"]) == ([], 0)
+
+
+async def test_one_that_greets_nobody_is_not_said_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    relay = relay_of(clock)
+    monkeypatch.setattr(relay.transport, "connect", asyncio.Event().wait)
+    waiting = asyncio.create_task(relay.pool.place(wait=True))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        relay.pool.look_at_moves()
+    found = shown(relay, clock)
+    assert (found["state"], found["trouble"]) == ("hangs", HANGS)
+    now = Moment(epoch=clock.epoch(), monotonic=clock.monotonic())
+    assert [(each.kind, each.relay) for each in of_relay(relay, now)] == [(Kind.HANGS, "ses")]
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
 
 
 async def test_one_without_a_rate_has_none() -> None:
