@@ -61,6 +61,7 @@ def _going_out(replica: Replica) -> Iterator[tuple[m.Definition, m.Value]]:
         (each.name, stage): n for each in relays for stage, n in each.pool.refused.items()
     }
     yield m.SESSIONS_REFUSED, refused
+    yield m.RELAY_GOES, {each.name: int(each.free and not each.reason) for each in relays}
     yield m.SESSIONS_OPEN, {each.name: len(each.pool) for each in relays}
     yield m.SESSIONS_BUSY, {each.name: each.pool.busy for each in relays}
     yield m.SLOTS_GRANTED, {each.name: each.limiter.granted for each in relays}

@@ -255,6 +255,14 @@ SESSIONS_REFUSED = _metric(
     relay=ANY_RELAY,
     stage=STAGES,
 )
+RELAY_GOES = _metric(
+    "gauge",
+    "relay_goes",
+    "0 or 1",
+    "Whether letters go over a relay now, its rate aside: it can be reached, does not hang, does not refuse"
+    " everybody, did not order to wait, and has quota and slots.",
+    relay=ANY_RELAY,
+)
 SESSIONS_OPEN = _metric("gauge", "sessions_open", "sessions", "Sessions with a relay.", relay=ANY_RELAY)
 SESSIONS_BUSY = _metric(
     "gauge", "sessions_busy", "sessions", "Those of them that carry something.", relay=ANY_RELAY
