@@ -3,8 +3,9 @@
 `MongoQueue` is driven directly: claim a batch, settle it as sent and insert as many new letters, so that the
 depth stays; all three are timed. The deep queue has as many finished and reported letters lying beside the
 waiting ones. In the one with flows the letters lie on many routes, from which batches are claimed in turn,
-and each route's in streams of its own; the new ones come in to all streams of the route. Filling writes the documents that the queue itself would write, in bulk
-and without its write concern, before the indexes are built.
+and each route's in streams of its own; the new ones come in to all streams of the route. Filling writes the
+documents that the queue itself would write, in bulk and without its write concern, before the indexes are
+built.
 
     python -m benchmarks.depth [WAITING]
 """
@@ -57,7 +58,7 @@ _RESULT = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="
 
 
 def measure(stage: Stage, waiting: int = DEEP) -> Section:
-    """A row for the shallow queue, the deep one, the one with flows, and what they differ by from the first."""
+    """A row for the shallow queue, the deep one, the one with flows, and how those differ from the first."""
     queues = (
         Waiting(letters=SHALLOW),
         Waiting(letters=waiting, finished=waiting),
@@ -81,8 +82,8 @@ def measure(stage: Stage, waiting: int = DEEP) -> Section:
         ["queue", "claim µs/letter", "settle µs/letter", "both", "insert µs/letter", "mongod CPU µs/letter"],
         [*rows, *changes],
         [
-            f"Medians of {CYCLES} claims, settlements and inserts of {BATCH} letters, in turn; their CPU is a mean"
-            " of the claims and settlements."
+            f"Medians of {CYCLES} claims, settlements and inserts of {BATCH} letters, in turn, the CPU a mean"
+            " without inserts."
         ],
     )
 
@@ -153,9 +154,7 @@ async def _filled(stage: Stage, client: Client, name: str, wanted: Waiting) -> M
         client, database=name, collection="letters", retention=RETENTION, clock=SystemClock(), timeout=60.0
     )
     await queue.open()
-    say(
-        f"depth: {wanted.letters + wanted.finished:,} letters filled in within {time.monotonic() - began:.0f} s"
-    )
+    say(f"depth: {wanted.letters + wanted.finished:,} letters filled in, {time.monotonic() - began:.0f} s")
     return queue
 
 

@@ -43,7 +43,7 @@ from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKeys
 from mailsender.message.signing import SigningComposer
-from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.clock import Clock, SharedClock, SystemClock
 from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.queue_stats import QueueStats
@@ -225,7 +225,6 @@ class Replica:
     ) -> None:
         self.settings = settings
         self.parts = parts
-        self.clock = clock
         self._listen = listen
         self.state = "starting"
         self.progress = Progress()
@@ -241,6 +240,8 @@ class Replica:
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
+        machine, self.clock = clock, SharedClock(clock, self.heartbeat.health.server)
+        clock = self.clock
         self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
         self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
         self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
@@ -298,6 +299,7 @@ class Replica:
             parts.sink,
             config=_intake_config(settings, self.limits),
             clock=clock,
+            machine=machine,
             owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,

@@ -192,6 +192,7 @@ class Intake:
         *,
         config: IntakeConfig,
         clock: Clock,
+        machine: Clock | None = None,
         owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
         joined: Callable[[Sequence[Letter]], None] | None = None,
@@ -203,6 +204,7 @@ class Intake:
         self._queue = queue
         self._config = config
         self._clock = clock
+        self._machine = machine or clock  # the machine's own, where `clock` is another one
         self._owner = owner
         self._final = final
         self._joined = joined
@@ -444,8 +446,8 @@ class Intake:
             past.history, past.reached = history, None
 
     def _compare_clocks(self, record: Record) -> None:
-        """Say where a clock is wrong. Nothing is decided by it, but people read times by it."""
-        off = self._clock.epoch() - self._epoch
+        """Say where a clock is wrong. Nothing is decided by it, but other programs may go by it."""
+        off = self._machine.epoch() - self._epoch
         if abs(off) > 2 * APART_CLOCKS:  # the store's time is that of an answer some seconds ago
             self._say_clock("this machine", off)
         ahead = record.timestamp / 1000 - self._epoch
@@ -462,7 +464,7 @@ class Intake:
             whose=whose,
             seconds_ahead=round(off, 1),
             of="MongoDB's clock",
-            doing="ages are told by MongoDB's clock",
+            doing="this service goes by MongoDB's clock",
             check="that NTP runs on both",
         )
 
