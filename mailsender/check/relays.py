@@ -78,7 +78,7 @@ async def probe_relays(settings: Settings, recipient: str) -> list[Finding]:
         found = await probe_relay(relay, sender_of(plan), recipient=recipient, timeout=timeout)
         if not in_file(settings, name):
             return found
-        part = f"relay {name} at {relay.name}"
+        part = f"relay {name} at {relay.address}"
         return [replace(each, part=part, text=file_words(each.text)) for each in found]
 
     ways = build_relays(settings, SystemClock())
