@@ -333,6 +333,8 @@ class Replica:
             name: str,
             backlog: Callable[[], int],
             further: Callable[[int], int],
+            *,
+            within: str = "",
         ) -> Limiter:
             return Limiter(
                 slots,
@@ -345,10 +347,12 @@ class Replica:
                 # With a file rules may come while it runs.
                 watch=self.filed,
                 name=name,
+                within=within,
             )
 
         def limiter_beside(pattern: str, rates: Rates) -> Limiter:
-            return limiter(parts.slots.beside(pattern.lower()), rates, f"{plan.name}/{pattern}", int, nobody)
+            slots, name = parts.slots.beside(pattern.lower()), f"{plan.name}/{pattern}"
+            return limiter(slots, rates, name, int, nobody, within=plan.name)
 
         own = limiter(
             parts.slots,

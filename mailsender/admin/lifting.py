@@ -10,7 +10,7 @@ from mailsender.admin.relay_state import orders_of
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.model.text import cleaned
-from mailsender.ratelimit.order import MOST_KEY
+from mailsender.ratelimit.order import MOST_KEY, RELAY
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Scope
 from mailsender.service import Replica
@@ -20,6 +20,10 @@ log = structlog.get_logger()
 
 MAX_REASON: Final = 200
 """Characters of a reason that are logged."""
+
+
+SCOPES: Final = "relay, destination:DOMAIN and sender:ADDRESS"
+"""What an order may be about."""
 
 
 class Lifting:
@@ -34,7 +38,7 @@ class Lifting:
         This replica begins at once, others at their next lease. What letters were put off to stays.
 
         Raises:
-            NoOrder: there is no such relay, or nothing is ordered there.
+            NoOrder: there is no such relay or scope, or nothing is ordered there.
             Unavailable: MongoDB is away; it holds on.
         """
         replica = self._replica
@@ -44,6 +48,8 @@ class Lifting:
         if relay not in there:
             raise NoOrder(f"there is no such relay; there are {', '.join(there)}")
         key = scope.strip().lower()[:MOST_KEY]
+        if not _is_scope(key):
+            raise NoOrder(f"there is no such scope; there are {SCOPES}, as status shows them")
         order = orders_of(there[relay]).get(key)
         if not await _end(there[relay], key) and order is None:
             raise NoOrder(f"nothing is ordered for this scope of {relay}")
@@ -66,6 +72,12 @@ class Lifting:
 
 _LATEST: Final = 253_402_300_000.0
 """Epoch seconds from which on a time has no date."""
+
+
+def _is_scope(key: str) -> bool:
+    """Whether an order may be about it; of a single recipient each replica has its own, and none is kept."""
+    kind, _, name = key.partition(":")
+    return key == RELAY or (kind in {Scope.DESTINATION, Scope.SENDER} and bool(name))
 
 
 async def _end(relay: Relay, key: str) -> bool:

@@ -183,7 +183,7 @@ async def probe_relay(
         recipient: who is asked for in RCPT TO, if anybody.
         timeout: seconds for the session, and again for the sender.
     """
-    part = f"relay {relay.name}"
+    part = f"relay {relay.address}"
     try:
         async with asyncio.timeout(timeout):
             session = await relay.connect()

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from mailsender import __version__
-from mailsender.cli.commands import developers, running, service
+from mailsender.cli.commands import developers, explaining, running, service
 from mailsender.cli.commands.suppressions import suppress
 from mailsender.cli.commands.templates import templates
 from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, SUPPRESSION, TEMPLATES, Command, Group
@@ -32,8 +32,16 @@ app = typer.Typer(
 
 COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     SERVICE: (service.run, service.dev, service.check),
-    RUNNING: (running.post, running.status, running.health, running.reload, running.lift, running.halt),
-    DEVELOPERS: (developers.lint, developers.explain, developers.schema),
+    RUNNING: (
+        running.post,
+        running.status,
+        explaining.explain,
+        running.health,
+        running.reload,
+        running.lift,
+        running.halt,
+    ),
+    DEVELOPERS: (developers.lint, developers.schema),
 }
 """What can be typed, by group; each function is a command of its name."""
 

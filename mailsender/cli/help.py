@@ -85,7 +85,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "lift": (
         ("mailsender lift ses", "all that goes over it may begin again"),
         ("mailsender lift ses destination:gmail.com", "what goes there"),
-        ("mailsender status --json | jq '.relays[].orders'", "what holds"),
+        ("mailsender status", "what holds: its table of orders"),
     ),
     "template": (
         ("mailsender template check templates", "the files of a folder"),

@@ -82,7 +82,8 @@ class Limiter:
     serves them too; `further_recipients` how many recipients beyond one each so many of them have, which is
     asked where recipients are counted. `member` names the replica among those who share the rate. `watch`:
     it looks for what other replicas were told though it leases nothing, and begins with that; without, a
-    relay that has neither rate nor quota is not asked for.
+    relay that has neither rate nor quota is not asked for. `name` is how the log tells it, and `within` the
+    relay of which it is one destination's: that one's burst holds for it.
 
     Since the start, `granted` slots were leased, `lapsed` of them unused, and `awaited` were waited for;
     `exhausted` times the quota was used up. `condition` tells that the store gives none, `lapsing` that it is
@@ -101,9 +102,11 @@ class Limiter:
         further: tuple[Allowance, ...] = (),
         watch: bool = False,
         name: str = "",
+        within: str = "",
     ) -> None:
         self._store = store
         self.name = name
+        self.within = within
         self.allowance = allowance
         self.further = further
         self._clock = clock
@@ -605,7 +608,8 @@ class Limiter:
                 life=round(life, 3),
                 action="hardly anything is sent there, by other relays where there are any",
                 advice="have MongoDB nearer, or let more come at once: a burst of"
-                f" {burst_for((self.allowance, *self.further), took)}",
+                f" {burst_for((self.allowance, *self.further), took)}"
+                + (f" for the relay {self.within}, by which its destinations go" if self.within else ""),
             )
         if self._lapses.all:
             self._turn_away()

@@ -289,7 +289,7 @@ class Relay:
         if self.breaker.close():
             self._told_refusing.over()
             lasted = self._clock.epoch() - (self.refusing_since or 0.0)
-            log.info("relay_takes_letters", relay=self.address, after_seconds=round(lasted, 1))
+            log.info("relay_takes_letters", relay=self.told, after_seconds=round(lasted, 1))
             self.refusing_since = None
 
     def at_ease_if_held(self) -> None:
@@ -370,7 +370,7 @@ class Relay:
         if self.breaker.why == said and self._told_refusing.news(words, now):
             log.warning(
                 "relay_refuses_letters",
-                relay=self.address,
+                relay=self.told,
                 phase=result.phase,
                 code=result.code,
                 enhanced=result.enhanced,

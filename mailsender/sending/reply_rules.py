@@ -40,6 +40,7 @@ from mailsender.routing.reply_rule import (
     fits_enhanced,
     own_words,
 )
+from mailsender.suppression.rules import counts, is_own
 
 __all__ = [
     "ACCOUNT_CODES",
@@ -535,7 +536,7 @@ def decide(
     which the same reply is about the account or the relay. The rest is as for `rule_for`.
     """
     default = rule_for(result, taken=taken, carried=carried, known=known)
-    usual = _default(default, result.verdict, _reply_code(result), result.enhanced)
+    usual = _default(default, result.verdict, result.phase, _reply_code(result), result.enhanced)
     code = _reply_code(result)
     told = result.verdict is Verdict.DEFERRED or result.verdict is Verdict.REFUSED
     if not rules or code is None or not told:
@@ -548,12 +549,9 @@ def decide(
 
 
 @lru_cache(maxsize=1024)
-def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | None) -> Decision:
+def _default(rule: Rule, verdict: Verdict, phase: Phase, code: int | None, enhanced: str | None) -> Decision:
     if rule is _AT_ITS_WORD:
         return Decision(rule="", action=rule.action, otherwise=rule.otherwise, scope=rule.scope)
-    suppress = Suppress.NEVER
-    if verdict is Verdict.REFUSED and rule.action is Action.ANSWER and rule.scope is Scope.RECIPIENT:
-        suppress = Suppress.AT_ONCE if code == 550 and enhanced == GONE else Suppress.SECOND
     return Decision(
         rule=DEFAULT + rule.name,
         action=rule.action,
@@ -561,13 +559,18 @@ def _default(rule: Rule, verdict: Verdict, code: int | None, enhanced: str | Non
         scope=rule.scope,
         counts=rule.action not in {Action.HOLD, Action.RENEW, Action.SPLIT},
         pauses=rule.pauses,
-        suppress=suppress if code is not None else Suppress.NEVER,
+        suppress=_suppress(rule, Result(verdict=verdict, phase=phase, code=code, enhanced=enhanced)),
         source=rule.source,
     )
 
 
-GONE: Final = "5.1.1"
-"""With 550: there is no such mailbox (RFC 3463 §3.2)."""
+def _suppress(rule: Rule, result: Result) -> Suppress:
+    """What the suppression list learns from a refusal: of the defaults it goes by the reply itself."""
+    if result.verdict is not Verdict.REFUSED or rule.action not in {Action.ANSWER, Action.WEIGH}:
+        return Suppress.NEVER
+    if is_own(result):
+        return Suppress.AT_ONCE
+    return Suppress.SECOND if counts(result) else Suppress.NEVER
 
 
 RULED: Final = frozenset({Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY})

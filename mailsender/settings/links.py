@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mailsender.routing.plan import DEFAULT
 from mailsender.settings.environment import Settings
 from mailsender.settings.file.relays import RelayTable
@@ -19,7 +21,8 @@ def links_of(settings: Settings) -> dict[str, SmtpConfig]:
     config = settings.config
     if config is not None:
         for name, relay in config.tables.relays.items():
-            found[name] = _link(relay, config.hosts[name], config.credentials[name], settings.smtp_helo_name)
+            link = _link(relay, config.hosts[name], config.credentials[name], settings.smtp_helo_name)
+            found[name] = replace(link, name=name)
     return found
 
 

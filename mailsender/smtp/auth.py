@@ -45,9 +45,10 @@ class LoginMemory:
     `order` begins with what worked last, or with what was not tried yet. `further_spent` says that a password
     that was refused has been tried in a second form already: each try counts towards the lock of the account.
     `turn` lets one session at a time log in, as long as that is not known to work. `refused_proof` is the
-    password or token of the last `refusal`: another one need not wait.
+    password or token of the last `refusal`: another one need not wait. `relay` is its name for the log.
     """
 
+    relay: str = ""
     order: list[Form] = field(default_factory=lambda: list(FORMS))
     worked: Form | None = None
     further_spent: bool = False
@@ -183,7 +184,10 @@ def _note(form: Form, offered: Collection[str], memory: LoginMemory) -> None:
     usual = next(each for each in FORMS if each.mechanism in offered)
     if form not in {usual, memory.worked}:
         log.info(
-            "relay_login_form", form=str(form), action="the relay refused the usual form; this one is kept"
+            "relay_login_form",
+            relay=memory.relay,
+            form=str(form),
+            action="the relay refused the usual form; this one is kept",
         )
     memory.found(form)
 

@@ -47,7 +47,8 @@ _NO_REPLY = -1  # as the client has it
 class SmtpConfig:
     """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
 
-    `host` is a name or an address, see `Host`. `ca_file` takes the place of the system's CAs. Without a
+    `host` is a name or an address, see `Host`. `name` is the relay's in the file, empty where it is not from
+    there. `ca_file` takes the place of the system's CAs. Without a
     `helo_name` see `own_name`. Without `pipelining` the relay is spoken to one command at a
     time, whatever it offers.
     """
@@ -62,6 +63,17 @@ class SmtpConfig:
     helo_name: str = ""
     pipelining: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
+    name: str = ""
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return Host.of(self.host).with_port(self.port)
+
+    @property
+    def told(self) -> str:
+        """As logs name the relay: several of a file may have one host and port, each with its own account."""
+        return self.name or self.address
 
 
 class SmtpRelay:
@@ -70,12 +82,12 @@ class SmtpRelay:
     def __init__(self, config: SmtpConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._name = Host.of(config.host).with_port(config.port)
+        self._told, self._address = config.told, config.address  # asked for with each letter
         self._tls = Renewed(lambda: tls_context(config), config.ca_file)
         self._writes: Writes | None = None
-        self._logins = Logins(config.credentials, config.host, config.port, clock)
+        self._logins = Logins(config.credentials, config.host, config.port, clock, told=config.told)
         self._lookups = Lookups()
-        self._learned = Learned(self._name, clock, config.timeouts.dot)
+        self._learned = Learned(config.told, clock, config.timeouts.dot)
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -87,12 +99,12 @@ class SmtpRelay:
     @property
     def name(self) -> str:
         """See `Transport`."""
-        return self._name
+        return self._told
 
     @property
     def address(self) -> str:
         """See `Transport`."""
-        return self._name
+        return self._address
 
     @property
     def remark(self) -> str:
@@ -277,7 +289,7 @@ class _Opening:
         offers = Offers.of(client.esmtp_extensions, protected=protected)
         if not self._config.pipelining:
             offers = replace(offers, pipelining=False)
-        log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
+        log.debug("relay_session_opened", relay=self._config.told, offers=offers)
         return SmtpSession(
             cast("asyncio.Transport", transport), offers, self._config.timeouts, self._clock, learned, writes
         )

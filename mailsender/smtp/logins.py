@@ -19,17 +19,23 @@ from mailsender.smtp.tokens import Tokens, tokens_of
 
 
 class Logins:
-    """All logins to the relay at `host` and `port`, by `credentials` that are complete."""
+    """All logins to the relay at `host` and `port`, by `credentials` that are complete.
 
-    def __init__(self, credentials: Credentials, host: str, port: int, clock: Clock) -> None:
+    `told` is its name for the log.
+    """
+
+    def __init__(
+        self, credentials: Credentials, host: str, port: int, clock: Clock, *, told: str = ""
+    ) -> None:
+        told = told or Host.of(host).with_port(port)
         self._credentials = credentials
         self._host = host
         self._port = port
         self._clock = clock
-        self._memory = LoginMemory()
+        self._memory = LoginMemory(relay=told)
         self._tokens: Tokens | None = None
         if credentials.tokens is not None:
-            self._tokens = tokens_of(credentials.tokens, clock, Host.of(host).with_port(port))
+            self._tokens = tokens_of(credentials.tokens, clock, told)
 
     async def next(self) -> Login:
         """What to log in by now. It is known before a relay is bothered with a connection.
@@ -62,7 +68,8 @@ class Logins:
             offers = f"offers AUTH {one_line(' '.join(sorted(known)))}" if known else "offers no AUTH"
             raise RelayAway(
                 f"the relay {offers}, and {' or '.join(wanted) or 'nothing'} is possible with what is set;"
-                " see SMTP_AUTH; with neither SMTP_PASSWORD nor SMTP_TOKEN_FILE or _URL nobody logs in",
+                " see SMTP_AUTH; with neither SMTP_PASSWORD nor SMTP_TOKEN_FILE or SMTP_TOKEN_URL nobody logs"
+                " in",
                 phase=Phase.AUTH,
                 permanent=True,
             )

@@ -41,8 +41,8 @@ class ObstacleView(BaseModel):
         " its own. `due`: a time of its own is to come. `window`: the route sends at other times. `away`: the"
         " relay cannot be reached. `breaker`: the relay refuses everybody's letters. `order`: a relay's reply"
         " asked to wait. `turn`: the limits of the recipient's domain are reached. `quota`: it is used up."
-        " `sessions`: other replicas have all of them. `slots`: their store does not answer. `sender`: the"
-        " relay takes no mail from it. `suppressed`: nothing is sent to the recipient. `behind`: other"
+        " `sessions`: other replicas have all of them. `slots`: MongoDB gives none, or too late. `sender`:"
+        " the relay takes no mail from it. `suppressed`: nothing is sent to the recipient. `behind`: other"
         " letters go first."
     )
     text: str = Field(description="The same as a sentence.")

@@ -312,7 +312,7 @@ class Operations(Protocol):
         """End what a relay's reply ordered, on all replicas; `by` and `reason` are for the log.
 
         Raises:
-            NoOrder: there is no such relay, or nothing is ordered.
+            NoOrder: there is no such relay or scope, or nothing is ordered.
         """
         ...
 

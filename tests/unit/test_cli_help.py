@@ -31,8 +31,8 @@ from mailsender.cli.help import (
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
-    RUNNING: ["post", "status", "health", "reload", "lift", "halt"],
-    DEVELOPERS: ["lint", "explain", "schema"],
+    RUNNING: ["post", "status", "explain", "health", "reload", "lift", "halt"],
+    DEVELOPERS: ["lint", "schema"],
     SUPPRESSION: ["suppress"],
     TEMPLATES: ["template"],
 }

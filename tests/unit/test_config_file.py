@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase
@@ -23,6 +25,7 @@ from mailsender.settings.links import links_of
 from mailsender.settings.relays import plan_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError
+from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 from mailsender.suppression.rules import SuppressionPolicy
 
@@ -611,6 +614,19 @@ def test_the_parts_of_each_relay_are_built(loaded: Any) -> None:
     assert parts.relays["sendgrid"].transport.name == "sendgrid"
     assert parts.relays["sendgrid"].transport.address == "smtp.sendgrid.net:465"
     assert len({id(each.slots) for each in parts.relays.values()}) == 4
+
+
+def test_links_are_told_by_the_name_that_the_file_has_for_their_relay(loaded: Any) -> None:
+    """Two accounts on one host could not be told apart in the log otherwise."""
+    links = links_of(loaded(ISSUE + OTHERS, SMTP_HOST="smtp.example.com"))
+    assert [each.told for each in links.values()] == ["smtp.example.com:587", "ses", "sendgrid", "postfix"]
+    unverified = replace(links["sendgrid"], verify=False)
+    with capture_logs() as logs:
+        relay = SmtpRelay(unverified, SystemClock())
+    assert (relay.name, relay.address) == ("sendgrid", "smtp.sendgrid.net:465")
+    assert [(each["event"], each["relay"]) for each in logs] == [
+        ("relay_certificate_not_verified", "sendgrid")
+    ]
 
 
 def test_a_relay_may_log_in_by_tokens(loaded: Any, tmp_path: Path) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from aiosmtplib import SMTPResponse
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from lab.sasl import ScramServer, bearer
 from mailsender.smtp.bearer import MAX_TOKEN, complaint, is_token, oauthbearer, xoauth2
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
+from mailsender.smtp.logins import Logins
 from mailsender.smtp.mechanisms import FORMS
+from mailsender.smtp.of_file import file_words
+from mailsender.smtp.port import RelayAway
 from mailsender.smtp.scram import BadServer, Scram, fits
 from mailsender.smtp.token_endpoint import LONGEST_LIFE, USUAL_LIFE, Answer, Granted, NoToken, granted_by
+from tests.clocks import ManualClock
 
 ENDPOINT = TokenEndpoint(
     url="https://login.example.com/token?key=1", client_id="app", client_secret="s3 cret"
@@ -293,3 +300,25 @@ def test_on_this_machine_an_endpoint_needs_no_tls(host: str) -> None:
 def test_no_secret_is_shown() -> None:
     for value in (Credentials(user="u", password="s3cret"), Credentials(user="u", tokens=ENDPOINT)):
         assert "s3" not in repr(value)
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_login_that_nothing_set_allows_names_whole_settings_and_keys() -> None:
+    logins = Logins(Credentials(user="ann", password="s3cret"), "h.test", 587, ManualClock())
+    with pytest.raises(RelayAway) as refused:
+        await logins.log_in(AsyncMock(), ["CRAM-MD5"], await logins.next())
+    assert "with neither SMTP_PASSWORD nor SMTP_TOKEN_FILE or SMTP_TOKEN_URL nobody" in str(refused.value)
+    assert "with neither password nor oauth.token_file or oauth.token_url" in file_words(str(refused.value))
+
+
+@pytest.mark.asyncio
+async def test_a_form_of_login_is_told_with_the_relay() -> None:
+    logins = Logins(Credentials(user="ann", password="s3cret"), "h.test", 587, ManualClock(), told="ses")
+    say = AsyncMock(side_effect=[SMTPResponse(code, "") for code in (501, 334, 235)])
+    with capture_logs() as logs:
+        await logins.log_in(say, ["PLAIN"], await logins.next())
+    (line,) = [each for each in logs if each["event"] == "relay_login_form"]
+    assert line["relay"] == "ses"

@@ -11,6 +11,7 @@ from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
 from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
@@ -217,6 +218,37 @@ async def test_the_fallback_is_for_when_none_of_the_others_goes() -> None:
         await stage.put(*[letter(n) for n in range(5, 10)])
         await stage.settled(10)
     assert stage.sent()["f"] == 5
+
+
+LATER = RetryPolicy(max_attempts=10, delay=1000.0)
+RESTS = Decision(
+    rule="test/rule", action=Action.WAIT, otherwise=Action.WAIT, scope=Scope.DESTINATION, seconds=60.0
+)
+
+
+async def test_whom_a_relay_puts_off_waits_for_it_and_takes_no_fallback_while_it_goes() -> None:
+    """As docs/routing.md says of both kinds of next relays."""
+    fakes = {name: FakeRelay(name=f"{name}.example:25") for name in "af"}
+    fakes["a"].answer = answers(said("deferred", "rcpt", 450, "4.2.0"), "a1@grey.test")
+    async with fleet(fakes, [route("default", "a", fallback=("f",), retry=LATER)]) as stage:
+        await stage.put(letter(1, "a1@grey.test"), letter(2, "b1@fast.test"))
+        (done,) = await stage.settled(1)
+    assert done.addresses == ("b1@fast.test",)
+    assert stage.sent() == {"a": 2, "f": 0}
+
+
+@pytest.mark.parametrize(("relays", "others"), [(("a", "b"), {"b": 1, "f": 0}), (("a",), {"f": 0})])
+async def test_who_rests_over_a_relay_goes_over_the_next_one_and_over_no_fallback(
+    relays: tuple[str, ...], others: dict[str, int]
+) -> None:
+    """The relay itself goes on: that a destination rests there is no reason to take a fallback."""
+    fakes = {name: FakeRelay(name=f"{name}.example:25") for name in ("a", *others)}
+    async with fleet(fakes, [route("default", *relays, fallback=("f",), retry=LATER)]) as stage:
+        first = stage.relays["a"]
+        first.obey(RESTS, scope_key(Scope.DESTINATION, recipient="a1@slow.test"), first._clock.monotonic())
+        await stage.put(letter(1, "a1@slow.test"), letter(2, "b1@fast.test"))
+        await stage.settled(1 + others.get("b", 0))
+    assert stage.sent() == {"a": 1, **others}
 
 
 async def test_a_relay_that_hangs_keeps_no_letter_from_the_next_one() -> None:

@@ -133,6 +133,26 @@ async def test_what_cannot_be_lifted(scene: Scene) -> None:
         await scene.lift("relay")
 
 
+@pytest.mark.parametrize(
+    "scope",
+    ["foo", "gmail.com", "", "relay:", "relay:ses", "destination", "sender:", "recipient:ann@example.com"],
+)
+async def test_what_is_no_scope_is_refused_with_those_that_there_are(scene: Scene, scope: str) -> None:
+    await scene.order(RELAY)
+    with pytest.raises(NoOrder) as refused:
+        await scene.lift(scope)
+    assert str(refused.value) == (
+        "there is no such scope; there are relay, destination:DOMAIN and sender:ADDRESS, as status shows them"
+    )
+    assert scene.held(RELAY) > 3500
+
+
+async def test_a_destinations_limiter_knows_its_relay(scene: Scene) -> None:
+    assert scene.ses.limiter.within == ""
+    assert scene.ses.destinations is not None
+    assert {each.within for each in scene.ses.destinations.limiters.values()} == {"ses"}
+
+
 async def test_metrics_count_orders_by_what_they_cover(scene: Scene) -> None:
     await scene.order(RELAY)
     await scene.order("destination:a.example.org")

@@ -327,6 +327,27 @@ async def test_slots_that_are_over_when_they_come_go_back_and_it_is_said_so(
 
 
 @pytest.mark.asyncio
+async def test_what_is_advised_of_a_destinations_slots_is_the_burst_of_its_relay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A destination has no burst of its own: it goes by that of its relay."""
+    _, gate = far_away(monkeypatch)
+    gate.name, gate.within = "ses/slow.test", "ses"
+    with capture_logs() as logs:
+        async with running(gate):
+            waiter = asyncio.create_task(gate.acquire())
+            await until(lambda: not gate.goes)
+            with pytest.raises(NoSlots):
+                await waiter
+    (told,) = [each for each in logs if each["event"] == "slots_lapse"]
+    assert told["relay"] == "ses/slow.test"
+    assert told["advice"] == (
+        "have MongoDB nearer, or let more come at once: a burst of 17 for the relay ses, by which"
+        " its destinations go"
+    )
+
+
+@pytest.mark.asyncio
 async def test_a_store_that_answers_in_time_again_is_soon_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     store, gate = far_away(monkeypatch)
     monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)

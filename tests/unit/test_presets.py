@@ -108,7 +108,7 @@ def _table(preset: Preset) -> str:
             ", ".join(f"{code}xx" if len(code) == 1 else code for code in rule.codes),
             ", ".join(rule.enhanced).replace("-", "none"),
             rule.text or (f"`{rule.pattern}`".replace("|", r"\|") if rule.pattern else ""),
-            rule.action,
+            rule.action + (", and one session fewer" if rule.fewer_sessions else ""),
             rule.scope,
             _span(rule.seconds) if rule.seconds else "",
             then,

@@ -9,6 +9,7 @@ from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.routing.breaker import PUT_OFF_RUN, PUT_OFF_WAIT
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Scope, scope_key
+from mailsender.smtp.of_file import OfFile
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
@@ -59,6 +60,17 @@ def test_it_is_tried_once_a_minute_and_what_it_says_of_one_more_recipient_is_no_
     assert relay.breaker.take_try(clock.monotonic())
     relay.took(relay.refusals.number)
     assert not relay.breaker.open
+
+
+def test_a_relay_of_a_file_is_named_in_the_log_as_the_file_names_it() -> None:
+    relay = known_relay(OfFile("ses", FakeRelay()), ManualClock())
+    with capture_logs() as logs:
+        put_off(relay, PUT_OFF_RUN)
+        relay.took(relay.refusals.number)
+    assert [(line["event"], line["relay"]) for line in logs] == [
+        ("relay_refuses_letters", "ses"),
+        ("relay_takes_letters", "ses"),
+    ]
 
 
 @pytest.mark.asyncio

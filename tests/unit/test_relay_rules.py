@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ from mailsender.routing.reply_rule import (
     scope_key,
 )
 from mailsender.sending.reply_rules import When, decide
-from tests.dispatching import running, until
+from mailsender.suppression.rules import is_own, refusals_of
+from tests.dispatching import letter, running, until
 from tests.relays import FakeRelay
 
 FAIL_ALL = ReplyRule(
@@ -284,8 +286,9 @@ def test_a_fail_gives_way_where_nothing_is_known_of_the_recipient() -> None:
     ("said", "suppress"),
     [
         (reply(550, "5.1.1"), Suppress.AT_ONCE),
-        (reply(550, "5.1.1", stage=Phase.DOT), Suppress.AT_ONCE),
-        (reply(551, "5.1.1"), Suppress.SECOND),
+        (reply(550, "5.1.1", stage=Phase.DOT), Suppress.NEVER),
+        (reply(551, "5.1.1"), Suppress.AT_ONCE),
+        (reply(553, "5.1.3"), Suppress.AT_ONCE),
         (reply(550), Suppress.SECOND),
         (reply(552, "5.2.2"), Suppress.SECOND),
         (reply(450, "4.1.1"), Suppress.NEVER),
@@ -299,6 +302,30 @@ def test_a_fail_gives_way_where_nothing_is_known_of_the_recipient() -> None:
 )
 def test_what_the_defaults_call_the_recipients_own(said: Result, suppress: Suppress) -> None:
     assert decide((), said).suppress is suppress
+
+
+@given(
+    st.sampled_from(STAGES),
+    st.sampled_from([500, 501, 550, 551, 552, 553, 554]),
+    st.none()
+    | st.sampled_from(["5.0.0", "5.3.0", "5.5.1", "5.7.1", "5.2.251"])
+    | st.builds("5.{}.{}".format, st.sampled_from([1, 2, 4]), st.integers(0, 11)),
+    st.sets(st.sampled_from(When)),
+)
+def test_what_is_told_of_the_suppression_list_is_what_is_put_there(
+    stage: Phase, code: int, enhanced: str | None, happened: set[When]
+) -> None:
+    said = reply(code, enhanced, stage=stage)
+    decision = decide(
+        (), said, taken=When.TAKEN in happened, carried=When.CARRIED in happened, known=tuple(happened)
+    )
+    if decision.action not in {Action.ANSWER, Action.WEIGH}:
+        assert decision.suppress is Suppress.NEVER, "it is no refusal, or none that is final"
+        return
+    now = datetime(2026, 11, 30, tzinfo=UTC)
+    put = [each.own for each in refusals_of(letter(1), {"r1@example.test": said}, is_own, now, now)]
+    wanted = {(): Suppress.NEVER, (True,): Suppress.AT_ONCE, (False,): Suppress.SECOND}
+    assert decision.suppress is wanted[tuple(put)]
 
 
 # --- orders ----------------------------------------------------------------------------------------

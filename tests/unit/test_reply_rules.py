@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,16 @@ def published() -> str:
 
 
 ACCOUNT = "the accounts' codes below"
+
+
+def test_each_action_and_scope_that_explain_prints_stands_in_a_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "replies.md").read_text(encoding="utf-8")
+    named = {
+        name
+        for cell in re.findall(r"^\|([^|]*)\|", page, re.MULTILINE)
+        for name in re.findall(r"`([a-z]+)`", cell)
+    }
+    assert {str(each) for each in (*Action, *Scope)} <= named
 
 
 def test_the_published_table_is_the_one_that_is_used() -> None:

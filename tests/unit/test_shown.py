@@ -115,3 +115,48 @@ def test_the_table_with_tokens_is_what_the_page_says(read: Reading) -> None:
     tokens = links_of(read(text))["microsoft"].credentials.tokens
     assert isinstance(tokens, TokenEndpoint)
     assert (tokens.client_id, tokens.client_secret) == ("APPLICATION_ID", "s3cret")
+
+
+def trial() -> tuple[str, str]:
+    """The file and the commands of the recipe for trying a file on one machine."""
+    page = (ROOT / "docs" / "routing.md").read_text("utf-8")
+    section = page.partition("## Trying a file on one machine")[2]
+    file, commands = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("toml", "sh"))
+    assert file
+    assert commands
+    return file[1], commands[1]
+
+
+def test_a_file_is_tried_beside_the_embedded_stack_without_a_letter_that_leaves_the_machine(
+    read: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is shared with the stack's own service would be taken from it."""
+    text, commands = trial()
+    stack = read(text)  # with the names that all have who set nothing
+    given = dict(each.split("=", 1) for each in shlex.split(commands, comments=True) if "=" in each)
+    assert given.pop("MAILSENDER_CONFIG") == "trial.toml"
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert slips(settings.config) == []
+    assert {(each.host, each.port, each.tls) for each in links_of(settings).values()} == {
+        ("127.0.0.1", 1025, "none")
+    }
+    for name in (
+        "kafka_topic_mailsender",
+        "kafka_topic_profile",
+        "kafka_topic_dead_letter",
+        "kafka_groupid",
+        "mongodb_base_name",
+        "http_port",
+    ):
+        assert getattr(settings, name) != getattr(stack, name), name
+
+
+def test_what_is_typed_to_try_a_file_is_understood() -> None:
+    """All but to run it: each command is one, with options that it has."""
+    typed = [line for line in trial()[1].splitlines() if line.startswith("mailsender ")]
+    assert len(typed) > 3
+    for line in typed:
+        made = CliRunner().invoke(app, [*shlex.split(line, comments=True)[1:], "--help"])
+        assert made.exit_code == 0, made.output

@@ -162,8 +162,8 @@ def lift(
 ) -> None:
     """End what a relay's reply ordered: wait, slow or stop.
 
-    All replicas go on, this one at once; the relay's next reply may order it again. What holds is in `status
-    --json`. Letters that were put off come at the time to which they were put off.
+    All replicas go on, this one at once; the relay's next reply may order it again. What holds is in
+    `status`. Letters that were put off come at the time to which they were put off.
     """
     answer = ask(url, key, lambda service: service.lift_order(relay, scope, reason), as_json=as_json)
     if as_json:

@@ -124,7 +124,7 @@ STOPPING: Final = (
         answers=(
             Answer(status=200, text="It holds no more.", content={JSON: LiftedOrderView}),
             problem(400, "A parameter cannot be understood."),
-            problem(404, "There is no such relay, or nothing is ordered."),
+            problem(404, "There is no such relay or scope, or nothing is ordered."),
             UNAVAILABLE,
         ),
         slow=True,
