@@ -59,6 +59,11 @@ LOOK_EVERY = 5.0
 `/status` that is hardly older than the page that shows it."""
 
 
+LOOK_SENDING = 1.0
+"""The same where letters go out without a rate, so that nothing is leased: what a relay ordered on one replica
+has to hold on the others as soon as where there is one."""
+
+
 def nobody(_letters: int) -> int:
     """No letter has more than one recipient, as far as is known."""
     return 0
@@ -447,7 +452,8 @@ class Limiter:
         if self.waiting or self._shorts or self.exhausted_until is not None or not known or self._pending:
             return True
         self._wanted.clear()
-        wait = LOOK_EVERY if looks or self._unlimited else None
+        sends = self._unlimited and self._backlog() > 0
+        wait = (LOOK_SENDING if sends else LOOK_EVERY) if looks or self._unlimited else None
         # It takes several answers in time until slots are used again: nobody is to wait for as many looks.
         await first_of(stop, self._wanted, timeout=VAIN_RETRY if self._lapses.all else wait)
         self._pace.look(self._clock.monotonic())

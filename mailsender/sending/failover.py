@@ -5,10 +5,16 @@ It is not compiled: a letter on a route with one relay never comes here.
 
 from __future__ import annotations
 
+from typing import Final
+
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 from mailsender.sending.errand import Errand
+
+LACKS: Final = frozenset({"5.3.4", "5.6.7", "5.7.30"})
+"""Enhanced codes of what this service refuses for want of something that another relay may have: the relay's
+SIZE is too small, or it lacks SMTPUTF8 or REQUIRETLS. Nothing was said to it then."""
 
 UNSUITED = 10.0
 """Seconds after which a letter is looked at again whose relay does not go: as long as one is asked that is
@@ -21,17 +27,23 @@ def untaken(errand: Errand) -> tuple[str, ...]:
     Put off by a reply, whatever its stage, or lost before the dot: in both nothing was taken (RFC 5321
     §4.2.5, §4.5.3.2). Who is in doubt from this or an earlier attempt is none of them: what becomes of those
     says `SMTP_UNCERTAIN`. Nor is who was refused for good, whose refusal is being weighed, or who is to wait
-    by a rule that does not speak of another relay.
+    by a rule that does not speak of another relay; but who was not asked about is, as the relay lacks what
+    the letter needs.
     """
     out = {each.address for each in errand.letter.recipients if each.uncertain}
     out.update((errand.waits or {}).keys() - errand.switched)
     later = [
         address
         for address, result in errand.results.items()
-        if result.verdict is Verdict.DEFERRED and address not in out
+        if (result.verdict is Verdict.DEFERRED or _lacks(result)) and address not in out
     ]
     known = errand.results.keys() | errand.doubtful.keys()
     return (*later, *(each for each in errand.left if each not in known))
+
+
+def _lacks(result: Result) -> bool:
+    """Whether the relay was not asked, for it lacks what the letter needs."""
+    return result.verdict is Verdict.REFUSED and result.code is None and result.enhanced in LACKS
 
 
 def elsewhere(errand: Errand, route: Route) -> tuple[tuple[str, ...], Relay] | None:
@@ -57,10 +69,16 @@ def _author_of(errand: Errand) -> str:
 def ended(errand: Errand) -> tuple[str, ...]:
     """Those of a letter's recipients who are done with: what became of them has to be written down first.
 
-    Of who is in doubt the journal tells a successor, which would count it twice.
+    Of who is in doubt the journal tells a successor, which would count it twice. Who goes on to another relay
+    is none of them.
     """
     final = (Verdict.ACCEPTED, Verdict.REFUSED)
-    return tuple(address for address, result in errand.results.items() if result.verdict in final)
+    further = set(untaken(errand))
+    return tuple(
+        address
+        for address, result in errand.results.items()
+        if result.verdict in final and address not in further
+    )
 
 
 def suit(errand: Errand, route: Route) -> bool:

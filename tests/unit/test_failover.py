@@ -147,6 +147,26 @@ async def test_where_no_relay_takes_it_the_last_ones_words_stand_and_it_is_one_a
     assert stage.sent() == {"a": 1, "b": 1}
 
 
+@pytest.mark.parametrize("enhanced", ["5.3.4", "5.6.7", "5.7.30"])
+async def test_what_one_relay_lacks_another_may_have(enhanced: str) -> None:
+    lacks = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, enhanced=enhanced, text="which the relay lacks")
+    fakes = pair(lambda _: lacks)
+    async with fleet(fakes, [route("default", "a", "b")]) as stage:
+        await stage.put(letter(1))
+        (done,) = await stage.settled(1)
+    assert (done.status, done.recipients[0].relay, done.attempts) == (Status.SENT, "b.example:25", 1)
+
+
+async def test_what_both_lack_is_refused() -> None:
+    lacks = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, enhanced="5.3.4", text="too large")
+    fakes = pair(lambda _: lacks)
+    fakes["b"].answer = lambda _: lacks
+    async with fleet(fakes, [route("default", "a", "b")]) as stage:
+        await stage.put(letter(1))
+        (done,) = await stage.settled(1)
+    assert (done.status, done.recipients[0].relay, done.attempts) == (Status.ERROR, "b.example:25", 1)
+
+
 async def test_where_the_next_relay_is_away_after_all_the_first_ones_words_stand() -> None:
     fakes = pair(answers(said("deferred", "rcpt", 450, "4.2.0")))
     fakes["b"].away = "refused"

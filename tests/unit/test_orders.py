@@ -203,6 +203,19 @@ async def test_every_member_obeys_after_its_next_lease_and_so_does_a_successor(
 
 
 @pytest.mark.asyncio
+async def test_who_sends_without_a_rate_hears_of_an_order_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_SENDING", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    told, other = (limiter(store, clock, FREE, watch=True) for _ in range(2))
+    async with running(told, other):
+        await until(lambda: told.knows and other.knows)
+        told.order(order(until=clock.epoch() + 30))
+        await until(lambda: not other.goes)
+
+
+@pytest.mark.asyncio
 async def test_an_order_holds_here_while_the_store_is_away_and_is_written_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
