@@ -60,7 +60,7 @@ LOOK_EVERY = 5.0
 
 
 LOOK_SENDING = 1.0
-"""The same where letters go out without a rate, so that nothing is leased: what a relay ordered on one replica
+"""The same where letters go out without a rate, so that nothing is leased: what a relay ordered on a replica
 has to hold on the others as soon as where there is one."""
 
 
