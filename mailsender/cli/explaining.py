@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mailsender.intake.placing import not_default
 from mailsender.model.address import parse_address
 from mailsender.model.handling import Priority
 from mailsender.model.letter import Phase
+from mailsender.routing.plan import Plan
 from mailsender.routing.presets import rules_of
 from mailsender.routing.reply_rule import STAGES, ReplyRule
-from mailsender.routing.table import Traits
-from mailsender.routing.way import Way, way_of
+from mailsender.routing.table import RouteTable, Traits
+from mailsender.routing.way import NoWay, Way, way_of
 from mailsender.sending.explain import Explanation, NoReply, explained
-from mailsender.settings.environment import load
+from mailsender.settings.environment import Settings, load
 from mailsender.settings.relays import plan_of
 from mailsender.settings.sources import SettingsError
 
-__all__ = ["NoReply", "SettingsError", "explanation", "way"]
+__all__ = ["NoReply", "NoWay", "SettingsError", "explanation", "way"]
 
 
 def explanation(
@@ -34,7 +36,7 @@ def explanation(
     return explained(_rules(preset, relay), reply, Phase(stage), taken=taken, carried=carried)
 
 
-def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way:
+def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way | NoWay:
     """Which way a letter to `to` would take by the settings and the file; the rest is what the letter says.
 
     Raises:
@@ -52,7 +54,17 @@ def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str]
         tags=tuple(tags),
         wish=route,
     )
-    return way_of(plan_of(settings), traits, to)
+    plan = plan_of(settings)
+    if denial := _denial(settings, plan, route):
+        return NoWay(why=denial)
+    return way_of(plan, traits, to)
+
+
+def _denial(settings: Settings, plan: Plan, route: str) -> str:
+    """Why the intake takes a letter for an error that names this route; empty where it does not."""
+    if settings.config is None and not not_default(route):
+        return ""
+    return RouteTable(plan.routes).denial(route) if route else ""
 
 
 def _rules(preset: str, relay: str) -> tuple[ReplyRule, ...]:

@@ -159,7 +159,7 @@ def entry_of(
 
 
 def end_of(text: str, now: datetime) -> datetime | None:
-    """When an entry ends that is to hold until `text`: a time, a duration from `now`, or never, which is None.
+    """When an entry ends that is to hold until `text`: a time, a duration from `now`, or never (None).
 
     Raises:
         BadEntry: it is none of them. A time without a zone is none: nobody knows whose it is.

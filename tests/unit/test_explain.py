@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,6 +211,13 @@ def test_it_is_said_why_it_is_that_route(traits: Traits, head: str) -> None:
     [
         (("--to", "anna@gmail.com"), 0, "route   default: no other one is for it"),
         (("--to", "anna@gmail.com", "--json"), 0, '"takes_sender": true'),
+        (("--to", "anna@gmail.com", "--route", "default"), 0, "route   default: no other one is for it"),
+        (
+            ("--to", "anna@gmail.com", "--route", "nix"),
+            1,
+            "route   none: there is no route 'nix'; a letter that names it is an error",
+        ),
+        (("--to", "anna@gmail.com", "--route", "nix", "--json"), 1, '"route": null'),
         (("--to", "nobody"), 2, ""),
         (("--to", "anna@gmail.com", "--priority", "urgent"), 2, "--priority: urgent is none; there are high"),
         (("--to", "anna@gmail.com", "--from", "x"), 2, ""),
@@ -223,3 +231,46 @@ def test_the_command_says_the_way(
         monkeypatch.setenv(name, value)
     found, text = told(*words)
     assert (found, said in text) == (status, True), text
+
+
+FILE = """\
+[relays.one]
+host = "mx.example.test"
+[routes.default]
+relays = ["one"]
+[routes.news]
+match = { stream = "news" }
+relays = ["one"]
+[routes.mine]
+open = true
+relays = ["one"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "said"),
+    [
+        ("mine", 0, "route   mine: the letter names it"),
+        (
+            "news",
+            1,
+            "route   none: the route 'news' is not open to letters that name it; a letter that names it is an"
+            " error",
+        ),
+        ("default", 1, "route   none: the route 'default' is not open"),
+        ("nix", 1, "route   none: there is no route 'nix'; a letter that names it is an error"),
+    ],
+)
+def test_a_letter_that_may_not_have_its_route_is_an_error(
+    route: str, status: int, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "relays.toml"
+    path.write_text(FILE)
+    for name, value in {**SETTINGS, "MAILSENDER_CONFIG": str(path)}.items():
+        monkeypatch.setenv(name, value)
+    words = ("--to", "anna@gmail.com", "--stream", "news", "--route", route)
+    found, text = told(*words)
+    assert (found, text.startswith(said)) == (status, True), text
+    document = json.loads(told(*words, "--json")[1])
+    assert document["route"] == (None if status else route)
+    assert bool(document["relays"]) is not bool(status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from mailsender.admin.explaining import Explaining
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import build
 from mailsender.cli.letter_way import list_told, told
+from mailsender.intake.batch import Fault
 from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
 from mailsender.model.letter import Letter, Phase, Result, Settlement, Status, Verdict
@@ -22,9 +25,11 @@ from mailsender.settings.environment import load
 from mailsender.suppression.port import Source
 from mailsender.suppression.rules import entry_of
 from mailsender.web.explain_models import ExplainedView, Kinds
+from mailsender.web.operations import BadBatch, BadLetter, Submission
 from tests.claims import REPLICA, token_of
 from tests.clocks import ManualClock
 from tests.dispatching import letter
+from tests.fakes import FakeSink
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,6 +58,9 @@ window = "WINDOW"
 [routes.far]
 match = { destination = "far.test" }
 relays = ["grid"]
+[routes.mine]
+open = true
+relays = ["own"]
 """
 REFUSAL = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
 NEWS, NIGHT = Handling(stream="news"), Handling(stream="night")
@@ -298,7 +306,40 @@ async def test_a_dry_run_tells_ways_and_whom_the_list_has(scene: Scene) -> None:
     assert {each.route: each.recipients for each in second.ways} == {"far": 1, "default": 1}
     assert (first.route, second.route, first.suppressed) == ("news", "default", ["a@far.test"])
     assert [each.index for each in found.faults] == [2]
-    assert found.faults[0].text.startswith("Route names no route")
+    assert (found.faults[0].field, found.faults[0].text) == (
+        "Route",
+        "names no route that letters may choose",
+    )
+
+
+@pytest.mark.parametrize(("route", "taken"), [("far", False), ("nix", False), ("mine", True), ("", True)])
+async def test_a_letter_that_may_not_have_its_route_is_not_published(
+    scene: Scene, route: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what else is wrong with a letter: it would end as an error, hours later for all its sender knows."""
+    sink = FakeSink()
+    monkeypatch.setattr(scene.replica, "parts", replace(scene.replica.parts, sink=sink))
+    monkeypatch.setattr(scene.replica, "state", "running")
+    operations = ReplicaOperations(scene.replica)
+    good = {"Subject": "s", "Body": "b", "Addresses": ["b@near.test"]}
+    wished = good | {"route": route}
+    twice = wished | {"Addresses": ["@"]}
+    fault = Fault(index=1, field="Route", text="names no route that letters may choose")
+    try:
+        with nullcontext() if taken else pytest.raises(BadBatch) as batch:
+            await operations.post(json.dumps([good, wished]).encode(), "")
+        with nullcontext() if taken else pytest.raises(BadLetter) as letter:
+            await operations.submit(Submission(body=json.dumps(wished).encode()), "")
+        dry = await operations.dry_run(json.dumps([good, wished]).encode())
+        with pytest.raises(BadLetter) as both:
+            await operations.submit(Submission(body=json.dumps(twice).encode()), "")
+    finally:
+        await operations.close()
+    assert len(sink.published) == (2 if taken else 0)
+    assert [each.field for each in both.value.faults] == ["Addresses[0]", *([] if taken else ["Route"])]
+    if not taken:
+        assert (batch.value.faults, letter.value.faults) == ((fault,), (replace(fault, index=0),))
+        assert [(each.index, each.field, each.text) for each in dry.faults] == [(1, fault.field, fault.text)]
 
 
 async def test_kinds_are_those_of_the_description() -> None:

@@ -177,14 +177,14 @@ def explain(
         else:
             typer.echo("\n".join(told(answer)))
         return
-    now = datetime.now(UTC)
+    now, no_way = datetime.now(UTC), False
     try:
         if to:
             way = explaining.way(
                 to, stream=stream, sender=sender, priority=priority, tags=tag or (), route=route
             )
             entries = asked_in_passing(url, key, lambda service: service.suppressed(to, stream))
-            document = way.document() | {"suppressed": entries}
+            document, no_way = way.document() | {"suppressed": entries}, isinstance(way, explaining.NoWay)
             lines: Iterator[str] = chain(way.lines(), list_told(entries))
         else:
             found = explaining.explanation(reply, stage, preset, relay, taken=taken, carried=carried)
@@ -193,9 +193,11 @@ def explain(
         fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
     if as_json:
         print_json(document)
-        return
-    for line in lines:
-        typer.echo(line)
+    else:
+        for line in lines:
+            typer.echo(line)
+    if no_way:
+        raise typer.Exit(1)
 
 
 def _contract_names() -> list[str]:
