@@ -17,9 +17,10 @@ from mailsender.cli.letter_way import list_told, told
 from mailsender.intake.batch import Fault
 from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
-from mailsender.model.letter import Letter, Phase, Result, Settlement, Status, Verdict
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ratelimit.order import RELAY, Order, destination, sender
 from mailsender.routing.obstacles import Kind
+from mailsender.sending.attempt import NEVER_TRIED
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.suppression.port import Source
@@ -80,6 +81,13 @@ class Scene:
     async def put(self, number: int, *addresses: str, **more: object) -> Letter:
         made = letter(number, *addresses, **more)
         await self.queue.insert([made])
+        return made
+
+    async def ended(
+        self, number: int, *recipients: Recipient, status: Status = Status.ERROR, **more: object
+    ) -> Letter:
+        made = letter(number, *(each.address for each in recipients), status=status, **more)
+        await self.queue.insert([made := made.evolve(recipients=recipients)])
         return made
 
     async def ask(self, which: Letter) -> ExplainedView:
@@ -274,6 +282,97 @@ async def test_what_ended_and_what_nobody_knows(scene: Scene) -> None:
     scene.replica.opening.set("MongoDB is away", 0.0)
     with pytest.raises(Unavailable, match="away"):
         await Explaining(scene.replica).explain(bad.id)
+
+
+REFUSED = Result(
+    verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="No such user", rule="r/gone"
+)
+BUSY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="Busy", rule="default/later")
+ON_LIST = Result(verdict=Verdict.REFUSED, phase=Phase.INTAKE, text="suppressed: left us")
+LOST = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT, text="the connection was lost")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "said"),
+    [
+        (
+            Recipient(address="a@shut.test", result=ON_LIST),
+            "To a@shut.test: nothing was sent, suppressed: left us. Now the list has @shut.test, by operator"
+            " (left us).",
+        ),
+        (
+            Recipient(address="a@other.test", result=ON_LIST),
+            "To a@other.test: nothing was sent, suppressed: left us. Now no entry of the list holds for it.",
+        ),
+        (
+            Recipient(address="a@x.test", result=REFUSED, relay="ses"),
+            "To a@x.test: ses refused it at rcpt (rule r/gone): 550 5.1.1 No such user",
+        ),
+        (
+            Recipient(address="a@x.test", result=BUSY, relay="grid", tries=7, closed=True),
+            "To a@x.test: given up after 7 attempts; grid put it off last, at rcpt (rule default/later): 450"
+            " Busy",
+        ),
+        (
+            Recipient(address="a@x.test", result=LOST, relay="grid", tries=1, doubts=1, closed=True),
+            "To a@x.test: nobody knows whether it got it over grid: the connection was lost",
+        ),
+        (
+            Recipient(address="a@x.test", result=NEVER_TRIED, closed=True),
+            "To a@x.test: its time was over before it was tried.",
+        ),
+    ],
+)
+async def test_what_ended_is_told_recipient_by_recipient(
+    scene: Scene, recipient: Recipient, said: str
+) -> None:
+    now = datetime.fromtimestamp(scene.clock.epoch(), UTC)
+    entry = entry_of(
+        "@shut.test", reason="left us", source=Source.OPERATOR, since=now, endless=True, now=now, life=1
+    )
+    await scene.replica.parts.suppressions.put([entry])
+    asked = await scene.ended(1, recipient)
+    why = "nobody knows whether a relay took it" if recipient.doubts else "no relay took it"
+    head = f"It ended as an error at {scene.in_seconds(0)}: {why}."
+    assert (await scene.ask(asked)).says == [head, said]
+    got = Recipient(address="got@x.test", result=Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250))
+    asked = await scene.ended(2, got, recipient, status=Status.SENT, finished_at=now)
+    head = f"It was sent at {scene.in_seconds(0)}, to 1 of 2 recipients."
+    assert (await scene.ask(asked)).says == [head, said]
+
+
+async def test_of_many_who_got_nothing_the_first_are_told(scene: Scene) -> None:
+    many = tuple(Recipient(address=f"r{n}@x.test", result=REFUSED, relay="ses") for n in range(25))
+    asked = await scene.ended(1, *many)
+    says = (await scene.ask(asked)).says
+    assert (len(says), says[-1]) == (
+        12,
+        f"15 more recipients did not get it: GET /letters/{asked.id} has all.",
+    )
+
+
+async def test_why_it_ended_is_told_although_the_list_is_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("MongoDB is away")
+
+    monkeypatch.setattr(scene.replica.suppression, "met", away)
+    hit = Recipient(address="a@shut.test", result=ON_LIST)
+    says = (await scene.ask(await scene.ended(1, hit))).says
+    assert says[1] == "To a@shut.test: nothing was sent, suppressed: left us."
+
+
+async def test_it_is_told_when_a_letter_expires_that_waits(scene: Scene) -> None:
+    expires = datetime.fromtimestamp(scene.clock.epoch() + 3600, UTC)
+    found = await scene.ask(asked := await scene.put(1, expires=expires))
+    assert (
+        found.says[2] == f"It expires at {scene.in_seconds(3600)}: if it is not sent before, it is an error."
+    )
+    scene.clock.forward(3601)
+    says = (await scene.ask(asked)).says
+    assert not any("expires at" in each for each in says)
+    assert "Its time to be sent is over: it is reported as expired within seconds." in says
 
 
 async def test_the_terminal_shows_relays_and_recipients_and_nothing_that_steers_it(scene: Scene) -> None:
