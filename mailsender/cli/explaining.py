@@ -28,12 +28,17 @@ def explanation(
 
     Raises:
         NoReply: it is none, or the stage is none.
-        ValueError: there is no such preset or relay.
+        ValueError: there is no such preset or relay, or both are named.
         SettingsError: the settings that name the relay are wrong.
     """
     if stage not in STAGES:
         raise NoReply(f"--stage: {stage} is none; there are {', '.join(STAGES)}")
-    return explained(_rules(preset, relay), reply, Phase(stage), taken=taken, carried=carried)
+    if preset and relay:
+        raise ValueError("--preset and --relay say two things of whose rules hold: one of them is needed")
+    rules, learns = rules_of((), preset), None
+    if relay:
+        rules, learns = _rules(relay)
+    return explained(rules, reply, Phase(stage), taken=taken, carried=carried, learns=learns)
 
 
 def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way | NoWay:
@@ -67,10 +72,10 @@ def _denial(settings: Settings, plan: Plan, route: str) -> str:
     return RouteTable(plan.routes).denial(route) if route else ""
 
 
-def _rules(preset: str, relay: str) -> tuple[ReplyRule, ...]:
-    if not relay:
-        return rules_of((), preset)
-    relays = {each.name: each for each in plan_of(load()).relays}
+def _rules(relay: str) -> tuple[tuple[ReplyRule, ...], bool]:
+    """The rules of a relay of the settings, and whether the service learns from refusals."""
+    plan = plan_of(load())
+    relays = {each.name: each for each in plan.relays}
     if relay not in relays:
         raise ValueError(f"relay: {relay} is none; there are {', '.join(relays)}")
-    return rules_of(relays[relay].rules, preset or relays[relay].preset)
+    return rules_of(relays[relay].rules, relays[relay].preset), plan.suppression.learns
