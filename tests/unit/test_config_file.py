@@ -213,6 +213,38 @@ def test_without_a_file_the_host_is_missing_still(monkeypatch: pytest.MonkeyPatc
         load()
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"KAFKA_BROKERS": "", "MONGODB_URI": ""}, ["KAFKA_BROKERS: is missing", "MONGODB_URI: is missing"]),
+        ({"MONGODB_URI": ""}, ["MONGODB_URI: is missing"]),
+        ({"SMTP_PORT": "x"}, ["SMTP_PORT: "]),
+        ({"KAFKA_BROKERS": "'k:1'"}, ["KAFKA_BROKERS: the quotes around it"]),
+    ],
+)
+def test_what_is_wrong_with_settings_and_the_file_is_told_together(
+    loaded: Any, given: dict[str, str], named: list[str]
+) -> None:
+    """Who mends one of them does not find the other by the next start."""
+    text = SMALL + "[relays.b]\nport = 25\n"
+    with pytest.raises(SettingsError) as caught:
+        loaded(text, **given)
+    said = str(caught.value)
+    assert all(each in said for each in named)
+    assert said.count("MAILSENDER_CONFIG: ") == 1
+    assert said.endswith("relays.toml:5: relays.b.host: is missing")
+    with pytest.raises(SettingsError) as caught:
+        loaded(SMALL, **given)
+    assert all(each in str(caught.value) for each in named)
+    assert "relays.toml" not in str(caught.value)
+
+
+def test_a_bad_name_of_the_file_is_told_once(loaded: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        loaded(SMALL, MAILSENDER_CONFIG="'x.toml'", KAFKA_BROKERS="")
+    assert str(caught.value).count("MAILSENDER_CONFIG: ") == 1
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 RULE = '[[relays.a.rules]]\ncode = 450\naction = "wait"\nscope = "relay"\n'
