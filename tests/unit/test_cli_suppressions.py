@@ -59,7 +59,7 @@ def test_addresses_are_added_listed_and_removed(suppress: Command, service: tupl
     assert (made.exit_code, made.stdout) == (0, "2 put, 2 of them new\n")
     assert suppress("add", BOB, "--stream", "news").exit_code == 0
     listed = suppress("list")
-    assert re.sub(r"[0-9-]{10}T[0-9:.]+Z", "SOME TIME", listed.stdout).splitlines() == [
+    assert re.sub(r"[0-9-]{10}T[0-9:]{8}Z", "SOME TIME", listed.stdout).splitlines() == [
         f"{ANN}  for good  operator: left us",
         f"{BOB}  for good  operator: left us",
         f"{BOB} (news)  until SOME TIME  operator",

@@ -378,15 +378,42 @@ async def test_it_is_told_when_a_letter_expires_that_waits(scene: Scene) -> None
 async def test_the_terminal_shows_relays_and_recipients_and_nothing_that_steers_it(scene: Scene) -> None:
     asked = await scene.put(1, *(f"r{number}@x.test" for number in range(25)), handling=NEWS, route="news")
     scene.ses.hold("0" * 24, Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="\x1b[31mno"))
-    lines = list(told((await scene.ask(asked)).model_dump(mode="json")))
+    now = datetime.fromtimestamp(scene.clock.epoch(), UTC)
+    lines = list(told((await scene.ask(asked)).model_dump(mode="json"), now))
     assert lines[0] == f"letter {asked.id}: awaiting"
     (ses,) = [each for each in lines if each.startswith("  ses")]
     assert ses.startswith("  ses, weight 3: ses refuses everybody's letters: 550 [31mno.")
     assert "  own, only where none of the others goes: goes" in lines
     assert lines[-1] == "… and 5 more recipients"
-    assert lines[-2].startswith("r19@x.test: next grid, at ")
+    assert lines[-2] == f"r19@x.test: next grid, due since {scene.in_seconds(0)}"
     assert "not known" in next(list_told(None))
     assert list(list_told([])) == ["list    the address is not on the suppression list"]
+
+
+@pytest.mark.parametrize(
+    ("relays", "kinds", "at", "said"),
+    [
+        ([], [], -60, "no relay goes for it now; due since 2026-11-30T10:44:08Z"),
+        ([], [], 60, "no relay goes for it now; due at 2026-11-30T10:46:08Z"),
+        ([], ["order"], None, "no relay goes for it now"),
+        (["a"], [], 60, "next a, at 2026-11-30T10:46:08Z"),
+        (["a", "b"], [], -60, "next a or b, due since 2026-11-30T10:44:08Z"),
+        (["a"], [], None, "next a"),
+        ([], ["suppressed"], -60, "nothing is sent to it"),
+    ],
+)
+async def test_the_next_try_of_a_recipient_is_a_time_to_come(
+    relays: list[str], kinds: list[str], at: float | None, said: str
+) -> None:
+    now = datetime(2026, 11, 30, 10, 45, 8, 430000, tzinfo=UTC)
+    person = {
+        "address": "u0@a.test",
+        "next_relays": relays,
+        "next_try": None if at is None else (now + timedelta(seconds=at)).isoformat(),
+        "obstacles": [{"kind": each, "text": "x"} for each in kinds],
+    }
+    answer = {"id": "1", "status": "awaiting", "says": [], "ways": [], "recipients": [person]}
+    assert list(told(answer | {"recipients_left_out": 0}, now))[1:] == [f"u0@a.test: {said}"]
 
 
 async def test_a_dry_run_tells_ways_and_whom_the_list_has(scene: Scene) -> None:

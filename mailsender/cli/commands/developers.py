@@ -170,14 +170,15 @@ def explain(
     if sum(map(bool, (reply, to, letter))) != 1:
         text = "one of REPLY, --to and --letter is needed, and not two of them"
         fail(text, status=2, document=error_document(text) if as_json else None)
+    now = datetime.now(UTC)
     if letter:
         answer = ask(url, key, lambda service: service.explain(letter), as_json=as_json)
         if as_json:
             print_json(answer)
         else:
-            typer.echo("\n".join(told(answer)))
+            typer.echo("\n".join(told(answer, now)))
         return
-    now, no_way = datetime.now(UTC), False
+    no_way = False
     try:
         if to:
             way = explaining.way(

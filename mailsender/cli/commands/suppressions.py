@@ -12,7 +12,7 @@ import typer
 from mailsender.cli.asking import ask
 from mailsender.cli.help import SuppressCommand, SuppressGroup
 from mailsender.cli.options import AsJson, Key, Url
-from mailsender.cli.terminal import STDIN, error_document, fail, print_json
+from mailsender.cli.terminal import STDIN, error_document, fail, moment, print_json
 from mailsender.model.text import counted
 
 suppress = typer.Typer(
@@ -92,7 +92,7 @@ def suppress_list(
 
 def _line(entry: Mapping[str, Any]) -> str:
     whose = f" ({entry['stream']})" if entry["stream"] else ""
-    until = f"until {entry['until']}" if entry["until"] else "for good"
+    until = f"until {moment(entry['until'])}" if entry["until"] else "for good"
     why = f"{entry['source']}: {entry['reason']}" if entry["reason"] else entry["source"]
     return f"{entry['address']}{whose}  {until}  {why}"
 
