@@ -35,7 +35,7 @@ from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
 from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
-from mailsender.intake.placing import Placing, default_route
+from mailsender.intake.placing import Placing, default_route, not_default
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
@@ -291,8 +291,10 @@ class Replica:
             heartbeat=self.heartbeat,
         )
         # Without a file there is one route, and nothing to be looked at.
-        route_of = self.dispatcher.route_of if self.filed else default_route
-        self.placing = Placing(route_of, expire_of(plan))
+        route_of, denies = default_route, not_default
+        if self.filed:
+            route_of, denies = self.dispatcher.route_of, self.dispatcher.denies
+        self.placing = Placing(route_of, expire_of(plan), denies)
         self.intake = Intake(
             parts.source,
             parts.queue,

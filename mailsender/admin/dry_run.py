@@ -54,7 +54,7 @@ class DryRun:
         shown: list[DryLetterView] = []
         breath = Breath()
         for index, element in enumerate(elements):
-            wrong = faults([element], self._replica.limits)
+            wrong = faults([element], self._replica.limits, self._replica.placing.denies)
             if not wrong and len(shown) < MAX_LETTERS:
                 try:
                     shown.append(await self._letter(index, element))

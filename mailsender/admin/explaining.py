@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mailsender.admin.endings import MOST_SAID, ending, suppressed, words
 from mailsender.message.mail import Mail
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, Recipient, Status, StoredLetter, now_ms
@@ -24,9 +25,6 @@ MOST_AHEAD: Final = 10_000
 
 MOST_RECIPIENTS: Final = 100
 """Recipients of a letter that are looked at one by one: more than a person reads."""
-
-MOST_SAID: Final = 10
-"""Recipients about whom there is a sentence of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +60,27 @@ class Explaining:
         if found is None:
             return None
         if found.letter.status.final:
-            return _view(found, [_ending(found.letter)])
+            return _view(found, ending(found.letter, await self._entries(found.letter)))
         addresses = found.letter.pending[:MOST_RECIPIENTS]
-        suppressed = await replica.suppression.met(found.letter, addresses)
+        entries = await replica.suppression.met(found.letter, addresses)
         ahead = await replica.parts.queue.ahead(letter_id, MOST_AHEAD)
-        return self._explained(found, suppressed, ahead)
+        return self._explained(found, entries, ahead)
+
+    async def _entries(self, letter: Letter) -> Mapping[str, Entry] | None:
+        """What the list says now of those to whom a letter was not sent because of it; None: not known."""
+        hit = [each.address for each in letter.recipients if suppressed(each)]
+        try:
+            return await self._replica.suppression.met(letter, hit[:MOST_RECIPIENTS])
+        except Unavailable:
+            return None
 
     def _explained(
-        self, found: StoredLetter, suppressed: Mapping[str, Entry], ahead: int | None
+        self, found: StoredLetter, entries: Mapping[str, Entry], ahead: int | None
     ) -> ExplainedView:
         letter = found.letter
         case = _Case(self._replica, found)
         whole = list(case.whole(ahead)) if letter.status is Status.AWAITING else []
-        people = [
-            case.addressee(each, suppressed.get(each.address)) for each in _open(letter)[:MOST_RECIPIENTS]
-        ]
+        people = [case.addressee(each, entries.get(each.address)) for each in _open(letter)[:MOST_RECIPIENTS]]
         return _view(
             found,
             [*case.stand(), *_sentences(letter, whole, people)],
@@ -122,6 +126,8 @@ class _Case:
         for route, leg in self.legs.items():
             people = counted(leg.recipients, "recipient")
             yield f"{people} by the route {route} ({leg.way.why}) over {_told(leg.way)}."
+        if letter.expires is not None and (end := letter.expires.timestamp()) > self._now.epoch:
+            yield f"It expires at {time_of(end)}: if it is not sent before, it is an error."
 
     def whole(self, ahead: int | None) -> Iterator[Obstacle]:
         """What stands in the way of all of it, while it waits."""
@@ -228,9 +234,8 @@ def _because(letter: Letter) -> str:
     said = next((each.result for each in letter.recipients if each.open and each.result is not None), None)
     if said is None:
         return ": it is not to be sent before." if letter.handling.not_before else "."
-    words = " ".join(str(each) for each in (said.code, said.enhanced, said.text) if each)
     rule = f" (rule {said.rule})" if said.rule else ""
-    return f", since it was put off{rule}: {words}"
+    return f", since it was put off{rule}: {words(said)}"
 
 
 def _suppressed(entry: Entry) -> Obstacle:
@@ -240,14 +245,6 @@ def _suppressed(entry: Entry) -> Obstacle:
     reason = f" ({entry.reason})" if entry.reason else ""
     text = f"{entry.address} is on the suppression list{for_stream}, by {entry.source}{reason}{ends}."
     return Obstacle(kind=Kind.SUPPRESSED, text=text, until=until)
-
-
-def _ending(letter: Letter) -> str:
-    accepted = sum(each.accepted for each in letter.recipients)
-    at = f" at {time_of(letter.finished_at.timestamp())}" if letter.finished_at else ""
-    if letter.status is Status.SENT:
-        return f"It was sent{at}, to {accepted} of {counted(len(letter.recipients), 'recipient')}."
-    return f"It ended as an error{at}: {letter.reason or 'relays took it for no recipient'}."
 
 
 def _sentences(letter: Letter, whole: Sequence[Obstacle], people: Sequence[AddresseeView]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from mailsender.model.letter import now_ms
 from mailsender.service import Replica
 from mailsender.suppression.csv_text import Reader
 from mailsender.suppression.port import Entry, Filter, Source, key_of
-from mailsender.suppression.rules import BadEntry, entry_of, normal
+from mailsender.suppression.rules import BadEntry, end_of, entry_of, normal
 
 log = structlog.get_logger()
 
@@ -28,18 +28,17 @@ class ReplicaSuppressions:
         self._store = replica.parts.suppressions
         self._clock = replica.clock
 
-    def entry(
-        self, address: str, *, stream: str, reason: str, until: datetime | None, endless: bool
-    ) -> Entry:
+    def entry(self, address: str, *, stream: str, reason: str, until: str) -> Entry:
         """See `SuppressionOperations.entry`."""
+        end = end_of(until, self._now) if until else None
         return entry_of(
             address,
             stream=stream,
             reason=reason,
             source=Source.OPERATOR,
             since=self._now,
-            until=until,
-            endless=endless,
+            until=end,
+            endless=bool(until) and end is None,
             now=self._now,
             life=self._watch.policy.life,
         )
@@ -68,8 +67,13 @@ class ReplicaSuppressions:
 
     async def listed(self, address: str, stream: str | None, *, after: str, most: int) -> list[Entry]:
         """See `SuppressionOperations.listed`."""
-        wanted = Filter(now=self._now, address=_name(address) if address else "", stream=stream)
-        return await self._store.listed(wanted, after=after, most=most)
+        name = _name(address) if address else ""
+        domain = name[name.rfind("@") :] if name else ""
+        found: list[Entry] = []
+        for each in dict.fromkeys((name, domain)):
+            wanted = Filter(now=self._now, address=each, stream=stream)
+            found += await self._store.listed(wanted, after=after, most=most)
+        return sorted(found, key=lambda entry: entry.key)[:most]
 
     @property
     def _now(self) -> datetime:

@@ -80,11 +80,9 @@ class ServiceClient:
             ServiceError: nobody answers, or the key is wrong.
         """
         found: list[dict[str, Any]] = []
-        for name in (address, address[address.rindex("@") :]):
-            for one in dict.fromkeys(("", stream)):
-                answer = await self.suppressions({"address": name, "stream": one})
-                found += answer["suppressions"]
-        return found
+        for one in dict.fromkeys(("", stream)):
+            found += (await self.suppressions({"address": address, "stream": one}))["suppressions"]
+        return sorted(found, key=lambda each: (each["address"].startswith("@"), each["stream"]))
 
     async def halt(self) -> dict[str, Any]:
         """Start the drain, or learn how far it is.
@@ -172,19 +170,25 @@ class ServiceClient:
     async def lift(self, addresses: Sequence[str], stream: str | None) -> dict[str, Any]:
         """Take addresses off the suppression list; those that are not on it are passed over.
 
+        `held` says, of those among them for which something else on the list holds, what that is.
+
         Raises:
             ServiceError: nobody answers.
         """
         query, removed = ({} if stream is None else {"stream": stream}), 0
+        held: list[dict[str, str]] = []
         for each in addresses:
             try:
                 answer = await self._ask("DELETE", f"/suppressions/{quote(each, safe='')}", query=query)
             except ServiceError as error:
-                if (error.problem or {}).get("status") != HTTPStatus.NOT_FOUND:
+                problem = error.problem or {}
+                if problem.get("status") != HTTPStatus.NOT_FOUND:
                     raise
+                if problem.get("reason") == "still-suppressed":
+                    held.append({"address": each, "text": problem["detail"]})
             else:
                 removed += answer["removed"]
-        return {"removed": removed}
+        return {"removed": removed, "held": held}
 
     async def import_suppressions(self, file: IO[bytes]) -> dict[str, Any]:
         """Put the entries of a file on the suppression list.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mailsender.intake.placing import not_default
 from mailsender.model.address import parse_address
 from mailsender.model.handling import Priority
 from mailsender.model.letter import Phase
+from mailsender.routing.plan import Plan
 from mailsender.routing.presets import rules_of
 from mailsender.routing.reply_rule import STAGES, ReplyRule
-from mailsender.routing.table import Traits
-from mailsender.routing.way import Way, way_of
+from mailsender.routing.table import RouteTable, Traits
+from mailsender.routing.way import NoWay, Way, way_of
 from mailsender.sending.explain import Explanation, NoReply, explained
-from mailsender.settings.environment import load
+from mailsender.settings.environment import Settings, load
 from mailsender.settings.relays import plan_of
 from mailsender.settings.sources import SettingsError
 
-__all__ = ["NoReply", "SettingsError", "explanation", "way"]
+__all__ = ["NoReply", "NoWay", "SettingsError", "explanation", "way"]
 
 
 def explanation(
@@ -26,15 +28,20 @@ def explanation(
 
     Raises:
         NoReply: it is none, or the stage is none.
-        ValueError: there is no such preset or relay.
+        ValueError: there is no such preset or relay, or both are named.
         SettingsError: the settings that name the relay are wrong.
     """
     if stage not in STAGES:
         raise NoReply(f"--stage: {stage} is none; there are {', '.join(STAGES)}")
-    return explained(_rules(preset, relay), reply, Phase(stage), taken=taken, carried=carried)
+    if preset and relay:
+        raise ValueError("--preset and --relay say two things of whose rules hold: one of them is needed")
+    rules, learns = rules_of((), preset), None
+    if relay:
+        rules, learns = _rules(relay)
+    return explained(rules, reply, Phase(stage), taken=taken, carried=carried, learns=learns)
 
 
-def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way:
+def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str], route: str) -> Way | NoWay:
     """Which way a letter to `to` would take by the settings and the file; the rest is what the letter says.
 
     Raises:
@@ -52,13 +59,23 @@ def way(to: str, *, stream: str, sender: str, priority: str, tags: Sequence[str]
         tags=tuple(tags),
         wish=route,
     )
-    return way_of(plan_of(settings), traits, to)
+    plan = plan_of(settings)
+    if denial := _denial(settings, plan, route):
+        return NoWay(why=denial)
+    return way_of(plan, traits, to)
 
 
-def _rules(preset: str, relay: str) -> tuple[ReplyRule, ...]:
-    if not relay:
-        return rules_of((), preset)
-    relays = {each.name: each for each in plan_of(load()).relays}
+def _denial(settings: Settings, plan: Plan, route: str) -> str:
+    """Why the intake takes a letter for an error that names this route; empty where it does not."""
+    if settings.config is None and not not_default(route):
+        return ""
+    return RouteTable(plan.routes).denial(route) if route else ""
+
+
+def _rules(relay: str) -> tuple[tuple[ReplyRule, ...], bool]:
+    """The rules of a relay of the settings, and whether the service learns from refusals."""
+    plan = plan_of(load())
+    relays = {each.name: each for each in plan.relays}
     if relay not in relays:
         raise ValueError(f"relay: {relay} is none; there are {', '.join(relays)}")
-    return rules_of(relays[relay].rules, preset or relays[relay].preset)
+    return rules_of(relays[relay].rules, relays[relay].preset), plan.suppression.learns

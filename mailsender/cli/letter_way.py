@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
+from mailsender.cli.terminal import moment
 from mailsender.model.text import cleaned
 
 RECIPIENTS_SHOWN: Final = 20
 
 
-def told(answer: Mapping[str, Any]) -> Iterator[str]:
+def told(answer: Mapping[str, Any], now: datetime) -> Iterator[str]:
     """Lines for what `GET /letters/{id}/explain` answers: sentences, then each relay, then each recipient."""
     yield f"letter {answer['id']}: {answer['status']}"
     for sentence in answer["says"]:
@@ -24,12 +26,24 @@ def told(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {stop['relay']}{weight}{fallback}: {_line(stopped) or 'goes'}"
     people = answer["recipients"]
     for each in people[:RECIPIENTS_SHOWN]:
-        relays = " or ".join(each["next_relays"]) or "no relay now"
-        at = f", at {each['next_try']}" if each["next_try"] else ""
-        yield f"{each['address']}: next {relays}{at}"
+        yield f"{each['address']}: {_next(each, now)}"
     more = len(people[RECIPIENTS_SHOWN:]) + answer["recipients_left_out"]
     if more:
         yield f"… and {more} more recipients"
+
+
+def _next(person: Mapping[str, Any], now: datetime) -> str:
+    """Which relay is next for a recipient, and when: a time that has passed is that since when it is due."""
+    if any(each["kind"] == "suppressed" for each in person["obstacles"]):
+        return "nothing is sent to it"
+    relays = " or ".join(person["next_relays"])
+    head, at = (f"next {relays}", ", at") if relays else ("no relay goes for it now", "; due at")
+    due = person["next_try"]
+    if not due:
+        return head
+    if datetime.fromisoformat(due) <= now:
+        at = f"{at[0]} due since"
+    return f"{head}{at} {moment(due)}"
 
 
 def list_told(entries: list[dict[str, Any]] | None) -> Iterator[str]:
@@ -39,7 +53,7 @@ def list_told(entries: list[dict[str, Any]] | None) -> Iterator[str]:
     elif not entries:
         yield "list    the address is not on the suppression list"
     for each in entries or ():
-        until = f", until {each['until']}" if each.get("until") else ""
+        until = f", until {moment(each['until'])}" if each.get("until") else ""
         stream = f" for the stream {each['stream']}" if each.get("stream") else ""
         reason = f" ({_line(each['reason'])})" if each.get("reason") else ""
         yield f"list    nothing is sent: {each['address']}{stream}, by {each['source']}{reason}{until}"

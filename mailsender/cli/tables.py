@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mailsender.cli.terminal import moment
+
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "relays": ("relay", "state", "breaker", "quota_left", "trouble", "again"),
-    "orders": ("relay", "scope", "rule", "until", "pace", "over", "said"),
+    "orders": ("relay", "scope", "rule", "nothing_until", "part_of_the_rate_now", "full_rate_again", "said"),
     "routes": ("route", "relays", "awaiting", "deferred", "oldest_due_seconds", "blocked_because"),
 }
 """What is shown of parts of which there are several; --json has all of it."""
@@ -27,9 +29,9 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
     for reason in status.get("not_ready_because") or ():
         console.print(Text(f"  {reason}", style="yellow"))
     for condition in status.get("waits_for") or ():
-        until = f", until {condition['until']}" if condition.get("until") else ""
+        until = f", until {moment(condition['until'])}" if condition.get("until") else ""
         what = " ".join(filter(None, (condition["part"], condition.get("relay"))))
-        line = f"  waits for {what}: {condition['text']}; since {condition['since']}{until}"
+        line = f"  waits for {what}: {condition['text']}; since {moment(condition['since'])}{until}"
         console.print(Text(line, style="yellow"))
     for name, part in status.items():
         if isinstance(part, Mapping) and part:
@@ -43,7 +45,14 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
 def _orders(relays: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What replies asked of their relays, each as a row."""
     return [
-        {**order, "relay": relay.get("relay"), "until": order.get("until") or "somebody acts"}
+        {
+            **order,
+            "relay": relay.get("relay"),
+            # What is over is told by no time that has passed.
+            "nothing_until": order.get("until") or "somebody acts" if order.get("holds", True) else None,
+            "part_of_the_rate_now": f"{order.get('pace', 1.0):.0%}",
+            "full_rate_again": order.get("over") or "not by itself",
+        }
         for relay in relays
         for order in relay.get("orders") or ()
     ]
@@ -87,4 +96,4 @@ def _shown(value: object) -> str:
         return ", ".join(_shown(item) for item in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{_words(str(key))} {_shown(item)}" for key, item in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else moment(str(value))

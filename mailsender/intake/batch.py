@@ -30,7 +30,7 @@ from mailsender.message.mail import KEYS, Mail, read
 from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.blobs import ref_of
-from mailsender.model.handling import PLAIN, Handling
+from mailsender.model.handling import DENIED, PLAIN, Handling
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.model.text import PIECE, cleaned, octets
@@ -472,13 +472,27 @@ def _good_letter(
     )
 
 
-def faults(elements: Sequence[Mapping[str, Any]], limits: Limits | None = None) -> list[Fault]:
-    """All that `read_letter` would refuse in a batch, in order; empty when every letter is good."""
+def faults(
+    elements: Sequence[Mapping[str, Any]],
+    limits: Limits | None = None,
+    denies: Callable[[str], bool] | None = None,
+) -> list[Fault]:
+    """All that `read_letter` would refuse in a batch, in order; empty when every letter is good.
+
+    So is a `Route` that a letter may not name: `denies` says of which that is so.
+    """
     found = []
     for index, element in enumerate(elements):
-        for field, text in _complaints_of(element, limits or Limits()):
-            found.append(Fault(index=index, field=field, text=text))
+        complaints = _complaints_of(element, limits or Limits())
+        if denies is not None and _denied(element, denies) and all(key != "Route" for key, _ in complaints):
+            complaints.append(("Route", DENIED))
+        found += [Fault(index=index, field=field, text=text) for field, text in complaints]
     return found
+
+
+def _denied(element: Mapping[str, Any], denies: Callable[[str], bool]) -> bool:
+    route = _canonical(element).get("Route")
+    return isinstance(route, str) and denies(route)
 
 
 def letter_id(element: Mapping[str, Any]) -> str:

@@ -7,8 +7,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from mailsender.message.values import BadKey
-from mailsender.model.handling import EXPIRED
+from mailsender.model.handling import DENIED, EXPIRED
 from mailsender.model.letter import DEFAULT_ROUTE, Letter, Status
+
+
+def not_default(route: str) -> bool:
+    """Whether a letter may not name a route, or none, where there is one alone."""
+    return route not in {"", DEFAULT_ROUTE}
 
 
 def default_route(letter: Letter) -> str:
@@ -17,8 +22,8 @@ def default_route(letter: Letter) -> str:
     Raises:
         BadKey: the letter names another one.
     """
-    if letter.handling.route not in {"", DEFAULT_ROUTE}:
-        raise BadKey("Route", "names no route that letters may choose")
+    if not_default(letter.handling.route):
+        raise BadKey("Route", DENIED)
     return DEFAULT_ROUTE
 
 
@@ -26,6 +31,7 @@ class Placing:
     """Gives letters their routes by `route_of`, which raises BadKey for one that may not have what it asks.
 
     `expire` has routes and the seconds from a letter's acceptance after which it is no longer sent over them.
+    `denies` says whether a letter may not name a route; of an empty name, which is none, it never is.
     `everybody`: there is something to decide of letters that ask for nothing, too.
     """
 
@@ -33,7 +39,9 @@ class Placing:
         self,
         route_of: Callable[[Letter], str] = default_route,
         expire: Mapping[str, float] | None = None,
+        denies: Callable[[str], bool] = not_default,
     ) -> None:
+        self.denies = denies
         self._route_of = route_of
         self.expire(expire or {})
 

@@ -17,6 +17,9 @@ MAX_TAGS: Final = 10
 MAX_ROUTE: Final = 64
 """Characters of a route's name."""
 
+DENIED: Final = "names no route that letters may choose"
+"""What is wrong with the `Route` of a letter that may not have it."""
+
 EXPIRED: Final = "expired"
 """How the reason of a letter begins whose time to be sent was over before anybody took it."""
 

@@ -61,6 +61,21 @@ class Way:
             yield f"expires after {self.route.expire / 3600:g} h"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoWay:
+    """What is told instead of a letter that may not have the route which it names: it is an error."""
+
+    why: str
+
+    def document(self) -> dict[str, Any]:
+        """For programs: as of a way, with nothing in it."""
+        return {"route": None, "why": self.why, "relays": [], "expire": None, "window": None}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"route   none: {self.why}; a letter that names it is an error"
+
+
 def way_of(plan: Plan, traits: Traits, to: str) -> Way:
     """The way of a letter of such traits to one recipient."""
     table = RouteTable(plan.routes)

@@ -13,6 +13,7 @@ from mailsender.aio import first_of, pause
 from mailsender.message.values import BadKey
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
+from mailsender.model.handling import DENIED
 from mailsender.model.letter import Claim, FreshClaim, Letter, Settlement, Status
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
@@ -131,9 +132,13 @@ class Dispatcher:
             BadKey: it names one that letters may not choose.
         """
         table = self._tools.table
-        if letter.handling.route and table.denial(letter.handling.route):
-            raise BadKey("Route", "names no route that letters may choose")
+        if self.denies(letter.handling.route):
+            raise BadKey("Route", DENIED)
         return table.of(letter) if table.plain else way_of(letter, table, self._blocks)
+
+    def denies(self, route: str) -> bool:
+        """Whether a letter may not name a route; empty it is none."""
+        return bool(route and self._tools.table.denial(route))
 
     def change(self, routes: Sequence[Route], table: RouteTable) -> None:
         """Go on over these routes, some of which may be new; letters of others are routed anew.

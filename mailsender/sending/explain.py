@@ -12,6 +12,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.reply_rule import Action, Decision, ReplyRule, Scope, Suppress
 from mailsender.sending.reply_rules import decide
 from mailsender.smtp.replies import Reply
+from mailsender.suppression.rules import counts, is_own
 
 _REPLY: Final = re.compile(r"([45][0-9]{2})(?:[ -](.*))?", re.DOTALL)
 
@@ -44,8 +45,13 @@ _SCOPES: Final = {
 
 _SUPPRESSED: Final = {
     Suppress.AT_ONCE: "the address is suppressed at once",
-    Suppress.SECOND: "the address is suppressed when it is refused so a second time",
+    Suppress.SECOND: "the address is suppressed when a second letter is refused so",
 }
+
+
+_AT_RCPT: Final = "nothing is put there: of a refusal in these words only one at RCPT counts (--stage rcpt)"
+
+_LEARNS_NOT: Final = "nothing is put there: the service does not learn from refusals (SUPPRESSION_LEARN)"
 
 
 class NoReply(ValueError):  # noqa: N818  an answer about what was typed
@@ -54,11 +60,19 @@ class NoReply(ValueError):  # noqa: N818  an answer about what was typed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A reply at a stage, and the decision about it."""
+    """A reply at a stage, and the decision about it.
+
+    `learns` says whether the service puts refused addresses on its suppression list, None where no settings
+    were asked; `suppress` after how many such refusals it would, and `at_rcpt` the same of the same reply to
+    RCPT.
+    """
 
     reply: Reply
     stage: Phase
     decision: Decision
+    suppress: Suppress
+    at_rcpt: Suppress
+    learns: bool | None
 
     def document(self, now: datetime) -> dict[str, Any]:
         """For programs; `until` is when a first step ends that begins at `now`, null where there is none."""
@@ -74,7 +88,8 @@ class Explanation:
             "until": _time(until) if decision.seconds else None,
             "then": None if then is None else {"rate": then.rate, "seconds": then.seconds},
             "counts": decision.counts,
-            "suppress": decision.suppress.name.lower(),
+            "suppress": self.suppress.name.lower(),
+            "learns": self.learns,
             "source": decision.source,
             "verified": decision.verified,
         }
@@ -92,8 +107,8 @@ class Explanation:
         if decision.then is not None:
             yield f"then    {decision.then.rate:.0%} of the rate for {span(decision.then.seconds)}"
         yield f"letter  {self._letter()}"
-        if decision.suppress in _SUPPRESSED:
-            yield f"list    {_SUPPRESSED[decision.suppress]}"
+        if listed := self._listed():
+            yield f"list    {listed}"
         yield f"why     {decision.source}{'' if decision.verified else ' (not verified)'}"
 
     def _deed(self) -> str:
@@ -102,19 +117,36 @@ class Explanation:
             return _DEEDS[action]
         return "tried again later, as it says" if self.reply.code < 500 else "final for this recipient"
 
+    def _listed(self) -> str:
+        """What comes of it for the suppression list; empty where such a reply never counts."""
+        if self.suppress not in _SUPPRESSED:
+            return _AT_RCPT if self.at_rcpt in _SUPPRESSED else ""
+        if self.learns is None:
+            return f"where the service learns (SUPPRESSION_LEARN) {_SUPPRESSED[self.suppress]}"
+        return _SUPPRESSED[self.suppress] if self.learns else _LEARNS_NOT
+
     def _letter(self) -> str:
         action = self.decision.action
         if action is Action.FAIL or (action is Action.ANSWER and self.reply.code >= 500):
             return "this recipient is not tried again"
         if action is Action.WEIGH:
             return "a 4xx is tried again meanwhile; a 5xx is final only if the relay takes others after it"
-        return "tried again; the attempt " + ("counts" if self.decision.counts else "does not count")
+        again = "sent to at once" if action is Action.SPLIT else "tried again"
+        return f"{again}; the attempt {'counts' if self.decision.counts else 'does not count'}"
 
 
 def explained(
-    rules: Sequence[ReplyRule], line: str, stage: Phase, *, taken: bool = False, carried: bool = False
+    rules: Sequence[ReplyRule],
+    line: str,
+    stage: Phase,
+    *,
+    taken: bool = False,
+    carried: bool = False,
+    learns: bool | None = None,
 ) -> Explanation:
-    """What `line`, a reply as a relay sends it, would mean at a stage; `rules` and the rest as for `decide`.
+    """What `line`, a reply as a relay sends it, would mean at a stage; `learns` as in what it returns.
+
+    `rules` and the rest are as for `decide`.
 
     Raises:
         NoReply: see there.
@@ -128,8 +160,26 @@ def explained(
     lines = [re.sub(rf"^{code}[ -]", "", each.strip()) for each in (found[2] or "").split("\n")]
     reply = Reply.of(code, lines)
     verdict = Verdict.DEFERRED if code < 500 else Verdict.REFUSED
-    result = Result(verdict=verdict, phase=stage, code=code, enhanced=reply.enhanced, text=reply.text)
-    return Explanation(reply=reply, stage=stage, decision=decide(rules, result, taken=taken, carried=carried))
+
+    def at(phase: Phase) -> tuple[Decision, Suppress]:
+        result = Result(verdict=verdict, phase=phase, code=code, enhanced=reply.enhanced, text=reply.text)
+        decision = decide(rules, result, taken=taken, carried=carried)
+        return decision, _suppress(decision, result)
+
+    decision, suppress = at(stage)
+    _, at_rcpt = at(Phase.RCPT)
+    return Explanation(
+        reply=reply, stage=stage, decision=decision, suppress=suppress, at_rcpt=at_rcpt, learns=learns
+    )
+
+
+def _suppress(decision: Decision, result: Result) -> Suppress:
+    """After how many such refusals an address is suppressed, where the service learns: see `refusals_of`."""
+    if decision.action is Action.FAIL:
+        return decision.suppress
+    if decision.action is not Action.ANSWER or not counts(result):
+        return Suppress.NEVER
+    return Suppress.AT_ONCE if is_own(result) else Suppress.SECOND
 
 
 def span(seconds: float) -> str:

@@ -9,20 +9,20 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mailsender.model.durations import duration_of
-from mailsender.settings.file.read import Config, read_config
+from mailsender.settings.file.read import CONFIG, Config, read_config
 from mailsender.settings.groups.codes import CodeSettings
 from mailsender.settings.groups.kafka import KafkaSettings, check_topics
 from mailsender.settings.groups.letters import LetterSettings
-from mailsender.settings.groups.mongodb import MongoSettings, check_uri
+from mailsender.settings.groups.mongodb import WHERE_MONGODB_IS, MongoSettings, check_uri
 from mailsender.settings.groups.relay import RelaySettings, check_credentials, check_sender
 from mailsender.settings.groups.service import ServiceSettings, loopback
 from mailsender.settings.groups.suppression import SuppressionSettings
@@ -47,6 +47,9 @@ _OTHERS = re.compile(
     r"|(MONGODB_ROOT|MONGO_INITDB|KAFKA_CFG)_\w+"  # of their images
     r"|MAILSENDER_(URL|COMPILE|TEST_\w+|SECRETS_DIR)",
 )
+
+
+_NO_MONGODB: Final = "MONGODB_URI: is missing"
 
 
 # pydantic has the fields of the last base first: that is their order in the documentation, and in errors.
@@ -113,28 +116,56 @@ class Settings(
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        """What can only be judged over several settings."""
-        check_topics(self)
-        check_sender(self)
-        check_credentials(self)
-        if self.smtp_rate_limit_max_letters and self.smtp_rate_limit_period <= 0:
-            raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
-        if not (self.mongodb_uri or self.mongo_local or self.mongo_nodeport_svc_service_host):
-            raise ValueError("MONGODB_URI: is missing")
-        check_uri(self)
-        if self.authenticates and self.smtp_tls == "none" and not self.smtp_auth_cleartext:
-            secret = "the token" if self.credentials.tokens else "SMTP_PASSWORD"
-            raise ValueError(
-                f"SMTP_TLS: is none, so {secret} would be sent in clear text;"
-                " set SMTP_AUTH_CLEARTEXT=true to allow it"
-            )
-        open_to_others = not self.http_api_key.get_secret_value() and not loopback(self.bind_host)
-        if open_to_others and not self.http_allow_anonymous:
-            raise ValueError(
-                f"HTTP_API_KEY: is missing, and HTTP_HOST={self.bind_host} can be reached from other"
-                " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
-            )
+        """What can only be judged over several settings: all of it is told at once."""
+        faults: list[str] = []
+        for check in _TOGETHER:
+            try:
+                check(self)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+
+def _check_rate(settings: Settings) -> None:
+    if settings.smtp_rate_limit_max_letters and settings.smtp_rate_limit_period <= 0:
+        raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
+
+
+def _check_mongodb(settings: Settings) -> None:
+    if not any(getattr(settings, name) for name in WHERE_MONGODB_IS):
+        raise ValueError(_NO_MONGODB)
+    check_uri(settings)
+
+
+def _check_clear_text(settings: Settings) -> None:
+    if settings.authenticates and settings.smtp_tls == "none" and not settings.smtp_auth_cleartext:
+        secret = "the token" if settings.credentials.tokens else "SMTP_PASSWORD"
+        raise ValueError(
+            f"SMTP_TLS: is none, so {secret} would be sent in clear text;"
+            " set SMTP_AUTH_CLEARTEXT=true to allow it"
+        )
+
+
+def _check_listening(settings: Settings) -> None:
+    open_to_others = not settings.http_api_key.get_secret_value() and not loopback(settings.bind_host)
+    if open_to_others and not settings.http_allow_anonymous:
+        raise ValueError(
+            f"HTTP_API_KEY: is missing, and HTTP_HOST={settings.bind_host} can be reached from other"
+            " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
+        )
+
+
+_TOGETHER: Final[Sequence[Callable[[Settings], None]]] = (
+    check_topics,
+    check_sender,
+    check_credentials,
+    _check_rate,
+    _check_mongodb,
+    _check_clear_text,
+    _check_listening,
+)
 
 
 class _Surroundings(PydanticBaseSettingsSource):
@@ -185,15 +216,36 @@ def load() -> Settings:
     """Read the environment, and the file that it names.
 
     Raises:
-        SettingsError: one line that names every missing or bad value, without the value of a secret. What
-            can only be judged over several settings is named once each of them is good by itself; then what
-            is wrong in the file.
+        SettingsError: one line that names every missing or bad value, without the value of a secret, and what
+            is wrong in the file. What can only be judged over several settings is named once each of them is
+            good by itself.
     """
+    complaints: list[str] = []
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
-    return settings.read_again()
+        complaints += map(_complaint, error.errors())
+    except SettingsError as error:
+        complaints.append(str(error))
+    else:
+        return settings.read_again()
+    raise SettingsError("; ".join([*complaints, *_further(complaints)]))
+
+
+def _further(complaints: Sequence[str]) -> Iterator[str]:
+    """What can be told beside `complaints` about some settings, for which the others were not looked at."""
+    try:
+        found = read([*WHERE_MONGODB_IS, "mailsender_config", "smtp_host"])
+    except SettingsError:
+        return  # it is among them
+    if not any(name in found for name in WHERE_MONGODB_IS) and _NO_MONGODB not in "; ".join(complaints):
+        yield _NO_MONGODB
+    path = found.get("mailsender_config", "")
+    if path and not any(each.startswith(CONFIG) for each in complaints):
+        try:
+            read_config(path, smtp="smtp_host" in found)
+        except SettingsError as error:
+            yield str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The suppression list as CSV (RFC 4180), in UTF-8: read block by block, written row by row. Pure.
 
 The first row may name its columns, of `COLUMNS` in any order; others are passed over. Without such a row each
-has an address, and perhaps a stream, a reason and so on, in that order. A row is a line: none goes on over a
-line's end.
+has an address, and perhaps a stream, a reason and so on, in that order. An empty `until` stands for the usual
+time. A row is a line: none goes on over a line's end.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from io import StringIO
 from typing import Final
 
 from mailsender.suppression.port import Entry, Source
-from mailsender.suppression.rules import BadEntry, entry_of
+from mailsender.suppression.rules import NEVER, BadEntry, entry_of
 
 COLUMNS: Final = ("address", "stream", "reason", "source", "since", "until")
-
-NEVER: Final = "never"
-"""In the column `until`: it does not end by itself. Empty it stands for the usual time."""
 
 MAX_LINE: Final = 4096
 """Characters of a row: more than an address, a stream and a reason have, however they are written."""

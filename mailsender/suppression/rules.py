@@ -16,6 +16,7 @@ from typing import Final
 from unicodedata import category
 
 from mailsender.model.address import Address, BadAddress, parse_address
+from mailsender.model.durations import seconds_of
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
 from mailsender.suppression.port import Entry, Refusal, Source, key_of
 
@@ -30,6 +31,13 @@ MAX_REASON: Final = 200
 
 MAX_STREAM: Final = 100
 """Characters of the longest stream."""
+
+NEVER: Final = "never"
+"""Until when an entry holds that does not end by itself."""
+
+_NO_END: Final = (
+    "until: is no time such as 2026-12-31T23:59:59Z, no duration from now such as 60d, and not never"
+)
 
 IGNORE: Final = "ignore"
 """The value of a letter's `Suppression` by which it goes out all the same."""
@@ -148,6 +156,33 @@ def entry_of(
     kept = _one_line(reason)[:MAX_REASON]
     since, ends = cut(since), None if ends is None else cut(ends)
     return Entry(address=name, stream=stream, source=source, reason=kept, since=since, until=ends)
+
+
+def end_of(text: str, now: datetime) -> datetime | None:
+    """When an entry ends that is to hold until `text`: a time, a duration from `now`, or never (None).
+
+    Raises:
+        BadEntry: it is none of them. A time without a zone is none: nobody knows whose it is.
+    """
+    text = text.strip()
+    if text == NEVER:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = _later(text, now)
+    if found.tzinfo is None:
+        raise BadEntry(_NO_END)
+    return found
+
+
+def _later(text: str, now: datetime) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds_of(text))
+    except ValueError:
+        raise BadEntry(_NO_END) from None
+    except OverflowError:
+        raise BadEntry("until: lies too far away") from None
 
 
 def cut(when: datetime) -> datetime:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -44,6 +43,9 @@ BLOCK: Final = 16 * 1024
 
 MAX_AFTER: Final = 400 + MAX_STREAM
 """Characters of an entry's key at most."""
+
+NAMED: Final = 20
+"""Entries that are looked through for what holds for an address which is not on the list itself."""
 
 PAGE: Final = 100
 """Entries in an answer where nobody says how many."""
@@ -89,20 +91,15 @@ class SuppressionHandlers:
 
     async def suppress(self, request: web.Request) -> web.Response:
         """Put entries on the list; all of them, or none where one is wrong."""
-        asked = _read(SuppressionsIn, await self._take(request)).suppressions
+        asked = _read(SuppressionsIn, await self._take(request), of_one="bad-suppression").suppressions
         entries = [self._entry(number, each) for number, each in enumerate(asked)]
         new = await self._list.put(entries, by=_by(request))
         return _json(SuppressedView.model_construct(put=len(entries), new=new).model_dump())
 
     def _entry(self, number: int, asked: SuppressionIn) -> Entry:
-        until = asked.until if isinstance(asked.until, datetime) else None
         try:
             return self._list.entry(
-                asked.address,
-                stream=asked.stream,
-                reason=asked.reason,
-                until=until,
-                endless=asked.until == "never",
+                asked.address, stream=asked.stream, reason=asked.reason, until=asked.until or ""
             )
         except BadEntry as error:
             detail = f"suppressions.{number}.{error}; nothing was put on the list"
@@ -110,15 +107,27 @@ class SuppressionHandlers:
 
     async def lift(self, request: web.Request) -> web.Response:
         """Take an address off the list."""
+        address, stream = request.match_info["address"], _stream(request)
         try:
-            removed = await self._list.remove(
-                request.match_info["address"], _stream(request), by=_by(request)
-            )
+            removed = await self._list.remove(address, stream, by=_by(request))
         except BadEntry as error:
             raise ProblemError(HTTPStatus.NOT_FOUND, f"Nothing like it is on the list: {error}.") from None
         if not removed:
-            raise ProblemError(HTTPStatus.NOT_FOUND, "It is not on the list.")
+            raise await self._not_there(address, stream)
         return _json(LiftedView.model_construct(removed=removed).model_dump())
+
+    async def _not_there(self, address: str, stream: str | None) -> ProblemError:
+        """404, which says what holds for the address all the same."""
+        holding = [
+            f"{each.address} ({each.stream})" if each.stream else each.address
+            for each in await self._list.listed(address, None, after="", most=NAMED)
+            if stream is None or each.stream in {"", stream}
+        ]
+        if not holding:
+            return ProblemError(HTTPStatus.NOT_FOUND, "It is not on the list.")
+        are = "is, which holds" if len(holding) == 1 else "are, which hold"
+        detail = f"No such entry is on the list, but {', '.join(holding)} {are} for it."
+        return ProblemError(HTTPStatus.NOT_FOUND, detail, reason="still-suppressed")
 
     async def import_suppressions(self, request: web.Request) -> web.Response:
         """Put the entries of a file on the list."""

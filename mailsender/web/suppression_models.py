@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from mailsender.suppression.csv_text import MAX_FAULTS
 from mailsender.suppression.port import Source
@@ -34,9 +34,11 @@ class SuppressionIn(BaseModel):
     reason: str = Field(
         "", description=f"Why, for reports; {MAX_REASON} characters of it are kept.", max_length=2000
     )
-    until: AwareDatetime | Literal["never"] | None = Field(
+    until: str | None = Field(
         None,
-        description="Until when it holds; `never`: it does not end by itself. Without it: SUPPRESSION_LIFE.",
+        description="Until when it holds: a time such as 2026-12-31T23:59:59Z, or a duration from now such as"
+        " 60d; `never`: it does not end by itself. Without it: SUPPRESSION_LIFE.",
+        max_length=100,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Protocol
 
 from mailsender.suppression.csv_text import Reader
@@ -13,10 +12,10 @@ from mailsender.suppression.port import Entry
 class SuppressionOperations(Protocol):
     """The suppression list, as the HTTP side sees it. Each call may raise `Unavailable`: that is a 503."""
 
-    def entry(
-        self, address: str, *, stream: str, reason: str, until: datetime | None, endless: bool
-    ) -> Entry:
+    def entry(self, address: str, *, stream: str, reason: str, until: str) -> Entry:
         """The entry that an operator asks for. See `mailsender.suppression.rules.entry_of`.
+
+        `until` is what `end_of` there reads; empty it is the usual time.
 
         Raises:
             BadEntry: it can be none.
@@ -46,6 +45,8 @@ class SuppressionOperations(Protocol):
 
     async def listed(self, address: str, stream: str | None, *, after: str, most: int) -> list[Entry]:
         """Up to `most` entries that hold now and whose keys follow `after`. See `SuppressionStore.listed`.
+
+        With an `address` those that hold for it: its own and those of its domain.
 
         Raises:
             BadEntry: `address` is neither empty nor an address.

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from mailsender import __version__
 from mailsender.check.findings import Finding, worst
 from mailsender.cli.app import app
+from mailsender.cli.tables import print_status
 from mailsender.dev.process import free_port
 from mailsender.model.letter import Letter
 from mailsender.settings.environment import Settings
@@ -395,6 +399,48 @@ def test_status_shows_what_replies_asked_for(command: Command, played: tuple[Pla
     assert "454 [b]x" in orders
     assert "somebody" in orders, "who has to act is told, where no time ends it"
     assert "own" not in orders
+
+
+def printed(status: dict[str, Any]) -> str:
+    console = Console(file=StringIO(), width=240)
+    print_status(status, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_times_are_those_of_a_clock_in_utc() -> None:
+    """What programs read of `/status` has microseconds and an offset; no person needs either."""
+    raw = "2026-11-30T10:44:38.430000+00:00"
+    shown = printed(
+        {
+            "version": "1",
+            "state": "running",
+            "ready": False,
+            "not_ready_because": [],
+            "waits_for": [{"part": "relay", "relay": "a", "text": "no", "since": raw, "until": raw}],
+            "queue": {"since": raw, "in": {"at": "2026-11-30T12:44:38.4+02:00"}},
+            "relays": [{"relay": "a", "again": raw, "trouble": f"at {raw} it said"}],
+        }
+    )
+    assert "since 2026-11-30T10:44:38Z, until 2026-11-30T10:44:38Z" in shown
+    assert shown.count("2026-11-30T10:44:38Z") == 5
+    assert shown.count(raw) == 1, "the words of others stay as they are"
+
+
+def test_orders_have_columns_that_say_what_they_mean() -> None:
+    raw, later = "2026-11-30T10:44:38.430000+00:00", "2026-11-30T10:54:38Z"
+    order = {"scope": "relay", "rule": "r/1", "said": "454 x", "until": raw, "pace": 0.5, "over": later}
+    orders = [order | {"holds": True}, order | {"holds": False, "rule": "r/2"}]
+    shown = printed({"relays": [{"relay": "a", "orders": orders}]}).partition("\norders")[2]
+    lines = [line for line in shown.splitlines() if re.search("[┃│]", line)]
+    heads, *rows = [[cell.strip() for cell in re.split("[┃│]", line)][1:-1] for line in lines]
+    assert heads == [
+        *("relay", "scope", "rule", "nothing until"),
+        *("part of the rate now", "full rate again", "said"),
+    ]
+    assert rows == [
+        ["a", "relay", "r/1", "2026-11-30T10:44:38Z", "50%", later, "454 x"],
+        ["a", "relay", "r/2", "-", "50%", later, "454 x"],
+    ]
 
 
 def test_it_is_said_why_a_letter_waits(command: Command, played: tuple[Played, str]) -> None:

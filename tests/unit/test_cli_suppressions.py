@@ -59,7 +59,7 @@ def test_addresses_are_added_listed_and_removed(suppress: Command, service: tupl
     assert (made.exit_code, made.stdout) == (0, "2 put, 2 of them new\n")
     assert suppress("add", BOB, "--stream", "news").exit_code == 0
     listed = suppress("list")
-    assert re.sub(r"[0-9-]{10}T[0-9:.]+Z", "SOME TIME", listed.stdout).splitlines() == [
+    assert re.sub(r"[0-9-]{10}T[0-9:]{8}Z", "SOME TIME", listed.stdout).splitlines() == [
         f"{ANN}  for good  operator: left us",
         f"{BOB}  for good  operator: left us",
         f"{BOB} (news)  until SOME TIME  operator",
@@ -72,8 +72,22 @@ def test_addresses_are_added_listed_and_removed(suppress: Command, service: tupl
     found = json.loads(suppress("list", "--limit", "2", "--json").stdout)
     assert suppress("list", "--after", found["next"]).stdout.startswith(f"{BOB} (news)")
     assert suppress("remove", BOB, "eve@example.test", "--stream", "news").stdout == "1 removed\n"
-    assert json.loads(suppress("remove", ANN, BOB, "--json").stdout) == {"removed": 2}
+    assert json.loads(suppress("remove", ANN, BOB, "--json").stdout) == {"removed": 2, "held": []}
     assert service[0].kept() == []
+
+
+def test_an_address_that_its_domain_holds_is_listed_and_not_removed(suppress: Command) -> None:
+    assert suppress("add", "@dead.test", "--until", "60d").exit_code == 0
+    assert suppress("list", "--address", "anyone@dead.test").stdout.startswith("@dead.test  until ")
+    made = suppress("remove", "anyone@dead.test")
+    text = "No such entry is on the list, but @dead.test is, which holds for it."
+    assert (made.exit_code, made.stdout, made.stderr) == (
+        0,
+        "0 removed\n",
+        f"mailsender: anyone@dead.test: {text}\n",
+    )
+    found = json.loads(suppress("remove", "anyone@dead.test", "--json").stdout)
+    assert found == {"removed": 0, "held": [{"address": "anyone@dead.test", "text": text}]}
 
 
 def test_the_way_of_a_letter_says_whether_the_list_has_its_address(

@@ -216,6 +216,38 @@ def test_without_a_file_the_host_is_missing_still(monkeypatch: pytest.MonkeyPatc
         load()
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"KAFKA_BROKERS": "", "MONGODB_URI": ""}, ["KAFKA_BROKERS: is missing", "MONGODB_URI: is missing"]),
+        ({"MONGODB_URI": ""}, ["MONGODB_URI: is missing"]),
+        ({"SMTP_PORT": "x"}, ["SMTP_PORT: "]),
+        ({"KAFKA_BROKERS": "'k:1'"}, ["KAFKA_BROKERS: the quotes around it"]),
+    ],
+)
+def test_what_is_wrong_with_settings_and_the_file_is_told_together(
+    loaded: Any, given: dict[str, str], named: list[str]
+) -> None:
+    """Who mends one of them does not find the other by the next start."""
+    text = SMALL + "[relays.b]\nport = 25\n"
+    with pytest.raises(SettingsError) as caught:
+        loaded(text, **given)
+    said = str(caught.value)
+    assert all(each in said for each in named)
+    assert said.count("MAILSENDER_CONFIG: ") == 1
+    assert said.endswith("relays.toml:5: relays.b.host: is missing")
+    with pytest.raises(SettingsError) as caught:
+        loaded(SMALL, **given)
+    assert all(each in str(caught.value) for each in named)
+    assert "relays.toml" not in str(caught.value)
+
+
+def test_a_bad_name_of_the_file_is_told_once(loaded: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        loaded(SMALL, MAILSENDER_CONFIG="'x.toml'", KAFKA_BROKERS="")
+    assert str(caught.value).count("MAILSENDER_CONFIG: ") == 1
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 RULE = '[[relays.a.rules]]\ncode = 450\naction = "wait"\nscope = "relay"\n'
@@ -230,12 +262,65 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ("[relays.a]\nport = 25\n", "relays.toml:1: relays.a.host: is missing"),
         (
             '[relays.a]\nhost = "h"\nport = "25"\n',
-            "relays.toml:3: relays.a.port: input should be a valid int",
+            "relays.toml:3: relays.a.port: a whole number is needed, without quotes, such as 587",
         ),
         (
             '[relays.a]\nhost = "h"\nport = true\n',
-            "relays.toml:3: relays.a.port: input should be a valid int",
+            "relays.toml:3: relays.a.port: a whole number is needed, without quotes, such as 587",
         ),
+        (
+            '[relays.a]\nhost = "h"\ntls_verify = "no"\n',
+            "relays.toml:3: relays.a.tls_verify: true or false is needed, without quotes",
+        ),
+        (
+            '[relays.a]\nhost = "h"\npassword = 4711\n',
+            'relays.toml:3: relays.a.password: a text is needed, in quotes, such as "${SES_PASSWORD}"',
+        ),
+        (
+            SMALL + 'fallback = "gamma"\n',
+            'relays.toml:5: routes.default.fallback: a list is needed: ["gamma"]',
+        ),
+        (
+            '[routes.default]\nrelays = "beta"\n',
+            'relays.toml:2: routes.default.relays: a list is needed: ["beta"]',
+        ),
+        (
+            "[routes.default]\nrelays = 7\n",
+            'relays.toml:2: routes.default.relays: a list is needed, such as ["ses", "postfix"]',
+        ),
+        (
+            "[routes.default]\nrelays = [7]\n",
+            'toml:2: routes.default.relays[0]: a table is needed, such as { name = "ses", weight = 3 }',
+        ),
+        (
+            "[routes.default.relays]\na = 1\n",
+            'relays.toml:1: routes.default.relays: a list is needed, such as ["ses", "postfix"]',
+        ),
+        (
+            SMALL + RULE.replace("[[", "[").replace("]]", "]"),
+            "relays.toml:5: relays.a.rules: these are several tables: each begins with [[relays.a.rules]]",
+        ),
+        (
+            SMALL + RULE + "enhanced = 4.7\n",
+            "relays.toml:9: relays.a.rules[0].enhanced: a text is needed, in",
+        ),
+        (SMALL + RULE + "enhanced = 4.7\n", 'in quotes, such as "4.7.28" (the rule a/1)'),
+        (
+            SMALL + RULE + 'enhanced = ["4.7.1", 4.7]\n',
+            'relays.a.rules[0].enhanced[1]: a text is needed, in quotes, such as "4.7.28" (the rule a/1)',
+        ),
+        (SMALL + RULE + 'name = "mine"\nstge = "dot"\n', "stage may be meant (the rule mine)"),
+        (SMALL + RULE + RULE.replace("450", "250"), "is needed (the rule a/2)"),
+        (
+            SMALL + 'match = "x"\n',
+            'routes.default.match: a table is needed, such as { stream = "newsletter" }',
+        ),
+        (
+            '[relays.a]\nhost = "h"\nrules = [7]\n',
+            "toml:3: relays.a.rules[0]: a table is needed: [[relays.a.rules]] (the rule a/1)",
+        ),
+        (SMALL + 'share = "3"\n', "routes.default.share: a number is needed, without quotes, such as 1"),
+        (SMALL + "relay = 1\n[relays]\nb = 1\n", "relays.b: a table is needed: [relays.b]"),
         ('[relays.a]\nhost = "h"\nport = 70000\n', "relays.toml:3: relays.a.port: input should be less than"),
         ('[relays.a]\nhost = "h"\nrate = "14"\n', "relays.toml:3: relays.a.rate: a rate such as 14/s"),
         ('[relays.a]\nhost = "h"\nrate = 14\n', "relays.toml:3: relays.a.rate: a rate is written in quotes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from mailsender.routing.plan import Match, Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.presets import PRESETS
 from mailsender.routing.relay import RelayPolicy
-from mailsender.routing.reply_rule import STAGES
+from mailsender.routing.reply_rule import STAGES, Action, ReplyRule, Scope, Suppress
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.table import Traits
 from mailsender.routing.way import way_of
@@ -65,7 +66,7 @@ def test_it_says_which_rule_fits_what_is_done_to_whom_and_until_when() -> None:
     ("line", "stage", "words"),
     [
         ("550 5.1.1 No such user", "rcpt", ["not tried again", "suppressed at once", "default/mailbox"]),
-        ("550 No", "rcpt", ["a second time"]),
+        ("550 No", "rcpt", ["a second letter"]),
         ("450 4.2.0 Greylisted", "rcpt", ["tried again later, as it says", "the attempt counts"]),
         ("554 5.7.1 Spam", "dot", ["weigh", "a 5xx is final only if"]),
         ("535 5.7.8 No", "auth", ["default/session", "does not count"]),
@@ -77,6 +78,76 @@ def test_it_says_which_rule_fits_what_is_done_to_whom_and_until_when() -> None:
 def test_the_defaults_are_explained_as_well(line: str, stage: str, words: list[str]) -> None:
     text = "\n".join(explained((), line, Phase(stage)).lines(NOW))
     assert all(word in text for word in words), text
+
+
+SUPPRESSES = ReplyRule(
+    name="r/mine", text="closed", action=Action.FAIL, scope=Scope.RECIPIENT, suppress=Suppress.AT_ONCE
+)
+LEARNS = "where the service learns (SUPPRESSION_LEARN) "
+AT_RCPT = "nothing is put there: of a refusal in these words only one at RCPT counts (--stage rcpt)"
+
+
+@pytest.mark.parametrize(
+    ("line", "stage", "suppress", "said"),
+    [
+        ("550 5.1.1 No such user", "rcpt", "at_once", f"{LEARNS}the address is suppressed at once"),
+        ("551 5.1.6 Moved", "rcpt", "at_once", f"{LEARNS}the address is suppressed at once"),
+        (
+            "550 No",
+            "rcpt",
+            "second",
+            f"{LEARNS}the address is suppressed when a second letter is refused so",
+        ),
+        ("550 5.7.1 Policy", "rcpt", "never", None),
+        ("450 4.1.1 No", "rcpt", "never", None),
+        ("550 5.1.1 No such user", "dot", "never", AT_RCPT),
+        ("550 5.1.1 No such user", "data", "never", AT_RCPT),
+        ("554 5.7.1 Spam", "dot", "never", None),
+        ("535 5.7.8 No", "auth", "never", None),
+        ("550 5.7.1 closed", "dot", "at_once", f"{LEARNS}the address is suppressed at once"),
+    ],
+)
+def test_it_says_what_a_refusal_puts_on_the_list(
+    line: str, stage: str, suppress: str, said: str | None
+) -> None:
+    """As `suppression.rules.refusals_of` would have it, which is what learns."""
+    for taken in (False, True):
+        found = explained((SUPPRESSES,), line, Phase(stage), taken=taken)
+        lines = [each for each in found.lines(NOW) if each.startswith("list ")]
+        assert lines == ([] if said is None else [f"list    {said}"])
+        assert (found.document(NOW)["suppress"], found.document(NOW)["learns"]) == (suppress, None)
+
+
+@pytest.mark.parametrize(
+    ("learns", "said"),
+    [
+        ("true", "list    the address is suppressed at once"),
+        (
+            "false",
+            "list    nothing is put there: the service does not learn from refusals (SUPPRESSION_LEARN)",
+        ),
+    ],
+)
+def test_of_a_relay_of_the_settings_it_says_whether_the_service_learns(
+    learns: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    words = ("550 5.1.1 No such user", "--stage", "rcpt", "--relay")
+    status, text = told(*words, "default", SUPPRESSION_LEARN=learns)
+    assert (status, said in text.splitlines()) == (0, True), text
+    assert json.loads(told(*words, "default", "--json", SUPPRESSION_LEARN=learns)[1])["learns"] is (
+        learns == "true"
+    )
+    path = tmp_path / "relays.toml"
+    path.write_text(f"{FILE}[suppression]\nlearn = {learns}\n")
+    status, text = told(*words, "one", MAILSENDER_CONFIG=str(path))
+    assert (status, said in text.splitlines()) == (0, True), text
+
+
+def test_what_is_split_is_sent_to_at_once() -> None:
+    lines = list(explained((), "452 4.5.3 Too many recipients", Phase.RCPT, taken=True).lines(NOW))
+    assert "letter  sent to at once; the attempt does not count" in lines
 
 
 def test_what_went_before_changes_what_it_means() -> None:
@@ -111,6 +182,7 @@ def test_the_command_asks_no_setting_for_a_preset() -> None:
         (("250 Ok",), "a reply begins with its code"),
         (("450 No", "--preset", "nobody"), "preset: nobody is none; there are ses"),
         (("450 No", "--stage", "rset"), "--stage: rset is none; there are connect"),
+        (("450 No", "--relay", "default", "--preset", "ses"), "--preset and --relay say two things"),
         (("450 No", "--relay", "nobody"), "relay: nobody is none; there are default"),
         (("450 No", "--to", "ann@example.org"), "one of REPLY, --to and --letter is needed"),
         (("450 No", "--letter", "0" * 24), "one of REPLY, --to and --letter is needed"),
@@ -210,6 +282,13 @@ def test_it_is_said_why_it_is_that_route(traits: Traits, head: str) -> None:
     [
         (("--to", "anna@gmail.com"), 0, "route   default: no other one is for it"),
         (("--to", "anna@gmail.com", "--json"), 0, '"takes_sender": true'),
+        (("--to", "anna@gmail.com", "--route", "default"), 0, "route   default: no other one is for it"),
+        (
+            ("--to", "anna@gmail.com", "--route", "nix"),
+            1,
+            "route   none: there is no route 'nix'; a letter that names it is an error",
+        ),
+        (("--to", "anna@gmail.com", "--route", "nix", "--json"), 1, '"route": null'),
         (("--to", "nobody"), 2, ""),
         (("--to", "anna@gmail.com", "--priority", "urgent"), 2, "--priority: urgent is none; there are high"),
         (("--to", "anna@gmail.com", "--from", "x"), 2, ""),
@@ -223,3 +302,46 @@ def test_the_command_says_the_way(
         monkeypatch.setenv(name, value)
     found, text = told(*words)
     assert (found, said in text) == (status, True), text
+
+
+FILE = """\
+[relays.one]
+host = "mx.example.test"
+[routes.default]
+relays = ["one"]
+[routes.news]
+match = { stream = "news" }
+relays = ["one"]
+[routes.mine]
+open = true
+relays = ["one"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "said"),
+    [
+        ("mine", 0, "route   mine: the letter names it"),
+        (
+            "news",
+            1,
+            "route   none: the route 'news' is not open to letters that name it; a letter that names it is an"
+            " error",
+        ),
+        ("default", 1, "route   none: the route 'default' is not open"),
+        ("nix", 1, "route   none: there is no route 'nix'; a letter that names it is an error"),
+    ],
+)
+def test_a_letter_that_may_not_have_its_route_is_an_error(
+    route: str, status: int, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "relays.toml"
+    path.write_text(FILE)
+    for name, value in {**SETTINGS, "MAILSENDER_CONFIG": str(path)}.items():
+        monkeypatch.setenv(name, value)
+    words = ("--to", "anna@gmail.com", "--stream", "news", "--route", route)
+    found, text = told(*words)
+    assert (found, text.startswith(said)) == (status, True), text
+    document = json.loads(told(*words, "--json")[1])
+    assert document["route"] == (None if status else route)
+    assert bool(document["relays"]) is not bool(status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,19 +14,24 @@ from mailsender.admin.explaining import Explaining
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import build
 from mailsender.cli.letter_way import list_told, told
+from mailsender.intake.batch import Fault
 from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
-from mailsender.model.letter import Letter, Phase, Result, Settlement, Status, Verdict
+from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.ratelimit.order import RELAY, Order, destination, sender
 from mailsender.routing.obstacles import Kind
+from mailsender.sending.attempt import NEVER_TRIED
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.suppression.port import Source
 from mailsender.suppression.rules import entry_of
 from mailsender.web.explain_models import ExplainedView, Kinds
+from mailsender.web.operations import BadBatch, BadLetter, Submission
+from mailsender.web.operations import Fault as Wrong
 from tests.claims import REPLICA, token_of
 from tests.clocks import ManualClock
 from tests.dispatching import letter
+from tests.fakes import FakeSink
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,6 +60,9 @@ window = "WINDOW"
 [routes.far]
 match = { destination = "far.test" }
 relays = ["grid"]
+[routes.mine]
+open = true
+relays = ["own"]
 """
 REFUSAL = Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="Account suspended")
 NEWS, NIGHT = Handling(stream="news"), Handling(stream="night")
@@ -72,6 +82,13 @@ class Scene:
     async def put(self, number: int, *addresses: str, **more: object) -> Letter:
         made = letter(number, *addresses, **more)
         await self.queue.insert([made])
+        return made
+
+    async def ended(
+        self, number: int, *recipients: Recipient, status: Status = Status.ERROR, **more: object
+    ) -> Letter:
+        made = letter(number, *(each.address for each in recipients), status=status, **more)
+        await self.queue.insert([made := made.evolve(recipients=recipients)])
         return made
 
     async def ask(self, which: Letter) -> ExplainedView:
@@ -268,18 +285,136 @@ async def test_what_ended_and_what_nobody_knows(scene: Scene) -> None:
         await Explaining(scene.replica).explain(bad.id)
 
 
+REFUSED = Result(
+    verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="No such user", rule="r/gone"
+)
+BUSY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, text="Busy", rule="default/later")
+ON_LIST = Result(verdict=Verdict.REFUSED, phase=Phase.INTAKE, text="suppressed: left us")
+LOST = Result(verdict=Verdict.UNCERTAIN, phase=Phase.DOT, text="the connection was lost")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "said"),
+    [
+        (
+            Recipient(address="a@shut.test", result=ON_LIST),
+            "To a@shut.test: nothing was sent, suppressed: left us. Now the list has @shut.test, by operator"
+            " (left us).",
+        ),
+        (
+            Recipient(address="a@other.test", result=ON_LIST),
+            "To a@other.test: nothing was sent, suppressed: left us. Now no entry of the list holds for it.",
+        ),
+        (
+            Recipient(address="a@x.test", result=REFUSED, relay="ses"),
+            "To a@x.test: ses refused it at rcpt (rule r/gone): 550 5.1.1 No such user",
+        ),
+        (
+            Recipient(address="a@x.test", result=BUSY, relay="grid", tries=7, closed=True),
+            "To a@x.test: given up after 7 attempts; grid put it off last, at rcpt (rule default/later): 450"
+            " Busy",
+        ),
+        (
+            Recipient(address="a@x.test", result=LOST, relay="grid", tries=1, doubts=1, closed=True),
+            "To a@x.test: nobody knows whether it got it over grid: the connection was lost",
+        ),
+        (
+            Recipient(address="a@x.test", result=NEVER_TRIED, closed=True),
+            "To a@x.test: its time was over before it was tried.",
+        ),
+    ],
+)
+async def test_what_ended_is_told_recipient_by_recipient(
+    scene: Scene, recipient: Recipient, said: str
+) -> None:
+    now = datetime.fromtimestamp(scene.clock.epoch(), UTC)
+    entry = entry_of(
+        "@shut.test", reason="left us", source=Source.OPERATOR, since=now, endless=True, now=now, life=1
+    )
+    await scene.replica.parts.suppressions.put([entry])
+    asked = await scene.ended(1, recipient)
+    why = "nobody knows whether a relay took it" if recipient.doubts else "no relay took it"
+    head = f"It ended as an error at {scene.in_seconds(0)}: {why}."
+    assert (await scene.ask(asked)).says == [head, said]
+    got = Recipient(address="got@x.test", result=Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250))
+    asked = await scene.ended(2, got, recipient, status=Status.SENT, finished_at=now)
+    head = f"It was sent at {scene.in_seconds(0)}, to 1 of 2 recipients."
+    assert (await scene.ask(asked)).says == [head, said]
+
+
+async def test_of_many_who_got_nothing_the_first_are_told(scene: Scene) -> None:
+    many = tuple(Recipient(address=f"r{n}@x.test", result=REFUSED, relay="ses") for n in range(25))
+    asked = await scene.ended(1, *many)
+    says = (await scene.ask(asked)).says
+    assert (len(says), says[-1]) == (
+        12,
+        f"15 more recipients did not get it: GET /letters/{asked.id} has all.",
+    )
+
+
+async def test_why_it_ended_is_told_although_the_list_is_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("MongoDB is away")
+
+    monkeypatch.setattr(scene.replica.suppression, "met", away)
+    hit = Recipient(address="a@shut.test", result=ON_LIST)
+    says = (await scene.ask(await scene.ended(1, hit))).says
+    assert says[1] == "To a@shut.test: nothing was sent, suppressed: left us."
+
+
+async def test_it_is_told_when_a_letter_expires_that_waits(scene: Scene) -> None:
+    expires = datetime.fromtimestamp(scene.clock.epoch() + 3600, UTC)
+    found = await scene.ask(asked := await scene.put(1, expires=expires))
+    assert (
+        found.says[2] == f"It expires at {scene.in_seconds(3600)}: if it is not sent before, it is an error."
+    )
+    scene.clock.forward(3601)
+    says = (await scene.ask(asked)).says
+    assert not any("expires at" in each for each in says)
+    assert "Its time to be sent is over: it is reported as expired within seconds." in says
+
+
 async def test_the_terminal_shows_relays_and_recipients_and_nothing_that_steers_it(scene: Scene) -> None:
     asked = await scene.put(1, *(f"r{number}@x.test" for number in range(25)), handling=NEWS, route="news")
     scene.ses.hold("0" * 24, Result(verdict=Verdict.REFUSED, phase=Phase.MAIL, code=550, text="\x1b[31mno"))
-    lines = list(told((await scene.ask(asked)).model_dump(mode="json")))
+    now = datetime.fromtimestamp(scene.clock.epoch(), UTC)
+    lines = list(told((await scene.ask(asked)).model_dump(mode="json"), now))
     assert lines[0] == f"letter {asked.id}: awaiting"
     (ses,) = [each for each in lines if each.startswith("  ses")]
     assert ses.startswith("  ses, weight 3: ses refuses everybody's letters: 550 [31mno.")
     assert "  own, only where none of the others goes: goes" in lines
     assert lines[-1] == "… and 5 more recipients"
-    assert lines[-2].startswith("r19@x.test: next grid, at ")
+    assert lines[-2] == f"r19@x.test: next grid, due since {scene.in_seconds(0)}"
     assert "not known" in next(list_told(None))
     assert list(list_told([])) == ["list    the address is not on the suppression list"]
+
+
+@pytest.mark.parametrize(
+    ("relays", "kinds", "at", "said"),
+    [
+        ([], [], -60, "no relay goes for it now; due since 2026-11-30T10:44:08Z"),
+        ([], [], 60, "no relay goes for it now; due at 2026-11-30T10:46:08Z"),
+        ([], ["order"], None, "no relay goes for it now"),
+        (["a"], [], 60, "next a, at 2026-11-30T10:46:08Z"),
+        (["a", "b"], [], -60, "next a or b, due since 2026-11-30T10:44:08Z"),
+        (["a"], [], None, "next a"),
+        ([], ["suppressed"], -60, "nothing is sent to it"),
+    ],
+)
+async def test_the_next_try_of_a_recipient_is_a_time_to_come(
+    relays: list[str], kinds: list[str], at: float | None, said: str
+) -> None:
+    now = datetime(2026, 11, 30, 10, 45, 8, 430000, tzinfo=UTC)
+    person = {
+        "address": "u0@a.test",
+        "next_relays": relays,
+        "next_try": None if at is None else (now + timedelta(seconds=at)).isoformat(),
+        "obstacles": [{"kind": each, "text": "x"} for each in kinds],
+    }
+    answer = {"id": "1", "status": "awaiting", "says": [], "ways": [], "recipients": [person]}
+    assert list(told(answer | {"recipients_left_out": 0}, now))[1:] == [f"u0@a.test: {said}"]
 
 
 async def test_a_dry_run_tells_ways_and_whom_the_list_has(scene: Scene) -> None:
@@ -298,7 +433,48 @@ async def test_a_dry_run_tells_ways_and_whom_the_list_has(scene: Scene) -> None:
     assert {each.route: each.recipients for each in second.ways} == {"far": 1, "default": 1}
     assert (first.route, second.route, first.suppressed) == ("news", "default", ["a@far.test"])
     assert [each.index for each in found.faults] == [2]
-    assert found.faults[0].text.startswith("Route names no route")
+    assert (found.faults[0].field, found.faults[0].text) == (
+        "Route",
+        "names no route that letters may choose",
+    )
+
+
+@pytest.mark.parametrize(("route", "taken"), [("far", False), ("nix", False), ("mine", True), ("", True)])
+async def test_a_letter_that_may_not_have_its_route_is_not_published(
+    scene: Scene, route: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what else is wrong with a letter: it would end as an error, hours later for all its sender knows."""
+    sink = FakeSink()
+    monkeypatch.setattr(scene.replica, "parts", replace(scene.replica.parts, sink=sink))
+    monkeypatch.setattr(scene.replica, "state", "running")
+    operations = ReplicaOperations(scene.replica)
+    good = {"Subject": "s", "Body": "b", "Addresses": ["b@near.test"]}
+    wished = good | {"route": route}
+    twice = wished | {"Addresses": ["@"]}
+    fault = Fault(index=1, field="Route", text="names no route that letters may choose")
+    try:
+        batch = await refused(operations.post(json.dumps([good, wished]).encode(), ""), BadBatch)
+        alone = await refused(operations.submit(Submission(body=json.dumps(wished).encode()), ""), BadLetter)
+        both = await refused(operations.submit(Submission(body=json.dumps(twice).encode()), ""), BadLetter)
+        dry = await operations.dry_run(json.dumps([good, wished]).encode())
+    finally:
+        await operations.close()
+    assert batch == (() if taken else (fault,))
+    assert alone == (() if taken else (replace(fault, index=0),))
+    assert [each.field for each in both] == ["Addresses[0]", *([] if taken else ["Route"])]
+    assert [(each.index, each.field, each.text) for each in dry.faults] == [
+        (each.index, each.field, each.text) for each in batch
+    ]
+    assert len(sink.published) == (2 if taken else 0)
+
+
+async def refused(call: Awaitable[object], kind: type[BadBatch]) -> tuple[Wrong, ...]:
+    """What was wrong with what was posted; empty where it was taken."""
+    try:
+        await call
+    except kind as error:
+        return error.faults
+    return ()
 
 
 async def test_kinds_are_those_of_the_description() -> None:

@@ -195,6 +195,29 @@ def test_several_bad_values_are_named_in_one_line(environment: Any) -> None:
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"KAFKA_BROKERS": None, "MONGODB_URI": None}, ("KAFKA_BROKERS", "MONGODB_URI")),
+        ({"KAFKA_BROKERS": None, "MONGODB_URI": None, "MONGO_LOCAL": "mongodb://x/"}, ("KAFKA_BROKERS",)),
+        (
+            {"SMTP_USER": None, "MONGODB_URI": None, "HTTP_HOST": "0.0.0.0"},
+            ("SMTP_FROM", "MONGODB_URI", "HTTP_API_KEY"),
+        ),
+        (
+            {"MONGODB_URI": "nonsense", "SMTP_PASSWORD": "p", "SMTP_TLS": "none"},
+            ("MONGODB_URI", "SMTP_TLS"),
+        ),
+    ],
+)
+def test_what_is_judged_over_several_settings_is_named_together(
+    environment: Any, given: dict[str, str | None], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**given)
+    assert tuple(part.partition(": ")[0] for part in str(caught.value).split("; ") if ": " in part) == named
+
+
 def test_an_empty_variable_counts_as_absent(environment: Any) -> None:
     assert environment(SMTP_PORT="").smtp_port == 587
 

@@ -80,9 +80,7 @@ async def test_an_operator_stops_a_letter_that_waits(monkeypatch: pytest.MonkeyP
     running = asyncio.create_task(replica.run())
     await until(lambda: replica.relays[0].pool.away)
     await replica.parts.queue.insert([dispatching.letter(1, ANN)])
-    entry = operations.suppressions.entry(
-        "@example.test", stream="", reason="closed", until=None, endless=True
-    )
+    entry = operations.suppressions.entry("@example.test", stream="", reason="closed", until="never")
     assert await operations.suppressions.put([entry], by="a test") == 1
     relay.away = ""
     replica.dispatcher.nudge()

@@ -34,6 +34,10 @@ from tests.unit.test_web import Client, problem, serving
 pytestmark = pytest.mark.asyncio
 
 ANN, BOB = "ann@example.test", "bob@example.test"
+NO_TIME = (
+    "suppressions.0.until: is no time such as 2026-12-31T23:59:59Z, no duration from now such as 60d, and not"
+    " never"
+)
 
 
 class Store(MemorySuppressions):
@@ -162,6 +166,56 @@ async def test_it_is_listed_page_by_page_by_address_and_by_stream() -> None:
         assert (await page(f"address={quote('1@example.test')}&stream=news"))[0] == ["1@example.test news"]
 
 
+async def test_what_holds_for_an_address_is_its_own_and_its_domains() -> None:
+    service = Played()
+    async with listening(service) as client:
+        several = [
+            {"address": f"{name}@example.test", "stream": stream}
+            for name in ("", "1", "ann", "bob")
+            for stream in ("", "news")
+        ]
+        await asked(client, "POST", "/suppressions", data=body(*several, {"address": "@b.example.test"}))
+
+        async def page(query: str) -> tuple[list[str], str | None]:
+            found = await asked(client, "GET", f"/suppressions?{query}")
+            return [f"{e['address']} {e['stream']}".strip() for e in found["suppressions"]], found["next"]
+
+        domains = ["@example.test", "@example.test news"]
+        assert await page("address=Ann@Example.test") == ([*domains, ANN, f"{ANN} news"], None)
+        assert await page("address=eve@example.test") == (domains, None)
+        assert await page("address=@example.test") == (domains, None)
+        assert await page("address=eve@b.example.test") == (["@b.example.test"], None)
+        assert await page("address=ann@example.test&stream=news") == ([domains[1], f"{ANN} news"], None)
+        # Page by page, whichever of the two comes first in the order of keys.
+        for name in ("1@example.test", ANN):
+            whole = sorted([*domains, name, f"{name} news"])
+            first, after = await page(f"address={name}&limit=3")
+            assert (first, after) == (whole[:3], whole[2])
+            assert await page(f"address={name}&limit=3&after={quote(whole[2])}") == (whole[3:], None)
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"),
+    [
+        (f"{ANN}", "@example.test"),
+        (f"{ANN}?stream=news", "@example.test (news)"),
+        (f"{BOB}?stream=news", BOB),
+    ],
+)
+async def test_what_holds_still_is_told_to_who_took_nothing_off(gone: str, left: str) -> None:
+    service = Played()
+    entry = {"address": left.partition(" ")[0], "stream": "news" if "(" in left else ""}
+    async with listening(service) as client:
+        await asked(client, "POST", "/suppressions", data=body(entry))
+        answer = await client.ask("DELETE", f"/suppressions/{gone}")
+        told = problem(answer)
+        assert (answer[0], told["reason"]) == (404, "still-suppressed")
+        assert told["detail"] == f"No such entry is on the list, but {left} is, which holds for it."
+        answer = await client.ask("DELETE", "/suppressions/ann@example.org")
+        assert "reason" not in problem(answer)
+    assert len(service.kept()) == 1
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -192,9 +246,12 @@ async def test_a_parameter_that_cannot_be_understood_is_told(query: str) -> None
             body({"address": ANN}, {"address": "nobody"}),
             "suppressions.1.address: it has no @; nothing was put",
         ),
-        (body({"address": ANN, "until": "soon"}), "suppressions.0.until"),
+        (body({"address": ANN, "until": "soon"}), NO_TIME),
+        (body({"address": ANN, "until": "60"}), NO_TIME),
         (body({"address": ANN, "until": "2020-01-01T00:00:00Z"}), "suppressions.0.until: lies in the past"),
-        (body({"address": ANN, "until": "2030-01-01T00:00:00"}), "suppressions.0.until"),
+        (body({"address": ANN, "until": "0s"}), "suppressions.0.until: lies in the past"),
+        (body({"address": ANN, "until": "99999999999d"}), "suppressions.0.until: lies too far"),
+        (body({"address": ANN, "until": "2030-01-01T00:00:00"}), NO_TIME),
         (body({"address": ANN, "until": "9999-12-31T23:59:59-12:00"}), "suppressions.0.until: lies too far"),
         (body({"address": ANN, "stream": "a\tb"}), "suppressions.0.stream: is no name"),
         (body({"address": ANN, "untill": "never"}), "suppressions.0.untill"),
@@ -206,8 +263,18 @@ async def test_what_cannot_be_put_there_is_told_and_nothing_is(given: str, told:
     async with test_web.serving(service, max_bytes=100_000) as client:
         answer = await client.ask("POST", "/suppressions", data=given)
     assert answer[0] == 400
-    assert problem(answer)["detail"].startswith(told)
+    found = problem(answer)
+    assert found["detail"].startswith(told)
+    assert found["reason"] == ("bad-suppression" if "suppressions." in told else "bad-body")
     assert service.kept() == []
+
+
+async def test_an_entry_may_hold_for_some_time_from_now() -> None:
+    service = Played()
+    async with listening(service) as client:
+        await asked(client, "POST", "/suppressions", data=body({"address": ANN, "until": "60d12h"}))
+        (found,) = (await asked(client, "GET", "/suppressions"))["suppressions"]
+    assert datetime.fromisoformat(found["until"]) == service.now + timedelta(days=60, hours=12)
 
 
 async def test_an_address_is_taken_off_it() -> None:

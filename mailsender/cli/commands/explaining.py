@@ -114,21 +114,22 @@ def explain(
     if sum(map(bool, (reply, to, letter))) != 1:
         text = "one of REPLY, --to and --letter is needed, and not two of them"
         fail(text, status=2, document=error_document(text) if as_json else None)
+    now = datetime.now(UTC)
     if letter:
         answer = ask(url, key, lambda service: service.explain(letter), as_json=as_json)
         if as_json:
             print_json(answer)
         else:
-            typer.echo("\n".join(told(answer)))
+            typer.echo("\n".join(told(answer, now)))
         return
-    now = datetime.now(UTC)
+    no_way = False
     try:
         if to:
             way = explaining.way(
                 to, stream=stream, sender=sender, priority=priority, tags=tag or (), route=route
             )
             entries = asked_in_passing(url, key, lambda service: service.suppressed(to, stream))
-            document = way.document() | {"suppressed": entries}
+            document, no_way = way.document() | {"suppressed": entries}, isinstance(way, explaining.NoWay)
             lines: Iterator[str] = chain(way.lines(), list_told(entries))
         else:
             found = explaining.explanation(reply, stage, preset, relay, taken=taken, carried=carried)
@@ -137,6 +138,8 @@ def explain(
         fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
     if as_json:
         print_json(document)
-        return
-    for line in lines:
-        typer.echo(line)
+    else:
+        for line in lines:
+            typer.echo(line)
+    if no_way:
+        raise typer.Exit(1)

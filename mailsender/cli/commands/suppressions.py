@@ -12,7 +12,7 @@ import typer
 from mailsender.cli.asking import ask
 from mailsender.cli.help import SuppressCommand, SuppressGroup
 from mailsender.cli.options import AsJson, Key, Url
-from mailsender.cli.terminal import STDIN, error_document, fail, print_json
+from mailsender.cli.terminal import STDIN, error_document, fail, moment, print_json
 from mailsender.model.text import counted
 
 suppress = typer.Typer(
@@ -43,7 +43,7 @@ def suppress_add(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for reports.")] = "",
     until: Annotated[
         str | None,
-        typer.Option("--until", metavar="TIME", help="Such as 2026-12-31T00:00:00Z, or never."),
+        typer.Option("--until", metavar="TIME", help="Such as 2026-12-31T00:00:00Z, 60d, or never."),
     ] = None,
     url: Url = None,
     key: Key = "",
@@ -92,7 +92,7 @@ def suppress_list(
 
 def _line(entry: Mapping[str, Any]) -> str:
     whose = f" ({entry['stream']})" if entry["stream"] else ""
-    until = f"until {entry['until']}" if entry["until"] else "for good"
+    until = f"until {moment(entry['until'])}" if entry["until"] else "for good"
     why = f"{entry['source']}: {entry['reason']}" if entry["reason"] else entry["source"]
     return f"{entry['address']}{whose}  {until}  {why}"
 
@@ -103,9 +103,11 @@ def suppress_remove(
 ) -> None:
     """Take addresses off the list, whatever put them there.
 
-    One that is not on it is no error.
+    One that is not on it is no error. Where its domain is, standard error says so.
     """
     answer = ask(url, key, lambda service: service.lift(addresses, stream), as_json=as_json)
+    for each in [] if as_json else answer["held"]:
+        typer.echo(f"mailsender: {each['address']}: {each['text']}", err=True)
     _tell(answer, f"{answer['removed']} removed", as_json=as_json)
 
 

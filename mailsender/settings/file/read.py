@@ -66,13 +66,13 @@ def read_config(path: str, *, smtp: bool) -> Config:
     try:
         tables = FileTables.model_validate(document)
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False, include_context=False)
+        details = error.errors(include_url=False, include_context=False)
         faults = [of_pydantic(FileTables, dict(detail), lines) for detail in details]
-        raise SettingsError(f"{CONFIG}: {told(path, faults, lines)}") from None
+        raise SettingsError(f"{CONFIG}: {told(path, faults, lines, document)}") from None
     found = faults_of(tables, smtp=smtp)
     hosts, credentials = _named(tables, found)
     if found:
-        raise SettingsError(f"{CONFIG}: {told(path, found, lines)}")
+        raise SettingsError(f"{CONFIG}: {told(path, found, lines, document)}")
     return Config(path=path, tables=tables, hosts=hosts, credentials=credentials)
 
 

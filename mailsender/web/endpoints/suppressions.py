@@ -42,7 +42,7 @@ _STREAM: Final[dict[str, Any]] = {
 _OF: Final[Schema] = {
     "name": "address",
     "in": "query",
-    "description": "Entries for this address, or for `@` and a domain.",
+    "description": "What holds for this address: its own entries and its domain's. Or for `@` and a domain.",
     "schema": {"type": "string", "maxLength": 400},
 }
 _AFTER: Final[Schema] = {
@@ -148,7 +148,7 @@ SUPPRESSIONS: Final = (
         answers=(
             Answer(status=200, text="It was on it.", content={JSON: LiftedView}),
             _BAD_QUERY,
-            problem(404, "It is not on it."),
+            problem(404, "It is not on it. `reason` is `still-suppressed` where another entry holds for it."),
             UNAVAILABLE,
         ),
         slow=True,
