@@ -1,7 +1,7 @@
 """When a route sends at all: ``Mon-Fri 08:00-20:00, Sat 10:00-14:00 Europe/Moscow``. Pure.
 
 Times are those of a clock on the wall in the zone, UTC where none is named. A window is open at a moment
-exactly if what that clock shows then, weekday and time, lies in it: an hour that it leaves out is in no window,
+exactly if what that clock shows then, weekday and time, lies in it: an hour that it leaves out is in none,
 and one that it shows twice is in a window twice.
 """
 
