@@ -96,7 +96,7 @@ class ImportedView(BaseModel):
     model_config = _ANSWERED
 
     rows: int = Field(
-        description="Rows of the file that should be entries, put or wrong: without the one that names the columns,"
+        description="Rows of the file that should be entries, put or wrong: without the one that names columns,"
         " and without empty lines.",
         ge=0,
     )
