@@ -96,8 +96,8 @@ class ImportedView(BaseModel):
     model_config = _ANSWERED
 
     rows: int = Field(
-        description="Rows of the file that should be entries, put or wrong: without the one that names columns,"
-        " and without empty lines.",
+        description="Rows of the file that should be entries, put or wrong: not the one that names columns,"
+        " nor empty lines.",
         ge=0,
     )
     put: int = Field(description="How many entries were put on the list.", ge=0)

@@ -26,6 +26,9 @@ from mailsender.settings.sources import SettingsError
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 from mailsender.suppression.rules import SuppressionPolicy
 
+QUOTED = '\'a.b\' . "c.\\"".'
+"""Two parts of a key."""
+
 ISSUE = """\
 [relays.ses]
 host = "email-smtp.eu-west-1.amazonaws.com"
@@ -370,7 +373,18 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ),
         ("[relays.a\n", "relays.toml:1: it is no TOML: expected ']'"),
         ('[relays.a]\nhost = "h"\nhost = "i"\n', "relays.toml:3: it is no TOML: cannot overwrite a value"),
-        ("x = " + "[" * 3000, "relays.toml: it is nested too deep"),
+        ("x = " + "[" * 3000, "relays.toml:1: more than 16 arrays and tables stand in one another"),
+        ("x = [\n" + "{a=" * 300, "relays.toml:2: more than 16 arrays and tables stand in one another"),
+        (f"\n{'a.' * 40}a = 1", "relays.toml:2: a key has 41 parts with dots between them; 16 are allowed"),
+        (f"\n{QUOTED * 40}a = 1", "relays.toml:2: a key has 81 parts with dots between them; 16 are allowed"),
+        (f"[[{'a . ' * 40}a]]", "relays.toml:1: a key has 41 parts with dots between them; 16 are allowed"),
+        (f"x = {{{'a.' * 40}a = 1}}", "relays.toml:1: a key has 41 parts with dots between them; 16 are"),
+        (f"x = [\n{'1,' * 60_000}]", "relays.toml:2: the file has more than 50000 keys, values, arrays and"),
+        ("[[a]]\n" * 30_000, "relays.toml:16667: the file has more than 50000 keys, values, arrays and"),
+        (f"x = {'1' * 5000}", "relays.toml:1: a key or a number has more than 1000 characters"),
+        (f"x = 0x{'1_1' * 500}", "relays.toml:1: a key or a number has more than 1000 characters"),
+        (f"[relays.a]\nport = {'1' * 900}", "relays.toml:2: relays.a.port: "),
+        (f"[routes.a]\nshare = {'1' * 900}", "relays.toml:2: routes.a.share: "),
         ("x = '''", "relays.toml:1: it is no TOML: expected \"'''\""),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args, get_origin
 
@@ -30,15 +31,24 @@ class Fault:
     text: str
 
 
-def told(file: str, faults: Iterable[Fault], lines: Mapping[Path, int]) -> str:
-    """All of them in one line, in the order of the file."""
+def told(file: str, faults: Iterable[Fault], lines: Mapping[Path, int], untold: int = 0) -> str:
+    """All of them in one line, in the order of the file; so many more are `untold`."""
     placed = sorted(((_line(fault.path, lines), fault) for fault in faults), key=lambda each: each[0])
     words = [
         f"{file}:{line}: {f'{_shown(fault.path)}: ' if fault.path else ''}{fault.text}"
         for line, fault in placed[:MOST]
     ]
-    more = [f"and {len(placed) - MOST} more"] if len(placed) > MOST else []
-    return "; ".join(words + more)
+    untold += max(0, len(placed) - MOST)
+    return "; ".join([*words, f"and {untold} more"] if untold else words)
+
+
+def told_of_model(
+    file: str, model: type[BaseModel], details: Sequence[Mapping[str, Any]], lines: Mapping[Path, int]
+) -> str:
+    """The complaints of a model about a document, as `told` has them; only those that are told get words."""
+    first = heapq.nsmallest(MOST, details, key=lambda each: _line(_place(each), lines))
+    faults = [of_pydantic(model, each, lines) for each in first]
+    return told(file, faults, lines, len(details) - len(faults))
 
 
 def unreadable(file: str, error: ValueError, text: str) -> str:
@@ -59,7 +69,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def of_pydantic(model: type[BaseModel], detail: Mapping[str, Any], lines: Mapping[Path, int]) -> Fault:
     """A complaint of a model about a document whose lines are known."""
-    path: Path = tuple(part for part in detail["loc"] if part != "[key]")
+    path = _place(detail)
     kind, text = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
     if kind == "missing":
         return Fault(path, "is missing")
@@ -72,6 +82,10 @@ def of_pydantic(model: type[BaseModel], detail: Mapping[str, Any], lines: Mappin
     while path not in lines and len(path) > 1:
         path = path[:-1]  # an element of a list that the file has as a single value
     return Fault(path, f"{text[:1].lower()}{text[1:]}")
+
+
+def _place(detail: Mapping[str, Any]) -> Path:
+    return tuple(part for part in detail["loc"] if part != "[key]")
 
 
 def _keys(model: type[BaseModel], path: Path) -> list[str]:
