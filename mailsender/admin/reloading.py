@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -26,25 +25,37 @@ class Reloading:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Reloaded]] = set()
 
-    def begin(self, by: str) -> None:
-        """Begin to read it; what comes of that is in the log."""
-        task = asyncio.create_task(self._begun(by))
+    def begin(self, by: str) -> asyncio.Task[Reloaded]:
+        """Begin to read it; what comes of that is in the log, whoever waits for it or goes away.
+
+        Several that are begun at once are done one after the other.
+        """
+        task = asyncio.create_task(self._reload(by))
         self._tasks.add(task)  # the loop alone would let it be collected
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        return task
 
-    async def _begun(self, by: str) -> None:
-        with suppress(BadConfig):
-            await self.reload(by)
+    def _ended(self, task: asyncio.Task[Reloaded]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, BadConfig):  # of that one it is logged
+            context = {"message": "the file was not read again", "exception": error}
+            task.get_loop().call_exception_handler(context)
 
     async def reload(self, by: str) -> Reloaded:
         """Take what can be taken of the file; `by` says for the log who asked.
+
+        Once begun it goes on to its end, also when its caller is cancelled.
 
         Raises:
             NoConfig: there is no file.
             BadConfig: something in it is wrong. Then nothing is changed.
         """
+        return await asyncio.shield(self.begin(by))
+
+    async def _reload(self, by: str) -> Reloaded:
         replica = self._replica
         config = replica.settings.config
         if config is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.service import Replica
-from mailsender.settings.environment import load
+from mailsender.settings.environment import Settings, load
 from mailsender.web.operations import BadConfig, NoConfig
 from tests.dispatching import letter, until
 
@@ -149,8 +150,49 @@ async def test_a_signal_begins_it(path: Path) -> None:
     replaced(path, ("[relays.a]", "wrong"))
     with capture_logs() as logs:
         reloading.begin("SIGHUP")
-        await asyncio.gather(*reloading._tasks)
+        await asyncio.wait(reloading._tasks)
     assert [each["event"] for each in logs] == ["config_refused"]
+
+
+class Held:
+    """Holds each reading of the file until it is let go; `begun` are those that are held, or were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.begun = self.at_once = self.most = 0
+        read = Settings.read_again
+
+        def held(settings: Settings) -> Settings:
+            self.begun += 1
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            assert self.go.wait(10)
+            self.at_once -= 1
+            return read(settings)
+
+        monkeypatch.setattr(Settings, "read_again", held)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("event", ["config_reloaded", "config_refused"])
+async def test_it_goes_on_to_its_end_when_nobody_waits_for_it_any_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    replica, held = replica_of(), Held(monkeypatch)
+    replaced(path, ('"14/s"', '"7/s"' if event == "config_reloaded" else '"7/"'))
+    operations = ReplicaOperations(replica)
+    with capture_logs() as logs:
+        asked = [asyncio.create_task(operations.reload(f"client {number}")) for number in (1, 2)]
+        await until(lambda: held.begun == 1)
+        for each in asked:
+            each.cancel()
+        await asyncio.wait(asked)
+        assert all(each.cancelled() for each in asked)
+        held.go.set()
+        await until(lambda: len(logs) == 2)
+    assert [(each["event"], each["by"]) for each in logs] == [(event, "client 1"), (event, "client 2")]
+    assert replica.relays[0].limiter.allowance.letters == (7 if event == "config_reloaded" else 14)
+    assert (held.begun, held.most) == (2, 1), "one after the other"
 
 
 @pytest.mark.asyncio
