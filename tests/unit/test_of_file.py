@@ -57,5 +57,5 @@ def test_each_key_is_one_and_each_setting_too() -> None:
 
 
 def test_a_text_speaks_of_the_file() -> None:
-    text = "with neither SMTP_PASSWORD, SMTP_TOKEN_FILE nor SMTP_TOKEN_URL nobody logs in"
-    assert file_words(text) == "with neither password, oauth.token_file nor oauth.token_url nobody logs in"
+    text = "without SMTP_PASSWORD, SMTP_TOKEN_FILE and SMTP_TOKEN_URL nobody logs in"
+    assert file_words(text) == "without password, oauth.token_file and oauth.token_url nobody logs in"

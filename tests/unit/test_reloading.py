@@ -130,6 +130,39 @@ async def test_what_cannot_change_is_told_until_a_restart(path: Path) -> None:
     assert replica.relays[1].address == "127.0.0.1:25"
 
 
+LOGIN = 'rate = "14/s"\nuser = "u"\ntls = "none"\nauth_cleartext = true\n'
+
+
+@pytest.mark.asyncio
+async def test_the_file_of_a_password_is_read_again_and_another_password_takes_a_restart(path: Path) -> None:
+    password = path.with_name("password")
+    replaced(path, ('rate = "14/s"\n', f'{LOGIN}password_file = "{password}"\n'))
+    password.write_text("before")
+    reloading = Reloading(replica_of())
+    assert (await reloading.reload("SIGHUP")).left == ()
+    password.write_text("after")
+    found = await reloading.reload("SIGHUP")
+    assert (found.taken, found.left) == ((), ("relays.a: how it is reached, or who logs in",))
+    password.write_text("")
+    with pytest.raises(BadConfig, match=r"relays\.a\.password_file: the file .* is empty"):
+        await reloading.reload("SIGHUP")
+    password.unlink()
+    with pytest.raises(BadConfig, match=r"relays\.a\.password_file: the file .* cannot be read"):
+        await reloading.reload("SIGHUP")
+
+
+@pytest.mark.asyncio
+async def test_files_of_tokens_are_not_read_by_a_reload(path: Path) -> None:
+    token = path.with_name("token")
+    replaced(path, ('rate = "14/s"\n', f'{LOGIN}oauth = {{ token_file = "{token}" }}\n'))
+    token.write_text("before")
+    reloading = Reloading(replica_of())
+    token.write_text("after")
+    assert (await reloading.reload("SIGHUP")).left == ()
+    token.unlink()
+    assert (await reloading.reload("SIGHUP")).left == ()
+
+
 @pytest.mark.asyncio
 async def test_without_a_file_there_is_nothing_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAILSENDER_CONFIG")
