@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from mailsender.routing.changes import Changes, changes
+from mailsender.routing.plan import Plan
 from mailsender.service import Replica
 from mailsender.settings.environment import Settings
 from mailsender.settings.links import links_of
@@ -62,12 +63,12 @@ class Reloading:
             raise NoConfig(NO_FILE)
         async with replica.rereading:
             try:
-                # A disk that hangs must not stop the mail.
-                settings = await asyncio.to_thread(replica.settings.read_again)
+                # Neither a disk that hangs nor a file of many patterns must stop the mail.
+                settings, plan = await asyncio.to_thread(self._read)
             except SettingsError as error:
                 log.error("config_refused", by=by, error=str(error), action="nothing is changed")
                 raise BadConfig(str(error)) from None
-            found = self._take(settings)
+            found = self._take(settings, plan)
         log.info(
             "config_reloaded",
             by=by,
@@ -78,10 +79,15 @@ class Reloading:
         )
         return Reloaded(path=config.path, taken=found.taken, left=found.left)
 
-    def _take(self, settings: Settings) -> Changes:
+    def _read(self) -> tuple[Settings, Plan]:
+        """What the file says now, and what is to be gone by; may take seconds."""
+        settings = self._replica.settings.read_again()
+        return settings, plan_of(settings)
+
+    def _take(self, settings: Settings, plan: Plan) -> Changes:
         ways, old = links_of(settings), links_of(self._replica.settings)
         other = {name for name in ways.keys() & old.keys() if ways[name] != old[name]}
-        found = changes(self._replica.plan, plan_of(settings), other_ways=other)
+        found = changes(self._replica.plan, plan, other_ways=other)
         if found.taken:
             self._replica.adopt(found.plan)
         return found

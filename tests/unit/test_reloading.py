@@ -24,8 +24,10 @@ from mailsender.model.letter import now_ms
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.routing.plan import Plan
 from mailsender.service import Replica
 from mailsender.settings.environment import Settings, load
+from mailsender.settings.relays import plan_of
 from mailsender.web.operations import BadConfig, NoConfig
 from tests.dispatching import letter, until
 
@@ -185,6 +187,25 @@ async def test_a_signal_begins_it(path: Path) -> None:
         reloading.begin("SIGHUP")
         await asyncio.wait(reloading._tasks)
     assert [each["event"] for each in logs] == ["config_refused"]
+
+
+@pytest.mark.asyncio
+async def test_the_mail_goes_on_while_the_file_is_read_and_a_plan_is_made_of_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with thousands of patterns takes most of a second for each of the two."""
+    replica, threads = replica_of(), []
+
+    def made(settings: Settings) -> Plan:
+        threads.append(threading.current_thread())
+        return plan_of(settings)
+
+    monkeypatch.setattr("mailsender.admin.reloading.plan_of", made)
+    replaced(path, ('"14/s"', '"7/s"'))
+    await Reloading(replica).reload("SIGHUP")
+    assert threads
+    assert threading.main_thread() not in threads
+    assert replica.relays[0].limiter.allowance.letters == 7
 
 
 class Held:
