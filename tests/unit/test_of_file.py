@@ -12,6 +12,7 @@ import pytest
 import mailsender.check
 import mailsender.smtp
 from mailsender.settings.environment import Settings
+from mailsender.settings.file.kinds import Table
 from mailsender.settings.file.relays import OAuthTable, RelayTable, TimeoutsTable
 from mailsender.smtp.of_file import KEYS, file_words
 
@@ -19,7 +20,7 @@ SOURCES = [
     *(path for path in sorted(Path(mailsender.smtp.__path__[0]).glob("*.py")) if path.stem != "of_file"),
     Path(mailsender.check.__path__[0]) / "probe.py",
 ]
-TABLES = {"": RelayTable, "oauth": OAuthTable, "timeouts": TimeoutsTable}
+TABLES: dict[str, type[Table]] = {"": RelayTable, "oauth": OAuthTable, "timeouts": TimeoutsTable}
 OF_THE_SERVICE = {"SMTP_FROM"}
 """A relay of the file has no key for it: the setting holds for all."""
 
@@ -31,7 +32,7 @@ def texts(path: Path) -> Iterator[str]:
     parts = {id(each) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for each in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(each.value if isinstance(each, ast.Constant) else "{}" for each in node.values)
+            yield "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in node.values)
         elif (
             isinstance(node, ast.Constant)
             and isinstance(node.value, str)
