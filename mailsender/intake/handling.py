@@ -8,12 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mailsender.message.values import BadKey, of_type, says, string
-from mailsender.model.handling import MAX_ROUTE, MAX_STREAM, MAX_TAGS, PLAIN, Handling, Priority
+from mailsender.model.handling import MAX_ROUTE, MAX_STREAM, MAX_TAGS, NAME, PLAIN, Handling, Priority
 from mailsender.model.text import header_fault
 from mailsender.routing.retry import read_schedule, schedule_text
-
-NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
-"""What streams and routes are called: they stand in files, on command lines and in metrics."""
 
 _MOMENT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
+
+NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
+"""What streams and routes are called: they stand in files, on command lines and in metrics."""
 
 MAX_STREAM: Final = 64
 """Characters of a stream or a tag: a label, which stands in logs, metrics and reports."""

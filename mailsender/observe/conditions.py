@@ -58,14 +58,21 @@ class Conditions:
         self._since: dict[tuple[str, str], float] = {}
 
     def now(self) -> list[Condition]:
-        """Those that are there now."""
+        """Those that are there now; an end that is over already is not told: nobody knows a later one."""
         found = list(self._look())
         now = self._clock.epoch()
         self._since = {
             (each.part, each.relay): each.since or self._since.get((each.part, each.relay), now)
             for each in found
         }
-        return [replace(each, since=self._since[each.part, each.relay]) for each in found]
+        return [
+            replace(
+                each,
+                since=self._since[each.part, each.relay],
+                until=each.until if each.until is not None and each.until > now else None,
+            )
+            for each in found
+        ]
 
 
 def first(*conditions: Condition) -> Iterable[Condition]:

@@ -1,17 +1,18 @@
 """When a route sends at all: ``Mon-Fri 08:00-20:00, Sat 10:00-14:00 Europe/Moscow``. Pure.
 
-Times are those of a clock on the wall in the zone, UTC where none is named. Where that is set forward an hour
-is left out: what begins in it begins as much later as it is left out for. Where it is set back an hour comes
-twice: what begins in it begins the first time, and what ends in it ends the second time.
+Times are those of a clock on the wall in the zone, UTC where none is named. A window is open at a moment
+exactly if what that clock shows then, weekday and time, lies in it: an hour that it leaves out is in none,
+and one that it shows twice is in a window twice.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,11 @@ DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 ALL_DAY: Final = 24 * 60
 """Minutes."""
+
+_HOUR: Final = 3600
+_DAY: Final = 24 * _HOUR
+_WEEK: Final = 7 * _DAY
+"""Seconds."""
 
 MOST_SPANS: Final = 50
 """Spans of a window: more than a week of a shop's hours takes."""
@@ -32,58 +38,61 @@ _ZONE: Final = re.compile(r"\s(UTC|[A-Za-z_]+(?:/[A-Za-z0-9_+\-]+)+)\s*\Z", re.A
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A part of a day, on some days of the week (0: Monday), in minutes since its midnight.
+class Window:
+    """Parts of the week in a zone; a moment is in it when what the zone's clock shows is in one of them.
 
-    `end` may lie in the next day, and then it is more than a day.
+    `edges` are the seconds since Monday's midnight at which it opens and closes in turn, in their order.
     """
 
-    days: frozenset[int]
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Spans of the week in a zone; a moment is in the window when it is in one of them."""
-
-    spans: tuple[Span, ...]
+    edges: tuple[int, ...]
     zone: ZoneInfo
 
     def open_at(self, now: float) -> bool:
         """Whether letters may be sent at `now`, in epoch seconds."""
-        return any(begin <= now < end for begin, end in self._near(now))
+        return bisect_right(self.edges, self._shown(math.floor(now))) % 2 == 1
 
     def next(self, now: float) -> float:
         """The first moment from `now` on at which letters may be sent; both in epoch seconds."""
-        return min(max(begin, now) for begin, end in self._near(now) if end > now)
+        if self.open_at(now):
+            return now
+        second = self._turn(math.floor(now))
+        while not self.open_at(second):
+            second = self._turn(second)
+        return float(second)
 
     def until(self, now: float) -> float:
         """Until when it stays as it is at `now`, open or closed, for certain; both in epoch seconds."""
-        ends = [end for begin, end in self._near(now) if begin <= now < end]
-        return max(ends) if ends else self.next(now)
+        return float(self._turn(math.floor(now))) if self.open_at(now) else self.next(now)
 
-    def _near(self, now: float) -> Iterator[tuple[float, float]]:
-        """Begin and end of its spans from the day before `now` on, for as long as one has to come."""
-        today = datetime.fromtimestamp(now, self.zone).date()
-        # One of yesterday may last until tonight. A week has each span once, and a day may lack one whole.
-        for ahead in range(-2, 15):
-            day = today + timedelta(days=ahead)
-            for span in self.spans:
-                if day.weekday() in span.days:
-                    begin, end = self._at(day, span.begin, 0), self._at(day, span.end, 1)
-                    if begin < end:  # else all of it is left out
-                        yield begin, end
+    def _turn(self, second: int) -> int:
+        """The first moment after this one at which the clock shows an edge, or has been set."""
+        shown = self._shown(second)
+        following = bisect_right(self.edges, shown)
+        edge = self.edges[following] if following < len(self.edges) else self.edges[0] + _WEEK
+        return self._set(second, second + edge - shown)
 
-    def _at(self, day: date, minutes: int, fold: int) -> float:
-        """The moment at which the clock on the wall shows so many minutes after a day's midnight."""
-        days, minutes = divmod(minutes, ALL_DAY)
-        day += timedelta(days=days)
-        wall = datetime(day.year, day.month, day.day, minutes // 60, minutes % 60, tzinfo=self.zone)
-        early, late = (wall.replace(fold=each).timestamp() for each in (0, 1))
-        if early > late:  # it is left out
-            return early
-        return late if fold else early
+    def _set(self, begin: int, end: int) -> int:
+        """The first moment after `begin` at which the clock has been set forward or back, at most `end`.
+
+        No clock is set twice within an hour, and none at a part of a second.
+        """
+        ahead = self._ahead(begin)
+        for at in range(begin, end, _HOUR):
+            later = min(at + _HOUR, end)
+            if self._ahead(later) != ahead:
+                return at + bisect_left(
+                    range(at, later), True, key=lambda second: self._ahead(second) != ahead
+                )
+        return end
+
+    def _shown(self, second: int) -> int:
+        """What the zone's clock shows, in seconds since its last Monday's midnight."""
+        wall = datetime.fromtimestamp(second, self.zone)
+        return wall.weekday() * _DAY + wall.hour * _HOUR + wall.minute * 60 + wall.second
+
+    def _ahead(self, second: int) -> timedelta | None:
+        """By how much the zone's clock is ahead of UTC."""
+        return datetime.fromtimestamp(second, self.zone).utcoffset()
 
 
 class Hours:
@@ -131,13 +140,38 @@ def read_window(text: str) -> Window:
         zone = ZoneInfo(found[1] if found else "UTC")
     except (LookupError, OSError, ValueError):
         raise ValueError("names a zone that there is not") from None
-    spans = tuple(_span(part.strip()) for part in text[: found.start() if found else None].split(","))
+    spans = text[: found.start() if found else None].split(",")
     if len(spans) > MOST_SPANS:
         raise ValueError(f"has {len(spans)} spans; {MOST_SPANS} are allowed")
-    return Window(spans, zone)
+    return Window(_edges(part for span in spans for part in _parts(span.strip())), zone)
 
 
-def _span(text: str) -> Span:
+def _edges(parts: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """Where the union of parts of the week begins and ends in turn."""
+    edges: list[int] = []
+    for begin, end in sorted(parts):
+        if edges and begin <= edges[-1]:
+            edges[-1] = max(edges[-1], end)
+        else:
+            edges += (begin, end)
+    return tuple(edges)
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """The parts of the week that a span is, in seconds since Monday's midnight; none goes over its end."""
+    days, first, last = _span(text)
+    for day in days:
+        begin, end = day * _DAY + first * 60, day * _DAY + last * 60
+        yield begin, min(end, _WEEK)
+        if end > _WEEK:
+            yield 0, end - _WEEK
+
+
+def _span(text: str) -> tuple[frozenset[int], int, int]:
+    """Days of the week (0: Monday), and begin and end in minutes since a day's midnight.
+
+    The end may lie in the next day, and then it is more than a day.
+    """
     found = _SPAN.fullmatch(text)
     if not text or found is None:
         raise ValueError("is no window such as Mon-Fri 08:00-20:00 Europe/Moscow")
@@ -146,11 +180,11 @@ def _span(text: str) -> Span:
         first, last = _day(found["first"]), _day(found["last"] or found["first"])
         days = frozenset((first + each) % 7 for each in range((last - first) % 7 + 1))
     if not found["begin"]:
-        return Span(days, 0, ALL_DAY)
+        return days, 0, ALL_DAY
     begin, end = _minutes(found["begin"]), _minutes(found["end"])
     if begin in {end, ALL_DAY}:
         raise ValueError("has a span that takes no time")
-    return Span(days, begin, end if begin < end else end + ALL_DAY)
+    return days, begin, end if begin < end else end + ALL_DAY
 
 
 def _day(name: str) -> int:

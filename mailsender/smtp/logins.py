@@ -68,8 +68,7 @@ class Logins:
             offers = f"offers AUTH {one_line(' '.join(sorted(known)))}" if known else "offers no AUTH"
             raise RelayAway(
                 f"the relay {offers}, and {' or '.join(wanted) or 'nothing'} is possible with what is set;"
-                " see SMTP_AUTH; with neither SMTP_PASSWORD nor SMTP_TOKEN_FILE or SMTP_TOKEN_URL nobody logs"
-                " in",
+                " see SMTP_AUTH; without SMTP_PASSWORD, SMTP_TOKEN_FILE and SMTP_TOKEN_URL nobody logs in",
                 phase=Phase.AUTH,
                 permanent=True,
             )

@@ -2,14 +2,16 @@
 
 The first row may name its columns, of `COLUMNS` in any order; others are passed over. Without such a row each
 has an address, and perhaps a stream, a reason and so on, in that order. An empty `until` stands for the usual
-time. A row is a line: none goes on over a line's end.
+time. A row is a line: none goes on over a line's end. Neither the row that names the columns nor an empty
+line is counted.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
@@ -27,9 +29,17 @@ MAX_FAULTS: Final = 100
 """Rows of which it is told what is wrong with them; the others are counted."""
 
 
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
+"""Octets that are no UTF-8, as the decoder leaves them: no character is decoded to these."""
+
+
+class BadFile(ValueError):  # noqa: N818  reads better where it is caught
+    """None of the rows can be read as it is meant; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """What is wrong with a row; the first one is 1."""
+    """What is wrong with a row. `row` is its line in the file; the first one is 1."""
 
     row: int
     text: str
@@ -38,37 +48,46 @@ class RowFault:
 class Reader:
     """Entries out of blocks of a file, as they come; what is wrong with others is noted and passed over.
 
-    `now` and `life`, in seconds, are for rows that do not say since when and until when they hold.
+    `now` and `life`, in seconds, are for rows that do not say since when and until when they hold. `rows`
+    are those that should be entries, and of them `wrong` are none.
     """
 
     def __init__(self, now: datetime, life: float) -> None:
         self._now = now
         self._life = life
-        self._decoder = getincrementaldecoder("utf-8-sig")("replace")
+        self._decoder = getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._rest = ""
         self._columns: Sequence[str] = ()
+        self._line = 0
         self.rows = 0
         self.wrong = 0
         self.faults: list[RowFault] = []
 
     def feed(self, block: bytes, *, last: bool = False) -> Iterator[Entry]:
-        """The entries that end in this block; behind the `last` one nothing follows."""
+        """The entries that end in this block; behind the `last` one nothing follows.
+
+        Raises:
+            BadFile: the first row names a column twice. No entry came before it.
+        """
         lines = (self._rest + self._decoder.decode(block, last)).split("\n")
         # Of a row that is too long enough is kept to see that it is.
         self._rest = "" if last else lines.pop()[: MAX_LINE + 1]
         for line in lines:
-            self.rows += 1
-            if line.strip():
-                try:
-                    entry = self._entry(line.removesuffix("\r"))
-                except BadEntry as error:
-                    self._note(str(error))
-                else:
-                    if entry is not None:
-                        yield entry
+            self._line += 1
+            if not line.strip():
+                continue
+            try:
+                cells = self._cells(line.removesuffix("\r"))
+                if not self._columns and self._name_columns(cells):
+                    continue
+                entry = self._entry(line, cells)
+            except BadEntry as error:
+                self._note(str(error))
+            else:
+                self.rows += 1
+                yield entry
 
-    def _entry(self, line: str) -> Entry | None:
-        """The entry of a row; None of the one that names the columns."""
+    def _cells(self, line: str) -> list[str]:
         if len(line) > MAX_LINE:
             raise BadEntry(f"has more than {MAX_LINE} characters")
         try:
@@ -77,14 +96,22 @@ class Reader:
             raise BadEntry(
                 "is no row of CSV: a quotation mark is missing, or stands where none may"
             ) from None
-        if not self._columns:
-            named = [each.strip().casefold() for each in cells]
-            self._columns = named if "address" in named else COLUMNS
-            if self._columns is named:
-                return None
-        return self._made(dict(zip(self._columns, cells, strict=False)))
+        return cells
 
-    def _made(self, row: Mapping[str, str]) -> Entry:
+    def _name_columns(self, cells: Sequence[str]) -> bool:
+        """Whether the first row names the columns; they are known from then on."""
+        named = [each.strip().casefold() for each in cells]
+        self._columns = named if "address" in named else COLUMNS
+        if self._columns is not named:
+            return False
+        if twice := [each for each in COLUMNS if named.count(each) > 1]:
+            raise BadFile(f"the column {twice[0]} is named twice")
+        return True
+
+    def _entry(self, line: str, cells: Sequence[str]) -> Entry:
+        if _NOT_UTF8.search(line):
+            raise BadEntry("is not UTF-8")
+        row = dict(zip(self._columns, cells, strict=False))
         until = row.get("until", "").strip()
         source = row.get("source", "").strip().casefold() or Source.IMPORT.value
         if source not in set(Source):
@@ -102,9 +129,10 @@ class Reader:
         )
 
     def _note(self, text: str) -> None:
+        self.rows += 1
         self.wrong += 1
         if len(self.faults) < MAX_FAULTS:
-            self.faults.append(RowFault(self.rows, text))
+            self.faults.append(RowFault(self._line, text))
 
 
 def _time(column: str, text: str) -> datetime | None:

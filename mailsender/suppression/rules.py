@@ -8,6 +8,7 @@ letter would be none. What stands behind a plus sign is a part of it: such addre
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from unicodedata import category
 
 from mailsender.model.address import Address, BadAddress, parse_address
 from mailsender.model.durations import seconds_of
+from mailsender.model.handling import MAX_STREAM, NAME
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
 from mailsender.suppression.port import Entry, Refusal, Source, key_of
 
@@ -29,8 +31,8 @@ REFUSALS: Final = 2
 MAX_REASON: Final = 200
 """Characters of a reason that are kept."""
 
-MAX_STREAM: Final = 100
-"""Characters of the longest stream."""
+_WILD: Final = re.compile(r"[*?%]+")
+"""A local part that some would write for any. To a list of addresses it is a mailbox's name, and nobody's."""
 
 NEVER: Final = "never"
 """Until when an entry holds that does not end by itself."""
@@ -137,15 +139,21 @@ def entry_of(
     """The entry that somebody asks for; without `until` it holds for `life` seconds, unless it is `endless`.
 
     Raises:
-        BadEntry: it can be none; the message says why, without the address.
+        BadEntry: it can be none; the message says why, without the mailbox's name.
     """
     try:
         name = normal(address.strip())
     except BadAddress as error:
         raise BadEntry(f"address: {error}") from None
+    local, _, domain = name.rpartition("@")
+    if _WILD.fullmatch(local):
+        raise BadEntry(f"address: {local} does not stand for others; @{domain} is all of the domain")
     stream = stream.strip()
-    if len(stream) > MAX_STREAM or any(category(each)[0] in "CZ" and each != " " for each in stream):
-        raise BadEntry(f"stream: is no name of up to {MAX_STREAM} characters")
+    if stream and (len(stream) > MAX_STREAM or not NAME.fullmatch(stream)):
+        raise BadEntry(
+            "stream: no letter can have it; one has letters, digits, '.', '-' and '_' alone, of ASCII, up to"
+            f" {MAX_STREAM}"
+        )
     if until is not None and until <= now:
         raise BadEntry("until: lies in the past")
     try:

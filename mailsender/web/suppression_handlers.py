@@ -11,10 +11,10 @@ from typing import Any, Final
 from aiohttp import web
 
 from mailsender.model.text import storable
-from mailsender.suppression.csv_text import head, row
+from mailsender.suppression.csv_text import BadFile, head, row
 from mailsender.suppression.port import Entry
-from mailsender.suppression.rules import MAX_STREAM, BadEntry
-from mailsender.web.endpoints.suppressions import CSV, SUPPRESSIONS
+from mailsender.suppression.rules import BadEntry
+from mailsender.web.endpoints.suppressions import CSV, LONGEST_STREAM, SUPPRESSIONS
 from mailsender.web.handlers import _expected, _json, _let_come, _uncompressed
 from mailsender.web.operations import Operations
 from mailsender.web.problems import ProblemError, away, bad_query
@@ -41,7 +41,7 @@ MAX_FILES: Final = 2
 BLOCK: Final = 16 * 1024
 """Bytes of a file that are taken at once: some 500 rows, read in 15 ms, in which nothing else goes on."""
 
-MAX_AFTER: Final = 400 + MAX_STREAM
+MAX_AFTER: Final = 400 + LONGEST_STREAM
 """Characters of an entry's key at most."""
 
 NAMED: Final = 20
@@ -135,7 +135,11 @@ class SuppressionHandlers:
         if (request.content_length or 0) > MAX_FILE:
             raise _too_large()
         with self._a_file():
-            return await self._imported(request)
+            try:
+                return await self._imported(request)
+            except BadFile as error:
+                detail = f"{error}; nothing was put on the list"
+                raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-suppression") from None
 
     async def _imported(self, request: web.Request) -> web.Response:
         reader, by = self._list.reader(), _by(request)
@@ -240,8 +244,8 @@ def _once(request: web.Request, name: str) -> str | None:
 
 def _stream(request: web.Request) -> str | None:
     stream = _once(request, "stream")
-    if stream is not None and len(stream) > MAX_STREAM:
-        raise bad_query(f"`stream` has {MAX_STREAM} characters at most.")
+    if stream is not None and len(stream) > LONGEST_STREAM:
+        raise bad_query(f"`stream` has {LONGEST_STREAM} characters at most.")
     return stream
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mailsender.model.handling import MAX_STREAM
 from mailsender.suppression.csv_text import MAX_FAULTS
 from mailsender.suppression.port import Source
-from mailsender.suppression.rules import MAX_REASON, MAX_STREAM
+from mailsender.suppression.rules import MAX_REASON
 
 MOST = 1000
 """Entries in one request, and in one answer."""
@@ -87,7 +88,7 @@ class RowFaultView(BaseModel):
 
     model_config = _ANSWERED
 
-    row: int = Field(description="Which row; the first one is 1.", ge=1)
+    row: int = Field(description="Its line in the file; the first one is 1.", ge=1)
     text: str = Field(description="What is wrong with it, for a person.")
 
 
@@ -96,7 +97,11 @@ class ImportedView(BaseModel):
 
     model_config = _ANSWERED
 
-    rows: int = Field(description="Rows of the file.", ge=0)
+    rows: int = Field(
+        description="Rows of the file that should be entries, put or wrong: not the one that names columns,"
+        " nor empty lines.",
+        ge=0,
+    )
     put: int = Field(description="How many entries were put on the list.", ge=0)
     new: int = Field(description="How many of them were not there before.", ge=0)
     wrong: int = Field(description="Rows that were passed over.", ge=0)

@@ -29,6 +29,9 @@ from mailsender.smtp.connect import SmtpRelay
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 from mailsender.suppression.rules import SuppressionPolicy
 
+QUOTED = '\'a.b\' . "c.\\"".'
+"""Two parts of a key."""
+
 ISSUE = """\
 [relays.ses]
 host = "email-smtp.eu-west-1.amazonaws.com"
@@ -359,6 +362,17 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ),
         ('[relays.a]\nhost = "h"\nfrom = "a b"\n', "relays.toml:3: relays.a.from: a domain, or *.domain"),
         ('[relays.a]\nhost = "h\\n"\n', "relays.toml:2: relays.a.host: a control character"),
+        (SMALL + RULE + 'for = "0"\n', ".for: from 1s to 7d"),
+        (SMALL + RULE + 'for = "8d"\n', ".for: from 1s to 7d"),
+        (SMALL + RULE + 'then = { rate = "9%", for = "8d" }\n', ".then.for: from 1s to 7d"),
+        (SMALL + 'expire = "0"\n', "routes.default.expire: from 1s to 3650d"),
+        (SMALL + 'match = { stream = ["news", "news letter"] }\n', "match.stream[1]: no letter can have it"),
+        (SMALL + 'shares = { "news letter" = 3 }\n', 'shares."news letter": no letter can have it'),
+        (SMALL + f"shares = {{ {'s' * 65} = 3 }}\n", ": no letter can have it"),
+        (
+            SMALL + '[suppression]\ntransactional = "a b"\n',
+            "suppression.transactional: no letter can have it",
+        ),
         ('[relays."a.b"]\nhost = "h"\n', 'relays.toml:1: relays."a.b": a name has up to 40'),
         ('[relays.cursor]\nhost = "h"\n', "relays.toml:1: relays.cursor: a relay cannot have this name"),
         (
@@ -458,12 +472,79 @@ ROUTE = '[routes.r]\nrelays = ["a"]\nopen = true\n'
         ),
         ("[relays.a\n", "relays.toml:1: it is no TOML: expected ']'"),
         ('[relays.a]\nhost = "h"\nhost = "i"\n', "relays.toml:3: it is no TOML: cannot overwrite a value"),
-        ("x = " + "[" * 3000, "relays.toml: it is nested too deep"),
+        ("x = " + "[" * 3000, "relays.toml:1: more than 16 arrays and tables stand in one another"),
+        ("x = [\n" + "{a=" * 300, "relays.toml:2: more than 16 arrays and tables stand in one another"),
+        (f"\n{'a.' * 40}a = 1", "relays.toml:2: a key has 41 parts with dots between them; 16 are allowed"),
+        (f"\n{QUOTED * 40}a = 1", "relays.toml:2: a key has 81 parts with dots between them; 16 are allowed"),
+        (f"[[{'a . ' * 40}a]]", "relays.toml:1: a key has 41 parts with dots between them; 16 are allowed"),
+        (f"x = {{{'a.' * 40}a = 1}}", "relays.toml:1: a key has 41 parts with dots between them; 16 are"),
+        (f"x = [\n{'1,' * 60_000}]", "relays.toml:2: the file has more than 50000 keys, values, arrays and"),
+        ("[[a]]\n" * 30_000, "relays.toml:16667: the file has more than 50000 keys, values, arrays and"),
+        (f"x = {'1' * 5000}", "relays.toml:1: a key or a number has more than 1000 characters"),
+        (f"x = 0x{'1_1' * 500}", "relays.toml:1: a key or a number has more than 1000 characters"),
+        (f"[relays.a]\nport = {'1' * 900}", "relays.toml:2: relays.a.port: "),
+        (f"[routes.a]\nshare = {'1' * 900}", "relays.toml:2: routes.a.share: "),
         ("x = '''", "relays.toml:1: it is no TOML: expected \"'''\""),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line_and_key(loaded: Any, text: str, said: str) -> None:
     assert said in complaint(loaded, text)
+
+
+NO_HOST = "a host's name or address alone is needed, such as smtp.example.com"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "smtp://x:25",
+        "x.example.com:25",
+        "127.0.0.1:25",
+        "[::1]:25",
+        "user@x.example.com",
+        "x.example.com/",
+        "x..example.com",
+        ".example.org",
+        "a b",
+        "[x.example.com]",
+        "300.1.1.1",
+        "-x.example.com",
+        f"{'x' * 64}.example.com",
+        f"{'x.' * 130}com",
+    ],
+)
+def test_what_can_be_no_host_is_told(loaded: Any, host: str) -> None:
+    said = complaint(loaded, SMALL.replace('"h"', f'"{host}"'))
+    assert f"relays.toml:2: relays.a.host: {NO_HOST}; its port is the key port" in said
+    said = complaint(loaded, SMALL.replace('"h"', '"${HOST_OF_A}"'), HOST_OF_A=host)
+    assert f"relays.toml:2: relays.a.host: {NO_HOST}; its port is the key port" in said
+    assert host not in said
+    said = complaint(loaded, SMALL.replace('"h"', f'"h"\nhelo_name = "{host}"'))
+    assert f"relays.toml:3: relays.a.helo_name: {NO_HOST}" in said
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "postfix",
+        "localhost",
+        "x.example.com.",
+        "X_1.example.com",
+        "smtp.пример.рф",
+        "xn--e1afmkfd.xn--p1ai",
+        "192.0.2.1",
+        "127.1",
+        "[192.0.2.1]",
+        "2001:db8::1",
+        "[2001:db8::1]",
+        "[IPv6:2001:db8::1]",
+        "fe80::1%eth0",
+        "3com",
+    ],
+)
+def test_names_and_addresses_are_hosts(loaded: Any, host: str) -> None:
+    found = loaded(SMALL.replace('"h"', f'"{host}"\nhelo_name = "{host}"'))
+    assert links_of(found)["a"].host == host
 
 
 def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_file(loaded: Any) -> None:

@@ -310,8 +310,8 @@ async def test_a_login_that_nothing_set_allows_names_whole_settings_and_keys() -
     logins = Logins(Credentials(user="ann", password="s3cret"), "h.test", 587, ManualClock())
     with pytest.raises(RelayAway) as refused:
         await logins.log_in(AsyncMock(), ["CRAM-MD5"], await logins.next())
-    assert "with neither SMTP_PASSWORD nor SMTP_TOKEN_FILE or SMTP_TOKEN_URL nobody" in str(refused.value)
-    assert "with neither password nor oauth.token_file or oauth.token_url" in file_words(str(refused.value))
+    assert "without SMTP_PASSWORD, SMTP_TOKEN_FILE and SMTP_TOKEN_URL nobody" in str(refused.value)
+    assert "without password, oauth.token_file and oauth.token_url nobody" in file_words(str(refused.value))
 
 
 @pytest.mark.asyncio

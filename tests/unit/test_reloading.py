@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +24,10 @@ from mailsender.model.letter import now_ms
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.routing.plan import Plan
 from mailsender.service import Replica
-from mailsender.settings.environment import load
+from mailsender.settings.environment import Settings, load
+from mailsender.settings.relays import plan_of
 from mailsender.web.operations import BadConfig, NoConfig
 from tests.dispatching import letter, until
 
@@ -129,6 +132,39 @@ async def test_what_cannot_change_is_told_until_a_restart(path: Path) -> None:
     assert replica.relays[1].address == "127.0.0.1:25"
 
 
+LOGIN = 'rate = "14/s"\nuser = "u"\ntls = "none"\nauth_cleartext = true\n'
+
+
+@pytest.mark.asyncio
+async def test_the_file_of_a_password_is_read_again_and_another_password_takes_a_restart(path: Path) -> None:
+    password = path.with_name("password")
+    replaced(path, ('rate = "14/s"\n', f'{LOGIN}password_file = "{password}"\n'))
+    password.write_text("before")
+    reloading = Reloading(replica_of())
+    assert (await reloading.reload("SIGHUP")).left == ()
+    password.write_text("after")
+    found = await reloading.reload("SIGHUP")
+    assert (found.taken, found.left) == ((), ("relays.a: how it is reached, or who logs in",))
+    password.write_text("")
+    with pytest.raises(BadConfig, match=r"relays\.a\.password_file: the file .* is empty"):
+        await reloading.reload("SIGHUP")
+    password.unlink()
+    with pytest.raises(BadConfig, match=r"relays\.a\.password_file: the file .* cannot be read"):
+        await reloading.reload("SIGHUP")
+
+
+@pytest.mark.asyncio
+async def test_files_of_tokens_are_not_read_by_a_reload(path: Path) -> None:
+    token = path.with_name("token")
+    replaced(path, ('rate = "14/s"\n', f'{LOGIN}oauth = {{ token_file = "{token}" }}\n'))
+    token.write_text("before")
+    reloading = Reloading(replica_of())
+    token.write_text("after")
+    assert (await reloading.reload("SIGHUP")).left == ()
+    token.unlink()
+    assert (await reloading.reload("SIGHUP")).left == ()
+
+
 @pytest.mark.asyncio
 async def test_without_a_file_there_is_nothing_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAILSENDER_CONFIG")
@@ -149,8 +185,68 @@ async def test_a_signal_begins_it(path: Path) -> None:
     replaced(path, ("[relays.a]", "wrong"))
     with capture_logs() as logs:
         reloading.begin("SIGHUP")
-        await asyncio.gather(*reloading._tasks)
+        await asyncio.wait(reloading._tasks)
     assert [each["event"] for each in logs] == ["config_refused"]
+
+
+@pytest.mark.asyncio
+async def test_the_mail_goes_on_while_the_file_is_read_and_a_plan_is_made_of_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with thousands of patterns takes most of a second for each of the two."""
+    replica, threads = replica_of(), []
+
+    def made(settings: Settings) -> Plan:
+        threads.append(threading.current_thread())
+        return plan_of(settings)
+
+    monkeypatch.setattr("mailsender.admin.reloading.plan_of", made)
+    replaced(path, ('"14/s"', '"7/s"'))
+    await Reloading(replica).reload("SIGHUP")
+    assert threads
+    assert threading.main_thread() not in threads
+    assert replica.relays[0].limiter.allowance.letters == 7
+
+
+class Held:
+    """Holds each reading of the file until it is let go; `begun` are those that are held, or were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.begun = self.at_once = self.most = 0
+        read = Settings.read_again
+
+        def held(settings: Settings) -> Settings:
+            self.begun += 1
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            assert self.go.wait(10)
+            self.at_once -= 1
+            return read(settings)
+
+        monkeypatch.setattr(Settings, "read_again", held)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("event", ["config_reloaded", "config_refused"])
+async def test_it_goes_on_to_its_end_when_nobody_waits_for_it_any_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    replica, held = replica_of(), Held(monkeypatch)
+    replaced(path, ('"14/s"', '"7/s"' if event == "config_reloaded" else '"7/"'))
+    operations = ReplicaOperations(replica)
+    with capture_logs() as logs:
+        asked = [asyncio.create_task(operations.reload(f"client {number}")) for number in (1, 2)]
+        await until(lambda: held.begun == 1)
+        for each in asked:
+            each.cancel()
+        await asyncio.wait(asked)
+        assert all(each.cancelled() for each in asked)
+        held.go.set()
+        await until(lambda: len(logs) == 2)
+    assert [(each["event"], each["by"]) for each in logs] == [(event, "client 1"), (event, "client 2")]
+    assert replica.relays[0].limiter.allowance.letters == (7 if event == "config_reloaded" else 14)
+    assert (held.begun, held.most) == (2, 1), "one after the other"
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailsender.settings.file.bounds import excess
 from mailsender.settings.file.lines import Path, lines_of
 
 TEXT = '''\
@@ -105,3 +107,48 @@ def test_every_key_of_any_document_is_found(document: dict[str, Any], multiline:
     found = lines_of(text)
     assert paths(read) == set(found)
     assert all(1 <= line <= text.count("\n") + 1 for line in found.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=5), st.booleans())
+def test_no_document_of_a_usual_size_has_too_much(document: dict[str, Any], multiline: bool) -> None:
+    assert excess(tomli_w.dumps(document, multiline_strings=multiline)) is None
+
+
+MANY = "a." * 40 + "a = [[[[[[[[[[[[[[[[[["
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# {MANY}",
+        f"x = '{MANY}'",
+        f'x = "\\"{MANY}"',
+        f"x = '''\n'{MANY}''\n'''''",
+        f'x = """\n""{MANY}\\"""\n"""""',
+        f'"{MANY}" = "" # {MANY}',
+    ],
+)
+def test_what_stands_in_quotes_or_in_a_comment_is_no_key(text: str) -> None:
+    tomllib.loads(text)
+    assert excess(text) is None
+
+
+@pytest.mark.parametrize("text", [f'x = "a\n{MANY}', f'x = """{MANY}', f"x = '''{MANY}", f"'a\n{MANY}"])
+def test_what_stands_behind_the_first_fault_is_left_to_the_parser(text: str) -> None:
+    assert excess(text) is None
+    with pytest.raises(tomllib.TOMLDecodeError):
+        tomllib.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 900_000, "#\n" * 400_000, f'x = "{"a" * 900_000}"', f"x = '{'a' * 9**6}'"]
+)
+def test_a_long_text_takes_no_memory_by_its_characters(text: str) -> None:
+    tracemalloc.start()
+    try:
+        assert excess(text) is None
+        lines_of(text)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()

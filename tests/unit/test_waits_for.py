@@ -10,6 +10,7 @@ import pytest
 
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import build
+from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.service import Replica
@@ -121,6 +122,21 @@ async def test_a_quota_is_told_as_the_file_has_it_and_each_since_its_own_time(sc
     assert both["grid"]["text"] == "9 transactions a day are used up"
     assert both["ses"]["since"] == first["ses"]["since"]
     assert both["grid"]["since"] > both["ses"]["since"]
+
+
+async def test_an_end_that_is_over_is_not_told_where_the_count_is_old(scene: Scene) -> None:
+    await scene.look()
+    await scene.put("default", *range(200))
+    before = (await scene.waits("rate"))["grid"]
+    assert before["until"] is not None
+    scene.clock.forward(200)
+
+    async def away() -> None:
+        raise Unavailable("MongoDB is away")
+
+    scene.replica.tidier.count = away  # type: ignore[method-assign]
+    after = (await scene.waits("rate"))["grid"]
+    assert (after["text"], after["until"]) == (before["text"], None)
 
 
 async def test_letters_wait_for_the_rate_of_the_relay_that_they_take(scene: Scene) -> None:

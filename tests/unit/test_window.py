@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailsender.routing.window import Window, read_window
+from mailsender.routing.window import DAYS, Window, read_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -56,20 +57,112 @@ def test_a_span_over_the_end_of_the_week() -> None:
     ]
 
 
-def test_where_the_clock_is_set_forward_what_is_left_out_begins_later() -> None:
-    """On 2026-03-29 Berlin has no time from 02:00 to 03:00."""
-    window = read_window("02:30-05:00 Europe/Berlin")
-    assert window.next(at("2026-03-29T00:00")) == at("2026-03-29T03:30+02:00")
-    assert not read_window("02:30-03:15 Europe/Berlin").open_at(at("2026-03-29T03:20+02:00"))
-    assert read_window("01:00-04:00 Europe/Berlin").open_at(at("2026-03-29T03:30+02:00"))
+@pytest.mark.parametrize(
+    ("text", "from_", "opens"),
+    [
+        ("02:30-03:30", "2026-03-29T00:00+01:00", "2026-03-29T03:00+02:00"),
+        ("02:30-05:00", "2026-03-29T00:00+01:00", "2026-03-29T03:00+02:00"),
+        ("02:00-02:30", "2026-03-29T00:00+01:00", "2026-03-30T02:00+02:00"),
+        ("Sun 02:15-02:45", "2026-03-29T00:00+01:00", "2026-04-05T02:15+02:00"),
+        ("02:10-02:20", "2026-10-25T02:20+02:00", "2026-10-25T02:10+01:00"),
+        ("00:00-02:00", "2026-10-25T02:20+02:00", "2026-10-26T00:00+01:00"),
+        ("Sat 23:00-02:00", "2026-10-25T02:00+02:00", "2026-10-31T23:00+01:00"),
+    ],
+)
+def test_an_hour_that_is_left_out_is_in_no_window_and_one_that_comes_twice_is_so_twice(
+    text: str, from_: str, opens: str
+) -> None:
+    """On 2026-03-29 Berlin has no time from 02:00 to 03:00, on 2026-10-25 it has it twice."""
+    window = read_window(f"{text} Europe/Berlin")
+    assert window.next(at(from_)) == at(opens)
+    assert window.open_at(at(opens))
+    assert not window.open_at(at(opens) - 1)
 
 
-def test_where_it_is_set_back_both_hours_are_in_the_window() -> None:
-    """On 2026-10-25 Berlin has the time from 02:00 to 03:00 twice."""
-    window = read_window("02:00-02:45 Europe/Berlin")
-    for text in ("02:10+02:00", "02:50+02:00", "02:10+01:00", "02:44+01:00"):
-        assert window.open_at(at(f"2026-10-25T{text}")), text
-    assert not window.open_at(at("2026-10-25T02:45+01:00"))
+ZONES = {  # with a year in which the clock was set
+    "Europe/Berlin": 2026,
+    "America/New_York": 2026,
+    "Australia/Lord_Howe": 2026,  # by half an hour
+    "America/Sao_Paulo": 2018,  # at midnight
+    "Africa/Cairo": 2024,  # at midnight
+    "Africa/Casablanca": 2026,  # for Ramadan
+    "America/Havana": 2026,
+    "Asia/Beirut": 2026,
+    "Asia/Tehran": 2022,
+    "Antarctica/Troll": 2026,  # by two hours
+    "Atlantic/Azores": 2026,
+    "Pacific/Chatham": 2026,  # at 02:45
+    "Pacific/Apia": 2011,  # leaves out a Friday
+    "Asia/Pyongyang": 2018,
+    "UTC": 2026,
+}
+
+
+def set_at(zone: ZoneInfo, year: int) -> list[int]:
+    """The moments of a year, to the hour, after which the zone's clock is another number of hours ahead."""
+    start = int(at(f"{year}-01-01"))
+    ahead = [datetime.fromtimestamp(start + 3600 * hour, zone).utcoffset() for hour in range(366 * 24)]
+    return [start + 3600 * hour for hour in range(len(ahead) - 1) if ahead[hour] != ahead[hour + 1]]
+
+
+MOMENTS = [
+    (name, moment)
+    for name, year in ZONES.items()
+    for moment in set_at(ZoneInfo(name), year) or [int(at(f"{year}-06-01"))]
+]
+spans = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 95), st.integers(1, 95))
+
+
+@given(st.sampled_from(MOMENTS), st.lists(spans, min_size=1, max_size=3), st.integers(0, 59))
+@settings(max_examples=60, deadline=None)
+def test_it_is_as_the_clock_on_the_wall_says_minute_by_minute(
+    moment: tuple[str, int], spans: list[tuple[int, int, int, int]], odd: int
+) -> None:
+    """Around the days on which clocks are set, against a reading of each minute's date and time."""
+    (name, change), zone = moment, ZoneInfo(moment[0])
+    text = ", ".join(
+        f"{DAYS[first]}-{DAYS[last]} {clock(15 * begin)}-{clock(15 * (begin + length))}"
+        for first, last, begin, length in spans
+    )
+    window = read_window(f"{text} {name}")
+    each_minute = range(change - 2 * 86400, change + 2 * 86400, 60)
+    shown = [reference(spans, datetime.fromtimestamp(second, zone)) for second in each_minute]
+    assert [window.open_at(second) for second in each_minute] == shown
+    opens = math.inf
+    for second, is_open in zip(reversed(each_minute), reversed(shown), strict=True):
+        if is_open:
+            opens = second
+        if second % 1800 == 0 and opens < math.inf:
+            assert window.next(second) == opens
+            assert window.next(second + odd) == max(opens, second + odd)
+            until = window.until(second)
+            assert second < until
+            if until < each_minute[-1]:
+                last = (int(until) - 60 - each_minute[0]) // 60
+                assert set(shown[(second - each_minute[0]) // 60 : last + 1]) == {is_open}
+
+
+def reference(spans: list[tuple[int, int, int, int]], wall: datetime) -> bool:
+    """Whether what a clock shows lies in one of the spans, which are days, begin and length in quarters."""
+    quarter = 4 * wall.hour + wall.minute // 15
+    for first, last, begin, length in spans:
+        days = {(first + each) % 7 for each in range((last - first) % 7 + 1)}
+        if wall.weekday() in days and begin <= quarter < begin + length:
+            return True
+        if (wall.weekday() - 1) % 7 in days and quarter < begin + length - 96:
+            return True
+    return False
+
+
+def test_a_day_that_is_left_out_is_in_no_window() -> None:
+    """Samoa had no 2011-12-30, a Friday."""
+    assert read_window("Fri Pacific/Apia").next(at("2011-12-24T12:00Z")) == at("2012-01-06T00:00+14:00")
+
+
+def test_a_window_that_is_always_open() -> None:
+    window = read_window("Mon-Sun")
+    now = at("2026-11-30T12:00:00.5")
+    assert window.next(now) == now < window.until(now)
 
 
 minutes = st.integers(0, 24 * 60 - 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args, get_origin
 
@@ -55,15 +56,37 @@ class Fault:
     text: str
 
 
-def told(file: str, faults: Iterable[Fault], lines: Mapping[Path, int], document: Mapping[str, Any]) -> str:
-    """All of them in one line, in the order of the file; a rule is named as reports name it, too."""
+def told(
+    file: str,
+    faults: Iterable[Fault],
+    lines: Mapping[Path, int],
+    document: Mapping[str, Any],
+    untold: int = 0,
+) -> str:
+    """All of them in one line, in the order of the file; so many more are `untold`.
+
+    A rule is named as reports name it, too.
+    """
     placed = sorted(((_line(fault.path, lines), fault) for fault in faults), key=lambda each: each[0])
     words = []
     for line, fault in placed[:MOST]:
         place = f"{shown(fault.path)}: " if fault.path else ""
         words.append(f"{file}:{line}: {place}{fault.text}{_rule(fault.path, document)}")
-    more = [f"and {len(placed) - MOST} more"] if len(placed) > MOST else []
-    return "; ".join(words + more)
+    untold += max(0, len(placed) - MOST)
+    return "; ".join([*words, f"and {untold} more"] if untold else words)
+
+
+def told_of_model(
+    file: str,
+    model: type[BaseModel],
+    details: Sequence[Mapping[str, Any]],
+    lines: Mapping[Path, int],
+    document: Mapping[str, Any],
+) -> str:
+    """The complaints of a model about a document, as `told` has them; only those that are told get words."""
+    first = heapq.nsmallest(MOST, details, key=lambda each: _line(_place(each), lines))
+    faults = [of_pydantic(model, each, lines) for each in first]
+    return told(file, faults, lines, document, len(details) - len(faults))
 
 
 def unreadable(file: str, error: ValueError, text: str) -> str:
@@ -94,7 +117,7 @@ def _rule(path: Path, document: Mapping[str, Any]) -> str:
 
 def of_pydantic(model: type[BaseModel], detail: Mapping[str, Any], lines: Mapping[Path, int]) -> Fault:
     """A complaint of a model about a document whose lines are known."""
-    path: Path = tuple(part for part in detail["loc"] if part != "[key]")
+    path = _place(detail)
     kind, text = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
     if kind == "missing":
         return Fault(path, "is missing")
@@ -150,6 +173,10 @@ def _field(model: type[BaseModel], path: Path) -> FieldInfo | None:
     ]
     table = _table(_kind(model, tuple(outer)))
     return dict(_fields(table)).get(str(last)) if table is not None else None
+
+
+def _place(detail: Mapping[str, Any]) -> Path:
+    return tuple(part for part in detail["loc"] if part != "[key]")
 
 
 def _keys(model: type[BaseModel], path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mailsender.model.durations import duration_of, seconds_of
+from mailsender.routing.reply_rule import LONGEST as LONGEST_HOLD
 from mailsender.settings.file.notations import (
     DURATION,
     NAME,
@@ -23,6 +24,7 @@ from mailsender.settings.file.notations import (
     parse_percent,
     parse_quota,
     parse_rate,
+    stream_name,
 )
 from mailsender.settings.kinds import DAY, LONGEST
 
@@ -124,6 +126,15 @@ Texts: TypeAlias = Annotated[
 ]
 
 
+Stream: TypeAlias = Annotated[str, AfterValidator(stream_name)]
+
+Streams: TypeAlias = Annotated[
+    list[Stream],
+    BeforeValidator(listed, json_schema_input_type=str | list[str]),
+    Field(min_length=1, max_length=MOST_ENTRIES),
+]
+
+
 def _seconds(least: float, most: float) -> BeforeValidator:
     """Takes a duration from `least` to `most` seconds."""
 
@@ -140,6 +151,9 @@ def _seconds(least: float, most: float) -> BeforeValidator:
 
 Wait: TypeAlias = Annotated[float, _seconds(1.0, LONGEST)]
 """How long something waits or holds."""
+
+RuleTime: TypeAlias = Annotated[float, _seconds(1.0, LONGEST_HOLD)]
+"""How long a reply rule holds something."""
 
 LongWait: TypeAlias = Annotated[float, _seconds(3600.0, LONGEST)]
 """How long something holds of which an hour is little."""

@@ -16,13 +16,14 @@ from typing import Final, TypeAlias
 Path: TypeAlias = tuple[str | int, ...]
 """Keys from the outside in; a number is a place in an array, from 0."""
 
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+# A repetition that gives nothing back keeps no places to go back to, which took a hundred octets a character.
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _STRING: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"{3,5}'
-    r"|'''.*?'{3,5}"
-    r'|"(?:[^"\\]|\\.)*"'
-    r"|'[^']*'",
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}'
+    r"|'''(?:[^']++|'(?!''))*+'{3,5}"
+    r'|"(?:[^"\\]++|\\.)*+"'
+    r"|'[^']*+'",
     re.DOTALL,
 )
 _REST: Final = re.compile(r"[^,\]}#\r\n]+")

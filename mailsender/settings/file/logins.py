@@ -13,6 +13,9 @@ from mailsender.settings.file.lines import Path
 from mailsender.settings.file.relays import OAuthTable, RelayTable
 from mailsender.settings.sources import SettingsError, secret, secret_in, secret_path
 from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
+from mailsender.smtp.hosts import is_host
+
+NO_HOST: Final = "a host's name or address alone is needed, such as smtp.example.com"
 
 _NAMED: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -28,8 +31,14 @@ def names_in(relays: Collection[RelayTable]) -> set[str]:
 
 
 def host_of(relay: RelayTable, path: Path, faults: list[Fault]) -> str:
-    """The relay's host, filled in; what is wrong is added to `faults`."""
-    return _Reader(path, faults).filled("host", relay.host)
+    """The relay's host, filled in; what is wrong is added to `faults`, also of the name that it is given."""
+    before, reader = len(faults), _Reader(path, faults)
+    host = reader.filled("host", relay.host)
+    if len(faults) == before and not is_host(host):
+        reader.tell("host", f"{NO_HOST}; its port is the key port")
+    if relay.helo_name and not is_host(relay.helo_name):
+        reader.tell("helo_name", NO_HOST)
+    return host
 
 
 def credentials_of(relay: RelayTable, path: Path, faults: list[Fault]) -> Credentials:

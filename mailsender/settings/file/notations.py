@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.durations import seconds_of
+from mailsender.model.handling import MAX_STREAM
+from mailsender.model.handling import NAME as STREAM
 from mailsender.routing.presets import Limits
 from mailsender.settings.kinds import DAY, MOST
 
@@ -149,6 +151,19 @@ def mailbox_pattern(text: str) -> str:
         return parse_address(text).wire
     except BadAddress as error:
         raise ValueError(f"an address, a domain or *.domain is needed: {error}") from None
+
+
+def stream_name(text: str) -> str:
+    """A stream that a letter can have.
+
+    Raises:
+        ValueError: none can have it.
+    """
+    if len(text) > MAX_STREAM or not STREAM.fullmatch(text):
+        raise ValueError(
+            f"no letter can have it; one has letters, digits, '.', '-' and '_' of ASCII, up to {MAX_STREAM}"
+        )
+    return text
 
 
 def _counted(text: str) -> tuple[int, bool | None]:

@@ -10,8 +10,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from mailsender.settings.file.bounds import excess
 from mailsender.settings.file.checks import faults_of
-from mailsender.settings.file.faults import Fault, of_pydantic, told, unreadable
+from mailsender.settings.file.faults import Fault, told, told_of_model, unreadable
 from mailsender.settings.file.lines import lines_of
 from mailsender.settings.file.logins import credentials_of, host_of, names_in
 from mailsender.settings.file.schema import FileTables
@@ -56,23 +57,22 @@ def read_config(path: str, *, smtp: bool) -> Config:
         SettingsError: it cannot be read, or something in it is wrong; nothing of a secret is in the text.
     """
     text = _text(path)
+    if (more := excess(text)) is not None:
+        raise SettingsError(f"{CONFIG}: {path}:{more[0]}: {more[1]}")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{CONFIG}: {unreadable(path, error, text)}") from None
-    except RecursionError:
-        raise SettingsError(f"{CONFIG}: {path}: it is nested too deep") from None
-    lines = lines_of(text)
     try:
         tables = FileTables.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        faults = [of_pydantic(FileTables, dict(detail), lines) for detail in details]
-        raise SettingsError(f"{CONFIG}: {told(path, faults, lines, document)}") from None
+        complaint = told_of_model(path, FileTables, details, lines_of(text), document)
+        raise SettingsError(f"{CONFIG}: {complaint}") from None
     found = faults_of(tables, smtp=smtp)
     hosts, credentials = _named(tables, found)
     if found:
-        raise SettingsError(f"{CONFIG}: {told(path, found, lines, document)}")
+        raise SettingsError(f"{CONFIG}: {told(path, found, lines_of(text), document)}")
     return Config(path=path, tables=tables, hosts=hosts, credentials=credentials)
 
 

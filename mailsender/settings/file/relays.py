@@ -14,12 +14,12 @@ from mailsender.settings.file.kinds import (
     Part,
     QuotaKind,
     Rates,
+    RuleTime,
     Secret,
     StepTime,
     Table,
     Text,
     Texts,
-    Wait,
     key,
     listed,
 )
@@ -76,7 +76,9 @@ class ThenTable(Table):
     """The second step of a rule: a reduced rate once the first one is over."""
 
     rate: Part = key(..., "The part of the relay's rate that is allowed.", "50%")
-    for_: Wait = key(..., "How long; then the rate grows back to the full one in steps.", "10m", alias="for")
+    for_: RuleTime = key(
+        ..., "How long; then the rate grows back to the full one in steps.", "10m", alias="for"
+    )
 
 
 class RuleTable(Table):
@@ -102,7 +104,7 @@ class RuleTable(Table):
         "slow",
     )
     scope: Scope = key("recipient", "For whom: `recipient`, `destination`, `sender` or `relay`.", "relay")
-    for_: Wait | None = key(None, "How long. Without it as fits the action.", "1m", alias="for")
+    for_: RuleTime | None = key(None, "How long. Without it as fits the action.", "1m", alias="for")
     then: ThenTable | None = key(None, "What follows.", {"rate": "50%", "for": "10m"})
     suppress: Literal["never", "at-once", "second"] = key(
         "never", "After which refusal by a `fail` the address is suppressed.", "at-once"

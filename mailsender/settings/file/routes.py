@@ -12,6 +12,8 @@ from mailsender.settings.file.kinds import (
     Name,
     Part,
     Size,
+    Stream,
+    Streams,
     Table,
     Text,
     Texts,
@@ -34,7 +36,7 @@ def _weighed(value: object) -> object:
 class MatchTable(Table):
     """Which letters a route is for: all that is said has to fit; of a list one entry."""
 
-    stream: Texts | None = key(None, "The letter's `Stream`.", "newsletter", ["news", "digest"])
+    stream: Streams | None = key(None, "The letter's `Stream`.", "newsletter", ["news", "digest"])
     sender: Mailboxes | None = key(
         None, "Its sender, by the envelope: an address, a domain, `*.domain`.", "news@example.org"
     )
@@ -105,7 +107,7 @@ class RouteTable(Table):
         gt=0,
         le=MOST_SHARE,
     )
-    shares: dict[Text, Annotated[float, Field(gt=0, le=MOST_SHARE)]] = key(
+    shares: dict[Stream, Annotated[float, Field(gt=0, le=MOST_SHARE)]] = key(
         {}, "The same for single streams.", {"transactional": 3, "newsletter": 1}, max_length=MOST_ENTRIES
     )
     reserve: Part = key(

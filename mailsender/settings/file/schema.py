@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from mailsender.settings.file.kinds import LongWait, Name, Table, Texts, key
+from mailsender.settings.file.kinds import LongWait, Name, Streams, Table, key
 from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.file.routes import RouteTable
 
@@ -24,7 +24,7 @@ class SuppressionTable(Table):
 
     learn: bool | None = key(None, "As `SUPPRESSION_LEARN`: refusals add to the list.", True)
     life: LongWait | None = key(None, "As `SUPPRESSION_LIFE`: how long an entry holds.", "30d")
-    transactional: Texts | None = key(
+    transactional: Streams | None = key(
         None,
         "As `SUPPRESSION_TRANSACTIONAL`: streams whose letters may override the list.",
         ["transactional", "codes"],

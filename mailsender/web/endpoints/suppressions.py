@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mailsender.suppression.rules import MAX_STREAM
 from mailsender.web.endpoints.endpoint import (
     JSON,
     NOT_READ,
@@ -33,11 +32,14 @@ _ADDRESS: Final[Schema] = {
     "description": "An address, or `@` and a domain.",
     "schema": {"type": "string", "maxLength": 400},
 }
+LONGEST_STREAM: Final = 100
+"""Characters: some entries of before have more than a letter's stream can have, and are to be found."""
+
 _STREAM: Final[dict[str, Any]] = {
     "name": "stream",
     "in": "query",
     "description": "Entries for this stream; empty: those that hold for all letters. Without it: all.",
-    "schema": {"type": "string", "maxLength": MAX_STREAM},
+    "schema": {"type": "string", "maxLength": LONGEST_STREAM},
 }
 _OF: Final[Schema] = {
     "name": "address",
@@ -49,7 +51,7 @@ _AFTER: Final[Schema] = {
     "name": "after",
     "in": "query",
     "description": "The `next` of the page before.",
-    "schema": {"type": "string", "maxLength": 400 + MAX_STREAM},
+    "schema": {"type": "string", "maxLength": 400 + LONGEST_STREAM},
 }
 _LIMIT: Final[Schema] = {
     "name": "limit",
@@ -112,7 +114,11 @@ SUPPRESSIONS: Final = (
         takes={CSV: _FILE},
         answers=(
             Answer(status=200, text="What became of its rows.", content={JSON: ImportedView}),
-            problem(400, "The body could not be read. Rows that came before may be on the list."),
+            problem(
+                400,
+                "The body could not be read; rows that came before may be on the list. Or, with"
+                " `bad-suppression`, a column is named twice; nothing was put there.",
+            ),
             *NOT_READ,
             _BUSY,
         ),
