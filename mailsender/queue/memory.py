@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count, islice
@@ -97,6 +97,19 @@ class _Waiting:
         heap[:] = [each for each in heap if each[2] is not entry]
         heapq.heapify(heap)
 
+    def put_off(self, words: Sequence[str], after: float) -> list[_Entry]:
+        """Those that wait for a time later than `after`; see `Queue.put_off`."""
+        return [each for due, _, each in sorted(self._deferred) if due > after and _unasked(each, words)]
+
+    def hasten(self, ids: Collection[str], now: float) -> int:
+        """Let these be due `now`; how many were not yet. Among each other they keep their order."""
+        found = [each for due, _, each in self._deferred if due > now and each.letter.id in ids]
+        for each in found:
+            each.due = now
+        self._deferred = [(each.due, order, each) for _, order, each in self._deferred]
+        heapq.heapify(self._deferred)
+        return len(found)
+
     def ids(self) -> list[str]:
         """The IDs of those that wait."""
         return [each.letter.id for _, _, each in (*self._fresh, *self._deferred)]
@@ -154,6 +167,11 @@ class _Waiting:
     def since(self) -> float:
         """Since when the first of them may be sent."""
         return min([heap[0][2].due for heap in (self._fresh, self._deferred) if heap], default=math.inf)
+
+
+def _unasked(entry: _Entry, words: Sequence[str]) -> bool:
+    results = [each.result for each in entry.letter.recipients if each.result is not None]
+    return any(each.code is None and each.text.startswith(tuple(words)) for each in results)
 
 
 class MemoryQueue:
@@ -353,6 +371,19 @@ class MemoryQueue:
                 entry.rank = self._place(entry.letter)
             self._routes[route].add(entry)
         return len(wanted)
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Queue.put_off`."""
+        apart = self._clock.epoch() - self._clock.monotonic()
+        found = self._routes[route].put_off(words, after - apart) if route in self._routes else []
+        return [(each.letter.id, each.due + apart) for each in found[:limit]]
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """See `Queue.hasten`."""
+        wanted, now = set(ids), self._clock.monotonic()
+        return sum(waiting.hasten(wanted, now) for waiting in self._routes.values())
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""

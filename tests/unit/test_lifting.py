@@ -146,3 +146,11 @@ async def test_metrics_count_orders_by_what_they_cover(scene: Scene) -> None:
         'recipient"} 0.0',
     }
     assert 'destination_slot_waiters{destination="*.example.org",relay="ses"} 0.0' in text
+
+
+async def test_letters_that_waited_for_its_end_are_due_soon_and_looked_for_again(scene: Scene) -> None:
+    await scene.order("destination:gmail.com")
+    hastener = scene.replica.dispatcher.hastener
+    assert not hastener._twice
+    await scene.lift("destination:gmail.com")
+    assert hastener._twice
