@@ -97,7 +97,7 @@ REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 SCOPES: Final = ("relay", "destination", "sender", "recipient")
 """What an order covers."""
 
-PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
+PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "destination", "queue")
 """What `/status` names as the part of a condition."""
 
 

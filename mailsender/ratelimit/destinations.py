@@ -92,6 +92,11 @@ class Destinations:
         own = self.of(domain)
         return "" if own is None else told(own)
 
+    def promised(self, now: float) -> dict[str, int]:
+        """How many recipients this replica has told a turn that is still to come, by patterns; no zeros."""
+        found = {pattern: each.promised(now) for pattern, each in self._limiters.items()}
+        return {pattern: several for pattern, several in found.items() if several}
+
     @property
     def knows(self) -> bool:
         """Whether what was ordered before the start is known."""

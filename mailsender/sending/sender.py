@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -34,7 +33,7 @@ from mailsender.sending.errand import Anew, Errand, Said, carry, ends
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, own_times, spare
+from mailsender.sending.orders import aside, own_times, spare, unasked
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit, certain
@@ -539,7 +538,7 @@ class Sender:
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
-        if self._log(moved, delay, attempt.results) or self._suppression.watching:
+        if self._log(moved, delay, errand) or self._suppression.watching:
             self._suppression.note(moved, attempt.results, errand.failed)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
@@ -578,15 +577,23 @@ class Sender:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(errand.token, as_error(letter, reason))
 
-    def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> bool:
+    def _log(self, letter: Letter, delay: float, errand: Errand) -> bool:
         """Say what an attempt came to; whether somebody was not accepted."""
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             self._quiet.debug("letter_sent", letter=letter.id)
             return False
+        results = errand.results
+        some = [each for each in results.values() if each.verdict is not Verdict.ACCEPTED]
+        heard = [each for each in some if not unasked(each)]
+        if some and not heard and letter.status is Status.AWAITING:
+            # No relay was asked: that letters wait so is told by /status, and an order when it comes.
+            again = round(delay, 1)
+            self._quiet.debug("letter_waits", letter=letter.id, text=some[0].text, again_in_seconds=again)
+            return True
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1
-        first = bad[0]
+        first = (heard or bad)[0]
         event = "letter_deferred" if letter.status is Status.AWAITING else "letter_failed"
         log.warning(
             event,

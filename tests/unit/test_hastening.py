@@ -26,16 +26,16 @@ from mailsender.sending.hastening import Hastener, freed
 from tests.claims import LIFE, REPLICA, token_of
 from tests.clocks import ManualClock
 from tests.dispatching import PlainComposer, Scene, known_relay, letter, running, until
-from tests.relays import FakeRelay
+from tests.relays import ACCEPTED, FakeRelay
 
 SLOW = (Allowance(letters=40, period=60.0),)
 FAST = (Allowance(letters=6000, period=60.0),)
 
 
 @asynccontextmanager
-async def limited() -> AsyncIterator[Scene]:
+async def limited(relay: FakeRelay | None = None) -> AsyncIterator[Scene]:
     """A relay that has 40 letters a minute for slow.test, of which 60 wait for their turn."""
-    async with running(FakeRelay()) as scene:
+    async with running(relay or FakeRelay()) as scene:
         known, clock, stop = scene.known, SystemClock(), asyncio.Event()
         store = MemorySlotStore(clock)
         known.destinations = Destinations(
@@ -75,6 +75,29 @@ async def test_after_a_change_of_limits_letters_go_by_the_new_ones(
         done = await scene.settled(61)
     assert {each.status for each in done} == {Status.SENT}
     assert {each.attempts for each in done} == {1}
+
+
+@pytest.mark.asyncio
+async def test_that_letters_wait_for_their_turn_is_no_warning() -> None:
+    with capture_logs() as logs:
+        async with limited() as scene:
+            assert (await scene.queue.stats()).awaiting > 50
+    assert [each["event"] for each in logs if each["log_level"] == "warning"] == []
+    assert sum(each["event"] == "letter_waits" for each in logs) > 50
+
+
+@pytest.mark.asyncio
+async def test_one_of_whom_the_relay_put_off_somebody_is_told_although_another_one_waits() -> None:
+    slowly = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.1", text="slowly")
+    with capture_logs() as logs:
+        async with limited(
+            FakeRelay(answer=lambda each: slowly if each == "a@else.test" else ACCEPTED)
+        ) as scene:
+            await scene.queue.insert([letter(99, "b@slow.test", "a@else.test")])
+            scene.dispatcher.nudge()
+            await until(lambda: any(each["log_level"] == "warning" for each in logs))
+    told = next(each for each in logs if each["log_level"] == "warning")
+    assert (told["event"], told["letter"], told["code"]) == ("letter_deferred", letter(99).id, 450)
 
 
 # --- which of them ---------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ TEXT = """\
 host = "127.0.0.1"
 rate = "2/s"
 quota = "500 recipients/24h"
+[relays.ses.destinations."slow.test"]
+rate = "10/1m"
+[relays.ses.destinations."*.slower.test"]
+rate = "1/1m"
 [relays.grid]
 host = "127.0.0.1"
 rate = "1/s"
@@ -138,3 +142,29 @@ async def test_letters_wait_for_the_rate_of_the_relay_that_they_take(scene: Scen
         "ses": "300 letters are due, and the rate is 2 in 1s",
         "grid": "300 letters are due, and the rate is 1 in 1s",
     }
+
+
+async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(scene: Scene) -> None:
+    await scene.look()
+    assert await scene.waits("destination") == {}
+    limits = scene.ses.destinations
+    assert limits is not None
+    now = scene.clock.monotonic()
+    for limiter in limits.limiters.values():
+        limiter._next_at = now + 1.0  # the next slot that the store has given
+    for domain, letters in {"slow.test": 297, "a.slower.test": 3}.items():
+        for _ in range(letters):
+            assert limits.rest(domain, now) > 0
+    (found,) = (await scene.waits("destination")).values()
+    assert (found["relay"], found["trouble"]) == ("ses", False)
+    assert found["text"] == "297 recipients in line for slow.test (10 in 1m), 3 for other destinations"
+    shown = {
+        each["destination"]: each for each in (await scene.operations.status())["relays"][0]["destinations"]
+    }
+    assert (shown["slow.test"]["waiting"], shown["*.slower.test"]["waiting"]) == (297, 3)
+    assert scene.operations.metrics("text/plain")[0].decode().count('condition{part="destination"} 1.0') == 1
+    scene.clock.forward(900)
+    (found,) = (await scene.waits("destination")).values()
+    assert found["text"] == "147 recipients in line for slow.test (10 in 1m)"
+    scene.clock.forward(3600)
+    assert await scene.waits("destination") == {}
