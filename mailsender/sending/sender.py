@@ -30,6 +30,7 @@ from mailsender.sending.attempt import (
     refused,
 )
 from mailsender.sending.errand import Anew, Errand, Said, carry, ends
+from mailsender.sending.expiry import tell_expired
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
@@ -214,6 +215,7 @@ class Sender:
             return
         if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
             self._settle(token, as_expired(letter))
+            tell_expired([letter])
             return
         # Of one that was tried before some may have to wait for longer than others.
         if (letter.attempts or not self._tools.table.plain) and not self._take_part(errand):
