@@ -430,6 +430,7 @@ class Replica:
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
+        yield from first(*(Condition(part="route", text=each.untaken, trouble=False) for each in self.routes))
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)

@@ -112,7 +112,7 @@ def route_state(route: Route, counts: Mapping[str, RouteStats] | None) -> dict[s
     return {
         "route": route.name,
         "relays": [relay.name for relay in route.relays],
-        "blocked_because": route.blocked_because() or None,
+        "blocked_because": route.blocked_because() or route.untaken or None,
         "in_hand": len(route.backlog),
         **_counts(route.name, counts),
     }

@@ -34,7 +34,7 @@ from mailsender.sending.expiry import tell_expired
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, own_times, spare, unasked
+from mailsender.sending.orders import aside, nobody_asked, own_times, spare, told_before, unasked
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit, certain
@@ -506,7 +506,7 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.heard.told,
+            relay=errand.letter.relay if nobody_asked(errand) else errand.heard.told,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
@@ -588,14 +588,15 @@ class Sender:
         results = errand.results
         some = [each for each in results.values() if each.verdict is not Verdict.ACCEPTED]
         heard = [each for each in some if not unasked(each)]
-        if some and not heard and letter.status is Status.AWAITING:
-            # No relay was asked: that letters wait so is told by /status, and an order when it comes.
+        if some and letter.status is Status.AWAITING and (not heard or told_before(errand)):
+            # No relay was asked, and it is no news: /status tells that letters wait so.
             again = round(delay, 1)
             self._quiet.debug("letter_waits", letter=letter.id, text=some[0].text, again_in_seconds=again)
             return True
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1
         first = (heard or bad)[0]
+        ours = bool(heard) and first.verdict is Verdict.DEFERRED and nobody_asked(errand)
         event = "letter_deferred" if letter.status is Status.AWAITING else "letter_failed"
         log.warning(
             event,
@@ -607,6 +608,7 @@ class Sender:
             code=first.code,
             enhanced=first.enhanced,
             rule=first.rule,
+            text=first.text if ours else None,
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )
