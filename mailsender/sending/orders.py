@@ -110,15 +110,10 @@ def unasked(result: Result | None) -> bool:
     return result is not None and result.code is None and result.text.startswith(UNASKED)
 
 
-def nobody_asked(errand: Errand) -> bool:
-    """Whether all that was said of a letter in this attempt is our own word."""
-    return errand.permit is None and not errand.tried
-
-
 def told_before(errand: Errand) -> bool:
     """Whether no relay was asked, and what keeps the letter waiting is what did so the last time."""
     known = {each.address: each.result for each in errand.letter.recipients}
-    return nobody_asked(errand) and all(
+    return errand.unasked and all(
         each in errand.idle and known.get(each) == result for each, result in errand.results.items()
     )
 

@@ -34,7 +34,7 @@ from mailsender.sending.expiry import tell_expired
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, nobody_asked, own_times, spare, told_before, unasked
+from mailsender.sending.orders import aside, own_times, spare, told_before, unasked
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit, certain
@@ -506,7 +506,7 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.letter.relay if nobody_asked(errand) else errand.heard.told,
+            relay=errand.letter.relay if errand.unasked else errand.heard.told,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
@@ -596,7 +596,7 @@ class Sender:
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1
         first = (heard or bad)[0]
-        ours = bool(heard) and first.verdict is Verdict.DEFERRED and nobody_asked(errand)
+        ours = bool(heard) and first.verdict is Verdict.DEFERRED and errand.unasked
         event = "letter_deferred" if letter.status is Status.AWAITING else "letter_failed"
         log.warning(
             event,

@@ -168,3 +168,19 @@ async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(s
     assert found["text"] == "147 recipients in line for slow.test (10 in 1m)"
     scene.clock.forward(3600)
     assert await scene.waits("destination") == {}
+
+
+async def test_a_route_of_which_no_relay_takes_mail_from_the_service_is_told_for_a_while(
+    scene: Scene,
+) -> None:
+    await scene.look()
+    assert await scene.waits("route") == {}
+    text = scene.replica.routes[1].takes_none_from("robot@example.com", for_seconds=120.0)
+    (found,) = (await scene.waits("route")).values()
+    assert (found["text"], found["trouble"]) == (text, False)
+    assert [each["blocked_because"] for each in (await scene.operations.status())["routes"]][:2] == [
+        None,
+        text,
+    ]
+    scene.clock.forward(121)
+    assert await scene.waits("route") == {}
