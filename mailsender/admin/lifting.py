@@ -13,6 +13,7 @@ from mailsender.model.text import cleaned
 from mailsender.ratelimit.order import MOST_KEY
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Scope
+from mailsender.sending.hastening import HEARD
 from mailsender.service import Replica
 from mailsender.web.operations import Lifted, NoOrder
 
@@ -49,7 +50,7 @@ class Lifting:
         if not await _end(there[relay], key) and order is None:
             raise NoOrder(f"nothing is ordered for this scope of {relay}")
         replica.dispatcher.nudge()
-        replica.dispatcher.hastener.ask(twice=True)
+        replica.dispatcher.hastener.ask(heard=HEARD)
         log.warning(
             "order_lifted",
             relay=relay,

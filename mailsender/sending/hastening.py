@@ -33,6 +33,9 @@ HEARD = 10.0
 """Seconds after an order was lifted until a second look: by then the other replicas know, and put off none of
 the letters again that were due at the first."""
 
+REPLACED = 150.0
+"""The same after a start or a change of the file: one that goes by the old file may have to end its drain."""
+
 AHEAD = 2.0
 """Seconds by which a letter's time has to be ahead: what is due sooner comes by itself."""
 
@@ -72,7 +75,7 @@ def _holds(recipient: Recipient, relays: Sequence[Relay], mail: Mail | None, now
 
 
 class Hastener:
-    """Looks once after the start, and after each `ask`; `moved` is told of routes whose letters are due."""
+    """Looks after the start, and after each `ask`; `moved` is told of routes whose letters are due."""
 
     def __init__(
         self,
@@ -90,24 +93,27 @@ class Hastener:
         self._moved = moved
         self._stop = asyncio.Event()
         self._asked = asyncio.Event()
-        self._asked.set()
-        self._twice = False
+        self._looks: list[float] = []  # monotonic: when to look
+        self.ask()
 
-    def ask(self, *, twice: bool = False) -> None:
-        """Have it look soon; `twice`: and again when the other replicas know, too."""
-        self._twice = self._twice or twice
+    def ask(self, *, heard: float = REPLACED) -> None:
+        """Have it look soon, and again `heard` seconds from now: by then all replicas know of the change."""
+        now = self._clock.monotonic()
+        self._looks += [now + SOON, now + heard]
         self._asked.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look whenever it is asked to, until `stop`."""
+        """Look when it is time to, until `stop`."""
         self._stop = stop
         while not stop.is_set():
-            await first_of(stop, self._asked)
             self._asked.clear()
-            twice, self._twice = self._twice, False
-            for wait in (SOON, HEARD) if twice else (SOON,):
-                await pause(stop, wait)
+            now = self._clock.monotonic()
+            if any(each <= now for each in self._looks):
+                self._looks = [each for each in self._looks if each > now]
                 await self._looked()
+            else:
+                left = min(self._looks) - now if self._looks else None
+                await first_of(stop, self._asked, timeout=left)
 
     async def _looked(self) -> None:
         """Look once; as long as the queue is away, or it is not known what was ordered, later."""

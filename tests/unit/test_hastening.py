@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.model.clock import SystemClock
+from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Phase, Recipient, Result, Settlement, Status, Verdict
 from mailsender.queue.memory import MemoryQueue
@@ -154,8 +154,8 @@ def test_it_is_seen_from_what_was_told_whether_it_holds(
 class Stage:
     """A queue in which letters were put off, and a relay without limits."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or ManualClock()
         self.queue = MemoryQueue(self.clock)
         self.relay = relay_with({})
         self.moved: list[str] = []
@@ -230,8 +230,7 @@ async def test_it_looks_when_the_queue_answers_and_again_when_other_replicas_hav
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hastening, "SOON", 0.0)
-    monkeypatch.setattr(hastening, "HEARD", 0.0)
-    stage, stop, looks = Stage(), asyncio.Event(), list[bool]()
+    stage, stop, looks = Stage(SystemClock()), asyncio.Event(), list[bool]()
 
     async def look() -> None:
         looks.append(True)
@@ -241,7 +240,7 @@ async def test_it_looks_when_the_queue_answers_and_again_when_other_replicas_hav
     monkeypatch.setattr(stage.hastener, "look", look)
     task = asyncio.create_task(stage.hastener.run(stop))
     await until(lambda: len(looks) == 2)
-    stage.hastener.ask(twice=True)
+    stage.hastener.ask(heard=0.1)
     await until(lambda: len(looks) == 4)
     stop.set()
     await task

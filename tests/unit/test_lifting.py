@@ -13,6 +13,7 @@ from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.metrics import ALL
 from mailsender.ratelimit.order import RELAY, Order, sender
+from mailsender.sending.hastening import HEARD, SOON
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.operations import NoOrder
@@ -151,6 +152,7 @@ async def test_metrics_count_orders_by_what_they_cover(scene: Scene) -> None:
 async def test_letters_that_waited_for_its_end_are_due_soon_and_looked_for_again(scene: Scene) -> None:
     await scene.order("destination:gmail.com")
     hastener = scene.replica.dispatcher.hastener
-    assert not hastener._twice
+    before = len(hastener._looks)
     await scene.lift("destination:gmail.com")
-    assert hastener._twice
+    now = scene.clock.monotonic()
+    assert [each - now for each in hastener._looks[before:]] == pytest.approx([SOON, HEARD])
