@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count, islice
@@ -97,18 +97,19 @@ class _Waiting:
         heap[:] = [each for each in heap if each[2] is not entry]
         heapq.heapify(heap)
 
-    def put_off(self, words: Sequence[str], after: float) -> list[_Entry]:
-        """Those that wait for a time later than `after`; see `Queue.put_off`."""
-        return [each for due, _, each in sorted(self._deferred) if due > after and _unasked(each, words)]
+    def put_off(self, words: tuple[str, ...], after: float, limit: int) -> list[_Entry]:
+        """The first `limit` of those that wait for a time later than `after`; see `Queue.put_off`."""
+        later = (each for each in self._deferred if each[0] > after and _unasked(each[2], words))
+        return [each for _, _, each in heapq.nsmallest(limit, later)]
 
-    def hasten(self, ids: Collection[str], now: float) -> int:
-        """Let these be due `now`; how many were not yet. Among each other they keep their order."""
-        found = [each for due, _, each in self._deferred if due > now and each.letter.id in ids]
-        for each in found:
+    def hasten(self, entries: Sequence[_Entry], now: float) -> None:
+        """Let these, which are deferred, be due `now`. Among each other they keep their order."""
+        theirs = set(map(id, entries))
+        self._deferred[:] = [each for each in self._deferred if id(each[2]) not in theirs]
+        for each in entries:
             each.due = now
-        self._deferred = [(each.due, order, each) for _, order, each in self._deferred]
+            self._deferred.append((now, each.order, each))
         heapq.heapify(self._deferred)
-        return len(found)
 
     def ids(self) -> list[str]:
         """The IDs of those that wait."""
@@ -169,9 +170,9 @@ class _Waiting:
         return min([heap[0][2].due for heap in (self._fresh, self._deferred) if heap], default=math.inf)
 
 
-def _unasked(entry: _Entry, words: Sequence[str]) -> bool:
+def _unasked(entry: _Entry, words: tuple[str, ...]) -> bool:
     results = [each.result for each in entry.letter.recipients if each.result is not None]
-    return any(each.code is None and each.text.startswith(tuple(words)) for each in results)
+    return any(each.code is None and each.text.startswith(words) for each in results)
 
 
 class MemoryQueue:
@@ -377,13 +378,20 @@ class MemoryQueue:
     ) -> list[tuple[str, float]]:
         """See `Queue.put_off`."""
         apart = self._clock.epoch() - self._clock.monotonic()
-        found = self._routes[route].put_off(words, after - apart) if route in self._routes else []
-        return [(each.letter.id, each.due + apart) for each in found[:limit]]
+        waiting = self._routes.get(route)
+        found = [] if waiting is None else waiting.put_off(tuple(words), after - apart, limit)
+        return [(each.letter.id, each.due + apart) for each in found]
 
     async def hasten(self, ids: Sequence[str]) -> int:
         """See `Queue.hasten`."""
-        wanted, now = set(ids), self._clock.monotonic()
-        return sum(waiting.hasten(wanted, now) for waiting in self._routes.values())
+        now = self._clock.monotonic()
+        found: defaultdict[str, list[_Entry]] = defaultdict(list)
+        for entry in filter(None, map(self._entries.get, ids)):
+            if entry.letter.status is Status.AWAITING and entry.rank is None and entry.due > now:
+                found[entry.letter.route].append(entry)
+        for route, entries in found.items():
+            self._routes[route].hasten(entries, now)
+        return sum(map(len, found.values()))
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
