@@ -47,6 +47,7 @@ from mailsender.model.clock import Clock, SharedClock, SystemClock
 from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
 from mailsender.model.queue_stats import QueueStats
+from mailsender.model.text import counted
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
@@ -55,7 +56,7 @@ from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
-from mailsender.ratelimit.destinations import Destinations, Rates
+from mailsender.ratelimit.destinations import Destinations, Rates, told
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter, nobody
 from mailsender.ratelimit.port import SlotStore
@@ -437,6 +438,7 @@ class Replica:
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
+        yield from first(*(Condition(part="route", text=each.untaken, trouble=False) for each in self.routes))
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
@@ -462,6 +464,9 @@ class Replica:
             yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until, relay=name)
         elif (backlog := self._backlog(relay)) is not None:
             yield replace(backlog, relay=name)
+        if relay.destinations is not None and (turns := relay.destinations.promised(self.clock.monotonic())):
+            text = _in_line(turns, relay.destinations.limiters)
+            yield Condition(part="destination", text=text, trouble=False, relay=name)
 
     def _stood_in_for(self, relay: Relay) -> bool:
         """Whether the letters of all its routes have another relay that goes."""
@@ -792,6 +797,14 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
         sweep_age=settings.report_sweep_after,
         stop_timeout=settings.drain_timeout / 4,
     )
+
+
+def _in_line(turns: Mapping[str, int], limiters: Mapping[str, Limiter]) -> str:
+    """How many wait for a turn of the destination for which most do, and for others."""
+    most = max(turns, key=lambda pattern: turns[pattern])
+    others = sum(turns.values()) - turns[most]
+    text = f"{counted(turns[most], 'recipient')} in line for {most} ({told(limiters[most])})"
+    return f"{text}, {others} for other destinations" if others else text
 
 
 def _quota(allowance: Allowance) -> str:

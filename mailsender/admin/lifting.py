@@ -13,6 +13,7 @@ from mailsender.model.text import cleaned
 from mailsender.ratelimit.order import MOST_KEY, RELAY
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Scope
+from mailsender.sending.hastening import HEARD
 from mailsender.service import Replica
 from mailsender.web.operations import Lifted, NoOrder
 
@@ -35,7 +36,8 @@ class Lifting:
     async def lift(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
         """End what holds for a scope of a relay; `by` and `reason` say for the log who asked, and why.
 
-        This replica begins at once, others at their next lease. What letters were put off to stays.
+        This replica begins at once, others at their next lease. Letters that were put off by it, without that
+        the relay was asked for them, are due soon.
 
         Raises:
             NoOrder: there is no such relay or scope, or nothing is ordered there.
@@ -54,6 +56,7 @@ class Lifting:
         if not await _end(there[relay], key) and order is None:
             raise NoOrder(f"nothing is ordered for this scope of {relay}")
         replica.dispatcher.nudge()
+        replica.dispatcher.hastener.ask(heard=HEARD)
         log.warning(
             "order_lifted",
             relay=relay,
@@ -62,7 +65,7 @@ class Lifting:
             said=order.said if order else None,
             by=by,
             reason=" ".join(cleaned(reason).split())[:MAX_REASON] or None,
-            action="it holds no more, on any replica; what letters were put off to stays",
+            action="it holds no more, on any replica; letters that waited for its end are due soon",
         )
         if order is None:
             return Lifted(relay=relay, scope=key)

@@ -17,7 +17,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
 
 DESTINATIONS_SHOWN: Final = 20
-"""Destinations with limits of their own that are shown, those for which most senders wait."""
+"""Destinations with limits of their own that are shown, those for which most wait."""
 
 ORDERS_SHOWN: Final = 20
 """Orders of a relay that are shown, those that end last: there may be a thousand, of as many senders."""
@@ -62,7 +62,7 @@ def relay_details(relay: Relay, now: float, monotonic: float) -> dict[str, Any]:
     orders = sorted(standing.values(), key=lambda order: (order.key != RELAY, -order.ends))
     pace = standing[RELAY].pace(now) if RELAY in standing else 1.0
     limited = relay.destinations.limiters if relay.destinations is not None else {}
-    busiest = sorted(limited.items(), key=lambda each: -each[1].waiting)
+    busiest = sorted(limited.items(), key=lambda each: -_in_line(each[1], monotonic))
     return {
         "relay": relay.name,
         **relay_state(relay),
@@ -80,7 +80,7 @@ def relay_details(relay: Relay, now: float, monotonic: float) -> dict[str, Any]:
         "orders": [_order(each, now) for each in orders[:ORDERS_SHOWN]],
         "orders_left_out": max(0, len(orders) - ORDERS_SHOWN),
         "recipients_resting": relay.orders.count(monotonic),
-        "destinations": [_destination(*each, now) for each in busiest[:DESTINATIONS_SHOWN]],
+        "destinations": [_destination(*each, now, monotonic) for each in busiest[:DESTINATIONS_SHOWN]],
         "destinations_left_out": max(0, len(busiest) - DESTINATIONS_SHOWN),
     }
 
@@ -112,7 +112,7 @@ def route_state(route: Route, counts: Mapping[str, RouteStats] | None) -> dict[s
     return {
         "route": route.name,
         "relays": [relay.name for relay in route.relays],
-        "blocked_because": route.blocked_because() or None,
+        "blocked_because": route.blocked_because() or route.untaken or None,
         "in_hand": len(route.backlog),
         **_counts(route.name, counts),
     }
@@ -152,12 +152,17 @@ def _rate(allowance: Allowance, pace: float) -> dict[str, Any]:
     }
 
 
-def _destination(pattern: str, limiter: Limiter, now: float) -> dict[str, Any]:
+def _in_line(limiter: Limiter, monotonic: float) -> int:
+    """Who waits for a destination's turn, as far as this replica knows: at hand, and put off."""
+    return limiter.waiting + limiter.promised(monotonic)
+
+
+def _destination(pattern: str, limiter: Limiter, now: float, monotonic: float) -> dict[str, Any]:
     pace = next((each.pace(now) for each in limiter.orders()), 1.0)
     return {
         "destination": pattern,
         "rates": [_rate(each, pace) for each in (limiter.allowance, *limiter.further) if each.letters],
-        "waiting": limiter.waiting,
+        "waiting": _in_line(limiter, monotonic),
         "blocked_because": limiter.blocked_because() or None,
     }
 

@@ -10,6 +10,7 @@ from mailsender.app import build_relays
 from mailsender.check.findings import Finding
 from mailsender.check.probe import probe_relay
 from mailsender.model.clock import SystemClock
+from mailsender.routing.patterns import named_in
 from mailsender.routing.plan import DEFAULT, RelayPlan
 from mailsender.settings.environment import Settings
 from mailsender.settings.file.relays import RelayTable
@@ -40,9 +41,28 @@ def judge_file(settings: Settings) -> Iterator[Finding]:
             yield Finding(part="settings", level="warning", text=f"relays.{name}{text}")
         if name not in taken:
             yield Finding(part="settings", level="warning", text=f"relays.{name}: no route leads to it")
+    yield from _untaken(settings)
     if not settings.smtp_host and DEFAULT not in taken and settings.smtp_password.get_secret_value():
         text = "SMTP_PASSWORD is set, and SMTP_HOST is not: nobody is told it"
         yield Finding(part="settings", level="warning", text=text)
+
+
+def _untaken(settings: Settings) -> Iterator[Finding]:
+    """The routes on which letters would wait that name no sender of their own."""
+    plan, service = plan_of(settings), settings.sender[1]
+    takers = {each.name for each in plan.relays if not each.senders or named_in(each.senders, service)}
+    for route in plan.routes:
+        if not takers.isdisjoint((*route.relays, *route.fallback)):
+            continue
+        senders = route.match.senders if route.match is not None else ()
+        elsewhere = bool(senders) and not named_in(senders, service)  # they come here only by their `Route`
+        if elsewhere and not route.open:
+            continue
+        text = (
+            f"routes.{route.name}: none of its relays takes mail from SMTP_FROM, by their `from`: letters"
+            f" that name no other sender wait there; name {service} in `from`, or give it another relay"
+        )
+        yield Finding(part="settings", level="warning" if elsewhere else "error", text=text)
 
 
 def _in_the_open(relay: RelayTable) -> Iterator[str]:
@@ -75,7 +95,11 @@ async def probe_relays(settings: Settings, recipient: str) -> list[Finding]:
 
     async def probe(name: str, plan: RelayPlan) -> list[Finding]:
         relay, timeout = ways[name], links[name].timeouts.connect
-        found = await probe_relay(relay, sender_of(plan), recipient=recipient, timeout=timeout)
+        sender = sender_of(plan)
+        found = await probe_relay(relay, sender, recipient=recipient, timeout=timeout)
+        if sender != plan.policy.reverse_path:
+            also = f"; it takes no mail from SMTP_FROM, by its `from`: {sender} stands for whom it takes"
+            found = [replace(each, text=each.text + also) for each in found]
         if not in_file(settings, name):
             return found
         part = f"relay {name} at {relay.address}"

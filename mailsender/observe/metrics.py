@@ -97,7 +97,18 @@ REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 SCOPES: Final = ("relay", "destination", "sender", "recipient")
 """What an order covers."""
 
-PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
+PARTS: Final = (
+    "mongodb",
+    "kafka",
+    "slots",
+    "journal",
+    "relay",
+    "quota",
+    "rate",
+    "destination",
+    "route",
+    "queue",
+)
 """What `/status` names as the part of a condition."""
 
 

@@ -97,6 +97,20 @@ class _Waiting:
         heap[:] = [each for each in heap if each[2] is not entry]
         heapq.heapify(heap)
 
+    def put_off(self, words: tuple[str, ...], after: float, limit: int) -> list[_Entry]:
+        """The first `limit` of those that wait for a time later than `after`; see `Queue.put_off`."""
+        later = (each for each in self._deferred if each[0] > after and _unasked(each[2], words))
+        return [each for _, _, each in heapq.nsmallest(limit, later)]
+
+    def hasten(self, entries: Sequence[_Entry], now: float) -> None:
+        """Let these, which are deferred, be due `now`. Among each other they keep their order."""
+        theirs = set(map(id, entries))
+        self._deferred[:] = [each for each in self._deferred if id(each[2]) not in theirs]
+        for each in entries:
+            each.due = now
+            self._deferred.append((now, each.order, each))
+        heapq.heapify(self._deferred)
+
     def ids(self) -> list[str]:
         """The IDs of those that wait."""
         return [each.letter.id for _, _, each in (*self._fresh, *self._deferred)]
@@ -154,6 +168,11 @@ class _Waiting:
     def since(self) -> float:
         """Since when the first of them may be sent."""
         return min([heap[0][2].due for heap in (self._fresh, self._deferred) if heap], default=math.inf)
+
+
+def _unasked(entry: _Entry, words: tuple[str, ...]) -> bool:
+    results = [each.result for each in entry.letter.recipients if each.result is not None]
+    return any(each.code is None and each.text.startswith(words) for each in results)
 
 
 class MemoryQueue:
@@ -353,6 +372,26 @@ class MemoryQueue:
                 entry.rank = self._place(entry.letter)
             self._routes[route].add(entry)
         return len(wanted)
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Queue.put_off`."""
+        apart = self._clock.epoch() - self._clock.monotonic()
+        waiting = self._routes.get(route)
+        found = [] if waiting is None else waiting.put_off(tuple(words), after - apart, limit)
+        return [(each.letter.id, each.due + apart) for each in found]
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """See `Queue.hasten`."""
+        now = self._clock.monotonic()
+        found: defaultdict[str, list[_Entry]] = defaultdict(list)
+        for entry in filter(None, map(self._entries.get, ids)):
+            if entry.letter.status is Status.AWAITING and entry.rank is None and entry.due > now:
+                found[entry.letter.route].append(entry)
+        for route, entries in found.items():
+            self._routes[route].hasten(entries, now)
+        return sum(map(len, found.values()))
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""

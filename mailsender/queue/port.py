@@ -185,6 +185,20 @@ class Queue(Histories, Protocol):
         """
         ...
 
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """Letters that wait on a route for a time of their own, as no relay was asked for somebody in them.
+
+        They are told by how the words begin that say so, and by having no reply's code. The first `limit` of
+        those that are due later than `after`, in epoch seconds, in order: IDs and when they are due.
+        """
+        ...
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """Let those of these letters that wait for a time to come be due now; how many do."""
+        ...
+
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """Letters that are still `processing` under their tokens, as they were claimed, by token.
 

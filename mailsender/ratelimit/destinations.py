@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mailsender.aio import first_of
 from mailsender.model.clock import Clock
+from mailsender.model.durations import duration_of
 from mailsender.ratelimit.gcra import Allowance, Slot, meeting
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.order import RELAY, Order, destination
@@ -32,6 +33,12 @@ Rates = tuple[Allowance, ...]
 def domain_of(address: str) -> str:
     """The domain of an address, as limits name it."""
     return address.rpartition("@")[2].lower()
+
+
+def told(limiter: Limiter) -> str:
+    """The rates of a limiter, for people: ``10 in 1m, 100 in 1h``."""
+    rates = (limiter.allowance, *limiter.further)
+    return ", ".join(f"{each.letters} in {duration_of(each.period)}" for each in rates if each.letters)
 
 
 def _narrowest(limiters: Mapping[str, Limiter], domain: str) -> Limiter | None:
@@ -72,11 +79,28 @@ class Destinations:
                 self._made[pattern] = self._make(pattern, each)
         self._limiters = {pattern.lower(): self._made[pattern] for pattern in rates}
         self._given_up = {each.lower(): made for each, made in self._made.items() if each not in rates}
+        for limiter in self._given_up.values():
+            limiter.forget_turns()
         self._changed.set()
 
     def of(self, domain: str) -> Limiter | None:
         """The limiter of a domain, by the narrowest pattern; None where it has no limits of its own."""
         return _narrowest(self._limiters, domain) if self._limiters else None
+
+    def rates_of(self, domain: str) -> str:
+        """What the limits of a domain are, for people; empty where it has none of its own."""
+        own = self.of(domain)
+        return "" if own is None else told(own)
+
+    def promised(self, now: float) -> dict[str, int]:
+        """How many recipients this replica has told a turn that is still to come, by patterns; no zeros."""
+        found = {pattern: each.promised(now) for pattern, each in self._limiters.items()}
+        return {pattern: several for pattern, several in found.items() if several}
+
+    @property
+    def knows(self) -> bool:
+        """Whether what was ordered before the start is known."""
+        return all(each.knows for each in self._limiters.values())
 
     def alike(self, addresses: Sequence[str]) -> int:
         """How many of them, from the first on, may be in one transaction: they share their limits."""

@@ -185,6 +185,7 @@ class Limiter:
             return
         self.allowance, self.further = allowance, further
         self.exhausted_until = self.used_today = None
+        self.forget_turns()
         self._lapses.judge(self._request(0).life)
         self._tell_lapses()
         self._drop()
@@ -383,6 +384,14 @@ class Limiter:
         """Seconds until the turn of one that does not wait here, behind all those who were told before."""
         self._turn_at = self.next_turn(now)
         return self._turn_at - now
+
+    def forget_turns(self) -> None:
+        """Those who were told their turns come sooner now: who comes next does not stand behind them."""
+        self._turn_at = float("-inf")
+
+    def promised(self, now: float) -> int:
+        """How many were told turns that are still to come."""
+        return math.ceil(max(0.0, self._turn_at - now) / self._step) if self._turn_at > now else 0
 
     def next_turn(self, now: float) -> float:
         """When the next turn is, in monotonic seconds."""

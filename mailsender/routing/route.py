@@ -111,6 +111,7 @@ class Route:
 
         What is under way stays.
         """
+        self._untaken, self._untaken_until = "", -math.inf
         self.hours = hours
         self.reserve = reserve
         self.relays = (*relays, *(each for each in fallback if each not in relays))
@@ -241,6 +242,20 @@ class Route:
         if self.alone:
             return self.relays[0].blocked_because()
         return "; ".join(f"{relay.name}: {relay.blocked_because()}" for relay in self.relays)
+
+    def takes_none_from(self, sender: str, *, for_seconds: float) -> str:
+        """Note that no relay takes mail from the service's `sender`, and letters wait for that; it in words.
+
+        It is told for so many seconds, unless another letter has it noted anew.
+        """
+        self._untaken = f"no relay of the route {self.name} takes mail from {sender}"
+        self._untaken_until = self._clock.monotonic() + for_seconds
+        return self._untaken
+
+    @property
+    def untaken(self) -> str:
+        """Why letters wait that name no sender of their own, where no relay takes mail from the service's."""
+        return self._untaken if self._clock.monotonic() < self._untaken_until else ""
 
     def _opens(self) -> datetime:
         opens, window = self.hours.opens(self._clock.epoch()), self.hours.window

@@ -25,6 +25,7 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
 from mailsender.routing.table import RouteTable
 from mailsender.routing.weighing import Ruling
+from mailsender.sending.hastening import Hastener
 from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
@@ -97,6 +98,9 @@ class Dispatcher:
             blocked=self._blocks,
             moved=self._nudge_one,
         )
+        self.hastener = Hastener(
+            queue, tools.clock, tools.composer, routes=lambda: self.routes, moved=self._nudge_one
+        )
         self.sharing = Sharing(queue, tools.in_flight, tools.clock, relays, life=tools.policy.life)
         self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
@@ -155,6 +159,7 @@ class Dispatcher:
         if self._group is not None and not self._stopping.is_set():
             self._staff(self._group)
         self.rerouter.changed.set()
+        self.hastener.ask()
 
     def _staff(self, group: asyncio.TaskGroup) -> None:
         """Have each route's letters claimed and sent, by as many senders as it is worth."""
@@ -255,6 +260,8 @@ class Dispatcher:
         if self._tools.table.names:
             look = partial(self.rerouter.run, stop)
             group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
+        hasten = partial(self.hastener.run, stop)
+        group.create_task(keep("hastening", hasten, stop, "letters keep times that followed from old limits"))
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""

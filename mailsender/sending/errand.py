@@ -141,6 +141,11 @@ class Errand:
                 self.waits = {each: wait for each, wait in self.waits.items() if each not in part}
 
     @property
+    def unasked(self) -> bool:
+        """Whether no relay was asked: all that is said of the letter is our own word."""
+        return self.permit is None and not self.tried
+
+    @property
     def senders(self) -> tuple[str, ...]:
         """The addresses that it is sent in the name of: the service's where it names none itself."""
         named = () if self.mail is None else tuple([address.text for _, address in self.mail.senders])

@@ -5,16 +5,28 @@ A sender does the same with one that it has in hand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Claim, Settlement
+from mailsender.model.letter import Claim, Letter, Settlement
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.sending.attempt import as_expired
 from mailsender.sending.settler import Settler
 
 log = structlog.get_logger()
+
+
+def tell_expired(letters: Sequence[Letter]) -> None:
+    """Have the log say that these letters end, as their time to be sent is over; there is one at least."""
+    log.warning(
+        "letters_expired",
+        letters=len(letters),
+        first=letters[0].id,
+        action="they are errors, or sent where somebody had accepted them; their publishers get reports",
+    )
 
 
 class Expiry:
@@ -48,12 +60,7 @@ class Expiry:
         self._in_flight.take(claim)
         for letter in claim.letters:
             self._settler.put(Settlement(token=claim.token, letter=as_expired(letter)))
-        log.warning(
-            "letters_expired",
-            letters=len(claim.letters),
-            first=claim.letters[0].id,
-            action="they are errors, or sent where somebody had accepted them; their publishers get reports",
-        )
+        tell_expired(claim.letters)
 
     async def _end_doubtful(self) -> None:
         """What a claim took whose reply was lost is ours, and nobody else will end it while we live."""

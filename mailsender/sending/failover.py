@@ -21,6 +21,11 @@ UNSUITED = 10.0
 away."""
 
 
+UNTAKEN = 60.0
+"""Seconds after which a letter is looked at again that no relay of its route takes mail from the service for:
+somebody has to mend the file."""
+
+
 def untaken(errand: Errand) -> tuple[str, ...]:
     """Those of a letter's recipients whom its relay certainly did not take, in order.
 
@@ -84,7 +89,8 @@ def ended(errand: Errand) -> tuple[str, ...]:
 def suit(errand: Errand, route: Route) -> bool:
     """See that the relay takes mail from the letter's senders, or one does to which it can turn.
 
-    Where none does the letter is put off, by its schedule: somebody may have forgotten one in the file.
+    Where none does the letter is put off. For a sender of its own that is by its schedule: most likely it is
+    the letter's mistake. That of the service is not, so then no attempt counts.
     """
     if errand.relay.takes(errand.senders):
         return True
@@ -93,9 +99,13 @@ def suit(errand: Errand, route: Route) -> bool:
         return True
     if any(relay.takes(errand.senders) for relay in route.relays):
         errand.idle.update(errand.left)  # that one does not go now
+        errand.pause = UNSUITED
         text = "the relay that takes mail from this sender does not go now"
-    else:
+    elif errand.mail is not None and errand.mail.senders:
         text = "no relay of the route takes mail from this sender"
+    else:
+        errand.idle.update(errand.left)
+        errand.pause = UNTAKEN
+        text = route.takes_none_from(errand.senders[0], for_seconds=2 * UNTAKEN)
     errand.results = dict.fromkeys(errand.left, Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text))
-    errand.pause = UNSUITED
     return False

@@ -18,7 +18,10 @@ from mailsender.sending.errand import Errand
 from mailsender.sending.scopes import author_of, recipient_rests, sender_rests
 
 IN_TURN: Final = "waits for its turn: the limits of its destination are reached"
-"""What is told of recipients who are left for later."""
+RESTS: Final = "rests by the rule"
+"""How begins what is told of recipients who are left for later, without that the relay was asked."""
+
+UNASKED: Final = (IN_TURN, RESTS)
 
 LEAST_PAUSE: Final = 1.0
 """Seconds until a letter comes again of which a rule says neither when nor that the attempt counts: without
@@ -77,7 +80,7 @@ def spare(errand: Errand, now: float) -> None:
     for each in errand.left:
         resting = sender or recipient_rests(relay, each, now)
         if resting is None and (pause := _turn(relay, each, now)):
-            errand.results[each] = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=IN_TURN)
+            errand.results[each] = _waiting(relay, each)
             _idle(errand, each, pause)
         elif resting is None:
             kept.append(each)
@@ -93,11 +96,37 @@ def _turn(relay: Relay, address: str, now: float) -> float:
     return 0.0 if destinations is None else destinations.rest(domain_of(address), now)
 
 
+def in_turn(relay: Relay, address: str) -> str:
+    """What is told of an address that waits for its turn over a relay; empty where it has no limits there.
+
+    It names the rates: by it is seen later whether they are still those that hold.
+    """
+    rates = "" if relay.destinations is None else relay.destinations.rates_of(domain_of(address))
+    return f"{IN_TURN} ({rates})" if rates else ""
+
+
+def unasked(result: Result | None) -> bool:
+    """Whether a recipient was left for later without that the relay was asked."""
+    return result is not None and result.code is None and result.text.startswith(UNASKED)
+
+
+def told_before(errand: Errand) -> bool:
+    """Whether no relay was asked, and what keeps the letter waiting is what did so the last time."""
+    known = {each.address: each.result for each in errand.letter.recipients}
+    return errand.unasked and all(
+        each in errand.idle and known.get(each) == result for each, result in errand.results.items()
+    )
+
+
+def _waiting(relay: Relay, address: str) -> Result:
+    return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=in_turn(relay, address) or IN_TURN)
+
+
 def _idle(errand: Errand, address: str, pause: float) -> None:
     errand.pause = min(errand.pause, pause) if errand.idle else pause
     errand.idle.add(address)
 
 
 def _result(resting: Resting) -> Result:
-    text = f"rests by the rule {resting.rule}, after the relay said: {resting.said}"
+    text = f"{RESTS} {resting.rule}, after the relay said: {resting.said}"
     return Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text=text, rule=resting.rule)

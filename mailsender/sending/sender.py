@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -31,10 +30,11 @@ from mailsender.sending.attempt import (
     refused,
 )
 from mailsender.sending.errand import Anew, Errand, Said, carry, ends
+from mailsender.sending.expiry import tell_expired
 from mailsender.sending.failover import elsewhere, ended, suit
 from mailsender.sending.judge import Judge
 from mailsender.sending.mail import have_filling, known_of, mail_of, message_of, take_contents
-from mailsender.sending.orders import aside, own_times, spare
+from mailsender.sending.orders import aside, own_times, spare, told_before, unasked
 from mailsender.sending.parts import moved_on, part_of
 from mailsender.sending.past import past_of, remembers, with_past
 from mailsender.sending.permit import Permit, certain
@@ -215,6 +215,7 @@ class Sender:
             return
         if letter.expires is not None and letter.expires.timestamp() <= self._clock.epoch():
             self._settle(token, as_expired(letter))
+            tell_expired([letter])
             return
         # Of one that was tried before some may have to wait for longer than others.
         if (letter.attempts or not self._tools.table.plain) and not self._take_part(errand):
@@ -505,7 +506,7 @@ class Sender:
         stopped = errand.short and (self._stopping.is_set() or bool(self._in_flight.journal.trouble))
         return Attempt(
             results=errand.results,
-            relay=errand.heard.told,
+            relay=errand.letter.relay if errand.unasked else errand.heard.told,
             message_id=self._composer.message_id(errand.letter),
             cut=self._means.cut or stopped,
             idle=errand.idle,
@@ -539,7 +540,7 @@ class Sender:
             if relay.refusals.numbers and moved.status.final:
                 relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
-        if self._log(moved, delay, attempt.results) or self._suppression.watching:
+        if self._log(moved, delay, errand) or self._suppression.watching:
             self._suppression.note(moved, attempt.results, errand.failed)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
@@ -578,15 +579,24 @@ class Sender:
             reason = f"internal error while sending ({type(error).__name__})"
             self._settle(errand.token, as_error(letter, reason))
 
-    def _log(self, letter: Letter, delay: float, results: Mapping[str, Result]) -> bool:
+    def _log(self, letter: Letter, delay: float, errand: Errand) -> bool:
         """Say what an attempt came to; whether somebody was not accepted."""
         bad = [r.result for r in letter.recipients if r.result and not r.accepted]
         if not bad:
             self._quiet.debug("letter_sent", letter=letter.id)
             return False
+        results = errand.results
+        some = [each for each in results.values() if each.verdict is not Verdict.ACCEPTED]
+        heard = [each for each in some if not unasked(each)]
+        if some and letter.status is Status.AWAITING and (not heard or told_before(errand)):
+            # No relay was asked, and it is no news: /status tells that letters wait so.
+            again = round(delay, 1)
+            self._quiet.debug("letter_waits", letter=letter.id, text=some[0].text, again_in_seconds=again)
+            return True
         if any(result.verdict is Verdict.UNCERTAIN for result in results.values()):
             self._settler.tally.uncertain += 1
-        first = bad[0]
+        first = (heard or bad)[0]
+        ours = bool(heard) and first.verdict is Verdict.DEFERRED and errand.unasked
         event = "letter_deferred" if letter.status is Status.AWAITING else "letter_failed"
         log.warning(
             event,
@@ -598,6 +608,7 @@ class Sender:
             code=first.code,
             enhanced=first.enhanced,
             rule=first.rule,
+            text=first.text if ours else None,
             attempts=letter.attempts,
             again_in_seconds=round(delay, 1) if letter.status is Status.AWAITING else None,
         )

@@ -365,7 +365,9 @@ class DestinationView(BaseModel):
 
     destination: str = Field(description="A domain, or `*.` and one: all below it together.")
     rates: list[RelayRateView]
-    waiting: Count = Field(description="Senders of this replica that wait for its turn.")
+    waiting: Count = Field(
+        description="Recipients that wait for its turn, put off until then by this replica."
+    )
     blocked_because: str | None = Field(description="Why nothing goes there now; null: it does.")
 
 

@@ -1106,6 +1106,40 @@ async def test_letters_that_wait_can_be_moved_to_another_route(queue: Queue, wor
     assert await queue.waiting("a", 9) == [letter(0).id]
 
 
+async def test_those_that_no_relay_was_asked_for_can_be_had_sooner(queue: Queue, world: World) -> None:
+    await queue.insert([letter(n, route="a") for n in range(6)])
+    claimed = await queue.claim(5, token_of(), "a")
+    waits = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text="waits (10 in 1m)")
+    mixed = (Recipient(address="a4@example.test", result=waits), Recipient(address="b4@example.test"))
+    both = [
+        tuple(Recipient(address=each, result=result) for each in one.addresses)
+        for one, result in zip(claimed.letters, [waits, waits, DEFERRED, ACCEPTED], strict=False)
+    ]
+    await queue.settle(
+        [
+            Settlement(
+                token=claimed.token,
+                letter=one.evolve(status=Status.AWAITING, recipients=recipients),
+                delay=100.0 - 10 * number,
+            )
+            for number, (one, recipients) in enumerate(zip(claimed.letters, [*both, mixed], strict=True))
+        ]
+    )
+    now = await queue.now()
+    found = await queue.put_off("a", ["rests", "waits ("], now, 9)
+    assert [each for each, _ in found] == [letter(n).id for n in (4, 1, 0)]
+    assert [round(due - now) for _, due in found] == [60, 90, 100]
+    assert await queue.put_off("a", ["waits ("], now, 1) == found[:1]
+    assert await queue.put_off("a", ["waits ("], found[1][1], 9) == found[2:]
+    assert await queue.put_off("a", ["waits."], now, 9) == await queue.put_off("b", ["waits ("], now, 9) == []
+    ids = [letter(n).id for n in (0, 1, 5, 77)]
+    assert await queue.hasten(ids) == 2, "nobody who waits for a turn alone, and nobody who is not there"
+    assert await queue.hasten(ids) == 0
+    due = await queue.claim(9, token_of(), "a")
+    assert sorted(each.id for each in due.letters) == sorted(letter(n).id for n in (0, 1, 5))
+    assert await queue.hasten([letter(0).id]) == 0, "it is on its way"
+
+
 async def test_letters_are_looked_at_in_the_order_in_which_they_are_named(queue: Queue) -> None:
     await queue.insert([letter(n) for n in range(6)])
     await queue.claim(1, token_of())

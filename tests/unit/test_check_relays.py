@@ -65,6 +65,7 @@ async def test_every_relay_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert "SMTP_" not in bad.text
         assert good.part == f"relay good at 127.0.0.1:{relay.port}"
         assert "robot@example.org may send" in good.text
+        assert "it takes no mail from SMTP_FROM, by its `from`" in good.text
         assert "MAIL FROM:<robot@example.org>" in " ".join(relay.commands)
 
 
@@ -81,6 +82,47 @@ def test_what_can_be_said_without_asking_is_said(monkeypatch: pytest.MonkeyPatch
         assert any(text.startswith(words) for text in texts), words
     assert not any(text.startswith("relays.good: no route") for text in texts)
     assert "hunter2" not in " ".join(texts)
+
+
+ROUTES = """\
+[relays.ours]
+host = "127.0.0.1"
+[relays.theirs]
+host = "127.0.0.1"
+from = ["other.example"]
+[routes.default]
+relays = ["theirs"]
+{default}
+[routes.other]
+match = {{ {match} }}
+relays = ["theirs"]
+{other}
+"""
+
+
+@pytest.mark.parametrize(
+    ("default", "match", "other", "expected"),
+    [
+        ("", 'sender = "other.example"', "", {"default": "error"}),
+        ('fallback = ["ours"]', 'sender = "other.example"', "", {}),
+        ('fallback = ["ours"]', 'stream = "news"', "", {"other": "error"}),
+        ('fallback = ["ours"]', 'sender = "*.com"', "", {"other": "error"}),
+        ('fallback = ["ours"]', 'sender = "other.example"', "open = true", {"other": "warning"}),
+    ],
+)
+def test_a_route_of_which_no_relay_takes_the_services_sender_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    default: str,
+    match: str,
+    other: str,
+    expected: dict[str, str],
+) -> None:
+    settings = settings_of(monkeypatch, tmp_path, ROUTES.format(default=default, match=match, other=other))
+    found = [each for each in judge_file(settings) if "SMTP_FROM" in each.text]
+    assert {each.text.partition(":")[0]: each.level for each in found} == {
+        f"routes.{name}": level for name, level in expected.items()
+    }
 
 
 def test_without_a_file_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -123,8 +123,11 @@ async def test_a_sender_does_not_send_what_is_over() -> None:
     clock = SystemClock()
     async with running(relay, queue=MemoryQueue(clock)) as scene:
         await scene.queue.insert([letter(1, expires=PAST), letter(2)])
-        scene.dispatcher.nudge()
-        await until(lambda: len(scene.reported) == 2)
+        with capture_logs() as logs:
+            scene.dispatcher.nudge()
+            await until(lambda: len(scene.reported) == 2)
+    (told,) = [each for each in logs if each["event"] == "letters_expired"]
+    assert (told["letters"], told["first"], told["log_level"]) == (1, letter(1).id, "warning")
     ended = {each.id: each for each in scene.reported}
     assert ended[letter(1).id].reason == "expired: it was never tried"
     assert ended[letter(2).id].status is Status.SENT

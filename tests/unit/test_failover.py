@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
+from mailsender.admin.relay_state import route_state
+from mailsender.message.composer import LetterComposer
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
@@ -409,12 +413,60 @@ async def test_a_letter_that_names_no_sender_goes_over_a_relay_that_takes_the_se
     assert {each.attempts for each in done} == {1}
 
 
-async def test_a_letter_whose_sender_no_relay_takes_is_put_off_and_says_why() -> None:
-    fakes = {"a": FakeRelay()}
-    async with fleet(fakes, [route("default", "a")], senders={"a": ("elsewhere.test",)}) as stage:
-        await stage.put(letter(1))
-        (done,) = await stage.settled(1)
+async def test_where_no_relay_takes_mail_from_the_service_letters_wait_and_it_is_told() -> None:
+    fakes, text = {"a": FakeRelay()}, "no relay of the route default takes mail from s@example.test"
+    with capture_logs() as logs:
+        async with fleet(fakes, [route("default", "a")], senders={"a": ("elsewhere.test",)}) as stage:
+            waits = stage.routes["default"]
+            assert route_state(waits, None)["blocked_because"] is None
+            await stage.put(letter(1))
+            await until(lambda: any(each["event"] == "letter_deferred" for each in logs))
+            await stage.settler.flush(5.0)
+            found = await stage.queue.look_up(letter(1).id)
+            assert route_state(waits, None)["blocked_because"] == text
+            waits.change([stage.relays["a"]], retry=RetryPolicy(max_attempts=2, delay=1.0))
+            assert route_state(waits, None)["blocked_because"] is None
+    assert found is not None
+    (one,) = found.letter.recipients
+    assert one.result is not None
+    assert (found.letter.status, found.letter.attempts, one.tries) == (Status.AWAITING, 0, 0)
+    assert (one.result.text, stage.sent()) == (text, {"a": 0})
+    (told,) = [each for each in logs if each["event"] == "letter_deferred"]
+    assert (told["text"], 50 < told["again_in_seconds"] < 100) == (text, True)
+
+
+async def test_what_is_wrong_with_the_file_is_told_once_a_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.sending.failover.UNTAKEN", 0.01)
+    with capture_logs() as logs:
+        async with fleet(
+            pair(), [route("default", "a", "b")], senders=dict.fromkeys("ab", ("else.test",))
+        ) as stage:
+            await stage.put(letter(1), letter(2))
+            await until(lambda: sum(each["event"] == "letter_waits" for each in logs) > 3)
+            stage.relays["b"].senders = ()
+            await stage.settled(2)
+    assert [each["letter"] for each in logs if each["event"] == "letter_deferred"] == [
+        letter(1).id,
+        letter(2).id,
+    ]
+
+
+async def test_a_sender_of_its_own_that_no_relay_takes_is_the_publishers_mistake() -> None:
+    fakes, senders = {"a": FakeRelay()}, {"a": ("elsewhere.test",)}
+    own = letter(1, mail=json.dumps({"From": "x@example.org"}))
+    with capture_logs() as logs:
+        async with fleet(
+            fakes,
+            [route("default", "a")],
+            senders=senders,
+            composer=LetterComposer("Robot", "s@example.test"),
+        ) as stage:
+            await stage.put(own)
+            (done,) = await stage.settled(1)
+            assert route_state(stage.routes["default"], None)["blocked_because"] is None
     assert (done.status, stage.sent()) == (Status.ERROR, {"a": 0})
     result = done.recipients[0].result
     assert result is not None
     assert result.text == "no relay of the route takes mail from this sender"
+    (told,) = [each for each in logs if each["event"] == "letter_failed"]
+    assert told["text"] == result.text

@@ -13,6 +13,7 @@ from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.metrics import ALL
 from mailsender.ratelimit.order import RELAY, Order, sender
+from mailsender.sending.hastening import HEARD, SOON
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.operations import NoOrder
@@ -166,3 +167,12 @@ async def test_metrics_count_orders_by_what_they_cover(scene: Scene) -> None:
         'recipient"} 0.0',
     }
     assert 'destination_slot_waiters{destination="*.example.org",relay="ses"} 0.0' in text
+
+
+async def test_letters_that_waited_for_its_end_are_due_soon_and_looked_for_again(scene: Scene) -> None:
+    await scene.order("destination:gmail.com")
+    hastener = scene.replica.dispatcher.hastener
+    before = len(hastener._looks)
+    await scene.lift("destination:gmail.com")
+    now = scene.clock.monotonic()
+    assert [each - now for each in hastener._looks[before:]] == pytest.approx([SOON, HEARD])

@@ -26,6 +26,10 @@ TEXT = """\
 host = "127.0.0.1"
 rate = "2/s"
 quota = "500 recipients/24h"
+[relays.ses.destinations."slow.test"]
+rate = "10/1m"
+[relays.ses.destinations."*.slower.test"]
+rate = "1/1m"
 [relays.grid]
 host = "127.0.0.1"
 rate = "1/s"
@@ -154,3 +158,45 @@ async def test_letters_wait_for_the_rate_of_the_relay_that_they_take(scene: Scen
         "ses": "300 letters are due, and the rate is 2 in 1s",
         "grid": "300 letters are due, and the rate is 1 in 1s",
     }
+
+
+async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(scene: Scene) -> None:
+    await scene.look()
+    assert await scene.waits("destination") == {}
+    limits = scene.ses.destinations
+    assert limits is not None
+    now = scene.clock.monotonic()
+    for limiter in limits.limiters.values():
+        limiter._next_at = now + 1.0  # the next slot that the store has given
+    for domain, letters in {"slow.test": 297, "a.slower.test": 3}.items():
+        for _ in range(letters):
+            assert limits.rest(domain, now) > 0
+    (found,) = (await scene.waits("destination")).values()
+    assert (found["relay"], found["trouble"]) == ("ses", False)
+    assert found["text"] == "297 recipients in line for slow.test (10 in 1m), 3 for other destinations"
+    shown = {
+        each["destination"]: each for each in (await scene.operations.status())["relays"][0]["destinations"]
+    }
+    assert (shown["slow.test"]["waiting"], shown["*.slower.test"]["waiting"]) == (297, 3)
+    assert scene.operations.metrics("text/plain")[0].decode().count('condition{part="destination"} 1.0') == 1
+    scene.clock.forward(900)
+    (found,) = (await scene.waits("destination")).values()
+    assert found["text"] == "147 recipients in line for slow.test (10 in 1m)"
+    scene.clock.forward(3600)
+    assert await scene.waits("destination") == {}
+
+
+async def test_a_route_of_which_no_relay_takes_mail_from_the_service_is_told_for_a_while(
+    scene: Scene,
+) -> None:
+    await scene.look()
+    assert await scene.waits("route") == {}
+    text = scene.replica.routes[1].takes_none_from("robot@example.com", for_seconds=120.0)
+    (found,) = (await scene.waits("route")).values()
+    assert (found["text"], found["trouble"]) == (text, False)
+    assert [each["blocked_because"] for each in (await scene.operations.status())["routes"]][:2] == [
+        None,
+        text,
+    ]
+    scene.clock.forward(121)
+    assert await scene.waits("route") == {}

@@ -8,9 +8,10 @@ condition: another replica may have come first. No query scans the collection.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
 from random import randrange
@@ -348,6 +349,33 @@ class MongoQueue:
             )
             for each, rank in zip(found, ranks, strict=True)
         ]
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Queue.put_off`. It reads all that are deferred there, and gives back no bodies."""
+        said: Document = {"$regex": f"^(?:{'|'.join(map(re.escape, words))})"}
+        unasked = {"recipients": {"$elemMatch": {"text": said, "code": {"$exists": False}}}}
+        shared = {"outcome.text": said, "outcome.code": {"$exists": False}}
+        query: Document = {"status": "awaiting", "rank": DEFERRED, "route": route, "$or": [shared, unasked]}
+        async with calling(self._timeout):
+            query["due"] = {"$gt": datetime.fromtimestamp(after, UTC)}
+            cursor = self._letters.find(query, {"_id": 1, "due": 1}).sort([("due", ASCENDING)])
+            found = await cursor.limit(limit).to_list(limit)
+        return [
+            (letter_id(each["_id"]), each["due"].timestamp())
+            for each in found
+            if nameable(each["_id"]) and isinstance(each["due"], datetime)  # else it is another program's
+        ]
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """See `Queue.hasten`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "rank": DEFERRED}
+            change = {"$set": {"due": now}}
+            result = await self._letters.update_many({**query, "due": {"$gt": now}}, change, hint=_BY_ID)
+        return int(result.modified_count)
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
