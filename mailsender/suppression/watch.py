@@ -20,10 +20,8 @@ from mailsender.model.letter import Letter, Result, Verdict, now_ms
 from mailsender.suppression.port import Entry, Refusal, SuppressionStore
 from mailsender.suppression.rules import (
     BY_NO_RULE,
-    IsOwn,
     SuppressionPolicy,
     ignores,
-    is_own,
     keys_of,
     met,
     refusals_of,
@@ -56,7 +54,7 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 class SuppressionWatch:
     """Looks letters up before they are sent, and learns from what became of them.
 
-    `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
+    `hits` counts the recipients to whom nothing was sent,
     `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
     was not learned for there was too much of it. `unread` says that the list may not be read, `unwritten`
     that nothing may be written there.
@@ -68,13 +66,11 @@ class SuppressionWatch:
         clock: Clock,
         policy: SuppressionPolicy,
         *,
-        own: IsOwn = is_own,
         stream: Callable[[Letter], str] = stream_of,
     ) -> None:
         self.store = store
         self.policy = policy
         self._clock = clock
-        self._own = own
         self._stream = stream
         self._empty = False
         self._good_until = float("-inf")  # what is known of that
@@ -209,7 +205,7 @@ class SuppressionWatch:
     ) -> None:
         now = now_ms(self._clock.epoch())
         until = now + timedelta(seconds=self.policy.life)
-        found = list(refusals_of(letter, results, self._own, now, until, failed=failed))
+        found = list(refusals_of(letter, results, now, until, failed=failed))
         if not found:
             return
         if len(self._refusals) + len(self._successes) + len(found) > PENDING:

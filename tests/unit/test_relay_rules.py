@@ -34,6 +34,7 @@ from mailsender.routing.reply_rule import (
     scope_key,
 )
 from mailsender.sending.reply_rules import When, decide
+from mailsender.suppression.rules import refusals_needed
 from tests.dispatching import running, until
 from tests.relays import FakeRelay
 
@@ -284,8 +285,14 @@ def test_a_fail_gives_way_where_nothing_is_known_of_the_recipient() -> None:
     ("said", "suppress"),
     [
         (reply(550, "5.1.1"), Suppress.AT_ONCE),
-        (reply(550, "5.1.1", stage=Phase.DOT), Suppress.AT_ONCE),
-        (reply(551, "5.1.1"), Suppress.SECOND),
+        (reply(550, "5.1.2"), Suppress.AT_ONCE),
+        (reply(550, "5.1.3"), Suppress.AT_ONCE),
+        (reply(550, "5.1.10"), Suppress.AT_ONCE),
+        (reply(551, "5.1.6"), Suppress.AT_ONCE),
+        (reply(553, "5.1.1"), Suppress.AT_ONCE),
+        (reply(550, "5.1.1", stage=Phase.DOT), Suppress.NEVER),
+        (reply(501), Suppress.NEVER),
+        (reply(501, "5.1.3"), Suppress.NEVER),
         (reply(550), Suppress.SECOND),
         (reply(552, "5.2.2"), Suppress.SECOND),
         (reply(450, "4.1.1"), Suppress.NEVER),
@@ -299,6 +306,18 @@ def test_a_fail_gives_way_where_nothing_is_known_of_the_recipient() -> None:
 )
 def test_what_the_defaults_call_the_recipients_own(said: Result, suppress: Suppress) -> None:
     assert decide((), said).suppress is suppress
+
+
+@given(st.sampled_from(Phase), st.integers(500, 559), enhanced_codes, st.booleans(), st.booleans())
+def test_what_is_explained_is_what_is_learned(
+    stage: Phase, code: int, enhanced: str | None, taken: bool, carried: bool
+) -> None:
+    said = reply(code, enhanced, stage=stage)
+    decision = decide((), said, taken=taken, carried=carried)
+    needed = refusals_needed(said)
+    assert decision.suppress == (needed if decision.action is Action.ANSWER else 0)
+    if decision.action is not Action.ANSWER and decision.otherwise is Action.ANSWER:
+        assert needed == 0, "else it would be learned from once others were taken, and nobody was told"
 
 
 # --- orders ----------------------------------------------------------------------------------------
