@@ -109,6 +109,7 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
                 r"\bon the server\b",
                 r"\b(?:for|to) (?:this|the|that) (?:recipient|address|user|mailbox)\b",
                 r"\b(?:session|connection)\b",
+                r"\b(?:spf|dkim|dmarc|unauthenticated)\b",
                 *_MAILBOX,
                 *_OTHER_HOST,
             ),

@@ -136,6 +136,7 @@ SOUNDS_SO = [
     ("552 5.3.4 Message size exceeds the sending limit", "message"),
     ("451 Too many messages in this session", "recipient-later"),
     ("452 4.3.2 Connection rate limit exceeded", "relay-state"),
+    ("421 4.7.26 This mail has been rate limited because it is unauthenticated.", "session-refused"),
     ("550 5.1.1 <ratelimit@b.test>: user unknown", "mailbox"),
     ("550 No such user: too.many.messages@rate-limit.test", "no-mailbox"),
     ("550 Unknown domain rate-limit.test", "no-mailbox"),
