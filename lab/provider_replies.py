@@ -80,6 +80,26 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
     ("google", "421 4.7.28 originating from your IP Netblock", "mail", SLOW, RELAY, MINUTE),
     (
         "google",
+        "421 4.7.26 This mail has been rate limited because it is unauthenticated. Gmail requires all senders"
+        " to authenticate with either SPF or DKIM.",
+        "dot",
+        SLOW,
+        SENDER,
+        MINUTE,
+    ),
+    ("google", "421 4.7.27 Your email has been rate limited because SPF", "dot", SLOW, SENDER, MINUTE),
+    ("google", "421 4.7.30 Your email has been rate limited because DKIM", "dot", SLOW, SENDER, MINUTE),
+    (
+        "google",
+        "421 4.7.32 Your email has been rate limited because the From: header (RFC5322) in this message isn't"
+        " aligned with either the authenticated SPF or DKIM organizational domain.",
+        "dot",
+        SLOW,
+        SENDER,
+        MINUTE,
+    ),
+    (
+        "google",
         "450 4.2.1 The user you are trying to contact is receiving mail too quickly.",
         "rcpt",
         WAIT,
@@ -141,6 +161,33 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
         for code in range(251, 256)
     ),
     ("microsoft365", "550 5.7.233 Tenant external recipient rate limit", "rcpt", SWITCH, RELAY, HOUR),
+    (
+        "microsoft365",
+        "550 5.1.90 Your message can't be sent because you've reached your daily limit for message"
+        " recipients",
+        "rcpt",
+        SWITCH,
+        RELAY,
+        HOUR,
+    ),
+    (
+        "microsoft365",
+        "550 5.7.705 Access denied, tenant has exceeded threshold. For more information please go to"
+        " http://go.microsoft.com/fwlink/?LinkId=524931 AS831",
+        "dot",
+        STOP,
+        RELAY,
+        HOUR,
+    ),
+    (
+        "microsoft365",
+        "550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP. For more"
+        " information please go to http://go.microsoft.com/fwlink/?LinkId=526653 AS(7230)",
+        "rcpt",
+        STOP,
+        RELAY,
+        HOUR,
+    ),
     ("microsoft365", "554 5.2.2 mailbox full; STOREDRV.Submission.Exception", "dot", STOP, RELAY, HOUR),
     (
         "microsoft365",

@@ -29,6 +29,7 @@ from mailsender.routing.reply_rule import (
     first_fit,
     scope_key,
 )
+from mailsender.routing.same_words import SameWords
 from mailsender.routing.weighing import Ruling, Scale
 from mailsender.smtp.port import RelayAway, Transport
 
@@ -93,6 +94,7 @@ class Relay:
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
+        self.same_words = SameWords()
         self.accepted = 0  # recipients, in transactions in which all of them were
         self.replies: dict[tuple[Phase, int | None], int] = {}  # recipients of the others, by stage and code
         self.refusing_since: float | None = None  # epoch seconds
@@ -278,13 +280,14 @@ class Relay:
         """It took somebody, in a transaction begun after so many refusals: those were not meant for all."""
         self._put_off.clear()
         self._put_off_to.clear()
+        self.same_words.end()
         if self.refusals.taken(since):
             self.at_ease()
         self.scale.rule(Ruling.OWN, since)
 
     def at_ease(self) -> None:
         """It takes letters, or speaks of recipients: it does not refuse everybody."""
-        self.uneasy = bool(self._put_off)
+        self.uneasy = bool(self._put_off) or bool(self.same_words)
         self.refusals.end()
         if self.breaker.close():
             self._told_refusing.over()
@@ -334,6 +337,11 @@ class Relay:
                 said=self.breaker.why,
             )
             self.orders.obey(decision, scope_key(Scope.DESTINATION, recipient=f"@{domain}"), now)
+
+    def refused_recipient(self, address: str, result: Result) -> frozenset[str]:
+        """It refused one for good, in words that need not be about it; see `SameWords.heard`."""
+        self.uneasy = True
+        return self.same_words.heard(address, result)
 
     def refused(self, letter_id: str) -> None:
         """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""

@@ -250,6 +250,9 @@ ACCOUNT_CODES: Final = (
     "5.2.253",
     "5.2.254",
     "5.2.255",
+    "5.1.90",  # Microsoft: the account's recipients a day
+    "5.7.705",  # Microsoft: the tenant has exceeded its threshold
+    "5.7.708",  # Microsoft: nothing is taken from this address of the tenant
     "5.7.60",  # Microsoft: no permission to send as this sender
     "5.7.57",  # Microsoft: the client has not logged in
     "5.7.139",  # Microsoft: basic authentication is off

@@ -39,10 +39,11 @@ class Errand:
 
     `idle` are those of whom nothing was learnt, for `pause` seconds. `waits` has the seconds for which others
     are to wait at least. `failed` has, of those whom a rule failed, after how many such refusals an address
-    is suppressed. `switched` are those for whom a rule wants another relay. `doubtful` were refused in words
-    that may be meant for everybody. `short` tells that it ended before all were asked. `held` and
-    `slot` are for its next transaction, as far as it has them. `contents` are those of its attachments.
-    `trial`: it may begin though the breaker of its relay is open, to show whether letters are taken again.
+    is suppressed; from the refusals of those who are `unlearned` nothing is learned. `switched` are those
+    for whom a rule wants another relay. `doubtful` were refused in words that may be meant for everybody.
+    `short` tells that it ended before all were asked. `held` and `slot` are for its next transaction, as far
+    as it has them. `contents` are those of its attachments. `trial`: it may begin though the breaker of its
+    relay is open, to show whether letters are taken again.
     `filling` is what each message of a personal letter is rendered with, None where it has no template.
     `mail` is what its further keys say, held so that it is read once. `permit` is that of its first
     transaction over this relay, `past` what came of those before.
@@ -77,6 +78,7 @@ class Errand:
         "token",
         "trial",
         "tried",
+        "unlearned",
         "waits",
     )
 
@@ -95,6 +97,7 @@ class Errand:
         self.idle: set[str] = set()
         self.waits: dict[str, float] | None = None
         self.failed: dict[str, int] | None = None
+        self.unlearned: frozenset[str] = NOBODY
         self.switched: frozenset[str] = NOBODY
         self.doubtful: dict[str, Result] = {}
         self.contents: Mapping[str, Base64] = NO_CONTENTS

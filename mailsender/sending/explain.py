@@ -12,7 +12,6 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.reply_rule import Action, Decision, ReplyRule, Scope, Suppress
 from mailsender.sending.reply_rules import decide
 from mailsender.smtp.replies import Reply
-from mailsender.suppression.rules import counts, is_own
 
 _REPLY: Final = re.compile(r"([45][0-9]{2})(?:[ -](.*))?", re.DOTALL)
 
@@ -164,22 +163,13 @@ def explained(
     def at(phase: Phase) -> tuple[Decision, Suppress]:
         result = Result(verdict=verdict, phase=phase, code=code, enhanced=reply.enhanced, text=reply.text)
         decision = decide(rules, result, taken=taken, carried=carried)
-        return decision, _suppress(decision, result)
+        return decision, decision.suppress
 
     decision, suppress = at(stage)
     _, at_rcpt = at(Phase.RCPT)
     return Explanation(
         reply=reply, stage=stage, decision=decision, suppress=suppress, at_rcpt=at_rcpt, learns=learns
     )
-
-
-def _suppress(decision: Decision, result: Result) -> Suppress:
-    """After how many such refusals an address is suppressed, where the service learns: see `refusals_of`."""
-    if decision.action is Action.FAIL:
-        return decision.suppress
-    if decision.action is not Action.ANSWER or not counts(result):
-        return Suppress.NEVER
-    return Suppress.AT_ONCE if is_own(result) else Suppress.SECOND
 
 
 def span(seconds: float) -> str:

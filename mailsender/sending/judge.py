@@ -7,7 +7,7 @@ from functools import partial
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.reply_rule import Decision
+from mailsender.routing.reply_rule import Decision, Suppress
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.orders import obey
@@ -29,12 +29,14 @@ class Reading:
     `again` are sent to again at once, over another session if `renew`. `held` was meant for everybody,
     `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter rest as a whole.
     `paused` is about the letter, and asks for fewer letters all the same. `obeyed` is what was ordered.
+    `alone`: nobody was accepted.
     """
 
-    __slots__ = ("again", "held", "obeyed", "paused", "renew", "rests", "spoken")
+    __slots__ = ("again", "alone", "held", "obeyed", "paused", "renew", "rests", "spoken")
 
-    def __init__(self, obeyed: Ordered) -> None:
+    def __init__(self, obeyed: Ordered, *, alone: bool) -> None:
         self.obeyed = obeyed
+        self.alone = alone
         self.again: list[str] = []
         self.held: Result | None = None
         self.paused: Result | None = None
@@ -54,11 +56,12 @@ class Judge:
         `known` is what is so of the letter itself, for `decide`.
         """
         results, relay = said.results, errand.relay
-        reading = Reading(said.obeyed)
+        accepted = any(each.verdict is Verdict.ACCEPTED for each in results.values())
+        reading = Reading(said.obeyed, alone=not accepted)
         news = said.since >= relay.refusals.number  # else it was on its way when the relay refused others
         taken = some_taken(results)
         carried = said.carried and errand.renewed < RENEWALS
-        errand.taken = errand.taken or any(each.verdict is Verdict.ACCEPTED for each in results.values())
+        errand.taken = errand.taken or accepted
         for each in part:
             decision = decide(relay.rules, results[each], taken=taken, carried=carried, known=known)
             action = self._action(errand, decision)
@@ -111,6 +114,8 @@ class Judge:
         elif action is Action.ANSWER or action is Action.FAIL:
             if action is Action.FAIL:
                 errand.failed = {**(errand.failed or {}), address: int(decision.suppress)}
+            elif decision.suppress is Suppress.SECOND and reading.alone:
+                errand.unlearned |= errand.relay.refused_recipient(address, result)
             errand.results[address] = result if action is Action.ANSWER else as_refused(result)
             if decision.pauses and action is not decision.action:
                 reading.paused = result

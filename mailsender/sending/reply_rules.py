@@ -5,7 +5,8 @@ reply's code and its enhanced code, and by what happened before: whether the rel
 transaction, or took letters earlier in the same session. Its action is what to do, its scope says for whom.
 
 The basic code decides and the enhanced code refines it: relays leave enhanced codes out, or write them
-freely. Texts are not looked at. What is said here without a reply (`code` is None) has rules of its own, so
+freely. Texts are looked at for nothing but words that blame the account and mean nothing else: see
+`mailsender.sending.reply_words`. What is said here without a reply (`code` is None) has rules of its own, so
 that our own words are never taken for the relay's.
 
 These are the defaults. The rules of a relay, its file's and its preset's, come before them; see `decide` and
@@ -40,7 +41,8 @@ from mailsender.routing.reply_rule import (
     fits_enhanced,
     own_words,
 )
-from mailsender.suppression.rules import counts, is_own
+from mailsender.sending.reply_words import kinds_of
+from mailsender.suppression.rules import refusals_needed
 
 __all__ = [
     "ACCOUNT_CODES",
@@ -81,14 +83,17 @@ ANYWHERE = (MAIL, RCPT, DATA, DOT)
 class Rule:
     """One row. `codes` are codes or first digits; no codes: it fits where there was no reply, and only there.
 
-    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none. `pauses`:
-    the relay asks for fewer letters whoever of them it takes, so it rests though others were taken.
+    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none, but for
+    those of `other_than`. `words` is the kind of words that the text has to have. `pauses`: the relay asks
+    for fewer letters whoever of them it takes, so it rests though others were taken.
     """
 
     name: str
     at: tuple[Phase, ...]
     codes: tuple[str, ...] = ()
     enhanced: tuple[str, ...] = ()
+    other_than: tuple[str, ...] = ()
+    words: str = ""
     when: When = When.ALWAYS
     action: Action
     otherwise: Action = Action.ANSWER
@@ -97,14 +102,22 @@ class Rule:
     source: str
 
     def fits(
-        self, phase: Phase, code: int | None, enhanced: str | None, *, happened: Collection[When]
+        self,
+        phase: Phase,
+        code: int | None,
+        enhanced: str | None,
+        *,
+        words: Collection[str],
+        happened: Collection[When],
     ) -> bool:
-        """Whether the rule is about such a reply."""
+        """Whether the rule is about such a reply; `words` are the kinds of words that its text has."""
         return (
             phase in self.at
             and self.when in happened
             and _fits_code(code, self.codes)
             and (not self.enhanced or any(fits_enhanced(enhanced, each) for each in self.enhanced))
+            and not any(fits_enhanced(enhanced, each) for each in self.other_than)
+            and (not self.words or self.words in words)
         )
 
 
@@ -122,6 +135,34 @@ SENDER_CODES = (
     "5.7.60",  # Microsoft: no permission to send as this sender
 )
 """Those of them that are about the sender: where a letter chose its own they are not about the account."""
+
+_SPOKEN: Final = ("421", "450", "451", "452", "5")
+"""Codes beside which words are looked at. 432 and 454 say by themselves that it is too much."""
+
+_OF_A_MAILBOX: Final = ("x.2.x",)
+"""RFC 3463 §3.3: whatever the words are, the mailbox is meant."""
+
+
+def _by_words(
+    name: str, source: str, *, otherwise: Action = Action.DEFER, other_than: tuple[str, ...] = ()
+) -> Rule:
+    """A rule about the kind of words that has its name: the account's fault, whatever the code says.
+
+    It holds the relay. `DEFER`: where others are taken it may be the recipient's domain that the relay does
+    not serve, so that this one waits by its schedule, and holds up nobody.
+    """
+    return Rule(
+        name=name,
+        at=ANYWHERE,
+        codes=_SPOKEN,
+        other_than=other_than,
+        words=name,
+        action=Action.HOLD,
+        otherwise=otherwise,
+        scope=Scope.SENDER,
+        source=source,
+    )
+
 
 RULES: tuple[Rule, ...] = (
     # --- without a reply -------------------------------------------------------------------------
@@ -330,6 +371,21 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.SENDER,
         source="the providers' own pages, see ACCOUNT_CODES",
     ),
+    _by_words(
+        "limit",
+        "cPanel, Plesk, DirectAdmin, policyd, GoDaddy, IONOS: so many letters an hour or a day",
+        otherwise=Action.HOLD,
+        other_than=_OF_A_MAILBOX,
+    ),
+    _by_words(
+        "rate",
+        "HestiaCP, Mailu, OVH, Hostinger: too many letters",
+        otherwise=Action.HOLD,
+        other_than=_OF_A_MAILBOX,
+    ),
+    _by_words("relaying", "Exim, sendmail, Postfix, Exchange, qmail: nothing is relayed for us"),
+    _by_words("authentication", "SmarterMail, Exchange: what 530 says (RFC 4954 §6), with another code"),
+    _by_words("suspended", "cPanel, Mail.ru: the account may not send"),
     Rule(
         name="account-quota",
         at=(DATA, DOT),
@@ -493,6 +549,10 @@ _SESSION = Rule(
 )
 
 
+NOTHING: Final[frozenset[str]] = frozenset()
+"""The kinds of words where the relay said none."""
+
+
 def rule_for(result: Result, *, taken: bool, carried: bool, known: tuple[When, ...] = ()) -> Rule:
     """The default that fits what was said about a recipient who was not accepted.
 
@@ -504,7 +564,9 @@ def rule_for(result: Result, *, taken: bool, carried: bool, known: tuple[When, .
     happened = [When.ALWAYS, *known]
     happened += [When.TAKEN] * taken
     happened += [When.CARRIED] * carried
-    return _rule(result.phase, _reply_code(result), result.enhanced, tuple(happened))
+    code = _reply_code(result)
+    words = NOTHING if code is None else kinds_of(own_words(result))
+    return _rule(result.phase, code, result.enhanced, words, tuple(happened))
 
 
 def _reply_code(result: Result) -> int | None:
@@ -513,11 +575,13 @@ def _reply_code(result: Result) -> int | None:
 
 
 @lru_cache(maxsize=1024)  # a relay says the same few things thousands of times
-def _rule(phase: Phase, code: int | None, enhanced: str | None, happened: tuple[When, ...]) -> Rule:
+def _rule(
+    phase: Phase, code: int | None, enhanced: str | None, words: frozenset[str], happened: tuple[When, ...]
+) -> Rule:
     if phase in _SESSION.at:
         return _SESSION
     for rule in RULES:
-        if rule.fits(phase, code, enhanced, happened=happened):
+        if rule.fits(phase, code, enhanced, words=words, happened=happened):
             return rule
     return _AT_ITS_WORD
 
@@ -536,8 +600,8 @@ def decide(
     which the same reply is about the account or the relay. The rest is as for `rule_for`.
     """
     default = rule_for(result, taken=taken, carried=carried, known=known)
-    usual = _default(default, result.verdict, result.phase, _reply_code(result), result.enhanced)
     code = _reply_code(result)
+    usual = _default(default, refusals_needed(result) if default.action is Action.ANSWER else 0)
     told = result.verdict is Verdict.DEFERRED or result.verdict is Verdict.REFUSED
     if not rules or code is None or not told:
         return usual
@@ -549,7 +613,8 @@ def decide(
 
 
 @lru_cache(maxsize=1024)
-def _default(rule: Rule, verdict: Verdict, phase: Phase, code: int | None, enhanced: str | None) -> Decision:
+def _default(rule: Rule, refusals: int) -> Decision:
+    """What a default says; `refusals` as for `mailsender.suppression.rules.refusals_needed`."""
     if rule is _AT_ITS_WORD:
         return Decision(rule="", action=rule.action, otherwise=rule.otherwise, scope=rule.scope)
     return Decision(
@@ -559,18 +624,9 @@ def _default(rule: Rule, verdict: Verdict, phase: Phase, code: int | None, enhan
         scope=rule.scope,
         counts=rule.action not in {Action.HOLD, Action.RENEW, Action.SPLIT},
         pauses=rule.pauses,
-        suppress=_suppress(rule, Result(verdict=verdict, phase=phase, code=code, enhanced=enhanced)),
+        suppress=Suppress(refusals),
         source=rule.source,
     )
-
-
-def _suppress(rule: Rule, result: Result) -> Suppress:
-    """What the suppression list learns from a refusal: of the defaults it goes by the reply itself."""
-    if result.verdict is not Verdict.REFUSED or rule.action not in {Action.ANSWER, Action.WEIGH}:
-        return Suppress.NEVER
-    if is_own(result):
-        return Suppress.AT_ONCE
-    return Suppress.SECOND if counts(result) else Suppress.NEVER
 
 
 RULED: Final = frozenset({Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY})

@@ -541,7 +541,7 @@ class Sender:
                 relay.refusals.settled(letter.id)
         self._settle(errand.token, moved, delay)
         if self._log(moved, delay, errand) or self._suppression.watching:
-            self._suppression.note(moved, attempt.results, errand.failed)
+            self._suppression.note(moved, attempt.results, errand.failed, errand.unlearned)
 
     def _with_past(self, errand: Errand, attempt: Attempt, moved: Letter) -> Letter:
         at, seconds, tls = self._circumstances(errand)

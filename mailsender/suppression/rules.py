@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -51,14 +51,17 @@ OWN_CODES: Final = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 """Enhanced codes that are about the address alone (RFC 3463 §3.2, RFC 7505 §4.2: no such mailbox, no such
 domain, no address, moved away, a domain that takes no mail)."""
 
-_ABOUT_OTHERS: Final = frozenset({"5.1.7", "5.1.8", "5.2.3", "5.4.5"})
+_ABOUT_OTHERS: Final = frozenset({"5.1.7", "5.1.8", "5.1.90", "5.2.3", "5.4.5"})
 """Of the codes about addresses, mailboxes and ways those about the sender, the message, the account's limit
-(RFC 3463 §3.2, §3.3; Google)."""
+(RFC 3463 §3.2, §3.3; Microsoft, Google)."""
 
 _ABOUT_RECIPIENTS: Final = ("5.1.", "5.2.", "5.4.")
 
 _MICROSOFTS_ACCOUNT: Final = "5.2.25"
 """5.2.251 to 5.2.255 are repeated errors of the account."""
+
+_ABOUT_ADDRESSES: Final = frozenset({550, 551, 553})
+"""Codes with which they are."""
 
 _ABOUT_MAILBOXES: Final = frozenset({550, 551, 552, 553})
 """Codes about a mailbox where there is no enhanced one (RFC 5321 §4.2.2)."""
@@ -68,9 +71,6 @@ _ANYTHING: Final = 554
 
 BY_NO_RULE: Final[Mapping[str, int]] = MappingProxyType({})
 """No rule of a relay failed anybody: what the replies say decides."""
-
-IsOwn = Callable[[Result], bool]
-"""Whether a refusal is the recipient's own: one is enough then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,31 +264,29 @@ def _ended(recipient: Recipient, entry: Entry) -> Recipient:
 # --- what a refusal adds -------------------------------------------------------------------------
 
 
-def is_own(result: Result) -> bool:
-    """Whether a relay says of the address itself, at RCPT, that it will never take it."""
-    return result.phase is Phase.RCPT and result.code in {550, 551, 553} and result.enhanced in OWN_CODES
+def refusals_needed(result: Result) -> int:
+    """After how many such refusals an address is suppressed: 1, 2, or 0 for never.
 
-
-def counts(result: Result) -> bool:
-    """Whether a refusal may be the recipient's at all: said at RCPT, by a relay, and not about others.
-
-    What a policy says (5.7) may be about our address or the sender's, what a system says (5.3) about itself,
-    what is said after RCPT about the letter: none of it makes an address one that mail does not reach.
+    One is enough where a relay says at RCPT, of the address itself, that it will never take it; else what may
+    be the recipient's at all takes two: said at RCPT, by a relay, and not about others. What a policy says
+    (5.7) may be about our address or the sender's, what a system says (5.3) about itself, what is said after
+    RCPT about the letter: none of it makes an address one that mail does not reach.
     """
     if result.verdict is not Verdict.REFUSED or result.phase is not Phase.RCPT or result.code is None:
-        return False
-    enhanced = result.enhanced
+        return 0
+    code, enhanced = result.code, result.enhanced
     if enhanced is None:
-        return result.code in _ABOUT_MAILBOXES
+        return REFUSALS if code in _ABOUT_MAILBOXES else 0
+    if enhanced in OWN_CODES and code in _ABOUT_ADDRESSES:
+        return 1
     about_others = enhanced in _ABOUT_OTHERS or enhanced.startswith(_MICROSOFTS_ACCOUNT)
-    may_be = result.code in _ABOUT_MAILBOXES or result.code == _ANYTHING
-    return may_be and enhanced.startswith(_ABOUT_RECIPIENTS) and not about_others
+    may_be = code in _ABOUT_MAILBOXES or code == _ANYTHING
+    return REFUSALS if may_be and enhanced.startswith(_ABOUT_RECIPIENTS) and not about_others else 0
 
 
 def refusals_of(
     letter: Letter,
     results: Mapping[str, Result],
-    own: IsOwn,
     at: datetime,
     until: datetime,
     *,
@@ -300,10 +298,10 @@ def refusals_of(
     has them suppressed: 1 or 2, and 0 for never.
     """
     for address, result in results.items():
-        final = result.verdict is Verdict.REFUSED
-        times = failed.get(address) if final else None
-        mine = times == 1 if times is not None else final and own(result)
-        if not (mine or (times == REFUSALS if times is not None else counts(result))):
+        needed = refusals_needed(result)
+        if result.verdict is Verdict.REFUSED:
+            needed = failed.get(address, needed)
+        if not needed:
             continue
         try:
             name = normal(address)
@@ -313,7 +311,7 @@ def refusals_of(
             address=name,
             reason=f"{result.code} {result.enhanced or ''}".rstrip(),
             letter=letter.id,
-            own=mine,
+            own=needed == 1,
             at=at,
             until=until,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -20,10 +20,8 @@ from mailsender.model.letter import Letter, Result, Verdict, now_ms
 from mailsender.suppression.port import Entry, Refusal, SuppressionStore
 from mailsender.suppression.rules import (
     BY_NO_RULE,
-    IsOwn,
     SuppressionPolicy,
     ignores,
-    is_own,
     keys_of,
     met,
     refusals_of,
@@ -56,10 +54,9 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 class SuppressionWatch:
     """Looks letters up before they are sent, and learns from what became of them.
 
-    `own` tells which refusals are the recipient's. `hits` counts the recipients to whom nothing was sent,
-    `learned` the refusals that were written, `lifted` the entries that a success took away, `forgotten` what
-    was not learned for there was too much of it. `unread` says that the list may not be read, `unwritten`
-    that nothing may be written there.
+    `hits` counts the recipients to whom nothing was sent, `learned` the refusals that were written, `lifted`
+    the entries that a success took away, `forgotten` what was not learned for there was too much of it.
+    `unread` says that the list may not be read, `unwritten` that nothing may be written there.
     """
 
     def __init__(
@@ -68,13 +65,11 @@ class SuppressionWatch:
         clock: Clock,
         policy: SuppressionPolicy,
         *,
-        own: IsOwn = is_own,
         stream: Callable[[Letter], str] = stream_of,
     ) -> None:
         self.store = store
         self.policy = policy
         self._clock = clock
-        self._own = own
         self._stream = stream
         self._empty = False
         self._good_until = float("-inf")  # what is known of that
@@ -82,6 +77,7 @@ class SuppressionWatch:
         self._watched: OrderedDict[str, None] = OrderedDict()
         self._refusals: list[Refusal] = []
         self._successes: dict[str, None] = {}
+        self._unlearned: dict[str, None] = {}
         self._wake = asyncio.Event()
         self.hits = 0
         self.learned = 0
@@ -184,13 +180,30 @@ class SuppressionWatch:
         return bool(self._watched)
 
     def note(
-        self, letter: Letter, results: Mapping[str, Result], failed: Mapping[str, int] | None = None
+        self,
+        letter: Letter,
+        results: Mapping[str, Result],
+        failed: Mapping[str, int] | None = None,
+        unlearned: Collection[str] = (),
     ) -> None:
-        """Learn from what an attempt came to; `failed` as for `mailsender.suppression.rules.refusals_of`."""
+        """Learn from what an attempt came to; `failed` as for `mailsender.suppression.rules.refusals_of`.
+
+        Of those who are `unlearned` it says nothing; what the last refusals of others of them taught, in
+        letters before this one, is taken back.
+        """
         if self._watched:
             self._note_successes(letter, results)
         if self.policy.learns:
+            if unlearned:
+                self._take_back([each for each in unlearned if each not in results])
+                results = {each: result for each, result in results.items() if each not in unlearned}
             self._note_refusals(letter, results, failed or BY_NO_RULE)
+
+    def _take_back(self, addresses: Iterable[str]) -> None:
+        for key in [key for address in addresses for key in keys_of(address)[:1]]:
+            self._refusals = [each for each in self._refusals if each.address != key]
+            self._unlearned[key] = None
+            self._wake.set()
 
     def _note_successes(self, letter: Letter, results: Mapping[str, Result]) -> None:
         stream = self._stream(letter)
@@ -209,7 +222,7 @@ class SuppressionWatch:
     ) -> None:
         now = now_ms(self._clock.epoch())
         until = now + timedelta(seconds=self.policy.life)
-        found = list(refusals_of(letter, results, self._own, now, until, failed=failed))
+        found = list(refusals_of(letter, results, now, until, failed=failed))
         if not found:
             return
         if len(self._refusals) + len(self._successes) + len(found) > PENDING:
@@ -236,11 +249,9 @@ class SuppressionWatch:
         """Write what waits; False where it has to wait on."""
         self._wake.clear()
         successes, refusals = list(self._successes), list(self._refusals)
+        unlearned = list(self._unlearned)
         try:
-            if successes:
-                self.lifted += await self.store.remove(successes, learned=True)
-            if refusals:
-                await self.store.note(refusals)
+            await self._tell(successes, unlearned, refusals)
         except Unavailable as error:
             if isinstance(error, Forbidden) and not self.unwritten:
                 self.unwritten = True
@@ -256,9 +267,21 @@ class SuppressionWatch:
             self._learned(len(refusals))
         for key in successes:
             self._successes.pop(key, None)
+        for key in unlearned:
+            self._unlearned.pop(key, None)
         written = set(map(id, refusals))
         self._refusals = [each for each in self._refusals if id(each) not in written]
         return True
+
+    async def _tell(
+        self, successes: Sequence[str], unlearned: Sequence[str], refusals: Sequence[Refusal]
+    ) -> None:
+        if successes:
+            self.lifted += await self.store.remove(successes, learned=True)
+        if unlearned:
+            await self.store.remove(unlearned, learned=True)
+        if refusals:
+            await self.store.note(refusals)
 
     def _learned(self, refusals: int) -> None:
         if refusals:

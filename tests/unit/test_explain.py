@@ -67,6 +67,10 @@ def test_it_says_which_rule_fits_what_is_done_to_whom_and_until_when() -> None:
     [
         ("550 5.1.1 No such user", "rcpt", ["not tried again", "suppressed at once", "default/mailbox"]),
         ("550 No", "rcpt", ["a second letter"]),
+        ("550 5.1.2 No such domain", "rcpt", ["suppressed at once"]),
+        ("551 5.1.6 Moved", "rcpt", ["suppressed at once"]),
+        ("553 5.1.1 No such user", "rcpt", ["suppressed at once"]),
+        ("550 Too many messages", "rcpt", ["default/rate", "the attempt does not count"]),
         ("450 4.2.0 Greylisted", "rcpt", ["tried again later, as it says", "the attempt counts"]),
         ("554 5.7.1 Spam", "dot", ["weigh", "a 5xx is final only if"]),
         ("535 5.7.8 No", "auth", ["default/session", "does not count"]),
@@ -148,6 +152,14 @@ def test_of_a_relay_of_the_settings_it_says_whether_the_service_learns(
 def test_what_is_split_is_sent_to_at_once() -> None:
     lines = list(explained((), "452 4.5.3 Too many recipients", Phase.RCPT, taken=True).lines(NOW))
     assert "letter  sent to at once; the attempt does not count" in lines
+
+
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [("501 No", "rcpt"), ("501 5.1.3 No", "rcpt"), ("550 Relaying denied", "rcpt")],
+)
+def test_no_word_of_the_list_where_nothing_is_learned(line: str, stage: str) -> None:
+    assert not [each for each in explained((), line, Phase(stage)).lines(NOW) if each.startswith("list")]
 
 
 def test_what_went_before_changes_what_it_means() -> None:

@@ -54,6 +54,17 @@ def _common(preset: str) -> tuple[ReplyRule, ...]:
             source=_PAGE + "; KumoMTA shaping.toml slows for 30 minutes",
         ),
         rule(
+            "unauthenticated",
+            421,
+            enhanced=("4.7.26", "4.7.27", "4.7.30", "4.7.32", "5.7.32"),
+            action=Action.SLOW,
+            scope=Scope.SENDER,
+            seconds=MINUTE,
+            then=HALF_FOR_LONGER,
+            source=_PAGE + ", as sisimai quotes it: SPF, DKIM, their alignment; rate limited" + _WAIT,
+            verified=False,
+        ),
+        rule(
             "peak",
             450,
             enhanced=("4.2.1",),

@@ -15,6 +15,7 @@ from mailsender.routing.reply_rule import Action, Scope
 
 _SUBMISSION = "Microsoft: smtp-submission-improvements"
 _SEND_AS = "Microsoft: no permission to send as this sender"
+_REPORTS = "Microsoft: non-delivery reports in Exchange Online, 5.7.700 to 5.7.750"
 _rule = Rules("microsoft365")
 _exchange = Rules("exchange")
 
@@ -57,6 +58,33 @@ MICROSOFT365 = Preset(
             scope=Scope.RELAY,
             seconds=HOUR,
             source="Microsoft Q&A 5835651: external recipients of the tenant in any 24 hours",
+        ),
+        _rule(
+            "daily-recipients-reached",
+            550,
+            enhanced=("5.1.90",),
+            action=Action.SWITCH,
+            scope=Scope.RELAY,
+            seconds=HOUR,
+            source="OfficeDocs-Exchange #2729: the account's recipients in any 24 hours, tried hourly",
+            verified=False,
+        ),
+        _rule(
+            "tenant-threshold",
+            5,
+            enhanced=("5.7.705",),
+            action=Action.STOP,
+            scope=Scope.RELAY,
+            source=_REPORTS + ": the tenant may send nothing before its administrator has talked to support",
+        ),
+        _rule(
+            "tenant-address",
+            5,
+            enhanced=("5.7.708",),
+            action=Action.STOP,
+            scope=Scope.RELAY,
+            source=_REPORTS
+            + ": nothing is taken from this address of the tenant, which is new or suspicious",
         ),
         _rule(
             "own-mailbox-full",
