@@ -135,10 +135,7 @@ class Sender:
             if held is not None:
                 relay.pool.leave(held)
             self._backlog.cancel()
-            if relay.goes if self._route.alone else self._route.goes:
-                await asyncio.sleep(0)  # others have their turn: nothing else here need wait for anything
-            else:
-                await pause(self._stopping, LOOK)
+            await self._give_way(relay)
             return False
         found = None
         if slot is not UNLIMITED:
@@ -152,9 +149,17 @@ class Sender:
         if found is None:
             relay.pool.leave(held)
             relay.limiter.put_back(slot)
+            await self._give_way(relay)
             return False
         await self._safely(Errand(*found, relay, held, slot, trial=trial))
         return True
+
+    async def _give_way(self, relay: Relay) -> None:
+        """Let others have their turn, or wait where no letter goes; nothing else here need wait for anything."""
+        if relay.goes if self._route.alone else self._route.goes:
+            await asyncio.sleep(0)
+        else:
+            await pause(self._stopping, LOOK)
 
     async def _answers(self, relay: Relay, held: Held) -> bool:
         """Whether a relay that refused letters answers at all; if not it is left alone for longer.
