@@ -155,7 +155,7 @@ class Sender:
         return True
 
     async def _give_way(self, relay: Relay) -> None:
-        """Let others have their turn, or wait where no letter goes; nothing else here need wait for anything."""
+        """Let others have their turn, or wait where no letter goes: nothing else here need wait at all."""
         if relay.goes if self._route.alone else self._route.goes:
             await asyncio.sleep(0)
         else:

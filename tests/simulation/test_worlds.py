@@ -15,8 +15,8 @@ HOURS = 4.0
 
 
 WORLDS = [(name, 1) for name in KINDS if name not in {"mass", "metered"}]
-# In the others something happened once: here letters waited for a relay that refuses everybody, the store of slots
-# went away, and senders asked again and again without a pause.
+# In the others something happened once. Here letters waited for a relay that refuses everybody, the store of
+# slots went away, and senders asked again and again without a pause.
 FOUND = [("several", 4)]
 
 
