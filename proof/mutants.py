@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         name="who may have a letter gets it over the next relay at once",
         file="sending/failover.py",
-        old="if result.verdict is Verdict.DEFERRED and address not in out\n",
+        old="if (result.verdict is Verdict.DEFERRED or _lacks(result)) and address not in out\n",
         new="if result.verdict in (Verdict.DEFERRED, Verdict.UNCERTAIN) and address not in out\n",
         attempt=lambda stage, seed: relays(stage, seed, way="frozen", runs=3, replicas=1),
         finding="P12 by two relays",

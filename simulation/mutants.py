@@ -186,7 +186,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="who is in doubt is given to a second relay at once",
         file="sending/failover.py",
-        old="        if result.verdict is Verdict.DEFERRED and address not in out\n",
+        old="        if (result.verdict is Verdict.DEFERRED or _lacks(result)) and address not in out\n",
         new="        if result.verdict in {Verdict.DEFERRED, Verdict.UNCERTAIN} and address not in out\n",
         kind="spare",
         finding="P12 given to a second relay",

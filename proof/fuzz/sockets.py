@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.intake.placing import Placing
 from mailsender.message.compose import BadBody, BadHeader
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Envelope, Letter, Result, Verdict
@@ -210,6 +211,7 @@ class _HttpBench:
             limits=LIMITS,
             clock=SystemClock(),
             suppression=None,
+            placing=Placing(),
         )
         operations = ReplicaOperations(replica)  # type: ignore[arg-type]
         app = make_app(operations, api_key="", max_bytes=20_000, timeout=20)
