@@ -503,11 +503,13 @@ class Pool:
             opening.add_done_callback(self._keep)
             return None
         try:
-            return opening.result()
+            held = opening.result()
         except RelayAway:
             if not wait:
                 raise
             return None
+        # Entered here and not in the task: nobody is to have half of it before whoever waited for it.
+        return None if held.gone else self._enter(held)
 
     async def _until_it_hangs(self, opening: asyncio.Task[Held]) -> None:
         hangs = asyncio.ensure_future(self._hangs.wait())
@@ -518,11 +520,14 @@ class Pool:
 
     def _keep(self, opening: asyncio.Task[Held]) -> None:
         """Keep a session for whoever comes, if it was opened at last; that it was not is told already."""
-        if not opening.cancelled() and opening.exception() is None:
-            self.leave(opening.result())
+        if opening.cancelled() or opening.exception() is not None or (held := opening.result()).gone:
+            return
+        held.idle_since = self._clock.monotonic()
+        self._idle.append(held)
+        self._wake()
 
     async def _open_another(self, mark: object) -> Held:
-        """A place in a new session.
+        """A new session, in which nobody has a place yet.
 
         Raises:
             RelayAway: it could not be opened, which is told.
@@ -549,7 +554,7 @@ class Pool:
             self._window.forget()
         self._window.opened()
         self.note_there()
-        return self._enter(held)
+        return held
 
     def _postpone(self, most: float, least: float) -> None:
         """The next try comes later, by ever more up to `most`; once for those that failed together.
