@@ -89,7 +89,7 @@ class Order:
         self._served: frozenset[str] | None = None  # None: whichever there are
 
     def serve(self, routes: Iterable[str]) -> None:
-        """Letters on other routes than these have no place: nobody asks for them."""
+        """From now on letters on other routes than these count as without a place, see `strays`."""
         self._served = frozenset(routes)
 
     def use(self, indexes: Mapping[str, str]) -> None:
@@ -163,7 +163,8 @@ class Order:
     async def strays(self) -> AsyncGenerator[list[RawBSONDocument], None]:
         """Letters that have no place in the order, some and then more: their `_id`s as they came.
 
-        They are those of other programs, of the original service, and of builds from before there were ranks.
+        They are those of other programs, of the original service, and of builds from before there were ranks;
+        and all that wait on a route that is not served.
         Whoever gives each of them its place as they come gets on, however little time there is for it.
         """
         if not {_RANK, _WAITS} <= self._indexes.keys():

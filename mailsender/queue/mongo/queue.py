@@ -150,9 +150,10 @@ class MongoQueue:
         self._indexes: dict[str, str] = {}
 
     def serve(self, routes: Iterable[str]) -> None:
-        """From now on letters are claimed of these routes alone: those that wait on others are brought there.
+        """Letters are claimed of these routes alone, `default` among them; `reclaim` brings others to it.
 
-        Another program may have written any route; without this one has its letters wait until it is served.
+        Another program may have written any route, and nobody would ever claim such a letter. Without this
+        call each letter stays on its route.
         """
         self._order.serve(routes)
 
