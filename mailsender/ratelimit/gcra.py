@@ -161,8 +161,12 @@ class SlotRequest:
     def depth(self) -> float:
         """Seconds that it may reach back: what is good no more when it is known could be leased for ever.
 
-        Of a fast rate, that is, of which little is wanted: the next try would reach back as far.
+        Of a fast rate, that is, of which little is wanted: the next try would reach back as far. Without a
+        burst there is nothing to catch up with: the whole life is left for what a letter is late on its way
+        to the relay's count, the first one of a session above all.
         """
+        if not all(each.burst for each in self.rates if each.letters):
+            return 0.0
         return max(0.0, DEPTH * self.life - self.late)
 
     @property

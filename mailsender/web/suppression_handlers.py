@@ -66,7 +66,7 @@ class SuppressionHandlers:
         """Every path with its method; GET answers HEAD, too."""
         adders = {"GET": web.get, "POST": web.post, "DELETE": web.delete}
         return [
-            adders[one.method](one.path, getattr(self, one.name), expect_handler=_expected)
+            adders[one.method](_pattern(one.path), getattr(self, one.name), expect_handler=_expected)
             for one in SUPPRESSIONS
         ]
 
@@ -217,6 +217,12 @@ class SuppressionHandlers:
             yield
         finally:
             self._files -= 1
+
+
+def _pattern(path: str) -> str:
+    """An endpoint's path as aiohttp takes it; no address is called as another path's last part is."""
+    words = "|".join(one.path.rpartition("/")[2] for one in SUPPRESSIONS if "{" not in one.path)
+    return path.replace("{address}", f"{{address:(?!(?:{words})$)[^/]+}}")
 
 
 def _by(request: web.Request) -> str:

@@ -25,6 +25,8 @@ REASONS = {
     "PUT /blobs/{ref}": {"wrong-content", "bad-range"},
     # Whether it compiles, and whether its files have the name that is in the path.
     "PUT /templates/{name}": {"bad-template"},
+    # What is an address, and a time to come.
+    "POST /suppressions": {"bad-suppression"},
 }
 """The reasons for which a request as described may be refused, by operation."""
 

@@ -387,14 +387,14 @@ async def test_a_relay_that_keeps_its_rate_does_not_hang(monkeypatch: pytest.Mon
         await stage.put(*[letter(n) for n in range(4)])
         relay, looks = stage.relays["a"], 0
         await until(lambda: relay.limiter.waiting)
-        look_at_moves = relay.pool.look_at_moves
+        pause = dispatcher.pause
 
-        def look(**how: bool) -> None:
+        async def looked(stopping: asyncio.Event, seconds: float) -> None:
             nonlocal looks
-            looks += 1
-            look_at_moves(**how)
+            looks += seconds == dispatcher.WATCH
+            await pause(stopping, seconds)
 
-        monkeypatch.setattr(relay.pool, "look_at_moves", look)
+        monkeypatch.setattr(dispatcher, "pause", looked)
         await until(lambda: looks > 4)
         assert not relay.pool.hangs
         assert stage.sent() == {"a": 1, "b": 0}

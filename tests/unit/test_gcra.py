@@ -153,6 +153,16 @@ def test_without_a_burst_the_rate_is_nearly_the_full_one() -> None:
     assert Allowance(letters=2000, period=300.0, burst=0).rate >= 0.999 * 2000 / 300
 
 
+def test_without_a_burst_a_pause_is_not_caught_up_with() -> None:
+    """Its first letter would be late already, and a relay might count the one of a second later with it."""
+    exact = Allowance(letters=14, period=1.0, burst=0)
+    for further, first in (((), NOON), ((Allowance(letters=2000, period=300.0, burst=5),), NOON)):
+        request = SlotRequest(want=1, allowance=exact, further=further)
+        assert take(Cursor(next=NOON - 60), NOON, request)[1] == first
+    with_burst = SlotRequest(want=1, allowance=Allowance(letters=14, period=1.0, burst=2))
+    assert take(Cursor(next=NOON - 60), NOON, with_burst)[1] < NOON
+
+
 def test_the_search_finds_a_limiter_that_is_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The property above is no proof unless its schedules catch slots that trust the clock."""
     monkeypatch.setattr(limiter, "AGREEMENT", 0.0)

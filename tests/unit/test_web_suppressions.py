@@ -349,6 +349,14 @@ async def test_of_a_file_the_head_alone_reads_no_more_than_a_page() -> None:
         assert (await client.ask("GET", "/suppressions/export"))[2].count("\r\n") == 1501
 
 
+@pytest.mark.parametrize(("name", "allowed"), [("import", {"POST"}), ("export", {"GET", "HEAD"})])
+async def test_the_path_of_a_file_is_nobodys_address(name: str, allowed: set[str]) -> None:
+    async with listening(Played()) as client:
+        answer = await client.ask("DELETE", f"/suppressions/{name}")
+    assert answer[0] == 405, problem(answer)
+    assert set(answer[1]["Allow"].split(",")) == allowed
+
+
 async def test_an_empty_file_puts_nothing_there() -> None:
     async with listening(Played()) as client:
         found = await asked(client, "POST", "/suppressions/import")

@@ -45,7 +45,7 @@ _OF: Final[Schema] = {
     "name": "address",
     "in": "query",
     "description": "What holds for this address: its own entries and its domain's. Or for `@` and a domain.",
-    "schema": {"type": "string", "maxLength": 400},
+    "schema": {"type": "string", "maxLength": 254},
 }
 _AFTER: Final[Schema] = {
     "name": "after",
@@ -110,8 +110,9 @@ SUPPRESSIONS: Final = (
         tag="suppression",
         summary="Put the addresses of a file on the suppression list",
         text="The file is read as it comes, and rows that are wrong are passed over. To send it again changes"
-        " nothing more.",
+        " nothing more. An empty one puts nothing there.",
         takes={CSV: _FILE},
+        needs_body=False,
         answers=(
             Answer(status=200, text="What became of its rows.", content={JSON: ImportedView}),
             problem(
