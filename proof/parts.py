@@ -101,7 +101,7 @@ def _kills(options: Options) -> list[Step]:
     return steps
 
 
-SHORT_KILLS = {"without": 8, "notes": 15, "error": 8}
+SHORT_KILLS = {"without": 5, "notes": 10, "error": 5}
 
 
 def _drains(options: Options) -> list[Step]:
