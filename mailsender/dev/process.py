@@ -49,7 +49,7 @@ def port_is_free(port: int) -> bool:
 
 
 class _Mine:
-    """The ports that this process takes, and those that it has taken: who got one may not listen there yet."""
+    """The ports that this process takes, and those given out: who got one may not listen there yet."""
 
     ports = _PORTS
 

@@ -39,6 +39,9 @@ DONE = 90.0
 """Seconds until all that has to end has ended."""
 
 
+SOON = 10.0
+"""Seconds of rest that are waited for, so that what rested comes once more."""
+
 OWN = {Action.SPLIT, Action.RETRY}
 """What is done about a reply that says nothing of other letters: no fallback is there for it."""
 
@@ -90,7 +93,7 @@ def replies(stage: Stage, seed: int, *, said: Sequence[Said], replicas: int) -> 
         _publish(world, cases, LETTERS)
         _wait_ended(world, cases, DONE * times)
         # What rested for some seconds only may come once more, and is told the same.
-        rest(min([each.rests for each in cases if each.rests], default=0.0))
+        rest(min([each.rests for each in cases if 0 < each.rests <= SOON], default=0.0))
         _publish(world, cases, 1)
         _wait_ended(world, cases, DONE * times)
         world.stop_services()
