@@ -14,7 +14,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import against, depth, driver, goals, idle, kinds, latency, replicas, shapes, tls, where
+from benchmarks import (
+    against,
+    depth,
+    driver,
+    goals,
+    idle,
+    kinds,
+    latency,
+    relays,
+    replicas,
+    shapes,
+    tls,
+    where,
+)
 from benchmarks.compare import OURS, SMALL_BATCHES, TWO, all_peers, compare, quick_peers
 from benchmarks.parts import ROOT, Stage, install_missing
 from benchmarks.run import machine, say, staged
@@ -38,6 +51,7 @@ CHOICES: dict[str, Callable[[Stage, float], Choice]] = {
     "tls": tls.measure,
     "driver": driver.measure,
     "kinds": kinds.measure,
+    "relays": relays.measure,
 }
 """Ours with one setting changed, each runnable alone as `python -m benchmarks.<name>`."""
 

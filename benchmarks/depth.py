@@ -1,9 +1,11 @@
-"""What a claim and a settlement cost a letter, with few and with many letters waiting.
+"""What a claim, a settlement and an insert cost a letter, with few and with many letters, routes and flows.
 
-`MongoQueue` is driven directly: claim a batch, settle it as sent, both timed; then mark it and insert as many
-new letters, both off the clock, so that the depth stays. The deep queue has as many finished and reported
-letters lying beside the waiting ones. Filling writes the documents that the queue itself would write, in bulk
-and without its write concern, before the indexes are built.
+`MongoQueue` is driven directly: claim a batch, settle it as sent and insert as many new letters, so that the
+depth stays; all three are timed. The deep queue has as many finished and reported letters lying beside the
+waiting ones. In the one with flows the letters lie on many routes, from which batches are claimed in turn,
+and each route's in streams of its own; the new ones come in to all streams of the route. Filling writes the
+documents that the queue itself would write, in bulk and without its write concern, before the indexes are
+built.
 
     python -m benchmarks.depth [WAITING]
 """
@@ -30,7 +32,9 @@ from benchmarks.parts import Stage
 from benchmarks.run import alone, say
 from benchmarks.table import Section
 from mailsender.model.clock import SystemClock
+from mailsender.model.handling import PLAIN, Handling
 from mailsender.model.letter import (
+    DEFAULT_ROUTE,
     Answer,
     Letter,
     Origin,
@@ -46,6 +50,7 @@ from mailsender.queue.mongo.documents import document_of, stored_id
 from mailsender.queue.mongo.queue import MongoQueue
 
 SHALLOW, DEEP = 1_000, 1_000_000
+ROUTES, FLOWS = 50, 10_000
 BATCH, CYCLES, WARM_UP = 500, 60, 5
 RETENTION = 30 * 86_400.0
 
@@ -53,21 +58,57 @@ _RESULT = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="
 
 
 def measure(stage: Stage, waiting: int = DEEP) -> Section:
-    """A row for the shallow queue, the deep one, and their difference."""
-    depths = ((SHALLOW, 0), (waiting, waiting))
-    costs = asyncio.run(_measure(stage, depths))
+    """A row for the shallow queue, the deep one, the one with flows, and how those differ from the first."""
+    queues = (
+        Waiting(letters=SHALLOW),
+        Waiting(letters=waiting, finished=waiting),
+        Waiting(letters=waiting, routes=ROUTES, flows=FLOWS),
+    )
+    costs = asyncio.run(_measure(stage, queues))
     rows = [
-        [f"{due:,} waiting, {done:,} finished", *(f"{value:.1f}" for value in each.per_letter())]
-        for (due, done), each in zip(depths, costs, strict=True)
+        [str(one), *(f"{value:.1f}" for value in each.per_letter())]
+        for one, each in zip(queues, costs, strict=True)
     ]
-    shallow, deep = (each.per_letter() for each in costs)
-    change = [f"{(b / a - 1) * 100:+.0f} %" for a, b in zip(shallow, deep, strict=True)]
+    first = costs[0].per_letter()
+    changes = [
+        [
+            f"difference, {name}",
+            *(f"{(b / a - 1) * 100:+.0f} %" for a, b in zip(first, each.per_letter(), strict=True)),
+        ]
+        for name, each in zip(("deep", "flows"), costs[1:], strict=True)
+    ]
     return Section(
         "Depth of the queue",
-        ["queue", "claim µs/letter", "settle µs/letter", "both", "mongod CPU µs/letter"],
-        [*rows, ["difference", *change]],
-        [f"Medians of {CYCLES} claims and settlements of {BATCH} letters, in turn; their CPU is a mean."],
+        ["queue", "claim µs/letter", "settle µs/letter", "both", "insert µs/letter", "mongod CPU µs/letter"],
+        [*rows, *changes],
+        [
+            f"Medians of {CYCLES} claims, settlements and inserts of {BATCH} letters, in turn, the CPU a mean"
+            " without inserts."
+        ],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How many letters wait and are finished in a queue, on how many routes and in how many flows."""
+
+    letters: int
+    finished: int = 0
+    routes: int = 1
+    flows: int = 1
+
+    def __str__(self) -> str:
+        beside = f", {self.finished:,} finished" if self.routes == 1 else ""
+        over = "" if self.routes == 1 else f" on {self.routes} routes in {self.flows:,} flows"
+        return f"{self.letters:,} waiting{over}{beside}"
+
+    def route(self, number: int) -> str:
+        """The route of a letter."""
+        return DEFAULT_ROUTE if self.routes == 1 else f"route-{number % self.routes}"
+
+    def stream(self, number: int) -> str:
+        """The stream of a letter; each belongs to one route."""
+        return "" if self.flows == 1 else f"stream-{number % self.flows}"
 
 
 @dataclass
@@ -76,28 +117,29 @@ class Costs:
 
     claims: list[float] = field(default_factory=list)
     settles: list[float] = field(default_factory=list)
+    inserts: list[float] = field(default_factory=list)
     cpu: float = 0.0
 
     def per_letter(self) -> list[float]:
-        """Microseconds a letter: claim, settle, both, CPU."""
+        """Microseconds a letter: claim, settle, both, insert, CPU."""
         both = [a + b for a, b in zip(self.claims, self.settles, strict=True)]
-        seconds = (median(self.claims), median(self.settles), median(both), self.cpu / len(both))
+        medians = [median(each) for each in (self.claims, self.settles, both, self.inserts)]
+        seconds = (*medians, self.cpu / len(both))
         return [each / BATCH * 1e6 for each in seconds]
 
 
-async def _measure(stage: Stage, depths: Sequence[tuple[int, int]]) -> list[Costs]:
-    """Fill a collection for each of `depths`, then take turns with their queues."""
+async def _measure(stage: Stage, wanted: Sequence[Waiting]) -> list[Costs]:
+    """Fill a collection for each, then take turns with their queues."""
     client = connect(stage.mongod.uri, timeout=60.0, app_name="bench")
-    names = [f"depth{uuid4().hex[:8]}" for _ in depths]
-    queues, costs = [], [Costs() for _ in depths]
+    names = [f"depth{uuid4().hex[:8]}" for _ in wanted]
+    queues, costs = [], [Costs() for _ in wanted]
     try:
-        for name, (waiting, finished) in zip(names, depths, strict=True):
-            queues.append(await _filled(stage, client, name, waiting, finished))
+        for name, one in zip(names, wanted, strict=True):
+            queues.append(await _filled(stage, client, name, one))
         pid = stage.mongod.child.pid
         for number in range(WARM_UP + CYCLES):
-            for queue, (waiting, finished), cost in zip(queues, depths, costs, strict=True):
-                first = waiting + finished + number * BATCH
-                await _cycle(queue, pid, first, Costs() if number < WARM_UP else cost)
+            for queue, one, cost in zip(queues, wanted, costs, strict=True):
+                await _cycle(queue, pid, one, number, Costs() if number < WARM_UP else cost)
     finally:
         for name in names:
             await client.drop_database(name)
@@ -105,22 +147,23 @@ async def _measure(stage: Stage, depths: Sequence[tuple[int, int]]) -> list[Cost
     return costs
 
 
-async def _filled(stage: Stage, client: Client, name: str, waiting: int, finished: int) -> MongoQueue:
+async def _filled(stage: Stage, client: Client, name: str, wanted: Waiting) -> MongoQueue:
     began = time.monotonic()
-    fill(stage, name, waiting, finished)
+    fill(stage, name, wanted)
     queue = MongoQueue(
         client, database=name, collection="letters", retention=RETENTION, clock=SystemClock(), timeout=60.0
     )
     await queue.open()
-    say(f"depth: {waiting + finished:,} letters filled in within {time.monotonic() - began:.0f} s")
+    say(f"depth: {wanted.letters + wanted.finished:,} letters filled in, {time.monotonic() - began:.0f} s")
     return queue
 
 
-async def _cycle(queue: MongoQueue, mongod: int, first: int, costs: Costs) -> None:
-    """Claim and settle a batch on the clock; acknowledge it, and make up for it, off the clock."""
+async def _cycle(queue: MongoQueue, mongod: int, wanted: Waiting, number: int, costs: Costs) -> None:
+    """Claim and settle a batch, acknowledge it off the clock, and insert as many on the same route."""
+    route = wanted.route(number)
     token = secrets.token_hex(16)
     cpu, at = cpu_seconds([mongod]), time.perf_counter()
-    claim = await queue.claim(BATCH, token)
+    claim = await queue.claim(BATCH, token, route)
     claimed = time.perf_counter()
     assert len(claim.letters) == BATCH, f"only {len(claim.letters)} letters claimed"
     ended = [sent(each) for each in claim.letters]
@@ -132,13 +175,18 @@ async def _cycle(queue: MongoQueue, mongod: int, first: int, costs: Costs) -> No
     costs.settles.append(settled - ready)
     costs.cpu += cpu_seconds([mongod]) - cpu
     await queue.acknowledge(ended)
-    await queue.insert([letter(first + number) for number in range(BATCH)])
+    first = wanted.letters + wanted.finished + number * BATCH
+    streams = [wanted.stream(number % wanted.routes + wanted.routes * place) for place in range(BATCH)]
+    new = [letter(first + place, route, stream) for place, stream in enumerate(streams)]
+    at = time.perf_counter()
+    await queue.insert(new)
+    costs.inserts.append(time.perf_counter() - at)
 
 
 # --- letters as the queue holds them ---
 
 
-def letter(number: int) -> Letter:
+def letter(number: int, route: str = DEFAULT_ROUTE, stream: str = "") -> Letter:
     """A letter as intake makes it."""
     each = plain(number)
     origin = Origin(topic="in", partition=0, offset=number, index=0, timestamp=1_700_000_000_000)
@@ -150,6 +198,8 @@ def letter(number: int) -> Letter:
         subject=each["Subject"],
         body=each["Body"],
         answers=(answer,),
+        route=route,
+        handling=Handling(stream=stream) if stream else PLAIN,
     )
 
 
@@ -165,12 +215,12 @@ def sent(each: Letter) -> Letter:
     )
 
 
-def fill(stage: Stage, database: str, waiting: int, finished: int) -> None:
+def fill(stage: Stage, database: str, wanted: Waiting) -> None:
     """Put letters into a fresh collection, the finished ones first, as time would have it."""
     with stage.mongod.client(timeout=600.0) as client:
         letters = client[database].get_collection("letters", write_concern=WriteConcern(w=1, j=False))
         chunk: list[dict[str, Any]] = []
-        for document in _documents(waiting, finished):
+        for document in _documents(wanted):
             chunk.append(document)
             if len(chunk) == 2_000:
                 letters.insert_many(chunk, ordered=False)
@@ -179,15 +229,21 @@ def fill(stage: Stage, database: str, waiting: int, finished: int) -> None:
             letters.insert_many(chunk, ordered=False)
 
 
-def _documents(waiting: int, finished: int) -> Iterator[dict[str, Any]]:
+def _documents(wanted: Waiting) -> Iterator[dict[str, Any]]:
+    finished = wanted.finished
     now = datetime.now(UTC).replace(microsecond=0)
     done = document_of(sent(letter(0)), now)[0]
     done |= {"settled_by": uuid4().hex, "outbox": ObjectId(), "expire_at": now + timedelta(seconds=RETENTION)}
-    due = document_of(letter(0), now)[0]
     for number in range(finished):
         yield _renamed(done, number)
-    for number in range(finished, finished + waiting):
-        yield _renamed(due, number)
+    due = document_of(letter(0), now)[0]
+    for number in range(finished, finished + wanted.letters):
+        each = _renamed(due, number)
+        if wanted.flows > 1:
+            handling = Handling(stream=wanted.stream(number)).document()
+            rank = now + timedelta(milliseconds=number // wanted.routes)
+            each |= {"route": wanted.route(number), "handling": handling, "rank": rank}
+        yield each
 
 
 def _renamed(document: dict[str, Any], number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ messages that one took responsibility for, `asked` what was answered to each of 
 | what the other side does | classes |
 | --- | --- |
 | takes so many recipients a transaction, and says 452 or 552 to the rest | `TooManyRecipients`, `Gmail`, `PostfixRecipientLimit` |
+| takes SCRAM-SHA-256 or tokens, and refuses them in the words of Google or of Microsoft | `ScramOffered`, `TokensWanted` |
 | takes so many messages a session, and then says 452, 451 or 530 without closing it | `SessionLimit`, `Stalwart` |
 | wants AUTH LOGIN without the name, or PLAIN without its argument, or refuses PLAIN as a mechanism | `Exchange`, `PlainOnRequest`, `PlainRefused`, `Stalwart` |
 | wants a whole name, or an address, in EHLO, and says so at RCPT | `HeloCritic`, `PostfixHelo` |
@@ -21,6 +22,7 @@ messages that one took responsibility for, `asked` what was answered to each of 
 | refuses everybody | `RefusesEverybody` |
 | takes TCP and never greets | `NeverGreets` |
 | does not know the recipient's domain | `PostfixUnknownDomain` |
+| keeps all limits that a provider publishes, over any time (`lab.providers`) | `SesLimits`, `GoogleLimits`, `MicrosoftLimits` |
 """  # noqa: E501  a table
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lab.sasl import REFUSED, ScramServer, bearer
 from lab.scripted import (
     DOT,
     GREETING,
@@ -138,10 +141,10 @@ class ZooRelay(ScriptedRelay):
         said = await super()._answer(peer, moment, default)
         visit, good = self.visit(peer), said.startswith(("250", "354"))
         if moment == "MAIL" and good:
-            visit.sender = _path(peer.commands[-1])
+            visit.sender = path_of(peer.commands[-1])
             visit.mails += 1
         elif moment == "RCPT" and good:
-            visit.recipients.append(_path(peer.commands[-1]))
+            visit.recipients.append(path_of(peer.commands[-1]))
         elif moment == DOT and good:
             self.take(peer)
         if moment in {"EHLO", "HELO", "RSET", DOT}:
@@ -214,7 +217,7 @@ class ZooRelay(ScriptedRelay):
         return said
 
 
-def _path(command: str) -> str:
+def path_of(command: str) -> str:
     return command[command.index("<") + 1 : command.rindex(">")]
 
 
@@ -320,6 +323,75 @@ class Stalwart(ZooRelay):
         return None
 
 
+class ScramOffered(ZooRelay):
+    """SCRAM-SHA-256 beside PLAIN and LOGIN, as Dovecot, Stalwart and mox offer it.
+
+    What proves that the relay knows the password comes in one more 334 (RFC 4954 §4, snappymail 1575).
+    `proof` is ``right``, ``wrong`` or ``none``. With `refusal` it says that to the mechanism, as of an
+    account whose password it keeps in another form (``432 4.7.12``, RFC 4954 §6).
+    """
+
+    NAME = "scram"
+    MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+
+    def __init__(
+        self, *, proof: str = "right", rounds: int = 4096, refusal: str = "", **options: Any
+    ) -> None:
+        super().__init__(**{"needs_login": True, **options})
+        self._proof, self._rounds, self._refusal = proof, int(rounds), refusal
+
+    def judge_mechanism(self, mechanism: str) -> str:
+        return self._refusal if mechanism == "SCRAM-SHA-256" else super().judge_mechanism(mechanism)
+
+    async def _credentials(self, peer: Peer, mechanism: str, initial: str) -> tuple[str, str]:
+        if mechanism != "SCRAM-SHA-256":
+            return await super()._credentials(peer, mechanism, initial)
+        scram = ScramServer(USER, self.accounts.get(USER, "nobody knows"), rounds=self._rounds)
+        first = _decoded(initial) if initial else await self._ask(peer, "")
+        outcome = scram.outcome(await self._ask(peer, scram.challenge(first)))
+        if outcome is None:
+            return USER, "not proved"
+        if self._proof != "none":
+            await self._ask(peer, outcome if self._proof == "right" else "v=AAAA")
+        return USER, self.accounts[USER]
+
+
+class TokensWanted(ZooRelay):
+    """Takes the access tokens in `tokens`, for `USER`, and nothing else.
+
+    One that it does not know gets a challenge that says why, as Google has it and RFC 7628 wants it, and 535
+    after one more line; with `words` ``microsoft`` 535 at once. `mechanisms` are separated by commas.
+    """
+
+    NAME = "tokens"
+
+    def __init__(
+        self, *, mechanisms: str = "XOAUTH2,OAUTHBEARER", words: str = "google", **options: Any
+    ) -> None:
+        self.mechanisms = tuple(mechanisms.split(","))
+        super().__init__(**{"needs_login": True, **options})
+        self._words = words
+        self.tokens = {"good-token"}
+        self.heard: list[str] = []
+
+    def usual_offers(self) -> list[str]:
+        return [*super().usual_offers()[:-1], f"AUTH {' '.join(self.mechanisms)}"]
+
+    def judge_mechanism(self, mechanism: str) -> str:
+        return "" if mechanism in self.mechanisms else "504 5.7.4 Unrecognized authentication type"
+
+    async def _credentials(self, peer: Peer, mechanism: str, initial: str) -> tuple[str, str]:
+        said = _decoded(initial) if initial else await self._ask(peer, "")
+        user, token = bearer(mechanism, said)
+        self.heard.append(token)
+        if token in self.tokens:
+            return user, self.accounts.get(user, "")
+        if self._words == "google":
+            last = await self._ask(peer, REFUSED)
+            assert last == ("" if mechanism == "XOAUTH2" else "\x01")
+        return user, "no such token"
+
+
 # --- limits ----------------------------------------------------------------------------------------
 
 
@@ -412,7 +484,7 @@ class Greylister(ZooRelay):
         if moment != "RCPT":
             return None
         now = time.monotonic()
-        first = self._seen.setdefault((visit.sender or "", _path(command)), now)
+        first = self._seen.setdefault((visit.sender or "", path_of(command)), now)
         if now - first >= self._seconds:
             return None
         return "450 4.2.0 Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/"
@@ -459,7 +531,7 @@ class SenderNotOwned(ZooRelay):
     def reply(self, visit: Visit, moment: str, command: str) -> Answer | None:
         if moment != self._stage:
             return None
-        sender = visit.sender if visit.sender is not None else _path(command)
+        sender = visit.sender if visit.sender is not None else path_of(command)
         return f"553 5.7.1 <{sender}>: Sender address rejected: not owned by user {USER}"
 
 
@@ -673,9 +745,10 @@ async def _close(peer: Peer) -> None:
 
 def kinds() -> dict[str, type[Any]]:
     """All there are, by the name they have on the command line."""
-    from lab import restricted_postfix
+    from lab import providers, restricted_postfix
 
     found: list[type[Any]] = [kind for kind in globals().values() if _is_one(kind, ZooRelay)]
+    found += [kind for kind in vars(providers).values() if _is_one(kind, providers.Provider) and kind.NAME]
     found += [
         kind for kind in vars(restricted_postfix).values() if _is_one(kind, restricted_postfix.RealPostfix)
     ]

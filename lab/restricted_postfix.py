@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from lab.postfix import POSTSCREEN, Postfix
 from lab.relay_zoo import PASSWORD, USER
+from lab.sasl import REFUSED, ScramServer, bearer
 
 _STRANGERS = {
     "mynetworks": "",
@@ -154,14 +155,28 @@ class PostfixSenderLogin(RealPostfix):
         await self._accounts.close()
 
 
+class PostfixStrongLogins(PostfixSenderLogin):
+    """SCRAM-SHA-256, XOAUTH2 and OAUTHBEARER, as a Postfix in front of Dovecot passes them on."""
+
+    NAME = "postfix-strong-logins"
+
+    def __init__(self, *, port: int = 0, **settings: str) -> None:
+        super().__init__(port=port, **settings)
+        self._accounts.mechanisms = ("SCRAM-SHA-256", "XOAUTH2", "OAUTHBEARER")
+
+
 class Accounts:
     """Knows one account, in the words of Dovecot's authentication protocol, which Postfix speaks."""
+
+    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")
+    tokens: ClassVar[set[str]] = {"good-token"}
 
     def __init__(self) -> None:
         from mailsender.dev.process import free_port
 
         self.port = free_port()
         self._server: asyncio.Server | None = None
+        self._served: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -169,18 +184,39 @@ class Accounts:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        for writer in self._served:  # Postfix keeps one open for each of its processes
+            writer.transport.abort()
+        tasks = [task for task in self._served.values() if task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._served[writer] = asyncio.current_task()
+        try:
+            await self._talk(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            del self._served[writer]
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(
-            b"VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\n"
-            b"SPID\t1\nCUID\t1\nCOOKIE\t00112233445566778899aabbccddeeff\nDONE\n"
+            b"VERSION\t1\t1\n"
+            + "".join(f"MECH\t{each}\tplaintext\n" for each in self.mechanisms).encode()
+            + b"SPID\t1\nCUID\t1\nCOOKIE\t00112233445566778899aabbccddeeff\nDONE\n"
         )
         names: dict[str, str] = {}
+        talks: dict[str, Talk] = {}
         while line := await reader.readline():
             verb, *words = line.decode().rstrip("\n").split("\t")
-            if verb in {"AUTH", "CONT"}:
+            if verb == "AUTH" and words[1] not in {"PLAIN", "LOGIN"}:
+                talks[words[0]] = self._scram() if words[1].startswith("SCRAM") else self._bearer(words[1])
+                next(talks[words[0]])
+            if verb in {"AUTH", "CONT"} and words[0] in talks:
+                writer.write(_said(talks[words[0]], verb, words).encode())
+            elif verb in {"AUTH", "CONT"}:
                 writer.write(self._answer(verb, words, names).encode())
-        writer.close()
 
     def _answer(self, verb: str, words: list[str], names: dict[str, str]) -> str:
         number = words[0]
@@ -204,9 +240,39 @@ class Accounts:
             return f"CONT\t{number}\t{_coded('Password:')}\n"
         return self._verdict(number, names.pop(number), said)
 
+    def _scram(self) -> Talk:
+        scram = ScramServer(USER, PASSWORD)
+        first = yield ""
+        outcome = scram.outcome((yield scram.challenge(first)))
+        if outcome is not None:
+            yield outcome
+        yield outcome is not None
+
+    def _bearer(self, mechanism: str) -> Talk:
+        user, token = bearer(mechanism, (yield ""))
+        good = user == USER and token in self.tokens
+        if not good:
+            yield REFUSED
+        yield good
+
     def _verdict(self, number: str, user: str = "", password: str = "") -> str:
         good = (user, password) == (USER, PASSWORD)
         return f"OK\t{number}\tuser={user}\n" if good else f"FAIL\t{number}\tuser={user}\n"
+
+
+Talk = Generator[str | bool, str, None]
+"""Takes what a client says and gives the next challenge, at last whether it is let in."""
+
+
+def _said(talk: Talk, verb: str, words: list[str]) -> str:
+    number = words[0]
+    given = words[1:2] if verb == "CONT" else [word[5:] for word in words if word.startswith("resp=")]
+    if not given:
+        return f"CONT\t{number}\t\n"
+    answer = talk.send(_decoded(given[0]))
+    if isinstance(answer, str):
+        return f"CONT\t{number}\t{_coded(answer)}\n"
+    return f"OK\t{number}\tuser={USER}\n" if answer else f"FAIL\t{number}\tuser={USER}\n"
 
 
 def _coded(text: str) -> str:

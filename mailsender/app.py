@@ -21,6 +21,7 @@ from aiohttp import web
 
 from mailsender import __version__, signals
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.admin.reloading import Reloading
 from mailsender.blobs.memory import MemoryBlobs
 from mailsender.blobs.mongo import MongoBlobs
 from mailsender.blobs.port import BlobStore
@@ -42,16 +43,20 @@ from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.queue.mongo.templates import MongoShelf
 from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.mongo import CURSOR, MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
 from mailsender.routing.plan import DEFAULT
 from mailsender.service import Front, Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings, slips
-from mailsender.settings.relays import plan_of
+from mailsender.settings.links import in_file, links_of
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.signing import signing_keys
-from mailsender.smtp.connect import SmtpConfig, SmtpRelay
-from mailsender.smtp.protocol import Timeouts
+from mailsender.smtp.connect import SmtpRelay
+from mailsender.smtp.of_file import OfFile
+from mailsender.smtp.port import Transport
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.mongo import MongoSuppressions
+from mailsender.suppression.port import SuppressionStore
 from mailsender.templates.folder import Folder, read_folder
 from mailsender.templates.memory import MemoryShelf
 from mailsender.templates.port import Shelf
@@ -77,27 +82,38 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def build(settings: Settings, clock: Clock) -> Parts:
-    """The real parts, not yet opened.
+    """The real parts, not yet opened; `relays` are those of `plan_of`, by their names.
 
     Raises:
         Rejected: a connection string or a key that signs cannot be read, or no journal can be kept where it
             is wanted.
     """
     keys = signing_keys(settings)
-    queue, slots, codes, blobs, shelf = build_store(settings, clock)
+    queue, slots_of, codes, blobs, shelf, suppressions = build_store(settings, clock)
     kafka = kafka_config(settings)
     return Parts(
         queue=queue,
         source=KafkaSource(kafka, settings.kafka_topic_mailsender, histories=queue),
         sink=KafkaSink(kafka),
-        relays={DEFAULT: RelayParts(SmtpRelay(smtp_config(settings), clock), slots)},
+        relays={
+            name: RelayParts(transport, slots_of(name))
+            for name, transport in build_relays(settings, clock).items()
+        },
         journal=build_journal(settings),
         keys=keys,
         codes=codes,
         blobs=blobs,
         folder=build_folder(settings),
         shelf=shelf,
+        suppressions=suppressions,
     )
+
+
+def build_relays(settings: Settings, clock: Clock) -> dict[str, Transport]:
+    """The way to each relay, by its name."""
+    links = links_of(settings)
+    ways = {name: SmtpRelay(link, clock) for name, link in links.items()}
+    return {name: OfFile(name, way) if in_file(settings, name) else way for name, way in ways.items()}
 
 
 def build_folder(settings: Settings) -> Folder:
@@ -150,12 +166,15 @@ def build_journal(settings: Settings) -> Journal:
         raise Rejected(f"MAILSENDER_STATE_DIR: {directory} cannot be written: {reason}") from error
 
 
-def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, CodeStore, BlobStore, Shelf]:
-    """The queue, slots, codes, blobs and templates: in MongoDB over one client, or in memory."""
+def build_store(
+    settings: Settings, clock: Clock
+) -> tuple[Queue, Callable[[str], SlotStore], CodeStore, BlobStore, Shelf, SuppressionStore]:
+    """The stores, in MongoDB over one client or in memory; slots are had by the name of their relay."""
     if settings.in_memory:
         letters = MemoryQueue(clock, body_retention=settings.body_retention)
         blobs = MemoryBlobs(clock, settings.blob_retention, letters.names)
-        return letters, MemorySlotStore(clock), MemoryCodeStore(clock), blobs, MemoryShelf(clock)
+        codes_, shelf_ = MemoryCodeStore(clock), MemoryShelf(clock)
+        return letters, lambda _: MemorySlotStore(clock), codes_, blobs, shelf_, MemorySuppressions()
     client = connect(
         settings.mongo_uri,
         timeout=settings.mongodb_timeout,
@@ -172,14 +191,17 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         timeout=settings.mongodb_timeout,
         body_retention=settings.body_retention,
     )
-    queue.serve(route.name for route in plan_of(settings).routes)
-    slots = MongoSlotStore(
-        client,
-        database=database,
-        collection=f"{collection}.slots",
-        clock=clock,
-        timeout=settings.mongodb_timeout,
-    )
+
+    def slots_of(relay: str) -> SlotStore:
+        return MongoSlotStore(
+            client,
+            database=database,
+            collection=f"{collection}.slots",
+            clock=clock,
+            timeout=settings.mongodb_timeout,
+            name=CURSOR if relay == DEFAULT else relay,
+        )
+
     codes = MongoCodeStore(
         client, database=database, collection=f"{collection}.codes", timeout=settings.mongodb_timeout
     )
@@ -198,31 +220,13 @@ def build_store(settings: Settings, clock: Clock) -> tuple[Queue, SlotStore, Cod
         clock=clock,
         timeout=settings.mongodb_timeout,
     )
-    return queue, slots, codes, blobs_, shelf
-
-
-def smtp_config(settings: Settings) -> SmtpConfig:
-    """How the relay is reached."""
-    return SmtpConfig(
-        host=settings.smtp_host,
-        port=settings.smtp_port,
-        tls=settings.smtp_tls,
-        ca_file=settings.smtp_tls_ca_file,
-        verify=settings.smtp_tls_verify,
-        user=settings.smtp_user if settings.authenticates else "",
-        password=settings.smtp_password.get_secret_value(),
-        auth_cleartext=settings.smtp_auth_cleartext,
-        helo_name=settings.smtp_helo_name,
-        pipelining=settings.smtp_pipelining == "auto",
-        timeouts=Timeouts(
-            connect=settings.smtp_timeout_connect,
-            greeting=settings.smtp_timeout_greeting,
-            command=settings.smtp_timeout_command,
-            data=settings.smtp_timeout_data,
-            block=settings.smtp_timeout_block,
-            dot=settings.smtp_timeout_dot,
-        ),
+    suppressions = MongoSuppressions(
+        client,
+        database=database,
+        collection=f"{collection}.suppression",
+        timeout=settings.mongodb_timeout,
     )
+    return queue, slots_of, codes, blobs_, shelf, suppressions
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -263,7 +267,8 @@ class _Servers:
 async def listen(replica: Replica) -> Front | None:
     """The HTTP side of a replica; None where an address cannot be had, which the log says."""
     settings, operations = replica.settings, ReplicaOperations(replica)
-    most = affordable(settings.http_max_connections, FILES + settings.smtp_max_senders)
+    sessions = sum(relay.policy.sessions.sessions for relay in replica.relays)
+    most = affordable(settings.http_max_connections, FILES + sessions)
     app = make_app(
         operations,
         api_key=settings.http_api_key.get_secret_value(),
@@ -324,7 +329,7 @@ def run_service(settings: Settings) -> NoReturn:
     """
     writer = LogWriter(sys.stderr.fileno(), lost=_lines_lost, terminal=sys.stderr.isatty())
     configure(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=writer)
-    for slip in slips():
+    for slip in slips(settings.config):
         log.warning(
             "setting_unknown",
             name=slip.name,
@@ -388,9 +393,13 @@ async def _main(settings: Settings) -> int:
         log.error("cannot_start", error=str(error))
         return 2
     replica = Replica(settings, parts, clock, listen=listen)
-    loop = asyncio.get_running_loop()
+    loop, reloading = asyncio.get_running_loop(), Reloading(replica)
     for number in signals.signals():
         loop.add_signal_handler(number, replica.on_signal, number.name)
+        if settings.config is not None and number.name == signals.RELOAD:
+            loop.add_signal_handler(number, reloading.begin, number.name)
+    if signals.reload_came():
+        reloading.begin(signals.RELOAD)
     _spare_the_collector()
     _give_memory_back()
     log.info("starting", version=__version__, loop=type(loop).__module__)

@@ -7,7 +7,7 @@ The order in which it stops (promise P6), and why each step stands where it does
 3. No more claims; what no sender has begun goes back, so that another replica can send it now.
 4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
-5. Outcomes are settled: only then can nothing be sent twice.
+5. Outcomes are settled: only then can nothing be sent twice. What refusals told is written behind them.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
 8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
@@ -17,11 +17,12 @@ The order in which it stops (promise P6), and why each step stands where it does
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -34,6 +35,7 @@ from mailsender.blobs.port import BlobStore
 from mailsender.codes.port import CodeStore
 from mailsender.intake.attachments import Attachments
 from mailsender.intake.consumer import Intake, IntakeConfig
+from mailsender.intake.placing import Placing, default_route, not_default
 from mailsender.intake.schema import Limits
 from mailsender.intake.templates import Filler
 from mailsender.journal.port import Journal, NoJournal
@@ -41,8 +43,11 @@ from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKeys
 from mailsender.message.signing import SigningComposer
-from mailsender.model.clock import Clock, SystemClock
+from mailsender.model.clock import Clock, SharedClock, SystemClock
+from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
+from mailsender.model.queue_stats import QueueStats
+from mailsender.model.text import counted
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
@@ -51,21 +56,29 @@ from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
-from mailsender.ratelimit.limiter import Limiter
+from mailsender.ratelimit.destinations import Destinations, Rates, told
+from mailsender.ratelimit.gcra import Allowance
+from mailsender.ratelimit.limiter import Limiter, nobody
 from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan
-from mailsender.routing.pool import NOT_ASKED
+from mailsender.routing.plan import Plan, RelayPlan, rates_of
+from mailsender.routing.pool import HANGS, NOT_ASKED
+from mailsender.routing.presets import rules_of
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
+from mailsender.routing.routes import change, divide, further_recipients, made, table_of, waiting_for
+from mailsender.routing.shares import expire_of, shares_of
 from mailsender.sending.dispatcher import Dispatcher
+from mailsender.sending.expiry import Expiry
 from mailsender.sending.recovery import Recovery
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.settings.environment import Settings
-from mailsender.settings.kinds import duration_text
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.port import Transport
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.port import SuppressionStore
+from mailsender.suppression.watch import SuppressionWatch
 from mailsender.templates.folder import Folder
 from mailsender.templates.library import Library
 from mailsender.templates.memory import MemoryShelf
@@ -97,6 +110,9 @@ SWEEP_EVERY, SWEPT = 60.0, 20
 
 BARE_EVERY, BARE = 10.0, 500
 """The same for letters whose bodies are kept no longer."""
+
+LATE_EVERY, LATE = 2.0, 500
+"""The same for letters whose time to be sent is over."""
 
 
 @dataclass(slots=True)
@@ -180,6 +196,7 @@ class Parts:
     blobs: BlobStore = field(default_factory=lambda: MemoryBlobs(SystemClock()))
     folder: Folder = field(default_factory=Folder)
     shelf: Shelf = field(default_factory=lambda: MemoryShelf(SystemClock()))
+    suppressions: SuppressionStore = field(default_factory=MemorySuppressions)
 
 
 class Front(Protocol):
@@ -198,11 +215,17 @@ class Replica:
     """One replica of the service, over parts that somebody else built."""
 
     def __init__(
-        self, settings: Settings, parts: Parts, clock: Clock, *, listen: Listen, plan: Plan | None = None
+        self,
+        settings: Settings,
+        parts: Parts,
+        clock: Clock,
+        *,
+        listen: Listen,
+        plan: Plan | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self.settings = settings
         self.parts = parts
-        self.clock = clock
         self._listen = listen
         self.state = "starting"
         self.progress = Progress()
@@ -218,20 +241,29 @@ class Replica:
         )
         self.in_flight = InFlight(parts.journal)
         self.heartbeat = Heartbeat(parts.queue, self.in_flight, clock, life=settings.mongodb_lease)
+        machine, self.clock = clock, SharedClock(clock, self.heartbeat.health.server)
+        clock = self.clock
+        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
+        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
+        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
+        expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
+            Chore("expired", expiry.sweep, LATE, LATE_EVERY),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
         self.tidier = Tidier(parts.queue, self.heartbeat, clock, chores)
-        self.blobs = BlobCache(parts.blobs, settings.blob_cache_bytes)
-        self.reporter = Reporter(parts.queue, parts.sink, config=_reporter_config(settings), clock=clock)
-        self.settler = Settler(parts.queue, self.in_flight, clock, report=self.reporter.offer)
         library = Library(parts.folder, parts.shelf)
         self.filler = Filler(library, parts.shelf, settings.variables, most=self.limits.body)
         self.composer = composer = _composer(settings, parts.keys, Pins(parts.shelf))
-        chance = random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
+        chance = chance or random.Random()  # noqa: S311  jitter and the course's refusals, no secrets
         self._stop_sending = asyncio.Event()
-        self.relays, self.routes = self._routed(plan or plan_of(settings), chance)
+        self.filed = plan is not None or settings.config is not None
+        self.plan = plan = plan or plan_of(settings)
+        self.rereading = asyncio.Lock()  # the file has one reader at a time
+        self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
+        parts.queue.share(shares_of(plan))
+        self.relays, self.routes = self._routed(plan, chance)
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -253,21 +285,30 @@ class Replica:
                 clock=clock,
                 chance=chance,
                 stopping=self._stop_sending,
+                suppression=self.suppression,
                 blobs=self.blobs,
+                table=table_of(plan, settings.sender[1]),
             ),
             heartbeat=self.heartbeat,
         )
+        # Without a file there is one route, and nothing to be looked at.
+        route_of, denies = default_route, not_default
+        if self.filed:
+            route_of, denies = self.dispatcher.route_of, self.dispatcher.denies
+        self.placing = Placing(route_of, expire_of(plan), denies)
         self.intake = Intake(
             parts.source,
             parts.queue,
             parts.sink,
             config=_intake_config(settings, self.limits),
             clock=clock,
+            machine=machine,
             owner=self.dispatcher,
             final=self.reporter.offer,
             joined=self.reporter.joined,
             fill=self.filler.fill,
             attachments=Attachments(parts.blobs, self.limits, clock),
+            placing=self.placing,
         )
         self.watchdog = Watchdog(clock)
         self.supervisor = Supervisor(clock, self._given_up)
@@ -281,29 +322,91 @@ class Replica:
     def _routed(self, plan: Plan, chance: random.Random) -> tuple[list[Relay], list[Route]]:
         """The relays and routes of a plan. One lease of slots serves all letters for its relay."""
         routes: list[Route] = []
-        relays = {
-            each.name: Relay(
-                each.name,
-                self.parts.relays[each.name].transport,
-                Limiter(
-                    self.parts.relays[each.name].slots,
-                    each.allowance,
-                    self.clock,
-                    backlog=partial(_waiting_for, each.name, routes),
-                    member=secrets.token_hex(8),
-                ),
-                self.clock,
-                policy=each.policy,
-                chance=chance,
-                stopping=self._stop_sending,
-            )
-            for each in plan.relays
-        }
-        routes += [
-            Route(each.name, [relays[name] for name in each.relays], retry=each.retry, clock=self.clock)
-            for each in plan.routes
-        ]
+        relays = {each.name: self._relay(each, routes, chance) for each in plan.relays}
+        routes += [made(each, relays, self.clock) for each in plan.routes]
+        divide(plan.routes, relays)
         return list(relays.values()), routes
+
+    def _relay(self, plan: RelayPlan, routes: Sequence[Route], chance: random.Random) -> Relay:
+        parts = self.parts.relays[plan.name]
+
+        def limiter(
+            slots: SlotStore,
+            rates: Rates,
+            name: str,
+            backlog: Callable[[], int],
+            further: Callable[[int], int],
+            *,
+            within: str = "",
+        ) -> Limiter:
+            return Limiter(
+                slots,
+                rates[0],
+                self.clock,
+                backlog=backlog,
+                further_recipients=further,
+                member=secrets.token_hex(8),
+                further=rates[1:],
+                # With a file rules may come while it runs.
+                watch=self.filed,
+                name=name,
+                within=within,
+            )
+
+        def limiter_beside(pattern: str, rates: Rates) -> Limiter:
+            slots, name = parts.slots.beside(pattern.lower()), f"{plan.name}/{pattern}"
+            return limiter(slots, rates, name, int, nobody, within=plan.name)
+
+        own = limiter(
+            parts.slots,
+            (plan.allowance, *plan.further),
+            plan.name,
+            partial(waiting_for, plan.name, routes),
+            partial(further_recipients, plan.name, routes),
+        )
+        destinations = Destinations(own, limiter_beside, self.clock)
+        destinations.change(rates_of(plan))
+        return Relay(
+            plan.name,
+            parts.transport,
+            own,
+            self.clock,
+            policy=plan.policy,
+            chance=chance,
+            stopping=self._stop_sending,
+            senders=plan.senders,
+            connections_total=plan.connections_total,
+            rules=rules_of(plan.rules, plan.preset),
+            # Without a file there are none, and no letter is to look for them.
+            destinations=destinations if self.filed else None,
+        )
+
+    def adopt(self, plan: Plan) -> None:
+        """Go on by another plan, whose relays are those that run; see `mailsender.routing.changes`."""
+        relays = {relay.name: relay for relay in self.relays}
+        for each in plan.relays:
+            relays[each.name].change(
+                each.allowance,
+                each.further,
+                max_recipients=each.policy.max_recipients,
+                senders=each.senders,
+                rules=rules_of(each.rules, each.preset),
+                destinations=rates_of(each),
+            )
+        there = {route.name: route for route in self.routes}
+        for each_route in plan.routes:
+            if each_route.name in there:
+                change(there[each_route.name], each_route, relays)
+            else:
+                there[each_route.name] = made(each_route, relays, self.clock)
+        divide(plan.routes, relays)
+        # In place: relays ask these routes how much waits for them.
+        self.routes[:] = [there[each.name] for each in plan.routes]
+        self.suppression.policy = plan.suppression
+        self.parts.queue.share(shares_of(plan))
+        self.placing.expire(expire_of(plan))
+        self.plan = plan
+        self.dispatcher.change(self.routes, table_of(plan, self.settings.sender[1]))
 
     # --- how it is -------------------------------------------------------------------------------
 
@@ -316,7 +419,7 @@ class Replica:
     def not_ready_because(self) -> list[str]:
         """What does not do its work; empty where all does."""
         reasons = [] if self.state == "running" else [self.state]
-        reasons += [f"{each.part}: {each.text}" for each in self.conditions.now() if each.trouble]
+        reasons += [f"{each.subject}: {each.text}" for each in self.conditions.now() if each.trouble]
         return reasons + self.supervisor.troubles
 
     def _conditions(self) -> Iterator[Condition]:
@@ -335,32 +438,70 @@ class Replica:
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
         for relay in self.relays:
             yield from self._of_relay(relay)
+        yield from first(*(Condition(part="route", text=each.untaken, trouble=False) for each in self.routes))
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
 
     def _of_relay(self, relay: Relay) -> Iterator[Condition]:
         limiter, reason = relay.limiter, relay.reason
+        name = relay.name if self.filed else ""
+        if limiter.lapsing.text:
+            yield replace(limiter.lapsing, relay=name, trouble=not self._stood_in_for(relay))
         if reason and not (self._stop.is_set() and reason == NOT_ASKED):
-            yield Condition(part="relay", text=reason, since=relay.since or 0.0, until=relay.next_try)
+            yield Condition(
+                part="relay",
+                text=reason,
+                trouble=reason == NOT_ASKED or not self._stood_in_for(relay),
+                since=relay.since or 0.0,
+                until=relay.next_try,
+                relay=name,
+            )
+        elif relay.pool.hangs:
+            yield Condition(part="relay", text=f"hangs: {HANGS}", trouble=False, relay=name)
         if limiter.exhausted_until is not None:
-            text = f"{limiter.allowance.quota} transactions a day are used up"
-            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until)
-        elif (backlog := self._backlog(limiter)) is not None:
-            yield backlog
+            text = f"{_quota(limiter.allowance)} are used up"
+            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until, relay=name)
+        elif (backlog := self._backlog(relay)) is not None:
+            yield replace(backlog, relay=name)
+        if relay.destinations is not None and (turns := relay.destinations.promised(self.clock.monotonic())):
+            text = _in_line(turns, relay.destinations.limiters)
+            yield Condition(part="destination", text=text, trouble=False, relay=name)
 
-    def _backlog(self, limiter: Limiter) -> Condition | None:
-        """More letters that are due than the rate lets out in `LONG` seconds."""
-        allowance, stats = limiter.allowance, self.tidier.stats
+    def _stood_in_for(self, relay: Relay) -> bool:
+        """Whether the letters of all its routes have another relay that goes."""
+        return all(
+            any(other.free for other in route.relays if other is not relay)
+            for route in self.routes
+            if relay in route.relays
+        )
+
+    def _backlog(self, relay: Relay) -> Condition | None:
+        """More letters that are due over a relay than its rate lets out in `LONG` seconds."""
+        allowance, stats = relay.limiter.allowance, self.tidier.stats
         if stats is None or not allowance.letters:
             return None
-        takes = stats.due * allowance.period / allowance.letters
+        due = self._due_over(relay, stats)
+        takes = due * allowance.period / allowance.letters
         if takes <= LONG:
             return None
         counted_at = self.clock.epoch() - (self.tidier.stats_age or 0.0)
-        rate = f"{allowance.letters} in {duration_text(allowance.period)}"
-        text = f"{stats.due} letters are due, and the rate is {rate}"
+        rate = f"{allowance.letters} in {duration_of(allowance.period)}"
+        text = f"{due} letters are due, and the rate is {rate}"
         return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
+
+    def _due_over(self, relay: Relay, stats: QueueStats) -> int:
+        """How many letters could go over a relay now, as things are, but for its rate."""
+        if not self.filed:
+            return stats.due
+        waiting = ((stats.routes.get(route.name), route) for route in self.routes if not route.closed)
+        return math.ceil(
+            sum(
+                (found.awaiting - found.deferred) * route.part_over(relay)
+                for found, route in waiting
+                if found is not None
+            )
+        )
 
     def _kafka_trouble(self) -> str:
         """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""
@@ -429,7 +570,7 @@ class Replica:
         await self.parts.sink.open()
         if not self._stop.is_set():
             self.state = "running"
-            log.info("running", version=__version__, relay=", ".join(relay.address for relay in self.relays))
+            log.info("running", version=__version__, relay=", ".join(relay.told for relay in self.relays))
         async with asyncio.TaskGroup() as group:
             keep = self.supervisor.keep
             self._tasks["settler"] = group.create_task(self.settler.run(keep))
@@ -445,6 +586,16 @@ class Replica:
                     )
                     for relay in self.relays
                 ),
+                *(
+                    (
+                        f"destinations {relay.name}",
+                        relay.destinations.run,
+                        "nothing is sent to destinations that have limits",
+                    )
+                    for relay in self.relays
+                    if relay.destinations is not None
+                ),
+                ("suppression", self.suppression.run, "nobody learns from refusals"),
                 ("heartbeat", self.heartbeat.run, "nobody knows that this replica lives"),
                 ("tidier", self.tidier.run, "letters of the dead are not given back, and counts grow old"),
                 ("summary", self.summary.run, "no line says what was done"),
@@ -526,6 +677,7 @@ class Replica:
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
         if len(self.in_flight):
             unclean.append(f"{len(self.in_flight)} letters are still in flight; others give them back")
+        await self._ended("suppression", deadline, lambda: deadline.left * 0.2)
         step("report")
         await self._ended("reporter", deadline, lambda: deadline.left * 0.9)
         left = self.reporter.state.waiting
@@ -535,6 +687,9 @@ class Replica:
         for relay in self.relays:
             await self._ended(f"limiter {relay.name}", deadline, lambda: deadline.left)
             await self._within(relay.limiter.close(), max(LEAST, deadline.left), "slots")
+            if relay.destinations is not None:
+                await self._ended(f"destinations {relay.name}", deadline, lambda: deadline.left)
+                await self._within(relay.destinations.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
         await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)
@@ -644,10 +799,21 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
     )
 
 
+def _in_line(turns: Mapping[str, int], limiters: Mapping[str, Limiter]) -> str:
+    """How many wait for a turn of the destination for which most do, and for others."""
+    most = max(turns, key=lambda pattern: turns[pattern])
+    others = sum(turns.values()) - turns[most]
+    text = f"{counted(turns[most], 'recipient')} in line for {most} ({told(limiters[most])})"
+    return f"{text}, {others} for other destinations" if others else text
+
+
+def _quota(allowance: Allowance) -> str:
+    """How much a relay's quota allows, in words."""
+    of_recipients = allowance.by_recipient or allowance.quota_by_recipient
+    what = "recipients" if of_recipients else "transactions"
+    span = f"in {duration_of(allowance.quota_period)}" if allowance.quota_period else "a day"
+    return f"{allowance.quota} {what} {span}"
+
+
 def _send_policy(settings: Settings) -> SendPolicy:
     return SendPolicy(refuse_probability=settings.smtp_refuse_probability, life=settings.mongodb_lease)
-
-
-def _waiting_for(relay: str, routes: Sequence[Route]) -> int:
-    """Letters in the backlogs of routes that lead over a relay first."""
-    return sum(len(route.backlog) for route in routes if route.relays[0].name == relay)

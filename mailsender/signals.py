@@ -16,6 +16,12 @@ _UNLESS_IGNORED: Final = ("SIGHUP", "SIGQUIT")
 """`nohup`, and a shell that runs something in the background, have them ignored; that is a wish. Windows has
 neither."""
 
+RELOAD: Final = "SIGHUP"
+"""The signal that has the file read again, where there is one: as it has of most daemons. Else it ends us."""
+
+_came: Final[list[str]] = []
+"""`RELOAD`, if it came before there was anything to read the file for."""
+
 
 def signals() -> list[signal.Signals]:
     """Those that stop the service in good order."""
@@ -28,6 +34,24 @@ def end_at_once() -> None:
     """Let each of them end the process, as nothing is in flight yet, until others handle them."""
     for number in signals():
         signal.signal(number, _end)
+
+
+def remember_reload() -> None:
+    """Let it no longer end the process, as a file was read: one that comes from now on is for who runs."""
+    for number in signals():
+        if number.name == RELOAD:
+            signal.signal(number, _remember)
+
+
+def reload_came() -> bool:
+    """Whether it came since then; it is told once."""
+    came = bool(_came)
+    _came.clear()
+    return came
+
+
+def _remember(_: int, __: FrameType | None) -> None:
+    _came[:] = [RELOAD]
 
 
 def _end(_: int, __: FrameType | None) -> None:

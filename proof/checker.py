@@ -116,6 +116,7 @@ class _Judge:
             yield from self._truthful(letter)
             yield from self._kept(letter)
         yield from self._duplicates()
+        yield from self._one_relay()
         yield from self._remembered()
         yield from self._refused()
         yield from self._strangers()
@@ -241,6 +242,17 @@ class _Judge:
             if unexplained:
                 times = ", ".join(f"{each.at:.3f}" for each in acceptances)
                 yield Fault(promise="P3", kind="twice without a break", what=f"{mark} at {times}")
+
+    def _one_relay(self) -> Iterator[Fault]:
+        """P12: whom one relay took no other one takes, unless the report says that it may be so."""
+        by: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for each in self.history.acceptances:
+            for address in each.recipients:
+                by[each.mark, address.lower()].add(each.relay)
+        for (mark, address), relays in sorted(by.items()):
+            if len(relays) > 1 and not self._names(mark, address):
+                what = f"{mark} {address}: {', '.join(sorted(relays))}"
+                yield Fault(promise="P12", kind="by two relays", what=what)
 
     def _explained(self, acceptance: Acceptance) -> bool:
         """Whether something kept the service from knowing of it, or from writing it down.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MAIL, ACCEPTED, REFUSED, VIOLATION, BROKEN = "mail", "accepted", "refused", "violation", "broken"
+SESSION, SAID = "session", "said"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class Acceptance:
 
     `mark` is the text of the subject that names the letter; `recipients` are those that had got a 250.
     `told` is False where the plan kept the relay from answering. `leaked` are addresses of recipients found
-    in the message.
+    in the message. `relay` is its name where there are several.
     """
 
     mark: str
@@ -37,6 +38,19 @@ class Acceptance:
     size: int
     told: bool = True
     leaked: tuple[str, ...] = ()
+    relay: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What happened at one place of a relay that has several, and when, on the monotonic clock.
+
+    `kind` is `SESSION` as it begins, `MAIL`, or `SAID`, which is a deed of the plan.
+    """
+
+    kind: str
+    place: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +67,7 @@ class Ledger:
     violations: tuple[str, ...]
     refusals: int
     broken: int
+    moments: tuple[Moment, ...] = ()
 
 
 class LedgerFile:
@@ -84,6 +99,11 @@ def read(path: Path) -> Ledger:
         violations=tuple(f"{e['session']}: {e['what']}" for e in by_kind.get(VIOLATION, ())),
         refusals=len(by_kind.get(REFUSED, ())),
         broken=len(by_kind.get(BROKEN, ())),
+        moments=tuple(
+            Moment(kind=entry["k"], place=entry["place"], at=entry["m"])
+            for entry in entries
+            if entry.get("place") and entry["k"] in {SESSION, MAIL, SAID}
+        ),
     )
 
 

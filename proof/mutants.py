@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lab.provider_replies import SAID
 from proof.experiments.builds import builds
 from proof.experiments.callers import callers
 from proof.experiments.clocks import clocks
@@ -25,6 +26,9 @@ from proof.experiments.offsets import offsets
 from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.relays import relays, weights
+from proof.experiments.replies import replies
+from proof.experiments.shares import shares
 from proof.experiments.strangers import strangers
 from proof.experiments.vanished import vanished
 from proof.experiments.whole import whole
@@ -86,7 +90,7 @@ MUTANTS = (
         old='            if nameable(entry["_id"]):\n                found += ',
         new="            if entry == {}:\n                found += ",
         # Only an end between a settlement and its report leaves one behind, as that without a broker does.
-        attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=2),
+        attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=6),
         finding="left in the outbox",
         seconds=140.0,  # what never comes is waited for
     ),
@@ -115,6 +119,44 @@ MUTANTS = (
         new="return (self.period + self.life + AGREEMENT) / (self.letters + self.burst) / 1.4",
         attempt=lambda stage, seed: rate(stage, seed, replicas=2, seconds=8, failover=False),
         finding="too fast",
+    ),
+    Mutant(
+        name="who may have a letter gets it over the next relay at once",
+        file="sending/failover.py",
+        old="if (result.verdict is Verdict.DEFERRED or _lacks(result)) and address not in out\n",
+        new="if result.verdict in (Verdict.DEFERRED, Verdict.UNCERTAIN) and address not in out\n",
+        attempt=lambda stage, seed: relays(stage, seed, way="frozen", runs=3, replicas=1),
+        finding="P12 by two relays",
+        seconds=45.0,
+        cores=1.2,
+    ),
+    Mutant(
+        name="what a relay was told to rest goes on",
+        file="routing/relay.py",
+        old="                self.limiter.order(order)\n",
+        new="                pass\n",
+        attempt=lambda stage, seed: replies(stage, seed, said=SAID[:3], replicas=1),
+        finding=" s after ",
+        seconds=45.0,
+    ),
+    Mutant(
+        name="all streams have the same share",
+        file="routing/shares.py",
+        old="share=route.share, shares=dict(route.shares)\n",
+        new="share=1.0, shares={}\n",
+        attempt=lambda stage, seed: shares(stage, seed, form="streams of a route", letters=300, replicas=1),
+        finding="letters were of a",
+        seconds=40.0,
+    ),
+    Mutant(
+        name="whose turn it was keeps it",
+        file="routing/weights.py",
+        old="            self._credits[best] -= total\n",
+        new="            self._credits[best] -= self._weights[best]\n",
+        attempt=lambda stage, seed: weights(stage, seed, letters=500, replicas=1),
+        finding="of the letters",
+        seconds=20.0,
+        cores=1.2,
     ),
     Mutant(
         name="the drain gives nothing back",

@@ -34,6 +34,13 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        promise="What one relay may have taken goes over no other one",
+        tried={
+            "relays": "three of them, each killed, frozen, refusing logins, giving each reply of each preset;"
+            " `kill -9` amid failovers; weights, shares and sending windows"
+        },
+    ),
+    Chapter(
         promise="What was away comes back without anybody's help",
         tried={
             "outage": "Kafka, MongoDB, relay killed or frozen, alone and by twos",
@@ -96,8 +103,16 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        promise="All of it together holds over years of virtual time",
+        tried={
+            "simulation": "worlds from a seed: replicas die, MongoDB, Kafka and relays are away, lose, limit"
+        },
+    ),
+    Chapter(
         promise="The experiments can find something",
-        tried={"mutant": "the service broken on purpose, one promise at a time, and found out"},
+        tried={
+            "mutant": "the service broken on purpose, one promise at a time, and found out",
+        },
     ),
 )
 

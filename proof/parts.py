@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
+from lab.provider_replies import SAID
 from proof.experiments.builds import builds
 from proof.experiments.callers import KINDS as CALLERS
 from proof.experiments.callers import callers
@@ -35,7 +37,13 @@ from proof.experiments.poison import poison
 from proof.experiments.publishers import publishers
 from proof.experiments.rate import rate
 from proof.experiments.rebalances import rebalances
+from proof.experiments.relays import WAYS as RELAY_WAYS
+from proof.experiments.relays import relays, weights
+from proof.experiments.replies import replies
 from proof.experiments.secrets import canary
+from proof.experiments.shares import FORMS as SHARE_FORMS
+from proof.experiments.shares import shares, windows
+from proof.experiments.simulated import simulated, simulated_mutant
 from proof.experiments.smuggling import through_aiosmtpd, through_postfix
 from proof.experiments.strangers import strangers
 from proof.experiments.tls import tls
@@ -50,6 +58,7 @@ from proof.mutants import MUTANTS, hunt
 from proof.stage import Stage
 from proof.steps import Options, Step
 from proof.table import Row
+from simulation.mutants import MUTANTS as SIMULATED_MUTANTS
 
 SLOW = 50
 """Letters a second at which kills ought to cost next to nothing."""
@@ -88,16 +97,16 @@ def _kills(options: Options) -> list[Step]:
         latest = 3.0 if speed else 0.9 if options.short else 1.8
         name = f"kills {form} {speed or 'full'}"
         counts = {"runs": runs, "latest": latest, "rate": speed, "form": form}
-        steps.append(_step(name, 6 + (1.7 if speed else 2.6) * runs, kills, options.seed, **counts))
+        steps.append(_step(name, 6 + (1.7 if speed else 2.0) * runs, kills, options.seed, **counts))
     return steps
 
 
-SHORT_KILLS = {"without": 8, "notes": 15, "error": 8}
+SHORT_KILLS = {"without": 5, "notes": 10, "error": 5}
 
 
 def _drains(options: Options) -> list[Step]:
     runs, frozen = options.count(200, 6), min(20, options.count(15, 0))
-    steps = [_step("drains", 5 + 2.6 * runs, drains, options.seed, runs=runs)]
+    steps = [_step("drains", 5 + 2.0 * runs, drains, options.seed, runs=runs)]
     for part, seconds in (("mongodb", 7.7), ("broker", 4.6)) if not options.short else ():
         more = {"part": part, "runs": frozen}
         steps.append(_step(f"drains without {part}", seconds * frozen, drains_without, options.seed, **more))
@@ -148,6 +157,53 @@ def _rate(options: Options) -> list[Step]:
         )
         for n, over in ([(2, False)] if options.short else counts)
     ]
+
+
+def _relays(options: Options) -> list[Step]:
+    runs = options.count(20, 2)
+    ways = ("kill -9",) if options.short else RELAY_WAYS
+    steps = [
+        _step(
+            f"relays {way}",
+            15 + 5 * runs,
+            relays,
+            options.seed,
+            way=way,
+            runs=runs,
+            replicas=2 if options.short else number,
+        )
+        for number, way in enumerate(ways, 1)
+    ]
+    letters = options.count(4000, 500)
+    for replicas in (1,) if options.short else (1, 4):
+        more = {"letters": letters, "replicas": replicas}
+        name = f"relays weights {replicas}"
+        steps.append(_step(name, 10 + letters / 200, weights, options.seed, **more))
+    return [*steps, *_replies(options), *_shares(options)]
+
+
+def _replies(options: Options) -> list[Step]:
+    """All of them do not fit into one file: it may have a hundred relays."""
+    if options.short:
+        some = Random(options.seed).sample(SAID, 6)
+        return [_step("relays replies", 25, replies, options.seed, said=some, replicas=2)]
+    half = len(SAID) // 2
+    halves = (SAID[:half], 1), (SAID[half:], 3)
+    return [
+        _step(f"relays replies {n}", 75, replies, options.seed, said=said, replicas=n) for said, n in halves
+    ]
+
+
+def _shares(options: Options) -> list[Step]:
+    if options.short:
+        return []
+    letters = options.count(400, 0)
+    steps = []
+    for form, n in zip(SHARE_FORMS, (2, 4), strict=True):
+        more = {"form": form, "letters": letters, "replicas": n}
+        step = _step(f"relays shares {n}", 15 + letters / 9, shares, options.seed, **more)
+        steps.append(replace(step, quiet=True))  # a process that gets no time loses its slots
+    return [*steps, _step("relays window", 130, windows, options.seed, replicas=3)]
 
 
 def _repeated(
@@ -215,13 +271,13 @@ def _sick(options: Options) -> list[Step]:
 QUICK_KINDS = ("headers", "packed", "elements")
 
 INPUTS = {
-    "records": 360,
-    "messages": 460,
-    "wire": 420,
-    "replies": 170,
-    "dialogue": 400,
-    "http": 1150,
-    "settings": 1060,
+    "records": 255,
+    "messages": 225,
+    "wire": 235,
+    "replies": 95,
+    "dialogue": 470,
+    "http": 870,
+    "settings": 650,
 }
 """Seconds for a million each, in one process."""
 
@@ -258,6 +314,50 @@ def _mutants(options: Options) -> list[Step]:
     return [
         replace(_step(f"mutant {each.name}", each.seconds, hunt, each, options.seed), cores=each.cores)
         for each in MUTANTS
+    ] + [
+        replace(_step(f"mutant {each.name}, simulated", each.seconds, simulated_mutant, each), cores=1.0)
+        for each in SIMULATED_MUTANTS
+    ]
+
+
+WORLDS = {
+    "calm": (60, 0.4),
+    "dying": (150, 1.0),
+    "ill": (150, 1.4),
+    "rated": (60, 1.8),
+    "throttled": (60, 1.0),
+    "ordered": (40, 2.0),
+    "several": (50, 3.0),
+    "routes": (100, 1.8),
+    "shared": (40, 1.4),
+    "spare": (60, 2.6),
+    "metered": (20, 4.2),
+    "exact": (40, 2.0),
+    "capped": (40, 1.4),
+    "narrow": (40, 2.0),
+    "timed": (40, 2.3),
+    "mass": (50, 8.0),
+    "everything": (100, 1.6),
+}
+"""Worlds of each kind, and seconds of one: a million letters in all. The short form has one of some kinds."""
+
+
+def _simulation(options: Options) -> list[Step]:
+    kinds = Random(options.seed).sample(list(WORLDS), 5) if options.short else list(WORLDS)
+    return [
+        replace(
+            _step(
+                f"simulation {kind}",
+                2 + seconds * options.count(full, 1),
+                simulated,
+                options.seed,
+                kind=kind,
+                worlds=options.count(full, 1),
+            ),
+            cores=1.0,
+        )
+        for kind in kinds
+        for full, seconds in [WORLDS[kind]]
     ]
 
 
@@ -266,7 +366,18 @@ def _once(name: str, seconds: float, make: Callable[..., Row], options: Options)
     return [_step(name, seconds, make, options.seed)]
 
 
-LONG = {"guided", "mutants", "callers", "clocks", "sick", "vanished", "builds", "lagging", "strangers"}
+LONG = {
+    "guided",
+    "mutants",
+    "simulated mutants",
+    "callers",
+    "clocks",
+    "sick",
+    "vanished",
+    "builds",
+    "lagging",
+    "strangers",
+}
 """Parts without a short form."""
 
 PARTS: dict[str, Part] = {
@@ -274,10 +385,11 @@ PARTS: dict[str, Part] = {
     "frozen": lambda options: _repeated("frozen", 40, 1, frozen, each=4.0, options=options),
     "rebalances": lambda options: _repeated("rebalances", 120, 6, rebalances, each=1.4, options=options),
     "outages": _outages,
-    "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=6.0, options=options),
+    "failovers": lambda options: _repeated("failovers", 30, 1, failovers, each=3.5, options=options),
     "network": lambda options: _repeated("network", 40, 2, network, each=4.1, options=options),
     "misbehaving": _misbehaving,
     "rate": _rate,
+    "relays": _relays,
     "drains": _drains,
     "poison": lambda options: _once("poison", 7, poison, options),
     "smuggling": _smuggling,
@@ -302,6 +414,7 @@ PARTS: dict[str, Part] = {
     ],
     "lagging": lambda options: [_step("lagging", 35, lagging, options.seed, letters=options.count(800, 600))],
     "strangers": lambda options: _repeated("strangers", 400, 100, strangers, each=0.1, options=options),
+    "simulation": _simulation,
     "inputs": _inputs,
     "guided": _guided,
     "mutants": _mutants,
@@ -324,6 +437,7 @@ CORES = {
     "publishers": 1.0,
     "rate": 0.6,
     "rebalances": 1.3,
+    "relays": 1.2,
     "sick": 0.5,
     "tls": 0.5,
     "vanished": 0.5,
@@ -346,4 +460,4 @@ def steps_of(parts: Sequence[str], options: Options) -> list[Step]:
 
 def _measured(step: Step, part: str) -> Step:
     """A step with what its part needs, where it does not say so itself."""
-    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=part in QUIET)
+    return replace(step, cores=step.cores or CORES.get(part, USUAL), quiet=step.quiet or part in QUIET)

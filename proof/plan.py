@@ -9,7 +9,8 @@ A plan is JSON, so that it can be handed to the relay's process:
      "delay": {"DOT": 0.02},
      "offers": {"pipelining": true, "tls": "none", "auth": false}}
 
-`nth` counts a phase's occurrences from 1 over all sessions; without it a rule always holds. `seconds` is the
+`nth` counts a phase's occurrences from 1 over all sessions; without it a rule always holds. `at` is the place
+that it is for, where the relay has several (see `proof.smtp_server`). `seconds` is the
 length of a stall. `accept` (DOT only) says whether responsibility is taken although no good reply is given.
 `"old": true` among the offers ends TLS with version 1.1.
 """
@@ -67,12 +68,16 @@ class Plan:
             if rule["phase"] not in PHASES or rule["do"] not in DEEDS:
                 raise ValueError(f"no such rule: {rule}")
 
-    def at(self, phase: str, argument: str = "") -> Deed | None:
-        """What to do now; None to behave well."""
+    def at(self, phase: str, argument: str = "", place: str = "") -> Deed | None:
+        """What to do now, at a place of the relay; None to behave well."""
         self._seen[phase] += 1
         for rule in self.rules.get("script", ()):
             fits = rule["phase"] == phase and rule.get("match", "") in argument
-            if fits and rule.get("nth", self._seen[phase]) == self._seen[phase]:
+            if (
+                fits
+                and rule.get("at", place) == place
+                and rule.get("nth", self._seen[phase]) == self._seen[phase]
+            ):
                 return _deed(rule)
         for rule in self.rules.get("chance", ()):
             if rule["phase"] == phase and self._chance.random() < rule["p"]:

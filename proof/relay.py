@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class LedgerRelay(Part):
-    """`proof.smtp_server`. Its ledger outlives kills and restarts."""
+    """`proof.smtp_server`, at so many more `places`. Its ledger outlives kills and restarts."""
 
     def __init__(
         self,
@@ -26,9 +26,11 @@ class LedgerRelay(Part):
         *,
         cert: Path | None = None,
         key: Path | None = None,
+        places: int = 0,
     ) -> None:
         super().__init__("relay", directory)
         self.plan = dict(plan or {})
+        self._places = places
         self.ledger = self.directory / "ledger"
         # The path of a Unix socket may have 107 octets at most, and a test's directory may be longer.
         self._control = Path(tempfile.mkdtemp(prefix="relay-")) / "control"
@@ -50,6 +52,7 @@ class LedgerRelay(Part):
             self.ledger,
         ]
         command += ["--control", self._control, "--plan", json.dumps(self.plan)]
+        command += ["--places", str(self._places)]
         if self._tls[0] and self._tls[1]:
             command += ["--cert", self._tls[0], "--key", self._tls[1]]
         self.child.start(command, cwd=ROOT)

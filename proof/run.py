@@ -6,7 +6,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Run:
         mongo: Mongod | ReplicaSet | None = None,
         certificates: Certificates | None = None,
         topics: Mapping[str, Layout] | None = None,
+        places: int = 0,
     ) -> None:
         self.stage = stage
         self.name = name
@@ -68,7 +69,7 @@ class Run:
         files: dict[str, Path] = {}
         if certificates:
             files = {"cert": certificates.cert, "key": certificates.key}
-        self.relay = LedgerRelay(self.directory / "relay", plan, **files)
+        self.relay = LedgerRelay(self.directory / "relay", plan, places=places, **files)
         self.topics = Topics.unique()
         mongo = mongo or (stage.replica_set if replica_set else stage.mongod)
         self.world = World(
@@ -175,8 +176,12 @@ class Run:
 
     def wait_published(self, timeout: float) -> bool:
         """Wait until every letter that was published is reported, whatever else may be; whether it is."""
+        return self.wait_told_of({each.mark for each in self.publisher.published}, timeout)
+
+    def wait_told_of(self, marks: Set[str], timeout: float) -> bool:
+        """Wait until each of these letters is reported; whether it is."""
         deadline = time.monotonic() + timeout
-        while {each.mark for each in self.publisher.published} - self._told:
+        while marks - self._told:
             if time.monotonic() > deadline:
                 return False
             self.read_reports(0.2)

@@ -1,6 +1,10 @@
 """The relay of the experiments: strict, scripted, and with a ledger. A process of its own.
 
     python -m proof.smtp_server --port N --ledger FILE --control SOCKET [--cert PEM --key PEM] [--plan JSON]
+                                [--places N]
+
+It may listen at further addresses of the loopback, its places, of which each may have a plan of its own; what
+happens there stands in the ledger with the place.
 
 The control socket (Unix) takes one JSON object a line and answers with one:
 
@@ -47,7 +51,7 @@ from proof.strict import (
 )
 from proof.wire import Gone, Wire
 
-NAME = "ledger.example.test"
+NAME, HOST = "ledger.example.test", "127.0.0.1"
 BLIND_DOMAIN = b"to.example.test"
 """The domain of all recipients of the experiments: an address in it has no business in any message."""
 
@@ -122,12 +126,15 @@ class Session:
         self._wire = wire
         self._name = f"{os.getpid()}.{number}"
         self._encrypted = encrypted
+        self._place = place_of(wire.host)
         self._greeted = False
         self._known = False
         self._transaction: Transaction | None = None
 
     async def run(self) -> None:
         """Talk until one side has enough of it."""
+        if self._place:
+            self._relay.book.note(books.SESSION, session=self._name, place=self._place)
         await self._answer("GREETING", f"220 {NAME} ESMTP")
         while (line := await self._wire.line()) is not None:
             fault = command_fault(line)
@@ -204,7 +211,8 @@ class Session:
         self._known = await self._answer("AUTH", "235 2.7.0 Welcome", "AUTH")
 
     async def _mail(self, text: str) -> None:
-        self._relay.book.note(books.MAIL, session=self._name, alive=self._wire.alive)
+        place = {"place": self._place} if self._place else {}
+        self._relay.book.note(books.MAIL, session=self._name, alive=self._wire.alive, **place)
         self._relay.count("mails")
         if not self._greeted or self._transaction or (self._offers("auth") and not self._known):
             self._violation("MAIL out of order", text.encode())
@@ -273,7 +281,7 @@ class Session:
             self._violation(fault, b"")
         seen = look_at(unstuffed(raw), taken.recipients, BLIND_DOMAIN)
         self._relay.kill_if_due("dot")
-        deed = self._relay.plan.at("DOT", seen.mark)
+        deed = self._relay.plan.at("DOT", seen.mark, self._place)
         delay = self._relay.plan.delay("DOT")
         if delay and deed is None:
             await asyncio.sleep(delay)
@@ -309,7 +317,7 @@ class Session:
 
     async def _answer(self, phase: str, good: str, argument: str = "") -> bool:
         """Give the good reply, or do what the plan wants; whether the client may go on from it."""
-        deed = self._relay.plan.at(phase, argument)
+        deed = self._relay.plan.at(phase, argument, self._place)
         if deed is None:
             if delay := self._relay.plan.delay(phase):
                 await asyncio.sleep(delay)
@@ -319,6 +327,8 @@ class Session:
 
     async def _do(self, deed: Deed, good: str) -> bool:
         self._relay.count("deeds")
+        if self._place:
+            self._relay.book.note(books.SAID, session=self._name, place=self._place)
         wire = self._wire
         if deed.do == "reply":
             wire.say(deed.text)
@@ -362,6 +372,16 @@ class Session:
         """Note that the client went in the middle of a transaction."""
         if self._transaction:
             self._relay.book.note(books.BROKEN, session=self._name, what=mark)
+
+
+def place_of(host: str) -> str:
+    """The place that an address is; the usual one is none."""
+    return "" if host == HOST else host
+
+
+def places(count: int) -> list[str]:
+    """So many addresses of the loopback beside the usual one."""
+    return [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(count)]
 
 
 async def serve_one(relay: Relay, wire: Wire, *, encrypted: bool) -> None:
@@ -411,7 +431,11 @@ async def serve(arguments: argparse.Namespace) -> None:
 
     control = await asyncio.start_unix_server(Control(relay).talk, arguments.control)
     server = await loop.create_server(
-        connected, "127.0.0.1", arguments.port, ssl=tls if implicit else None, backlog=1000
+        connected,
+        [HOST, *places(arguments.places)],
+        arguments.port,
+        ssl=tls if implicit else None,
+        backlog=1000,
     )
     async with server, control:
         await asyncio.Event().wait()
@@ -425,6 +449,7 @@ def main() -> None:
     parser.add_argument("--cert", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--plan", default="{}")
+    parser.add_argument("--places", type=int, default=0)
     arguments = parser.parse_args()
     arguments.control.unlink(missing_ok=True)
     uvloop.run(serve(arguments))

@@ -14,6 +14,7 @@ from proof.stage import Stage
 from proof.table import Row
 
 HARNESS = Path(__file__).parent
+SIMULATION = HARNESS.parent / "simulation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def digest(tree: Path) -> str:
     It is made of what runs: another comment or docstring makes no other state, and a night's rows last.
     """
     state = blake2b(digest_size=8)
-    for root in (tree / "mailsender", HARNESS):
+    for root in (tree / "mailsender", HARNESS, SIMULATION):
         for path in sorted(root.rglob("*.py")):
             state.update(f"{path.relative_to(root)}\0".encode() + _what_runs(path.read_bytes()))
     return state.hexdigest()

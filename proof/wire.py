@@ -85,6 +85,11 @@ class Wire(asyncio.Protocol):
         raw = transport.get_extra_info("socket")
         return bool(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
 
+    @property
+    def host(self) -> str:
+        """The address of ours that it came to."""
+        return str(self._there().get_extra_info("sockname")[0])
+
     async def end(self) -> None:
         """Wait until the other side has ended it, whatever is still to be read."""
         await self._over.wait()

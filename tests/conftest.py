@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from pymongo import MongoClient
 
@@ -34,7 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where workers run side by side each takes ports of its own."""
+    """Where workers run side by side each takes ports of its own; how fast a machine is fails no example."""
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         take_ports(int(worker["workerid"].removeprefix("gw")), worker["workercount"])

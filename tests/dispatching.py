@@ -22,12 +22,14 @@ from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay, RelayPolicy
+from mailsender.routing.reply_rule import ReplyRule
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.smtp.port import Transport
+from mailsender.suppression.watch import SuppressionWatch
 from tests.relays import FakeRelay
 
 UNLIMITED = Allowance(letters=0, period=1.0)
@@ -63,6 +65,7 @@ def known_relay(
     max_recipients: int = 100,
     sessions: PoolLimits = PoolLimits(sessions=1),  # noqa: B008  it is frozen
     stopping: asyncio.Event | None = None,
+    rules: Sequence[ReplyRule] = (),
 ) -> Relay:
     """A relay as a replica has it."""
     return Relay(
@@ -73,6 +76,7 @@ def known_relay(
         policy=RelayPolicy(reverse_path="s@example.test", max_recipients=max_recipients, sessions=sessions),
         chance=random.Random(1),
         stopping=stopping or asyncio.Event(),
+        rules=rules,
     )
 
 
@@ -130,6 +134,8 @@ async def running(
     life: float = 60.0,
     composer: Compose | None = None,
     blobs: BlobCache | None = None,
+    suppression: SuppressionWatch | None = None,
+    rules: Sequence[ReplyRule] = (),
     **policy: float,
 ) -> AsyncIterator[Scene]:
     clock = SystemClock()
@@ -157,6 +163,7 @@ async def running(
             idle=policy.get("session_idle", 30.0),
         ),
         stopping=stopping,
+        rules=rules,
     )
     retry = RetryPolicy(max_attempts=max_attempts, delay=delay)
     routes.append(Route("default", [known], retry=retry, clock=clock))
@@ -172,6 +179,7 @@ async def running(
             clock=clock,
             chance=chance,
             stopping=stopping,
+            suppression=suppression,
             blobs=blobs,
         ),
         heartbeat=heartbeat,

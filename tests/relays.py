@@ -29,8 +29,14 @@ class FakeRelay:
     most_under_way: int = 0
     cut_short: int = 0
     not_begun: int = 0
+    asked: int = 0
+    mute: bool = False
     sessions: list[FakeSession] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def address(self) -> str:
+        return self.name
 
     async def connect(self) -> FakeSession:
         self.connects += 1
@@ -94,8 +100,9 @@ class FakeSession:
     def reusable(self) -> bool:
         return self.alive and self.under_way > 0
 
-    async def check_alive(self) -> bool:
-        return self.alive
+    async def check_alive(self, *, ask: bool = False) -> bool:
+        self.relay.asked += ask
+        return self.alive and not (ask and self.relay.mute)
 
     def abort(self) -> None:
         self.alive = False
@@ -104,6 +111,10 @@ class FakeSession:
     async def close(self) -> None:
         self.relay.cut_short += self.under_way
         self.closed = True
+
+    @property
+    def tls(self) -> str:
+        return "TLSv1.3"
 
     @property
     def supports_smtputf8(self) -> bool:

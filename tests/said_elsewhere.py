@@ -6,6 +6,7 @@ KEYS = frozenset(
     {
         *("From", "Sender", "ReplyTo", "ReversePath", "To", "Cc", "InReplyTo", "References", "Headers"),
         *("Calendar", "ListUnsubscribe", "DSN", "Lang", "Template", "Variables"),
+        *("Route", "NotBefore", "ExpireAt"),
     }
 )
 """Keys of which a schema says the kind of value only: which text is a mailbox, a header or a language is more

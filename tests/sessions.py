@@ -14,6 +14,7 @@ from lab.scripted import ScriptedRelay
 from mailsender.model.clock import Clock, SystemClock
 from mailsender.model.letter import Envelope, Outcome, Result, Verdict
 from mailsender.smtp.connect import SmtpConfig, SmtpRelay
+from mailsender.smtp.credentials import Credentials
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.session import SmtpSession
 
@@ -41,6 +42,7 @@ class Permit:
     heard_at_begin: list[str] = field(default_factory=list)
     asked_for_dot: int = 0
     told: list[dict[str, Result]] = field(default_factory=list)
+    refusals: list[dict[str, Result]] = field(default_factory=list)
 
     def begin(self) -> bool:
         self.heard_at_begin += self.relay.commands if self.relay else []
@@ -49,6 +51,9 @@ class Permit:
     def dot(self) -> bool:
         self.asked_for_dot += 1
         return self.may_end
+
+    def refused(self, results: Mapping[str, Result]) -> None:
+        self.refusals.append(dict(results))
 
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told.append(dict(results))
@@ -62,7 +67,15 @@ def server_tls(certificates: Certificates) -> ssl.SSLContext:
 
 
 def config(host: str, port: int, **changes: Any) -> SmtpConfig:
-    plain = SmtpConfig(host=host, port=port, tls="none", helo_name="client.example.test", timeouts=SHORTLY)
+    account = {name: changes.pop(name) for name in ("user", "password") if name in changes}
+    plain = SmtpConfig(
+        host=host,
+        port=port,
+        tls="none",
+        credentials=Credentials(**account),
+        helo_name="client.example.test",
+        timeouts=SHORTLY,
+    )
     return replace(plain, **changes)
 
 

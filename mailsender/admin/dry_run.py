@@ -6,7 +6,7 @@ known only in a session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,10 +17,14 @@ from mailsender.intake.schema import NO_ID
 from mailsender.message.composer import Filling
 from mailsender.message.parts import Base64
 from mailsender.message.values import BadKey
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Letter, Origin, now_ms
+from mailsender.routing.routes import table_of
+from mailsender.routing.table import traits_of
+from mailsender.routing.way import way_of
 from mailsender.service import Replica
 from mailsender.templates.template import TemplateError
-from mailsender.web.models import DryLetterView, DryMessageView, DryRunView
+from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, DryWayView
 from mailsender.web.problems import MAX_FAULTS, located
 
 MAX_LETTERS: Final = 100
@@ -50,7 +54,7 @@ class DryRun:
         shown: list[DryLetterView] = []
         breath = Breath()
         for index, element in enumerate(elements):
-            wrong = faults([element], self._replica.limits)
+            wrong = faults([element], self._replica.limits, self._replica.placing.denies)
             if not wrong and len(shown) < MAX_LETTERS:
                 try:
                     shown.append(await self._letter(index, element))
@@ -76,6 +80,7 @@ class DryRun:
         brought = Contents()
         read = read_letter(element, origin, None, self._replica.limits, now=self._now, keep=brought.keep)
         letter, filling = await self._replica.filler.tried(read.evolve(id=own or NO_ID))
+        letter = self._placed(letter)
         mail = self._replica.composer.mail(letter)
         if fault := fault_of(mail.refs, await self._sizes(mail.refs, brought), self._replica.limits):
             raise fault
@@ -94,13 +99,45 @@ class DryRun:
             index=index,
             id=own or None,
             route=route.name,
-            relays=[relay.address for relay in route.relays],
+            relays=[relay.told for relay in route.relays],
+            ways=list(self._ways(letter)),
+            suppressed=await self._suppressed(letter),
             reverse_path=mail.reverse_path or route.relays[0].policy.reverse_path,
             recipients=list(letter.everybody[:MAX_RECIPIENTS]),
             recipients_left_out=max(0, len(letter.everybody) - MAX_RECIPIENTS),
             messages=messages,
             messages_left_out=max(0, len(people) - MAX_MESSAGES),
         )
+
+    def _placed(self, letter: Letter) -> Letter:
+        """The letter on its route.
+
+        Raises:
+            ValueError: the intake would take it for an error.
+        """
+        placed = self._replica.placing.placed(letter, self._now)
+        if placed.status.final:
+            raise ValueError(placed.reason)
+        return placed
+
+    def _ways(self, letter: Letter) -> Iterator[DryWayView]:
+        replica, service = self._replica, self._replica.settings.sender[1]
+        traits = traits_of(letter, service)
+        for addresses in table_of(replica.plan, service).parts(letter, letter.everybody).values():
+            way = way_of(replica.plan, traits, addresses[0])
+            yield DryWayView.model_construct(
+                route=way.route.name,
+                why=way.why,
+                relays=[each.relay.name for each in way.stops],
+                recipients=len(addresses),
+            )
+
+    async def _suppressed(self, letter: Letter) -> list[str] | None:
+        try:
+            found = await self._replica.suppression.met(letter, letter.everybody)
+        except Unavailable:
+            return None
+        return list(found)[:MAX_RECIPIENTS]
 
     async def _sizes(self, refs: Sequence[str], brought: Contents) -> Mapping[str, int]:
         sizes = {ref: len(content) for ref, content in brought.by_ref.items()}

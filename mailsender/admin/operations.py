@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from mailsender.admin.blobs import ReplicaBlobs
 from mailsender.admin.code_operations import ReplicaCodes
 from mailsender.admin.confined import Confined, TooMuch
+from mailsender.admin.explaining import Explaining
+from mailsender.admin.lifting import Lifting
 from mailsender.admin.posting import Posting
 from mailsender.admin.readings import readings
+from mailsender.admin.relay_state import moment, relay_details, relay_state, route_states
+from mailsender.admin.reloading import Reloading
+from mailsender.admin.suppression_operations import ReplicaSuppressions
 from mailsender.admin.template_operations import ReplicaTemplates
 from mailsender.admin.waiting import Waiting
 from mailsender.codes.desk import Guess, Made, Wanted
@@ -27,8 +32,9 @@ from mailsender.model.letter import Letter, StoredLetter, now_ms
 from mailsender.observe.metrics import Metrics
 from mailsender.service import Replica, text_of_html
 from mailsender.templates.prepare import prepared
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
-from mailsender.web.operations import Clash, Posted, Submission, Submitted
+from mailsender.web.operations import Clash, Lifted, Posted, Reloaded, Submission, Submitted
 
 FRESH = 1.0
 """Seconds for which a count of the queue is good, and for which a new one is waited for."""
@@ -41,8 +47,12 @@ class ReplicaOperations:
         self._replica = replica
         self._counting: asyncio.Task[None] | None = None
         self.blobs = ReplicaBlobs(replica)
+        self.suppressions = ReplicaSuppressions(replica)
         self._posting = Posting(replica, self.blobs)
         self._waiting = Waiting(replica.parts.queue, lambda: replica.state != "running")
+        self._reloading = Reloading(replica)
+        self._explaining = Explaining(replica)
+        self._lifting = Lifting(replica)
         self._metrics = Metrics(partial(readings, replica))
         self._codes = ReplicaCodes(replica, self.post, self._posting.new_id)
         self._confined = Confined(lint.__module__, prepared.__module__)
@@ -132,9 +142,11 @@ class ReplicaOperations:
         replica = self._replica
         await self._count()
         stats, age = replica.tidier.stats, replica.tidier.stats_age
+        now = replica.clock.epoch()
         return {
             "waits_for": [
-                asdict(each) | {"since": _moment(each.since), "until": _moment(each.until)}
+                asdict(each)
+                | {"since": moment(each.since), "until": moment(each.until), "relay": each.relay or None}
                 for each in replica.conditions.now()
             ],
             "uptime_seconds": round(replica.clock.monotonic() - replica.started, 1),
@@ -154,12 +166,14 @@ class ReplicaOperations:
             "since_start": self._counters(),
             "rate": self._rate(),
             "sessions": {
-                "max": replica.settings.smtp_max_senders,
+                "max": replica.relays[0].policy.sessions.sessions,
                 "open": len(replica.relays[0].pool),
                 "busy": replica.relays[0].pool.busy,
                 "slow": replica.relays[0].pool.dots.slow,
             },
-            "relay": self._relay(),
+            "relay": relay_state(replica.relays[0]),
+            "relays": [relay_details(each, now, replica.clock.monotonic()) for each in replica.relays],
+            "routes": route_states(replica.routes, None if stats is None else stats.routes),
             "intake": asdict(replica.intake.state),
             "reports": asdict(replica.reporter.state),
             "event_loop": {
@@ -167,7 +181,7 @@ class ReplicaOperations:
                 "longest_stall_seconds": round(replica.watchdog.longest, 3),
                 "longest_stall_cpu_seconds": round(replica.watchdog.longest_cpu, 3),
             },
-            "loops": [asdict(state) | {"since": _moment(state.since)} for state in replica.supervisor.states],
+            "loops": [asdict(state) | {"since": moment(state.since)} for state in replica.supervisor.states],
             "drain": self._progress(),
         }
 
@@ -179,11 +193,35 @@ class ReplicaOperations:
         """One letter of the queue with its times, or None."""
         if self._replica.opening.text:
             raise Unavailable(self._replica.opening.text)
-        return await self._replica.parts.queue.look_up(letter_id)
+        return self._timed(await self._replica.parts.queue.look_up(letter_id))
+
+    def _timed(self, found: StoredLetter | None) -> StoredLetter | None:
+        """As it was found; but one that waits may be tried next when its route's window is open."""
+        if found is None or found.due is None:
+            return found
+        routes = self._replica.routes
+        hours = next((each.hours for each in routes if each.name == found.letter.route), None)
+        if hours is None or hours.window is None:
+            return found
+        due = max(found.due.timestamp(), self._replica.clock.epoch())
+        opens = hours.opens(due)
+        return replace(found, due=now_ms(opens)) if opens > due else found
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        """Which way a letter takes and what stands in it now, or None."""
+        return await self._explaining.explain(letter_id)
 
     async def close(self) -> None:
         """End what is under way for callers; the replica is not touched."""
         await self._confined.close()
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the file of relays and routes again."""
+        return await self._reloading.reload(by)
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        """End what a relay's reply ordered."""
+        return await self._lifting.lift(relay, scope, by=by, reason=reason)
 
     def begin_drain(self) -> Mapping[str, Any]:
         """Start the drain, or say how far it is."""
@@ -221,26 +259,7 @@ class ReplicaOperations:
             "burst": allowance.burst,
             "daily_quota": allowance.quota,
             "quota_left": limiter.quota_left,
-            "waiting_until": _moment(limiter.exhausted_until),
-        }
-
-    def _relay(self) -> dict[str, Any]:
-        relay = self._replica.relays[0]
-        reach = relay.pool.reach
-        if relay.pool.away:
-            state = "away"
-        elif relay.breaker.open:
-            state = "refuses"
-        else:
-            state = "answers" if reach.ever else "not asked yet"
-        return {
-            "name": relay.address,
-            "state": state,
-            "trouble": reach.trouble or relay.breaker.why or None,
-            "phase": reach.phase or relay.breaker.phase or None,
-            "since": _moment(relay.since),
-            "again": _moment(relay.next_try),
-            "remark": relay.transport.remark or None,
+            "waiting_until": moment(limiter.exhausted_until),
         }
 
     def _progress(self) -> dict[str, Any]:
@@ -264,7 +283,3 @@ def _is_of(submitted: Submitted, letter: Letter) -> bool:
     origins = [answer.origin for answer in letter.answers if answer.origin is not None]
     ours = any((origin.topic, origin.partition, origin.offset) == place for origin in origins)
     return ours or letter.content == submitted.content
-
-
-def _moment(epoch: float | None) -> str | None:
-    return now_ms(epoch).isoformat() if epoch else None

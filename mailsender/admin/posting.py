@@ -91,10 +91,10 @@ class Posting:
         self.accepting()
         async with self._reading:
             element = self._element(given)
-            limits, now = self._replica.limits, now_ms(self._replica.clock.epoch())
-            letter = read_letter(element, _NOWHERE, None, limits, now=now)
-            if letter.status is Status.ERROR:
-                raise BadLetter("The letter is wrong.", faults([element], limits))
+            now = now_ms(self._replica.clock.epoch())
+            letter = read_letter(element, _NOWHERE, None, self._replica.limits, now=now)
+            if letter.status is Status.ERROR or self._replica.placing.denies(letter.handling.route):
+                raise BadLetter("The letter is wrong.", self._faults(element))
             element = identified(element, self.new_id)
             own, value = letter_id(element), _written([element])
         landed = await self._publish(value, key, (own,))
@@ -183,7 +183,7 @@ class Posting:
         found: list[Fault] = []
         breath = Breath()
         for index, element in enumerate(elements):
-            found += [replace(fault, index=index) for fault in faults([element], self._replica.limits)]
+            found += [replace(fault, index=index) for fault in self._faults(element)]
             if len(found) > MAX_FAULTS:
                 break
             await breath.taken()
@@ -191,6 +191,10 @@ class Posting:
             least = "At least " if len(found) > MAX_FAULTS else ""
             wrong = len({f.index for f in found})
             raise BadBatch(f"{least}{wrong} of {len(elements)} letters are wrong.", found)
+
+    def _faults(self, element: Mapping[str, Any]) -> list[Fault]:
+        """What the intake would take an element for an error by."""
+        return faults([element], self._replica.limits, self._replica.placing.denies)
 
     def new_id(self) -> str:
         """As ObjectIds are: the time, so that IDs sort by it, and chance."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mailsender.admin.relay_state import orders_of
 from mailsender.model.letter import Phase
 from mailsender.observe import metrics as m
 from mailsender.routing.relay import Relay
@@ -60,6 +61,7 @@ def _going_out(replica: Replica) -> Iterator[tuple[m.Definition, m.Value]]:
         (each.name, stage): n for each in relays for stage, n in each.pool.refused.items()
     }
     yield m.SESSIONS_REFUSED, refused
+    yield m.RELAY_GOES, {each.name: int(each.free and not each.reason) for each in relays}
     yield m.SESSIONS_OPEN, {each.name: len(each.pool) for each in relays}
     yield m.SESSIONS_BUSY, {each.name: each.pool.busy for each in relays}
     yield m.SLOTS_GRANTED, {each.name: each.limiter.granted for each in relays}
@@ -68,6 +70,25 @@ def _going_out(replica: Replica) -> Iterator[tuple[m.Definition, m.Value]]:
     yield m.SLOT_WAITERS, {each.name: each.limiter.waiting for each in relays}
     left = {each.name: each.limiter.quota_left for each in relays}
     yield m.QUOTA_LEFT, {name: number for name, number in left.items() if number is not None}
+    waiters: dict[tuple[str, ...], float] = {
+        (each.name, pattern): limiter.waiting
+        for each in relays
+        if each.destinations is not None
+        for pattern, limiter in each.destinations.limiters.items()
+    }
+    yield m.DESTINATION_WAITERS, waiters
+    now = replica.clock.monotonic()
+    yield m.ORDERS, {key: number for relay in relays for key, number in _orders(relay, now).items()}
+
+
+def _orders(relay: Relay, now: float) -> Mapping[tuple[str, ...], float]:
+    """By relay and what they cover."""
+    counted: dict[tuple[str, ...], float] = {(relay.name, scope): 0 for scope in m.SCOPES}
+    for key in orders_of(relay):
+        if (row := (relay.name, key.partition(":")[0])) in counted:  # the store may hold anything
+            counted[row] += 1
+    counted[relay.name, "recipient"] = relay.orders.count(now)
+    return counted
 
 
 def _attempts(relay: Relay) -> Mapping[tuple[str, ...], float]:
@@ -82,6 +103,9 @@ def _attempts(relay: Relay) -> Mapping[tuple[str, ...], float]:
 def _ended(replica: Replica) -> Iterator[tuple[m.Definition, m.Value]]:
     counted, reports = replica.counted(), replica.reporter.state
     yield m.OUTCOMES, {each: counted[each] for each in ("sent", "error", "deferred", "uncertain")}
+    watch = replica.suppression
+    yield m.SUPPRESSED, watch.hits
+    yield m.SUPPRESSIONS, {"learned": watch.learned, "lifted": watch.lifted, "forgotten": watch.forgotten}
     yield m.RELEASED, counted["released"]
     yield m.LATE, counted["late"]
     yield m.RECOVERED, counted["recovered"]

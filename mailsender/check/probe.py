@@ -125,7 +125,7 @@ def _judge_clock(hello: Mapping[str, Any], before: float, after: float) -> list[
         return []
     way = "behind" if theirs > after else "ahead of"
     text = (
-        f"this machine's clock is {abs(theirs - after):.0f} s {way} MongoDB's, by which ages are told;"
+        f"this machine's clock is {abs(theirs - after):.0f} s {way} MongoDB's, by which the service goes;"
         " see that NTP runs on both"
     )
     return [_mongo("warning", text)]
@@ -183,7 +183,7 @@ async def probe_relay(
         recipient: who is asked for in RCPT TO, if anybody.
         timeout: seconds for the session, and again for the sender.
     """
-    part = f"relay {relay.name}"
+    part = f"relay {relay.address}"
     try:
         async with asyncio.timeout(timeout):
             session = await relay.connect()

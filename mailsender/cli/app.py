@@ -14,9 +14,10 @@ from typing import Annotated, Final
 import typer
 
 from mailsender import __version__
-from mailsender.cli.commands import developers, running, service
+from mailsender.cli.commands import developers, explaining, running, service
+from mailsender.cli.commands.suppressions import suppress
 from mailsender.cli.commands.templates import templates
-from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, TEMPLATES, Command, Group
+from mailsender.cli.help import DEVELOPERS, RUNNING, SERVICE, SUPPRESSION, TEMPLATES, Command, Group
 
 app = typer.Typer(
     cls=Group,
@@ -31,13 +32,22 @@ app = typer.Typer(
 
 COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     SERVICE: (service.run, service.dev, service.check),
-    RUNNING: (running.post, running.status, running.health, running.halt),
+    RUNNING: (
+        running.post,
+        running.status,
+        explaining.explain,
+        running.health,
+        running.reload,
+        running.lift,
+        running.halt,
+    ),
     DEVELOPERS: (developers.lint, developers.schema),
 }
 """What can be typed, by group; each function is a command of its name."""
 
 HIDDEN: Final[Mapping[str, Callable[..., None]]] = {
     "settings-table": developers.settings_table,
+    "config-tables": developers.config_tables,
     "lint-table": developers.lint_table,
     "metrics-table": developers.metrics_table,
 }
@@ -48,6 +58,7 @@ for _group, _functions in COMMANDS.items():
         app.command(cls=Command, rich_help_panel=_group)(_function)
 for _name, _function in HIDDEN.items():
     app.command(_name, hidden=True)(_function)
+app.add_typer(suppress, name="suppress", rich_help_panel=SUPPRESSION)
 app.add_typer(templates, name="template", rich_help_panel=TEMPLATES)
 
 

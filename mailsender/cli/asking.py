@@ -9,13 +9,18 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mailsender.cli.terminal import error_document, fail
 from mailsender.settings.sources import SettingsError, place, read
 
 if TYPE_CHECKING:
     from mailsender.cli.client import ServiceClient
+
+T = TypeVar("T")
+
+PASSING: Final = 5.0
+"""Seconds that what is asked in passing may take."""
 
 STATE: Final = Path(".dev")
 """Where `mailsender dev` keeps its state, and says where its parts listen."""
@@ -39,6 +44,20 @@ def ask(
         fail(str(error), document=error_document(str(error), error.problem) if as_json else None)
     except SettingsError as error:
         fail(str(error), status=2, document=error_document(str(error)) if as_json else None)
+
+
+def asked_in_passing(
+    url: str | None, key: str, question: Callable[[ServiceClient], Coroutine[Any, Any, T]]
+) -> T | None:
+    """What a service answers that need not be there; None where none does, soon."""
+    from mailsender.cli.client import ServiceClient, ServiceError  # noqa: PLC0415  brings in aiohttp
+
+    try:
+        where = (url or "").strip() or _dev_url() or _own_url()
+        key = key.strip() or read(["http_api_key"]).get("http_api_key", "")
+        return asyncio.run(question(ServiceClient(url=where, key=key, timeout=PASSING)))
+    except (ServiceError, SettingsError):
+        return None
 
 
 def _dev_url() -> str | None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import IO, Any, Final
 from urllib.parse import quote
 
 import aiohttp
 
 TIMEOUT: Final = 30.0
 """Seconds for one request; a service answers within its `HTTP_TIMEOUT`, 15 s unless set otherwise."""
+
+FILE_TIMEOUT: Final = 3600.0
+"""The same where a file comes or goes."""
 
 FAULTS_SHOWN: Final = 10
 
@@ -60,6 +65,25 @@ class ServiceClient:
         """
         return await self._ask("GET", "/status")
 
+    async def explain(self, letter_id: str) -> dict[str, Any]:
+        """Which way a letter takes, and what stands in it now.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, or there is no such letter.
+        """
+        return await self._ask("GET", f"/letters/{quote(letter_id, safe='')}/explain")
+
+    async def suppressed(self, address: str, stream: str) -> list[dict[str, Any]]:
+        """The entries of the suppression list by which letters of a stream are not sent to an address.
+
+        Raises:
+            ServiceError: nobody answers, or the key is wrong.
+        """
+        found: list[dict[str, Any]] = []
+        for one in dict.fromkeys(("", stream)):
+            found += (await self.suppressions({"address": address, "stream": one}))["suppressions"]
+        return sorted(found, key=lambda each: (each["address"].startswith("@"), each["stream"]))
+
     async def halt(self) -> dict[str, Any]:
         """Start the drain, or learn how far it is.
 
@@ -67,6 +91,23 @@ class ServiceClient:
             ServiceError: nobody answers, or the key is wrong.
         """
         return await self._ask("POST", "/halt")
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the file of relays and routes read again.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, there is no file, or it is wrong.
+        """
+        return await self._ask("POST", "/reload")
+
+    async def lift_order(self, relay: str, scope: str, reason: str) -> dict[str, Any]:
+        """End what a relay's reply ordered.
+
+        Raises:
+            ServiceError: nobody answers, the key is wrong, or nothing is ordered.
+        """
+        path = f"/relays/{quote(relay, safe='')}/orders/{quote(scope, safe='')}"
+        return await self._ask("DELETE", path, query={"reason": reason} if reason else {})
 
     async def templates(self) -> dict[str, Any]:
         """All templates, without what is in them.
@@ -109,9 +150,90 @@ class ServiceClient:
         path = f"/templates/{quote(name, safe='')}/preview"
         return await self._ask("POST", path, json.dumps(body).encode())
 
+    async def suppressions(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """A page of the suppression list.
+
+        Raises:
+            ServiceError: nobody answers, or it does not understand the query.
+        """
+        return await self._ask("GET", "/suppressions", query=query)
+
+    async def suppress(self, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Put entries on the suppression list.
+
+        Raises:
+            ServiceError: one is wrong, and none was taken.
+        """
+        body = json.dumps({"suppressions": [dict(each) for each in entries]}).encode()
+        return await self._ask("POST", "/suppressions", body)
+
+    async def lift(self, addresses: Sequence[str], stream: str | None) -> dict[str, Any]:
+        """Take addresses off the suppression list; those that are not on it are passed over.
+
+        `held` says, of those among them for which something else on the list holds, what that is.
+
+        Raises:
+            ServiceError: nobody answers.
+        """
+        query, removed = ({} if stream is None else {"stream": stream}), 0
+        held: list[dict[str, str]] = []
+        for each in addresses:
+            try:
+                answer = await self._ask("DELETE", f"/suppressions/{quote(each, safe='')}", query=query)
+            except ServiceError as error:
+                problem = error.problem or {}
+                if problem.get("status") != HTTPStatus.NOT_FOUND:
+                    raise
+                if problem.get("reason") == "still-suppressed":
+                    held.append({"address": each, "text": problem["detail"]})
+            else:
+                removed += answer["removed"]
+        return {"removed": removed, "held": held}
+
+    async def import_suppressions(self, file: IO[bytes]) -> dict[str, Any]:
+        """Put the entries of a file on the suppression list.
+
+        Raises:
+            ServiceError: it was not taken, or not the whole of it.
+        """
+        patient = replace(self, timeout=FILE_TIMEOUT)
+        return await patient._ask("POST", "/suppressions/import", file)  # noqa: SLF001  it is one of us
+
+    async def export_suppressions(self, query: Mapping[str, str], target: IO[bytes]) -> dict[str, Any]:
+        """Write the suppression list into a file.
+
+        Raises:
+            ServiceError: nobody answers, or the file is not whole.
+        """
+        patient = replace(self, timeout=FILE_TIMEOUT)
+        async with patient._answer("GET", "/suppressions/export", None, query) as answer:  # noqa: SLF001
+            if answer.status != HTTPStatus.OK:
+                return _understood(self.url, answer.status, await answer.text(errors="replace"))
+            try:
+                async for block in answer.content.iter_any():
+                    target.write(block)
+            except aiohttp.ClientPayloadError:
+                raise ServiceError("the file is not whole: the connection broke off") from None
+            except OSError as error:
+                raise ServiceError(f"the file cannot be written: {error.strerror or error}") from error
+        return {}
+
     async def _ask(
-        self, method: str, path: str, body: bytes | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | IO[bytes] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
+        async with self._answer(method, path, body, query) as answer:
+            status, text = answer.status, await answer.text(errors="replace")
+        return _understood(self.url, status, text)
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: bytes | IO[bytes] | None, query: Mapping[str, str] | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a request, whose body is still to be read."""
         headers = {"X-API-KEY": self.key} if self.key else {}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
         url = self.url.rstrip("/") + path
@@ -122,14 +244,13 @@ class ServiceClient:
                     method, url, params=query, data=body, headers=headers, allow_redirects=False
                 ) as answer,
             ):
-                status, text = answer.status, await answer.text(errors="replace")
+                yield answer
         except TimeoutError:
             raise ServiceError(f"{self.url} did not answer within {self.timeout:g} s") from None
         except aiohttp.InvalidURL:
             raise ServiceError(f"{self.url!r} is no URL; it should read http://host:port") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ServiceError(f"no service answers at {self.url}: {_reason(error)}") from error
-        return _understood(self.url, status, text)
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,13 @@ def letters_told(answer: Mapping[str, Any]) -> Iterator[str]:
         relays = ", ".join(letter["relays"])
         yield f"letter {letter['index']}: {own}"
         yield f"  route {letter['route']} over {relays}, reverse-path {letter['reverse_path']}"
+        for way in letter.get("ways") or ():  # an older service tells none
+            people = counted(way["recipients"], "recipient")
+            yield f"  {people} by the route {way['route']} ({way['why']}): {', '.join(way['relays'])}"
+        if letter.get("suppressed", ()) is None:
+            yield "  the suppression list cannot be read now"
+        elif letter.get("suppressed"):
+            yield f"  nothing to {', '.join(letter['suppressed'])}: on the suppression list"
         some = letter["recipients"][:_RECIPIENTS_SHOWN]
         more = len(letter["recipients"]) - len(some) + letter["recipients_left_out"]
         yield f"  to {', '.join(some)}" + (f" and {more} more" if more else "")

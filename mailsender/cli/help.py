@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 SERVICE: Final = "The service"
 RUNNING: Final = "A running service"
 DEVELOPERS: Final = "For developers"
+SUPPRESSION: Final = "Who gets no letters"
 TEMPLATES: Final = "What letters are made from"
 """The groups, as `rich_help_panel` of a command names them."""
 
@@ -32,7 +33,7 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     ),
     "run": (
         ("mailsender run", "in the foreground"),
-        ("mailsender run 2>> mailsender.observe.log", "its log in a file"),
+        ("mailsender run 2>> mailsender.log", "its log in a file"),
     ),
     "check": (
         ("mailsender check", "a line for each part"),
@@ -47,12 +48,20 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "schema": (
         ("mailsender schema", "the names"),
         ("mailsender schema openapi > openapi.json", "for a generator of clients"),
+        ("mailsender schema config > relays.schema.json", "for an editor of the file"),
         ("mailsender schema --write docs", "all of them"),
     ),
     "lint": (
         ("mailsender lint batch.json", "two lines for each finding"),
         ("mailsender lint message.eml --bulk", "a finished message, as a newsletter"),
         ("mailsender lint batch.json --json | jq -r .worst", "ok, note, warning or error"),
+    ),
+    "explain": (
+        ('mailsender explain "550 5.1.1 No such user" --stage rcpt', "by the defaults"),
+        ('mailsender explain "454 Throttling failure" --preset ses', "by a preset"),
+        ('mailsender explain "450 Slow down" --relay default', "by the settings"),
+        ("mailsender explain --to a@example.org --stream news", "its route and relays"),
+        ("mailsender explain --letter 6b03f03e1c3fe5165a363fce", "why does it not go out?"),
     ),
     "post": (
         ("mailsender post batch.json", "prints an ID a line"),
@@ -68,6 +77,15 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
     "health": (
         ("mailsender health", "is it alive? For a container's health check"),
         ("mailsender health --ready", "does it work, with all it needs?"),
+    ),
+    "reload": (
+        ("mailsender reload", "a line for each change"),
+        ("mailsender reload --json | jq .left", "what takes a restart"),
+    ),
+    "lift": (
+        ("mailsender lift ses", "all that goes over it may begin again"),
+        ("mailsender lift ses destination:gmail.com", "what goes there"),
+        ("mailsender status", "what holds: its table of orders"),
     ),
     "template": (
         ("mailsender template check templates", "the files of a folder"),
@@ -96,6 +114,33 @@ EXAMPLES: Final[Mapping[str, Rows]] = {
         ("mailsender template preview welcome", "subject and text"),
         ("mailsender template preview welcome --out page.html", "the HTML, for a browser"),
         ("mailsender template preview welcome --dir templates", "from files; asks nobody"),
+    ),
+    "suppress": (
+        ("mailsender suppress add ann@example.org", "nothing is sent to her any more"),
+        ("mailsender suppress list --address ann@example.org", "why is nothing sent to her?"),
+        ("mailsender suppress import left.csv", "all addresses of a file"),
+        ("mailsender suppress add --help", "more on one command"),
+    ),
+    "suppress add": (
+        ("mailsender suppress add ann@example.org --reason unsubscribed", "all letters"),
+        ("mailsender suppress add @example.org --stream news", "one stream's, to a whole domain"),
+        ("mailsender suppress add ann@example.org --until never", "until it is removed"),
+    ),
+    "suppress list": (
+        ("mailsender suppress list", "a line an entry"),
+        ("mailsender suppress list --stream news --json | jq .suppressions", "for programs"),
+    ),
+    "suppress remove": (
+        ("mailsender suppress remove ann@example.org", "for all streams"),
+        ("mailsender suppress remove ann@example.org --stream news", "for one"),
+    ),
+    "suppress import": (
+        ("mailsender suppress import left.csv", "from a file"),
+        ("make-addresses | mailsender suppress import -", "from standard input"),
+    ),
+    "suppress export": (
+        ("mailsender suppress export > suppressed.csv", "all of it"),
+        ("mailsender suppress export --stream news --out news.csv", "one stream's"),
     ),
     "halt": (
         ("mailsender halt", "begin; again: how far is it?"),
@@ -126,6 +171,11 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("1", "Some cannot: an `error` line says what is wrong."),
         ("2", "The folder cannot be read, or a setting is wrong."),
     ),
+    "suppress import": (
+        ("0", "All rows of the file are on the list."),
+        ("1", "Some are not: standard error names them. Or it was not taken."),
+        ("2", "The command line is wrong, or the file cannot be read."),
+    ),
     "post": (
         ("0", "It was published. With --dry-run: nothing is wrong with it."),
         ("1", "It was not, or something is wrong; standard error says what."),
@@ -136,6 +186,11 @@ STATUSES: Final[Mapping[str, Rows]] = {
         ("0", "No finding is an error; there may be warnings and notes."),
         ("1", "At least one finding is an error."),
         ("2", "FILE cannot be read, or is neither letters nor a message."),
+    ),
+    "explain": (
+        ("0", "It is told. Some rule fits: one always does."),
+        ("1", "With --letter: no service answers, or it has no such letter."),
+        ("2", "REPLY or an address is none, or there is no such preset, stage or relay."),
     ),
     "health": (
         ("0", "It is alive; with --ready: it is ready."),
@@ -166,6 +221,14 @@ class TemplateCommand(Command):
         _write_tables(f"template {self.name}", formatter)
 
 
+class SuppressCommand(Command):
+    """One of `mailsender suppress`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables(f"suppress {self.name}", formatter)
+
+
 class Group(TyperGroup):
     """All commands, by group, in the order in which they were defined."""
 
@@ -192,6 +255,14 @@ class TemplateGroup(Group):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
         """Write what stands last."""
         _write_tables("template", formatter)
+
+
+class SuppressGroup(Group):
+    """The commands of `mailsender suppress`."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the signature is typer's
+        """Write what stands last."""
+        _write_tables("suppress", formatter)
 
 
 def _write_tables(name: str, formatter: Any) -> None:

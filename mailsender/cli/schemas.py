@@ -1,4 +1,4 @@
-"""The published contracts: what travels on the topics and over HTTP, for those who write clients.
+"""The published contracts: what travels on the topics and over HTTP, and what may stand in the file.
 
 All of them are made from the models and the endpoints, so they cannot say anything else than the program
 does. `mailsender schema` prints them, and `mailsender schema --write docs` renews those of the repository.
@@ -16,6 +16,7 @@ from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.schema import LetterIn
 from mailsender.model.json_schema import components, readable, reference, schema_of
 from mailsender.reports.schema import Report
+from mailsender.settings.file.schema import json_schema
 from mailsender.web import openapi
 
 VERSION: Final = "1.0.0"
@@ -55,6 +56,11 @@ def dead_letter_schema() -> dict[str, Any]:
     return _single(DeadLetterHeaders, "validation")
 
 
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of the file that `MAILSENDER_CONFIG` names, read as TOML."""
+    return {"$schema": DIALECT, **json_schema()}
+
+
 def asyncapi() -> dict[str, Any]:
     """The description of the topics (AsyncAPI 3.0)."""
     return {
@@ -88,6 +94,7 @@ DOCUMENTS: Final[dict[str, tuple[str, Callable[[], Any]]]] = {
     "letters": ("schemas/letters.schema.json", letters_schema),
     "report": ("schemas/report.schema.json", report_schema),
     "dead-letter": ("schemas/dead-letter.schema.json", dead_letter_schema),
+    "config": ("schemas/config.schema.json", config_schema),
 }
 """The name of each document, the file that it is kept in, and how it is made."""
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mailsender.cli.terminal import moment
+
+COLUMNS: Final[Mapping[str, Sequence[str]]] = {
+    "relays": ("relay", "state", "breaker", "quota_left", "trouble", "again"),
+    "orders": ("relay", "scope", "rule", "nothing_until", "part_of_the_rate_now", "full_rate_again", "said"),
+    "routes": ("route", "relays", "awaiting", "deferred", "oldest_due_seconds", "blocked_because"),
+}
+"""What is shown of parts of which there are several; --json has all of it."""
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
@@ -20,12 +29,33 @@ def print_status(status: Mapping[str, Any], console: Console | None = None) -> N
     for reason in status.get("not_ready_because") or ():
         console.print(Text(f"  {reason}", style="yellow"))
     for condition in status.get("waits_for") or ():
-        until = f", until {condition['until']}" if condition.get("until") else ""
-        line = f"  waits for {condition['part']}: {condition['text']}; since {condition['since']}{until}"
+        until = f", until {moment(condition['until'])}" if condition.get("until") else ""
+        what = " ".join(filter(None, (condition["part"], condition.get("relay"))))
+        line = f"  waits for {what}: {condition['text']}; since {moment(condition['since'])}{until}"
         console.print(Text(line, style="yellow"))
     for name, part in status.items():
         if isinstance(part, Mapping) and part:
             console.print(_table(name, part))
+        elif name in COLUMNS and isinstance(part, list) and part:
+            console.print(_rows(name, part))
+            if name == "relays" and (orders := _orders(part)):
+                console.print(_rows("orders", orders))
+
+
+def _orders(relays: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What replies asked of their relays, each as a row."""
+    return [
+        {
+            **order,
+            "relay": relay.get("relay"),
+            # What is over is told by no time that has passed.
+            "nothing_until": order.get("until") or "somebody acts" if order.get("holds", True) else None,
+            "part_of_the_rate_now": f"{order.get('pace', 1.0):.0%}",
+            "full_rate_again": order.get("over") or "not by itself",
+        }
+        for relay in relays
+        for order in relay.get("orders") or ()
+    ]
 
 
 def _headline(status: Mapping[str, Any]) -> Text:
@@ -44,6 +74,15 @@ def _table(name: str, part: Mapping[str, Any]) -> Table:
     return table
 
 
+def _rows(name: str, parts: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=_words(name), title_justify="left")
+    for column in COLUMNS[name]:
+        table.add_column(_words(column), overflow="fold")
+    for part in parts:
+        table.add_row(*(Text(_shown(part.get(column))) for column in COLUMNS[name]))
+    return table
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -57,4 +96,4 @@ def _shown(value: object) -> str:
         return ", ".join(_shown(item) for item in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{_words(str(key))} {_shown(item)}" for key, item in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else moment(str(value))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -12,6 +14,9 @@ import typer
 
 STDIN: Final = Path("-")
 """As a file: standard input."""
+
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+"""A time as RFC 3339 has it."""
 
 
 def content(file: Path, *, as_json: bool) -> bytes:
@@ -27,6 +32,16 @@ def print_json(document: Mapping[str, Any]) -> None:
     """Write what a program reads, whatever the terminal's encoding has no letters for."""
     plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"  # JSON has its own way to write the rest
     typer.echo(json.dumps(document, ensure_ascii=plain, indent=2))
+
+
+def moment(text: str) -> str:
+    """A time of a service's answer as people read it, in UTC, to the second. What is none stays as it is."""
+    if not _MOMENT.fullmatch(text):
+        return text
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return text
 
 
 def findings_document(worst: str, findings: Iterable[tuple[str, str, str]]) -> dict[str, Any]:

@@ -95,6 +95,11 @@ _IGNORED: Final = frozenset({"Zs", "Pd", "Cf", "Cc"})
 nobody sees."""
 
 
+STREAM: Final = "transactional"
+"""The stream of letters with codes: somebody waits for each, so they stand behind no newsletter, and may have
+a route of their own."""
+
+
 class CodeDesk:
     """Makes codes and checks them.
 
@@ -176,7 +181,11 @@ def _digits(code: str) -> str:
 
 
 def letter_of(wanted: Wanted, code: str, letter_id: str, end: datetime, life: float) -> dict[str, Any]:
-    """The letter that brings a code, as on the in-topic; what it says of the code wins over the caller's."""
+    """The letter that brings a code, as on the in-topic; what it says of the code wins over the caller's.
+
+    It goes to who is on the suppression list, too: a person has asked for it a moment ago, and nobody could
+    tell her why nothing comes. Where it is taken, what refusals had put on the list ends.
+    """
     told = {
         "code": code,
         "minutes": math.floor(life / 60),
@@ -188,6 +197,8 @@ def letter_of(wanted: Wanted, code: str, letter_id: str, end: datetime, life: fl
         "Addresses": [wanted.address.text],
         "Personal": True,
         "AutoSubmitted": "auto-generated",
+        "Stream": STREAM,
+        "Suppression": "ignore",
         "Template": wanted.template,
         "Variables": {**wanted.variables, **told},
         "Token": wanted.token,

@@ -49,19 +49,25 @@ def port_is_free(port: int) -> bool:
 
 
 class _Mine:
-    """The ports that this process takes."""
+    """The ports that this process takes, and those given out: who got one may not listen there yet."""
 
     ports = _PORTS
+
+    def __init__(self) -> None:
+        self.given: set[int] = set()
 
 
 _mine = _Mine()
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses, below the ephemeral ones."""
+    """A port of the loopback interface that nobody uses, below the ephemeral ones; another one each time."""
+    if len(_mine.given) > len(_mine.ports) // 2:
+        _mine.given.clear()  # most of those who got them are gone
     for _ in range(200):
         port = _mine.ports.start + secrets.randbelow(len(_mine.ports))
-        if port_is_free(port):
+        if port not in _mine.given and port_is_free(port):
+            _mine.given.add(port)
             return port
     raise ChildError(f"no free port between {_mine.ports.start} and {_mine.ports.stop}")
 

@@ -171,6 +171,8 @@ class _Stack:
             "SMTP_TLS": "none",
             "SMTP_USER": "",
             "SMTP_PASSWORD": "",
+            # Its relays are real ones, and nothing is mailed from here.
+            "MAILSENDER_CONFIG": "",
             "SMTP_FROM": os.environ.get("SMTP_FROM") or "mailsender <mailsender@example.test>",
             "MAILSENDER_STATE_DIR": os.environ.get("MAILSENDER_STATE_DIR")
             or str((self._directory / "journal").absolute()),

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mailsender.intake.fast_batch import plain_elements, plain_letter
+from mailsender.intake.handling import KEYS as HANDLING
+from mailsender.intake.handling import handling_of
 from mailsender.intake.idempotency import id_of_key, key_fault
 from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, token_fault
 from mailsender.intake.spelling import as_documented
@@ -28,6 +30,7 @@ from mailsender.message.mail import KEYS, Mail, read
 from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.model.blobs import ref_of
+from mailsender.model.handling import DENIED, PLAIN, Handling
 from mailsender.model.json_values import MAX_TOKEN_DEPTH, depth_within, few_values, keep_numbers
 from mailsender.model.letter import Answer, JsonText, Letter, Origin, Recipient, Status, content_digest
 from mailsender.model.text import PIECE, cleaned, octets
@@ -269,17 +272,19 @@ def read_letter(
     """
     fields = _canonical(element)
     try:
-        mail, good, recipients = _judged(fields, limits, keep)
+        mail, handling, good, recipients = _judged(fields, limits, keep)
     except _BadLetter as error:
         bad = _bad_letter(fields, origin, key, limits)
         return bad.evolve(reason=cleaned(_reason(error.complaints)), finished_at=now)
-    return _good_letter(good, mail, recipients, origin, key)
+    return _good_letter(good, mail, handling, recipients, origin=origin, key=key)
 
 
 def _judged(
     fields: dict[str, Any], limits: Limits, keep: Keep = ref_of
-) -> tuple[str, LetterIn, tuple[Recipient, ...]]:
-    """The further keys, the others, and the recipients of an element whose `fields` are all good.
+) -> tuple[str, Handling, LetterIn, tuple[Recipient, ...]]:
+    """What the further keys say of the message and ask of the service, the others, and the recipients.
+
+    That is of an element whose `fields` are all good.
 
     Raises:
         _BadLetter: they are not.
@@ -290,6 +295,11 @@ def _judged(
     except BadKey as error:
         complaints = [(each.key, each.text) for each in (error, *error.further)]
         spread = _are_all(fields)
+    handling = PLAIN
+    try:
+        handling = handling_of(fields)
+    except BadKey as error:
+        complaints += [(each.key, each.text) for each in (error, *error.further)]
     try:
         good = LetterIn.model_validate(fields, context=limits)
         recipients = _recipients(good.Addresses)
@@ -299,7 +309,7 @@ def _judged(
         others = error.complaints
     else:
         if not complaints:
-            return mail, good, recipients
+            return mail, handling, good, recipients
         others = []
     raise _BadLetter(complaints + [each for each in others if spread or not each[0].startswith("Addresses")])
 
@@ -437,9 +447,16 @@ def _placed(error: BadKey, published: object) -> BadKey:
 
 
 def _good_letter(
-    good: LetterIn, mail: str, recipients: tuple[Recipient, ...], origin: Origin, key: bytes | None
+    good: LetterIn,
+    mail: str,
+    handling: Handling,
+    recipients: tuple[Recipient, ...],
+    *,
+    origin: Origin,
+    key: bytes | None,
 ) -> Letter:
     own = good.ID or (id_of_key(good.IdempotencyKey) if good.IdempotencyKey else "")
+    content = (good.Addresses, good.Subject, good.Body, mail, handling.text)
     return Letter(
         id=own or origin.letter_id(),
         addresses=good.Addresses,
@@ -449,18 +466,33 @@ def _good_letter(
         recipients=recipients,
         # Whoever has the same computed ID came from the same place: nobody will ask for its content. But what
         # a template makes of it may be other words tomorrow, and it is the same letter all the same.
-        digest=content_digest(good.Addresses, good.Subject, good.Body, mail) if own or good.Template else b"",
+        digest=content_digest(*content) if own or good.Template else b"",
         mail=mail,
+        handling=handling,
     )
 
 
-def faults(elements: Sequence[Mapping[str, Any]], limits: Limits | None = None) -> list[Fault]:
-    """All that `read_letter` would refuse in a batch, in order; empty when every letter is good."""
+def faults(
+    elements: Sequence[Mapping[str, Any]],
+    limits: Limits | None = None,
+    denies: Callable[[str], bool] | None = None,
+) -> list[Fault]:
+    """All that `read_letter` would refuse in a batch, in order; empty when every letter is good.
+
+    So is a `Route` that a letter may not name: `denies` says of which that is so.
+    """
     found = []
     for index, element in enumerate(elements):
-        for field, text in _complaints_of(element, limits or Limits()):
-            found.append(Fault(index=index, field=field, text=text))
+        complaints = _complaints_of(element, limits or Limits())
+        if denies is not None and _denied(element, denies) and all(key != "Route" for key, _ in complaints):
+            complaints.append(("Route", DENIED))
+        found += [Fault(index=index, field=field, text=text) for field, text in complaints]
     return found
+
+
+def _denied(element: Mapping[str, Any], denies: Callable[[str], bool]) -> bool:
+    route = _canonical(element).get("Route")
+    return isinstance(route, str) and denies(route)
 
 
 def letter_id(element: Mapping[str, Any]) -> str:
@@ -560,7 +592,7 @@ def _bad_letter(fields: Mapping[str, Any], origin: Origin, key: bytes | None, li
 
 def _as_published(fields: Mapping[str, Any]) -> str:
     """The further keys of a letter that are not as they may be, as JSON, to tell it from others by."""
-    given = {name: fields[name] for name in KEYS if says(name, fields.get(name))}
+    given = {name: fields[name] for name in (*KEYS, *HANDLING) if says(name, fields.get(name))}
     if not given:
         return ""
     if not depth_within(given, DEEP):

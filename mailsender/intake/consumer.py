@@ -21,10 +21,12 @@ from mailsender.aio import afterwards
 from mailsender.intake.attachments import Attachments, Contents
 from mailsender.intake.batch import NotABatch, read_batch
 from mailsender.intake.dead_letters import DeadLetters, DeadRecord
+from mailsender.intake.placing import Placing
 from mailsender.intake.schema import Limits
 from mailsender.kafka.port import RecordSink, RecordSource
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
+from mailsender.model.handling import PLAIN
 from mailsender.model.history import APART, History, Milestone, Standing, digest_of
 from mailsender.model.letter import FreshClaim, Letter, Origin, Status, now_ms
 from mailsender.model.records import Record, record_bytes
@@ -63,7 +65,7 @@ BREATH = 64
 class Owner(Protocol):
     """Who may have letters as soon as they are stored: see `mailsender.sending.dispatcher.Dispatcher`."""
 
-    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+    async def fresh_claims(self, letters: Sequence[Letter]) -> Sequence[FreshClaim]:
         """Claims for letters about to be stored; none where they have to wait their turn."""
         ...
 
@@ -190,20 +192,24 @@ class Intake:
         *,
         config: IntakeConfig,
         clock: Clock,
+        machine: Clock | None = None,
         owner: Owner | None = None,
         final: Callable[[Sequence[Letter]], Awaitable[None]] | None = None,
         joined: Callable[[Sequence[Letter]], None] | None = None,
         fill: Callable[[Letter, datetime], Awaitable[Letter]] | None = None,
         attachments: Attachments | None = None,
+        placing: Placing | None = None,
     ) -> None:
         self._source = source
         self._queue = queue
         self._config = config
         self._clock = clock
+        self._machine = machine or clock  # the machine's own, where `clock` is another one
         self._owner = owner
         self._final = final
         self._joined = joined
         self._fill = fill
+        self._placing = placing or Placing()
         self._attachments = attachments or Attachments(None, config.limits, clock)
         self._state = IntakeState()
         self.times = Times()  # of inserts
@@ -283,6 +289,7 @@ class Intake:
         self._epoch = await self._insist("MongoDB", self._queue.now, stop)
         self._compare_clocks(records[-1])
         self._asked = self._clock.monotonic()
+        now, plain = now_ms(self._epoch), not self._placing.everybody
         contents = Contents()
         for record in records:
             faulty = 0
@@ -292,7 +299,8 @@ class Intake:
                 past = await self._recall(record, stop)
             past.next = record.offset + 1
             for read in self._letters(record, batch, past.history, contents):
-                letter = await self._filled(read, stop) if read.mail else read
+                letter = read if plain and read.handling is PLAIN else self._placing.placed(read, now)
+                letter = await self._filled(letter, stop) if letter.mail else letter
                 faulty += letter.status is Status.ERROR
                 if faulty > most and letter.status is Status.ERROR:
                     await self._breathe()
@@ -438,8 +446,8 @@ class Intake:
             past.history, past.reached = history, None
 
     def _compare_clocks(self, record: Record) -> None:
-        """Say where a clock is wrong. Nothing is decided by it, but people read times by it."""
-        off = self._clock.epoch() - self._epoch
+        """Say where a clock is wrong. Nothing is decided by it, but other programs may go by it."""
+        off = self._machine.epoch() - self._epoch
         if abs(off) > 2 * APART_CLOCKS:  # the store's time is that of an answer some seconds ago
             self._say_clock("this machine", off)
         ahead = record.timestamp / 1000 - self._epoch
@@ -456,7 +464,7 @@ class Intake:
             whose=whose,
             seconds_ahead=round(off, 1),
             of="MongoDB's clock",
-            doing="ages are told by MongoDB's clock",
+            doing="this service goes by MongoDB's clock",
             check="that NTP runs on both",
         )
 

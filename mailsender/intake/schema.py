@@ -19,6 +19,8 @@ from mailsender.message.parts import MAX_ATTACHMENTS, METHODS
 from mailsender.message.parts import MAX_NAME as MAX_FILE_NAME
 from mailsender.message.values import kind
 from mailsender.model.address import Address, parse_address
+from mailsender.model.handling import MAX_ROUTE, MAX_STREAM, MAX_TAGS
+from mailsender.model.handling import Priority as Urgency
 from mailsender.model.json_values import MAX_TOKEN, MAX_TOKEN_DEPTH, depth_within, few_values
 from mailsender.model.letter import JsonText
 from mailsender.model.terms import MAX_ENVID, NOTIFY, RET
@@ -222,14 +224,6 @@ def _key(description: str, schema: Mapping[str, object]) -> Any:
     return Field(None, description=description, json_schema_extra=_or_nothing(schema))
 
 
-def _not_yet(meaning: str) -> Any:
-    return Field(
-        None,
-        description=f"{meaning} Not yet honoured: a letter that sets it is an error.",
-        json_schema_extra={"type": "null"},
-    )
-
-
 class LetterIn(BaseModel):
     """One element of a batch. Keys match without regard to case, in objects too; the last of several wins.
 
@@ -321,6 +315,11 @@ class LetterIn(BaseModel):
         " that its recipients are refused.",
         {"type": "boolean"},
     )
+    Suppression: Any = _key(
+        "`ignore`: it goes to recipients on the suppression list, too. That holds where its stream is one of"
+        " SUPPRESSION_TRANSACTIONAL; else the list does.",
+        {"enum": ["ignore"]},
+    )
     Template: Any = _key(
         "The template that subject and bodies are made from: `name`, its newest version, or `name@version`. A"
         " `Subject` beside it stands in place of the template's.",
@@ -332,9 +331,41 @@ class LetterIn(BaseModel):
     Lang: Any = _key(
         "The reader's language, which chooses the template's words: `ru`, `pt-BR`.", _TEXT_SCHEMA
     )
-    NotBefore: Any = _not_yet("The earliest time to send it.")
-    ExpireAt: Any = _not_yet("The time after which it is no longer sent.")
-    Priority: Any = _not_yet("How urgent it is.")
+    Stream: Any = _key(
+        "The kind of mail that it is, such as `transactional` or `newsletter`. Letters of a stream are sent"
+        " in their order, and streams share their route.",
+        {**_pattern("^[A-Za-z0-9_.-]+$"), "maxLength": MAX_STREAM},
+    )
+    Tags: Any = _key(
+        "Labels of the publisher's, for reports and for whoever looks for it.",
+        {
+            "type": "array",
+            "items": {"minLength": 1, "maxLength": MAX_STREAM, **_HEADER_SCHEMA},
+            "maxItems": MAX_TAGS,
+        },
+    )
+    Priority: Any = _key(
+        "How urgent it is: `high` goes before whatever came within the last hour, `low` lets pass what comes"
+        " within the next.",
+        {"enum": list(Urgency)},
+    )
+    Route: Any = _key(
+        "The route that it is to take, one that letters may choose.",
+        {**_pattern("^[A-Za-z0-9_.-]+$"), "maxLength": MAX_ROUTE},
+    )
+    Retry: Any = _key(
+        "How long to wait before each further try, such as `1m, 5m*2, 30m, 1h*3, 4h`; the last one repeats."
+        " In place of its route's.",
+        _pattern(schema_patterns.SCHEDULE),
+    )
+    NotBefore: Any = _key(
+        "The earliest time to send it, with its zone (RFC 3339).", _pattern(schema_patterns.MOMENT)
+    )
+    ExpireAt: Any = _key(
+        "The time from which on it is no longer sent, with its zone (RFC 3339): what was not accepted by then"
+        " is an error, with the reason `expired`.",
+        _pattern(schema_patterns.MOMENT),
+    )
 
     @field_validator("ID", mode="before")
     @classmethod
@@ -395,13 +426,6 @@ class LetterIn(BaseModel):
         if key and own and own != id_of_key(key):
             raise _fault("stands beside an `ID` that is not made from it; leave one of them out")
         return key
-
-    @field_validator("NotBefore", "ExpireAt", "Priority", mode="before")
-    @classmethod
-    def _unhonoured(cls, value: object) -> object:
-        if value is not None:
-            raise _fault("is not supported by this version; send the letter without it")
-        return None
 
 
 FIELDS = {name.casefold(): name for name in LetterIn.model_fields}

@@ -35,6 +35,21 @@ MEDIA_TYPE: Final = (
 CONTENT_ID: Final = r"^[A-Za-z0-9!#$&'*+/=?^_`{|}~.@\-]{1,200}$"
 """In angle brackets it is accepted, too."""
 
+_WAIT = "([1-9][0-9]?[smh]|[1-7]d)([*][1-9])?"
+
+SCHEDULE: Final = f"^{_WAIT}(, ?{_WAIT}){{0,9}}$"
+"""When to try again. Longer ones, waits of several units and other spaces are accepted, too."""
+
+_DAY_OF_YEAR = (
+    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+
+MOMENT: Final = (
+    f"^[12][0-9]{{3}}-{_DAY_OF_YEAR}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{{1,9}})?"
+    "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+"""A time with its zone (RFC 3339 §5.6). The 29th of February is accepted, too, where there is one."""
+
 NOT_IN_A_HEADER: Final = r"[\x00-\x1f\x7f-\x9f" + "\u2028\u2029]"
 """A control character, or what some libraries take for the end of a line."""
 

@@ -102,4 +102,5 @@ _WRITTEN: Final[dict[str, Callable[[Mail], Any]]] = {
     "Lang": lambda mail: mail.lang,
     "DSN": lambda mail: _terms(mail.notifications),
     "RequireTLS": lambda mail: mail.require_tls,
+    "Suppression": lambda mail: mail.suppression,
 }

@@ -62,7 +62,8 @@ class Mail:
 
     `author` is From, of which `author_name` changes the name alone. `personal`: each recipient gets a
     message of its own, which shows its address, and its name where `names` has one, and by which it leaves
-    the list as `unsubscribe_of` says. `attachments` name their contents.
+    the list as `unsubscribe_of` says. `attachments` name their contents. `suppression` says that it goes to
+    those, too, who are on the suppression list.
 
     `template`, `lang` and `variables` are what it is rendered from. That of a personal letter is done when
     it is sent, from what is kept under `pin`, with the `variables_of` each recipient's address.
@@ -94,6 +95,7 @@ class Mail:
     variables_of: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     notifications: Terms | None = None
     require_tls: bool = False
+    suppression: str = ""
 
     @property
     def terms(self) -> Terms | None:
@@ -369,6 +371,13 @@ def _importance(key: str, value: object) -> str:
     return word
 
 
+def _suppression(key: str, value: object) -> str:
+    word = string(key, value).lower()
+    if word != "ignore":
+        raise BadKey(key, 'must be "ignore"')
+    return word
+
+
 def _template(key: str, value: object) -> str:
     text = string(key, value)
     try:
@@ -448,6 +457,7 @@ _TABLE: Final[dict[str, tuple[str, Callable[[str, object], Any]]]] = {
     "Pin": ("pin", string),
     "DSN": ("notifications", _notifications),
     "RequireTLS": ("require_tls", _truth),
+    "Suppression": ("suppression", _suppression),
 }
 
 KEYS: Final = tuple(_TABLE)

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from sys import getsizeof
 from typing import Any, Final
 
+from mailsender.model.handling import PLAIN, Handling
 from mailsender.model.terms import Terms
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,8 +31,17 @@ _ANSWER: Final = 512
 _SPOT: Final = 256
 """Bytes of an address, its recipient and its place in both lists."""
 
-_RESULT: Final = 192
-"""Bytes of a recipient's result beside its text."""
+_RESULT: Final = 320
+"""Bytes of a recipient's result beside its text, with the name of a rule as long as one may be."""
+
+_PAST: Final = 384
+"""Bytes of a past attempt and its result, beside its text."""
+
+MOST_PAST: Final = 20
+"""Attempts that are kept of a letter, the newest: a day of an hour's retries, and most letters take two."""
+
+PAST_TEXT: Final = 200
+"""Characters of a reply that are kept with each of them: what is said last is kept whole beside it."""
 
 
 class Status(StrEnum):
@@ -78,7 +88,8 @@ class Result:
     """What happened to one recipient, and why.
 
     `code` is the SMTP reply code (RFC 5321 §4.2), None where no reply was seen; `enhanced` the
-    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person.
+    enhanced status code (RFC 3463) such as ``5.1.1``; `text` one line fit for a person. `rule` names the
+    reply rule that decided, empty where the relay was taken at its word.
     """
 
     verdict: Final[Verdict]
@@ -86,6 +97,7 @@ class Result:
     code: Final[int | None]
     enhanced: Final[str | None]
     text: Final[str]
+    rule: Final[str]
 
     def __init__(
         self,
@@ -95,6 +107,7 @@ class Result:
         code: int | None = None,
         enhanced: str | None = None,
         text: str = "",
+        rule: str = "",
     ) -> None:
         """Take its fields."""
         self.verdict = verdict
@@ -102,6 +115,7 @@ class Result:
         self.code = code
         self.enhanced = enhanced
         self.text = text
+        self.rule = rule
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -111,7 +125,8 @@ class Recipient:
     `tries` counts the attempts that told something about it and did not end it, `doubts` those of them that
     were lost after their dot: the recipient may have got the letter from each, whatever a later one came to.
     `closed` ends it although its result alone would not: it was tried, or doubted, often enough. `relay` is
-    the one of which its result is.
+    the one of which its result is. `due` is from when on it may be tried again where that is later than for
+    others of its letter, in epoch seconds; else 0.
     """
 
     address: Final[str]
@@ -120,6 +135,7 @@ class Recipient:
     doubts: Final[int]
     closed: Final[bool]
     relay: Final[str]
+    due: Final[float]
 
     def __init__(
         self,
@@ -130,6 +146,7 @@ class Recipient:
         doubts: int = 0,
         closed: bool = False,
         relay: str = "",
+        due: float = 0.0,
     ) -> None:
         """Take its fields."""
         self.address = address
@@ -138,6 +155,7 @@ class Recipient:
         self.doubts = doubts
         self.closed = closed
         self.relay = relay
+        self.due = due
 
     @property
     def uncertain(self) -> bool:
@@ -158,6 +176,43 @@ class Recipient:
     def accepted(self) -> bool:
         """Whether a relay took responsibility for it."""
         return self.result is not None and self.result.verdict is Verdict.ACCEPTED
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
+class PastAttempt:
+    """What one attempt to send a letter came to: `result` is what decided, of `asked` recipients.
+
+    `accepted` of them were accepted. `at` is when it was over, None where a successor only found its traces;
+    `seconds` is how long it took and `tls` the version of TLS of its session, where that is known.
+    """
+
+    at: Final[datetime | None]
+    relay: Final[str]
+    result: Final[Result]
+    asked: Final[int]
+    accepted: Final[int]
+    seconds: Final[float | None]
+    tls: Final[str]
+
+    def __init__(
+        self,
+        *,
+        at: datetime | None,
+        relay: str,
+        result: Result,
+        asked: int = 1,
+        accepted: int = 0,
+        seconds: float | None = None,
+        tls: str = "",
+    ) -> None:
+        """Take its fields."""
+        self.at = at
+        self.relay = relay
+        self.result = result
+        self.asked = asked
+        self.accepted = accepted
+        self.seconds = seconds
+        self.tls = tls
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -295,9 +350,12 @@ class Letter:
     `message_id` are those of the last attempt. `adopted` marks a document that another program put
     into the queue. `digest` is the hash of the content that is stored with it, as with each letter that
     brings its own ID; else empty. A second publisher of the same ID is told from a clash by `content`.
-    `route` names the route that it takes. `mail` is JSON text of the further keys that it brought, as
-    `mailsender.message.mail` reads them, and empty where it has the original's alone. `bare` says that its
-    body, texts and attachments were kept for as long as they had to be, and are gone.
+    `history` holds the last attempts of a letter that took more than one, the oldest first: what ended one at
+    once is told by its other fields. `route` names the route that it takes. `mail` is JSON text of the
+    further keys that it brought, as `mailsender.message.mail` reads them, and empty where it has the
+    original's alone. `bare` says that its body, texts and attachments were kept for as long as they had to
+    be, and are gone. `handling` is what it asks of the service, and `expires` when it is no longer sent: as
+    it asks, or as its route says.
     """
 
     id: Final[str]
@@ -318,6 +376,9 @@ class Letter:
     route: Final[str]
     mail: Final[str]
     bare: Final[bool]
+    history: Final[tuple[PastAttempt, ...]]
+    handling: Final[Handling]
+    expires: Final[datetime | None]
     _size: int = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -341,6 +402,9 @@ class Letter:
         route: str = DEFAULT_ROUTE,
         mail: str = "",
         bare: bool = False,
+        history: tuple[PastAttempt, ...] = (),
+        handling: Handling = PLAIN,
+        expires: datetime | None = None,
     ) -> None:
         """Take its fields."""
         self.id = id
@@ -361,6 +425,9 @@ class Letter:
         self.route = route
         self.mail = mail
         self.bare = bare
+        self.history = history
+        self.handling = handling
+        self.expires = expires
         self._size = 0
 
     @property
@@ -382,7 +449,9 @@ class Letter:
     @property
     def content(self) -> bytes:
         """Its `digest`, made now where none was stored."""
-        return self.digest or content_digest(self.addresses, self.subject, self.body, self.mail)
+        return self.digest or content_digest(
+            self.addresses, self.subject, self.body, self.mail, self.handling.text
+        )
 
     @property
     def size(self) -> int:
@@ -405,6 +474,8 @@ class Letter:
             if result is not None and result is not last:  # many share the one that says the same
                 size += _RESULT + getsizeof(result.text)
                 last = result
+        for past in self.history:
+            size += _PAST + getsizeof(past.result.text)
         return size
 
     def evolve(
@@ -428,6 +499,9 @@ class Letter:
         route: str | None = None,
         mail: str | None = None,
         bare: bool | None = None,
+        history: tuple[PastAttempt, ...] | None = None,
+        handling: Handling | None = None,
+        expires: datetime | None = None,
     ) -> Letter:
         """A copy with changes. What is None stays as it is: nothing known of a letter is ever unset."""
         copy = Letter(
@@ -449,6 +523,9 @@ class Letter:
             route=self.route if route is None else route,
             mail=self.mail if mail is None else mail,
             bare=self.bare if bare is None else bare,
+            history=self.history if history is None else history,
+            handling=self.handling if handling is None else handling,
+            expires=self.expires if expires is None else expires,
         )
         if (
             body is None
@@ -458,6 +535,7 @@ class Letter:
             and answers is None
             and recipients is None
             and reason is None
+            and history is None
         ):
             copy._size = self._size
         return copy
@@ -488,11 +566,14 @@ def replica_of(token: str) -> str:
 class Claim:
     """Letters taken for sending under a token, which fences late writers.
 
-    It begins with the ID of the replica that has them: they are its own for as long as that lives.
+    It begins with the ID of the replica that has them: they are its own for as long as that lives. `places`
+    say where the letters stand in the order of their route, which two claims of it share; empty where that is
+    not known.
     """
 
     token: str
     letters: tuple[Letter, ...] = field(default=())
+    places: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -550,9 +631,15 @@ def now_ms(epoch: float) -> datetime:
     return _EPOCH + timedelta(milliseconds=math.floor(epoch * 1000))
 
 
-def content_digest(addresses: Sequence[str], subject: str, body: str, mail: str = "") -> bytes:
-    """A hash of what makes two letters the same letter: addresses in order, subject, body, further keys."""
-    texts = (str(len(addresses)), *addresses, subject, body, *([mail] if mail else ()))
+def content_digest(
+    addresses: Sequence[str], subject: str, body: str, mail: str = "", handling: str = ""
+) -> bytes:
+    """A hash of what makes two letters the same letter: addresses in order, subject, body, further keys.
+
+    `mail` is the JSON of what they say of the message, `handling` of what they ask of the service.
+    """
+    further = [text for text in (mail, handling) if text]
+    texts = (str(len(addresses)), *addresses, subject, body, *further)
     try:
         raw = [text.encode() for text in texts]
     except UnicodeEncodeError:

@@ -18,7 +18,8 @@ class Condition:
 
     Times are in epoch seconds.
     `until` is when it will be tried next, or is over, where that is known. One that is no `trouble` is as
-    it was set up to be, and leaves the service ready.
+    it was set up to be, and leaves the service ready. `relay` is the name of the relay that it is about,
+    where a file names several.
     """
 
     part: str
@@ -26,6 +27,12 @@ class Condition:
     trouble: bool = True
     since: float = 0.0
     until: float | None = None
+    relay: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The part, and which relay, for a sentence."""
+        return f"{self.part} {self.relay}" if self.relay else self.part
 
     def set(self, text: str, now: float) -> bool:
         """It does not do its work, for this reason; whether that is news, which is told once."""
@@ -48,14 +55,24 @@ class Conditions:
     def __init__(self, clock: Clock, look: Callable[[], Iterable[Condition]]) -> None:
         self._clock = clock
         self._look = look
-        self._since: dict[str, float] = {}
+        self._since: dict[tuple[str, str], float] = {}
 
     def now(self) -> list[Condition]:
-        """Those that are there now."""
+        """Those that are there now; an end that is over already is not told: nobody knows a later one."""
         found = list(self._look())
         now = self._clock.epoch()
-        self._since = {each.part: each.since or self._since.get(each.part, now) for each in found}
-        return [replace(each, since=self._since[each.part]) for each in found]
+        self._since = {
+            (each.part, each.relay): each.since or self._since.get((each.part, each.relay), now)
+            for each in found
+        }
+        return [
+            replace(
+                each,
+                since=self._since[each.part, each.relay],
+                until=each.until if each.until is not None and each.until > now else None,
+            )
+            for each in found
+        ]
 
 
 def first(*conditions: Condition) -> Iterable[Condition]:

@@ -85,6 +85,7 @@ Value: TypeAlias = float | Times | Mapping[str, float] | Mapping[tuple[str, ...]
 it is not known."""
 
 ANY_RELAY: Final = "a relay's name"
+ANY_DESTINATION: Final = "a domain, or `*.` and one, that has limits in the file"
 ANY_PARTITION: Final = f"a partition of the in-topic; at most {PARTITIONS}, those with the greatest lag"
 ANY_TOPIC: Final = "the in-topic"
 
@@ -93,7 +94,21 @@ STAGES: Final = tuple([each for each in Phase if each is not Phase.INTAKE])
 REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 """Classes of replies, by their first digit; `none` where the connection was lost or nothing was said."""
 
-PARTS: Final = ("mongodb", "kafka", "slots", "journal", "relay", "quota", "rate", "queue")
+SCOPES: Final = ("relay", "destination", "sender", "recipient")
+"""What an order covers."""
+
+PARTS: Final = (
+    "mongodb",
+    "kafka",
+    "slots",
+    "journal",
+    "relay",
+    "quota",
+    "rate",
+    "destination",
+    "route",
+    "queue",
+)
 """What `/status` names as the part of a condition."""
 
 
@@ -251,6 +266,14 @@ SESSIONS_REFUSED = _metric(
     relay=ANY_RELAY,
     stage=STAGES,
 )
+RELAY_GOES = _metric(
+    "gauge",
+    "relay_goes",
+    "0 or 1",
+    "Whether letters go over a relay now, its rate aside: it can be reached, does not hang, does not refuse"
+    " everybody, did not order to wait, and has quota and slots.",
+    relay=ANY_RELAY,
+)
 SESSIONS_OPEN = _metric("gauge", "sessions_open", "sessions", "Sessions with a relay.", relay=ANY_RELAY)
 SESSIONS_BUSY = _metric(
     "gauge", "sessions_busy", "sessions", "Those of them that carry something.", relay=ANY_RELAY
@@ -276,6 +299,23 @@ QUOTA_LEFT = _metric(
     relay=ANY_RELAY,
 )
 
+DESTINATION_WAITERS = _metric(
+    "gauge",
+    "destination_slot_waiters",
+    "senders",
+    "Senders that wait for the turn of a destination that has limits of its own.",
+    relay=ANY_RELAY,
+    destination=ANY_DESTINATION,
+)
+ORDERS = _metric(
+    "gauge",
+    "orders",
+    "orders",
+    "What replies asked for beyond their letters and is in force, as this replica knows it.",
+    relay=ANY_RELAY,
+    scope=SCOPES,
+)
+
 # --- what it came to -----------------------------------------------------------------------------
 
 OUTCOMES = _metric(
@@ -285,6 +325,20 @@ OUTCOMES = _metric(
     "Letters settled as `sent` or as `error`, those that ended at intake among them; times that one was"
     " `deferred`; and attempts with a recipient of whom it is `uncertain` whether it was accepted.",
     outcome=("sent", "error", "deferred", "uncertain"),
+)
+SUPPRESSED = _metric(
+    "counter",
+    "suppressed",
+    "recipients",
+    "Recipients to whom a letter was not sent: they were on the suppression list.",
+)
+SUPPRESSIONS = _metric(
+    "counter",
+    "suppression_changes",
+    "addresses",
+    "What replies changed on the suppression list: refusals that were `learned`, entries that a success"
+    " `lifted`, and refusals that were `forgotten`, for too many waited to be written.",
+    change=("learned", "lifted", "forgotten"),
 )
 RELEASED = _metric("counter", "letters_released", "letters", "Letters given back as they were claimed.")
 LATE = _metric(

@@ -102,5 +102,5 @@ class Summary:
 
 def sentence(condition: Condition) -> str:
     """A condition in one line."""
-    text = f"{condition.part}: {condition.text}; since {now_ms(condition.since).isoformat()}"
+    text = f"{condition.subject}: {condition.text}; since {now_ms(condition.since).isoformat()}"
     return f"{text}, until {now_ms(condition.until).isoformat()}" if condition.until else text

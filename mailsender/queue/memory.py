@@ -11,7 +11,9 @@ import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count, islice
+from typing import TypeAlias
 
 from mailsender.model.blobs import named_in, without_texts
 from mailsender.model.clock import Clock
@@ -30,9 +32,10 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.queue_stats import QueueStats
+from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
+from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -54,6 +57,7 @@ class _Report:
 class _Entry:
     """A letter and what the queue knows about it. Times are on the monotonic clock.
 
+    `rank` is its place among the fresh ones of its route, None where it has to wait until it is `due`.
     `reports` are those still to come: by which publisher's answer they begin, whose they are, since when, and
     what is to be told.
     """
@@ -61,11 +65,114 @@ class _Entry:
     letter: Letter
     order: int
     due: float
+    rank: float | None = None
     token: str = ""
     settled_by: str = ""
     since: float = 0.0
     reports: dict[Origin | None, _Report] = field(default_factory=dict)
     expires: float | None = None
+
+
+_Heap: TypeAlias = list[tuple[float, int, _Entry]]
+
+
+class _Waiting:
+    """Those of a route that wait: fresh ones by their rank, deferred ones by their time."""
+
+    def __init__(self) -> None:
+        self.time = RouteTime()
+        self._fresh: _Heap = []
+        self._deferred: _Heap = []
+        self._deferred_first = False
+
+    def add(self, entry: _Entry) -> None:
+        if entry.rank is None:
+            heapq.heappush(self._deferred, (entry.due, entry.order, entry))
+        else:
+            heapq.heappush(self._fresh, (entry.rank, entry.order, entry))
+
+    def remove(self, entry: _Entry) -> None:
+        """Take one out."""
+        heap = self._deferred if entry.rank is None else self._fresh
+        heap[:] = [each for each in heap if each[2] is not entry]
+        heapq.heapify(heap)
+
+    def put_off(self, words: tuple[str, ...], after: float, limit: int) -> list[_Entry]:
+        """The first `limit` of those that wait for a time later than `after`; see `Queue.put_off`."""
+        later = (each for each in self._deferred if each[0] > after and _unasked(each[2], words))
+        return [each for _, _, each in heapq.nsmallest(limit, later)]
+
+    def hasten(self, entries: Sequence[_Entry], now: float) -> None:
+        """Let these, which are deferred, be due `now`. Among each other they keep their order."""
+        theirs = set(map(id, entries))
+        self._deferred[:] = [each for each in self._deferred if id(each[2]) not in theirs]
+        for each in entries:
+            each.due = now
+            self._deferred.append((now, each.order, each))
+        heapq.heapify(self._deferred)
+
+    def ids(self) -> list[str]:
+        """The IDs of those that wait."""
+        return [each.letter.id for _, _, each in (*self._fresh, *self._deferred)]
+
+    def take(self, limit: int, now: float) -> list[_Entry]:
+        """The next ones that may be sent, one of each kind in turn."""
+        kinds = [list(self._popped(heap, limit, now)) for heap in (self._fresh, self._deferred)]
+        if all(kinds):
+            if self._deferred_first:
+                kinds.reverse()
+            if limit % 2:
+                self._deferred_first = not self._deferred_first
+        found = list(in_turn(*kinds))
+        for each in found[limit:]:
+            self.add(each)
+        taken = found[:limit]
+        for each in taken:
+            if each.rank is not None:
+                self.time.served(each.rank - offset(each.letter))
+        return taken
+
+    def _popped(self, heap: _Heap, limit: int, now: float) -> Iterator[_Entry]:
+        for _ in range(limit):
+            if not heap or (heap is self._deferred and heap[0][0] > now):
+                return
+            yield heapq.heappop(heap)[2]
+
+    @property
+    def place(self) -> float | None:
+        """The place in its flow of the fresh one whose turn it is; None where none waits."""
+        return self._fresh[0][0] - offset(self._fresh[0][2].letter) if self._fresh else None
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._deferred)
+
+    def due(self, now: float) -> int:
+        """How many may be sent."""
+        return len(self) - self.deferred(now)
+
+    def deferred(self, now: float) -> int:
+        """How many wait for a time of their own."""
+        return sum(due > now for due, _, _ in self._deferred)
+
+    def ahead(self, entry: _Entry, now: float) -> int | None:
+        """How many go before one of them; see `Queue.ahead`."""
+        if entry.rank is not None:
+            before = sum(rank < entry.rank for rank, _, _ in self._fresh)
+            return before + min(before, len(self._deferred) - self.deferred(now))
+        if entry.due > now:
+            return None
+        before = sum(due < entry.due for due, _, _ in self._deferred)
+        return before + min(before, len(self._fresh))
+
+    @property
+    def since(self) -> float:
+        """Since when the first of them may be sent."""
+        return min([heap[0][2].due for heap in (self._fresh, self._deferred) if heap], default=math.inf)
+
+
+def _unasked(entry: _Entry, words: tuple[str, ...]) -> bool:
+    results = [each.result for each in entry.letter.recipients if each.result is not None]
+    return any(each.code is None and each.text.startswith(words) for each in results)
 
 
 class MemoryQueue:
@@ -76,14 +183,19 @@ class MemoryQueue:
     """
 
     def __init__(
-        self, clock: Clock, retention: float = RETENTION, body_retention: float | None = None
+        self,
+        clock: Clock,
+        retention: float = RETENTION,
+        body_retention: float | None = None,
     ) -> None:
         self._clock = clock
         self._retention = retention
         self._body_retention = body_retention
         self._bodies: deque[tuple[float, str]] = deque()  # of final letters: when they go
         self._entries: dict[str, _Entry] = {}
-        self._waiting: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)  # heaps, by route
+        self._shares = Shares()
+        self._routes: defaultdict[str, _Waiting] = defaultdict(_Waiting)
+        self._over: list[tuple[float, str]] = []  # a heap: when letters are no longer sent, in epoch seconds
         self._claimed: dict[str, _Entry] = {}
         self._replicas: dict[str, float] = {}  # until when, on the monotonic clock
         self._name = ""
@@ -119,20 +231,19 @@ class MemoryQueue:
     async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim] = ()) -> list[Inserted]:
         """See `Queue.insert`. Memory holds whatever a letter holds."""
         self._forget()
-        left = {each.route: (each, each.limit) for each in claims}
+        for route in {letter.route for letter in letters}:
+            self._look(route)
+        chosen = _chosen(letters, claims, now_ms(self._clock.epoch()))
         mine: set[str] = set()
         found: list[Inserted] = []
-        for letter in letters:
-            claim, room = left.get(letter.route, (None, 0))
-            if claim is None or not room or letter.status is not Status.AWAITING:
+        for place, letter in enumerate(letters):
+            claim = chosen.get(place)
+            if claim is None:
                 found.append(self._insert(letter))
                 continue
-            left[letter.route] = claim, room - 1
             letter_id = letter.id.lower()
             tried_before = letter_id not in mine and self._held(letter_id, claim.token) is not None
-            verdict = self._insert(letter)
-            if verdict is Inserted.NEW:
-                self._own(letter_id, claim)
+            verdict = self._insert(letter, claim)
             if verdict is Inserted.NEW or (verdict is Inserted.REPLAY and tried_before):
                 verdict = Inserted.CLAIMED
                 mine.add(letter_id)
@@ -156,9 +267,37 @@ class MemoryQueue:
         """See `Queue.leave`."""
         self._replicas.pop(replica, None)
 
+    async def living(self) -> set[str]:
+        """See `Queue.living`."""
+        return set(self._replicas)
+
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        entries = list(islice(self._due(route, self._clock.monotonic()), limit))
+        entries = self._routes[route].take(limit, self._clock.monotonic())
+        claim = self._take(entries, token)
+        return Claim(token=token, letters=claim.letters, places=in_line([each.rank for each in entries]))
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """See `Queue.share`."""
+        self._shares.use(routes)
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """See `Queue.claim_expired`."""
+        over: list[_Entry] = []
+        on_their_way: list[tuple[float, str]] = []
+        while self._over and self._over[0][0] <= self._clock.epoch() and len(over) < limit:
+            place = heapq.heappop(self._over)
+            entry = self._entries.get(place[1])
+            if entry is not None and entry.letter.status is Status.AWAITING:
+                self._routes[entry.letter.route].remove(entry)
+                over.append(entry)
+            if entry is not None and not entry.letter.status.final:
+                on_their_way.append(place)  # it may be given back
+        for place in on_their_way:
+            heapq.heappush(self._over, place)
+        return self._take(over, token)
+
+    def _take(self, entries: Sequence[_Entry], token: str) -> Claim:
         for entry in entries:
             entry.token = token
             self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
@@ -181,7 +320,7 @@ class MemoryQueue:
             held = entry.letter
             letter = each.letter.evolve(answers=held.answers, answered=held.answered)
             if each.letter.status is Status.AWAITING:
-                entry.due = now + each.delay
+                entry.due, entry.rank = now + each.delay, None
                 self._put_back(entry, letter)
             else:
                 self._unclaim(entry)
@@ -206,6 +345,53 @@ class MemoryQueue:
             entry = self._held(each, token)
             if entry is not None:
                 self._put_back(entry, entry.letter)
+
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        return sorted(name for name, waiting in self._routes.items() if waiting.ids())
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        return self._routes[route].ids()[:limit] if route in self._routes else []
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        found = [self._entries[each].letter for each in ids if each in self._entries]
+        return [each for each in found if each.status is Status.AWAITING]
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        wanted = set(ids).intersection(await self.waiting(origin, len(self._entries)))
+        self._look(route)
+        for entry in sorted(
+            [self._entries[each] for each in wanted], key=lambda one: (one.rank or 0.0, one.order)
+        ):
+            self._routes[origin].remove(entry)
+            entry.letter = entry.letter.evolve(route=route)
+            if entry.rank is not None:
+                entry.rank = self._place(entry.letter)
+            self._routes[route].add(entry)
+        return len(wanted)
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Queue.put_off`."""
+        apart = self._clock.epoch() - self._clock.monotonic()
+        waiting = self._routes.get(route)
+        found = [] if waiting is None else waiting.put_off(tuple(words), after - apart, limit)
+        return [(each.letter.id, each.due + apart) for each in found]
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """See `Queue.hasten`."""
+        now = self._clock.monotonic()
+        found: defaultdict[str, list[_Entry]] = defaultdict(list)
+        for entry in filter(None, map(self._entries.get, ids)):
+            if entry.letter.status is Status.AWAITING and entry.rank is None and entry.due > now:
+                found[entry.letter.route].append(entry)
+        for route, entries in found.items():
+            self._routes[route].hasten(entries, now)
+        return sum(map(len, found.values()))
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
@@ -299,6 +485,15 @@ class MemoryQueue:
             due=due if awaits else None,
         )
 
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """See `Queue.ahead`."""
+        entry = self._entries.get(letter_id.lower())
+        if entry is None or entry.letter.status is not Status.AWAITING:
+            return None
+        waiting, now = self._routes[entry.letter.route], self._clock.monotonic()
+        ahead = waiting.ahead(entry, now)
+        return None if ahead is None else min(most, ahead)
+
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """See `Queue.ended`."""
         found = {each: self._entries.get(each) for each in ids}
@@ -309,15 +504,24 @@ class MemoryQueue:
         now = self._clock.monotonic()
         return QueueStats(
             awaiting=self._counts[Status.AWAITING],
-            due=sum(due <= now for heap in self._waiting.values() for due, _, _ in heap),
+            due=sum(each.due(now) for each in self._routes.values()),
             processing=self._counts[Status.PROCESSING],
             sent=self._counts[Status.SENT],
             error=self._counts[Status.ERROR],
             unreported=sum(len(entry.reports) for entry in self._unreported.values()),
-            oldest_due=max((0.0, *(now - heap[0][0] for heap in self._waiting.values() if heap))),
+            oldest_due=max((0.0, *(now - each.since for each in self._routes.values()))),
             oldest_unreported=max(
                 [0.0, *(now - one.at for each in self._unreported.values() for one in each.reports.values())]
             ),
+            routes={
+                name: RouteStats(
+                    awaiting=len(each),
+                    deferred=each.deferred(now),
+                    oldest_due=max(0.0, now - each.since),
+                )
+                for name, each in sorted(self._routes.items(), key=lambda one: -len(one[1]))[:MOST_ROUTES]
+                if len(each)
+            },
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -328,7 +532,7 @@ class MemoryQueue:
 
     # --- what the calls above are made of ---
 
-    def _insert(self, letter: Letter) -> Inserted:
+    def _insert(self, letter: Letter, claim: FreshClaim | None = None) -> Inserted:
         entry = self._entries.get(letter.id.lower())
         if entry is not None:
             return self._join(entry, letter)
@@ -339,7 +543,14 @@ class MemoryQueue:
             entry.letter = entry.letter.evolve(finished_at=finished_at)
             self._ended(entry)
         else:
-            heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, entry.letter.id))
+            self._rank(entry)
+            if claim is None:
+                self._routes[letter.route].add(entry)
+            else:
+                entry.token, self._claimed[entry.letter.id] = claim.token, entry
+                entry.letter = entry.letter.evolve(status=Status.PROCESSING)
+            if letter.expires is not None:
+                heapq.heappush(self._over, (letter.expires.timestamp(), entry.letter.id))
         self._entries[entry.letter.id] = entry
         self._counts[entry.letter.status] += 1
         return Inserted.NEW
@@ -358,25 +569,28 @@ class MemoryQueue:
         self._report(entry, (answer,))
         return Inserted.LATE
 
-    def _due(self, route: str, now: float) -> Iterator[_Entry]:
-        """Letters of a route to claim, the longest waiting first; each is taken off the heap."""
-        heap = self._waiting[route]
-        while heap and heap[0][0] <= now:
-            yield self._entries[heapq.heappop(heap)[2]]
+    def _look(self, route: str) -> None:
+        waiting = self._routes[route]
+        waiting.time.look(waiting.place, self._clock.monotonic())
+
+    def _rank(self, entry: _Entry) -> None:
+        """Give a letter that comes in its place."""
+        letter, later = entry.letter, entry.letter.handling.not_before
+        wait = 0.0 if later is None else later.timestamp() - self._clock.epoch()
+        if wait > 0:
+            entry.due += wait
+            return
+        entry.rank = self._place(letter)
+
+    def _place(self, letter: Letter) -> float:
+        """The place of one that comes to its route now."""
+        flow = flow_of(letter)
+        step = self._shares.step(letter.route, flow)
+        return self._routes[letter.route].time.place(flow, step) + offset(letter)
 
     def _held(self, letter_id: str, token: str) -> _Entry | None:
         entry = self._claimed.get(letter_id)
         return entry if entry is not None and entry.token == token else None
-
-    def _own(self, letter_id: str, claim: FreshClaim) -> None:
-        """Put a letter that has just come in under a claim."""
-        entry = self._entries[letter_id]
-        heap = self._waiting[claim.route]
-        heap.remove((entry.due, entry.order, letter_id))
-        heapq.heapify(heap)
-        entry.token = claim.token
-        self._change(entry, entry.letter.evolve(status=Status.PROCESSING))
-        self._claimed[letter_id] = entry
 
     def _unclaim(self, entry: _Entry) -> None:
         del self._claimed[entry.letter.id]
@@ -385,7 +599,7 @@ class MemoryQueue:
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
         self._unclaim(entry)
         self._change(entry, letter.evolve(status=Status.AWAITING))
-        heapq.heappush(self._waiting[letter.route], (entry.due, entry.order, letter.id))
+        self._routes[letter.route].add(entry)
 
     def _change(self, entry: _Entry, letter: Letter) -> None:
         self._counts[entry.letter.status] -= 1
@@ -420,6 +634,25 @@ class MemoryQueue:
             else:
                 self._counts[entry.letter.status] -= 1
                 del self._entries[each]
+
+
+def _chosen(letters: Sequence[Letter], claims: Sequence[FreshClaim], now: datetime) -> dict[int, FreshClaim]:
+    """Which letters come in as claimed, by their places."""
+    chosen: dict[int, FreshClaim] = {}
+    for claim in claims:
+        sendable = [
+            place
+            for place, each in enumerate(letters)
+            if each.route == claim.route and each.status is Status.AWAITING and not _later(each, now)
+        ]
+        sendable.sort(key=lambda place: offset(letters[place]))
+        chosen |= dict.fromkeys(sendable[: claim.limit], claim)
+    return chosen
+
+
+def _later(letter: Letter, now: datetime) -> bool:
+    """Whether it may not be sent yet."""
+    return letter.handling.not_before is not None and letter.handling.not_before > now
 
 
 def crowded(sharing: Sequence[Answer], another: Answer) -> bool:

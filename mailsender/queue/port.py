@@ -23,6 +23,7 @@ from mailsender.model.letter import (
 )
 from mailsender.model.queue_stats import QueueStats
 from mailsender.model.records import Record
+from mailsender.queue.ranks import RouteShares
 
 
 class Inserted(StrEnum):
@@ -81,10 +82,14 @@ class Queue(Histories, Protocol):
         `letters[i].answers[0].origin` is set for all of them. At most `MOST_PUBLISHERS` join a letter, with
         about `PUBLISHERS_BYTES` of keys and tokens; there is always room left for what becomes of it.
 
-        Of `claims`, at most one a route, each has the first `limit` letters of its route that can be sent
-        come in as claimed: they are `processing` under its token from the start, which saves their claim and
-        the reading of their bodies. Those that are in the queue under that token, and no others, are told as
-        `CLAIMED`: a letter that was there before belongs to whoever has it.
+        A letter gets its place in the order of its route, as `mailsender.queue.ranks` has it; one that may
+        not be sent before a time of its own waits for that, as a deferred one does.
+
+        Of `claims`, at most one a route, each has the first `limit` letters of its route that can be sent,
+        those of a higher priority before the others, come in as claimed: they are `processing` under its
+        token from the start, which saves their claim and the reading of their bodies. Those that are in the
+        queue under that token, and no others, are told as `CLAIMED`: a letter that was there before belongs
+        to whoever has it.
         """
         ...
 
@@ -106,16 +111,31 @@ class Queue(Histories, Protocol):
         """Let a replica be known no more. What it still has is given back by `reclaim`. Safe to repeat."""
         ...
 
+    async def living(self) -> set[str]:
+        """The IDs of the replicas that live, as far as nobody declared them dead."""
+        ...
+
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
-        """Take up to `limit` letters of `route` that are due under `token`, the longest waiting first.
+        """Take up to `limit` letters of `route` that are due under `token`, in the route's order.
 
         One claim is bounded in bytes, too, though one letter is taken whatever its size.
         Letters become `processing` under `token`, which is new and begins with the ID of a replica that has
         joined. A letter is never under two tokens.
-        With one replica the order is that of insertion, where a deferred letter counts as inserted when it
-        is due, and one that was given back keeps its place. Returns an empty claim where none
-        is due. If the reply of a write is lost the letters are read back by token, or not
-        returned at all: `claims_of` finds them.
+        The order is that of their ranks: within a flow that of insertion, and one that was given back keeps
+        its place. Where deferred letters are due, too, one of each kind goes in turn, the deferred in the
+        order in which they became due. Returns an empty claim where none is due. If the reply of a write is
+        lost the letters are read back by token, or not returned at all: `claims_of` finds them.
+        """
+        ...
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """Give the flows of routes these shares from now on; letters that wait keep their places."""
+        ...
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """Take up to `limit` letters that wait, on any route, and are no longer to be sent (`expires`).
+
+        They are the claimer's, as those of `claim` are.
         """
         ...
 
@@ -123,9 +143,9 @@ class Queue(Histories, Protocol):
         """Write outcomes back, each guarded by its token, though its replica may be dead.
 
         Before a final state it is written down that its report is still to come, and with it until when the
-        letter is remembered; `awaiting` becomes due after the settlement's delay. Repeating a settlement
-        changes nothing. Returns the IDs of late writers: letters that another token's holder settled or owns;
-        theirs changed nothing.
+        letter is remembered; `awaiting` becomes due after the settlement's delay, on the route that the
+        letter names then. Repeating a settlement changes nothing. Returns the IDs of late writers: letters
+        that another token's holder settled or owns; theirs changed nothing.
         """
         ...
 
@@ -140,6 +160,43 @@ class Queue(Histories, Protocol):
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
         """Give letters back untouched: `awaiting`, due as they were, no attempt counted."""
+        ...
+
+    async def routes(self) -> list[str]:
+        """The routes on which letters wait, the unknown ones among them."""
+        ...
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """IDs of up to `limit` letters that wait on a route, due or not."""
+        ...
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """Those of these letters that wait now, in the order of `ids`, and of large ones only the first.
+
+        There is at least one, unless none of them waits.
+        """
+        ...
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """Let those of these letters that wait on the route `origin` wait on another one; how many do.
+
+        Fresh ones get their places there as if they came in now, in their order: that route has a time of its
+        own. Those that are deferred are due as they were. What is on its way meanwhile stays as it is.
+        """
+        ...
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """Letters that wait on a route for a time of their own, as no relay was asked for somebody in them.
+
+        They are told by how the words begin that say so, and by having no reply's code. The first `limit` of
+        those that are due later than `after`, in epoch seconds, in order: IDs and when they are due.
+        """
+        ...
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """Let those of these letters that wait for a time to come be due now; how many do."""
         ...
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
@@ -195,6 +252,14 @@ class Queue(Histories, Protocol):
 
     async def look_up(self, letter_id: str) -> StoredLetter | None:
         """One letter by its ID, with its times, or None. For people: nothing that is sent asks for it."""
+        ...
+
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """How many letters of its route go before one that may be sent now, up to `most`. For people.
+
+        Where fresh and deferred ones wait one of each goes in turn, so of the other kind as many count as of
+        its own, if there are so many. None: it does not wait, or it does so for a time of its own.
+        """
         ...
 
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:

@@ -10,18 +10,41 @@ store's clock showed when they were leased, and that clock is not one: its membe
 backwards now and then. So the store's true time of a spend lies within `life` + 50 ms of its slot's, as long
 as those clocks agree within 50 ms, and no window of P holds more than M + B spends. The store hands out
 consecutive times from one shared cursor; this module computes with them.
+
+Where a relay counts exactly the burst is 0, and no window of P is to hold more than M:
+
+    life = 40 ms        step = (P + life) / M
+
+That is 96 % of 14 in a second. The clocks' 50 ms are left out of it, or it would be 92 %: the one period in
+which the store's clock steps back by so much, as when another member takes over, holds up to 5 % more.
+
+Where a relay counts recipients instead of transactions a slot is for one of them, and a transaction begins
+when as many are good as it has recipients. Where its quota alone does, a slot is for a transaction, and the
+recipients beyond its first one take `extra` units of the quota, which a lease brings in the same write.
+
+Where a relay has several rates each has a cursor, and slots fit all of them (`windows`). A quota is counted
+by the calendar day, or in buckets over any period (`quota`). What a reply ordered slows all of it (`order`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from mailsender.ratelimit import quota
+from mailsender.ratelimit.order import RELAY, Order
+from mailsender.ratelimit.quota import Bucket
+from mailsender.ratelimit.windows import Laid, Window, lay
+
 MIN_LIFE = 0.05
 """Seconds. Shorter lives than this are lost to ordinary scheduling delays."""
+
+EXACT_LIFE = 0.04
+"""Seconds of life where there is no burst: the rate is that much less than the full one in a second, of which
+what SES allows is to be reached within 5 %."""
 
 AGREEMENT = 0.05
 """Seconds within which the store's clock readings have to agree for the rate to be kept."""
@@ -48,6 +71,16 @@ got: were the shares exact, what one is late with would be lost to all."""
 QUOTA_ONLY_RATE = 1_000_000
 """Slots a second when there is a daily quota but no rate: fast enough never to be felt."""
 
+MIN_LEFT = 0.002
+"""Seconds of life below which a slot is not worth handing out."""
+
+EXTRA_LIFE = 60.0
+"""Seconds for which units of a quota may be kept for recipients: estimates of how many will be needed are
+seldom exact, and what is left over serves the next letters."""
+
+EVERYBODY = 10**6
+"""More recipients than any transaction has."""
+
 QUOTA_ONLY_LIFE = 60.0
 """Seconds of life when there is no rate to keep: a slot that lapses is lost to the day's quota."""
 
@@ -56,7 +89,11 @@ QUOTA_ONLY_LIFE = 60.0
 class Allowance:
     """What may be sent: `letters` per `period` seconds with `burst`, and `quota` a day (0 = none).
 
-    `letters` 0 means no rate. `timezone` decides when the quota's day begins.
+    `letters` 0 means no rate. `burst` 0: no period holds more than `letters`. The quota is that of a calendar
+    day, and `timezone` decides when it begins; or that of any `quota_period` seconds, where these are not 0.
+
+    `by_recipient`: each recipient takes a slot, and so counts for the quota, too. `quota_by_recipient`: a
+    transaction takes one slot, and of the quota as much as it has recipients.
     """
 
     letters: int
@@ -64,6 +101,9 @@ class Allowance:
     burst: int = 1
     quota: int = 0
     timezone: str = "UTC"
+    quota_period: float = 0.0
+    by_recipient: bool = False
+    quota_by_recipient: bool = False
 
     @property
     def unlimited(self) -> bool:
@@ -80,6 +120,8 @@ class Allowance:
         """Seconds for which a slot may be spent."""
         if self.letters == 0:
             return QUOTA_ONLY_LIFE
+        if self.burst == 0:
+            return EXACT_LIFE
         return max(MIN_LIFE, self.burst * self.period / self.letters - AGREEMENT)
 
     @property
@@ -87,14 +129,23 @@ class Allowance:
         """Seconds between two slots."""
         if self.letters == 0:
             return 1 / QUOTA_ONLY_RATE
+        if self.burst == 0:
+            return (self.period + self.life) / self.letters
         crowded = (self.period + self.life + AGREEMENT) / (self.letters + self.burst)
         return max(self.period / self.letters, crowded)
+
+    def implies(self, other: Allowance) -> bool:
+        """Whether whatever keeps this rate keeps the other one, too."""
+        longer = self.period >= other.period and self.letters + self.burst <= other.letters + other.burst
+        return longer and self.step >= other.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRequest:
-    """A wish for `want` slots under an allowance.
+    """A wish for `want` slots under an allowance, and under the rates of all `further` ones.
 
+    `extra` units of the quota are wanted beside those that the slots take. The answer may be `late` by so
+    many seconds: slots that would be over by then are left out.
     `member` names the replica, so that those who want more than there is share it evenly; empty: it takes
     what it can have.
     """
@@ -102,6 +153,75 @@ class SlotRequest:
     want: int
     allowance: Allowance
     member: str = ""
+    further: tuple[Allowance, ...] = ()
+    extra: int = 0
+    late: float = 0.0
+
+    @property
+    def depth(self) -> float:
+        """Seconds that it may reach back: what is good no more when it is known could be leased for ever.
+
+        Of a fast rate, that is, of which little is wanted: the next try would reach back as far. Without a
+        burst there is nothing to catch up with: the whole life is left for what a letter is late on its way
+        to the relay's count, the first one of a session above all.
+        """
+        if not all(each.burst for each in self.rates if each.letters):
+            return 0.0
+        return max(0.0, DEPTH * self.life - self.late)
+
+    @property
+    def rates(self) -> tuple[Allowance, ...]:
+        """The rates that matter, the fastest first: not those that another one implies."""
+        if not self.further:
+            return (self.allowance,)
+        known = [each for each in (self.allowance, *self.further) if each.letters]
+        rates = [
+            each
+            for place, each in enumerate(known)
+            if not any(
+                other.implies(each) and (not each.implies(other) or before < place)
+                for before, other in enumerate(known)
+                if before != place
+            )
+        ]
+        return tuple(sorted(rates, key=lambda each: each.step)) or (self.allowance,)
+
+    @property
+    def life(self) -> float:
+        """Seconds for which a slot may be spent: no bucket of a quota is passed over meanwhile."""
+        life = min([each.life for each in self.rates]) if self.further else self.allowance.life
+        return min(life, quota.width(self.allowance.quota_period)) if self.rolling else life
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The rates as windows; the first one's cursor is `Cursor.next`."""
+        life = self.life
+        if not self.further:
+            return (Window(name="", step=self.allowance.step, lag=self.allowance.life - life),)
+        return tuple(
+            Window(
+                name=f"{each.letters}_{each.burst}_{round(each.period * 1000)}",
+                step=each.step,
+                lag=each.life - life,
+            )
+            for each in self.rates
+        )
+
+    @property
+    def rolling(self) -> bool:
+        """Whether there is a quota over any period."""
+        return bool(self.allowance.quota and self.allowance.quota_period)
+
+    @property
+    def keep(self) -> float:
+        """Seconds after its end for which a bucket of the quota counts.
+
+        What was leased last in it may be spent so much later than that in a period before.
+        """
+        kept = AHEAD + self.life
+        if self.allowance.quota_by_recipient:
+            kept = max(kept, EXTRA_LIFE)
+        return self.allowance.quota_period + kept + AGREEMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +231,10 @@ class SlotGrant:
     `first`, `now` and `day_end` are seconds on the store's clock. `asked` and `answered` are this process's
     monotonic clock just before the request and just after its reply, which bound what time it
     was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
-    that the daily quota is what stands in the way (until `day_end`). `stepped_back` tells that the
-    store's clock runs behind what it was.
+    that the quota is what stands in the way (until `renewed`). `stepped_back` tells that the
+    store's clock runs behind what it was. `laid`, `further` (the names of those windows) and `bucket` are
+    what giving back takes; `orders` are all that the store has, by scope. `extra` units of the quota came
+    with it, or are left of those.
     """
 
     first: float
@@ -128,6 +250,12 @@ class SlotGrant:
     exhausted: bool = False
     stepped_back: bool = False
     used: int = 0
+    renewed: float = 0.0
+    laid: Laid | None = None
+    further: tuple[str, ...] = ()
+    bucket: float = 0.0
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    extra: int = 0
 
     def earliest(self, index: int) -> float:
         """When slot `index` begins on the local monotonic clock, at the latest it can be.
@@ -142,17 +270,45 @@ class SlotGrant:
         end = min(self.first + index * self.step + self.life, self.day_end)
         return end - self.now + self.asked
 
+    @property
+    def extra_until(self) -> float:
+        """When its `extra` units may not be used any more, on the local monotonic clock."""
+        return min(EXTRA_LIFE, self.day_end - self.now) + self.asked
+
+
+@dataclass(slots=True, eq=False)
+class Term:
+    """What slots were handed out under; `over` once a reply ordered something else."""
+
+    over: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Permission to begin one transaction, on the local monotonic clock."""
+    """Permission to begin one transaction, on the local monotonic clock, unless one of `terms` is over.
+
+    `limits` tells whose limits it fits beside those of the relay. It is good for so many `recipients` where
+    the relay counts them, and `asked` tells that no more can be had.
+    """
 
     earliest: float
     latest: float
+    terms: tuple[Term, ...] = field(default=(), compare=False, repr=False)
+    limits: Hashable = field(default=None, compare=False, repr=False)
+    recipients: int = EVERYBODY
+    asked: bool = field(default=False, compare=False, repr=False)
 
     def good(self, now: float) -> bool:
         """Whether a transaction may begin at `now`."""
-        return self.earliest <= now < self.latest
+        return self.earliest <= now < self.latest and not self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether it is good no more, at whatever time."""
+        for term in self.terms:  # noqa: SIM110  each letter asks, and a generator costs more than the loop
+            if term.over:
+                return True
+        return False
 
 
 UNLIMITED = Slot(earliest=float("-inf"), latest=float("inf"))
@@ -170,12 +326,30 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The shared state from which slots are leased: what the store keeps, in seconds."""
+    """The shared state from which slots are leased: what the store keeps, in seconds.
+
+    `next` is the cursor of the fastest rate; `further` has those of the others, by name. `used` is what was
+    spent of the quota: in the calendar day that began at `day`, or in the buckets `spent`. `laid` is how the
+    slots lie that were leased last, `extra` what they brought beside.
+    """
 
     next: float = 0.0
     used: int = 0
     day: float = 0.0
     members: Mapping[str, Member] = field(default_factory=dict)
+    further: Mapping[str, float] = field(default_factory=dict)
+    spent: tuple[Bucket, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    laid: Laid | None = None
+    extra: int = 0
+
+
+def meeting(one: Slot, other: Slot, now: float, least: float = MIN_LEFT) -> Slot | None:
+    """The time that two slots have in common, if more than `least` seconds of it are left."""
+    earliest, latest = max(one.earliest, other.earliest), min(one.latest, other.latest)
+    if latest - max(now, earliest) <= least:
+        return None
+    return Slot(earliest=earliest, latest=latest, terms=(*one.terms, *other.terms))
 
 
 def days_around(now: float, timezone: str) -> tuple[float, float, float, float]:
@@ -198,22 +372,22 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
 
     While others want more than they got, a member takes no more than its share of a moment, `AHEAD`.
 
-    The same arithmetic runs inside MongoDB (`ratelimit/mongo.py`); the contract suite holds the two
+    The same arithmetic runs inside MongoDB (`ratelimit/pipelines.py`); the contract suite holds the two
     against each other.
     """
     allowance = request.allowance
     day, day_end = day_bounds(now, allowance.timezone)
-    used = cursor.used if cursor.day == day else 0
-    first = max(cursor.next, now - DEPTH * allowance.life)
+    spent, used = _so_far(cursor, now, day, request)
     horizon = min(now + AHEAD, day_end - DAY_MARGIN)
-    count = min(request.want, 1 + math.floor((horizon - first) / allowance.step))
+    windows = request.windows
+    laid, count = _lay(cursor, now, horizon, request, windows)
     if allowance.quota:
         count = min(count, allowance.quota - used)
     members = {name: each for name, each in cursor.members.items() if now - each.at < MEMBER_AGE}
     member = request.member
     others = sum(each.hungry for name, each in members.items() if name != member)
     turn = max(members[member].next if member in members else 0.0, now)
-    share = allowance.step * GENEROUS * (others + 1)
+    share = laid.step * GENEROUS * (others + 1)
     if member and others:
         count = min(count, 1 + math.floor((now + AHEAD - turn) / share))
     count = max(0, count)
@@ -221,28 +395,98 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
         # Who is alone owes nothing to those who come later.
         following = turn + count * share if others else now
         members[member] = Member(at=now, next=following, hungry=count < request.want)
-    moved = Cursor(next=first + count * allowance.step, used=used + count, day=day, members=members)
-    return moved, first, count
+    extra = min(request.extra, allowance.quota - used - count) if request.extra else 0
+    extra = max(0, extra)
+    if request.rolling:
+        spent = quota.spend(spent, quota.end_of_bucket(now, allowance.quota_period), count + extra)
+    ends = laid.following(count)
+    moved = replace(
+        cursor,
+        next=ends[0],
+        further={each.name: end for each, end in zip(windows[1:], ends[1:], strict=True)},
+        used=used + count + extra,
+        day=cursor.day if _counts_on(cursor, day, now) else day,
+        members=members,
+        spent=spent,
+        laid=laid,
+        extra=extra,
+    )
+    return moved, laid.first, count
+
+
+def _so_far(cursor: Cursor, now: float, day: float, request: SlotRequest) -> tuple[tuple[Bucket, ...], int]:
+    """The buckets that count, and what was spent of the quota."""
+    if not request.rolling:
+        return (), cursor.used if _counts_on(cursor, day, now) else 0
+    period = request.allowance.quota_period
+    spent = quota.kept(cursor.spent, now, period=period, keep=request.keep)
+    return spent, sum(each.count for each in spent)
+
+
+def _counts_on(cursor: Cursor, day: float, now: float) -> bool:
+    """Whether what was used in the day that began at `cursor.day` counts in the one that began at `day`.
+
+    One that began later is another zone's, of a replica with another file, or of ours before it was changed:
+    were it begun anew each time nobody would ever have used anything up.
+    """
+    return day <= cursor.day <= now
+
+
+def _lay(
+    cursor: Cursor, now: float, horizon: float, request: SlotRequest, windows: Sequence[Window]
+) -> tuple[Laid, int]:
+    """Where slots lie, and how many fit. While an order holds there is no burst, nor one from its pause."""
+    order = cursor.orders.get(RELAY)
+    pace = 1.0 if order is None else order.pace(now)
+    spacing = order.spacing if order is not None and pace < 1 else 0.0
+    # A rate that was not known till now has nothing in hand from before.
+    cursors = [cursor.next, *(cursor.further.get(each.name, cursor.next) for each in windows[1:])]
+    first = max(*cursors, now - (request.depth if pace == 1 else 0.0))
+    if order is not None and pace:
+        first = max(first, order.until)
+    return lay(
+        first=first,
+        reach=horizon - first,
+        want=request.want if pace else 0,
+        cursors=cursors,
+        steps=[max(each.step, spacing) / (pace or 1.0) for each in windows],
+        lags=[each.lag for each in windows],
+    )
 
 
 def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
-    """Return the last `unspent` slots: the cursor goes back only if nobody leased after us."""
-    end = grant.first + grant.count * grant.step
-    following = cursor.next
-    if abs(cursor.next - end) < grant.step / 1000:
-        following = grant.first + (grant.count - unspent) * grant.step
-    used = max(0, cursor.used - unspent) if cursor.day == grant.day else cursor.used
-    return replace(cursor, next=following, used=used)
+    """Return the last `unspent` slots, and what is `extra`.
+
+    A cursor goes back only if nobody leased after us.
+    """
+    units = unspent + grant.extra
+    if grant.laid is None:
+        return cursor
+    ends, returned = grant.laid.following(grant.count), grant.laid.following(grant.count - unspent)
+    near = [step / 1000 for step in grant.laid.steps]
+    following = returned[0] if abs(cursor.next - ends[0]) < near[0] else cursor.next
+    further = dict(cursor.further)
+    for place, name in enumerate(grant.further, 1):
+        if name in further and abs(further[name] - ends[place]) < near[place]:
+            further[name] = returned[place]
+    if grant.bucket:
+        spent = quota.unspend(cursor.spent, grant.bucket, units)
+        return replace(cursor, next=following, further=further, spent=spent)
+    used = max(0, cursor.used - units) if cursor.day == grant.day else cursor.used
+    return replace(cursor, next=following, further=further, used=used)
 
 
 def _stepped_back(cursor: Cursor, now: float, request: SlotRequest) -> bool:
     """Whether the store's clock shows less than when slots were leased before.
 
     A cursor far ahead tells it, unless somebody may have put it there whose rate is lower: then it is told by
-    when that one asked.
+    when that one asked. While a reply's order holds, the rate is.
     """
-    allowance = request.allowance
-    if cursor.next <= now + AHEAD + allowance.step + allowance.life:
+    if cursor.next <= now + AHEAD + request.life:
+        return False
+    order = cursor.orders.get(RELAY)
+    slowest = max([each.step for each in request.rates])
+    if (order is not None and now < order.ends) or cursor.next <= now + AHEAD + slowest + request.life:
         return False
     others = [each for name, each in cursor.members.items() if name != request.member]
     return not others or any(each.at > now + 2 * AGREEMENT for each in others)
@@ -263,25 +507,37 @@ def grant_of(
     _, day_end = day_bounds(now, allowance.timezone)
     exhausted = count == 0 and allowance.quota > 0 and cursor.used >= allowance.quota
     stepped_back = count == 0 and _stepped_back(cursor, now, request)
-    again = 0.0
-    if count == 0:
-        tomorrow = exhausted or first > day_end - DAY_MARGIN
-        mine = cursor.members.get(request.member)
-        turn = mine.next if mine is not None else first
-        again = day_end - now if tomorrow else max(first, turn) - now - AHEAD
-        again = min(max(again, MIN_WAIT), MAX_WAIT)
+    renewed = quota.renewed_at(cursor.spent, request.keep) if request.rolling else day_end
     return SlotGrant(
         first=first,
         count=count,
-        step=allowance.step,
-        life=allowance.life,
+        step=cursor.laid.step if cursor.laid is not None else allowance.step,
+        life=request.life,
         now=now,
         day=cursor.day,
         day_end=day_end,
         asked=asked,
         answered=answered,
-        again=again,
+        again=0.0 if count else _again(cursor, first, now, request, renewed if exhausted else day_end),
         exhausted=exhausted,
         stepped_back=stepped_back,
         used=cursor.used,
+        renewed=renewed,
+        laid=cursor.laid,
+        further=tuple(cursor.further),
+        bucket=quota.end_of_bucket(now, allowance.quota_period) if request.rolling else 0.0,
+        orders=cursor.orders,
+        extra=cursor.extra,
     )
+
+
+def _again(cursor: Cursor, first: float, now: float, request: SlotRequest, end: float) -> float:
+    """In how many seconds one who got none is to ask again; `end`: of the day, or of the lack of quota."""
+    order = cursor.orders.get(RELAY)
+    if order is not None and now < order.until:
+        return min(max(order.until - now, MIN_WAIT), MAX_WAIT)
+    used_up = request.allowance.quota > 0 and cursor.used >= request.allowance.quota
+    mine = cursor.members.get(request.member)
+    turn = mine.next if mine is not None else first
+    wait = end - now if used_up or first > end - DAY_MARGIN else max(first, turn) - now - AHEAD
+    return min(max(wait, MIN_WAIT), MAX_WAIT)

@@ -1,14 +1,14 @@
-"""The shared cursor of slots, leased in MongoDB by MongoDB's clock.
+"""The shared cursor of slots, leased in MongoDB by MongoDB's clock, and the orders beside it.
 
-One document holds the cursor. The arithmetic is that of `limiter.take`, written as an update pipeline in
-the same order of operations, so that both come to the same number to the last bit; the contract suite
-holds them against each other. Times in the document are seconds.
+One document holds them for a relay. The arithmetic is that of `gcra.take`, written as an update pipeline
+(`pipelines`). Orders come seldom: they are counted with here, and written where nobody was quicker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import structlog
 from pymongo import ReturnDocument
@@ -17,11 +17,6 @@ from mailsender.model.clock import Clock
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.mongo.client import Client, Document, calling, durable
 from mailsender.ratelimit.gcra import (
-    AHEAD,
-    DAY_MARGIN,
-    DEPTH,
-    GENEROUS,
-    MEMBER_AGE,
     Cursor,
     Member,
     SlotGrant,
@@ -29,17 +24,23 @@ from mailsender.ratelimit.gcra import (
     days_around,
     grant_of,
 )
+from mailsender.ratelimit.order import RELAY, Order, obeyed
+from mailsender.ratelimit.pipelines import leasing, mending, reading_the_time, returning
+from mailsender.ratelimit.quota import Bucket
+from mailsender.ratelimit.windows import Laid
 
 _log = structlog.get_logger()
 
 CURSOR = "cursor"
 """The document of the relay that the settings of one relay are."""
 
-MOST_USED = 2**53
-"""No quota is as large, and up to it every whole number can be told."""
-
 TRIES = 3
 """Leases after which one whose day was not known is given up: the second knows the store's time."""
+
+ORDER_TRIES = 20
+"""Writes of an order that others may forestall: all replicas may have one at once, and one of them writes."""
+
+_GARBAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class MongoSlotStore:
@@ -55,17 +56,20 @@ class MongoSlotStore:
         timeout: float = 10.0,
         name: str = CURSOR,
     ) -> None:
+        self._client, self._database, self._collection = client, database, collection
         self._named = {"_id": name}
         self._slots = durable(client, database, collection, timeout)
         self._clock = clock
         self._timeout = timeout
         self._ahead = clock.epoch() - clock.monotonic()  # of the store's clock, as far as it is known
+        self._orders: dict[str, Order] = {}
+        self._version: object = None  # of the orders that are known
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         """See `SlotStore.lease`. Slots whose reply is lost are lost with it."""
         try:
             return await self._lease(request)
-        except (Rejected, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (Rejected, *_GARBAGE) as error:
             # Somebody wrote into the cursor what cannot be counted with; it would be met again and again.
             _log.error(
                 "slots_cursor_mended",
@@ -74,7 +78,7 @@ class MongoSlotStore:
                 check="who writes into the collection of slots",
             )
         async with calling(self._timeout):
-            await self._slots.update_one(self._named, _mending())
+            await self._slots.update_one(self._named, mending())
         return await self._lease(request)
 
     async def _lease(self, request: SlotRequest) -> SlotGrant:
@@ -83,31 +87,120 @@ class MongoSlotStore:
             asked = self._clock.monotonic()
             async with calling(self._timeout):
                 document = await self._slots.find_one_and_update(
-                    self._named, leasing(request, days), upsert=True, return_document=ReturnDocument.AFTER
+                    self._named,
+                    leasing(request, days),
+                    projection={"orders": 0},
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
                 )
             answered = self._clock.monotonic()
             self._ahead = document["now"] - answered
             if document["known"]:
-                return _grant(document, request, asked, answered)
+                orders = await self._orders_by(document)
+                return _grant(document, orders, request, asked, answered)
         raise Unavailable("MongoDB's clock is in another day each time it is asked")
 
     async def give_back(self, grant: SlotGrant, unspent: int) -> None:
         """See `SlotStore.give_back`. Not to be repeated when it failed: the quota might be returned twice."""
-        if unspent <= 0:
+        if unspent + grant.extra <= 0:
             return
         async with calling(self._timeout):
             await self._slots.update_one(self._named, returning(grant, unspent))
 
+    async def order(self, order: Order, now: float) -> None:
+        """See `SlotStore.order`."""
 
-def _grant(document: Document, request: SlotRequest, asked: float, answered: float) -> SlotGrant:
+        def obey(orders: Mapping[str, Order], here: float) -> dict[str, Order]:
+            return obeyed(orders, order.later(here - now).checked(), here)
+
+        await self._change(obey)
+
+    async def lift(self, key: str) -> bool:
+        """See `SlotStore.lift`."""
+        found = False
+
+        def without(orders: Mapping[str, Order], _here: float) -> dict[str, Order]:
+            nonlocal found
+            found = key in orders
+            return {name: each for name, each in orders.items() if name != key}
+
+        await self._change(without)
+        return found
+
+    def beside(self, name: str) -> MongoSlotStore:
+        """See `SlotStore.beside`. Its document is named after this one's."""
+        return MongoSlotStore(
+            self._client,
+            database=self._database,
+            collection=self._collection,
+            clock=self._clock,
+            timeout=self._timeout,
+            name=f"{self._named['_id']}/{name}",
+        )
+
+    async def _change(self, changed: Callable[[Mapping[str, Order], float], dict[str, Order]]) -> None:
+        """Write other orders, made of those that are there and of the store's time."""
+        for _ in range(ORDER_TRIES):
+            async with calling(self._timeout):
+                document = await self._slots.find_one_and_update(
+                    self._named, reading_the_time(), upsert=True, return_document=ReturnDocument.AFTER
+                )
+            orders = changed(_orders_in(document), document["now"])
+            relay = orders.pop(RELAY, None)
+            others = [_document_of(each) for each in orders.values()]
+            change: Document = {"$set": {"orders": others}, "$inc": {"version": 1}}
+            if relay is not None:
+                change["$set"]["order"] = _document_of(relay)
+            else:
+                change["$unset"] = {"order": ""}
+            async with calling(self._timeout):
+                result = await self._slots.update_one(
+                    {**self._named, "version": document.get("version")}, change
+                )
+            if result.matched_count:
+                return
+        raise Unavailable("others change the relay's orders each time")
+
+    async def _orders_by(self, document: Document) -> dict[str, Order]:
+        """All orders, that of the relay as a lease found it; the others are asked for when they changed."""
+        version = document.get("version")
+        if version != self._version:
+            async with calling(self._timeout):
+                found = await self._slots.find_one(self._named, {"orders": 1, "version": 1})
+            found = found or {}
+            self._orders, self._version = _orders_in(found), found.get("version")
+        if "order" not in document:
+            return self._orders
+        return {**self._orders, RELAY: _order_of(document["order"])}
+
+
+def _grant(
+    document: Document, orders: Mapping[str, Order], request: SlotRequest, asked: float, answered: float
+) -> SlotGrant:
     members = {
         name: Member(at=each["at"], next=each["next"], hungry=each["hungry"])
         for name, each in document["members"].items()
     }
-    return grant_of(
-        cursor=Cursor(
-            next=document["next"], used=int(document["used"]), day=document["day"], members=members
+    windows, steps = request.windows, tuple(document["steps"])
+    cursor = Cursor(
+        next=document["next"],
+        used=int(document["used"]),
+        day=document["day"],
+        members=members,
+        further={each.name: document["further"][each.name] for each in windows[1:]},
+        spent=tuple(Bucket(by=each["by"], count=int(each["count"])) for each in document.get("spent", ())),
+        orders=orders,
+        laid=Laid(
+            first=document["first"],
+            step=document["step"],
+            starts=tuple(document["starts"]),
+            steps=steps,
+            lags=tuple(each.lag for each in windows),
         ),
+        extra=int(document["extra"]) if request.extra else 0,
+    )
+    return grant_of(
+        cursor=cursor,
         first=document["first"],
         count=int(document["count"]),
         now=document["now"],
@@ -117,126 +210,25 @@ def _grant(document: Document, request: SlotRequest, asked: float, answered: flo
     )
 
 
-def leasing(request: SlotRequest, days: Sequence[float]) -> list[Document]:
-    """The pipeline of `limiter.take` with the server's `$$NOW`.
-
-    The days' starts are computed here, one owner of time zones being enough: the server only says between
-    which two of `days` it is. Is it beyond them, `known` is false and nothing is leased.
-    """
-    allowance, member = request.allowance, request.member
-    before, today, tomorrow, after = days
-    start = {"$subtract": ["$now", DEPTH * allowance.life]}
-    horizon = {"$min": [{"$add": ["$now", AHEAD]}, {"$subtract": ["$day_end", DAY_MARGIN]}]}
-    fitting = {"$add": [1, {"$floor": {"$divide": [{"$subtract": [horizon, "$first"]}, allowance.step]}}]}
-    limits: list[Any] = [request.want, fitting, {"$cond": ["$known", request.want, 0]}]
-    if allowance.quota:
-        limits.append({"$subtract": [allowance.quota, "$used"]})
-    mine: list[Document] = []
-    if member:
-        turn = {"$max": [{"$ifNull": [f"$members.{member}.next", 0.0]}, "$now"]}
-        reach = {"$subtract": [{"$add": ["$now", AHEAD]}, "$turn"]}
-        even = {"$add": [1, {"$floor": {"$divide": [reach, "$share"]}}]}
-        limits.append({"$cond": ["$others", even, request.want]})
-        mine = [{"$set": {"turn": turn}}]
-    kept = {
-        "at": "$now",
-        "next": {"$cond": ["$others", {"$add": ["$turn", {"$multiply": ["$count", "$share"]}]}, "$now"]},
-        "hungry": {"$lt": ["$count", request.want]},
-    }
-    return [
-        {"$set": {"now": _seconds("$$NOW")}},
-        {"$set": {"known": {"$and": [{"$lte": [before, "$now"]}, {"$lt": ["$now", after]}]}}},
-        {
-            "$set": {
-                "today": _by_now((tomorrow, tomorrow), (today, today), otherwise=before),
-                "day_end": _by_now((tomorrow, after), (today, tomorrow), otherwise=today),
-                "members": _recent({"$ifNull": ["$members", {}]}),
-            }
-        },
-        {"$set": {"used": {"$cond": [_same_day(), "$used", 0]}, "day": {"$cond": _day()}}},
-        {"$set": {"first": {"$max": [{"$ifNull": ["$next", 0.0]}, start]}, "others": _hungry(member)}},
-        {"$set": {"share": {"$multiply": [allowance.step * GENEROUS, {"$add": ["$others", 1]}]}}},
-        *mine,
-        {"$set": {"count": {"$max": [0, {"$min": limits}]}}},
-        {
-            "$set": {
-                "next": {"$add": ["$first", {"$multiply": ["$count", allowance.step]}]},
-                "used": {"$add": ["$used", "$count"]},
-                **({f"members.{member}": kept} if member else {}),
-            }
-        },
-        {"$unset": ["today", "turn", "share", "others"]},
-    ]
+def _document_of(order: Order) -> Document:
+    return {**asdict(order), "step": order.step}
 
 
-def _mending() -> list[Document]:
-    """What is left of a cursor when all is taken out that cannot be counted with."""
-    return [
-        {"$set": {"now": _seconds("$$NOW")}},
-        {
-            "$replaceWith": {
-                "_id": "$_id",
-                "next": {"$max": ["$now", _number("$next", {"$add": ["$now", AHEAD]})]},
-                "used": _number("$used", MOST_USED),
-                "day": _number("$day", {"$add": ["$now", AHEAD]}),
-                "members": {},
-            }
-        },
-    ]
+def _order_of(document: Document) -> Order:
+    numbers = {name: float(document[name]) for name in ("until", "factor", "then_until", "spacing", "at")}
+    if any(map(math.isnan, numbers.values())):
+        raise ValueError("an order has a number that is none")
+    return Order(key=str(document["key"]), rule=str(document["rule"]), said=str(document["said"]), **numbers)
 
 
-def _number(field: str, most: Any) -> Document:
-    """The number in a field, 0 where there is none up to `most`."""
-    plain = {"$in": [{"$type": field}, ["double", "int", "long"]]}
-    fits = {"$and": [plain, {"$gte": [field, 0]}, {"$lte": [field, most]}]}
-    return {"$cond": [fits, field, 0]}
-
-
-def _by_now(*from_on: tuple[float, float], otherwise: float) -> Any:
-    """The value of the first of the times, the latest first, that is not later than now."""
-    found: Any = otherwise
-    for time, value in reversed(from_on):
-        found = {"$cond": [{"$lte": [time, "$now"]}, value, found]}
+def _orders_in(document: Document) -> dict[str, Order]:
+    """The orders that a document holds; what is none is left out, and goes with the next change."""
+    found: dict[str, Order] = {}
+    kept = document.get("orders")
+    for each in (document.get("order"), *(kept if isinstance(kept, list) else ())):
+        try:
+            order = _order_of(each)
+        except _GARBAGE:
+            continue
+        found[order.key] = order
     return found
-
-
-def _same_day() -> Document:
-    """Whether what was used still counts; beyond the days that are known nobody can say that it does not."""
-    return {"$or": [{"$eq": ["$day", "$today"]}, {"$and": [{"$not": "$known"}, {"$gt": ["$used", 0]}]}]}
-
-
-def _day() -> list[Any]:
-    return ["$known", "$today", {"$ifNull": ["$day", 0.0]}]
-
-
-def _recent(members: Any) -> Document:
-    young = {"$lt": [{"$subtract": ["$now", "$$this.v.at"]}, MEMBER_AGE]}
-    return {
-        "$arrayToObject": {"$filter": {"input": {"$objectToArray": members}, "as": "this", "cond": young}}
-    }
-
-
-def _hungry(member: str) -> Document:
-    """How many others wanted more than they got."""
-    other = {"$and": ["$$this.v.hungry", {"$ne": ["$$this.k", member]}]}
-    return {"$size": {"$filter": {"input": {"$objectToArray": "$members"}, "as": "this", "cond": other}}}
-
-
-def returning(grant: SlotGrant, unspent: int) -> list[Document]:
-    """The pipeline of `limiter.give_back`."""
-    end = grant.first + grant.count * grant.step
-    following = grant.first + (grant.count - unspent) * grant.step
-    ours_is_last = {"$lt": [{"$abs": {"$subtract": ["$next", end]}}, grant.step / 1000]}
-    less = {"$max": [0, {"$subtract": ["$used", unspent]}]}
-    return [
-        {
-            "$set": {
-                "next": {"$cond": [ours_is_last, following, "$next"]},
-                "used": {"$cond": [{"$eq": ["$day", grant.day]}, less, "$used"]},
-            }
-        }
-    ]
-
-
-def _seconds(date: Any) -> Document:
-    return {"$divide": [{"$toDouble": {"$toLong": date}}, 1000]}

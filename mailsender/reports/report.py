@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 
 from mailsender.model.json_values import token_text
-from mailsender.model.letter import Answer, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.model.letter import Answer, Letter, PastAttempt, Phase, Recipient, Result, Status, Verdict
 from mailsender.model.text import LONG, PIECE, storable
-from mailsender.reports.schema import Reason, RecipientReport, Report
+from mailsender.reports.schema import AttemptReport, Reason, RecipientReport, Report
 
 
 class ReportTooLarge(Exception):  # noqa: N818  an answer about the letter, not a mistake of the program
@@ -30,6 +30,7 @@ def report(letter: Letter, answer: Answer) -> Report:
     fields = _fields(letter, answer)
     fields["Reason"] = Reason.model_construct(**fields["Reason"])
     fields["Recipients"] = [RecipientReport.model_construct(**each) for each in fields["Recipients"]]
+    fields["History"] = [AttemptReport.model_construct(**each) for each in fields["History"]]
     return Report.model_construct(**fields)
 
 
@@ -46,21 +47,25 @@ def _fields(letter: Letter, answer: Answer) -> dict[str, Any]:
         "Reason": _reason(letter),
         "Recipients": [_recipient(each, each.result) for each in letter.recipients if each.result],
         "Attempts": letter.attempts,
+        "History": [_past(each) for each in letter.history],
         "Relay": letter.relay,
         "MessageID": letter.message_id,
         "Time": _time(letter.finished_at),
         "Uncertain": any(recipient.uncertain for recipient in letter.recipients),
         "BodyOmitted": letter.bare,
         "Omitted": [],
+        "Route": letter.route,
+        "Stream": letter.handling.stream,
+        "Tags": list(letter.handling.tags),
     }
 
 
 def report_bytes(letter: Letter, answer: Answer, *, with_body: bool, limit: int) -> bytes:
     """The report as one line of UTF-8 JSON of at most `limit` bytes, without a newline.
 
-    Too large, it goes without `Body`, then without the relay's words on each recipient, without the list of
-    recipients, without the addresses, without subject, key, reason, at last without the token; `BodyOmitted`
-    and `Omitted` say so.
+    Too large, it goes without `Body`, then without its history, without the relay's words on each recipient,
+    without the list of recipients, without the addresses, without subject, key, reason, at last without the
+    token; `BodyOmitted` and `Omitted` say so.
 
     Raises:
         ReportTooLarge: what is left, the ID, the status and the names of the fields, is larger than `limit`.
@@ -129,6 +134,7 @@ def _without_texts(full: Report) -> Report:
 
 _STEPS: tuple[Callable[[Report], Report], ...] = (
     _without_body,
+    lambda full: _leave_out(full, "History", History=[]) if full.History else full,
     _without_texts,
     lambda full: _leave_out(full, "Recipients", Recipients=[]),
     lambda full: _leave_out(full, "Addresses", Addresses=[]),
@@ -226,6 +232,26 @@ def _recipient(recipient: Recipient, result: Result) -> dict[str, Any]:
         "Phase": str(result.phase),
         "Uncertain": recipient.uncertain,
         "Relay": recipient.relay,
+        "Rule": result.rule,
+    }
+
+
+def _past(past: PastAttempt) -> dict[str, Any]:
+    """The fields of `AttemptReport`."""
+    result = past.result
+    return {
+        "Time": _time(past.at),
+        "Relay": past.relay,
+        "Status": str(result.verdict),
+        "Code": result.code,
+        "EnhancedCode": result.enhanced or "",
+        "Text": result.text,
+        "Phase": str(result.phase),
+        "Rule": result.rule,
+        "Recipients": past.asked,
+        "Accepted": past.accepted,
+        "Seconds": past.seconds,
+        "TLS": past.tls,
     }
 
 

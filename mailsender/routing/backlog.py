@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from itertools import islice
 
+from mailsender.model.handling import Priority
 from mailsender.model.letter import Claim, Letter
+
+
+def _place(waiting: tuple[float, str, Letter]) -> float:
+    return waiting[0]
 
 
 class Backlog:
@@ -13,11 +20,12 @@ class Backlog:
 
     A sender reserves one before it has a session and a slot, and takes it when it has both: which one it gets
     is decided then. `low` is set when a letter is taken and no more than `low_mark` are left, `room` likewise
-    for `room_mark`.
+    for `room_mark`. Those that were put aside come last again when their time has come.
     """
 
     def __init__(self) -> None:
-        self._letters: deque[tuple[str, Letter]] = deque()
+        self._letters: deque[tuple[float, str, Letter]] = deque()
+        self._aside: dict[str, tuple[str, Letter, asyncio.TimerHandle]] = {}
         self._reserved = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -30,10 +38,39 @@ class Backlog:
         return len(self._letters)
 
     def put(self, claim: Claim) -> None:
-        """Add a claim's letters and wake as many senders."""
-        self._letters.extend((claim.token, letter) for letter in claim.letters)
+        """Add a claim's letters, where they stand in the route's order, and wake as many senders."""
+        last = self._letters[-1][0] if self._letters else -math.inf
+        places = claim.places or (last,) * len(claim.letters)
+        more = [(place, claim.token, letter) for place, letter in zip(places, claim.letters, strict=True)]
+        self._letters.extend(more)
+        if more and more[0][0] < last:
+            # Somebody came in since, whose turn it is before those that wait here. Both are in order already.
+            self._letters = deque(sorted(self._letters, key=_place))
         for _ in claim.letters:
             self._wake()
+
+    def next(self, count: int) -> list[Letter]:
+        """Those who are taken next."""
+        return [letter for _, _, letter in islice(self._letters, count)]
+
+    def high(self) -> bool:
+        """Whether what was reserved last would be a letter of priority `high`, if it were taken now."""
+        place = self._reserved - 1
+        return 0 <= place < len(self._letters) and self._letters[place][2].handling.priority is Priority.HIGH
+
+    def put_aside(self, token: str, letter: Letter, seconds: float) -> None:
+        """Keep a letter out of the way for so long; others are taken meanwhile."""
+        before = self._aside.pop(letter.id, None)
+        if before is not None:
+            before[2].cancel()  # it was lost, and is here again under another claim
+        timer = asyncio.get_running_loop().call_later(seconds, self._come_back, letter.id)
+        self._aside[letter.id] = token, letter, timer
+
+    def _come_back(self, letter_id: str) -> None:
+        token, letter, _ = self._aside.pop(letter_id)
+        last = self._letters[-1][0] if self._letters else -math.inf
+        self._letters.append((last, token, letter))
+        self._wake()
 
     def reserve_at_once(self) -> bool:
         """Reserve a letter if there is one that nobody reserved."""
@@ -57,13 +94,13 @@ class Backlog:
         self._reserved -= 1
         if not self._letters:
             return None
-        found = self._letters.popleft()
+        _, token, letter = self._letters.popleft()
         left = len(self._letters)
         if left <= self.low_mark:
             self.low.set()
         if left <= self.room_mark:
             self.room.set()
-        return found
+        return token, letter
 
     def cancel(self) -> None:
         """Let somebody else have what was reserved."""
@@ -72,8 +109,12 @@ class Backlog:
 
     def drain(self) -> list[tuple[str, Letter]]:
         """Take everything out."""
-        letters = list(self._letters)
+        letters = [(token, letter) for _, token, letter in self._letters]
+        for token, letter, timer in self._aside.values():
+            timer.cancel()
+            letters.append((token, letter))
         self._letters.clear()
+        self._aside.clear()
         return letters
 
     def close(self) -> None:

@@ -18,6 +18,13 @@ RUN = 5
 MIXED_RUN = 2 * RUN
 """The same for letters refused in different words."""
 
+PUT_OFF_RUN = 20
+"""Letters in a row that the relay put off with 4xx, and took none: so many recipients do not have to wait by
+chance. What each says may well be about itself, as greylisting is (RFC 6647), so it takes more of them."""
+
+PUT_OFF_WAIT = 60.0
+"""Seconds at most between two letters to a relay that puts off all of them."""
+
 REMEMBERED = 1000
 """Letters that are known to have been refused when nobody knew why."""
 
@@ -65,12 +72,15 @@ class Breaker:
         self._wait = FIRST_WAIT
         self._trying = False
 
-    def trip(self, why: str, phase: str, now: float) -> bool:
-        """The relay refused somebody for a reason of its own. True if that is news."""
+    def trip(self, why: str, phase: str, now: float, most: float = LAST_WAIT) -> bool:
+        """The relay refused somebody for a reason of its own. True if that is news.
+
+        It is tried again after `most` seconds at the latest.
+        """
         if self.open and not self._trying:
             return False
         news = not self.open
-        self._wait = FIRST_WAIT if news else min(LAST_WAIT, self._wait * 2)
+        self._wait = FIRST_WAIT if news else min(most, self._wait * 2)
         self.open, self._trying = True, False
         self.why, self.phase = why, phase
         self.until = now + self._wait
@@ -82,6 +92,13 @@ class Breaker:
         self.open = self._trying = False
         self.why = self.phase = ""
         return news
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `probing`."""
+        if not self.open:
+            return "closed"
+        return "probing" if self._trying else "open"
 
     def left(self, now: float) -> float:
         """Seconds until it is tried again."""

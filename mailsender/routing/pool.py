@@ -10,6 +10,7 @@ import asyncio
 import math
 import random
 from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,7 +19,9 @@ import structlog
 from mailsender.aio import pause
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
+from mailsender.ratelimit.turns import Turns
 from mailsender.routing.breaker import Telling
+from mailsender.routing.concurrency import Concurrency
 from mailsender.routing.slow_replies import Dots
 from mailsender.smtp.port import RelayAway, Session, Transport
 
@@ -31,8 +34,17 @@ UNREACHED = 10.0
 """The most of them while nothing answers there at all: to knock costs a relay nothing, and one that is back
 is to have its letters soon. All sessions share the pause, so nobody else finds out earlier."""
 
+HUNG_LOOKS = 2
+"""Looks at which somebody waited and nothing moved after which a relay hangs; one comes every few seconds."""
+
+PROBE = "noop"
+"""The step at which a relay that was away is found to be away still, although it lets us in."""
+
 NOT_ASKED = "not asked yet"
 """The reason of a relay of which nothing is known."""
+
+HANGS = "letters wait for it, and nothing moves: no session is opened, refused or left"
+"""What is said of a relay that hangs."""
 
 NO_LIMIT = 1_000_000
 """Recipients in a transaction as long as the relay has named no limit."""
@@ -98,11 +110,20 @@ class Reach:
     told: Telling = field(default_factory=Telling)
 
 
+def _no_rule(error: RelayAway) -> float:  # noqa: ARG001  as `Pool.ruled` is asked
+    return 0.0
+
+
+def _never() -> bool:
+    return False
+
+
 class Pool:
-    """Sessions with one relay, at most `limits.sessions`. `stopping` ends all waiting for one.
+    """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
     `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
-    lapse meanwhile.
+    lapse meanwhile. `ruled` is asked, where a relay refuses a session, for how long none may be tried, and
+    `rests` whether none may be opened now by what it ordered before, here or to another replica.
     """
 
     def __init__(
@@ -115,23 +136,35 @@ class Pool:
         stopping: asyncio.Event,
         patience: float = math.inf,
     ) -> None:
-        self._patience = patience
+        self.patience = patience
+        self.ruled: Callable[[RelayAway], float] = _no_rule
+        self.rests: Callable[[], bool] = _never
         self._transport = transport
         self._limits = limits
+        self._window = Concurrency(limits.sessions)
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
         self._open: set[Held] = set()
-        self._opening = 0
+        self._making: set[object] = set()  # a mark for each session that is being opened
         self._idle: list[Held] = []  # the one that was used last is used first: few busy ones beat many idle
         self._second: dict[Held, None] = {}  # carry one transaction and take another, in the order of time
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._turns: Turns[asyncio.Future[None]] | None = None  # in its place where routes share it
+        self._woken = 0  # waiters whose turn it is, and who have not gone on yet
         self._closing: set[asyncio.Task[None]] = set()
         self._backoff = FIRST_BACKOFF
         self._next_try = 0.0  # monotonic
         self._share = 0  # letters that the relay takes in one session, 0 while that is not known
         self._share_until = 0.0
         self._last_share = 0
+        self._fewer_until = 0.0  # monotonic
+        self._moves = 0  # sessions opened, refused, and left
+        self._seen_moves = 0
+        self._hung = 0  # looks in a row at which somebody waited and nothing moved
+        self._hangs = asyncio.Event()
+        self._openings: set[asyncio.Task[Held]] = set()
+        self._opened_for = 0  # who waits for one of those
         self.reach = Reach()
         self.dots = Dots()
         self.refused: dict[str, int] = {}  # sessions that could not be opened, by stage
@@ -152,6 +185,26 @@ class Pool:
         return bool(self.reach.trouble) and not self._open
 
     @property
+    def hangs(self) -> bool:
+        """Whether somebody waited for a place, and nothing at all has moved since."""
+        return self._hangs.is_set()
+
+    @property
+    def probing(self) -> bool:
+        """Whether a relay that is away is being asked whether it is back."""
+        return self.away and self._opening > 0
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """How many sessions it may have now, and at most."""
+        return self._window.size, self._window.most
+
+    @property
+    def closed(self) -> bool:
+        """Whether it may have no session at all, because other replicas have all that the relay takes."""
+        return not self._window.most
+
+    @property
     def reason(self) -> str:
         """Why nothing is carried; empty when it is."""
         if self.away:
@@ -161,12 +214,15 @@ class Pool:
                 f"all {self.dots.slow} open sessions wait for the reply to a message's end, the longest for"
                 f" {self.dots.longest:.0f} s"
             )
-        return "" if self.reach.ever else NOT_ASKED
+        return "" if self.reach.ever or self.closed else NOT_ASKED
 
     # --- a place ---------------------------------------------------------------------------------
 
     def at_once(self) -> Held | None:
         """A place in a session that certainly takes a transaction now, None where that has to be seen."""
+        return None if self._turns is not None and self._others_wait() else self._ready()
+
+    def _ready(self) -> Held | None:
         while self._idle:
             held = self._idle[-1]
             if held.gone or held.retired:
@@ -184,27 +240,50 @@ class Pool:
                 return self._enter(held)
         return None
 
-    async def place(self, *, wait: bool) -> Held:
-        """A place in a session; opens one where that helps.
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """From now on routes by these names wait here, each for its share; fewer than two: whoever comes.
 
-        With `wait` it takes as long as it takes; without, only a session that is there or can be opened now
-        will do.
+        Whoever sends takes the session that it left again, and that is cheap; where another route waits it is
+        that one's turn, or it would wait until nobody else had a letter.
+        """
+        if len(shares) > 1 and self._turns is not None:
+            self._turns.use(shares)
+            return
+        self._wake_all()  # they wait anew
+        self._turns = Turns(shares) if len(shares) > 1 else None
+
+    async def place(self, *, wait: bool, route: str = "") -> Held:
+        """A place in a session; opens one where that helps. `route` is who waits, where several share it.
+
+        With `wait` it takes as long as it takes; without, only as long as some session is open, or is being
+        opened, and the relay does not hang.
 
         Raises:
-            RelayAway: without `wait`: none can be opened.
+            RelayAway: without `wait`: none can be had.
             Stopped: it is time to stop.
         """
+        first, woken = True, False
         while not self._stopping.is_set():
-            held = self.at_once() or await self._tested() or await self._opened(wait=wait)
+            held = None
+            moves = self._moves
+            if not (first and self._turns is not None and self._others_wait()):
+                held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
+                if self._turns is not None and (self._idle or self._second or self._may_open()):
+                    self._wake()  # for nobody comes by who would take it
                 return held
-            if not wait and not self._open:
+            if self._turns is not None and woken and moves == self._moves:
+                # Else it took a while, in which others had turns: who went on from before those would have
+                # all of them alone until it had made up for it.
+                self._turns.give_back(route)
+            if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
-            await self._changed()
+            first, woken = False, await self._changed(route)
         raise Stopped
 
     def leave(self, held: Held, *, usable: bool = True) -> None:
         """A transaction has ended, or was not begun after all; `usable`: the session takes another one."""
+        self._moves += 1
         held.under_way -= 1
         held.retired = held.retired or not usable
         self._second.pop(held, None)
@@ -262,10 +341,62 @@ class Pool:
         elif were_slow and not dots.slow:
             log.info("relay_slow_no_more", relay=self._transport.name)
 
+    def look_at_moves(self, *, slots_awaited: bool = False) -> None:
+        """See whether it hangs: whoever has another relay is told to take that.
+
+        Who waits for a slot (`slots_awaited`) has a session, and it is our own rate by which nothing moves.
+        """
+        moved, self._seen_moves = self._moves != self._seen_moves, self._moves
+        if moved or slots_awaited:
+            self._hung = 0
+            if self._hangs.is_set():
+                self._hangs.clear()
+                log.info("relay_hangs_no_more", relay=self._transport.name)
+        elif self._opened_for or self._others_wait():
+            self._hung += 1
+            if self._hung >= HUNG_LOOKS and not self._hangs.is_set():
+                self._hangs.set()
+                log.warning(
+                    "relay_hangs",
+                    relay=self._transport.name,
+                    open_sessions=len(self._open),
+                    opening=self._opening,
+                    action="letters that have another relay go over that; others wait",
+                )
+                self._wake_all()
+
+    def allow(self, sessions: int) -> None:
+        """From now on there may be at most so many sessions; those beyond end when they carry nothing."""
+        self._window.allow(sessions)
+        self._close_beyond(sessions)
+        self._wake_all()
+
+    def fewer(self) -> None:
+        """The relay took them all, and says of a letter that it has too many: one fewer from now on.
+
+        How many it takes is asked again by opening one more after `RELEARN` seconds.
+        """
+        self._window.fewer(len(self._open))
+        self._fewer_until = self._clock.monotonic() + RELEARN
+        log.info(
+            "relay_limits_connections",
+            relay=self._transport.name,
+            sessions=self._window.size,
+            action="no more are opened for an hour",
+        )
+        self._close_beyond(self._window.size)
+
+    def _close_beyond(self, sessions: int) -> None:
+        busy = [held for held in self._open if held not in self._idle]
+        for held in [*self._idle, *busy][: max(0, len(self._open) - sessions)]:
+            self.retire(held)
+        self._idle = [held for held in self._idle if not held.retired]
+        for held in [each for each in self._open if each.retired]:
+            self._discard(held)
+
     def stop(self) -> None:
         """Wake all who wait: `stopping` was set."""
-        while self._waiters:
-            self._wake()
+        self._wake_all()
 
     def abort(self) -> None:
         """Cut all sessions now."""
@@ -278,8 +409,8 @@ class Pool:
             held.retired = True
             if not held.under_way:
                 self._discard(held)
-        while self._closing:
-            await asyncio.wait(self._closing)
+        while self._closing or self._openings:
+            await asyncio.wait(self._closing | self._openings)
 
     # --- what was learnt -------------------------------------------------------------------------
 
@@ -306,11 +437,16 @@ class Pool:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    @property
+    def _opening(self) -> int:
+        """Sessions that are being opened."""
+        return len(self._making)
+
     def _may_open(self) -> bool:
         if self._opening and not self._open and (self.reach.trouble or not self.reach.ever):
             return False  # one asks whether it is there
-        room = len(self._open) + self._opening < self._limits.sessions
-        return room and self._clock.monotonic() >= self._next_try
+        room = len(self._open) + self._opening < self._window.size
+        return room and self._clock.monotonic() >= self._next_try and not self.rests()
 
     def _enter(self, held: Held) -> Held:
         held.under_way += 1
@@ -321,7 +457,7 @@ class Pool:
 
     def _offer_half(self, held: Held) -> None:
         """Let a session carry another transaction behind the one that it has, if it has not long to wait."""
-        if held.to_dot <= self._patience:
+        if held.to_dot <= self.patience:
             self._second[held] = None
 
     async def _tested(self) -> Held | None:
@@ -340,34 +476,95 @@ class Pool:
         return None
 
     async def _opened(self, *, wait: bool) -> Held | None:
-        """A place in a new session; None where none may be opened now, or it failed."""
-        if not self._may_open():
+        """A place in a new session; None where none may be opened now, or it failed.
+
+        Without `wait` it is None, too, where the relay hangs. The session is opened all the same, for others.
+        """
+        if not self._may_open() or (self.hangs and not wait):
             return None
-        self._opening += 1
+        mark = object()
+        self._making.add(mark)  # here, for others ask before the task begins
+        opening = asyncio.ensure_future(self._open_another(mark))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        opening.add_done_callback(lambda _: self._making.discard(mark))  # where it was ended before it began
+        self._opened_for += 1
+        try:
+            if wait:
+                await asyncio.wait({opening})
+            else:
+                await self._until_it_hangs(opening)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        finally:
+            self._opened_for -= 1
+        if not opening.done():
+            opening.add_done_callback(self._keep)
+            return None
+        try:
+            held = opening.result()
+        except RelayAway:
+            if not wait:
+                raise
+            return None
+        # Entered here and not in the task: nobody is to have half of it before whoever waited for it.
+        return None if held.gone else self._enter(held)
+
+    async def _until_it_hangs(self, opening: asyncio.Task[Held]) -> None:
+        hangs = asyncio.ensure_future(self._hangs.wait())
+        try:
+            await asyncio.wait({opening, hangs}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hangs.cancel()
+
+    def _keep(self, opening: asyncio.Task[Held]) -> None:
+        """Keep a session for whoever comes, if it was opened at last; that it was not is told already."""
+        if opening.cancelled() or opening.exception() is not None or (held := opening.result()).gone:
+            return
+        held.idle_since = self._clock.monotonic()
+        self._idle.append(held)
+        self._wake()
+
+    async def _open_another(self, mark: object) -> Held:
+        """A new session, in which nobody has a place yet.
+
+        Raises:
+            RelayAway: it could not be opened, which is told.
+            Stopped: it is time to stop.
+        """
         try:
             session = await self._connected()
         except RelayAway as error:
             self.note_away(error)
-            self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF)
-            if not wait:
-                raise
-            return None
+            self._window.failed(len(self._open))
+            self._postpone(UNREACHED if error.phase == Phase.CONNECT else LAST_BACKOFF, self.ruled(error))
+            self._wake_all()  # whoever has another relay is not to wait for this one
+            raise
         finally:
-            self._opening -= 1
+            self._moves += 1
+            self._making.discard(mark)
             self._wake()  # whoever waits may open the next one, or learns that none can be
         held = Held(session, self.share)
         self._open.add(held)
-        for _ in self._waiters.copy():
-            self._wake()  # there it is: all may open theirs
+        self._wake_all()  # there it is: all may open theirs
         self._backoff, self._next_try = FIRST_BACKOFF, 0.0
+        if self._fewer_until and self._clock.monotonic() >= self._fewer_until:
+            self._fewer_until = 0.0
+            self._window.forget()
+        self._window.opened()
         self.note_there()
-        return self._enter(held)
+        return held
 
-    def _postpone(self, most: float) -> None:
-        """The next try comes later, by ever more up to `most`; once for those that failed together."""
-        if self._clock.monotonic() < self._next_try:
+    def _postpone(self, most: float, least: float) -> None:
+        """The next try comes later, by ever more up to `most`; once for those that failed together.
+
+        `least` seconds are kept in any case: a rule says so.
+        """
+        left = self._next_try - self._clock.monotonic()
+        if left > 0 and left >= least:
             return
-        seconds = min(most, self._backoff) * (0.75 + self._chance.random() / 2)
+        seconds = max(least, min(most, self._backoff) * (0.75 + self._chance.random() / 2))
         self._backoff = min(LAST_BACKOFF, self._backoff * 2)
         self._next_try = self._clock.monotonic() + seconds
         self.reach.again_at = self._clock.epoch() + seconds
@@ -387,25 +584,55 @@ class Pool:
             opening.cancel()
             await asyncio.wait({opening}, timeout=LAST_MOMENT)
             raise Stopped
-        return opening.result()
+        session = opening.result()
+        if self.away and not await session.check_alive(ask=True):
+            # A login is not much from a relay that was away: no letter is to find out that it ends there.
+            await session.close()
+            raise RelayAway("the relay ended the session at its first command (NOOP)", phase=PROBE)
+        return session
 
-    async def _changed(self) -> None:
-        """Wait until a place may have become free, or a session may be opened."""
+    async def _changed(self, route: str) -> bool:
+        """Wait until a place may have become free, or a session may be opened; whether it is our turn."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
+        if self._turns is None:
+            self._waiters.append(future)
+        else:
+            self._turns.add(route, future)
         left = self._next_try - self._clock.monotonic()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(left if left > 0 else None):
-                await future
-        if not future.done():
-            future.cancel()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if left > 0 else None):
+                    await future
+        finally:
+            woken = future.done() and not future.cancelled()
+            if woken:
+                self._woken -= 1
+            else:
+                future.cancel()
+                if self._turns is not None:
+                    self._turns.remove(route, future)
+        return woken
+
+    def _others_wait(self) -> bool:
+        """Whether somebody waits, or is about to go on."""
+        waiting = self._waiters if self._turns is None else self._turns
+        return self._woken > 0 or any(not each.done() for each in waiting)
 
     def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while (waiter := self._next_waiter()) is not None:
             if not waiter.done():
+                self._woken += 1
                 waiter.set_result(None)
                 return
+
+    def _next_waiter(self) -> asyncio.Future[None] | None:
+        if self._turns is not None:
+            return self._turns.take() if len(self._turns) else None
+        return self._waiters.popleft() if self._waiters else None
+
+    def _wake_all(self) -> None:
+        for _ in range(len(self._waiters if self._turns is None else self._turns)):
+            self._wake()
 
     def _close_idle(self) -> None:
         before = self._clock.monotonic() - self._limits.idle

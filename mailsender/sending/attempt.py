@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from mailsender.model.address import BadAddress, parse_address
+from mailsender.model.handling import EXPIRED
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, Verdict
-from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.retry import RetryPolicy, with_schedule
+
+NEVER_TRIED: Final = Result(verdict=Verdict.DEFERRED, phase=Phase.CONNECT, text="expired before it was tried")
+"""What became of a recipient of such a letter of which no relay said anything."""
+
+NO_WAITS: Final[Mapping[str, float]] = MappingProxyType({})
+"""Those of an attempt after which no rule asks to wait for longer than the schedule does."""
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -21,8 +29,9 @@ class Attempt:
 
     `results` has an entry for each recipient that a relay said something about. For those in `idle` it told
     nothing about the recipient: the text is kept, and no attempt is counted; they are due after `pause`
-    seconds. `cut` tells that a drain ended it early: what was deferred then was not tried in earnest, and
-    goes back at once.
+    seconds. `waits` has the seconds for which some of the others are to wait at least. `cut` tells that a
+    drain ended it early: what was deferred then was not tried in earnest, and goes back at once. `by` names
+    the relays of results that are not `relay`'s, where several were asked.
     """
 
     results: Final[Mapping[str, Result]]
@@ -31,6 +40,8 @@ class Attempt:
     cut: Final[bool]
     idle: Final[Container[str]]
     pause: Final[float]
+    waits: Final[Mapping[str, float]]
+    by: Final[Mapping[str, str] | None]
 
     def __init__(
         self,
@@ -41,6 +52,8 @@ class Attempt:
         cut: bool = False,
         idle: Container[str] = (),
         pause: float = 0.0,
+        waits: Mapping[str, float] = NO_WAITS,
+        by: Mapping[str, str] | None = None,
     ) -> None:
         """Take its fields."""
         self.results = results
@@ -49,6 +62,8 @@ class Attempt:
         self.cut = cut
         self.idle = idle
         self.pause = pause
+        self.waits = waits
+        self.by = by
 
     def told_nothing(self, address: str, result: Result) -> bool:
         """Whether `result` says nothing about the recipient, so that no attempt is counted for it."""
@@ -64,6 +79,7 @@ def after_attempt(
     doubt, often enough ends with it. The letter is final when no recipient is open; its status is `error`
     only if none was accepted. When it was finished is for whoever writes it down.
     """
+    policy = policy_of(letter, policy)
     recipients, told = after_results(letter.recipients, attempt, policy)
     status, delay, accepted = Status.AWAITING, 0.0, False
     for each in recipients:
@@ -97,6 +113,7 @@ def after_results(
         if result is None or not each.open:
             moved.append(each)
             continue
+        relay = attempt.relay if attempt.by is None else attempt.by.get(each.address, attempt.relay)
         verdict = result.verdict
         if verdict is Verdict.ACCEPTED or verdict is Verdict.REFUSED:
             moved.append(
@@ -105,14 +122,14 @@ def after_results(
                     result=result,
                     tries=each.tries,
                     doubts=each.doubts,
-                    relay=attempt.relay,
+                    relay=relay,
                 )
             )
             told = True
         elif attempt.told_nothing(each.address, result):
-            moved.append(_noted(each, result, attempt.relay))
+            moved.append(_noted(each, result, relay))
         else:
-            moved.append(_put_off(each, result, policy, attempt.relay))
+            moved.append(_put_off(each, result, policy, relay))
             told = True
     return tuple(moved), told
 
@@ -130,6 +147,51 @@ def progress(
     }
 
 
+def policy_of(letter: Letter, policy: RetryPolicy) -> RetryPolicy:
+    """How often the letter is tried: as its route has it, with the schedule that it brings."""
+    own = letter.handling.retry
+    try:
+        return with_schedule(policy, own) if own else policy
+    except ValueError:  # somebody else wrote into its document
+        return policy
+
+
+def as_expired(letter: Letter) -> Letter:
+    """The letter when its time to be sent is over: final, with what was said last.
+
+    Who accepted it keeps it; it is an `error` only where nobody did.
+    """
+    recipients, accepted, said = [], False, ""
+    for each in letter.recipients:
+        accepted = accepted or each.accepted
+        if each.open:
+            result = each.result or NEVER_TRIED
+            said = said or _words(each.result)
+            recipients.append(
+                Recipient(
+                    address=each.address,
+                    result=result,
+                    tries=each.tries,
+                    doubts=each.doubts,
+                    closed=True,
+                    relay=each.relay,
+                )
+            )
+        else:
+            recipients.append(each)
+    moved = letter.evolve(recipients=tuple(recipients))
+    if accepted:
+        return moved.evolve(status=Status.SENT)
+    why = f"the last reply was: {said}" if said else "it was never tried"
+    return as_error(moved, f"{EXPIRED}: {why}")
+
+
+def _words(result: Result | None) -> str:
+    if result is None:
+        return ""
+    return " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
+
+
 def as_error(letter: Letter, reason: str) -> Letter:
     """The letter as a final `error` that no relay decided."""
     return letter.evolve(status=Status.ERROR, reason=reason)
@@ -139,7 +201,7 @@ def _delay(recipients: Sequence[Recipient], attempt: Attempt, policy: RetryPolic
     """Those who were deferred come at their time, and the others with them."""
     results = attempt.results
     waits = [
-        wait
+        max(wait, attempt.waits.get(each.address, 0.0))
         for each in recipients
         if each.open
         and (result := results.get(each.address)) is not None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import structlog
 
 from mailsender.aio import first_of, pause
+from mailsender.message.values import BadKey
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Claim, FreshClaim, Letter, Status
+from mailsender.model.handling import DENIED
+from mailsender.model.letter import Claim, FreshClaim, Letter, Settlement, Status
 from mailsender.observe.conditions import Condition
 from mailsender.observe.metrics import Times
 from mailsender.observe.supervision import Keep, once
@@ -21,9 +23,13 @@ from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Inserted, Queue
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
+from mailsender.routing.table import RouteTable
 from mailsender.routing.weighing import Ruling
+from mailsender.sending.hastening import Hastener
+from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
+from mailsender.sending.sharing import Sharing
 from mailsender.sending.tools import Tools
 
 log = structlog.get_logger()
@@ -35,6 +41,10 @@ three times as much, and so do all behind it until the queue is empty again."""
 BYTES_IN_FLIGHT = 24 * 1024 * 1024
 """Bytes of letters in flight above which nothing more is claimed: some 4,000 ordinary letters, as many as are
 under way at full speed, and so few of the largest that the process stays below 200 MB."""
+
+TRICKLE = 10
+"""Letters that a route with nothing at hand claims although those of others take all the memory: a few, and
+few bytes, for a claim is bounded in them."""
 
 POLL = 1.0
 """Seconds between two looks into an empty queue; a letter of this replica's own intake nudges. A look is the
@@ -77,24 +87,97 @@ class Dispatcher:
         self._clock: Clock = tools.clock
         self._stopping = tools.stopping
         self._means = tools.means
+        self._suppression = tools.suppression
+        self._tools = tools
         self.relays = tuple(relays)
         self.routes = tuple(routes)
+        self.rerouter = Rerouter(
+            queue,
+            tools.clock,
+            table=lambda: tools.table,
+            blocked=self._blocks,
+            moved=self._nudge_one,
+        )
+        self.hastener = Hastener(
+            queue, tools.clock, tools.composer, routes=lambda: self.routes, moved=self._nudge_one
+        )
+        self.sharing = Sharing(queue, tools.in_flight, tools.clock, relays, life=tools.policy.life)
         self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
         self.held_up = 0  # times that letters in flight took all the memory that they may
         self._crowd = False
         self._asked: set[str] = set()  # tokens of claims under way
         self._doubts: set[str] = set()  # those of claims whose replies were lost
-        self._senders = [Sender(route, tools) for route in routes for _ in range(PIPELINED * route.senders)]
+        self._suppressed: dict[str, Mapping[str, Letter]] = {}  # of fresh claims, by their tokens
+        self._senders: dict[str, int] = {}  # how many each route has
         self._running: set[asyncio.Task[None]] = set()
         self._claiming: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._keep: Keep = once
 
     def nudge(self) -> None:
         """Letters were stored that nobody owns: look into the queue now."""
         for route in self.routes:
             route.nudge()
 
-    async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
+    def _nudge_one(self, name: str) -> None:
+        for route in self.routes:
+            if route.name == name:
+                route.nudge()
+
+    def _blocks(self, name: str) -> bool:
+        """Whether letters of a route would only wait now."""
+        return all(route.name != name or bool(route.blocked_because()) for route in self.routes)
+
+    def route_of(self, letter: Letter) -> str:
+        """The route on which a letter that comes in is to wait.
+
+        Raises:
+            BadKey: it names one that letters may not choose.
+        """
+        table = self._tools.table
+        if self.denies(letter.handling.route):
+            raise BadKey("Route", DENIED)
+        return table.of(letter) if table.plain else way_of(letter, table, self._blocks)
+
+    def denies(self, route: str) -> bool:
+        """Whether a letter may not name a route; empty it is none."""
+        return bool(route and self._tools.table.denial(route))
+
+    def change(self, routes: Sequence[Route], table: RouteTable) -> None:
+        """Go on over these routes, some of which may be new; letters of others are routed anew.
+
+        What is changed in a route that stays is changed by `Route.change` before.
+        """
+        gone = [each for each in self.routes if each not in routes]
+        self.routes = tuple(routes)
+        self._tools.table = table
+        for route in gone:
+            self._senders.pop(route.name, None)
+            route.leave()
+            self._release(route.backlog.drain())
+        if self._group is not None and not self._stopping.is_set():
+            self._staff(self._group)
+        self.rerouter.changed.set()
+        self.hastener.ask()
+
+    def _staff(self, group: asyncio.TaskGroup) -> None:
+        """Have each route's letters claimed and sent, by as many senders as it is worth."""
+        keep = self._keep
+        for route in self.routes:
+            ended = route.ended
+            if route.name not in self._senders:
+                task = group.create_task(keep("claiming", partial(self._claim_all, route), ended, FRESH_ONLY))
+                self._claiming.add(task)
+                task.add_done_callback(self._claiming.discard)
+            for _ in range(self._senders.get(route.name, 0), PIPELINED * route.senders):
+                run = Sender(route, self._tools).run
+                task = group.create_task(keep("sending", run, ended, "fewer letters are sent at once"))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            self._senders[route.name] = max(self._senders.get(route.name, 0), PIPELINED * route.senders)
+
+    async def fresh_claims(self, letters: Sequence[Letter]) -> Sequence[FreshClaim]:
         """Claims for letters about to be stored, one a route; none where they have to wait their turn.
 
         Only while the queue holds nothing older for a route, and only for as many as can soon be sent. What
@@ -112,6 +195,19 @@ class Dispatcher:
             if room > 0:
                 limit = min(room, count)
                 claims.append(FreshClaim(token=self._new_token(), limit=limit, route=route.name))
+        return await self._looked_up(claims, letters) if claims and not self._suppression.idle else claims
+
+    async def _looked_up(
+        self, claims: Sequence[FreshClaim], letters: Sequence[Letter]
+    ) -> Sequence[FreshClaim]:
+        """The claims, with what their letters lose by the suppression list; none where nobody can know."""
+        try:
+            found = await self._suppression.look_up(letters)
+        except Unavailable:
+            self._asked.difference_update([each.token for each in claims])
+            return []
+        if found:
+            self._suppressed |= {each.token: found for each in claims}
         return claims
 
     def take_fresh(
@@ -122,8 +218,8 @@ class Dispatcher:
         for claim in claims:
             self._asked.discard(claim.token)
             mine = tuple(letter for letter in claimed if letter.route == claim.route)
-            route = next(each for each in self.routes if each.name == claim.route)
-            self._take(route, Claim(token=claim.token, letters=mine))
+            route = next((each for each in self.routes if each.name == claim.route), None)
+            self._take(route, Claim(token=claim.token, letters=mine), self._suppressed.pop(claim.token, None))
 
     async def _more_fresh_room(self, route: Route, wanted: int, ends: float) -> int:
         """Wait until as many letters as are `wanted` fit, or the time `ends`."""
@@ -147,31 +243,36 @@ class Dispatcher:
 
     async def run(self, keep: Keep = once) -> None:
         """Claim and send until `stop_claiming` and `finish`."""
-        stop = self._stopping
         async with asyncio.TaskGroup() as group:
-            self._running = {
-                group.create_task(keep("sending", each.run, stop, "fewer letters are sent at once"))
-                for each in self._senders
-            }
-            self._claiming = {
-                group.create_task(keep("claiming", partial(self._claim_all, each), stop, FRESH_ONLY))
-                for each in self.routes
-            }
-            for relay in self.relays:
-                group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
-            group.create_task(keep("watching", self._watch_dots, stop, "nobody hears of a relay that hangs"))
+            self._create_tasks(group, keep)
+
+    def _create_tasks(self, group: asyncio.TaskGroup, keep: Keep) -> None:
+        """Begin to claim and to send on every route, and what goes on beside."""
+        stop = self._stopping
+        self._group, self._keep = group, keep
+        self._staff(group)
+        for relay in self.relays:
+            group.create_task(keep("sessions", relay.pool.run, stop, "sessions that idle stay open"))
+        group.create_task(keep("watching", self._watch, stop, "nobody hears of a relay that hangs"))
+        if self.sharing.shares:
+            share = partial(self.sharing.run, stop)
+            group.create_task(keep("sharing", share, stop, "it may have no session with some relays"))
+        if self._tools.table.names:
+            look = partial(self.rerouter.run, stop)
+            group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
+        hasten = partial(self.hastener.run, stop)
+        group.create_task(keep("hastening", hasten, stop, "letters keep times that followed from old limits"))
 
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""
         self._stopping.set()
-        for route in self.routes:
-            route.nudged.set()
-            route.backlog.low.set()
         for relay in self.relays:
             relay.limiter.shut()
+            if relay.destinations is not None:
+                relay.destinations.shut()
             relay.pool.stop()
         for route in self.routes:
-            route.backlog.close()
+            route.leave()
             self._release(route.backlog.drain())
 
     async def claimed_out(self, timeout: float) -> bool:
@@ -181,7 +282,7 @@ class Dispatcher:
         """
         if not self._claiming:
             return True
-        _, late = await asyncio.wait(self._claiming, timeout=timeout)
+        _, late = await asyncio.wait(set(self._claiming), timeout=timeout)
         return not late
 
     async def return_lost(self) -> int:
@@ -248,7 +349,7 @@ class Dispatcher:
     async def _senders_end(self, timeout: float) -> bool:
         if not self._running:
             return True
-        _, late = await asyncio.wait(self._running, timeout=timeout)
+        _, late = await asyncio.wait(set(self._running), timeout=timeout)
         if not late:
             return True
         log.warning(
@@ -262,17 +363,19 @@ class Dispatcher:
         await asyncio.wait(late, timeout=5.0)
         return False
 
-    async def _watch_dots(self) -> None:
+    async def _watch(self) -> None:
         while not self._stopping.is_set():
             for relay in self.relays:
                 relay.pool.look_at_dots()
+                relay.pool.look_at_moves(slots_awaited=relay.limiter.waiting > 0)
+                relay.orders.forget_past(self._clock.monotonic())
             await pause(self._stopping, WATCH)
 
     # --- claiming --------------------------------------------------------------------------------
 
     async def _claim_all(self, route: Route) -> None:
         backoff = FIRST_BACKOFF
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or route.ended.is_set()):
             route.nudged.clear()
             route.backlog.low.clear()
             eased = self._in_flight.eased
@@ -299,7 +402,13 @@ class Dispatcher:
 
     def _room(self, route: Route) -> int:
         """How many letters to claim for a route now."""
-        return 0 if self._blocked(route) or self._crowded() else route.room()
+        if self._blocked(route):
+            return 0
+        if not self._crowded():
+            return route.room()
+        # Another route may hang with all the memory: what does not depend on it goes on, a few at a time.
+        starves = len(self.routes) > 1 and not route.backlog
+        return min(route.room(), TRICKLE) if starves else 0
 
     async def _claim(self, route: Route, room: int) -> int:
         """Claim up to `room` letters; returns how many. `condition` says why there is none."""
@@ -308,6 +417,7 @@ class Dispatcher:
         began = self._clock.monotonic()
         try:
             claim = await self._queue.claim(room, token, route.name)
+            found = {} if self._suppression.idle else await self._suppression.look_up(claim.letters)
         except Unavailable as error:
             self._asked.discard(token)
             if len(self._doubts) < DOUBTS:
@@ -322,17 +432,32 @@ class Dispatcher:
         self.times.note(self._clock.monotonic() - began)
         self.condition.clear()
         self._asked.discard(claim.token)
-        self._take(route, claim)
+        self._take(route, claim, found)
         return len(claim.letters)
 
-    def _take(self, route: Route, claim: Claim) -> None:
+    def _take(
+        self, route: Route | None, claim: Claim, suppressed: Mapping[str, Letter] | None = None
+    ) -> None:
+        """Take a claim's letters; `suppressed` are those of them with recipients who are to get nothing."""
         if not self._in_flight.is_own(claim.token):
             return  # asked for before this replica was declared dead: whoever lives gets them, and sends them
         self._in_flight.take(claim)
-        if self._stopping.is_set():
+        if route is None or route.ended.is_set() or self._stopping.is_set():
             self._release([(claim.token, letter) for letter in claim.letters])
         else:
-            route.put(claim)
+            route.put(self._without(claim, suppressed) if suppressed else claim)
+
+    def _without(self, claim: Claim, suppressed: Mapping[str, Letter]) -> Claim:
+        """A claim without recipients who are to get nothing; letters with nobody else end here."""
+        moved = [suppressed.get(each.id, each) for each in claim.letters]
+        ended = [each for each in moved if each.status.final]
+        for letter, left in zip(claim.letters, moved, strict=True):
+            self._suppression.hits += len(letter.pending) - len(left.pending)
+        for each in ended:
+            self._settler.put(Settlement(token=claim.token, letter=each))
+        if ended:
+            log.info("letters_suppressed", letters=len(ended))
+        return Claim(token=claim.token, letters=tuple([each for each in moved if not each.status.final]))
 
     def _crowded(self) -> bool:
         """Whether the letters in flight take all the memory that they may."""

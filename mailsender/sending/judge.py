@@ -7,10 +7,13 @@ from functools import partial
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.reply_rule import Decision, Suppress
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
+from mailsender.sending.orders import obey
 from mailsender.sending.permit import some_taken
-from mailsender.sending.reply_rules import Action, Rule, When, as_deferred, rule_for
+from mailsender.sending.reply_rules import RULED, Action, When, as_deferred, as_refused, decide, ruled
+from mailsender.sending.scopes import Ordered, order
 
 RENEWALS = 2
 """Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
@@ -18,6 +21,26 @@ RENEWALS = 2
 DOUBTED_TRIES = 7
 """Attempts after which a refusal is taken to be about the letter although the relay took nobody else since:
 an hour by the default schedule."""
+
+
+class Reading:
+    """What the replies to one transaction come to, as its recipients are gone through.
+
+    `again` are sent to again at once, over another session if `renew`. `held` was meant for everybody,
+    `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter rest as a whole.
+    `paused` is about the letter, and asks for fewer letters all the same. `obeyed` is what was ordered.
+    `alone`: nobody was accepted.
+    """
+
+    __slots__ = ("again", "alone", "held", "obeyed", "paused", "renew", "rests", "spoken")
+
+    def __init__(self, obeyed: Ordered, *, alone: bool) -> None:
+        self.obeyed = obeyed
+        self.alone = alone
+        self.again: list[str] = []
+        self.held: Result | None = None
+        self.paused: Result | None = None
+        self.renew = self.spoken = self.rests = False
 
 
 class Judge:
@@ -30,56 +53,88 @@ class Judge:
     def judge(self, errand: Errand, part: tuple[str, ...], said: Said, known: tuple[When, ...] = ()) -> bool:
         """Take in what was said of `part`, some of whom were not accepted; whether to go on with it.
 
-        `known` is what is so of the letter itself, for `rule_for`.
+        `known` is what is so of the letter itself, for `decide`.
         """
         results, relay = said.results, errand.relay
-        again: list[str] = []
-        held: Result | None = None
-        taken, renew, doubt, spoken = some_taken(results), False, False, False
+        accepted = any(each.verdict is Verdict.ACCEPTED for each in results.values())
+        reading = Reading(said.obeyed, alone=not accepted)
+        news = said.since >= relay.refusals.number  # else it was on its way when the relay refused others
+        taken = some_taken(results)
         carried = said.carried and errand.renewed < RENEWALS
-        errand.taken = errand.taken or any(each.verdict is Verdict.ACCEPTED for each in results.values())
+        errand.taken = errand.taken or accepted
         for each in part:
-            result = results[each]
-            rule = rule_for(result, taken=taken, carried=carried, known=known)
-            action = self._action(errand, rule)
+            decision = decide(relay.rules, results[each], taken=taken, carried=carried, known=known)
+            action = self._action(errand, decision)
             if action is Action.SPLIT and len(part) > 1:
-                again.append(each)
+                reading.again.append(each)
             elif action is Action.RENEW:
-                again.append(each)
-                renew = True
-            elif action is Action.HOLD or (action is Action.WEIGH and relay.breaker.open):
-                errand.results[each] = as_deferred(result)
-                errand.idle.add(each)
-                held = result
-            elif action is Action.WEIGH:
-                doubt = True
-                errand.doubtful[each] = result
+                reading.again.append(each)
+                reading.renew = True
             else:
-                later = action is not Action.ANSWER
-                errand.results[each] = as_deferred(result) if later else result
-                if rule.action is Action.DEFER and later:
-                    relay.refused(errand.letter.id)
-                spoken = spoken or (action is rule.action and result.code is not None)
-        self._learn(errand, part, said, again=again, renew=renew)
-        errand.left = (*again, *errand.left)
-        if held is not None:
-            errand.pause = relay.hold(errand.letter.id, held)
+                result = ruled(results[each], decision.rule)
+                self._take(errand, each, result, decision=decision, action=action, reading=reading)
+        self._learn(errand, part, said, again=reading.again, renew=reading.renew)
+        errand.left = (*reading.again, *errand.left)
+        if reading.held is not None:
+            errand.pause = relay.hold(errand.letter.id, reading.held)
             return False
-        if doubt:
+        if reading.paused is not None:
+            relay.hold(errand.letter.id, reading.paused)
+        if errand.doubtful:
             self._weigh(errand)
             said.held.refused = relay.refusals.number
             return False
-        if spoken:
+        if reading.spoken and news:
             relay.at_ease_if_held()
-        return True
+        return not reading.rests
 
-    def _action(self, errand: Errand, rule: Rule) -> Action:
-        """What to do by a rule, with what is known of other letters."""
-        action = rule.action
+    def _take(
+        self,
+        errand: Errand,
+        address: str,
+        result: Result,
+        *,
+        decision: Decision,
+        action: Action,
+        reading: Reading,
+    ) -> None:
+        """Take in what was said of one recipient for whom nothing further is tried now."""
+        if action is Action.HOLD or (action is Action.WEIGH and errand.relay.breaker.open):
+            errand.results[address] = as_deferred(result)
+            errand.idle.add(address)
+            reading.held = result
+        elif action is Action.WEIGH:
+            errand.doubtful[address] = result
+        elif action in RULED:
+            errand.results[address] = as_deferred(result)
+            now = self._clock.monotonic()
+            reading.obeyed = order(errand.relay, errand.mail, address, decision, now, obeyed=reading.obeyed)
+            reading.rests = obey(errand, address, decision) or reading.rests
+            reading.spoken = reading.spoken or decision.counts
+        elif action is Action.ANSWER or action is Action.FAIL:
+            if action is Action.FAIL:
+                errand.failed = {**(errand.failed or {}), address: int(decision.suppress)}
+            elif decision.suppress is Suppress.SECOND and reading.alone:
+                errand.unlearned |= errand.relay.refused_recipient(address, result)
+            errand.results[address] = result if action is Action.ANSWER else as_refused(result)
+            if decision.pauses and action is not decision.action:
+                reading.paused = result
+            reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
+        else:
+            errand.results[address] = as_deferred(result)
+            if decision.action is Action.DEFER:
+                errand.relay.refused(errand.letter.id)
+            reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
+
+    def _action(self, errand: Errand, decision: Decision) -> Action:
+        """What to do by a decision, with what is known of other letters."""
+        action = decision.action
+        if action is Action.RETRY and not decision.counts and not decision.seconds:
+            return Action.RENEW if errand.renewed < RENEWALS else action
         if action is not Action.HOLD and action is not Action.WEIGH and action is not Action.DEFER:
             return action
         others = errand.taken or errand.relay.refusals.others_taken_since(errand.letter.id)
-        return rule.otherwise if others else action
+        return decision.otherwise if others else action
 
     def _learn(
         self, errand: Errand, part: tuple[str, ...], said: Said, *, again: Sequence[str], renew: bool
@@ -91,7 +146,10 @@ class Judge:
         if renew:
             errand.renewed += 1
             answer = said.results[again[0]]
-            if answer.code is not None and answer.phase in {Phase.MAIL, Phase.DATA} and not said.held.retired:
+            full = (
+                answer.code is not None and answer.phase in {Phase.MAIL, Phase.DATA} and said.held.taken > 0
+            )
+            if full and not said.held.retired:
                 errand.relay.pool.learn_share(said.held.taken)
             errand.relay.pool.retire(said.held)
             return

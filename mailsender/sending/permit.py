@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mailsender.message.mail import Mail
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.inflight import InFlight
 from mailsender.ratelimit.gcra import Slot
+from mailsender.ratelimit.limiter import Limiter
+from mailsender.routing.breaker import Breaker
 from mailsender.routing.pool import Held
-from mailsender.sending.reply_rules import Action, as_deferred, rule_for
+from mailsender.routing.relay import Relay
+from mailsender.routing.reply_rule import ReplyRule
+from mailsender.sending.reply_rules import Action, as_deferred, decide
+from mailsender.sending.scopes import NOTHING, order, somebody_rests
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +49,28 @@ class Permit:
     """Permission for one transaction: the slot for its beginning, that the letter is ours for both moments.
 
     `runs` are the places of `recipients` in `Letter.everybody`, as pairs of the first one and their number.
+    `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
+    alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
+    further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
+    `obeyed` is what was ordered in it.
     """
 
     __slots__ = (
         "begun",
+        "breaker",
         "denied",
         "held",
+        "held_back",
         "letter_id",
+        "limiter",
         "lost",
+        "mail",
         "means",
+        "obeyed",
+        "over",
         "recipients",
         "relay",
+        "rules",
         "runs",
         "slot",
         "token",
@@ -70,8 +87,18 @@ class Permit:
         relay: str,
         slot: Slot,
         held: Held,
+        rules: Sequence[ReplyRule] = (),
+        limiter: Limiter | None = None,
+        breaker: Breaker | None = None,
+        over: Relay | None = None,
+        mail: Mail | None = None,
     ) -> None:
         self.means = means
+        self.rules = rules
+        self.limiter = limiter
+        self.breaker = breaker
+        self.over = over
+        self.mail = mail
         self.relay = relay
         self.held = held
         self.token = token
@@ -82,13 +109,27 @@ class Permit:
         self.begun = 0.0
         self.lost = False
         self.denied = False
+        self.held_back = False
+        self.obeyed = NOTHING
 
     def begin(self) -> bool:
         """See `smtp.port.Permit`."""
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return not self.lost and not means.cut and self.slot.good(now)
+        return self._may_use_slot(now) and not self.lost and not means.cut
+
+    def _may_use_slot(self, now: float) -> bool:
+        """Whether its slot is good, and the relay has not said meanwhile that it wants nothing now.
+
+        What it said to another letter holds from that moment on (P14), whoever has a session and a slot.
+        """
+        if self.breaker is not None and self.breaker.open:
+            return False
+        if self.over is not None and self.over.ordered:
+            self.held_back = somebody_rests(self.over, self.mail, self.recipients, now)
+        good = self.slot.good(now) if self.limiter is None else self.limiter.good(self.slot, now)
+        return good and not self.held_back
 
     def dot(self) -> bool:
         """See `smtp.port.Permit`."""
@@ -108,22 +149,35 @@ class Permit:
                 return False
         return True
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        """See `smtp.port.Permit`. What the relay's rules order does not wait for the transaction's end."""
+        if self.over is None or not self.rules:
+            return
+        now = self.means.clock.monotonic()
+        for address, result in results.items():
+            decision = decide(self.rules, result)
+            if decision.orders or decision.fewer_sessions:
+                self.obeyed = order(self.over, self.mail, address, decision, now, obeyed=self.obeyed)
+
     def replied(self, results: Mapping[str, Result]) -> None:
         """See `smtp.port.Permit`."""
         self.held.dot_at = 0.0
         found = [results[each] for each in self.recipients]
         for place, result in enumerate(found):
             if result.verdict is Verdict.REFUSED:
-                found[place] = _certain(result, results)
+                found[place] = certain(self.rules, result, results)
         journal, at = self.means.in_flight.journal, 0
         for start, count in self.runs:
             journal.replied(self.token, self.letter_id, start, found[at : at + count], self.relay)
             at += count
 
 
-def _certain(result: Result, results: Mapping[str, Result]) -> Result:
-    """What a successor may take for certain: a refusal only if it is about the recipient or the letter."""
-    final = rule_for(result, taken=some_taken(results), carried=False).action is Action.ANSWER
+def certain(rules: Sequence[ReplyRule], result: Result, results: Mapping[str, Result]) -> Result:
+    """What is certain though nothing further is heard: a refusal only if it is about recipient or letter."""
+    if result.verdict is not Verdict.REFUSED:
+        return result
+    action = decide(rules, result, taken=some_taken(results), carried=False).action
+    final = action is Action.ANSWER or action is Action.FAIL
     return result if final else as_deferred(result)
 
 

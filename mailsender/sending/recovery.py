@@ -16,6 +16,7 @@ from mailsender.model.letter import Letter, Result, Settlement, Verdict
 from mailsender.queue.port import Queue
 from mailsender.routing.retry import RetryPolicy
 from mailsender.sending.attempt import Attempt, after_attempt
+from mailsender.sending.past import remembers, with_past
 from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose
 
@@ -139,6 +140,8 @@ class Recovery:
         )
         retry = self._schedules.get(letter.route) or next(iter(self._schedules.values()))
         moved, delay = after_attempt(letter, attempt, retry, jitter=self._chance.random())
+        if remembers(letter, moved):
+            moved = with_past(letter, moved, attempt)
         return Settlement(token=token, letter=moved, delay=delay if deferred else 0.0)
 
     async def _write(self, settlements: Sequence[Settlement], uncertain: set[str]) -> None:

@@ -5,8 +5,12 @@ reply's code and its enhanced code, and by what happened before: whether the rel
 transaction, or took letters earlier in the same session. Its action is what to do, its scope says for whom.
 
 The basic code decides and the enhanced code refines it: relays leave enhanced codes out, or write them
-freely. Texts are not looked at. What is said here without a reply (`code` is None) has rules of its own, so
+freely. Texts are looked at for nothing but words that blame the account and mean nothing else: see
+`mailsender.sending.reply_words`. What is said here without a reply (`code` is None) has rules of its own, so
 that our own words are never taken for the relay's.
+
+These are the defaults. The rules of a relay, its file's and its preset's, come before them; see `decide` and
+`mailsender.routing.reply_rule`.
 
 An account's or a relay's fault must never fail a letter, and many relays say it in words that could be about
 the letter: a plain 554. Such a reply is `WEIGH`: what it means is told by what the relay says next. It is
@@ -16,34 +20,47 @@ everybody. `otherwise` is what a reply means once it is known that others are ta
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.routing.reply_rule import (
+    ACCOUNT_CODES,
+    ACCOUNT_REPLIES,
+    NONE,
+    Action,
+    Decision,
+    ReplyRule,
+    Scope,
+    Suppress,
+    decided,
+    first_fit,
+    fits_enhanced,
+    own_words,
+)
+from mailsender.sending.reply_words import kinds_of
+from mailsender.suppression.rules import refusals_needed
 
+__all__ = [
+    "ACCOUNT_CODES",
+    "RULED",
+    "RULES",
+    "Action",
+    "Rule",
+    "Scope",
+    "When",
+    "as_deferred",
+    "as_refused",
+    "decide",
+    "rule_for",
+    "ruled",
+]
 
-class Action(StrEnum):
-    """What is to be done about a reply."""
-
-    ANSWER = "answer"  # what its first digit says: 4xx later, 5xx never
-    DEFER = "defer"  # later, although its first digit says never; it holds up nobody else
-    SPLIT = "split"  # in a further transaction, at once
-    RENEW = "renew"  # over another session, at once
-    HOLD = "hold"  # no letter until the relay takes one again; nothing is counted
-    WEIGH = "weigh"  # what it means is told by what the relay says of others
-
-
-class Scope(StrEnum):
-    """Whom a reply is about."""
-
-    RECIPIENT = "recipient"
-    MESSAGE = "message"
-    TRANSACTION = "transaction"
-    SESSION = "session"
-    SENDER = "sender"  # our account, our address, our greeting: the same for all letters
-    RELAY = "relay"
+DEFAULT: Final = "default/"
+"""Begins the names of the defaults, as a preset's name and a slash begin those of its rules."""
 
 
 class When(StrEnum):
@@ -60,34 +77,47 @@ class When(StrEnum):
 
 MAIL, RCPT, DATA, DOT = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT
 ANYWHERE = (MAIL, RCPT, DATA, DOT)
-NONE = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One row. `codes` are codes or first digits; no codes: it fits where there was no reply, and only there.
 
-    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none.
+    `enhanced` are enhanced codes with `x` for any number, and `-` for none; no entry: any or none, but for
+    those of `other_than`. `words` is the kind of words that the text has to have. `pauses`: the relay asks
+    for fewer letters whoever of them it takes, so it rests though others were taken.
     """
 
+    name: str
     at: tuple[Phase, ...]
     codes: tuple[str, ...] = ()
     enhanced: tuple[str, ...] = ()
+    other_than: tuple[str, ...] = ()
+    words: str = ""
     when: When = When.ALWAYS
     action: Action
     otherwise: Action = Action.ANSWER
+    pauses: bool = False
     scope: Scope
     source: str
 
     def fits(
-        self, phase: Phase, code: int | None, enhanced: str | None, *, happened: Collection[When]
+        self,
+        phase: Phase,
+        code: int | None,
+        enhanced: str | None,
+        *,
+        words: Collection[str],
+        happened: Collection[When],
     ) -> bool:
-        """Whether the rule is about such a reply."""
+        """Whether the rule is about such a reply; `words` are the kinds of words that its text has."""
         return (
             phase in self.at
             and self.when in happened
             and _fits_code(code, self.codes)
-            and (not self.enhanced or any(_fits_enhanced(enhanced, each) for each in self.enhanced))
+            and (not self.enhanced or any(fits_enhanced(enhanced, each) for each in self.enhanced))
+            and not any(fits_enhanced(enhanced, each) for each in self.other_than)
+            and (not self.words or self.words in words)
         )
 
 
@@ -96,34 +126,6 @@ def _fits_code(code: int | None, patterns: tuple[str, ...]) -> bool:
         return not patterns
     return any(str(code).startswith(each) for each in patterns)
 
-
-def _fits_enhanced(enhanced: str | None, pattern: str) -> bool:
-    if enhanced is None:
-        return pattern == NONE
-    numbers, wanted = enhanced.split("."), pattern.split(".")
-    return len(numbers) == len(wanted) and all(w in {"x", n} for n, w in zip(numbers, wanted, strict=True))
-
-
-ACCOUNT_CODES = (
-    "x.4.5",  # Google: daily sending limit, relay limit
-    "5.7.26",  # Google: no SPF and no DKIM of the sender's domain pass
-    "5.7.27",  # Google: SPF
-    "5.7.30",  # Google: DKIM
-    "5.7.40",  # Google: no DMARC record
-    "5.7.233",  # Microsoft: the tenant's limit of external recipients
-    "5.2.251",  # Microsoft: 5.2.251 to .255 are repeated errors of the account
-    "5.2.252",
-    "5.2.253",
-    "5.2.254",
-    "5.2.255",
-    "5.7.60",  # Microsoft: no permission to send as this sender
-    "5.7.57",  # Microsoft: the client has not logged in
-    "5.7.139",  # Microsoft: basic authentication is off
-    "x.7.8",  # RFC 4954 §6: credentials invalid
-    "x.7.9",  # RFC 4954 §6: the mechanism is too weak
-    "5.7.14",  # Google: log in with a browser first
-)
-"""Enhanced codes by which a relay says that it is the account's or the sender's fault."""
 
 SENDER_CODES = (
     "5.7.26",  # Google: no SPF and no DKIM of the sender's domain pass
@@ -134,9 +136,38 @@ SENDER_CODES = (
 )
 """Those of them that are about the sender: where a letter chose its own they are not about the account."""
 
+_SPOKEN: Final = ("421", "450", "451", "452", "5")
+"""Codes beside which words are looked at. 432 and 454 say by themselves that it is too much."""
+
+_OF_A_MAILBOX: Final = ("x.2.x",)
+"""RFC 3463 §3.3: whatever the words are, the mailbox is meant."""
+
+
+def _by_words(
+    name: str, source: str, *, otherwise: Action = Action.DEFER, other_than: tuple[str, ...] = ()
+) -> Rule:
+    """A rule about the kind of words that has its name: the account's fault, whatever the code says.
+
+    It holds the relay. `DEFER`: where others are taken it may be the recipient's domain that the relay does
+    not serve, so that this one waits by its schedule, and holds up nobody.
+    """
+    return Rule(
+        name=name,
+        at=ANYWHERE,
+        codes=_SPOKEN,
+        other_than=other_than,
+        words=name,
+        action=Action.HOLD,
+        otherwise=otherwise,
+        scope=Scope.SENDER,
+        source=source,
+    )
+
+
 RULES: tuple[Rule, ...] = (
     # --- without a reply -------------------------------------------------------------------------
     Rule(
+        name="own-path-untaken",
         at=(MAIL,),
         enhanced=("5.1.7", "5.6.7"),
         when=When.OWN_PATH,
@@ -145,6 +176,7 @@ RULES: tuple[Rule, ...] = (
         source="our own check: the relay cannot take a reverse-path that this letter alone has",
     ),
     Rule(
+        name="sender-untaken",
         at=(MAIL,),
         enhanced=("5.1.7", "5.6.7"),
         action=Action.HOLD,
@@ -153,6 +185,7 @@ RULES: tuple[Rule, ...] = (
         source="our own check: every letter has this reverse-path, and the relay cannot take it",
     ),
     Rule(
+        name="own-check",
         at=ANYWHERE,
         enhanced=("5.x.x",),
         action=Action.ANSWER,
@@ -160,6 +193,7 @@ RULES: tuple[Rule, ...] = (
         source="our own check of the address, the size or RequireTLS against what the relay offers",
     ),
     Rule(
+        name="lost-later",
         at=ANYWHERE,
         when=When.CARRIED,
         action=Action.RENEW,
@@ -167,6 +201,7 @@ RULES: tuple[Rule, ...] = (
         source="the connection was lost before the dot, and had carried letters",
     ),
     Rule(
+        name="lost-at-mail",
         at=(MAIL,),
         action=Action.HOLD,
         otherwise=Action.DEFER,
@@ -174,6 +209,7 @@ RULES: tuple[Rule, ...] = (
         source="a session that is lost at its first word is one that the relay does not want",
     ),
     Rule(
+        name="lost",
         at=ANYWHERE,
         action=Action.WEIGH,
         scope=Scope.RELAY,
@@ -181,6 +217,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- about the message -----------------------------------------------------------------------
     Rule(
+        name="message",
         at=ANYWHERE,
         codes=("4", "5"),
         enhanced=("x.3.4", "x.6.x", "x.2.3"),
@@ -189,6 +226,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.3, §3.4, §3.7: too large for the mailbox or the system; content, conversion",
     ),
     Rule(
+        name="size",
         at=(MAIL,),
         codes=("552",),
         action=Action.ANSWER,
@@ -196,6 +234,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 1870 §6.1: the declared size is more than the relay takes",
     ),
     Rule(
+        name="requiretls",
         at=ANYWHERE,
         codes=("5",),
         enhanced=("5.7.10", "5.7.30"),
@@ -207,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     # --- about a sender that the letter alone has ------------------------------------------------
     # Each of these letters would stop all others else, and there may be thousands of them in a row.
     Rule(
+        name="own-path",
         at=ANYWHERE,
         codes=("4", "5"),
         enhanced=("x.1.7", "x.1.8"),
@@ -216,6 +256,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.2: the sender's address, which is the letter's own",
     ),
     Rule(
+        name="own-path-login",
         at=(MAIL, RCPT),
         codes=("553",),
         enhanced=("5.7.1",),
@@ -225,6 +266,7 @@ RULES: tuple[Rule, ...] = (
         source="Postfix reject_sender_login_mismatch, of a sender's address that is the letter's own",
     ),
     Rule(
+        name="own-sender",
         at=ANYWHERE,
         codes=("5",),
         enhanced=SENDER_CODES,
@@ -235,6 +277,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- about the transaction's size -----------------------------------------------------------
     Rule(
+        name="too-many-taken",
         at=(RCPT,),
         codes=("4", "5"),
         enhanced=("x.5.3",),
@@ -244,6 +287,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.6, RFC 5321 §4.5.3.1.10: too many recipients; Postfix, Google 452 4.5.3",
     ),
     Rule(
+        name="too-many-room",
         at=(RCPT,),
         codes=("452", "552"),
         enhanced=(NONE,),
@@ -253,6 +297,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §4.5.3.1.10: too many recipients; 552 in the words of old",
     ),
     Rule(
+        name="too-many-late",
         at=(DATA, DOT),
         codes=("4", "5"),
         enhanced=("x.5.3",),
@@ -262,6 +307,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- about the session -----------------------------------------------------------------------
     Rule(
+        name="rate-of-sender",
         at=ANYWHERE,
         codes=("4",),
         enhanced=("4.7.28",),
@@ -270,6 +316,7 @@ RULES: tuple[Rule, ...] = (
         source="Google: too much from our address or domain; another session is no remedy",
     ),
     Rule(
+        name="session-over",
         at=ANYWHERE,
         codes=("421", "530"),
         when=When.CARRIED,
@@ -278,6 +325,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §3.8, RFC 4954 §6: the relay ends the session, or has forgotten the login",
     ),
     Rule(
+        name="mail-own-terms",
         at=(MAIL,),
         codes=("501", "504", "553", "555"),
         when=When.OWN,
@@ -286,6 +334,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §4.2.2: about the address or the parameters of MAIL, of which some are the letter's",
     ),
     Rule(
+        name="session-full",
         at=(MAIL,),
         codes=("4", "5"),
         when=When.CARRIED,
@@ -294,6 +343,7 @@ RULES: tuple[Rule, ...] = (
         source="relays that take so many messages a session: 452 4.4.5, 451, 530, 554; a fresh one tells",
     ),
     Rule(
+        name="session-full-data",
         at=(DATA,),
         codes=("4", "503"),
         when=When.CARRIED,
@@ -303,14 +353,16 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- about our account -----------------------------------------------------------------------
     Rule(
+        name="login",
         at=ANYWHERE,
-        codes=("530", "534", "535", "538"),
+        codes=ACCOUNT_REPLIES,
         action=Action.HOLD,
         otherwise=Action.HOLD,
         scope=Scope.SENDER,
         source="RFC 4954 §6: about the login",
     ),
     Rule(
+        name="account",
         at=ANYWHERE,
         codes=("4", "5"),
         enhanced=ACCOUNT_CODES,
@@ -319,7 +371,23 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.SENDER,
         source="the providers' own pages, see ACCOUNT_CODES",
     ),
+    _by_words(
+        "limit",
+        "cPanel, Plesk, DirectAdmin, policyd, GoDaddy, IONOS: so many letters an hour or a day",
+        otherwise=Action.HOLD,
+        other_than=_OF_A_MAILBOX,
+    ),
+    _by_words(
+        "rate",
+        "HestiaCP, Mailu, OVH, Hostinger: too many letters",
+        otherwise=Action.HOLD,
+        other_than=_OF_A_MAILBOX,
+    ),
+    _by_words("relaying", "Exim, sendmail, Postfix, Exchange, qmail: nothing is relayed for us"),
+    _by_words("authentication", "SmarterMail, Exchange: what 530 says (RFC 4954 §6), with another code"),
+    _by_words("suspended", "cPanel, Mail.ru: the account may not send"),
     Rule(
+        name="account-quota",
         at=(DATA, DOT),
         codes=("554",),
         enhanced=("5.2.0",),
@@ -329,6 +397,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- about the relay -------------------------------------------------------------------------
     Rule(
+        name="mail-own",
         at=(MAIL,),
         codes=("5",),
         when=When.OWN,
@@ -337,6 +406,7 @@ RULES: tuple[Rule, ...] = (
         source="at MAIL the letter said something of its own: a reverse-path, notifications, RequireTLS",
     ),
     Rule(
+        name="mail",
         at=(MAIL,),
         codes=("4", "5"),
         action=Action.HOLD,
@@ -345,14 +415,17 @@ RULES: tuple[Rule, ...] = (
         source="at MAIL nothing is known of the letter but its size; 421 4.3.2, 452 4.3.1, 550, 553, 554",
     ),
     Rule(
+        name="throttled",
         at=ANYWHERE,
         codes=("432", "454"),
         action=Action.HOLD,
+        pauses=True,
         scope=Scope.RELAY,
         source="Microsoft 432: too many connections; SES 454: throttled, said at the dot; Postfix 454 4.7.1",
     ),
     # --- about the recipient ---------------------------------------------------------------------
     Rule(
+        name="rcpt-others-taken",
         at=(RCPT,),
         codes=("5",),
         when=When.TAKEN,
@@ -361,6 +434,7 @@ RULES: tuple[Rule, ...] = (
         source="others were taken with the same sender, in the same session",
     ),
     Rule(
+        name="sender-address",
         at=(RCPT, DATA, DOT),
         codes=("4", "5"),
         enhanced=("x.1.7", "x.1.8"),
@@ -369,6 +443,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.2: the sender's address; Postfix says it at RCPT",
     ),
     Rule(
+        name="sender-login",
         at=(RCPT,),
         codes=("553",),
         enhanced=("5.7.1",),
@@ -377,6 +452,7 @@ RULES: tuple[Rule, ...] = (
         source="Postfix reject_sender_login_mismatch: the sender's address is not owned by the user",
     ),
     Rule(
+        name="greeting",
         at=(RCPT, DATA, DOT),
         codes=("504",),
         action=Action.HOLD,
@@ -384,6 +460,7 @@ RULES: tuple[Rule, ...] = (
         source="Postfix reject_non_fqdn_helo_hostname: our name in EHLO, see SMTP_HELO_NAME",
     ),
     Rule(
+        name="mailbox",
         at=(RCPT, DATA, DOT),
         codes=("4", "5"),
         enhanced=("x.1.x", "x.2.x"),
@@ -392,6 +469,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.2, §3.3: the address, the mailbox",
     ),
     Rule(
+        name="way",
         at=(RCPT,),
         codes=("4", "5"),
         enhanced=("x.4.x",),
@@ -400,6 +478,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.5: the way to the recipient; Microsoft 550 5.4.1",
     ),
     Rule(
+        name="no-mailbox",
         at=(RCPT,),
         codes=("550", "551", "553", "501", "552"),
         enhanced=(NONE,),
@@ -408,6 +487,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §4.2.2, §4.3.2: no such mailbox, not here, name not allowed, full",
     ),
     Rule(
+        name="session-refused",
         at=(RCPT,),
         codes=("421",),
         action=Action.WEIGH,
@@ -415,6 +495,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §3.8: the end of a session that had not carried anything",
     ),
     Rule(
+        name="relay-state",
         at=(RCPT,),
         codes=("4",),
         enhanced=("4.3.x",),
@@ -423,6 +504,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 3463 §3.4: the relay's own state; it may be a recipient's domain's",
     ),
     Rule(
+        name="recipient-later",
         at=(RCPT,),
         codes=("4",),
         action=Action.ANSWER,
@@ -431,6 +513,7 @@ RULES: tuple[Rule, ...] = (
     ),
     # --- nobody can tell -------------------------------------------------------------------------
     Rule(
+        name="dot-size",
         at=(DOT,),
         codes=("552",),
         enhanced=(NONE,),
@@ -439,6 +522,7 @@ RULES: tuple[Rule, ...] = (
         source="RFC 5321 §4.2.2: too much",
     ),
     Rule(
+        name="unclear",
         at=(RCPT, DATA, DOT),
         codes=("4", "5"),
         action=Action.WEIGH,
@@ -448,43 +532,128 @@ RULES: tuple[Rule, ...] = (
 )
 
 _AT_ITS_WORD = Rule(
-    at=(), action=Action.ANSWER, scope=Scope.RECIPIENT, source="accepted, uncertain, or said by no rule"
+    name="at-its-word",
+    at=(),
+    action=Action.ANSWER,
+    scope=Scope.RECIPIENT,
+    source="accepted, uncertain, or said by no rule",
+)
+
+_SESSION = Rule(
+    name="session",
+    at=(Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH),
+    action=Action.HOLD,
+    otherwise=Action.HOLD,
+    scope=Scope.RELAY,
+    source="no letter is taken before there is a session: it is tried again with growing pauses",
 )
 
 
+NOTHING: Final[frozenset[str]] = frozenset()
+"""The kinds of words where the relay said none."""
+
+
 def rule_for(result: Result, *, taken: bool, carried: bool, known: tuple[When, ...] = ()) -> Rule:
-    """The rule that fits what was said about a recipient who was not accepted.
+    """The default that fits what was said about a recipient who was not accepted.
 
     `taken`: the relay took somebody else's RCPT in the same transaction. `carried`: it took letters before in
     the same session. `known` is what else is so, of the letter itself.
     """
     if result.verdict is Verdict.ACCEPTED or result.verdict is Verdict.UNCERTAIN:
         return _AT_ITS_WORD
-    code = result.code
-    if code is not None and code < 400:
-        code = None  # a reply that made no sense ended the session: lost, in the relay's words
     happened = [When.ALWAYS, *known]
     happened += [When.TAKEN] * taken
     happened += [When.CARRIED] * carried
-    return _rule(result.phase, code, result.enhanced, tuple(happened))
+    code = _reply_code(result)
+    words = NOTHING if code is None else kinds_of(own_words(result))
+    return _rule(result.phase, code, result.enhanced, words, tuple(happened))
+
+
+def _reply_code(result: Result) -> int | None:
+    """The code of a refusal; a reply that made no sense ended the session: lost, in the relay's words."""
+    return result.code if result.code is not None and result.code >= 400 else None
 
 
 @lru_cache(maxsize=1024)  # a relay says the same few things thousands of times
-def _rule(phase: Phase, code: int | None, enhanced: str | None, happened: tuple[When, ...]) -> Rule:
+def _rule(
+    phase: Phase, code: int | None, enhanced: str | None, words: frozenset[str], happened: tuple[When, ...]
+) -> Rule:
+    if phase in _SESSION.at:
+        return _SESSION
     for rule in RULES:
-        if rule.fits(phase, code, enhanced, happened=happened):
+        if rule.fits(phase, code, enhanced, words=words, happened=happened):
             return rule
     return _AT_ITS_WORD
 
 
+def decide(
+    rules: Sequence[ReplyRule],
+    result: Result,
+    *,
+    taken: bool = False,
+    carried: bool = False,
+    known: tuple[When, ...] = (),
+) -> Decision:
+    """What is done about what was said of a recipient who was not accepted: by `rules`, else by the defaults.
+
+    `rules` are a relay's own, the file's before the preset's. A `fail` of theirs gives way to a default by
+    which the same reply is about the account or the relay. The rest is as for `rule_for`.
+    """
+    default = rule_for(result, taken=taken, carried=carried, known=known)
+    code = _reply_code(result)
+    usual = _default(default, refusals_needed(result) if default.action is Action.ANSWER else 0)
+    told = result.verdict is Verdict.DEFERRED or result.verdict is Verdict.REFUSED
+    if not rules or code is None or not told:
+        return usual
+    text = own_words(result)
+    found = first_fit(rules, result.phase, code, result.enhanced, text)
+    if found is None or (found.action is Action.FAIL and default.action is Action.HOLD):
+        return usual
+    return decided(found, code, result.enhanced, text, blames_all=default.action is Action.HOLD)
+
+
+@lru_cache(maxsize=1024)
+def _default(rule: Rule, refusals: int) -> Decision:
+    """What a default says; `refusals` as for `mailsender.suppression.rules.refusals_needed`."""
+    if rule is _AT_ITS_WORD:
+        return Decision(rule="", action=rule.action, otherwise=rule.otherwise, scope=rule.scope)
+    return Decision(
+        rule=DEFAULT + rule.name,
+        action=rule.action,
+        otherwise=rule.otherwise,
+        scope=rule.scope,
+        counts=rule.action not in {Action.HOLD, Action.RENEW, Action.SPLIT},
+        pauses=rule.pauses,
+        suppress=Suppress(refusals),
+        source=rule.source,
+    )
+
+
+RULED: Final = frozenset({Action.WAIT, Action.SLOW, Action.SWITCH, Action.STOP, Action.RETRY})
+"""What rules alone may say, and by which a recipient is tried again: see `mailsender.sending.orders`."""
+
+
 def as_deferred(result: Result) -> Result:
     """The same words, with another try to come."""
-    if result.verdict is Verdict.DEFERRED:
-        return result
+    return result if result.verdict is Verdict.DEFERRED else _with(result, Verdict.DEFERRED, result.rule)
+
+
+def as_refused(result: Result) -> Result:
+    """The same words, for good."""
+    return result if result.verdict is Verdict.REFUSED else _with(result, Verdict.REFUSED, result.rule)
+
+
+def ruled(result: Result, rule: str) -> Result:
+    """The same, with the name of the rule that decided."""
+    return result if result.rule == rule else _with(result, result.verdict, rule)
+
+
+def _with(result: Result, verdict: Verdict, rule: str) -> Result:
     return Result(
-        verdict=Verdict.DEFERRED,
+        verdict=verdict,
         phase=result.phase,
         code=result.code,
         enhanced=result.enhanced,
         text=result.text,
+        rule=rule,
     )

@@ -327,6 +327,7 @@ class Settler:
                 relay="",
                 message_id="",
                 reason=UNSTORABLE,
+                history=(),
                 finished_at=letter.finished_at or now_ms(self._clock.epoch()),
             ),
         )
@@ -432,9 +433,10 @@ class Settler:
 
 
 def _plain(settlement: Settlement) -> Settlement:
-    """The same outcome without what a relay said."""
+    """The same outcome without what relays said, now and before."""
     recipients = tuple(
         replace(r, result=replace(r.result, text="", enhanced=None) if r.result else None)
         for r in settlement.letter.recipients
     )
-    return replace(settlement, letter=settlement.letter.evolve(recipients=recipients, relay=""))
+    letter = settlement.letter.evolve(recipients=recipients, relay="", history=())
+    return replace(settlement, letter=letter)

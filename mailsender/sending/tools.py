@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailsender.blobs.cache import BlobCache
 from mailsender.message.composer import Filling
@@ -16,8 +16,12 @@ from mailsender.message.parts import Base64
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Letter
 from mailsender.queue.inflight import InFlight
+from mailsender.routing.table import RouteTable
 from mailsender.sending.permit import Margins, Means
 from mailsender.sending.settler import Settler
+from mailsender.suppression.memory import MemorySuppressions
+from mailsender.suppression.rules import SuppressionPolicy
+from mailsender.suppression.watch import SuppressionWatch
 
 
 class Compose(Protocol):
@@ -72,9 +76,13 @@ class SendPolicy:
     life: float
 
 
+PLAIN_TABLE: Final = RouteTable(())
+"""That of a service where all letters take the one route."""
+
+
 @dataclass(slots=True)
 class Tools:
-    """What all senders of a replica share."""
+    """What all senders of a replica share. `table` is another one once routes were changed."""
 
     in_flight: InFlight
     settler: Settler
@@ -84,7 +92,9 @@ class Tools:
     chance: random.Random
     stopping: asyncio.Event
     means: Means
+    suppression: SuppressionWatch
     blobs: BlobCache | None = None
+    table: RouteTable = PLAIN_TABLE
 
     @staticmethod
     def of(
@@ -96,8 +106,14 @@ class Tools:
         clock: Clock,
         chance: random.Random,
         stopping: asyncio.Event,
+        suppression: SuppressionWatch | None = None,
         blobs: BlobCache | None = None,
+        table: RouteTable = PLAIN_TABLE,
     ) -> Tools:
-        """Those with the margins that follow from them."""
+        """Those with the margins that follow from them; without `suppression` nobody is suppressed."""
+        if suppression is None:
+            suppression = SuppressionWatch(MemorySuppressions(), clock, SuppressionPolicy())
         means = Means(clock, in_flight, Margins.of(policy.life))
-        return Tools(in_flight, settler, composer, policy, clock, chance, stopping, means, blobs)
+        return Tools(
+            in_flight, settler, composer, policy, clock, chance, stopping, means, suppression, blobs, table
+        )

@@ -9,27 +9,30 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from pydantic import SecretStr, ValidationError, model_validator
+from pydantic import PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailsender.model.durations import duration_of
+from mailsender.settings.file.read import CONFIG, Config, read_config
 from mailsender.settings.groups.codes import CodeSettings
 from mailsender.settings.groups.kafka import KafkaSettings, check_topics
 from mailsender.settings.groups.letters import LetterSettings
-from mailsender.settings.groups.mongodb import MongoSettings, check_uri
-from mailsender.settings.groups.relay import RelaySettings, check_sender
+from mailsender.settings.groups.mongodb import WHERE_MONGODB_IS, MongoSettings, check_uri
+from mailsender.settings.groups.relay import RelaySettings, check_credentials, check_sender
 from mailsender.settings.groups.service import ServiceSettings, loopback
+from mailsender.settings.groups.suppression import SuppressionSettings
 from mailsender.settings.groups.templates import TemplateSettings
-from mailsender.settings.kinds import duration_text, is_duration
+from mailsender.settings.kinds import is_duration
 from mailsender.settings.sources import SettingsError, is_link, read, secret_files
 
 _PREFIXES = (
     *("SMTP_", "KAFKA_", "MONGODB_", "MONGO_", "HTTP_", "LETTER_", "REPORT_", "INTAKE_", "QUEUE_", "LOG_"),
-    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_"),
+    *("DRAIN_", "DKIM_", "MAILSENDER_", "CODE_", "BLOB_", "TEMPLATES_", "SUPPRESSION_"),
 )
 
 _NEAR = 0.85
@@ -46,20 +49,42 @@ _OTHERS = re.compile(
 )
 
 
+_NO_MONGODB: Final = "MONGODB_URI: is missing"
+
+
 # pydantic has the fields of the last base first: that is their order in the documentation, and in errors.
 class Settings(
     ServiceSettings,
     CodeSettings,
     MongoSettings,
     TemplateSettings,
+    SuppressionSettings,
     LetterSettings,
     KafkaSettings,
     RelaySettings,
     BaseSettings,
 ):
-    """Every setting, by its environment name in lower case."""
+    """Every setting, by its environment name in lower case; and what the file says that one of them names."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    _config: Config | None = PrivateAttr(None)
+
+    @property
+    def config(self) -> Config | None:
+        """What the file says; None where there is none."""
+        return self._config
+
+    def read_again(self) -> Self:
+        """The same settings, with the file as it is now.
+
+        Raises:
+            SettingsError: something is wrong with the file.
+        """
+        again = self.model_copy()
+        path = self.mailsender_config
+        again._config = read_config(path, smtp=bool(self.smtp_host)) if path else None  # noqa: SLF001  a copy
+        return again
 
     @classmethod
     def settings_customise_sources(
@@ -79,35 +104,68 @@ class Settings(
         """Port 465 is implicit TLS by its registration (RFC 8314 §3.3).
 
         What Kubernetes says about a service that happens to be named `smtp` or `http` is no port of ours.
+        With a file of relays there need be none beside them.
         """
         if isinstance(data, dict):
             data = {name: each for name, each in data.items() if not is_link(name, each)}
+            if data.get("mailsender_config"):
+                data.setdefault("smtp_host", "")
         if isinstance(data, dict) and "smtp_tls" not in data and str(data.get("smtp_port", "")) == "465":
             return {**data, "smtp_tls": "implicit"}
         return data
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        """What can only be judged over several settings."""
-        check_topics(self)
-        check_sender(self)
-        if self.smtp_rate_limit_max_letters and self.smtp_rate_limit_period <= 0:
-            raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
-        if not (self.mongodb_uri or self.mongo_local or self.mongo_nodeport_svc_service_host):
-            raise ValueError("MONGODB_URI: is missing")
-        check_uri(self)
-        if self.authenticates and self.smtp_tls == "none" and not self.smtp_auth_cleartext:
-            raise ValueError(
-                "SMTP_TLS: is none, so SMTP_PASSWORD would be sent in clear text;"
-                " set SMTP_AUTH_CLEARTEXT=true to allow it"
-            )
-        open_to_others = not self.http_api_key.get_secret_value() and not loopback(self.bind_host)
-        if open_to_others and not self.http_allow_anonymous:
-            raise ValueError(
-                f"HTTP_API_KEY: is missing, and HTTP_HOST={self.bind_host} can be reached from other"
-                " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
-            )
+        """What can only be judged over several settings: all of it is told at once."""
+        faults: list[str] = []
+        for check in _TOGETHER:
+            try:
+                check(self)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+
+def _check_rate(settings: Settings) -> None:
+    if settings.smtp_rate_limit_max_letters and settings.smtp_rate_limit_period <= 0:
+        raise ValueError("SMTP_RATE_LIMIT_PERIOD: must be longer than 0 when there is a rate")
+
+
+def _check_mongodb(settings: Settings) -> None:
+    if not any(getattr(settings, name) for name in WHERE_MONGODB_IS):
+        raise ValueError(_NO_MONGODB)
+    check_uri(settings)
+
+
+def _check_clear_text(settings: Settings) -> None:
+    if settings.authenticates and settings.smtp_tls == "none" and not settings.smtp_auth_cleartext:
+        secret = "the token" if settings.credentials.tokens else "SMTP_PASSWORD"
+        raise ValueError(
+            f"SMTP_TLS: is none, so {secret} would be sent in clear text;"
+            " set SMTP_AUTH_CLEARTEXT=true to allow it"
+        )
+
+
+def _check_listening(settings: Settings) -> None:
+    open_to_others = not settings.http_api_key.get_secret_value() and not loopback(settings.bind_host)
+    if open_to_others and not settings.http_allow_anonymous:
+        raise ValueError(
+            f"HTTP_API_KEY: is missing, and HTTP_HOST={settings.bind_host} can be reached from other"
+            " machines; set a key, or HTTP_ALLOW_ANONYMOUS=true"
+        )
+
+
+_TOGETHER: Final[Sequence[Callable[[Settings], None]]] = (
+    check_topics,
+    check_sender,
+    check_credentials,
+    _check_rate,
+    _check_mongodb,
+    _check_clear_text,
+    _check_listening,
+)
 
 
 class _Surroundings(PydanticBaseSettingsSource):
@@ -155,16 +213,39 @@ def _broken(text: str, secret: bool) -> str:
 
 
 def load() -> Settings:
-    """Read the environment.
+    """Read the environment, and the file that it names.
 
     Raises:
-        SettingsError: one line that names every missing or bad value, without the value of a secret. What
-            can only be judged over several settings is named once each of them is good by itself.
+        SettingsError: one line that names every missing or bad value, without the value of a secret, and what
+            is wrong in the file. What can only be judged over several settings is named once each of them is
+            good by itself.
     """
+    complaints: list[str] = []
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+        complaints += map(_complaint, error.errors())
+    except SettingsError as error:
+        complaints.append(str(error))
+    else:
+        return settings.read_again()
+    raise SettingsError("; ".join([*complaints, *_further(complaints)]))
+
+
+def _further(complaints: Sequence[str]) -> Iterator[str]:
+    """What can be told beside `complaints` about some settings, for which the others were not looked at."""
+    try:
+        found = read([*WHERE_MONGODB_IS, "mailsender_config", "smtp_host"])
+    except SettingsError:
+        return  # it is among them
+    if not any(name in found for name in WHERE_MONGODB_IS) and _NO_MONGODB not in "; ".join(complaints):
+        yield _NO_MONGODB
+    path = found.get("mailsender_config", "")
+    if path and not any(each.startswith(CONFIG) for each in complaints):
+        try:
+            read_config(path, smtp="smtp_host" in found)
+        except SettingsError as error:
+            yield str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +257,18 @@ class Slip:
     place: str
 
 
-def slips() -> list[Slip]:
-    """What the environment and the directory of secrets hold that looks like a setting and is none."""
+def slips(config: Config | None = None) -> list[Slip]:
+    """What the environment and the directory of secrets hold that looks like a setting and is none.
+
+    What `config` takes from there is meant.
+    """
     found = [Slip(name, near, "the environment") for name, near in astray(os.environ).items()]
     directory, files = secret_files()
     keys = {part.rpartition(":")[2].strip() for part in read(["dkim_keys"]).get("dkim_keys", "").split(",")}
     names = [path.name for path in files if path.name not in keys]
-    return found + [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
+    found += [Slip(name, near, f"a file in {directory}") for name, near in astray(names).items()]
+    meant = {name.upper() for name in config.names} if config is not None else set()
+    return [slip for slip in found if slip.name not in meant]
 
 
 def astray(names: Iterable[str]) -> dict[str, str]:
@@ -212,5 +298,5 @@ def _complaint(detail: Any) -> str:
         return f"{name}: is missing{meant}"
     bound = detail["ctx"].get("le", detail["ctx"].get("ge")) if "ctx" in detail else None
     if bound is not None and is_duration(Settings.model_fields[name.lower()]):
-        return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_text(bound)}"
+        return f"{name}: at {'most' if 'le' in detail['ctx'] else 'least'} {duration_of(bound)}"
     return f"{name}: {text[:1].lower()}{text[1:]}"

@@ -1,20 +1,16 @@
 """What settings are made of: a field with what its table says, durations, lists.
 
-Durations read ``250ms``, ``5s``, ``1m``, ``24h``, ``30d`` or several in a row (``1m30s``) and are seconds in
-the code.
+Durations are written as `mailsender.model.durations` reads them, and are seconds in the code.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+from mailsender.model.durations import seconds_of
 
 DAY = 86400.0
 """Seconds."""
@@ -34,23 +30,10 @@ def field(default: Any, text: str, *, original: bool = False, shown: str = "", *
 
 def parse_duration(value: object) -> object:
     """Seconds of ``1m30s``; anything else is left for pydantic to refuse."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text == "0":
-        return 0.0
-    if not _DURATION.fullmatch(text):
-        raise ValueError("a duration such as 250ms, 5s, 1m, 24h or 30d is needed")
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    return seconds_of(value) if isinstance(value, str) else value
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=LONGEST)]
-
-
-def duration_text(seconds: float) -> str:
-    """A duration as it is written in a setting: ``90s``, ``5m``, ``1d``."""
-    unit = next((name for name in ("d", "h", "m") if seconds and not seconds % _UNITS[name]), "s")
-    return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
 def is_duration(field: FieldInfo) -> bool:

@@ -14,6 +14,8 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
     found = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
     for uri in (settings.mongodb_uri, settings.mongo_local):
         found += connection_string.passwords(uri)
-    if settings.authenticates:
-        found.append(f"\0{settings.smtp_user}\0{settings.smtp_password.get_secret_value()}")  # RFC 4616
+    if settings.authenticates and settings.credentials.password:
+        found.append(f"\0{settings.smtp_user}\0{settings.credentials.password}")  # RFC 4616
+    if settings.config is not None:
+        found += settings.config.secrets
     return tuple(value for value in found if value)

@@ -62,6 +62,59 @@ def secret_files() -> tuple[str, list[Path]]:
         raise SettingsError(f"{SECRETS_DIR}: {directory} cannot be read: {_why(error)}") from None
 
 
+def secret(name: str) -> str:
+    """What `${NAME}` stands for: of the environment, else of the file of that name.
+
+    Raises:
+        SettingsError: it is nowhere, it is empty, or it cannot be read.
+    """
+    found = read([name.lower()]).get(name.lower(), "")
+    if not found:
+        raise SettingsError(f"{name} is neither in the environment nor a file in {SECRETS_DIR}")
+    return found
+
+
+def secret_path(name: str) -> Path:
+    """Where a file lies that is named by its whole path, or by its name in the directory of secrets.
+
+    Raises:
+        SettingsError: it is neither. The text does not repeat it: somebody may have put the secret itself
+            there.
+    """
+    if Path(name).is_absolute():
+        return Path(name)
+    if Path(name).name != name:
+        raise SettingsError(f"a whole path, or the bare name of a file in {SECRETS_DIR}, is needed")
+    directory = _environment().get(SECRETS_DIR.lower(), "")
+    if not directory:
+        raise SettingsError(f"a file is named without its path, and {SECRETS_DIR} is not set")
+    return Path(directory, name)
+
+
+def secret_in(name: str, most: int) -> str:
+    """What such a file holds, at most `most` bytes, without the white space around it.
+
+    Raises:
+        SettingsError: it cannot be read, it is empty or longer, or it is no file.
+    """
+    path = secret_path(name)
+    # A name without a path may be the secret itself.
+    shown = f"the file {path}" if Path(name).is_absolute() else f"the file in {path.parent}"
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise SettingsError(f"{shown} is no file")
+        with path.open("rb") as file:
+            octets = file.read(most + 1)
+        text = _bare(octets.decode())
+    except UnicodeDecodeError:
+        raise SettingsError(f"{shown} is not UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{shown} cannot be read: {_why(error)}") from None
+    if not text or len(octets) > most:
+        raise SettingsError(f"{shown} is {'empty' if not text else f'longer than {most} bytes'}")
+    return text
+
+
 def place() -> tuple[str, int]:
     """Where the service that has these settings answers on this machine: host and port.
 

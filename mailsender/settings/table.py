@@ -10,8 +10,9 @@ from annotated_types import Ge, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from mailsender.model.durations import duration_of
 from mailsender.settings.environment import Settings
-from mailsender.settings.kinds import duration_text, is_duration
+from mailsender.settings.kinds import is_duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def _values(field: FieldInfo) -> str:
     lows: list[Any] = [part.ge for part in field.metadata if isinstance(part, Ge)]
     highs: list[Any] = [part.le for part in field.metadata if isinstance(part, Le)]
     low, high = max(lows, default=None), min(highs, default=None)
-    shown: Callable[[Any], str] = duration_text if duration else str
+    shown: Callable[[Any], str] = duration_of if duration else str
     words = ["duration" if duration else "number"]
     if low is not None and not (duration and low == 0):
         words.append(f"from {shown(low)}")

@@ -25,11 +25,13 @@ from aiosmtplib.protocol import SMTPProtocol
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
 from mailsender.net.tls import Renewed, client_context
-from mailsender.smtp.auth import MECHANISMS, LoginMemory, log_in
 from mailsender.smtp.commands import Offers
+from mailsender.smtp.credentials import Credentials
 from mailsender.smtp.errors import relay_away
 from mailsender.smtp.hosts import Host, Lookups, dial, own_name
 from mailsender.smtp.learned import Learned
+from mailsender.smtp.logins import Logins
+from mailsender.smtp.mechanisms import Login
 from mailsender.smtp.port import RelayAway
 from mailsender.smtp.protocol import Timeouts
 from mailsender.smtp.replies import MAX_EMPTY
@@ -45,7 +47,8 @@ _NO_REPLY = -1  # as the client has it
 class SmtpConfig:
     """How a relay is reached. The names of settings stand in its errors, so that one knows what to mend.
 
-    `host` is a name or an address, see `Host`. `ca_file` takes the place of the system's CAs. Without a
+    `host` is a name or an address, see `Host`. `name` is the relay's in the file, empty where it is not from
+    there. `ca_file` takes the place of the system's CAs. Without a
     `helo_name` see `own_name`. Without `pipelining` the relay is spoken to one command at a
     time, whatever it offers.
     """
@@ -55,17 +58,22 @@ class SmtpConfig:
     tls: Literal["implicit", "starttls", "none"]
     ca_file: str = ""
     verify: bool = True
-    user: str = ""
-    password: str = field(default="", repr=False)
+    credentials: Credentials = field(default_factory=Credentials)
     auth_cleartext: bool = False
     helo_name: str = ""
     pipelining: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
+    name: str = ""
 
     @property
-    def authenticates(self) -> bool:
-        """Whether sessions log in: a user without a password is only the sender."""
-        return bool(self.user and self.password)
+    def address(self) -> str:
+        """``host:port``."""
+        return Host.of(self.host).with_port(self.port)
+
+    @property
+    def told(self) -> str:
+        """As logs name the relay: several of a file may have one host and port, each with its own account."""
+        return self.name or self.address
 
 
 class SmtpRelay:
@@ -74,12 +82,12 @@ class SmtpRelay:
     def __init__(self, config: SmtpConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._name = Host.of(config.host).with_port(config.port)
+        self._told, self._address = config.told, config.address  # asked for with each letter
         self._tls = Renewed(lambda: tls_context(config), config.ca_file)
         self._writes: Writes | None = None
-        self._logins = LoginMemory()
+        self._logins = Logins(config.credentials, config.host, config.port, clock, told=config.told)
         self._lookups = Lookups()
-        self._learned = Learned(self._name, clock, config.timeouts.dot)
+        self._learned = Learned(config.told, clock, config.timeouts.dot)
         if config.tls != "none" and not config.verify:
             log.warning(
                 "relay_certificate_not_verified",
@@ -90,8 +98,13 @@ class SmtpRelay:
 
     @property
     def name(self) -> str:
-        """See `Relay`."""
-        return self._name
+        """See `Transport`."""
+        return self._told
+
+    @property
+    def address(self) -> str:
+        """See `Transport`."""
+        return self._address
 
     @property
     def remark(self) -> str:
@@ -105,9 +118,11 @@ class SmtpRelay:
             RelayAway: see `Relay`.
         """
         config = self._config
-        if config.authenticates and config.tls == "none" and not config.auth_cleartext:
+        credentials = config.credentials
+        if credentials.complete and config.tls == "none" and not config.auth_cleartext:
+            what = "token" if credentials.tokens else "password"
             raise RelayAway(
-                "the password would be sent in clear text: set SMTP_TLS, or SMTP_AUTH_CLEARTEXT=true",
+                f"the {what} would be sent in clear text: set SMTP_TLS, or SMTP_AUTH_CLEARTEXT=true",
                 phase=Phase.AUTH,
                 permanent=True,
             )
@@ -120,7 +135,11 @@ class SmtpRelay:
             if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
                 self._tls.forget()
             raise relay_away(
-                error, phase=opening.phase, host=config.host, user=config.user, password=config.password
+                error,
+                phase=opening.phase,
+                host=config.host,
+                told=self._logins.told(opening.login),
+                advice=self._logins.advice,
             ) from error
 
     async def _tls_context(self) -> ssl.SSLContext | None:
@@ -157,12 +176,13 @@ class _Opening:
         self,
         config: SmtpConfig,
         context: ssl.SSLContext | None,
-        logins: LoginMemory,
+        logins: Logins,
         clock: Clock,
     ) -> None:
         self._config = config
         self._logins = logins
         self._clock = clock
+        self.login: Login | None = None
         self.phase = Phase.CONNECT
         self._host = Host.of(config.host)
         self._client = SMTP(
@@ -174,17 +194,17 @@ class _Opening:
 
     async def session(self, lookups: Lookups, learned: Learned, writes: Writes) -> SmtpSession:
         """All the steps. Raises what aiosmtplib, ssl and sockets raise; nothing is left open then."""
-        if self._config.authenticates:
+        if self._config.credentials.complete:
             self.phase = Phase.AUTH
-            self._logins.check(self._clock.monotonic())
+            self.login = await self._logins.next()
             self.phase = Phase.CONNECT
         try:
             await self._connect(lookups)
             await self._ehlo()
             if self._config.tls == "starttls":
                 await self._starttls()
-            if self._config.authenticates:
-                await self._log_in()
+            if self.login is not None:
+                await self._log_in(self.login)
             return self._taken_over(learned, writes)
         except BaseException:
             self._cut()
@@ -249,23 +269,13 @@ class _Opening:
         await self._client.starttls(timeout=self._config.timeouts.connect)
         await self._ehlo()
 
-    async def _log_in(self) -> None:
+    async def _log_in(self, login: Login) -> None:
         self.phase = Phase.AUTH
-        user, password = self._config.user, self._config.password
-        offered = {name.upper() for name in self._client.server_auth_methods} & MECHANISMS
-        if not offered:
-            raise RelayAway(
-                "the relay offers neither AUTH PLAIN nor LOGIN; without SMTP_PASSWORD nobody logs in",
-                phase=self.phase,
-                permanent=True,
-            )
 
         def say(line: bytes) -> Awaitable[SMTPResponse]:
             return self._client.execute_command(line, timeout=self._config.timeouts.command)
 
-        await log_in(
-            say, offered=offered, user=user, password=password, memory=self._logins, clock=self._clock
-        )
+        await self._logins.log_in(say, self._client.server_auth_methods, login)
 
     def _taken_over(self, learned: Learned, writes: Writes) -> SmtpSession:
         """The session on the client's transport; the client has nothing more to do with it."""
@@ -279,7 +289,7 @@ class _Opening:
         offers = Offers.of(client.esmtp_extensions, protected=protected)
         if not self._config.pipelining:
             offers = replace(offers, pipelining=False)
-        log.debug("relay_session_opened", relay=self._host.with_port(self._config.port), offers=offers)
+        log.debug("relay_session_opened", relay=self._config.told, offers=offers)
         return SmtpSession(
             cast("asyncio.Transport", transport), offers, self._config.timeouts, self._clock, learned, writes
         )

@@ -8,12 +8,16 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+from collections.abc import Sequence
 
 from aiosmtplib import SMTPResponseException
 
 from mailsender.model.letter import Phase
 from mailsender.model.text import one_line
+from mailsender.smtp.bearer import oauthbearer, xoauth2
+from mailsender.smtp.mechanisms import Login
 from mailsender.smtp.port import RelayAway
+from mailsender.smtp.replies import Reply
 
 # Of OpenSSL's verify codes (X509_V_ERR_*), those that one setting or one deed mends.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -23,13 +27,15 @@ _NOT_STRICT = set(range(85, 95))  # what Python asks of CAs from 3.13 on
 _NO_TLS_AT_ALL = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 
 
-def relay_away(error: Exception, *, phase: Phase, host: str, user: str, password: str) -> RelayAway:
+def relay_away(
+    error: Exception, *, phase: Phase, host: str, told: Sequence[Login] = (), advice: str = ""
+) -> RelayAway:
     """`error`, which ended the way to a session in `phase`, for the caller of `Relay.connect`.
 
-    `user` and `password` are only there to be kept out of the text.
+    What was `told` is only there to be kept out of the text. `advice` is for a login that is refused.
     """
     if isinstance(error, SMTPResponseException):
-        return _refusal(error, phase, without=_secrets(user, password))
+        return _refusal(error, phase, advice, without=_secrets(told))
     root = error.__cause__ or error
     if isinstance(root, ssl.SSLError):
         tell = _certificate if isinstance(root, ssl.SSLCertVerificationError) else _tls
@@ -53,7 +59,7 @@ def _network(error: BaseException, phase: Phase, host: str) -> str:
     return f"the connection failed ({phase}): {why}"
 
 
-def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) -> RelayAway:
+def _refusal(error: SMTPResponseException, phase: Phase, advice: str, *, without: list[str]) -> RelayAway:
     """What the relay said. A reply of 5xx will be repeated until somebody does something."""
     said = str(error.message)
     for secret in without:
@@ -61,19 +67,26 @@ def _refusal(error: SMTPResponseException, phase: Phase, *, without: list[str]) 
     code = error.code if 200 <= error.code <= 599 else None  # -1 where there was no SMTP reply
     hint = ""
     if phase is Phase.AUTH and code is not None and code >= 500:  # 535 (RFC 4954 §6), and 550, 553 of others
-        hint = "; see SMTP_USER and SMTP_PASSWORD"
+        hint = f"; {advice}"
     elif code is None:
         hint = "; is SMTP_PORT the port of a mail server?"
     text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{one_line(said)}{hint}"
-    return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500)
+    reply = None if code is None else Reply.of(code, said.split("\n"))
+    return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500, reply=reply)
 
 
-def _secrets(user: str, password: str) -> list[str]:
-    """The forms in which a relay is told the password and could repeat it."""
-    if not password:
-        return []
-    forms = (password.encode(), f"\0{user}\0{password}".encode())
-    return [*(base64.b64encode(form).decode() for form in forms), password]
+def _secrets(told: Sequence[Login]) -> list[str]:
+    """The forms in which a relay is told passwords and tokens and could repeat them."""
+    forms = []
+    for user, proof, host, port in {(each.user, each.proof, each.host, each.port) for each in told}:
+        spoken = (
+            proof,
+            f"\0{user}\0{proof}",
+            xoauth2(user, proof),
+            oauthbearer(user, proof, host, port),
+        )
+        forms += [*(base64.b64encode(form.encode()).decode() for form in spoken), proof]
+    return forms
 
 
 def _certificate(error: ssl.SSLError) -> str:

@@ -132,6 +132,27 @@ def address_literal(address: str) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
+def is_host(text: str) -> bool:
+    """Whether `text` can be a relay's host: a name, or an address as `Host.of` reads it."""
+    host = Host.of(text)
+    if _is_address(host.lookup):
+        return True
+    try:
+        name = parse_address(f"a@{host.name}").domain
+    except BadAddress:
+        return False
+    return not name.rpartition(".")[2].isdigit() or _is_short_address(name)
+
+
+def _is_short_address(text: str) -> bool:
+    """Whether the system takes `text` for an IPv4 address that leaves out parts, as in ``127.1``."""
+    try:
+        socket.inet_aton(text)
+    except OSError:
+        return False
+    return True
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Envelope, Outcome, Result
+from mailsender.smtp.replies import Reply
 
 
 class Permit(Protocol):
@@ -23,21 +24,37 @@ class Permit(Protocol):
         """
         ...
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        """Told what the relay said of recipients whom it does not take, as soon as it has said so.
+
+        The transaction may go on with others, for minutes, and what a reply asks for holds from now on.
+        """
+        ...
+
     def replied(self, results: Mapping[str, Result]) -> None:
         """Told what the reply to the dot came to for all recipients, before anybody waits for anything."""
         ...
 
 
 class RelayAway(Unavailable):
-    """No session could be opened. `phase` and `code` say how far it came.
+    """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said.
 
     `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
     the operator hears of it at once; it is tried again all the same.
     """
 
-    def __init__(self, text: str, *, phase: str, code: int | None = None, permanent: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        phase: str,
+        code: int | None = None,
+        permanent: bool = False,
+        reply: Reply | None = None,
+    ) -> None:
         """Note how far it came."""
         super().__init__(text)
+        self.reply = reply
         self.phase = phase
         self.code = code
         self.permanent = permanent
@@ -85,8 +102,11 @@ class Session(Protocol):
         """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...
 
-    async def check_alive(self) -> bool:
-        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle."""
+    async def check_alive(self, *, ask: bool = False) -> bool:
+        """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle.
+
+        With `ask` it is asked in any case.
+        """
         ...
 
     async def try_sender(self, reverse_path: str, recipient: str = "") -> Result:
@@ -108,6 +128,11 @@ class Session(Protocol):
         ...
 
     @property
+    def tls(self) -> str:
+        """The version of TLS that protects it, such as ``TLSv1.3``; empty for none."""
+        ...
+
+    @property
     def supports_smtputf8(self) -> bool:
         """Whether the relay offers SMTPUTF8 (RFC 6531)."""
         ...
@@ -123,7 +148,12 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """``host:port``, for reports and logs."""
+        """As reports and logs tell it: its name in the file, ``host:port`` where it is not from there."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
         ...
 
     @property

@@ -367,7 +367,7 @@ class Dialogue:
             # The relay holds on to the refused transaction before this one; RSET is what it takes.
             transaction.out_of_step = transaction.abandoned = True
         else:
-            transaction.settle_all(reply)
+            transaction.refuse_all(reply)
             transaction.abandoned = True
         transaction.answered = True
         self._skip_abandoned(transaction)
@@ -376,7 +376,7 @@ class Dialogue:
         if reply.kind is Kind.COMPLETED:
             transaction.recipients_taken = True
         elif not transaction.abandoned:
-            transaction.settle(recipient, reply)
+            transaction.refuse(recipient, reply)
         following = self._owed or self._unsaid
         if following and following[0][0] is Phase.DATA and not transaction.abandoned:
             if transaction.waiting:
@@ -398,7 +398,7 @@ class Dialogue:
             transaction.message_wanted = True
             return
         if not transaction.out_of_step:
-            transaction.settle_all(reply)
+            transaction.refuse_all(reply)
         self._front = None
         self._reset(transaction)
 

@@ -87,6 +87,8 @@ class SmtpSession:
         self._writes = writes or Writes()
         self._dialogue = Dialogue(offers, timeouts, learned or Learned("", clock, timeouts.dot))
         self._used = clock.monotonic()
+        secured = transport.get_extra_info("ssl_object")
+        self.tls = "" if secured is None else str(secured.version() or "")  # see `Session`
         self._going_on = False  # in this turn, after those who wait
         self._paused = False
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -268,9 +270,9 @@ class SmtpSession:
         """See `Session`."""
         return self.alive and (self._dialogue.busy or self._clock.monotonic() - self._used <= PROBE_AFTER)
 
-    async def check_alive(self) -> bool:
+    async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
-        if self.alive and not self.reusable:
+        if self.alive and (ask or not self.reusable):
             await self._ask_shortly(b"NOOP\r\n")
         return self.alive
 

@@ -99,14 +99,25 @@ class Transaction:
         """Whether what became of the session says anything about this letter."""
         return (self.answered or not self.not_first) and not self.out_of_step
 
-    def settle(self, recipient: str, reply: Reply) -> None:
-        """Note what `reply`, which came in this phase, means for `recipient`."""
+    def refuse(self, recipient: str, reply: Reply) -> None:
+        """Note that by `reply`, which came in this phase, `recipient` is not taken."""
         del self.waiting[recipient]
-        self.results[recipient] = result_of(reply, self.phase)
+        self.results[recipient] = result = result_of(reply, self.phase)
+        self.permit.refused({recipient: result})
+
+    def refuse_all(self, reply: Reply) -> None:
+        """The same for everybody left."""
+        result = result_of(reply, self.phase)
+        refused = dict.fromkeys(self.waiting, result)
+        self._settle_rest(result)
+        self.permit.refused(refused)
 
     def settle_all(self, reply: Reply) -> None:
-        """Note what `reply` means for everybody left."""
-        self._settle_rest(result_of(reply, self.phase))
+        """Note what the reply to the dot means for everybody left."""
+        if reply.kind is Kind.COMPLETED:
+            self._settle_rest(result_of(reply, self.phase))
+        else:
+            self.refuse_all(reply)
 
     def lost(self, end: End) -> None:
         """Note that the connection is gone: everybody left is deferred, after the dot uncertain."""

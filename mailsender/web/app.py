@@ -20,6 +20,7 @@ from mailsender.web.handlers import READ_SHARE, Handlers
 from mailsender.web.middleware import authenticate, bound, guard, problems
 from mailsender.web.operations import Operations
 from mailsender.web.pages import Pages
+from mailsender.web.suppression_handlers import SuppressionHandlers
 
 KEEP_ALIVE: Final = 75.0
 """Seconds until a connection is closed that idles after its last answer."""
@@ -101,7 +102,9 @@ def make_app(
         ],
     )
     blobs = BlobHandlers(operations, max_bytes=max_blob, stall=timeout)
-    app.add_routes([*handlers.routes(), *blobs.routes(), *Pages().routes()])
+    suppressions = SuppressionHandlers(operations, handlers.body, stall=timeout)
+    routes = [*handlers.routes(), *blobs.routes(), *suppressions.routes(), *Pages().routes()]
+    app.add_routes(routes)
     app.on_response_prepare.append(_headers)
     return app
 

@@ -25,8 +25,8 @@ from mailsender.web.endpoints.templates import TEMPLATES
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
 from mailsender.web.letter_view import letter_view
 from mailsender.web.lint_handlers import LintHandlers
-from mailsender.web.models import PostedView, SubmittedView
-from mailsender.web.operations import Operations, Submission
+from mailsender.web.models import LiftedOrderView, PostedView, ReloadedView, SubmittedView
+from mailsender.web.operations import BadConfig, NoConfig, NoOrder, Operations, Submission
 from mailsender.web.problems import SAMPLE, ProblemError, not_sent
 from mailsender.web.template_handlers import TemplateHandlers
 
@@ -39,6 +39,7 @@ READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
 
 _ID = re.compile(r"[0-9a-f]{24}")
+_UNKNOWN: Final = "The queue has no letter with this ID: it never had, has it not yet, or has forgotten it."
 
 
 class Handlers:
@@ -66,10 +67,10 @@ class Handlers:
 
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
-        adders = {"GET": web.get, "POST": web.post, "PUT": web.put}
-        linting = LintHandlers(self._operations, self._body)
-        of_codes = CodeHandlers(self._operations, self._body)
-        of_templates = TemplateHandlers(self._operations, self._body)
+        adders = {"GET": web.get, "POST": web.post, "PUT": web.put, "DELETE": web.delete}
+        linting = LintHandlers(self._operations, self.body)
+        of_codes = CodeHandlers(self._operations, self.body)
+        of_templates = TemplateHandlers(self._operations, self.body)
         own = SERVICE + LETTERS + STOPPING
         parts = ((own, self), (LINT, linting), (CODES, of_codes), (TEMPLATES, of_templates))
         return [
@@ -112,17 +113,18 @@ class Handlers:
 
     async def letter(self, request: web.Request) -> web.Response:
         """What became of one letter."""
-        letter_id = request.match_info["id"].lower()
-        if not _ID.fullmatch(letter_id):
-            raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
-        letter = await self._operations.letter(letter_id)
+        letter = await self._operations.letter(_letter_id(request))
         if letter is None:
-            detail = (
-                "The queue has no letter with this ID: it never had, has it not yet, or has forgotten it."
-            )
-            raise ProblemError(HTTPStatus.NOT_FOUND, detail)
+            raise ProblemError(HTTPStatus.NOT_FOUND, _UNKNOWN)
         # Of a recipient that nothing happened to yet there is nothing but the address.
         return _json(letter_view(letter).model_dump(exclude_unset=True))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Which way a letter takes, and what stands in it now."""
+        found = await self._operations.explain(_letter_id(request))
+        if found is None:
+            raise ProblemError(HTTPStatus.NOT_FOUND, _UNKNOWN)
+        return _json(found.model_dump())
 
     async def post(self, request: web.Request) -> web.Response:
         """Publish a batch. The Content-Type is ignored, as the original did."""
@@ -173,6 +175,31 @@ class Handlers:
         headers = {"Location": f"letters/{submitted.id}"}
         return _json(view.model_dump(), status=HTTPStatus.ACCEPTED, headers=headers)
 
+    async def reload(self, request: web.Request) -> web.Response:
+        """Read the file of relays and routes again."""
+        try:
+            found = await self._operations.reload(f"POST /reload from {request.remote}")
+        except NoConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="no-config") from None
+        except BadConfig as error:
+            raise ProblemError(HTTPStatus.CONFLICT, f"{error}.", reason="bad-config") from None
+        view = ReloadedView.model_construct(path=found.path, taken=list(found.taken), left=list(found.left))
+        return _json(view.model_dump())
+
+    async def lift_order(self, request: web.Request) -> web.Response:
+        """End what a relay's reply ordered."""
+        relay, scope = request.match_info["relay"], request.match_info["scope"]
+        reason = query.reason(request)
+        by = f"DELETE {request.path} from {request.remote}"
+        try:
+            found = await self._operations.lift_order(relay, scope, by=by, reason=reason)
+        except NoOrder as error:
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"{error}.", reason="no-order") from None
+        view = LiftedOrderView.model_construct(
+            relay=found.relay, scope=found.scope, rule=found.rule, said=found.said, until=found.until
+        )
+        return _json(view.model_dump())
+
     async def halt(self, _: web.Request) -> web.Response:
         """Start the drain, or say how far it is."""
         return _json(self._operations.begin_drain())
@@ -203,7 +230,7 @@ class Handlers:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
             yield piece
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def body(self, request: web.Request) -> bytes:
         """The body of a request that needs it but for a moment."""
         _uncompressed(request)
         self._check_announced(request)
@@ -229,6 +256,13 @@ class Handlers:
             raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         except web.RequestPayloadError as error:
             raise _bad_body("The body could not be read: its framing is broken.") from error
+
+
+def _letter_id(request: web.Request) -> str:
+    letter_id = request.match_info["id"].lower()
+    if not _ID.fullmatch(letter_id):
+        raise ProblemError(HTTPStatus.NOT_FOUND, "An ID has 24 hex digits; this one has not.")
+    return letter_id
 
 
 async def _expected(request: web.Request) -> web.Response | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from mailsender.model.letter import Recipient, StoredLetter
-from mailsender.web.models import LetterView, OriginView, RecipientView
+from datetime import datetime
+
+from mailsender.model.letter import PastAttempt, Recipient, StoredLetter, now_ms
+from mailsender.suppression.rules import IGNORE, wants_to_ignore
+from mailsender.web.models import AttemptView, LetterView, OriginView, RecipientView
 
 
 def letter_view(found: StoredLetter) -> LetterView:
@@ -12,10 +15,20 @@ def letter_view(found: StoredLetter) -> LetterView:
     Neither body nor subject nor token: a one-time code stands as readily in a subject as in a body.
     """
     letter = found.letter
+    asked = letter.handling
     first = letter.answers[0]
     return LetterView.model_construct(
         id=letter.id,
         status=letter.status.value,
+        route=letter.route,
+        wanted_route=asked.route,
+        stream=asked.stream,
+        tags=list(asked.tags),
+        priority=asked.priority.value,
+        retry=asked.retry,
+        not_before=asked.not_before,
+        expires=letter.expires,
+        suppression=IGNORE if wants_to_ignore(letter) else "",
         attempts=letter.attempts,
         reason=letter.reason,
         relay=letter.relay,
@@ -23,7 +36,8 @@ def letter_view(found: StoredLetter) -> LetterView:
         accepted_at=found.accepted_at,
         due=found.due,
         finished_at=letter.finished_at,
-        recipients=[recipient_view(recipient) for recipient in letter.recipients],
+        recipients=[recipient_view(recipient, found.due) for recipient in letter.recipients],
+        history=[attempt_view(past) for past in letter.history],
         publishers=len(letter.answers),
         reported=letter.status.final and letter.answered >= len(letter.answers),
         body_omitted=letter.bare,
@@ -38,12 +52,13 @@ def letter_view(found: StoredLetter) -> LetterView:
     )
 
 
-def recipient_view(recipient: Recipient) -> RecipientView:
-    """One recipient with the last that was heard about it; without more than its address before that."""
+def recipient_view(recipient: Recipient, due: datetime | None) -> RecipientView:
+    """One recipient with the last that was heard about it, and when its turn is, while its letter awaits."""
     result = recipient.result
+    next_try = _next_try(recipient, due)
     if result is None:
         return RecipientView.model_construct(
-            address=recipient.address, verdict=None, uncertain=recipient.uncertain
+            address=recipient.address, verdict=None, uncertain=recipient.uncertain, next_try=next_try
         )
     return RecipientView.model_construct(
         address=recipient.address,
@@ -53,4 +68,33 @@ def recipient_view(recipient: Recipient) -> RecipientView:
         code=result.code,
         enhanced=result.enhanced,
         text=result.text,
+        rule=result.rule,
+        relay=recipient.relay,
+        next_try=next_try,
+    )
+
+
+def _next_try(recipient: Recipient, due: datetime | None) -> datetime | None:
+    """The letter's time, or its own where that is later; None for who is done with, or on the way."""
+    if due is None or not recipient.open:
+        return None
+    return max(due, now_ms(recipient.due)) if recipient.due else due
+
+
+def attempt_view(past: PastAttempt) -> AttemptView:
+    """One attempt of those that a letter took."""
+    result = past.result
+    return AttemptView.model_construct(
+        at=past.at,
+        relay=past.relay,
+        verdict=result.verdict.value,
+        phase=result.phase.value,
+        code=result.code,
+        enhanced=result.enhanced,
+        text=result.text,
+        rule=result.rule,
+        recipients=past.asked,
+        accepted=past.accepted,
+        seconds=past.seconds,
+        tls=past.tls,
     )

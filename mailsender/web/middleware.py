@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.web.endpoints.endpoint import NOTHING
 from mailsender.web.endpoints.service import SERVICE
-from mailsender.web.endpoints.table import is_cheap, is_public, is_upload, left_behind
+from mailsender.web.endpoints.table import is_cheap, is_public, left_behind, moves_file
 from mailsender.web.operations import BadBatch, Clash, Refused
 from mailsender.web.origins import cross_site, foreign
 from mailsender.web.problems import ProblemError, away, bad_batch, clash, refused
@@ -156,7 +156,7 @@ def guard(allowed_hosts: Sequence[str]) -> Middleware:
                 " or set HTTP_API_KEY.",
                 reason="foreign-host",
             )
-        if request.method in {"POST", "PUT"} and cross_site(request.headers):
+        if request.method in {"POST", "PUT", "DELETE"} and cross_site(request.headers):
             detail = "A page of another site sends this; without HTTP_API_KEY that is refused."
             raise ProblemError(HTTPStatus.FORBIDDEN, detail, reason="cross-site")
         return await handler(request)
@@ -167,7 +167,7 @@ def guard(allowed_hosts: Sequence[str]) -> Middleware:
 def bound(timeout: float, most: int) -> Middleware:
     """At most `most` requests at once, and `MAX_IN_FLIGHT`, each for at most `timeout` seconds.
 
-    A file that is put may take longer. Those for what needs no key, a page's files, are counted apart: a
+    A file may take longer. Those for what needs no key, a page's files, are counted apart: a
     stranger who does not read his answers takes nobody's place but other strangers'.
     """
     most = min(most, MAX_IN_FLIGHT)
@@ -180,7 +180,7 @@ def bound(timeout: float, most: int) -> Middleware:
             detail = f"{mosts[public]} requests are under way already; nothing of this one was done."
             raise away(detail, reason="busy", retry_after=1)
         in_flight[public] += 1
-        time = UPLOAD_TIME if is_upload(request.method, request.path) else timeout
+        time = UPLOAD_TIME if moves_file(request.method, request.path) else timeout
         try:
             async with asyncio.timeout(time) as scope:
                 return await handler(request)

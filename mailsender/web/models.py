@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from mailsender.model.letter import MOST_PAST
 from mailsender.web.template_models import TemplateFaultView
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,37 @@ class RecipientView(BaseModel):
     code: int | None = Field(None, description="SMTP reply code (RFC 5321).")
     enhanced: str | None = Field(None, description="Enhanced status code (RFC 3463).")
     text: str | None = Field(None, description="One line for a person.")
+    rule: str | None = Field(
+        None, description="The reply rule that decided; empty where the relay was taken at its word."
+    )
+    relay: str = Field(
+        "",
+        description="The relay that said so, or that was asked last, named as in the file or as `host:port`.",
+    )
+    next_try: datetime | None = Field(
+        None, description="When it may be tried next, while the letter is `awaiting` and it is not done with."
+    )
+
+
+class AttemptView(BaseModel):
+    """What one attempt came to."""
+
+    model_config = _CLOSED
+
+    at: datetime | None = Field(description="When it was over; null where only its traces were found.")
+    relay: str = Field(description="The relay that was asked, named as in the file or as `host:port`.")
+    verdict: Literal["accepted", "deferred", "refused", "uncertain"] = Field(
+        description="What decided about the letter."
+    )
+    phase: str = Field(description="The step that decided.")
+    code: int | None = Field(description="SMTP reply code (RFC 5321).")
+    enhanced: str | None = Field(description="Enhanced status code (RFC 3463).")
+    text: str = Field(description="The beginning of what was said.")
+    rule: str = Field(description="The reply rule that decided; empty where the relay was taken at its word.")
+    recipients: Count = Field(description="How many recipients something was said about.")
+    accepted: Count = Field(description="How many of them were accepted.")
+    seconds: float | None = Field(description="How long it took; null where that is not known.")
+    tls: str = Field(description="The version of TLS, such as `TLSv1.3`; empty for none, or unknown.")
 
 
 class OriginView(BaseModel):
@@ -74,9 +106,28 @@ class LetterView(BaseModel):
 
     id: LetterId
     status: Literal["awaiting", "processing", "sent", "error"]
+    route: str = Field(description="The route on which it waits, or that it took last.")
+    wanted_route: str = Field(description="The route that it names (`Route`), or empty.")
+    stream: str = Field(description="Its kind of mail, as its publisher says (`Stream`), or empty.")
+    tags: list[str] = Field(description="Its publisher's labels (`Tags`).")
+    priority: Literal["high", "normal", "low"] = Field(description="How much it matters (`Priority`).")
+    retry: str = Field(description="The schedule that it brings (`Retry`), or empty: its route's.")
+    not_before: datetime | None = Field(
+        description="Before that it is not sent (`NotBefore`); null: at once."
+    )
+    expires: datetime | None = Field(
+        description="After that it is not sent: its `ExpireAt`, or earlier by its route's `expire`; null: it"
+        " has no such time."
+    )
+    suppression: Literal["", "ignore"] = Field(
+        description="What it says of the suppression list (`Suppression`), or empty: it obeys the list."
+        " Whether it may ignore it says its stream."
+    )
     attempts: Count = Field(description="How often sending was begun.")
     reason: str = Field(description="Why it is an `error` where no relay decided; else empty.")
-    relay: str = Field(description="The relay of the last attempt, or empty.")
+    relay: str = Field(
+        description="The relay of the last attempt, named as in the file or as `host:port`, or empty."
+    )
     message_id: str = Field(description="The same over all attempts; empty before the first one.")
     accepted_at: datetime | None = Field(
         description="When it was stored, in whole seconds; null where another program did so."
@@ -88,6 +139,10 @@ class LetterView(BaseModel):
     )
     finished_at: datetime | None = Field(description="When it became `sent` or `error`.")
     recipients: list[RecipientView]
+    history: list[AttemptView] = Field(
+        description=f"The last {MOST_PAST} attempts of a letter that took more than one, or waits for its"
+        " next one, the oldest first; empty where one ended it, which `recipients` tell."
+    )
     publishers: Count = Field(description="How many records brought it; each gets the report.")
     reported: bool = Field(description="Whether every publisher has its report.")
     body_omitted: bool = Field(
@@ -158,6 +213,17 @@ class DryMessageView(BaseModel):
     )
 
 
+class DryWayView(BaseModel):
+    """A route that recipients of a letter would take."""
+
+    model_config = _CLOSED
+
+    route: str
+    why: str = Field(description="Why it is this one.")
+    relays: list[str] = Field(description="The names of its relays, those of its fallback behind the others.")
+    recipients: Count = Field(description="How many take it.")
+
+
 class DryLetterView(BaseModel):
     """What would become of one letter."""
 
@@ -168,8 +234,14 @@ class DryLetterView(BaseModel):
         description="Null where it brings neither an ID nor a key: it gets one when it is posted, or from its"
         " place when it is published on the topic. Its Message-ID has zeros here."
     )
-    route: str
+    route: str = Field(description="That on which it would wait first.")
     relays: list[str] = Field(description="Those of the route, in the order in which they are tried.")
+    ways: list[DryWayView] = Field([], description="All routes that its recipients would take.")
+    suppressed: list[str] | None = Field(
+        [],
+        description="Recipients to whom nothing would be sent, as they are on the suppression list; at most"
+        " 100. Null: the list cannot be read now.",
+    )
     reverse_path: str = Field(description="Where relays report that it cannot be delivered.")
     recipients: list[str] = Field(
         description="Who gets it, each once, whether the message shows it or not; at most 100."
@@ -227,7 +299,7 @@ class CountersView(BaseModel):
 
 
 class RateView(BaseModel):
-    """How fast all replicas together may send."""
+    """How fast all replicas together may send over the first of `relays`; these tell it of each."""
 
     model_config = _CLOSED
 
@@ -243,7 +315,7 @@ class RateView(BaseModel):
 
 
 class SessionsView(BaseModel):
-    """SMTP sessions of this replica."""
+    """SMTP sessions of this replica with a relay."""
 
     model_config = _CLOSED
 
@@ -259,8 +331,9 @@ class RelayView(BaseModel):
     model_config = _CLOSED
 
     name: str
-    state: Literal["answers", "refuses", "away", "not asked yet"] = Field(
+    state: Literal["answers", "refuses", "hangs", "away", "not asked yet"] = Field(
         description="`refuses`: it takes nobody's letters, for a reason that is not theirs; they wait."
+        " `hangs`: letters wait for it, and nothing moves."
     )
     trouble: str | None = Field(description="What it said, or why it cannot be reached.")
     phase: str | None = Field(description="The step at which it failed.")
@@ -269,6 +342,107 @@ class RelayView(BaseModel):
         description="When it is tried again, while it is away or refuses letters; null once it is time."
     )
     remark: str | None = Field(description="What it is found to do otherwise than it says, and what follows.")
+
+
+class RelayRateView(BaseModel):
+    """One of a relay's rates; all of them hold."""
+
+    model_config = _CLOSED
+
+    letters: Count = Field(
+        description="Transactions, or recipients where it counts them, in a period, over all replicas."
+    )
+    period_seconds: float
+    letters_now: float = Field(
+        ge=0, description="The same as far as a reply has not asked for less; 0: none."
+    )
+
+
+class DestinationView(BaseModel):
+    """A destination for which a relay has limits of its own."""
+
+    model_config = _CLOSED
+
+    destination: str = Field(description="A domain, or `*.` and one: all below it together.")
+    rates: list[RelayRateView]
+    waiting: Count = Field(
+        description="Recipients that wait for its turn, put off until then by this replica."
+    )
+    blocked_because: str | None = Field(description="Why nothing goes there now; null: it does.")
+
+
+class OrderView(BaseModel):
+    """What a relay's reply asked for beyond its letter, by a reply rule; all replicas obey it."""
+
+    model_config = _CLOSED
+
+    scope: str = Field(
+        description="What it covers: `relay`, `destination:DOMAIN` or `sender:ADDRESS`."
+        " `DELETE /relays/{relay}/orders/{scope}` ends it."
+    )
+    rule: str = Field(description="The rule by which it was read so.")
+    said: str = Field(description="The reply.")
+    holds: bool = Field(description="Nothing that it covers begins now.")
+    until: datetime | None = Field(description="Until when that is, or was, so; null: until somebody acts.")
+    pace: float = Field(ge=0, le=1, description="The part of the rate that is allowed now.")
+    over: datetime | None = Field(description="When the rate is full again; null: not by itself.")
+
+
+class RelayDetailsView(RelayView):
+    """A relay in full, as this replica sees it. `name` is its host and port."""
+
+    relay: str = Field(description="Its name in the file of relays and routes; `default`: that of `SMTP_*`.")
+    breaker: Literal["closed", "open", "probing"] = Field(
+        description="`open`: no letters go to it, but for one that tries it now and then."
+    )
+    rates: list[RelayRateView]
+    quota: Count = Field(
+        description="Transactions, or recipients, in the quota's time, over all replicas; 0: none."
+    )
+    quota_left: Count | None = Field(description="What is left of it, some seconds old; null as in `rate`.")
+    quota_until: datetime | None = Field(description="When there is some again, while it is used up.")
+    sessions: SessionsView
+    orders: list[OrderView] = Field(description="At most 20: that for the whole relay, then the longest.")
+    orders_left_out: Count
+    recipients_resting: Count = Field(
+        description="Single recipients for whom a reply asked this replica to wait."
+    )
+    destinations: list[DestinationView] = Field(
+        description="Those with limits of their own; at most 20, where most wait first."
+    )
+    destinations_left_out: Count
+
+
+class LiftedOrderView(BaseModel):
+    """An order of a relay's that holds no more."""
+
+    model_config = _CLOSED
+
+    relay: str
+    scope: str
+    rule: str = Field(description="The rule that ordered it; empty where this replica had not heard of it.")
+    said: str = Field(description="The reply, or empty as `rule`.")
+    until: datetime | None = Field(
+        description="Until when it would have held; null: until somebody acts, or as `rule`."
+    )
+
+
+class RouteView(BaseModel):
+    """A route, as this replica sees it."""
+
+    model_config = _CLOSED
+
+    route: str
+    relays: list[str] = Field(description="The names of its relays, and behind them those of its fallback.")
+    blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
+    in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
+    awaiting: Count | None = Field(
+        description="Letters of it that wait, over all replicas; as old as `queue`, and null with it."
+    )
+    deferred: Count | None = Field(description="Those of them that wait for a time of their own.")
+    oldest_due_seconds: float | None = Field(
+        ge=0, description="How long the oldest of it waits that could be sent."
+    )
 
 
 class IntakeView(BaseModel):
@@ -329,6 +503,9 @@ class ConditionView(BaseModel):
     trouble: bool = Field(description="False where it is as it was set up to be; the service is ready then.")
     since: datetime
     until: datetime | None = Field(description="When it is tried again, or over, where that is known.")
+    relay: str | None = Field(
+        None, description="The name of the relay that it is about; null: about none, or no file names any."
+    )
 
 
 class LoopView(BaseModel):
@@ -344,6 +521,16 @@ class LoopView(BaseModel):
         description="Waiting to be begun again, begun a moment ago, running well again, or given up: then the"
         " service drains."
     )
+
+
+class ReloadedView(BaseModel):
+    """What became of the file of relays and routes."""
+
+    model_config = _CLOSED
+
+    path: str = Field(description="Where it lies.")
+    taken: list[str] = Field(description="Keys whose values hold from now on; empty where nothing changed.")
+    left: list[str] = Field(description="Keys whose values take a restart, and why.")
 
 
 class NoDrain(BaseModel):
@@ -382,8 +569,13 @@ class StatusView(BaseModel):
     queue: QueueView | None = Field(description="Null until MongoDB has told it for the first time.")
     since_start: CountersView
     rate: RateView
-    sessions: SessionsView
-    relay: RelayView
+    sessions: SessionsView = Field(description="Those with the first of `relays`.")
+    relay: RelayView = Field(description="The first of `relays`, as long as one alone is of interest.")
+    relays: list[RelayDetailsView]
+    routes: list[RouteView] = Field(
+        description="Those of the file in its order; behind them up to 20 that are none, and yet letters wait"
+        " on them."
+    )
     intake: IntakeView
     reports: ReportsView
     event_loop: EventLoopView

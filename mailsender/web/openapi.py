@@ -44,6 +44,8 @@ _TAGS: Final = {
     "looking": "What became of them, and what the service does.",
     "templates": "What letters are made from.",
     "codes": "Confirmation codes.",
+    "changing": "What is taken while the service runs.",
+    "suppression": "Addresses to which nothing is sent.",
     "stopping": "The drain.",
     "probes": "For an orchestrator.",
     "documentation": "This description.",

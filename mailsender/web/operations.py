@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from mailsender.codes.desk import Guess, Made, Wanted
@@ -11,7 +12,9 @@ from mailsender.codes.port import Verdict
 from mailsender.lint.run import Linted
 from mailsender.model.blobs import Blob
 from mailsender.model.letter import StoredLetter
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
+from mailsender.web.suppression_operations import SuppressionOperations
 from mailsender.web.template_operations import TemplateOperations
 
 
@@ -70,6 +73,41 @@ class Refused(Exception):  # noqa: N818  as above
         self.reason = reason
         self.retry_after = retry_after
         self.ids = tuple(ids)
+
+
+class BadConfig(Exception):  # noqa: N818  as above
+    """The file of relays and routes cannot be taken; nothing was changed."""
+
+
+class NoConfig(BadConfig):
+    """There is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What of the file at `path` is `taken` now, and what is `left` for a restart; keys of it, with words."""
+
+    path: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+class NoOrder(Exception):  # noqa: N818  as above
+    """There is nothing to be lifted; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifted:
+    """An order of a relay's reply that was ended; see `mailsender.ratelimit.order.Order`.
+
+    `until` is None of one that only a person ends. Where this replica had not heard of it `rule` is empty.
+    """
+
+    relay: str
+    scope: str
+    rule: str = ""
+    said: str = ""
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +186,11 @@ class Operations(Protocol):
         ...
 
     @property
+    def suppressions(self) -> SuppressionOperations:
+        """The suppression list."""
+        ...
+
+    @property
     def blobs(self) -> Blobs:
         """The contents of attachments."""
         ...
@@ -223,6 +266,10 @@ class Operations(Protocol):
         """One letter of the queue with its times, or None. `letter_id` is 24 lower-case hex digits."""
         ...
 
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        """Which way a letter takes and what stands in it now, or None. `letter_id` is as for `letter`."""
+        ...
+
     async def lint(self, body: bytes, bulk: bool | None) -> Linted:
         """What a mailbox provider would mind in letters or in a message.
 
@@ -249,6 +296,23 @@ class Operations(Protocol):
 
         Raises:
             NoCodes: no codes are made here.
+        """
+        ...
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the file of relays and routes again; `by` says for the log who asked.
+
+        Raises:
+            NoConfig: there is none.
+            BadConfig: it is wrong.
+        """
+        ...
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        """End what a relay's reply ordered, on all replicas; `by` and `reason` are for the log.
+
+        Raises:
+            NoOrder: there is no such relay or scope, or nothing is ordered.
         """
         ...
 

@@ -9,12 +9,15 @@ from typing import Final
 from aiohttp import web
 
 from mailsender.intake.idempotency import key_fault
+from mailsender.model.durations import seconds_of
 from mailsender.model.text import storable
-from mailsender.settings.kinds import parse_duration
 from mailsender.web.problems import ProblemError, bad_query
 
 MAX_KEY: Final = 1024
 """Bytes of the key that a caller may choose: a name of something, such as a user's."""
+
+MAX_REASON: Final = 200
+"""Characters of the reason for what somebody does."""
 
 _STRING: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED: Final = re.compile(r'\\(["\\])')
@@ -45,17 +48,22 @@ def dry_run(request: web.Request) -> bool:
     return values[0] == "true"
 
 
+def reason(request: web.Request) -> str:
+    """Why the caller wants it, for the log; empty where nothing is said."""
+    values = request.query.getall("reason", [""])
+    if len(values) > 1 or not storable(values[0]) or len(values[0]) > MAX_REASON:
+        raise bad_query(f"`reason` is said once, in at most {MAX_REASON} characters.")
+    return values[0]
+
+
 def wait(request: web.Request) -> float:
     """Seconds that the caller would wait for what becomes of his letter; 0 where he would not."""
     values = request.query.getall("wait", ["0"])
     try:
         (text,) = values
-        seconds = parse_duration(text)
+        return seconds_of(text)
     except ValueError:
-        seconds = None
-    if not isinstance(seconds, float):
-        raise bad_query("`wait` is a duration such as 500ms or 10s, once.")
-    return seconds
+        raise bad_query("`wait` is a duration such as 500ms or 10s, once.") from None
 
 
 def idempotency_key(request: web.Request) -> str:

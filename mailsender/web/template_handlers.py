@@ -142,15 +142,19 @@ def _none() -> ProblemError:
     return ProblemError(HTTPStatus.NOT_FOUND, "There is no such template, or not in this version.")
 
 
-def _read(model: type[Model], body: bytes) -> Model:
-    """What a body says. A fault names its place, and quotes nothing."""
+def _read(model: type[Model], body: bytes, *, of_one: str = "bad-body") -> Model:
+    """What a body says. A fault names its place, and quotes nothing.
+
+    `of_one` is the reason of a fault in one of the several things that the body lists.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(step)[:64] for step in first["loc"]) or "the body"
         detail = f"{where}: {first['msg'][:200]}"
-        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason="bad-body") from None
+        reason = of_one if len(first["loc"]) > 1 else "bad-body"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason=reason) from None
 
 
 def _json(body: Mapping[str, Any]) -> web.Response:

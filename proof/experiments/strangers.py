@@ -26,7 +26,7 @@ from proof.table import Row, row
 
 FIELDS = (
     *("addresses", "subject", "body", "token", "status", "kafkakey", "seq", "due", "claim", "reported"),
-    *("route", "rank", "created_at"),
+    *("route", "rank", "created_at", "handling"),
     *("attempts", "recipients", "answers", "answered", "key", "origin", "digest", "outcome", "at", "mark"),
     *("message_id", "relay", "reason", "finished_at", "expire_at", "settled_by", "released", "uncertain"),
 )

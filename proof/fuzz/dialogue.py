@@ -63,6 +63,10 @@ class Leave:
         self.dot_at = len(self.relay.said) if self.ends else None
         return self.ends
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        assert not self.told, "refused behind the reply to its dot"
+        assert Verdict.ACCEPTED not in {each.verdict for each in results.values()}
+
     def replied(self, results: Mapping[str, Result]) -> None:
         del results
         assert self.dot_at is not None

@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from mailsender.admin.operations import ReplicaOperations
+from mailsender.intake.placing import Placing
 from mailsender.message.compose import BadBody, BadHeader
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Envelope, Letter, Result, Verdict
@@ -56,6 +57,9 @@ class Permit:
 
     def dot(self) -> bool:
         return True
+
+    def refused(self, results: Mapping[str, Result]) -> None:
+        pass
 
     def replied(self, results: Mapping[str, Result]) -> None:
         pass
@@ -206,6 +210,8 @@ class _HttpBench:
             tidier=SimpleNamespace(stats=None),
             limits=LIMITS,
             clock=SystemClock(),
+            suppression=None,
+            placing=Placing(),
         )
         operations = ReplicaOperations(replica)  # type: ignore[arg-type]
         app = make_app(operations, api_key="", max_bytes=20_000, timeout=20)

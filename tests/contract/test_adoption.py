@@ -13,7 +13,6 @@ from bson.raw_bson import RawBSONDocument
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import DEFAULT_ROUTE, Answer, Settlement, Status
-from mailsender.queue.mongo.queue import MongoQueue
 from mailsender.queue.port import Inserted, Queue
 from tests.claims import REPLICA, claim, token_of
 from tests.contract.conftest import FINISHED, MONGO, World, claim_one, letter, only, send_one
@@ -203,25 +202,6 @@ async def test_a_route_that_is_none_keeps_no_letter_and_no_loop(queue: Queue, wo
     assert (left, len(claimed)) == ([], len(made) + 3)
     assert not any(each.reason for each in claimed)
     assert (await queue.stats()).awaiting == 0
-
-
-@only(*MONGO)
-async def test_a_letter_on_a_route_that_nobody_serves_is_sent_over_one_that_is(world: World) -> None:
-    """It has a place there, as another program wrote it: nobody would ever ask for it."""
-    queue = await world.replica()
-    assert isinstance(queue, MongoQueue)
-    queue.serve([DEFAULT_ROUTE])
-    far, now = datetime(9999, 12, 31, tzinfo=UTC), datetime.now(UTC)
-    elsewhere = [{"rank": far}, {"rank": now}, {"rank": False, "due": now}, {"rank": False, "due": far}]
-    made = [
-        {"_id": n, "status": "awaiting", **ORIGINAL, "route": "news", **each}
-        for n, each in enumerate(elsewhere)
-    ]
-    await world.raw.insert_many(made)
-    await queue.reclaim(10, 5.0)
-    assert len((await queue.claim(100, token_of())).letters) == 3
-    left = [each async for each in world.raw.find({"status": "awaiting"})]
-    assert [(each["_id"], each["route"]) for each in left] == [(3, DEFAULT_ROUTE)], "its time is to come"
 
 
 @only(*MONGO)

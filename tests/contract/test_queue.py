@@ -16,6 +16,7 @@ from mailsender.model.letter import (
     FreshClaim,
     JsonText,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -32,6 +33,7 @@ from tests.clocks import ManualClock
 from tests.contract.conftest import (
     ACCEPTED,
     DEFERRED,
+    FINISHED,
     MONGO,
     REFUSED,
     RETENTION,
@@ -440,6 +442,20 @@ async def test_the_living_keep_their_letters_and_the_dead_do_not(queue: Queue, w
     assert (await claim(queue, 10)).letters == others.letters
 
 
+async def test_who_lives_is_known_to_all(queue: Queue, world: World) -> None:
+    await queue.insert([letter(number) for number in range(2)])
+    await claim(queue, 1)
+    await claim(queue, 1, OTHER)
+    assert await queue.living() == {REPLICA, OTHER}
+    await world.pass_time(50)
+    assert await queue.beat(REPLICA, LIFE)
+    await world.pass_time(20)
+    await queue.reclaim(10)
+    assert await queue.living() == {REPLICA}
+    await queue.leave(REPLICA)
+    assert await queue.living() == set()
+
+
 async def test_who_is_late_and_not_yet_declared_dead_lives_on(queue: Queue, world: World) -> None:
     await queue.insert([letter(1)])
     await claim(queue, 1)
@@ -609,6 +625,28 @@ async def test_a_deferred_letter_waits_for_its_delay(queue: Queue, world: World)
     assert (await claim(queue, 1)).letters == ()
     await world.pass_time(11)
     assert (await claim_one(queue))[1].attempts == 1
+
+
+async def test_a_letters_history_goes_along(queue: Queue) -> None:
+    await queue.insert([letter(1), letter(2)])
+    claimed = await claim(queue, 2)
+    past = PastAttempt(at=FINISHED, relay="relay:25", result=DEFERRED, asked=2, seconds=0.25, tls="TLSv1.3")
+    first, second = claimed.letters
+    later = [
+        first.evolve(status=Status.AWAITING, attempts=1, history=(past,)),
+        second.evolve(status=Status.AWAITING, attempts=1),
+    ]
+    await queue.settle([Settlement(token=claimed.token, letter=each) for each in later])
+    again = await claim(queue, 2)
+    assert {each.id: each.history for each in again.letters} == {first.id: (past,), second.id: ()}
+    traces = PastAttempt(at=None, relay="", result=ACCEPTED, accepted=1)
+    done = [ended(each, history=(*each.history, traces)) for each in again.letters]
+    await queue.settle([Settlement(token=again.token, letter=each) for each in done])
+    found = await queue.look_up(first.id)
+    assert found is not None
+    assert found.letter.history == (past, traces)
+    unreported = {each.id: each.history for each in await queue.unreported(0, 10)}
+    assert unreported == {first.id: (past, traces), second.id: (traces,)}, "a report has the same words"
 
 
 async def test_whoever_looks_sees_since_when_a_letter_is_there_and_until_when_it_waits(
@@ -793,6 +831,48 @@ async def test_stats(queue: Queue, world: World) -> None:
     assert ((await queue.stats()).awaiting, (await queue.stats()).due) == (3, 3)
 
 
+async def test_what_waits_is_counted_by_route(queue: Queue, world: World) -> None:
+    assert (await queue.stats()).routes == {}
+    await queue.insert([letter(number, route="a") for number in range(3)])
+    await queue.insert([letter(3, route="b")])
+    await world.pass_time(50)
+    lease = await queue.claim(1, token_of(), "a")
+    later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])
+    stats = await queue.stats()
+    assert {name: (each.awaiting, each.deferred) for name, each in stats.routes.items()} == {
+        "a": (3, 1),
+        "b": (1, 0),
+    }
+    assert all(50 <= each.oldest_due < 60 for each in stats.routes.values())
+    assert (stats.awaiting, stats.due) == (4, 3)
+    await queue.claim(10, token_of(), "a")
+    stats = await queue.stats()
+    assert (stats.routes["a"].awaiting, stats.routes["a"].deferred) == (1, 1)
+    assert stats.routes["a"].oldest_due == 0.0, "it waits for its own time"
+    await world.pass_time(101)
+    assert (await queue.stats()).routes["a"].deferred == 0
+    await queue.claim(10, token_of(), "a")
+    assert set((await queue.stats()).routes) == {"b"}
+
+
+async def test_how_many_go_before_a_letter(queue: Queue, world: World) -> None:
+    letters = [letter(number, route="a") for number in range(4)]
+    await queue.insert([*letters, letter(4, route="b")])
+    assert [await queue.ahead(each.id, 100) for each in letters] == [0, 1, 2, 3]
+    assert await queue.ahead(letters[3].id, 2) == 2, "no more is looked at"
+    lease = await queue.claim(1, token_of(), "a")
+    assert await queue.ahead(letters[0].id, 100) is None, "it is on its way"
+    later = lease.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=lease.token, letter=later, delay=100)])
+    assert await queue.ahead(letters[0].id, 100) is None, "its time is to come"
+    assert [await queue.ahead(each.id, 100) for each in letters[1:]] == [0, 1, 2]
+    await world.pass_time(101)
+    assert await queue.ahead(letters[0].id, 100) == 0
+    assert [await queue.ahead(each.id, 100) for each in letters[1:]] == [0, 2, 3]
+    assert await queue.ahead("f" * 24, 100) is None
+
+
 @pytest.mark.parametrize("size", [10, 13 * 1024 * 1024])
 async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: int) -> None:
     record = Record(
@@ -899,6 +979,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
         queue.unreported(0, 1),
         queue.get(sample.id),
         queue.stats(),
+        queue.ahead(sample.id, 1),
         queue.keep_record(record, "x"),
         queue.open(),
     ]
@@ -970,6 +1051,113 @@ async def test_a_deferred_letter_waits_on_its_route_and_holds_up_nobody(queue: Q
     found = (await queue.claim(10, token_of(), "a")).letters
     assert [each.subject for each in found] == ["Тема 4", "Тема 0", "Тема 5"]
     assert (await queue.stats()).awaiting == 1
+
+
+async def test_a_settlement_may_move_a_letter_to_another_route(queue: Queue) -> None:
+    await queue.insert([letter(n, route="a") for n in range(3)])
+    claimed = await queue.claim(3, token_of(), "a")
+    routes = ("a", "b", "b")
+    await queue.settle(
+        [
+            Settlement(token=claimed.token, letter=each.evolve(status=Status.AWAITING, attempts=1, route=to))
+            for each, to in zip(claimed.letters, routes, strict=True)
+        ]
+    )
+    found = await queue.claim(9, token_of(), "b")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 1", "b"), ("Тема 2", "b")]
+    assert [each.subject for each in (await queue.claim(9, token_of(), "a")).letters] == ["Тема 0"]
+
+
+async def test_when_a_recipient_is_due_is_kept(queue: Queue) -> None:
+    mine = letter(1, addresses=("a@example.test", "b@example.test"))
+    await queue.insert([mine])
+    claimed = await queue.claim(1, token_of())
+    soon, later = Recipient(address="a@example.test"), Recipient(address="b@example.test", due=1.5e9 + 0.25)
+    moved = claimed.letters[0].evolve(status=Status.AWAITING, recipients=(soon, later))
+    await queue.settle([Settlement(token=claimed.token, letter=moved)])
+    found = (await queue.claim(1, token_of())).letters
+    assert found[0].recipients == (soon, later)
+
+
+async def test_letters_that_wait_can_be_moved_to_another_route(queue: Queue, world: World) -> None:
+    await queue.insert([letter(n, route="ab"[n % 2]) for n in range(6)])
+    assert await queue.routes() == ["a", "b"]
+    claimed = await queue.claim(1, token_of(), "a")
+    deferred = await queue.claim(1, token_of(), "a")
+    later = deferred.letters[0].evolve(status=Status.AWAITING, attempts=1)
+    await queue.settle([Settlement(token=deferred.token, letter=later, delay=100)])
+    ids = await queue.waiting("a", 9)
+    assert sorted(ids) == sorted([letter(2).id, letter(4).id])
+    assert len(await queue.waiting("a", 1)) == 1
+    assert await queue.waiting("gone", 9) == []
+    assert sorted(each.id for each in await queue.look_at([*ids, letter(0).id])) == sorted(ids)
+    everybody = [letter(n).id for n in range(6)]
+    assert await queue.move(everybody, "a", "c") == 2, (
+        "neither who is on the way, nor who is on another route"
+    )
+    assert await queue.move(everybody, "a", "c") == 0
+    assert await queue.routes() == ["b", "c"]
+    found = await queue.claim(9, token_of(), "c")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 4", "c")]
+    await world.pass_time(101)
+    found = await queue.claim(9, token_of(), "c")
+    assert [(each.subject, each.route) for each in found.letters] == [("Тема 2", "c")]
+    await queue.release(claimed.token, [letter(0).id])
+    assert await queue.waiting("a", 9) == [letter(0).id]
+
+
+async def test_those_that_no_relay_was_asked_for_can_be_had_sooner(queue: Queue, world: World) -> None:
+    await queue.insert([letter(n, route="a") for n in range(6)])
+    claimed = await queue.claim(5, token_of(), "a")
+    waits = Result(verdict=Verdict.DEFERRED, phase=Phase.MAIL, text="waits (10 in 1m)")
+    mixed = (Recipient(address="a4@example.test", result=waits), Recipient(address="b4@example.test"))
+    both = [
+        tuple(Recipient(address=each, result=result) for each in one.addresses)
+        for one, result in zip(claimed.letters, [waits, waits, DEFERRED, ACCEPTED], strict=False)
+    ]
+    await queue.settle(
+        [
+            Settlement(
+                token=claimed.token,
+                letter=one.evolve(status=Status.AWAITING, recipients=recipients),
+                delay=100.0 - 10 * number,
+            )
+            for number, (one, recipients) in enumerate(zip(claimed.letters, [*both, mixed], strict=True))
+        ]
+    )
+    now = await queue.now()
+    found = await queue.put_off("a", ["rests", "waits ("], now, 9)
+    assert [each for each, _ in found] == [letter(n).id for n in (4, 1, 0)]
+    assert [round(due - now) for _, due in found] == [60, 90, 100]
+    assert await queue.put_off("a", ["waits ("], now, 1) == found[:1]
+    assert await queue.put_off("a", ["waits ("], found[1][1], 9) == found[2:]
+    assert await queue.put_off("a", ["waits."], now, 9) == await queue.put_off("b", ["waits ("], now, 9) == []
+    ids = [letter(n).id for n in (0, 1, 5, 77)]
+    assert await queue.hasten(ids) == 2, "nobody who waits for a turn alone, and nobody who is not there"
+    assert await queue.hasten(ids) == 0
+    due = await queue.claim(9, token_of(), "a")
+    assert sorted(each.id for each in due.letters) == sorted(letter(n).id for n in (0, 1, 5))
+    assert await queue.hasten([letter(0).id]) == 0, "it is on its way"
+
+
+async def test_letters_are_looked_at_in_the_order_in_which_they_are_named(queue: Queue) -> None:
+    await queue.insert([letter(n) for n in range(6)])
+    await queue.claim(1, token_of())
+    ids = [letter(n).id for n in (5, 0, 3, 1, 77)]
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 5", "Тема 3", "Тема 1"]
+    assert await queue.look_at([letter(0).id]) == []
+
+
+@only(*MONGO)
+async def test_of_large_letters_only_the_first_ones_are_looked_at(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailsender.queue.mongo.queue.CLAIM_BYTES", 25_000)
+    await queue.insert([letter(n, body="x" * 10_000) for n in range(4)])
+    ids = [letter(n).id for n in (3, 1, 2, 0)]
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 3", "Тема 1"]
+    monkeypatch.setattr("mailsender.queue.mongo.queue.CLAIM_BYTES", 10)
+    assert [each.subject for each in await queue.look_at(ids)] == ["Тема 3"]
 
 
 async def test_only_letters_of_its_route_come_in_under_a_fresh_claim(queue: Queue) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import pairwise, product
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from bson import Decimal128
 
+from mailsender.model.clock import SystemClock
 from mailsender.ratelimit.gcra import (
     AHEAD,
     Allowance,
@@ -23,7 +25,8 @@ from mailsender.ratelimit.gcra import (
     give_back,
     take,
 )
-from mailsender.ratelimit.mongo import leasing
+from mailsender.ratelimit.mongo import MongoSlotStore, leasing
+from mailsender.ratelimit.order import HEARD, MOST_ORDERS, RELAY, Order, destination
 from mailsender.ratelimit.port import SlotStore
 from tests.contract.conftest import MONGO, only
 
@@ -34,12 +37,32 @@ SLOW = Allowance(letters=1, period=3600.0)
 QUOTA = Allowance(letters=0, period=1.0, quota=10)
 
 
-def wish(want: int, allowance: Allowance, member: str = "") -> SlotRequest:
-    return SlotRequest(want=want, allowance=allowance, member=member)
+MANY = (
+    Allowance(letters=14, period=1.0, burst=3, quota=400, quota_period=3600.0),
+    Allowance(letters=2000, period=300.0, burst=700),
+    Allowance(letters=100_000, period=86400.0, burst=9000),
+)
+
+
+def wish(want: int, allowance: Allowance, member: str = "", *further: Allowance) -> SlotRequest:
+    return SlotRequest(want=want, allowance=allowance, member=member, further=further)
+
+
+def order(key: str = RELAY, **changes: Any) -> Order:
+    """What a reply ordered, on a clock that shows 0."""
+    return Order(
+        **{"key": key, "rule": "too fast", "said": "450 $now 4.2.1 не так быстро", "until": 0.0, **changes}
+    )
 
 
 def times(grant: SlotGrant) -> list[float]:
     return [grant.first + index * grant.step for index in range(grant.count)]
+
+
+_NO_NUMBERS = {
+    **asdict(Order(key=RELAY, rule="r", said="450", until=math.nan, factor=0.5, then_until=math.nan)),
+    "step": 15.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +75,10 @@ def times(grant: SlotGrant) -> list[float]:
         {"next": None, "used": None, "day": None, "members": None},
         {"used": {"a": 1}, "day": True},
         {"next": Decimal128("1E+6000")},
+        {"further": 5, "spent": "much", "version": "x"},
+        {"order": {"until": "never"}, "orders": [5, {"key": "x"}], "version": 7},
+        {"order": 5, "orders": "all"},
+        {"order": _NO_NUMBERS, "orders": [_NO_NUMBERS]},
     ],
 )
 @only(*MONGO)
@@ -151,10 +178,11 @@ async def test_giving_nothing_back(slots: SlotStore) -> None:
         SLOW,
         QUOTA,
         Allowance(letters=5, period=5.0),
+        Allowance(letters=14, period=1.0, burst=0),
         Allowance(letters=7, period=0.3, burst=3, quota=20, timezone="Europe/Moscow"),
         Allowance(letters=333, period=1.7, burst=11, quota=150, timezone="America/New_York"),
     ],
-    ids=lambda allowance: f"{allowance.letters}-in-{allowance.period}",
+    ids=lambda allowance: f"{allowance.letters}-in-{allowance.period}-{allowance.burst}",
 )
 @only(*MONGO)
 async def test_the_server_computes_as_we_do(
@@ -173,6 +201,203 @@ async def test_the_server_computes_as_we_do(
         stored = await client.get_database(database).get_collection("letters.slots").find_one({})
         assert (stored["next"], stored["used"], stored["day"]) == (cursor.next, cursor.used, cursor.day)
         assert stored["members"] == {name: asdict(each) for name, each in cursor.members.items()}
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        None,
+        order(factor=0.3, then_until=0.01),
+        order(factor=0.5, then_until=60.0, spacing=0.11),
+        order(until=0.2),
+    ],
+    ids=["no order", "growing", "slowed", "paused"],
+)
+@only(*MONGO)
+async def test_the_server_computes_several_rates_and_a_rolling_quota_as_we_do(
+    slots: SlotStore, client: Any, database: str, ordered: Order | None
+) -> None:
+    collection = client.get_database(database).get_collection("letters.slots")
+    cursor = Cursor()
+    if ordered is not None:
+        await slots.order(ordered, 0.0)
+    for turn, want in enumerate((1, 30, 0, 1000, 7, 5000, 5000)):
+        request = wish(want, MANY[0], ("", "a", "b")[turn % 3], *MANY[1:])
+        grant = await slots.lease(request)
+        cursor, first, count = take(replace(cursor, orders=grant.orders), grant.now, request)
+        assert (grant.first, grant.count, grant.used, grant.laid) == (first, count, cursor.used, cursor.laid)
+        if want % 2:
+            await slots.give_back(grant, count // 2)
+            cursor = give_back(cursor, grant, count // 2)
+        stored = await collection.find_one({})
+        assert (stored["next"], stored["further"]) == (cursor.next, cursor.further)
+        assert stored["spent"] == [asdict(each) for each in cursor.spent]
+    assert cursor.used > 0 or ordered is not None
+
+
+@pytest.mark.parametrize("period", [0.0, 3600.0])
+@only(*MONGO)
+async def test_the_server_computes_what_recipients_take_of_a_quota_as_we_do(
+    slots: SlotStore, client: Any, database: str, period: float
+) -> None:
+    allowance = Allowance(
+        letters=300, period=1.0, burst=90, quota=90, quota_period=period, quota_by_recipient=True
+    )
+    collection = client.get_database(database).get_collection("letters.slots")
+    cursor = Cursor()
+    for turn, (want, extra) in enumerate(((1, 0), (2, 30), (0, 5), (3, 0), (1, 100), (4, 100), (0, 9))):
+        request = replace(wish(want, allowance, ("", "a", "b")[turn % 3]), extra=extra)
+        grant = await slots.lease(request)
+        cursor, first, count = take(cursor, grant.now, request)
+        assert (grant.first, grant.count, grant.extra) == (first, count, cursor.extra)
+        assert grant.used == cursor.used
+        if want % 2:
+            left = replace(grant, extra=grant.extra // 2)
+            await slots.give_back(left, count // 2)
+            cursor = give_back(cursor, left, count // 2)
+        stored = await collection.find_one({})
+        assert (stored["next"], [asdict(each) for each in cursor.spent]) == (
+            cursor.next,
+            stored.get("spent", []),
+        )
+        assert period or stored["used"] == cursor.used
+    assert cursor.used >= 45
+
+
+async def test_units_of_the_quota_come_with_slots_as_far_as_it_has_them_and_go_back(slots: SlotStore) -> None:
+    allowance = replace(FAST, quota=20, quota_by_recipient=True)
+    first = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (first.count, first.extra, first.used) == (2, 10, 12)
+    second = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (second.count, second.extra, second.used) == (2, 6, 20)
+    await slots.give_back(replace(second, extra=4), 0)
+    third = await slots.lease(replace(wish(2, allowance), extra=10))
+    assert (third.count, third.extra, third.used, third.exhausted) == (2, 2, 20, False)
+    assert (await slots.lease(replace(wish(0, allowance), extra=10))).exhausted
+
+
+async def test_an_order_is_obeyed_from_the_next_lease_on(slots: SlotStore) -> None:
+    assert (await slots.lease(wish(1, FAST, "a"))).count == 1
+    await slots.order(order(until=30.0), 0.0)
+    for member in ("a", "b", "c"):
+        grant = await slots.lease(wish(5, FAST, member))
+        assert (grant.count, grant.stepped_back) == (0, False)
+        assert grant.orders[RELAY].until == pytest.approx(grant.now + 30, abs=5)
+        assert 0 < grant.again <= 30
+    assert await slots.lift(RELAY)
+    assert (await slots.lease(wish(5, FAST, "a"))).count == 5
+    assert not await slots.lift(RELAY)
+
+
+async def test_what_was_ordered_slows_the_rate(slots: SlotStore) -> None:
+    await slots.order(order(factor=0.25, then_until=600.0), 0.0)
+    grant = await slots.lease(wish(50, FAST))
+    assert grant.step == pytest.approx(FAST.step * 4)
+    assert grant.first >= grant.now - 1e-6, "and nothing is in hand from before"
+
+
+async def test_orders_of_other_scopes_come_with_the_next_lease(slots: SlotStore) -> None:
+    await slots.order(order(destination("Gmail.com"), until=30.0), 0.0)
+    first = await slots.lease(wish(1, FAST))
+    assert first.count == 1, "they hold up nobody else"
+    assert first.orders["destination:gmail.com"].said == "450 $now 4.2.1 не так быстро"
+    await slots.order(order("sender:a.b@c.example", until=math.inf), 0.0)
+    await slots.lift("destination:gmail.com")
+    second = await slots.lease(wish(1, FAST))
+    assert list(second.orders) == ["sender:a.b@c.example"]
+    assert second.orders["sender:a.b@c.example"].until == math.inf
+
+
+async def test_an_order_never_shortens_another_one(slots: SlotStore) -> None:
+    await slots.order(order(until=600.0, rule="quota"), 0.0)
+    await slots.order(order(until=5.0, factor=0.5, then_until=700.0), 0.0)
+    grant = await slots.lease(wish(1, FAST))
+    held = grant.orders[RELAY]
+    assert (held.rule, held.factor) == ("quota", 0.5)
+    assert held.until - grant.now == pytest.approx(600, abs=5)
+    assert held.then_until - grant.now == pytest.approx(700, abs=5)
+
+
+async def test_replies_to_the_same_excess_slow_once(slots: SlotStore) -> None:
+    assert HEARD > 5
+    for _ in range(3):
+        await slots.order(order(factor=0.5, then_until=600.0), 0.0)
+    assert (await slots.lease(wish(1, FAST))).orders[RELAY].factor == 0.5
+
+
+async def test_orders_are_bounded_and_the_relay_s_stays(
+    slots: SlotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MOST_ORDERS == 1000
+    monkeypatch.setattr("mailsender.ratelimit.order.MOST_ORDERS", 3)
+    await slots.order(order(until=1.0), 0.0)
+    for number in range(5):
+        await slots.order(order(f"destination:{number}", until=60.0 + number), 0.0)
+    kept = (await slots.lease(wish(1, FAST))).orders
+    assert sorted(kept) == [*(f"destination:{each}" for each in (2, 3, 4)), RELAY]
+
+
+async def test_orders_that_come_together_are_all_kept(slots: SlotStore) -> None:
+    keys = [f"destination:{each}.example" for each in range(4)]
+    await asyncio.gather(*(slots.order(order(each, until=60.0), 0.0) for each in keys))
+    assert sorted((await slots.lease(wish(0, FAST))).orders) == keys
+
+
+@only(*MONGO)
+async def test_orders_outlive_the_process(slots: SlotStore, client: Any, database: str) -> None:
+    await slots.order(order(until=60.0), 0.0)
+    await slots.order(order("destination:a.example", until=60.0), 0.0)
+    again = MongoSlotStore(client, database=database, collection="letters.slots", clock=SystemClock())
+    grant = await again.lease(wish(5, FAST))
+    assert (grant.count, sorted(grant.orders)) == (0, ["destination:a.example", RELAY])
+
+
+async def test_what_stands_beside_has_slots_and_orders_of_its_own(slots: SlotStore) -> None:
+    await slots.order(order(until=60.0), 0.0)
+    assert (await slots.lease(wish(1, FAST))).count == 0
+    assert (await slots.beside("gmail.com").lease(wish(1, SLOW))).count == 1
+    assert (await slots.beside("gmail.com").lease(wish(1, SLOW))).count == 0
+    assert (await slots.beside("yahoo.com").lease(wish(1, SLOW))).count == 1
+
+
+@only(*MONGO)
+async def test_relays_and_destinations_have_documents_of_their_own(client: Any, database: str) -> None:
+    collection = client.get_database(database).get_collection("letters.slots")
+    ses = MongoSlotStore(
+        client, database=database, collection="letters.slots", clock=SystemClock(), name="ses"
+    )
+    await ses.beside("gmail.com").lease(wish(1, FAST))
+    assert [each["_id"] async for each in collection.find({})] == ["ses/gmail.com"]
+
+
+async def test_a_quota_holds_though_replicas_know_other_zones(slots: SlotStore) -> None:
+    """As while a file with another zone comes to one after another; some do not take it."""
+    zones = ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago")
+    taken = [
+        (await slots.lease(wish(3, replace(QUOTA, timezone=zone)))).count for _ in range(4) for zone in zones
+    ]
+    assert sum(taken) <= QUOTA.quota + 6, "those days that began later were begun once"
+    assert taken[-3:] == [0, 0, 0]
+
+
+async def test_a_rolling_quota_is_shared_ends_and_says_when_it_comes_back(slots: SlotStore) -> None:
+    rolling = replace(QUOTA, quota_period=86400.0)
+    first = await slots.lease(wish(6, rolling, "a"))
+    second = await slots.lease(wish(6, rolling, "b"))
+    third = await slots.lease(wish(6, rolling, "a"))
+    assert (first.count, second.count, third.count) == (6, 4, 0)
+    assert third.exhausted
+    assert third.now + 86400 < third.renewed < third.now + 86400 + 600 + 70
+    await slots.give_back(second, 3)
+    assert (await slots.lease(wish(6, rolling, "a"))).count == 3
+
+
+async def test_a_slow_rate_with_something_in_hand_lets_the_fast_one_go(slots: SlotStore) -> None:
+    fast, slow = Allowance(letters=100, period=1.0, burst=5), Allowance(letters=600, period=60.0, burst=600)
+    grant = await slots.lease(wish(5, fast, "", slow))
+    assert (grant.step, grant.count) == (fast.step, 5)
+    grant = await slots.lease(wish(90, replace(fast, letters=20), "", replace(slow, burst=1)))
+    assert grant.step == pytest.approx(0.1)
 
 
 @only(*MONGO)

@@ -110,9 +110,9 @@ def test_schemathesis_finds_nothing(tools: Path, world: World, tmp_path: Path) -
     operations = sum(map(len, document["paths"].values()))
     assert f"Tested: {operations - 1}\n" in done.stdout, done.stdout
     assert not service.events("http_request_failed")
-    # What it posted by the description was taken, and is answered.
+    # What it posted by the description was taken, and is answered. How much it posts changes with every key.
     letters = sum(world.by_status().values())
-    assert letters > 50
+    assert letters > 25
     world.wait_reports(letters)
 
     halted = service.halt()

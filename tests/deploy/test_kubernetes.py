@@ -17,6 +17,7 @@ from pymongo.uri_parser import parse_uri
 
 from mailsender import __version__
 from mailsender.settings.environment import Settings, load
+from mailsender.settings.relays import plan_of
 from mailsender.settings.sources import SettingsError
 from mailsender.web import app as web_app
 from mailsender.web.middleware import PROBES
@@ -167,6 +168,43 @@ def test_a_changed_setting_makes_a_rolling_update(rendered: Rendered, tools: Too
 
     assert changed.config == {**rendered.config, "LOG_LEVEL": "debug"}
     assert changed.pod != rendered.pod
+
+
+def test_with_the_component_the_file_of_relays_takes_the_place_of_smtp_host(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, component = (
+        os.path.relpath(K8S / each, tmp_path.resolve()) for each in ("base", "components/relays")
+    )
+    tools.overlay(tmp_path, {"resources": [base], "components": [component]})
+    text = tools.render(tmp_path)
+    (secret,) = tools.read((K8S / "examples" / "secret.yaml").read_text())
+    made = Rendered("relays", text, tools.read(text), secret)
+
+    assert "SMTP_HOST" not in made.config
+    file = Path(made.config["MAILSENDER_CONFIG"])
+    directory = made.config["MAILSENDER_SECRETS_DIR"]
+    mounts = {each["mountPath"]: each["name"] for each in made.container["volumeMounts"]}
+    volumes = {each["name"]: each for each in made.pod["volumes"]}
+    # By this name and no other: pods see a change, and are not started anew by it.
+    config = made.one("ConfigMap", volumes[mounts[str(file.parent)]]["configMap"]["name"])
+    assert config["metadata"]["name"] == "mailsender-relays"
+    assert volumes[mounts[directory]]["secret"]["secretName"] == "mailsender-relays"
+
+    # As the pod finds it.
+    (tmp_path / file.name).write_text(config["data"][file.name])
+    for name in ("ses-password", "sendgrid-key", "postfix-password"):
+        (tmp_path / name).write_text("s3cret")
+    places = {"MAILSENDER_CONFIG": str(tmp_path / file.name), "MAILSENDER_SECRETS_DIR": str(tmp_path)}
+    for name, value in {**made.environment(), **places}.items():
+        monkeypatch.setenv(name, value)
+    assert [each.name for each in plan_of(load()).relays] == ["ses", "sendgrid", "postfix"]
+
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(text)
+    for version in VERSIONS:
+        done = tools.validate(version, rendered)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- settings and secrets ------------------------------------------------------------------------

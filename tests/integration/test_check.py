@@ -31,6 +31,7 @@ from tests.signing import ED25519, key, written
 
 SENDER = "robot@example.test"
 USER, PASSWORD = "submitter", "relay-s3cret"
+RELAYS = Path(__file__).parents[2] / "deploy" / "k8s" / "components" / "relays" / "relays.toml"
 
 
 class Line(NamedTuple):
@@ -221,8 +222,10 @@ NEEDED = {
     "letters.slots": {"find", "insert", "update"},
     "letters.deadletters": {"find", "insert", "update"},
     "letters.partitions": {"find", "insert", "update"},
+    "letters.flows": {"find", "insert", "update", "createIndex"},
     "letters.blobs.files": {"find", "insert", "update", "remove", "createIndex"},
     "letters.blobs.chunks": {"find", "insert", "update", "remove", "createIndex", "collStats"},
+    "letters.suppression": {"find", "insert", "update", "remove", "createIndex"},
     "letters.templates": {"find", "insert", "update"},
     "letters.templates.pinned": {"find", "insert", "update"},
 }
@@ -259,12 +262,13 @@ def test_mongodb_lets_the_user_read_alone(well: dict[str, str], lone_mongod: par
     lines = [line for line in made.lines if line.level == "error"]
     assert made.status == 1
     assert [line.part for line in lines] == ["mongodb"]
-    most = "mts.letters and mts.letters.blobs.files and mts.letters.outbox"
+    most = "mts.letters and mts.letters.blobs.files and mts.letters.outbox and mts.letters.suppression"
     assert f"createIndex, insert, remove, update in {most};" in lines[0].text
     rest = (
         "mts.letters.deadletters and mts.letters.partitions and mts.letters.slots and mts.letters.templates"
     )
     assert f"insert, update in {rest}" in lines[0].text
+    assert "createIndex, insert, update in mts.letters.flows" in lines[0].text
     assert "readWrite" in lines[0].text
 
 
@@ -274,6 +278,7 @@ def test_mongodb_lets_the_user_remove_nothing(well: dict[str, str], lone_mongod:
     assert (made.status, line.part) == (1, "mongodb")
     blobs = "mts.letters.blobs.chunks and mts.letters.blobs.files"
     where = f"mts.letters and {blobs} and mts.letters.outbox and mts.letters.replicas"
+    where += " and mts.letters.suppression"
     assert f"the user lacks: remove in {where};" in line.text
 
 
@@ -315,6 +320,35 @@ async def test_the_relays_certificate_is_not_trusted(
     assert "certificate is not to be trusted" in line.text
     assert "SMTP_TLS_CA_FILE" in line.text
     assert well_done.troubles() == [], "what it says to do has to help"
+
+
+@pytest.mark.asyncio
+async def test_the_file_to_copy_is_accepted_where_its_relays_are(
+    well: dict[str, str], certificates: Certificates, tmp_path: Path
+) -> None:
+    """The example with our servers for its hosts: a line for each of them, and a login under TLS."""
+    (tmp_path / "secrets").mkdir()
+    for name in ("ses-password", "sendgrid-key", "postfix-password"):
+        (tmp_path / "secrets" / name).write_text(f"{PASSWORD}\n")
+    async with ScriptedRelay({"AUTH": "235 2.7.0 Ok"}, tls=server_tls(certificates)) as relay:
+        here = f'host = "localhost"\nport = {relay.port}\ntls_ca_file = "{certificates.ca}"'
+        text, relays = re.subn(r'^host = ".*"$', here, RELAYS.read_text(), flags=re.MULTILINE)
+        (tmp_path / "relays.toml").write_text(text)
+        places = {
+            "MAILSENDER_CONFIG": str(tmp_path / "relays.toml"),
+            "MAILSENDER_SECRETS_DIR": str(tmp_path / "secrets"),
+        }
+        given = {
+            name: value for name, value in well.items() if not name.startswith(("SMTP_H", "SMTP_P", "SMTP_T"))
+        }
+        made = await asyncio.to_thread(run, given, **places)
+        logins = [command for command in relay.commands if command.startswith("AUTH")]
+    assert (made.status, relays, len(logins)) == (0, 3, 3), made.output
+    assert [line for line in made.lines if line.level != "ok"] == []
+    at = f"at localhost:{relay.port}"
+    said = [line.part for line in made.lines if line.part.startswith("relay")]
+    assert said == [f"relay {name} {at}" for name in ("ses", "sendgrid", "postfix")]
+    assert PASSWORD not in made.output
 
 
 @pytest.mark.asyncio

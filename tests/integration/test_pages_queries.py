@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from lab.parts import MongoServer
 from mailsender.model.blobs import ref_of
 from mailsender.model.clock import SystemClock
+from mailsender.model.handling import Handling
 from mailsender.model.letter import Answer, Letter, Origin, Recipient, Settlement, Status
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
@@ -47,7 +48,13 @@ async def test_the_queries_of_the_page_find_what_they_say(mongod: MongoServer, d
     outcome = {sent.id: Status.SENT, tried.id: Status.AWAITING}
     settled = [each.evolve(status=outcome[each.id], attempts=1) for each in lease.letters]
     await queue.settle([Settlement(token=lease.token, letter=each, delay=60) for each in settled])
-    await queue.insert([waits.evolve(mail=f'{{"Attachments":[{{"Ref":"{ref_of(b"%PDF")}"}}]}}')])
+    await queue.insert(
+        [
+            waits.evolve(
+                handling=Handling(stream="news"), mail=f'{{"Attachments":[{{"Ref":"{ref_of(b"%PDF")}"}}]}}'
+            )
+        ]
+    )
     await queue.close()
     found: list[Any] = []
     with MongoClient[dict[str, Any]](mongod.uri) as direct:

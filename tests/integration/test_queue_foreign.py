@@ -30,7 +30,7 @@ EXAMPLES = 150
 FIELDS = (
     *("addresses", "subject", "body", "token", "tokenjson", "kafkakey", "key", "origin", "digest"),
     *("created_at", "route", "rank", "due", "claim", "settled_by", "outcome", "recipients", "attempts"),
-    *("relay", "message_id"),
+    *("relay", "message_id", "handling"),
     *("reason", "finished_at", "outbox", "also", "expire_at", "slices"),
 )
 EPOCH = DatetimeMS(0)

@@ -15,10 +15,13 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from lab.parts import MongoServer
 from mailsender.model.clock import SystemClock
+from mailsender.model.handling import PLAIN, Handling
 from mailsender.model.letter import Answer, Letter, Origin, Settlement, Status
 from mailsender.queue.mongo.client import connect
+from mailsender.queue.mongo.older_builds import NEVER
 from mailsender.queue.mongo.queue import MongoQueue
 from tests.claims import LIFE, OTHER, REPLICA, claim, token_of
+from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.asyncio
 
@@ -71,7 +74,7 @@ def commands() -> Iterator[Commands]:
     monitoring._LISTENERS.command_listeners.remove(listener)
 
 
-def letter(number: int) -> Letter:
+def letter(number: int, stream: str = "", expires: datetime | None = None) -> Letter:
     origin = Origin(topic="in", partition=0, offset=number, index=0, timestamp=0)
     return Letter(
         id=origin.letter_id(),
@@ -79,6 +82,8 @@ def letter(number: int) -> Letter:
         subject="s",
         body="b",
         answers=(Answer(origin=origin),),
+        handling=Handling(stream=stream) if stream else PLAIN,
+        expires=expires,
     )
 
 
@@ -132,7 +137,14 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await claim(queue, 5, OTHER)
     await queue.leave(OTHER)
     assert await queue.reclaim(K) == 5
+    over = datetime(2026, 1, 1, tzinfo=UTC)
+    several = [letter(start + 4 * K + number, stream=f"s{number}", expires=over) for number in range(9)]
+    await queue.insert(several)
+    await queue.insert(several)  # gives places back
+    assert len((await queue.claim_expired(5, token_of())).letters) == 5
     await queue.stats()
+    waits = letter(start + 3 * K - 1)
+    assert (await queue.ahead(waits.id, K)) is not None
 
 
 async def test_no_command_scans_the_collection(
@@ -163,6 +175,26 @@ async def test_no_command_scans_the_collection(
             assert plan & {"IXSCAN", "COUNT_SCAN", "IDHACK"}, (single, plan)
             seen.add(name)
     assert {"find", "update", "delete", "aggregate"} <= seen
+
+
+async def test_counting_by_route_reads_indexes_alone(
+    commands: Commands, queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
+) -> None:
+    routes = [f"r{number}" for number in range(50)]
+    await queue.insert([letter(number).evolve(route=routes[number % 50]) for number in range(3 * K)])
+    await queue.join(REPLICA, LIFE)
+    claimed = await queue.claim(5, token_of(), "r7")
+    later = [each.evolve(status=Status.AWAITING) for each in claimed.letters]
+    await queue.settle([Settlement(token=claimed.token, letter=each, delay=60) for each in later])
+    commands.sent.clear()
+    stats = await queue.stats()
+    assert (len(stats.routes), stats.routes["r7"].awaiting, stats.routes["r7"].deferred) == (50, 6, 5)
+    counts = [
+        each for each in commands.sent if "$group" in str(each.get("pipeline")) and "$route" in str(each)
+    ]
+    assert len(counts) == 2
+    looked = [list(numbers(explained(sync[database], each), "totalDocsExamined")) for each in counts]
+    assert [set(each) for each in looked] == [{0}, {0}]
 
 
 async def test_a_claim_costs_the_same_beside_finished_letters(
@@ -238,3 +270,51 @@ async def test_the_heads_of_a_route_cost_the_same_beside_whatever_waits(
     await queue.insert([letter(K).evolve(route="r7")])
     assert len((await queue.claim(K, token_of(), "r7")).letters) == K
     assert [each async for each in queue._order.strays()] == []
+
+
+async def test_a_place_in_a_flow_costs_the_same_beside_ten_thousand_flows(
+    commands: Commands, queue: MongoQueue, sync: MongoClient[dict[str, Any]], database: str
+) -> None:
+    """Fifty routes, ten thousand flows, and many letters that wait in each of them."""
+    queue._flows._clock = clock = ManualClock()
+    await queue.insert([letter(number, stream="a") for number in range(K)])
+    clock.forward(10)  # how far the route has come is looked for anew
+    commands.sent.clear()
+    await queue.insert([letter(number, stream="a") for number in range(K, 2 * K)])
+    alone = [costs(sync, database, each) for each in ranking(commands)]
+    flows, letters, now = sync[database]["letters.flows"], sync[database]["letters"], datetime.now(UTC)
+    far = (now.timestamp() + 3600) * 1000
+    names = [{"route": f"r{number % 50}", "flow": f"s{number}"} for number in range(10_000)]
+    flows.insert_many([{"_id": name, "next": far, "era": 1, "expire_at": NEVER} for name in names])
+    waiting = {"status": "awaiting", "rank": now, "created_at": now}
+    for start in range(0, FINISHED, 20_000):
+        each = [{**waiting, "route": f"r{(start + n) % 50}"} for n in range(20_000)]
+        letters.insert_many([{"_id": ObjectId(), **one} for one in each], ordered=False)
+    clock.forward(10)
+    commands.sent.clear()
+    await queue.insert([letter(number, stream="a") for number in range(2 * K, 3 * K)])
+    asked = ranking(commands)
+    assert [next(iter(each)) for each in asked] == ["find", "findAndModify", "findAndModify"]
+    assert [costs(sync, database, each) for each in asked] == alone
+    commands.sent.clear()
+    several = [letter(3 * K + number, stream=f"s{number}") for number in range(K)]
+    await queue.insert(several)
+    assert [next(iter(each)) for each in ranking(commands)] == ["update", "find"], "however many they are"
+
+
+def ranking(commands: Commands) -> list[dict[str, Any]]:
+    """What was sent to find places for letters."""
+    return [
+        each
+        for each in commands.sent
+        if "letters.flows" in each.values() or (next(iter(each)) == "find" and "rank" in str(each))
+    ]
+
+
+def costs(sync: MongoClient[dict[str, Any]], database: str, sent: dict[str, Any]) -> tuple[int, int]:
+    """Keys and documents that the server looks at for a command."""
+    kept = ("filter", "projection", "sort", "limit", "query", "update", "upsert", "new")
+    name = next(iter(sent))
+    command = {name: sent[name], **{key: sent[key] for key in kept if key in sent}}
+    found = sync[database].command({"explain": command, "verbosity": "executionStats"})
+    return sum(numbers(found, "totalKeysExamined")), sum(numbers(found, "totalDocsExamined"))

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
 
 from lab.parts import MongoServer
 from mailsender.model.clock import SystemClock
+from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.mongo.client import connect
 from mailsender.queue.mongo.queue import MongoQueue
@@ -20,8 +21,9 @@ from mailsender.queue.port import Queue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
+from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
-from mailsender.routing.plan import Plan, RelayPlan, RoutePlan
+from mailsender.routing.plan import DestinationPlan, Match, Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
@@ -29,7 +31,8 @@ from mailsender.service import Parts, RelayParts, Replica
 from mailsender.settings.environment import Settings
 from tests.dispatching import letter, until
 from tests.fakes import FakeSink
-from tests.relays import FakeRelay
+from tests.relays import ACCEPTED, FakeRelay
+from tests.unit.test_gcra import most_in_a_period
 from tests.unit.test_replica import QuietSource, listen
 
 pytestmark = pytest.mark.asyncio
@@ -197,3 +200,91 @@ async def test_the_rate_of_each_relay_is_kept_over_two_replicas(stage: Stage) ->
     assert done["a"] <= 20 * (passed + 1)
     # Each has its own: the faster one is not slowed down to the other's.
     assert done["b"] > 2 * done["a"] > 0
+
+
+def said(code: int) -> Result:
+    return Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=code, enhanced="4.2.0", text="not now")
+
+
+async def test_whom_one_relay_puts_off_the_next_one_gets_and_the_queue_knows_which(stage: Stage) -> None:
+    stage.relays["a"].answer = lambda address: said(450) if address.startswith("later") else ACCEPTED
+    async with stage.running(plan()) as queue:
+        mixed = letter(1, "now@example.test", "later@example.test", route="news")
+        await queue.insert([mixed])
+        await all_sent(queue, 1)
+        found = await queue.get(mixed.id)
+    assert found is not None
+    assert [each.relay[0] for each in found.recipients] == ["a", "c"]
+    assert (found.attempts, stage.sent()) == (1, {"a": 1, "b": 0, "c": 1})
+
+
+async def test_letters_are_shared_by_weight(stage: Stage) -> None:
+    shared = plan()
+    default = replace(shared.routes[0], relays=("a", "b", "c"), weights=(3, 1, 1))
+    async with stage.running(replace(shared, routes=(default,))) as queue:
+        await queue.insert([letter(n) for n in range(500)])
+        await all_sent(queue, 500)
+    assert all(abs(stage.sent()[name] - share) <= 10 for name, share in (("a", 300), ("b", 100), ("c", 100)))
+
+
+async def test_recipients_of_one_letter_go_over_their_own_routes(stage: Stage) -> None:
+    """The second part is put off, and comes again at its own time; nobody gets the letter twice."""
+    answers = [said(450)]
+    stage.relays["c"].answer = lambda _: answers.pop() if answers else ACCEPTED
+    default, news = plan().routes
+    corp = replace(news, name="corp", relays=("c",), match=Match(destinations=("*.corp.example",)))
+    parted = replace(plan(), routes=(default, corp))
+    async with stage.running(parted) as queue:
+        mixed = letter(1, "x@example.test", "y@eu.corp.example", "z@example.test")
+        await queue.insert([mixed])
+        await all_sent(queue, 1)
+        found = await queue.get(mixed.id)
+    assert found is not None
+    assert [each.relay[0] for each in found.recipients] == ["b", "c", "b"]
+    sent = {name: [each.recipients for each in relay.sent] for name, relay in stage.relays.items()}
+    corps = ("y@eu.corp.example",)
+    assert sent == {"a": [], "b": [("x@example.test", "z@example.test")], "c": [corps, corps]}
+
+
+async def test_letters_of_a_route_that_is_gone_go_over_the_one_that_is_theirs_now(stage: Stage) -> None:
+    async with stage.running(plan()) as queue:
+        await queue.insert([letter(n, route="gone") for n in range(20)])
+        await all_sent(queue, 20)
+    assert stage.sent() == {"a": 0, "b": 20, "c": 0}
+
+
+async def test_a_destination_s_rate_is_kept_by_all_replicas_and_holds_up_nobody_else(stage: Stage) -> None:
+    begun: dict[str, list[float]] = {"slow.example": [], "example.test": []}
+
+    def answer(address: str) -> Result:
+        begun[address.partition("@")[2]].append(time.monotonic())
+        return ACCEPTED
+
+    stage.relays["b"].answer = answer
+    rate = DestinationPlan(domain="slow.example", rates=(Allowance(letters=10, period=1.0),))
+    made = plan()
+    limited = replace(
+        made, relays=tuple(replace(each, destinations=(rate,)) for each in made.relays if each.name == "b")
+    )
+    limited = replace(limited, routes=made.routes[:1])
+    async with stage.running(limited, replicas=2) as queue:
+        slow = [letter(number, f"r{number}@slow.example") for number in range(15)]
+        await queue.insert([*slow, *(letter(number) for number in range(15, 25))])
+        await all_sent(queue, 25)
+    assert most_in_a_period(sorted(begun["slow.example"]), 1.0) <= 11
+    assert max(begun["example.test"]) < max(begun["slow.example"])
+
+
+async def test_what_one_replica_was_told_all_obey_and_those_that_come_later(stage: Stage) -> None:
+    busy = Allowance(letters=1000, period=1.0, burst=10)
+    async with stage.running(plan(fast=busy), replicas=2) as queue:
+        told = next(each.limiter for each in stage.replicas[0].relays if each.name == "b")
+        told.order(Order(key=RELAY, rule="r", said="450 later", until=time.time() + 2.5))
+        await until(lambda: not told._standing.unwritten)
+    async with stage.running(plan(fast=busy), replicas=2) as queue:
+        begins = time.monotonic()
+        await queue.insert([letter(number) for number in range(20)])
+        await all_sent(queue, 20)
+        assert stage.sent()["b"] == 20
+        assert time.monotonic() - begins > 0.5
+        assert {(await queue.get(letter(number).id)).attempts for number in range(20)} == {1}  # type: ignore[union-attr]

@@ -104,6 +104,7 @@ async def test_the_connection_and_the_greeting_have_time_outs_of_their_own() -> 
         ScriptedRelay({GREETING: pieces(*[b""] * 30, b"220 at last\r\n")}) as relay,
         opened(relay, timeouts=timeouts) as session,
     ):
+        assert session.tls == ""
         assert verdicts(await send(session)) == [ACCEPTED]
 
 
@@ -155,6 +156,8 @@ async def test_a_refused_login_says_which_settings_to_look_at(
         error = await refused(relay, user="u", password="p", auth_cleartext=True)
     assert (error.phase, error.code, error.permanent) == ("auth", int(reply[:3]), permanent)
     assert ("SMTP_PASSWORD" in str(error)) is hint
+    assert error.reply is not None
+    assert [str(error.reply.code), error.reply.enhanced] == reply.split()[:2]
 
 
 @pytest.mark.asyncio
@@ -165,6 +168,9 @@ async def test_a_password_that_the_relay_repeats_stays_out_of_the_error() -> Non
         error = await refused(relay, user="u", password=secret, auth_cleartext=True)
     assert secret not in str(error)
     assert coded not in str(error)
+    assert error.reply is not None
+    assert secret not in str(error.reply)
+    assert coded not in str(error.reply)
 
 
 @pytest.mark.asyncio

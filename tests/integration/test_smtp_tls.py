@@ -175,6 +175,7 @@ async def test_what_was_sent_in_clear_text_behind_the_220_counts_for_nothing(
     relay = secured("starttls", context, script={"STARTTLS": injected})
     async with relay, opened(relay, tls="starttls", ca_file=str(certificates.ca)) as session:
         assert session.supports_8bit
+        assert session.tls == "TLSv1.3"
         assert verdicts(await send(session)) == [ACCEPTED]
     assert [command for command in relay.commands if command.startswith("EHLO")] == [
         "EHLO client.example.test"

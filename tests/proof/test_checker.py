@@ -117,6 +117,8 @@ def planted() -> dict[str, tuple[History, str]]:
     base = clean()
     one, _two = addresses(1)
     twice = (*base.acceptances, accepted(1, at=5.0))
+    over_both = (accepted(1, relay="first"), accepted(1, at=5.0, relay="second"))
+    two_relays = but(base.acceptances, 1, *over_both)
     mistold = {one: Told(status="accepted"), addresses(1)[1]: Told(status="deferred")}
     return {
         "lost": (
@@ -196,6 +198,10 @@ def planted() -> dict[str, tuple[History, str]]:
             "P4",
         ),
         "twice without a break": (replace(base, acceptances=twice), "P3"),
+        "by two relays": (
+            replace(base, acceptances=two_relays, breaks=(Break(what="kill", start=101.5, end=102.0),)),
+            "P12",
+        ),
         "too many twice": (
             replace(base, acceptances=twice, breaks=(Break(what="kill", start=101.5, end=102.0),)),
             "P3",
@@ -327,6 +333,7 @@ BESIDE = {
     "left processing": {"lost"},
     "left awaiting": {"lost"},
     "twice without a break": {"too many twice"},
+    "by two relays": {"too many twice"},
 }
 
 
@@ -406,6 +413,16 @@ def test_different_recipients_in_two_transactions_are_no_duplicate() -> None:
     found = check(replace(base, acceptances=but(base.acceptances, 1, *parts)))
     assert found.faults == ()
     assert found.duplicates == 0
+
+
+def test_parts_of_a_letter_may_go_over_two_relays_and_so_may_what_is_named() -> None:
+    base, (one, two) = clean(), addresses(1)
+    parts = (accepted(1, recipients=(one,), relay="a"), accepted(1, recipients=(two,), at=3.0, relay="b"))
+    assert check(replace(base, acceptances=but(base.acceptances, 1, *parts))).good
+    again = (accepted(1, relay="a", told=False), accepted(1, at=3.0, relay="b"))
+    told = report(1, recipients=named(1), uncertain=True)
+    history = replace(base, acceptances=but(base.acceptances, 1, *again), reports=but(base.reports, 1, told))
+    assert check(history, Allowed(duplicates=1)).good
 
 
 def test_what_was_taken_for_others_needs_no_explanation() -> None:

@@ -23,6 +23,7 @@ from lab.parts import Certificates, running
 from proof.checker import check
 from proof.history import Break, History
 from proof.relay import LedgerRelay
+from proof.smtp_server import places
 
 MESSAGE = b"Subject: [letter 1]\r\nMessage-ID: <1@example.test>\r\n\r\nhello\r\n"
 
@@ -283,3 +284,22 @@ def test_the_ledger_outlives_the_relay(tmp_path: Path) -> None:
             server.kill()
             server.start()
         assert len(server.read().acceptances) == 2
+
+
+def test_each_place_of_a_relay_has_a_plan_of_its_own(tmp_path: Path) -> None:
+    first, second = places(2)
+    plan = {"script": [{"phase": "MAIL", "at": second, "do": "reply", "text": "451 4.3.0 Later"}]}
+    with relay(tmp_path, plan, places=2) as server:
+        for host in ("127.0.0.1", first, second):
+            with smtplib.SMTP(host, server.port) as client:
+                client.ehlo()
+                assert client.mail("a@example.test")[0] == (451 if host == second else 250)
+        found = server.read()
+    assert len(found.mails) == 3
+    assert [(each.kind, each.place) for each in found.moments] == [
+        ("session", first),
+        ("mail", first),
+        ("session", second),
+        ("mail", second),
+        ("said", second),
+    ]

@@ -280,7 +280,7 @@ class TestBadLetters:
             ({"Template": "x"}, "Body comes from the template"),
             ({"template": " ", "Body": ""}, "Template is no name of a template"),
             ({"Variables": [1]}, "Variables must be an object, not an array"),
-            ({"Priority": 0}, "Priority is not supported by this version"),
+            ({"Priority": 0}, "Priority must be a string, not a number"),
         ],
     )
     def test_are_errors_with_a_reason(self, change: dict[str, Any], reason: str) -> None:
@@ -497,6 +497,7 @@ class TestReports:
                 "Phase": "dot",
                 "Uncertain": False,
                 "Relay": "mx:25",
+                "Rule": "",
             }
         ]
         assert (full["Attempts"], full["Relay"], full["MessageID"]) == (1, "mx:25", "<1@x>")
@@ -557,8 +558,8 @@ class TestReports:
         )
         steps = [
             (60_000, False, []),
-            (48_000, True, []),
-            (20_000, True, ["Recipients.Text"]),
+            (49_500, True, []),
+            (21_000, True, ["Recipients.Text"]),
             (6_000, True, ["Recipients.Text", "Recipients"]),
             (2_600, True, ["Recipients.Text", "Recipients", "Addresses"]),
             (1_900, True, ["Recipients.Text", "Recipients", "Addresses", "Subject"]),

@@ -93,6 +93,7 @@ SPELLINGS: dict[str, list[list[Any]]] = {
         [{"Notify": ["NEVER"]}],
     ],
     "RequireTLS": [[ABSENT, None, False], [True]],
+    "Suppression": [[ABSENT, None, ""], ["ignore", "Ignore"]],
 }
 OF_TEMPLATES: dict[str, list[list[Any]]] = {
     "Template": [["t"], ["u"], ["t@1"]],

@@ -5,28 +5,42 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from mailsender import __version__
 from mailsender.check.findings import Finding, worst
 from mailsender.cli.app import app
+from mailsender.cli.tables import print_status
 from mailsender.dev.process import free_port
 from mailsender.model.letter import Letter
 from mailsender.settings.environment import Settings
 from mailsender.web.app import make_app, serve
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryLetterView, DryMessageView, DryRunView, FaultView
-from mailsender.web.operations import BadBatch, Posted, Refused, Submission
+from mailsender.web.operations import (
+    BadBatch,
+    BadConfig,
+    Lifted,
+    NoOrder,
+    Posted,
+    Refused,
+    Reloaded,
+    Submission,
+)
 
 KEY = "the-key"
 ID = "6b03f03e1c3fe5165a363fce"
@@ -46,8 +60,11 @@ class Played:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.dry = DryRunView(letters=0, faults=[], shown=[])
+        self.explained: ExplainedView | None = None
         self.bodies: list[bytes] = []
         self.keys: list[str] = []
+        self.lifted: tuple[str, str, str] | None = None
+        self.reloaded = Reloaded(path="/r.toml", taken=(), left=())
 
     def accepting(self) -> None:
         pass
@@ -72,16 +89,63 @@ class Played:
     async def status(self) -> Mapping[str, Any]:
         return {
             "waits_for": [
-                {"part": "quota", "text": "all [red]used[/red]", "since": "today", "until": "tomorrow"},
+                {
+                    "part": "quota",
+                    "text": "all [red]used[/red]",
+                    "since": "today",
+                    "until": "tomorrow",
+                    "relay": "ses",
+                },
                 {"part": "queue", "text": "full", "since": "noon", "until": None},
             ],
             "queue": {"awaiting": 12345, "oldest_due_seconds": 1.5},
             "relay": {"name": "smtp.example.test:25", "trouble": "550 [red]no[/red]", "since": None},
+            "relays": [
+                {
+                    "relay": "ses",
+                    "state": "answers",
+                    "breaker": "closed",
+                    "orders": [
+                        {
+                            "scope": "relay",
+                            "rule": "ses/rate",
+                            "said": "454 [b]x",
+                            "holds": True,
+                            "until": None,
+                            "pace": 0.0,
+                            "over": None,
+                        }
+                    ],
+                },
+                {"relay": "own", "state": "away", "breaker": "open", "orders": []},
+            ],
+            "routes": [
+                {
+                    "route": "news",
+                    "relays": ["a", "b"],
+                    "awaiting": 4321,
+                    "blocked_because": "a: [red]no[/red]",
+                }
+            ],
             "drain": {"draining": False},
         }
 
     async def letter(self, letter_id: str) -> Letter | None:
         raise NotImplementedError
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        return self.explained if letter_id == ID else None
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        if self.error:
+            raise self.error
+        self.lifted = relay, scope, reason
+        return Lifted(relay=relay, scope=scope, rule="ses/rate", said="454 [red]no[/red]")
+
+    async def reload(self, by: str) -> Reloaded:
+        if self.error:
+            raise self.error
+        return self.reloaded
 
     def begin_drain(self) -> Mapping[str, Any]:
         return {"draining": True, "step": "senders", "in_hand": 4, "unclean": []}
@@ -319,11 +383,89 @@ def test_status_shows_tables(command: Command, played: tuple[Played, str]) -> No
     assert result.exit_code == 0, result.output
     assert f"mailsender {__version__}: running, not ready" in result.stdout
     assert "kafka: no broker answers [sic]" in result.stdout
-    assert "waits for quota: all [red]used[/red]; since today, until tomorrow" in result.stdout
+    assert "waits for quota ses: all [red]used[/red]; since today, until tomorrow" in result.stdout
     assert "waits for queue: full; since noon\n" in result.stdout
     assert "12,345" in result.stdout
     assert "oldest due seconds" in result.stdout
     assert "550 [red]no[/red]" in result.stdout
+    assert "4,321" in result.stdout
+    assert "a: [red]no[/red]" in result.stdout
+
+
+def test_status_shows_what_replies_asked_for(command: Command, played: tuple[Played, str]) -> None:
+    result = command("status", "--url", played[1], "--key", KEY)
+    orders = result.stdout.partition("\norders")[2].partition("\nroutes")[0]
+    assert "ses/rate" in orders
+    assert "454 [b]x" in orders
+    assert "somebody" in orders, "who has to act is told, where no time ends it"
+    assert "own" not in orders
+
+
+def printed(status: dict[str, Any]) -> str:
+    console = Console(file=StringIO(), width=240)
+    print_status(status, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_times_are_those_of_a_clock_in_utc() -> None:
+    """What programs read of `/status` has microseconds and an offset; no person needs either."""
+    raw = "2026-11-30T10:44:38.430000+00:00"
+    shown = printed(
+        {
+            "version": "1",
+            "state": "running",
+            "ready": False,
+            "not_ready_because": [],
+            "waits_for": [{"part": "relay", "relay": "a", "text": "no", "since": raw, "until": raw}],
+            "queue": {"since": raw, "in": {"at": "2026-11-30T12:44:38.4+02:00"}},
+            "relays": [{"relay": "a", "again": raw, "trouble": f"at {raw} it said"}],
+        }
+    )
+    assert "since 2026-11-30T10:44:38Z, until 2026-11-30T10:44:38Z" in shown
+    assert shown.count("2026-11-30T10:44:38Z") == 5
+    assert shown.count(raw) == 1, "the words of others stay as they are"
+
+
+def test_orders_have_columns_that_say_what_they_mean() -> None:
+    raw, later = "2026-11-30T10:44:38.430000+00:00", "2026-11-30T10:54:38Z"
+    order = {"scope": "relay", "rule": "r/1", "said": "454 x", "until": raw, "pace": 0.5, "over": later}
+    orders = [order | {"holds": True}, order | {"holds": False, "rule": "r/2"}]
+    shown = printed({"relays": [{"relay": "a", "orders": orders}]}).partition("\norders")[2]
+    lines = [line for line in shown.splitlines() if re.search("[┃│]", line)]
+    heads, *rows = [[cell.strip() for cell in re.split("[┃│]", line)][1:-1] for line in lines]
+    assert heads == [
+        *("relay", "scope", "rule", "nothing until"),
+        *("part of the rate now", "full rate again", "said"),
+    ]
+    assert rows == [
+        ["a", "relay", "r/1", "2026-11-30T10:44:38Z", "50%", later, "454 x"],
+        ["a", "relay", "r/2", "-", "50%", later, "454 x"],
+    ]
+
+
+def test_it_is_said_why_a_letter_waits(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    service.explained = ExplainedView(
+        id=ID,
+        status="awaiting",
+        says=["It waits on the route default."],
+        route="default",
+        due=None,
+        ahead=7,
+        ways=[],
+        obstacles=[],
+        recipients=[],
+        recipients_left_out=0,
+    )
+    result = command("explain", "--letter", ID, "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [f"letter {ID}: awaiting", "  It waits on the route default."],
+    )
+    result = command("explain", "--letter", ID, "--url", url, "--key", KEY, "--json")
+    assert json.loads(result.stdout)["ahead"] == 7
+    result = command("explain", "--letter", "f" * 24, "--url", url, "--key", KEY)
+    assert (result.exit_code, "no letter with this ID" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["status", "halt", "post"])
@@ -395,6 +537,30 @@ def test_the_health_of_a_service_that_is_not_ready(command: Command, played: tup
 def test_halt_says_how_far_it_is(command: Command, played: tuple[Played, str]) -> None:
     result = command("halt", "--url", played[1], "--key", KEY)
     assert (result.exit_code, result.stdout) == (0, "draining: step senders, in_hand 4\n")
+
+
+def test_reload_says_what_was_taken_and_what_was_not(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    assert command("reload", "--url", url, "--key", KEY).stdout == "/r.toml says what it said\n"
+    service.reloaded = Reloaded(path="/r.toml", taken=("relays.a.rate",), left=("relays.b is new",))
+    result = command("reload", "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout) == (0, "taken    relays.a.rate\nrestart  relays.b is new\n")
+    service.error = BadConfig("MAILSENDER_CONFIG: /r.toml:3: relays.a.prot: is no key here")
+    result = command("reload", "--url", url, "--key", KEY)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "/r.toml:3: relays.a.prot: is no key here. (409)" in result.stderr
+
+
+def test_lift_says_what_holds_no_more(command: Command, played: tuple[Played, str]) -> None:
+    service, url = played
+    result = command("lift", "ses", "--reason", "mended", "--url", url, "--key", KEY)
+    assert result.stdout == "lifted   ses relay, by the rule ses/rate; it had said: 454 [red]no[/red]\n"
+    assert service.lifted == ("ses", "relay", "mended")
+    document = command("lift", "ses", "sender:a/b@c.test", "--json", "--url", url, "--key", KEY).stdout
+    assert json.loads(document)["scope"] == "sender:a/b@c.test"
+    service.error = NoOrder("nothing is ordered for this scope of ses")
+    result = command("lift", "ses", "--url", url, "--key", KEY)
+    assert (result.exit_code, "nothing is ordered" in result.stderr) == (1, True)
 
 
 def test_the_embedded_stacks_service_is_found(

@@ -18,12 +18,22 @@ from typer.testing import CliRunner
 
 from lab.parts import missing
 from mailsender.cli.app import app
-from mailsender.cli.help import DEVELOPERS, EXAMPLES, RUNNING, SERVICE, STATUSES, TEMPLATES, WHOLE
+from mailsender.cli.help import (
+    DEVELOPERS,
+    EXAMPLES,
+    RUNNING,
+    SERVICE,
+    STATUSES,
+    SUPPRESSION,
+    TEMPLATES,
+    WHOLE,
+)
 
 GROUPS = {
     SERVICE: ["run", "dev", "check"],
-    RUNNING: ["post", "status", "health", "halt"],
+    RUNNING: ["post", "status", "explain", "health", "reload", "lift", "halt"],
     DEVELOPERS: ["lint", "schema"],
+    SUPPRESSION: ["suppress"],
     TEMPLATES: ["template"],
 }
 NAMES = [name for names in GROUPS.values() for name in names]

@@ -20,7 +20,11 @@ from mailsender.codes.desk import CodeDesk, Guess, Made, Policy, TooOften, Wante
 from mailsender.codes.memory import MemoryCodeStore
 from mailsender.codes.port import Verdict
 from mailsender.codes.seal import Seal, exact, folded
+from mailsender.intake.batch import read_letter
+from mailsender.intake.schema import Limits
 from mailsender.model.address import parse_address
+from mailsender.model.letter import Origin, Status, now_ms
+from mailsender.suppression.rules import SuppressionPolicy, ignores, stream_of
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.asyncio
@@ -92,6 +96,8 @@ async def test_a_code_goes_by_its_letter_and_is_right_once() -> None:
         "Addresses": ["ann@example.org"],
         "Personal": True,
         "AutoSubmitted": "auto-generated",
+        "Stream": "transactional",
+        "Suppression": "ignore",
         "Template": "password",
         "Variables": {
             "company": "Example",
@@ -106,6 +112,16 @@ async def test_a_code_goes_by_its_letter_and_is_right_once() -> None:
     assert made.until == datetime.fromtimestamp(played.clock.epoch() + 600, UTC)
     assert await played.check(made, played.code) is Verdict.RIGHT
     assert await played.check(made, played.code) is Verdict.OVER
+
+
+async def test_who_is_on_the_suppression_list_gets_a_code_unless_the_stream_may_not_pass_it_by() -> None:
+    played = Played()
+    await played.make()
+    origin = Origin(topic="t", partition=0, offset=0, index=0, timestamp=-1)
+    letter = read_letter(played.sent[0], origin, None, Limits(), now=now_ms(played.clock.epoch()))
+    assert (letter.status, letter.reason, stream_of(letter)) == (Status.AWAITING, "", "transactional")
+    assert ignores(letter, stream_of(letter), SuppressionPolicy())
+    assert not ignores(letter, stream_of(letter), SuppressionPolicy(transactional=frozenset({"invoices"})))
 
 
 async def test_digits_of_any_keyboard_count_and_what_stands_between_does_not() -> None:

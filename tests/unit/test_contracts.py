@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from mailsender.web import openapi
 from mailsender.web.app import make_app
 from mailsender.web.endpoints.pages import FILES
 from mailsender.web.endpoints.table import ENDPOINTS
+from mailsender.web.explain_models import AddresseeView, ExplainedView, ObstacleView, StopView, WayView
 from mailsender.web.operations import BadBatch, Posted, Refused
 from tests.clocks import ManualClock
 from tests.unit.test_batch import GOOD, finished, read
@@ -378,8 +380,9 @@ async def test_refusals_are_described_and_the_key_is_wanted_as_described() -> No
     async with serving(Played(letters={ID: finished()})) as client:
         for endpoint in ENDPOINTS:
             places = {"id": ID, "file": "start.js", "name": "welcome", "ref": f"sha256:{'0' * 64}"}
+            places |= {"address": "ann@example.org", "relay": "ses", "scope": "relay"}
             path = endpoint.path.format_map(places)
-            wrong_method = await client.ask("DELETE", path)
+            wrong_method = await client.ask("PATCH", path)
             assert wrong_method[0] == 405
             check(endpoint.path, endpoint.method, *wrong_method)
             keyless = await client.ask(endpoint.method, path, key=None)
@@ -397,6 +400,36 @@ async def test_a_letter_is_as_described() -> None:
     async with serving(Played(letters={ID: finished(), "0" * 24: waiting})) as client:
         for letter_id in (ID, "0" * 24):
             check("/letters/{id}", "GET", *await client.ask("GET", f"/letters/{letter_id}"))
+
+
+@pytest.mark.asyncio
+async def test_why_a_letter_waits_is_as_described() -> None:
+    obstacle = ObstacleView(
+        kind="order", text="Wait.", until=datetime(2026, 1, 2, tzinfo=UTC), relay="a", rule="r", said="450"
+    )
+    stop = StopView(relay="a", weight=None, fallback=False, obstacles=[obstacle])
+    told = ExplainedView(
+        id=ID,
+        status="awaiting",
+        says=["It waits."],
+        route="default",
+        due=None,
+        ahead=3,
+        ways=[WayView(route="default", why="w", recipients=1, relays=[stop])],
+        obstacles=[obstacle],
+        recipients=[
+            AddresseeView(address="a@b.test", route="default", next_relays=["a"], next_try=None, obstacles=[])
+        ],
+        recipients_left_out=0,
+    )
+    async with serving(Played(explained={ID: told})) as client:
+        status, headers, text = await client.ask("GET", f"/letters/{ID.upper()}/explain")
+        assert json.loads(text)["obstacles"][0]["kind"] == "order"
+        check("/letters/{id}/explain", "GET", status, headers, text)
+        for unknown in ("0" * 24, "x"):
+            missing = await client.ask("GET", f"/letters/{unknown}/explain")
+            assert missing[0] == 404
+            check("/letters/{id}/explain", "GET", *missing)
 
 
 # --- the page ------------------------------------------------------------------------------------

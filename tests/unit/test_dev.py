@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pymongo.errors import NotPrimaryError, PyMongoError
+from rich.console import Console
 
 from mailsender.dev.mailbox import Mailbox
 from mailsender.dev.mongod import Mongod
 from mailsender.dev.process import ChildError
-from mailsender.dev.stack import Endpoints, _what_to_try
+from mailsender.dev.stack import Endpoints, _Stack, _what_to_try
 
 
 class Server:
@@ -102,3 +106,16 @@ def test_a_calendar_without_a_name_has_one_in_the_catcher() -> None:
     )
     caught = Mailbox().add(mail_at=0, accepted_at=0, mail_from="", rcpt_tos=[], raw=raw)
     assert [each.name for each in caught.files()] == ["invite.ics"]
+
+
+def test_a_file_of_real_relays_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is mailed from the embedded stack."""
+    monkeypatch.setenv("MAILSENDER_CONFIG", "/etc/relays.toml")
+    monkeypatch.setattr("mailsender.dev.stack.signal.signal", lambda *_: None)
+    stack = _Stack(Console(quiet=True), tmp_path, ExitStack())
+    service = SimpleNamespace(start=Mock(), stop=Mock(), until=Mock(), running=False)
+    monkeypatch.setattr(stack, "_service", service)
+    where = Endpoints(http="h", kafka="k:1", mongodb="memory:", smtp="c:25", catcher="c")
+    stack._start_service(["run"], Mock(host="127.0.0.1", port=25), 8000, where)
+    given = service.start.call_args.kwargs["env"]
+    assert (given["MAILSENDER_CONFIG"], given["SMTP_HOST"]) == ("", "127.0.0.1")

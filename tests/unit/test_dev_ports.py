@@ -1,4 +1,4 @@
-"""On which port `mailsender dev` puts the service."""
+"""On which port `mailsender dev` puts the service, and which ports its parts get."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from mailsender.dev.process import LOOPBACK, ChildError
+from mailsender.dev.process import LOOPBACK, ChildError, free_port
 from mailsender.dev.stack import _http_port
 
 
@@ -38,3 +38,9 @@ def test_what_is_no_port_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> 
 def test_without_one_it_is_the_first_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PORT", " ")
     assert 8000 <= _http_port() < 8100
+
+
+def test_nobody_gets_a_port_that_another_one_was_given() -> None:
+    """Who got it may not listen there yet: two listeners of one broker had the same."""
+    given = [free_port() for _ in range(300)]
+    assert len(set(given)) == len(given)

@@ -17,6 +17,7 @@ from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.backlog import Backlog
 from mailsender.routing.route import Pace
+from mailsender.sending.reply_rules import ruled
 from tests.dispatching import UNLIMITED, PlainComposer, Scene, letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
@@ -105,7 +106,8 @@ async def test_the_log_of_a_refusal_names_the_letter_and_the_codes_but_nobody() 
     (line,) = [each for each in logs if each["event"] == "letter_failed"]
     assert (line["letter"], line["code"], line["enhanced"]) == (done.id, 550, "5.1.1")
     assert "example.test" not in str({**line, "letter": ""})
-    assert done.recipients[0].result == refused
+    assert done.recipients[0].result == ruled(refused, "default/mailbox")
+    assert line["rule"] == "default/mailbox"
 
 
 @pytest.mark.asyncio
@@ -138,6 +140,14 @@ async def test_a_retry_reaches_only_the_deferred() -> None:
         ("b@example.test",),
     ]
     assert (done.status, done.attempts) == (Status.SENT, 2)
+    first, second = done.history
+    assert (first.result.code, first.asked, first.accepted) == (450, 2, 1)
+    assert (second.result, second.asked, second.accepted) == (ACCEPTED, 1, 1)
+    for past in done.history:
+        assert (past.relay, past.tls) == (relay.name, "TLSv1.3")
+        assert past.at is not None
+        assert past.seconds is not None
+        assert 0 <= past.seconds < 60
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -126,6 +127,42 @@ def test_no_period_holds_too_many(
     assert most_in_a_period(begun, period) <= letters + burst
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    letters=st.integers(1, 60),
+    period=st.sampled_from([0.1, 1.0, 5.0, 60.0]),
+    replicas=st.integers(1, 5),
+    wobble=st.sampled_from([0.0, AGREEMENT]),
+    seed=st.integers(0, 2**32),
+)
+def test_without_a_burst_no_period_holds_more_than_the_rate(
+    letters: int, period: float, replicas: int, wobble: float, seed: int
+) -> None:
+    """As a relay counts that counts exactly; and only as much more as the store's clock jumps about.
+
+    An epoch's seconds are told to some parts of a million.
+    """
+    allowance = Allowance(letters=letters, period=period, burst=0)
+    begun = spends(allowance, seed=seed, replicas=replicas, length=12 * period, wobble=wobble)
+    late = math.ceil(wobble / allowance.step)
+    assert most_in_a_period(begun, period - 1e-5) <= letters + late
+
+
+def test_without_a_burst_the_rate_is_nearly_the_full_one() -> None:
+    assert Allowance(letters=14, period=1.0, burst=0).rate >= 0.95 * 14
+    assert Allowance(letters=2000, period=300.0, burst=0).rate >= 0.999 * 2000 / 300
+
+
+def test_without_a_burst_a_pause_is_not_caught_up_with() -> None:
+    """Its first letter would be late already, and a relay might count the one of a second later with it."""
+    exact = Allowance(letters=14, period=1.0, burst=0)
+    for further, first in (((), NOON), ((Allowance(letters=2000, period=300.0, burst=5),), NOON)):
+        request = SlotRequest(want=1, allowance=exact, further=further)
+        assert take(Cursor(next=NOON - 60), NOON, request)[1] == first
+    with_burst = SlotRequest(want=1, allowance=Allowance(letters=14, period=1.0, burst=2))
+    assert take(Cursor(next=NOON - 60), NOON, with_burst)[1] < NOON
+
+
 def test_the_search_finds_a_limiter_that_is_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The property above is no proof unless its schedules catch slots that trust the clock."""
     monkeypatch.setattr(limiter, "AGREEMENT", 0.0)
@@ -175,7 +212,7 @@ def test_who_shares_a_rate_gets_all_of_it_and_as_much_as_the_others(
 
 
 @pytest.mark.no_cover  # days of slots take three times as long when each line is counted
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(quota=st.integers(1, 40), seed=st.integers(0, 2**32), days=st.integers(1, 3))
 def test_no_day_holds_more_than_the_quota(quota: int, seed: int, days: int) -> None:
     zone = "America/New_York"

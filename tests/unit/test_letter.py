@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailsender.model.letter import Answer, JsonText, Letter, Phase, Recipient, Result, Status, Verdict
+from mailsender.model.letter import (
+    Answer,
+    JsonText,
+    Letter,
+    PastAttempt,
+    Phase,
+    Recipient,
+    Result,
+    Status,
+    Verdict,
+)
 
 LETTER = Letter(
     id="6b03f03e1c3fe5165a363fce",
@@ -35,6 +45,9 @@ CHANGES = {
     "digest": b"",
     "adopted": True,
     "route": "news",
+    "history": (
+        PastAttempt(at=None, relay="relay:25", result=Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT)),
+    ),
 }
 
 
@@ -93,5 +106,5 @@ def test_equal_values_are_one_key_and_can_be_replaced() -> None:
     assert replace(result, code=551) == Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=551)
     assert (
         repr(Recipient(address="a"))
-        == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False, relay='')"
+        == "Recipient(address='a', result=None, tries=0, doubts=0, closed=False, relay='', due=0.0)"
     )

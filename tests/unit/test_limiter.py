@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailsender.model.clock import SystemClock
-from mailsender.model.errors import Unavailable
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.ratelimit.gcra import (
     UNLIMITED,
     Allowance,
@@ -33,6 +34,7 @@ class Store:
         self.asked: list[int] = []
         self.returned = 0
         self.away = False
+        self.takes = 0.0
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         if self.away:
@@ -40,15 +42,18 @@ class Store:
         self.asked.append(request.want)
         now = self.clock.epoch()
         self.cursor, first, count = take(self.cursor, now, request)
-        local = self.clock.monotonic()
+        asked = self.clock.monotonic()
+        self.clock.forward(self.takes)
+        if self.takes:
+            await asyncio.sleep(0)
         return grant_of(
             cursor=self.cursor,
             first=first,
             count=count,
             now=now,
             request=request,
-            asked=local,
-            answered=local,
+            asked=asked,
+            answered=self.clock.monotonic(),
         )
 
     async def give_back(self, grant: SlotGrant, unspent: int) -> None:
@@ -134,11 +139,13 @@ async def test_a_quota_that_is_used_up_turns_everybody_away_and_says_until_when(
     clock = ManualClock()
     store = Store(clock)
     gate = gate_of(clock, store, quota=2)
+    gate.name = "ses"
     async with running(gate):
         await gate.acquire()
         await gate.acquire()
-        with pytest.raises(NoSlots):
+        with capture_logs() as logs, pytest.raises(NoSlots):
             await gate.acquire()
+        assert [(each["event"], each["relay"]) for each in logs] == [("daily_quota_used_up", "ses")]
         assert gate.exhausted_until is not None
         assert gate.exhausted_until > clock.epoch()
         with pytest.raises(NoSlots):
@@ -271,3 +278,175 @@ async def test_shutting_the_gate_tells_those_who_wait() -> None:
             await waiter
         with pytest.raises(NoSlots):
             await gate.acquire()
+
+
+# --- a store that is far away ----------------------------------------------------------------------
+
+
+def far_away(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Limiter]:
+    """A store whose answers take longer than a slot is good for, and a gate with a quota."""
+    monkeypatch.setattr("mailsender.ratelimit.limiter.VAIN_RETRY", 0.001)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.takes = 0.06
+    gate = gate_of(clock, store, letters=100, quota=1000, backlog=50)
+    gate.name = "ses"
+    return store, gate
+
+
+@pytest.mark.asyncio
+async def test_slots_that_are_over_when_they_come_go_back_and_it_is_said_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, gate = far_away(monkeypatch)
+    with capture_logs() as logs:
+        async with running(gate):
+            waiter = asyncio.create_task(gate.acquire())
+            await until(lambda: not gate.goes)
+            with pytest.raises(NoSlots):
+                await waiter
+            with pytest.raises(NoSlots):
+                await gate.acquire()
+            said = (
+                "MongoDB takes 60 ms to answer, and a slot of ses is good for 50 ms: hardly any can be used"
+            )
+            assert gate.blocked_because() == said
+            assert gate.lapsing.text == gate.blocked_because()
+            assert not gate.condition.text, "it is not away"
+            assert gate.wait(store.clock.monotonic()) > 0
+            store.takes = 0.001
+            await until(lambda: gate.goes)
+            assert (await gate.acquire()).good(store.clock.monotonic())
+        assert gate.blocked_because() == gate.lapsing.text == ""
+    told = [each for each in logs if each["event"] in {"slots_lapse", "slots_last"}]
+    assert [each["event"] for each in told] == ["slots_lapse", "slots_last"]
+    assert told[0]["advice"].endswith("a burst of 17"), "0.12 s and 50 ms of a hundred a second"
+    await gate.close()
+    assert store.cursor.used == 1, "the quota is not used up by what nobody sent"
+
+
+@pytest.mark.asyncio
+async def test_what_is_advised_of_a_destinations_slots_is_the_burst_of_its_relay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A destination has no burst of its own: it goes by that of its relay."""
+    _, gate = far_away(monkeypatch)
+    gate.name, gate.within = "ses/slow.test", "ses"
+    with capture_logs() as logs:
+        async with running(gate):
+            waiter = asyncio.create_task(gate.acquire())
+            await until(lambda: not gate.goes)
+            with pytest.raises(NoSlots):
+                await waiter
+    (told,) = [each for each in logs if each["event"] == "slots_lapse"]
+    assert told["relay"] == "ses/slow.test"
+    assert told["advice"] == (
+        "have MongoDB nearer, or let more come at once: a burst of 17 for the relay ses, by which"
+        " its destinations go"
+    )
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_answers_in_time_again_is_soon_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, gate = far_away(monkeypatch)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
+    async with running(gate):
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        store.takes = 0.001
+        await until(lambda: gate.goes)
+    await gate.close()
+
+
+@pytest.mark.asyncio
+async def test_one_answer_that_takes_long_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, gate = far_away(monkeypatch)
+    store.takes = 0.3
+    async with running(gate):
+        waiter = asyncio.create_task(gate.acquire())
+        await until(lambda: store.returned)
+        store.takes = 0.0
+        assert (await waiter).good(store.clock.monotonic())
+        assert gate.goes
+        assert not gate.lapsing.text
+
+
+@pytest.mark.asyncio
+async def test_a_single_letter_gets_a_slot_of_a_fast_rate_from_a_store_that_is_not_near() -> None:
+    """Slots that lie back by most of their life are over when they come, and more so at each further try."""
+    clock = ManualClock()
+    store = Store(clock)
+    store.takes = 0.015
+    gate = gate_of(clock, store, letters=200)
+    async with running(gate):
+        for _ in range(5):
+            assert (await asyncio.wait_for(gate.acquire(), 5)).latest > clock.monotonic()
+            clock.forward(10)
+    assert len(store.asked) <= 7
+
+
+@pytest.mark.asyncio
+async def test_where_slots_are_good_for_long_enough_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.takes = 0.06
+    gate = gate_of(clock, store, letters=100, burst=17)
+    async with running(gate):
+        for _ in range(20):
+            assert (await gate.acquire()).latest > clock.monotonic()
+    assert len(store.asked) >= 10
+    assert gate.goes
+    assert not gate.lapsing.text
+
+
+@pytest.mark.asyncio
+async def test_another_rate_is_not_judged_by_the_slots_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, gate = far_away(monkeypatch)
+    async with running(gate):
+        waiter = asyncio.create_task(gate.acquire())
+        await until(lambda: not gate.goes)
+        with pytest.raises(NoSlots):
+            await waiter
+        gate.change(Allowance(letters=100, period=1.0, burst=17))
+        assert gate.goes
+        assert (await gate.acquire()).latest > store.clock.monotonic()
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_refuses_to_take_slots_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.VAIN_RETRY", 0.001)
+    clock = ManualClock()
+    store = Store(clock)
+    store.takes = 0.06
+    gate = gate_of(clock, store, letters=100)
+
+    async def refuse(_grant: SlotGrant, _unspent: int) -> None:
+        raise Rejected("somebody wrote there what cannot be counted with")
+
+    monkeypatch.setattr(store, "give_back", refuse)
+    async with running(gate):
+        waiter = asyncio.create_task(gate.acquire())
+        await until(lambda: len(store.asked) > 3)
+        store.takes = 0.0
+        assert (await waiter).good(store.clock.monotonic())
+    await gate.close()
+
+
+@pytest.mark.asyncio
+async def test_a_slot_is_not_lost_with_who_waited_for_it_for_too_long() -> None:
+    clock, stop = ManualClock(), asyncio.Event()
+    limiter = Limiter(MemorySlotStore(clock), Allowance(letters=1, period=100.0), clock, backlog=int)
+    gone = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    waiting = asyncio.create_task(limiter.acquire())
+    running = asyncio.create_task(limiter.run(stop))
+    async with asyncio.timeout(5):
+        assert await waiting
+    stop.set()
+    await running

@@ -166,6 +166,7 @@ async def test_each_metric_is_read_once_with_labels_that_its_definition_allows(
     assert sample(found, "letters_waiting", reason="due") == stats.due
     assert sample(found, "sessions_refused_total", relay="default", stage="connect") >= 1
     assert sample(found, "condition", part="relay") == 1
+    assert sample(found, "relay_goes", relay="default") == 0
     assert sample(found, "condition", part="mongodb") == 0
     assert sample(found, "ready") == 0
 
@@ -191,6 +192,7 @@ async def test_metrics_say_what_the_status_says(monkeypatch: pytest.MonkeyPatch)
     assert sample(found, "attempts_total", relay="default", stage="rcpt", reply="5xx") == 1
     assert sample(found, "reports_total", result="published") == status["reports"]["published"] == 2
     assert sample(found, "sessions_open", relay="default") == status["sessions"]["open"] == 1
+    assert sample(found, "relay_goes", relay="default") == 1
     assert sample(found, "ready") == 1
     for name in ("claim_seconds", "settle_seconds", "report_seconds"):
         assert sample(found, f"{name}_count") >= 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mailsender.queue.mongo.rights import lacking
+from mailsender.queue.mongo.rights import RIGHTS, lacking
 
 ALL = ["collStats", "createIndex", "find", "insert", "remove", "update"]
 
@@ -45,7 +46,18 @@ def test_rights_of_several_roles_add_up() -> None:
     assert lacking(each, "mts", "letters") == ""
     assert lacking(each[:-1], "mts", "letters") == (
         "update in mts.letters and mts.letters.blobs.chunks and mts.letters.blobs.files"
-        " and mts.letters.deadletters and mts.letters.outbox and mts.letters.partitions"
-        " and mts.letters.replicas and mts.letters.slots and mts.letters.templates"
-        " and mts.letters.templates.pinned"
+        " and mts.letters.deadletters and mts.letters.flows and mts.letters.outbox"
+        " and mts.letters.partitions"
+        " and mts.letters.replicas and mts.letters.slots and mts.letters.suppression"
+        " and mts.letters.templates and mts.letters.templates.pinned"
     )
+
+
+PAGES = [Path(__file__).parents[2] / "docs" / each for each in ("reference/cli.md", "changes.md")]
+
+
+@pytest.mark.skipif(not PAGES[0].exists(), reason="no checkout around the compiled form")
+@pytest.mark.parametrize("page", PAGES, ids=lambda each: each.name)
+def test_each_collection_is_named_for_operators(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert [each for each in RIGHTS if each and f"{each}`" not in text] == []

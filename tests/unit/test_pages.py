@@ -31,8 +31,9 @@ from mailsender.web.models import StatusView
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
-    *("production.md", "testing.md", "operations.md", "migration.md", "on-call.md", "changes.md"),
-    *(f"reference/{name}.md" for name in ("topics", "http", "cli", "settings", "logs")),
+    *("production.md", "testing.md", "operations.md", "migration.md", "on-call.md", "changes.md", "oauth.md"),
+    *("routing.md", "replies.md", "suppression.md", "kubernetes.md"),
+    *(f"reference/{name}.md" for name in ("topics", "http", "cli", "settings", "logs", "configuration")),
 )
 TEXT = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in NAMES}
 KNOWN = {row.name for row in table()} | {"MAILSENDER_COMPILE", "MAILSENDER_URL"}
@@ -46,7 +47,9 @@ def blocks(name: str, language: str) -> list[str]:
 @pytest.mark.parametrize("name", TEXT)
 def test_the_settings_that_a_page_names_are_there(name: str) -> None:
     named = set(
-        re.findall(r"\b((?:SMTP|KAFKA|MONGODB|MONGO|HTTP|MAILSENDER|QUEUE|DRAIN)_[A-Z_]+)\b", TEXT[name])
+        re.findall(
+            r"\b((?:SMTP|KAFKA|MONGODB|MONGO|HTTP|MAILSENDER|QUEUE|DRAIN|SUPPRESSION)_[A-Z_]+)\b", TEXT[name]
+        )
     )
     assert named
     families = {name for name in named if name.endswith("_")}  # as in `KAFKA_TLS_…`
@@ -66,11 +69,14 @@ def test_the_events_that_a_page_names_are_there(name: str) -> None:
 def test_the_commands_that_a_page_shows_can_be_understood(name: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    shown = re.findall(r"(?:^|`|bin/)mailsender ([a-z]+)([^`\n#&]*)", TEXT[name], re.MULTILINE)
+    shown = re.findall(r"(?:^|`|bin/|\$ |-- )mailsender ([a-z]+)([^`\n#&]*)", TEXT[name], re.MULTILINE)
     for command, rest in shown:
-        options = {option for each in group.commands[command].params for option in each.opts}
-        given = {word for word in shlex.split(rest) if word.startswith("--")}
-        assert given <= options, command
+        words = shlex.split(rest)
+        found = group.commands[command]
+        if isinstance(found, TyperGroup) and words and words[0].isalpha():
+            found = found.commands[words[0]]
+        options = {option for each in found.params for option in each.opts}
+        assert {word for word in words if word.startswith("--")} <= options, command
 
 
 def test_what_on_call_greps_for_are_warnings_and_errors_alone() -> None:
@@ -218,6 +224,15 @@ def test_a_decision_has_its_four_parts_and_stands_in_the_list(page: Path) -> Non
     assert all(part.strip() for part in parts[2::2])
     listed = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert f"- [{title}](adr/{page.name})\n" in listed
+
+
+def test_what_is_said_to_show_a_promise_is_there() -> None:
+    promises = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Promises")[2]
+    named = re.findall(r"`(?:\w+/)?(test_\w+\.py)(?:::(test_\w+))?", promises.partition("\n## ")[0])
+    assert len(named) > 20
+    for file, name in named:
+        texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob(file)]
+        assert any(f"def {name}" in text for text in texts), f"{file}::{name}"
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:

@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.pool import NOT_ASKED, Held, Pool, PoolLimits, Stopped
+from mailsender.routing.pool import NOT_ASKED, RELEARN, Held, Pool, PoolLimits, Stopped
 from mailsender.smtp.port import RelayAway, Session
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay
-from tests.relays import FakeRelay
+from tests.relays import FakeRelay, FakeSession
 
 REFUSED = RelayAway("nobody listens there: see SMTP_HOST and SMTP_PORT (connection refused)", phase="connect")
 LOGIN = RelayAway("the relay refused the session (auth): 535 Wrong password", phase="auth", code=535)
@@ -309,6 +309,18 @@ async def test_who_cannot_wait_is_told_at_once() -> None:
 
 
 @pytest.mark.asyncio
+async def test_who_cannot_wait_waits_for_a_session_that_is_being_opened() -> None:
+    """Told that there is none, it would ask again at once, and nobody else would ever have a turn."""
+    scene = Scene(sessions=1)
+    first, second = (asyncio.create_task(scene.place(wait=False)) for _ in range(2))
+    await turns(20)
+    assert first.done()
+    assert not second.done()
+    scene.pool.leave(await first)
+    assert await second is await first
+
+
+@pytest.mark.asyncio
 async def test_that_it_opens_no_further_session_hurts_nobody_who_has_one() -> None:
     scene = Scene(sessions=2)
     held = await scene.place()
@@ -352,3 +364,211 @@ async def test_a_relay_is_asked_once_although_nothing_is_to_be_sent_and_idle_ses
     assert (scene.relay.sessions[0].closed, scene.relay.connects) == (True, 1)
     scene.stopping.set()
     await running
+
+
+# --- how many, and whether they move -----------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_it_begins_with_few_sessions_and_more_are_opened_as_those_are() -> None:
+    scene = Scene(sessions=20)
+    waiting = [asyncio.create_task(scene.pool.place(wait=True)) for _ in range(20)]
+    await turns(1)
+    assert scene.pool.window == (5, 20)
+    await asyncio.wait(waiting, timeout=5)
+    assert (scene.relay.connects, scene.pool.window) == (20, (20, 20))
+
+
+@pytest.mark.asyncio
+async def test_a_relay_that_opens_no_further_session_is_asked_for_one_more_at_a_time() -> None:
+    scene = Scene(sessions=10)
+    held = [await scene.place() for _ in range(3)]
+    scene.relay.away = "421 too many connections"
+    waiting = [asyncio.create_task(scene.pool.place(wait=True)) for _ in range(5)]
+    for seconds in (2.0, 4.0, 8.0):
+        await turns(20)
+        asked = scene.relay.connects
+        scene.clock.forward(seconds)
+        scene.pool._wake_all()
+        await turns(20)
+        assert scene.relay.connects == asked + 1, "not by all who wait"
+    assert scene.pool.window[0] == len(held) + 1
+    scene.relay.away = ""
+    scene.clock.forward(60.0)
+    scene.pool._wake_all()
+    await asyncio.wait(waiting, timeout=5)
+    assert len(scene.pool) == 8
+
+
+@pytest.mark.asyncio
+async def test_one_that_was_away_is_back_when_it_answers_a_command_and_no_letter_finds_that_out() -> None:
+    scene = Scene(FakeRelay(away="refused"), sessions=5)
+    with pytest.raises(RelayAway):
+        await scene.place(wait=False)
+    scene.relay.away, scene.relay.mute = "", True
+    scene.clock.forward(10.0)
+    with pytest.raises(RelayAway, match="NOOP"):
+        await scene.place(wait=False)
+    assert (scene.pool.away, scene.relay.sessions[0].closed, scene.relay.asked) == (True, True, 1)
+    scene.relay.mute = False
+    scene.clock.forward(60.0)
+    await scene.place(wait=False)
+    await scene.place(wait=False)
+    assert (scene.pool.away, scene.relay.asked) == (False, 2), "only the first one is asked"
+
+
+@pytest.mark.asyncio
+async def test_all_who_have_another_relay_learn_at_once_that_this_one_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(sessions=5)
+    answer = asyncio.Event()
+
+    async def connect() -> Session:
+        await answer.wait()
+        raise RelayAway("refused", phase="connect")
+
+    monkeypatch.setattr(scene.relay, "connect", connect)
+    waiting = [asyncio.create_task(scene.place(wait=False)) for _ in range(4)]
+    await turns()
+    assert not any(each.done() for each in waiting), "it may well be there"
+    answer.set()
+    done, _ = await asyncio.wait(waiting, timeout=1)
+    assert [type(each.exception()) for each in done] == [RelayAway] * 4
+
+
+@pytest.mark.asyncio
+async def test_one_where_nothing_moves_hangs_and_who_has_another_does_not_wait_for_it() -> None:
+    scene = Scene(sessions=1)
+    held = await scene.place()
+    first = asyncio.create_task(scene.place(wait=False))
+    patient = asyncio.create_task(scene.place())
+    await turns()
+    for _ in range(3):
+        assert not scene.pool.hangs
+        scene.pool.look_at_moves()
+    await turns()
+    assert scene.pool.hangs
+    assert isinstance(first.exception(), RelayAway)
+    assert not patient.done(), "it has no other one"
+    scene.pool.leave(held)
+    await patient
+    scene.pool.look_at_moves()
+    assert not scene.pool.hangs
+
+
+@pytest.mark.asyncio
+async def test_one_that_greets_nobody_hangs_although_no_letter_waits_behind_those_who_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(sessions=5)
+    scene.pool.leave(await scene.place(), usable=False)
+    scene.pool.look_at_moves()
+    greets = asyncio.Event()
+    connect = scene.relay.connect
+
+    async def mute() -> FakeSession:
+        await greets.wait()
+        return await connect()
+
+    monkeypatch.setattr(scene.relay, "connect", mute)
+    waiting = [asyncio.create_task(scene.place(wait=False)) for _ in range(3)]
+    patient = asyncio.create_task(scene.place())
+    await turns()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert not scene.pool.hangs
+            scene.pool.look_at_moves()
+        await turns()
+        assert [type(each.exception()) for each in waiting] == [RelayAway] * 3
+        assert not patient.done(), "it has no other one"
+        with pytest.raises(RelayAway):
+            await scene.place(wait=False)
+        assert scene.pool.hangs, "nobody begins anew with it"
+        greets.set()
+        await patient
+        await turns()
+        assert (len(scene.pool), scene.pool.busy) == (4, 1), "what was being opened is kept"
+        await asyncio.wait_for(scene.place(wait=False), 1)
+        scene.pool.look_at_moves()
+        assert not scene.pool.hangs
+    assert [line["event"] for line in logs] == ["relay_hangs", "relay_hangs_no_more"]
+
+
+@pytest.mark.asyncio
+async def test_a_session_that_nobody_waits_for_any_more_ends_with_the_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(sessions=5)
+    scene.pool.leave(await scene.place(), usable=False)
+    scene.pool.look_at_moves()
+    monkeypatch.setattr(scene.relay, "connect", asyncio.Event().wait)
+    waiting = asyncio.create_task(scene.place(wait=False))
+    await turns()
+    for _ in range(2):
+        scene.pool.look_at_moves()
+    await turns()
+    assert isinstance(waiting.exception(), RelayAway)
+    scene.stopping.set()
+    scene.pool.stop()
+    await asyncio.wait_for(scene.pool.close(), 1)
+
+
+@pytest.mark.asyncio
+async def test_one_where_slots_are_waited_for_does_not_hang() -> None:
+    scene = Scene(sessions=1)
+    await scene.place()
+    waiting = asyncio.create_task(scene.place(wait=False))
+    await turns()
+    for _ in range(4):
+        scene.pool.look_at_moves(slots_awaited=True)
+        assert not scene.pool.hangs
+    for _ in range(3):
+        scene.pool.look_at_moves()
+    await turns()
+    assert isinstance(waiting.exception(), RelayAway)
+    scene.pool.look_at_moves(slots_awaited=True)
+    assert not scene.pool.hangs, "who waits for a slot has a session"
+
+
+def test_one_of_which_nobody_wants_anything_does_not_hang() -> None:
+    scene = Scene()
+    for _ in range(10):
+        scene.pool.look_at_moves()
+    assert not scene.pool.hangs
+
+
+@pytest.mark.asyncio
+async def test_sessions_beyond_what_is_allowed_end_when_they_carry_nothing() -> None:
+    scene = Scene(sessions=4)
+    held = [await scene.place() for _ in range(4)]
+    scene.pool.leave(held[0])
+    scene.pool.allow(2)
+    assert (len(scene.pool), scene.relay.sessions[0].closed) == (3, False)
+    await turns()
+    assert scene.relay.sessions[0].closed
+    for each in held[1:]:
+        scene.pool.leave(each)
+    assert len(scene.pool) == 2
+    scene.pool.allow(0)
+    assert (len(scene.pool), scene.pool.closed) == (0, True)
+    with pytest.raises(RelayAway):
+        await scene.pool.place(wait=False)
+
+
+@pytest.mark.asyncio
+async def test_a_relay_that_counts_sessions_has_one_fewer_and_is_asked_for_more_after_an_hour() -> None:
+    scene = Scene(sessions=4)
+    held = [await scene.place() for _ in range(4)]
+    for each in held:
+        scene.pool.leave(each)
+    with capture_logs() as logs:
+        scene.pool.fewer()
+    assert (len(scene.pool), scene.pool.window) == (3, (3, 4))
+    assert [(each["event"], each["sessions"]) for each in logs] == [("relay_limits_connections", 3)]
+    held = [await scene.place() for _ in range(3)]
+    assert scene.pool.at_once() is None
+    scene.clock.forward(RELEARN)
+    scene.pool.leave(held[0], usable=False)
+    await scene.place()
+    assert scene.pool.window == (4, 4)

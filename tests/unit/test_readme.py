@@ -86,7 +86,7 @@ def test_every_page_is_found_from_it() -> None:
 @pytest.mark.parametrize(("page", "files"), [("CONTRIBUTING.md", 30), ("README.md", 14)])
 def test_the_files_that_pages_name_are_there(page: str, files: int) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    below = [ROOT, ROOT / "mailsender", ROOT / "proof", ROOT / "proof" / "experiments"]
+    below = [ROOT, *(ROOT / name for name in ("mailsender", "proof", "proof/experiments", "simulation"))]
     named = set(re.findall(r"`([\w./-]+(?:\.py|\.md|/))`|(?=(tests/[\w/.]+\.py))", text))
     named = {name for pair in named for name in pair if name} - {".dev/"}  # made by `make dev`
     assert len(named) > files

@@ -113,6 +113,8 @@ async def test_answered_is_settled_uncertain_is_named_and_unsent_is_given_back()
     assert (await scene.now(0)).status is Status.SENT
     unknown = await scene.now(1)
     assert (unknown.status, unknown.attempts, unknown.recipients[0].uncertain) == (Status.AWAITING, 1, True)
+    (past,) = unknown.history
+    assert (past.at, past.result.verdict, past.seconds) == (None, Verdict.UNCERTAIN, None), "only its traces"
     assert (await scene.now(3)).attempts == 0
     due = await claim(scene.queue, 9)
     assert {each.id for each in due.letters} == {letter(1).id, letter(3).id}, "the deferred one waits"

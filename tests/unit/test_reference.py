@@ -22,8 +22,9 @@ from mailsender.intake.batch import faults
 from mailsender.intake.dead_letter_schema import DeadLetterHeaders
 from mailsender.intake.schema import LetterIn, Limits, Senders
 from mailsender.model.letter import Phase
-from mailsender.reports.schema import Reason, RecipientReport, Report
+from mailsender.reports.schema import AttemptReport, Reason, RecipientReport, Report
 from mailsender.web.app import make_app
+from mailsender.web.explain_models import Kinds
 from mailsender.web.models import StatusView
 from mailsender.web.operations import Operations
 
@@ -192,6 +193,11 @@ def test_its_endpoints_are_those_of_the_service() -> None:
     assert set(shown) == routes
 
 
+def test_all_that_may_stand_in_a_letters_way_is_explained() -> None:
+    obstacles = section("http.md", "Why one letter waits").partition("An obstacle has a `kind`")[2]
+    assert sorted(first_cells(obstacles)) == sorted(get_args(Kinds))
+
+
 def reasons(path: Path) -> Iterator[str]:
     """The words for programs of the errors that a module makes."""
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -217,16 +223,13 @@ def test_the_reasons_of_errors_are_those_that_are_given() -> None:
 # --- topics --------------------------------------------------------------------------------------
 
 ALL_OF_EXAMPLE_COM = Limits(senders=Senders.of(["example.com"]))
-LATER = re.compile(r"reserved for later versions: (.*?)\. ", re.DOTALL)
 
 
 def test_the_keys_of_a_letter_are_those_that_are_read() -> None:
     text = section("topics.md", "In: `mts-to-mailsender`")
-    later = re.findall(r"`(\w+)`", LATER.findall(text)[0])
     shown = first_cells(text)
     fields: dict[str, Any] = dict(LetterIn.model_fields)
-    assert sorted(shown + later) == sorted(fields)
-    assert set(later) == {name for name, field in fields.items() if "Not yet honoured" in field.description}
+    assert sorted(shown) == sorted(fields)
     shapes = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     letters = [each for shape in shapes for each in (shape if isinstance(shape, list) else [shape])]
     rows = re.findall(r"^\| `(\w+)` \| [^|]* \| `([^|]*)` \|$", text, re.MULTILINE)
@@ -242,6 +245,7 @@ def test_the_keys_of_a_letter_are_those_that_are_read() -> None:
         ("Out: `mts-to-profile`", Report),
         ("`Reason`", Reason),
         ("Each of `Recipients`", RecipientReport),
+        ("Each of `History`", AttemptReport),
     ],
 )
 def test_the_fields_of_a_report_are_those_that_are_written(title: str, model: type[BaseModel]) -> None:

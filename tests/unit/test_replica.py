@@ -83,7 +83,7 @@ class MuteSession(FakeSession):
     relay: MuteRelay
 
     async def transact(self, envelope: Envelope, message: bytes, permit: Permit) -> Outcome:
-        self.relay.asked.set()
+        self.relay.turned_to.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -92,7 +92,7 @@ class MuteSession(FakeSession):
 class MuteRelay(FakeRelay):
     """Opens sessions that are of no use."""
 
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    turned_to: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(self) -> FakeSession:
         await super().connect()
@@ -328,7 +328,7 @@ async def test_a_drain_that_leaves_a_letter_in_hand_is_not_clean(monkeypatch: py
     async with asyncio.timeout(30):
         with capture_logs() as events:
             running = asyncio.create_task(replica.run())
-            await relay.asked.wait()
+            await relay.turned_to.wait()
             replica.drain("test")
             status = await running
     unclean = [event["reason"] for event in events if event["event"] == "drain_unclean"]
@@ -614,6 +614,21 @@ async def test_a_full_queue_and_a_used_quota_stand_on_top_and_leave_it_ready(
     with pytest.raises(Refused, match="2 letters wait already") as refused:
         asked.accepting()
     assert refused.value.reason == "queue-full"
+
+
+@pytest.mark.asyncio
+async def test_that_slots_lapse_is_told_and_makes_it_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    asked = ReplicaOperations(replica)
+    replica.state, replica.opening.text = "running", ""
+    replica.heartbeat.health.answered(clock.monotonic(), clock.epoch())
+    replica.relays[0].pool.reach.ever = True
+    assert asked.ready() == (True, [])
+    replica.relays[0].limiter.lapsing.set("hardly any can be used", clock.epoch())
+    assert asked.ready() == (False, ["slots: hardly any can be used"])
+    found = {each["part"]: each for each in (await asked.status())["waits_for"]}
+    assert found["slots"]["text"] == "hardly any can be used"
 
 
 @pytest.mark.asyncio
@@ -933,13 +948,13 @@ async def test_it_says_when_a_relay_that_refuses_letters_is_tried_again(
 
 @dataclass
 class Locked(FakeRelay):
-    """Refuses the password until `open`; says when it was asked."""
+    """Refuses the password until `open`; says when it was turned to."""
 
     open: bool = False
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    turned_to: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(self) -> FakeSession:
-        self.asked.set()
+        self.turned_to.set()
         if not self.open:
             raise RelayAway("535 5.7.8 Bad credentials; see SMTP_PASSWORD", phase="auth", code=535)
         return await super().connect()
@@ -955,7 +970,7 @@ async def test_the_relay_is_asked_before_the_service_is_ready(monkeypatch: pytes
     assert "relay: not asked yet" in operations.ready()[1]
     async with asyncio.timeout(30):
         running = asyncio.create_task(replica.run())
-        await relay.asked.wait()
+        await relay.turned_to.wait()
         await until(lambda: replica.relays[0].pool.away)
         assert any("SMTP_PASSWORD" in reason for reason in operations.ready()[1])
         assert not operations.ready()[0]

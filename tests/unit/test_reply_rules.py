@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from mailsender.sending.reply_rules import (
     as_deferred,
     rule_for,
 )
+from mailsender.sending.reply_words import WORDS
 from mailsender.smtp.replies import Reply
 
 ANSWER, DEFER, SPLIT, RENEW, HOLD, WEIGH = (
@@ -99,7 +101,12 @@ TABLE = [
     ("550 5.4.1 Access denied", "rcpt", "", ANSWER),
     ("554 No", "rcpt", "", WEIGH),
     ("554 No", "rcpt", "taken", ANSWER),
-    ("550 5.7.1 Relaying denied", "rcpt", "", WEIGH),
+    ("550 5.7.1 Relaying denied", "rcpt", "", HOLD),
+    ("550 Relaying denied", "rcpt", "taken", HOLD),
+    ("550 Hourly limit exceeded", "rcpt", "", HOLD),
+    ("550 Too many messages", "mail", "own own_path", HOLD),
+    ("550 Authentication required", "rcpt", "", HOLD),
+    ("550 Outgoing mail has been suspended", "rcpt", "", HOLD),
     ("554 5.7.1 Spam", "dot", "", WEIGH),
     ("554 Email address is not verified", "dot", "", WEIGH),
     ("550 5.1.1 No such user", "dot", "", ANSWER),
@@ -185,6 +192,7 @@ def test_every_rule_can_be_reached_and_says_whence_it_is() -> None:
                 reached.add(id(found(line, phase, before)))
     assert [rule for rule in RULES if id(rule) not in reached] == []
     assert all(rule.source for rule in RULES)
+    assert len({rule.name for rule in RULES}) == len(RULES)
 
 
 def test_what_is_put_off_keeps_its_words() -> None:
@@ -200,23 +208,26 @@ def test_what_is_put_off_keeps_its_words() -> None:
     assert as_deferred(later) is later
 
 
-WORDS = {Action.ANSWER: "as it says", Action.DEFER: "later"}
+DEEDS = {Action.ANSWER: "as it says", Action.DEFER: "later"}
 
 
 def published() -> str:
     """The table of docs/replies.md."""
-    lines = ["| at | reply | enhanced | after | what is done | if others are taken | about | why |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| rule | at | reply | enhanced | after | what is done | if others are taken | about | why |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for rule in RULES:
         enhanced = ACCOUNT if rule.enhanced is ACCOUNT_CODES else ", ".join(rule.enhanced)
+        enhanced = enhanced or ", ".join(f"not {each}" for each in rule.other_than)
+        reply = ", ".join(f"{code}xx" if len(code) == 1 else code for code in rule.codes) or "none"
         weighed = rule.action in {HOLD, WEIGH, DEFER}
         cells = [
+            f"`{rule.name}`",
             "any" if len(rule.at) == 4 else ", ".join(rule.at),
-            ", ".join(f"{code}xx" if len(code) == 1 else code for code in rule.codes) or "none",
+            f"{reply}, [words](#words-of-the-account)" if rule.words else reply,
             enhanced.replace("-", "none"),
             "" if rule.when is When.ALWAYS else rule.when,
-            WORDS.get(rule.action, rule.action),
-            WORDS.get(rule.otherwise, rule.otherwise) if weighed else "",
+            DEEDS.get(rule.action, rule.action),
+            DEEDS.get(rule.otherwise, rule.otherwise) if weighed else "",
             rule.scope,
             rule.source,
         ]
@@ -227,7 +238,29 @@ def published() -> str:
 ACCOUNT = "the accounts' codes below"
 
 
+def test_each_action_and_scope_that_explain_prints_stands_in_a_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "replies.md").read_text(encoding="utf-8")
+    named = {
+        name
+        for cell in re.findall(r"^\|([^|]*)\|", page, re.MULTILINE)
+        for name in re.findall(r"`([a-z]+)`", cell)
+    }
+    assert {str(each) for each in (*Action, *Scope)} <= named
+
+
+def published_words() -> str:
+    """The words of docs/replies.md."""
+    lines = ["| rule | words such as |", "| --- | --- |"]
+    lines += [f"| `{name}` | {', '.join(words.such_as)} |" for name, words in WORDS.items()]
+    return "\n".join(lines)
+
+
+def test_each_kind_of_words_has_its_rule() -> None:
+    assert [rule.words for rule in RULES if rule.words] == list(WORDS)
+
+
 def test_the_published_table_is_the_one_that_is_used() -> None:
     page = (Path(__file__).parents[2] / "docs" / "replies.md").read_text(encoding="utf-8")
     assert published() in page, published()
+    assert published_words() in page, published_words()
     assert all(f"`{code}`" in page for code in ACCOUNT_CODES)

@@ -12,11 +12,14 @@ from mailsender.message.composer import LetterComposer
 from mailsender.model.letter import Letter, Phase, Result, Status, Verdict
 from mailsender.model.terms import Terms
 from mailsender.sending.mail import known_of
+from mailsender.sending.reply_rules import ruled
 from tests.dispatching import letter, running
 from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 COMPOSER = LetterComposer("Robot", "s@example.test")
 OTHERS = range(2, 9)
+DELAY = 0.5
+"""Seconds until a letter is tried again: all others were tried once by then, on a busy machine, too."""
 
 
 def asking(**keys: Any) -> Letter:
@@ -30,7 +33,7 @@ def refusing(result: Result) -> FakeRelay:
 
 async def sent(relay: FakeRelay, *letters: Letter) -> dict[str, Letter]:
     """What became of letters, by their subjects."""
-    async with running(relay, composer=COMPOSER, senders=1) as scene:
+    async with running(relay, composer=COMPOSER, senders=1, delay=DELAY) as scene:
         await scene.queue.insert(letters)
         scene.dispatcher.nudge()
         settled = await scene.settled(len(letters))
@@ -56,6 +59,11 @@ async def test_the_terms_of_a_letter_are_those_of_its_envelope(
     assert asked == {("r1@example.test",): terms, ("r2@example.test",): None}
 
 
+def bare(result: Result | None) -> Result | None:
+    """What was said, without the rule that decided."""
+    return result and ruled(result, "")
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("keys", "said"),
@@ -79,7 +87,7 @@ async def test_the_terms_of_a_letter_are_those_of_its_envelope(
 async def test_what_is_the_letters_own_fault_holds_up_nobody(keys: dict[str, Any], said: Result) -> None:
     found = await sent(refusing(said), asking(**keys), *map(letter, OTHERS))
     assert found["letter 1"].status is Status.ERROR
-    assert [each.result for each in found["letter 1"].recipients] == [said]
+    assert [bare(each.result) for each in found["letter 1"].recipients] == [said]
     assert {found[f"letter {number}"].status for number in OTHERS} == {Status.SENT}
 
 
@@ -114,7 +122,7 @@ async def test_a_sender_that_letters_chose_holds_up_nobody_however_many_they_are
     for number in range(100, 120):
         (recipient,) = found[f"letter {number}"].recipients
         assert found[f"letter {number}"].status is Status.ERROR
-        assert recipient.result == said
+        assert bare(recipient.result) == said
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pymongo.uri_parser import parse_uri
 
 from mailsender.settings.environment import Settings, Slip, astray, load, slips
 from mailsender.settings.kinds import parse_duration
+from mailsender.settings.links import smtp_config
 from mailsender.settings.secrets import secret_values
 from mailsender.settings.sources import SettingsError, place
 from mailsender.settings.table import table
+from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 
 NEEDED = {
     "SMTP_HOST": "smtp.example.test",
@@ -193,6 +195,29 @@ def test_several_bad_values_are_named_in_one_line(environment: Any) -> None:
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"KAFKA_BROKERS": None, "MONGODB_URI": None}, ("KAFKA_BROKERS", "MONGODB_URI")),
+        ({"KAFKA_BROKERS": None, "MONGODB_URI": None, "MONGO_LOCAL": "mongodb://x/"}, ("KAFKA_BROKERS",)),
+        (
+            {"SMTP_USER": None, "MONGODB_URI": None, "HTTP_HOST": "0.0.0.0"},
+            ("SMTP_FROM", "MONGODB_URI", "HTTP_API_KEY"),
+        ),
+        (
+            {"MONGODB_URI": "nonsense", "SMTP_PASSWORD": "p", "SMTP_TLS": "none"},
+            ("MONGODB_URI", "SMTP_TLS"),
+        ),
+    ],
+)
+def test_what_is_judged_over_several_settings_is_named_together(
+    environment: Any, given: dict[str, str | None], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**given)
+    assert tuple(part.partition(": ")[0] for part in str(caught.value).split("; ") if ": " in part) == named
+
+
 def test_an_empty_variable_counts_as_absent(environment: Any) -> None:
     assert environment(SMTP_PORT="").smtp_port == 587
 
@@ -304,6 +329,57 @@ def test_a_password_does_not_go_out_in_clear_text_unless_told_so(environment: An
     settings = environment(SMTP_TLS="none", SMTP_PASSWORD="pass", SMTP_AUTH_CLEARTEXT="true")
     assert settings.authenticates
     assert not environment(SMTP_PASSWORD=None).authenticates
+
+
+BY_ENDPOINT = {
+    "SMTP_PASSWORD": None,
+    "SMTP_TOKEN_URL": "https://login.example.test/token",
+    "SMTP_TOKEN_CLIENT_ID": "app",
+    "SMTP_TOKEN_CLIENT_SECRET": "s3cret",
+}
+
+
+def test_tokens_take_the_place_of_a_password(environment: Any) -> None:
+    settings = environment(SMTP_TOKEN_FILE="/run/token", SMTP_PASSWORD=None, SMTP_AUTH="oauthbearer")
+    assert settings.authenticates
+    assert settings.credentials == Credentials(
+        user="robot@example.test", tokens=TokenFile(path="/run/token"), mechanism="OAUTHBEARER"
+    )
+    settings = environment(**BY_ENDPOINT, SMTP_TOKEN_FILE=None, SMTP_TOKEN_SCOPE="send", SMTP_AUTH=None)
+    assert settings.credentials == Credentials(
+        user="robot@example.test",
+        tokens=TokenEndpoint(
+            url="https://login.example.test/token", client_id="app", client_secret="s3cret", scope="send"
+        ),
+    )
+    assert smtp_config(settings).credentials == settings.credentials
+    assert secret_values(settings) == ("s3cret",)
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"SMTP_AUTH": "cram-md5"}, "SMTP_AUTH: input should be 'auto', 'scram-sha-256'"),
+        ({"SMTP_AUTH": "xoauth2", "SMTP_PASSWORD": "p"}, "SMTP_AUTH: XOAUTH2 is no mechanism for a password"),
+        ({"SMTP_TOKEN_FILE": "/t", "SMTP_PASSWORD": "p"}, "SMTP_TOKEN_FILE: a password and tokens are given"),
+        ({**BY_ENDPOINT, "SMTP_TOKEN_FILE": "/t"}, "SMTP_TOKEN_FILE: SMTP_TOKEN_URL is set, too"),
+        (
+            {**BY_ENDPOINT, "SMTP_TOKEN_URL": "http://a.test/"},
+            "SMTP_TOKEN_URL: the token endpoint has to begin",
+        ),
+        ({**BY_ENDPOINT, "SMTP_TOKEN_CLIENT_ID": None}, "SMTP_TOKEN_URL: the client's id is missing"),
+        ({"SMTP_TOKEN_SCOPE": "send"}, "SMTP_TOKEN_SCOPE: SMTP_TOKEN_URL is missing"),
+        ({**BY_ENDPOINT, "SMTP_TLS": "none"}, "SMTP_TLS: is none, so the token would be sent in clear text"),
+    ],
+)
+def test_what_does_not_go_together_stops_the_start(
+    environment: Any, variables: dict[str, str | None], complaint: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        environment(**{"SMTP_PASSWORD": None, **variables})
+    assert complaint in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "mailsender.internal"])

@@ -55,6 +55,9 @@ class Yes:
         self.asked_for_dot = True
         return True
 
+    def refused(self, results: Mapping[str, Result]) -> None:
+        pass
+
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told = dict(results)
 

@@ -40,6 +40,7 @@ class Permit:
     may_end: bool = True
     asked: list[str] = field(default_factory=list)
     told: list[Mapping[str, Result]] = field(default_factory=list)
+    refusals: list[Mapping[str, Result]] = field(default_factory=list)
 
     def begin(self) -> bool:
         self.asked.append("begin")
@@ -48,6 +49,9 @@ class Permit:
     def dot(self) -> bool:
         self.asked.append("dot")
         return self.may_end
+
+    def refused(self, results: Mapping[str, Result]) -> None:
+        self.refusals.append(dict(results))
 
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told.append(dict(results))
@@ -241,6 +245,35 @@ def test_what_speaks_of_the_channel_never_says_that_a_letter_was_taken(phase: Ph
     talk.hears(reply)
     assert verdicts(letter) == [UNCERTAIN if phase is Phase.DOT else DEFERRED]
     assert talk.dialogue.over is not None
+
+
+@pytest.mark.parametrize("pipelining", [False, True])
+def test_whoever_is_refused_is_told_while_the_letter_goes_on(pipelining: bool) -> None:
+    talk, permit = Talk(pipelining=pipelining), Permit()
+    talk.letter(A, B, permit=permit)
+    talk.says()
+    talk.hears(OK)
+    talk.hears(b"450 4.2.1 Slowly\r\n")
+    (told,) = permit.refusals
+    assert [(each, result.code, result.phase) for each, result in told.items()] == [(A, 450, Phase.RCPT)]
+    talk.hears(OK)
+    talk.hears(GO_ON)
+    talk.hears(b"451 4.7.0 Later\r\n")
+    assert [list(each) for each in permit.refusals] == [[A], [B]]
+    assert permit.refusals[1][B].phase is Phase.DOT
+    assert not talk.dialogue.done, "RSET has no answer yet"
+
+
+@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.DATA])
+def test_that_all_are_refused_is_told_before_the_session_is_reset(phase: Phase) -> None:
+    talk, permit = Talk(), Permit()
+    talk.letter(A, B, permit=permit)
+    talk.says()
+    for _ in range(0 if phase is Phase.MAIL else 3):
+        talk.hears(OK)
+    assert talk.hears(b"451 4.7.0 Later\r\n") == RSET
+    (told,) = permit.refusals
+    assert {each: result.phase for each, result in told.items()} == {A: phase, B: phase}
 
 
 def test_refused_recipients_leave_the_others_theirs() -> None:

@@ -25,10 +25,12 @@ from structlog.testing import capture_logs
 
 from mailsender import __version__
 from mailsender.model.errors import TooLarge, Unavailable
+from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import (
     Answer,
     Letter,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -38,8 +40,21 @@ from mailsender.model.letter import (
 )
 from mailsender.web import handlers, middleware
 from mailsender.web.app import BACKLOG, READ_AHEAD, make_app, serve
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView
-from mailsender.web.operations import BadBatch, Operations, Posted, Refused, Submission, Submitted
+from mailsender.web.operations import (
+    BadBatch,
+    BadConfig,
+    Lifted,
+    NoConfig,
+    NoOrder,
+    Operations,
+    Posted,
+    Refused,
+    Reloaded,
+    Submission,
+    Submitted,
+)
 from mailsender.web.problems import MAX_FAULTS, ProblemError, pointer
 
 KEY = "correct horse ключ"
@@ -62,10 +77,14 @@ class Played:
     """A service whose answers a test sets."""
 
     state: str = "running"
+    config: Reloaded | BadConfig = field(default_factory=lambda: NoConfig("there is none"))
+    asked_by: str = ""
+    reason: str = ""
     refusal: Refused | None = None
     result: Callable[[bytes], Coroutine[Any, Any, Posted]] | None = None
     why_not: list[str] = field(default_factory=list)
     letters: dict[str, Letter] = field(default_factory=dict)
+    explained: dict[str, ExplainedView] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     given: list[bytes | Submission] = field(default_factory=list)
@@ -119,6 +138,21 @@ class Played:
         return found and StoredLetter(
             letter=found, accepted_at=SINCE, due=None if found.status.final else DUE
         )
+
+    async def explain(self, letter_id: str) -> ExplainedView | None:
+        return self.explained.get(letter_id)
+
+    async def lift_order(self, relay: str, scope: str, *, by: str, reason: str) -> Lifted:
+        self.asked_by, self.reason = by, reason
+        if relay != "ses":
+            raise NoOrder("there is no such relay")
+        return Lifted(relay=relay, scope=scope, rule="ses/rate", said="454")
+
+    async def reload(self, by: str) -> Reloaded:
+        self.asked_by = by
+        if isinstance(self.config, BadConfig):
+            raise self.config
+        return self.config
 
     def begin_drain(self) -> Mapping[str, Any]:
         self.drains += 1
@@ -440,6 +474,110 @@ async def test_halt_drains_and_a_second_call_says_how_far_it_is() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_a_reply_ordered_is_lifted_and_who_asked_is_told() -> None:
+    service = Played()
+    async with serving(service) as client:
+        path = "/relays/ses/orders/sender%3Aa%2Fb%40example.org"
+        status, _, body = await client.ask("DELETE", f"{path}?reason=mended")
+        assert (status, json.loads(body)) == (
+            200,
+            {
+                "relay": "ses",
+                "scope": "sender:a/b@example.org",
+                "rule": "ses/rate",
+                "said": "454",
+                "until": None,
+            },
+        )
+        assert service.asked_by.startswith("DELETE /relays/ses/orders/sender:a/b@example.org from 127.0.0.1")
+        assert service.reason == "mended"
+        status, _, body = await client.ask("DELETE", "/relays/none/orders/relay")
+        assert (status, json.loads(body)["reason"]) == (404, "no-order")
+        assert (await client.ask("DELETE", f"{path}?reason={'x' * 201}"))[0] == 400
+        assert (await client.ask("DELETE", path, key=""))[0] == 401
+
+
+@pytest.mark.asyncio
+async def test_the_file_is_read_again_and_what_became_of_it_is_told() -> None:
+    service = Played(config=Reloaded(path="/r.toml", taken=("relays.a.rate",), left=("relays.b is new",)))
+    async with serving(service) as client:
+        status, _, body = await client.ask("POST", "/reload")
+        assert (status, json.loads(body)) == (
+            200,
+            {"path": "/r.toml", "taken": ["relays.a.rate"], "left": ["relays.b is new"]},
+        )
+        assert service.asked_by.startswith("POST /reload from 127.0.0.1")
+        for error, reason in ((BadConfig("/r.toml:3: wrong"), "bad-config"), (NoConfig("none"), "no-config")):
+            service.config = error
+            status, _, body = await client.ask("POST", "/reload")
+            problem = json.loads(body)
+            assert (status, problem["reason"], problem["detail"]) == (409, reason, f"{error}.")
+        status, _, _ = await client.ask("POST", "/reload", key="")
+        assert status == 401
+
+
+HANDLED = (
+    *("route", "wanted_route", "stream", "tags", "priority", "retry", "not_before", "expires"),
+    "suppression",
+)
+
+
+@pytest.mark.asyncio
+async def test_a_letter_is_shown_with_what_it_asked_for() -> None:
+    plain = Letter(id=ID, addresses=("a@example.test",), subject="s", body="b")
+    asked = Handling(
+        stream="news",
+        tags=("a", "b"),
+        priority=Priority.HIGH,
+        route="bulk",
+        retry="1m, 5m*2",
+        not_before=datetime(2026, 1, 2, 8, 0, tzinfo=UTC),
+        expire_at=datetime(2026, 1, 4, tzinfo=UTC),
+    )
+    expires = datetime(2026, 1, 3, tzinfo=UTC)
+    full = Letter(
+        id=ID,
+        addresses=plain.addresses,
+        subject="s",
+        body="b",
+        route="bulk",
+        handling=asked,
+        expires=expires,
+        mail=json.dumps({"Suppression": "ignore"}),
+    )
+    shown = []
+    for letter in (plain, full):
+        async with serving(Played(letters={ID: letter})) as client:
+            answer = await client.ask("GET", f"/letters/{ID}")
+        body = json.loads(answer[2])
+        shown.append({name: body[name] for name in HANDLED})
+    assert shown == [
+        {
+            "route": "default",
+            "wanted_route": "",
+            "stream": "",
+            "tags": [],
+            "priority": "normal",
+            "retry": "",
+            "not_before": None,
+            "expires": None,
+            "suppression": "",
+        },
+        {
+            "route": "bulk",
+            "wanted_route": "bulk",
+            "stream": "news",
+            "tags": ["a", "b"],
+            "priority": "high",
+            "retry": "1m, 5m*2",
+            "not_before": "2026-01-02T08:00:00Z",
+            "expires": "2026-01-03T00:00:00Z",
+            "suppression": "ignore",
+        },
+    ]
+
+
+@pytest.mark.asyncio
 async def test_a_letter_is_shown_without_its_content() -> None:
     refused = Result(
         verdict=Verdict.REFUSED, phase=Phase.RCPT, code=550, enhanced="5.1.1", text="no such user"
@@ -472,10 +610,33 @@ async def test_a_letter_is_shown_without_its_content() -> None:
     assert body["recipients"][1]["verdict"] is None
     assert body["origin"] == {"topic": "t", "partition": 0, "offset": 5, "index": 1}
     assert not [secret for secret in ("BODY-SECRET", "493021", "TOKEN-SECRET") if secret in text]
-    waiting = letter.evolve(status=Status.AWAITING)
+    assert body["recipients"][1]["next_try"] is None
+    assert body["history"] == []
+    past = PastAttempt(
+        at=letter.finished_at, relay="mx:25", result=refused, asked=2, seconds=1.5, tls="TLSv1.3"
+    )
+    waiting = letter.evolve(status=Status.AWAITING, history=(past,))
     async with serving(Played(letters={ID: waiting})) as client:
         _, _, text = await client.ask("GET", f"/letters/{ID}")
-    assert json.loads(text)["due"] == "2026-01-02T04:00:00Z"
+    body = json.loads(text)
+    assert body["due"] == "2026-01-02T04:00:00Z"
+    assert [each["next_try"] for each in body["recipients"]] == [None, "2026-01-02T04:00:00Z"]
+    assert body["history"] == [
+        {
+            "at": "2026-01-02T03:04:05Z",
+            "relay": "mx:25",
+            "verdict": "refused",
+            "phase": "rcpt",
+            "code": 550,
+            "enhanced": "5.1.1",
+            "text": "no such user",
+            "rule": "",
+            "recipients": 2,
+            "accepted": 0,
+            "seconds": 1.5,
+            "tls": "TLSv1.3",
+        }
+    ]
 
 
 @pytest.mark.asyncio

@@ -19,7 +19,7 @@ from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
 from mailsender.web import blobs as module
 from mailsender.web.app import make_app, serve
-from mailsender.web.endpoints.table import is_upload
+from mailsender.web.endpoints.table import moves_file
 from mailsender.web.operations import Operations, Refused
 from tests.dispatching import until
 from tests.unit.test_contracts import check
@@ -242,7 +242,7 @@ async def test_a_body_that_does_not_go_on_is_given_up() -> None:
 
 
 async def test_uploads_alone_have_more_time_than_other_requests() -> None:
-    assert is_upload("PUT", "/blobs")
-    assert is_upload("PUT", f"/blobs/{REF}")
-    assert not is_upload("GET", f"/blobs/{REF}")
-    assert not is_upload("POST", "/post")
+    assert moves_file("PUT", "/blobs")
+    assert moves_file("PUT", f"/blobs/{REF}")
+    assert not moves_file("GET", f"/blobs/{REF}")
+    assert not moves_file("POST", "/post")

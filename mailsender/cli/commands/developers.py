@@ -76,7 +76,7 @@ def schema(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="asyncapi, openapi, letters, report or dead-letter. Without one: the names of all.",
+            help="asyncapi, openapi, letters, report, dead-letter or config. Without one: the names of all.",
             show_default=False,
             autocompletion=_contract_names,
         ),
@@ -88,7 +88,8 @@ def schema(
 ) -> None:
     """Print a contract: OpenAPI, AsyncAPI, or a JSON Schema.
 
-    They are made from the program's own models: what HTTP answers, and what travels on the topics.
+    They are made from the program's own models: what HTTP answers, what travels on the topics, and what may
+    stand in the file of MAILSENDER_CONFIG.
     """
     from mailsender.cli.schemas import DOCUMENTS, text_of  # noqa: PLC0415  pydantic takes a while to import
 
@@ -116,6 +117,13 @@ def settings_table() -> None:
         shown = (row.default or "none") if prose else f"`{row.default}`"
         mark = " °" if row.original else ""
         typer.echo(f"| `{row.name}`{mark} | {shown} | {row.values} | {row.meaning} |")
+
+
+def config_tables() -> None:
+    """Print the tables of the file's keys as docs/reference/configuration.md shows them."""
+    from mailsender.settings.file.table import pages  # noqa: PLC0415  pydantic takes a while to import
+
+    typer.echo("\n".join(pages()))
 
 
 def lint_table() -> None:

@@ -127,6 +127,52 @@ def health(
         print_json(document)
 
 
+def reload(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
+    """Have a service read its file of relays and routes again.
+
+    Says what it took, and what takes a restart. With something wrong in the file nothing is changed, and what
+    is wrong is said. Each replica reads its own file.
+    """
+    answer = ask(url, key, lambda service: service.reload(), as_json=as_json)
+    if as_json:
+        print_json(answer)
+        return
+    for each in answer["taken"]:
+        typer.echo(f"taken    {each}")
+    for each in answer["left"]:
+        typer.echo(f"restart  {each}")
+    if not (answer["taken"] or answer["left"]):
+        typer.echo(f"{answer['path']} says what it said")
+
+
+def lift(
+    relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's name.", show_default=False)],
+    scope: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SCOPE]",
+            help="What the order covers: relay, destination:DOMAIN or sender:ADDRESS.",
+        ),
+    ] = "relay",
+    *,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the log.")] = "",
+    url: Url = None,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """End what a relay's reply ordered: wait, slow or stop.
+
+    All replicas go on, this one at once; the relay's next reply may order it again. What holds is in
+    `status`. Letters that were put off come at the time to which they were put off.
+    """
+    answer = ask(url, key, lambda service: service.lift_order(relay, scope, reason), as_json=as_json)
+    if as_json:
+        print_json(answer)
+        return
+    rule = f", by the rule {answer['rule']}; it had said: {answer['said']}" if answer["rule"] else ""
+    typer.echo(f"lifted   {answer['relay']} {answer['scope']}{rule}")
+
+
 def halt(url: Url = None, key: Key = "", as_json: AsJson = False) -> None:
     """Start the service's drain; again: say how far it is.
 

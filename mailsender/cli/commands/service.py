@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mailsender import signals
 from mailsender.cli.asking import STATE
 from mailsender.cli.options import AsJson
 from mailsender.cli.terminal import fail, findings_document, print_json
@@ -23,10 +24,13 @@ def run() -> None:
     """Run the service until SIGTERM, SIGHUP, Ctrl-C or `halt`.
 
     Settings come from the environment, and from files in MAILSENDER_SECRETS_DIR; docs/reference/settings.md
-    lists them. The first signal stops it in good order, a second one cuts that short. It logs to standard
-    error.
+    lists them. MAILSENDER_CONFIG may name a file of relays and routes: then SIGHUP has it read again instead
+    of stopping the service. The first signal stops it in good order, a second one cuts that short. It logs to
+    standard error.
     """
     settings = _settings()
+    if settings.config is not None:
+        signals.remember_reload()
     from mailsender.app import run_service  # noqa: PLC0415  brings in every client library
 
     run_service(settings)
@@ -64,7 +68,7 @@ def check(
 ) -> None:
     """Try what the settings name; say in a line each what is wrong.
 
-    Asks the brokers for their topics, MongoDB for its members, the relay for a session in which it names the
+    Asks the brokers for their topics, MongoDB for its members, each relay for a session in which it names the
     sender, and DNS for what receivers will find there about the senders' domains: DKIM, SPF and DMARC. Many
     relays judge greeting and sender only when they hear a recipient: --to names one, who gets no letter. It
     changes nothing and sends nothing. A line says how bad it is, what it is about, what is so, and what to

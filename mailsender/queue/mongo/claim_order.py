@@ -1,37 +1,37 @@
 """In which order letters of a route are claimed, and how those that another program put in get a place in it.
 
 Fresh letters stand in one index by their rank, deferred ones in another by the time at which they are due: an
-index over both would be walked through over all that is not due yet.
+index over both would be walked through over all that is not due yet. One of each goes in turn. A rank is a
+moment of the route's own time, which goes slower than the day where flows share the route: compared by it,
+what was deferred would have to wait for all that came in before it was due, or go before all of it.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from heapq import merge
+from heapq import nlargest
 from itertools import islice
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from bson import MinKey, Timestamp, decode
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 
-from mailsender.model.letter import DEFAULT_ROUTE
+from mailsender.model.letter import DEFAULT_ROUTE, Letter
+from mailsender.model.queue_stats import MOST_ROUTES
 from mailsender.queue.mongo.client import CODEC, RAW, Collection, Document
+from mailsender.queue.mongo.documents import DEFERRED, letter_id
+from mailsender.queue.ranks import in_line, in_turn
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """No rank comes before it."""
 
-MOST_ROUTES: Final = 1000
-"""Routes whose letters are looked at in one go: far more than there ever are."""
-
 STRAYS: Final = 1000
 """Letters that get their place in one go, of each kind."""
-
-DEFERRED: Final = False
-"""In the place of a rank: the letter has to wait until it is `due`."""
 
 # Another program may have written a `due` that is no time: that is none.
 _COME: Final[Document] = {"$or": [{"$ne": [{"$type": "$due"}, "date"]}, {"$lte": ["$due", "$$NOW"]}]}
@@ -39,7 +39,7 @@ DUE: Final[Document] = {"status": "awaiting", "$expr": _COME}
 """What may be sent: a letter without a time for it, or whose time has come."""
 
 _RANK, _WAITS = "mailsender_rank", "mailsender_waits"
-_SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+_SHOWN: Final[Document] = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}, "created_at": 1}
 _LOWEST: Final = MinKey()
 
 # What comes behind strings and behind dates in the order of BSON's types.
@@ -79,6 +79,13 @@ ORDER: Final = (
 )
 
 
+class Counted(NamedTuple):
+    """How many letters there are, and how many of each route."""
+
+    letters: int
+    routes: Mapping[str, int]
+
+
 class Order:
     """The order of a collection of letters; the owner gives calls a deadline and translates their errors."""
 
@@ -86,11 +93,7 @@ class Order:
         self._letters = letters
         self._raw = letters.with_options(codec_options=RAW)
         self._indexes: dict[str, str] = {}
-        self._served: frozenset[str] | None = None  # None: whichever there are
-
-    def serve(self, routes: Iterable[str]) -> None:
-        """From now on letters on other routes than these count as without a place, see `strays`."""
-        self._served = frozenset(routes)
+        self._deferred_first: dict[str, bool] = {}  # by route: whose turn it is where one of both goes
 
     def use(self, indexes: Mapping[str, str]) -> None:
         """Use the indexes that are there, by our names for them."""
@@ -110,7 +113,7 @@ class Order:
                 {"$match": fresh},
                 {"$sort": {"rank": 1}},
                 most,
-                {"$project": {**_SHOWN, "rank": 1}},
+                {"$project": {**_SHOWN, "rank": 1, "handling.priority": 1}},
                 {"$unionWith": {"coll": self._letters.name, "pipeline": others}},
             ]
         )
@@ -118,15 +121,69 @@ class Order:
             cursor = await cursor
         found = await cursor.to_list(2 * (skip + limit))
         # Merged here: MongoDB's sort would mix those of the same millisecond.
-        first, second = ([each for each in found if name in each] for name in ("rank", "due"))
-        return list(islice(merge(first, second, key=_place_of), skip, skip + limit))
+        kinds = [[each for each in found if name in each] for name in ("rank", "due")]
+        if all(kinds):
+            if self._deferred_first.get(route):
+                kinds.reverse()
+            if limit % 2:
+                self._deferred_first[route] = not self._deferred_first.get(route)
+        return list(islice(in_turn(*kinds), skip, skip + limit))
 
-    async def oldest(self) -> datetime | None:
-        """Since when the letter waits that may be sent and waits longest; None where there is none."""
-        firsts = [
-            _place_of(each) for route in await self.routes() for each in await self.heads(route, 0, 1, {})
-        ]
-        return min(firsts, default=None)
+    async def oldest(self) -> dict[str, datetime]:
+        """By route: since when the letter waits that may be sent and waits longest, if there is one."""
+        heads = {route: await self.heads(route, 0, 2, {}) for route in await self.routes()}
+        return {route: min(map(_waits_since, several)) for route, several in heads.items() if several}
+
+    async def waiting(self) -> Counted:
+        """How many letters wait. The index alone is read, once for all routes."""
+        return await self._counted({"status": "awaiting"}, _RANK)
+
+    async def deferred(self, now: datetime) -> Counted:
+        """How many wait for a time of their own: those, and not the many that are due, are looked at."""
+        return await self._counted({"status": "awaiting", "rank": DEFERRED, "due": {"$gt": now}}, _WAITS)
+
+    async def ahead(self, letter: Document, now: datetime, most: int) -> int | None:
+        """See `Queue.ahead`; `letter` is its document, or what of it says its place."""
+        route, rank, due = (letter.get(each) for each in ("route", "rank", "due"))
+        if letter.get("status") != "awaiting" or not isinstance(route, str):
+            return None
+        deferred = {"status": "awaiting", "rank": DEFERRED, "route": route}
+        fresh = {"status": "awaiting", "route": route}
+        if isinstance(rank, datetime):
+            before = await self._count({**fresh, "rank": {"$gte": FIRST, "$lt": rank}}, _RANK, most)
+            others = await self._count({**deferred, "due": {"$lte": now}}, _WAITS, before)
+        elif rank is DEFERRED and isinstance(due, datetime) and due <= now:
+            before = await self._count({**deferred, "due": {"$lt": due}}, _WAITS, most)
+            others = await self._count({**fresh, "rank": {"$gte": FIRST}}, _RANK, before)
+        else:
+            return None
+        return min(most, before + others)
+
+    async def _count(self, query: Document, index: str, most: int) -> int:
+        """How many letters of a query there are, as far as `most`: no more is looked at."""
+        if not most:
+            return 0
+        return int(await self._letters.count_documents(query, limit=most, **self._hint(index)))
+
+    async def _counted(self, query: Document, index: str) -> Counted:
+        stages = [{"$match": query}, {"$group": {"_id": "$route", "letters": {"$sum": 1}}}]
+        cursor = self._letters.aggregate(stages, **self._hint(index))
+        if inspect.isawaitable(cursor):  # PyMongo's is, Motor's is not
+            cursor = await cursor
+        total, routes = 0, dict[str, int]()
+        async for each in cursor:
+            total += each["letters"]
+            # Another program's route may be any value.
+            if isinstance(each["_id"], str):
+                routes[each["_id"]] = each["letters"]
+            if len(routes) > 2 * MOST_ROUTES:
+                routes = _fullest(routes)
+        return Counted(total, _fullest(routes))
+
+    def _hint(self, index: str) -> dict[str, str]:
+        """That index, if it is there: without it MongoDB would look at every document."""
+        named = self._indexes.get(index)
+        return {"hint": named} if named else {}
 
     async def routes(self) -> list[str]:
         """The routes on which letters wait, in as many looks into the index."""
@@ -163,8 +220,7 @@ class Order:
     async def strays(self) -> AsyncGenerator[list[RawBSONDocument], None]:
         """Letters that have no place in the order, some and then more: their `_id`s as they came.
 
-        They are those of other programs, of the original service, and of builds from before there were ranks;
-        and all that wait on a route that is not served.
+        They are those of other programs, of the original service, and of builds from before there were ranks.
         Whoever gives each of them its place as they come gets on, however little time there is for it.
         """
         if not {_RANK, _WAITS} <= self._indexes.keys():
@@ -178,8 +234,6 @@ class Order:
                 if route is None:
                     there = self._raw.find(query, {"_id": 1, "route": 1}).sort(_BY_ROUTE).limit(STRAYS)
                     found = [each for each in await there.to_list(STRAYS) if not _is_name(each)]
-                elif self._served is not None and route not in self._served:
-                    found = await self._between(_RANK, ("awaiting", route), ("awaiting", _beyond(route)))
                 else:
                     found = await self._on(route)
                 if found:
@@ -221,9 +275,24 @@ def _is_sayable(name: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
-def _place_of(head: Document) -> datetime:
-    """The rank of a letter, or its time; whatever is no time has come."""
-    found = head.get("rank", head.get("due"))
+def _fullest(routes: Mapping[str, int]) -> dict[str, int]:
+    """As many of the routes as are told, those with the most letters."""
+    return dict(nlargest(MOST_ROUTES, routes.items(), key=itemgetter(1)))
+
+
+def places_of(heads: Sequence[Document], letters: Sequence[Letter]) -> tuple[float, ...]:
+    """Where letters stand in the order of their route, in seconds; they are of the `heads`."""
+    ranks = {
+        letter_id(each["_id"]): each["rank"].timestamp()
+        for each in heads
+        if isinstance(each.get("rank"), datetime)
+    }
+    return in_line([ranks.get(each.id) for each in letters])
+
+
+def _waits_since(head: Document) -> datetime:
+    """Since when a letter may be sent; one whose times are none has waited for longest."""
+    found = head.get("created_at") if "rank" in head else head.get("due")
     return found if isinstance(found, datetime) else FIRST
 
 

@@ -6,18 +6,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from bson import json_util
 
+from mailsender.model.handling import PLAIN, Handling, Priority
 from mailsender.model.json_values import token_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
+    MOST_PAST,
     Answer,
     Letter,
     Origin,
+    PastAttempt,
     Phase,
     Recipient,
     Result,
@@ -29,6 +33,8 @@ from mailsender.queue.mongo.documents import ID_IN_MESSAGE_ID, clean, letter_id
 MOST = 1_000_000
 """The largest count that is believed: one at the end of MongoDB's integers could not be counted on."""
 
+MAX_RULE = 64
+"""Characters of a rule's name that are read: ours have no more."""
 
 MOST_RECIPIENTS = 10_000
 """As many as a letter may have that is published, in what another program wrote: 750,000 in one document kept
@@ -69,7 +75,9 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
     except ValueError:
         status = Status.ERROR
         faults.append("its status is not known")
-    finished = document.get("finished_at")
+    finished, handling = document.get("finished_at"), document.get("handling")
+    if handling is not None and not (answers[0].origin and isinstance(handling, Mapping)):
+        handling = None  # another program's
     return Letter(
         id=identity,
         addresses=addresses,
@@ -88,7 +96,31 @@ def _letter_of(document: Mapping[str, Any]) -> Letter:
         route=_string(document.get("route")) or DEFAULT_ROUTE,
         mail=_string(document.get("mail")) if answers[0].origin else "",
         bare=document.get("bare") is True,
+        history=_history(document) if "history" in document else (),
+        handling=_handling(handling) if handling else PLAIN,
+        expires=_moment(handling.get("expires")) if handling else None,
     )
+
+
+def _handling(value: Mapping[str, Any]) -> Handling:
+    tags = value.get("tags")
+    try:
+        priority = Priority(str(value.get("priority", Priority.NORMAL)))
+    except ValueError:
+        priority = Priority.NORMAL
+    return Handling(
+        stream=_string(value.get("stream")),
+        tags=tuple(map(_string, tags)) if isinstance(tags, list) else (),
+        priority=priority,
+        route=_string(value.get("route")),
+        retry=_string(value.get("retry")),
+        not_before=_moment(value.get("not_before")),
+        expire_at=_moment(value.get("expire_at")),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
 
 
 def origin_of(value: Any) -> Origin | None:
@@ -242,7 +274,34 @@ def _read_outcome(address: str, value: Mapping[str, Any], relay: str = "") -> Re
         doubts=_number(value.get("doubts")),
         closed=value.get("closed") is True,
         relay=_string(value["relay"]) if "relay" in value else relay if "verdict" in value else "",
+        due=_seconds(value.get("due")),
     )
+
+
+def _history(document: Mapping[str, Any]) -> tuple[PastAttempt, ...]:
+    """What is known of attempts; of another program's field of that name nothing is."""
+    found = []
+    for each in _documents(document["history"])[-MOST_PAST:]:
+        at, seconds = each.get("at"), each.get("seconds")
+        try:
+            past = PastAttempt(
+                at=at if isinstance(at, datetime) else None,
+                relay=_string(each.get("relay")),
+                result=_read_result(each),
+                asked=_number(each.get("asked")),
+                accepted=_number(each.get("accepted")),
+                seconds=float(seconds) if isinstance(seconds, float) and seconds >= 0.0 else None,
+                tls=_string(each.get("tls")),
+            )
+        except (KeyError, TypeError, ValueError):
+            continue
+        found.append(past)
+    return tuple(found)
+
+
+def _seconds(value: Any) -> float:
+    """A time in epoch seconds as we store it; what is none is none."""
+    return value if isinstance(value, float) and math.isfinite(value) and value > 0 else 0.0
 
 
 def _read_result(value: Mapping[str, Any]) -> Result:
@@ -253,4 +312,5 @@ def _read_result(value: Mapping[str, Any]) -> Result:
         code=int(code) if isinstance(code, int) and 200 <= code <= 599 else None,
         enhanced=clean(enhanced) if isinstance(enhanced, str) else None,
         text=clean(value.get("text", "")),
+        rule=_string(value.get("rule"))[:MAX_RULE],
     )

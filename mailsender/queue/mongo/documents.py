@@ -9,17 +9,21 @@ Ours stand beside them:
 - `digest`: hash of the content, where the letter brought its ID; the content itself tells it of others.
 - `mail`: JSON text of its further keys; absent where it has the original's alone. `blobs`: those that its
   attachments name, for as long as it may need them.
+- `handling`: what it asks of the service, as `Handling.document` writes it, and, as `expires`, from when on
+  it is no longer sent; absent where there is neither.
 - `created_at`: when it came in. `route`: the route that it takes.
-- `rank`: its place in the order of its route, the time at which it came in; false when it was deferred, and
-  then `due` says from when on it may be sent.
+- `rank`: its place in the order of its route, a time of the route's own (`mailsender.queue.ranks`); false
+  when it was deferred, or may not be sent yet, and then `due` says from when on it may be.
 - `claim`: the token under which a letter is `processing`; it begins with the ID of the replica that has it.
 - `settled_by`: the token under which it was settled last.
 - `outcome`: the result that all recipients share, or `recipients`: one by one where they differ. `tries`,
-  `doubts` and `closed` in them as in `Recipient`, absent while there is nothing to count; `relay` where it is
-  not the letter's.
+  `doubts`, `closed` and `due` in them as in `Recipient`, absent while there is nothing to say; `relay` where
+  it is not the letter's; `rule` where a reply rule decided.
 - `slices`: what was noted of single recipients while the letter is on its way, by token and first place:
   lists of a first place, a number and the outcome that so many have in common. A settlement puts all of it
   into `outcome` or `recipients`.
+- `history`: as in `Letter`, absent while empty: what was said as in an outcome, `asked` and `accepted`, and
+  `at`, `seconds` and `tls` where they are known.
 - `attempts`, `relay`, `message_id`, `reason`, `finished_at`: as in `Letter`; absent while empty.
 - `outbox`: the entry of the outbox that stood for it when it became final: it is gone once its report is out.
 - `also`: further publishers of the same letter.
@@ -40,11 +44,13 @@ from bson import ObjectId, encode, json_util
 from bson.errors import BSONError
 
 from mailsender.model.blobs import named_in
+from mailsender.model.handling import PLAIN
 from mailsender.model.letter import (
     Answer,
     JsonText,
     Letter,
     Origin,
+    PastAttempt,
     Recipient,
     Status,
 )
@@ -54,6 +60,9 @@ Document = dict[str, Any]
 
 MAX_BYTES = 12 * 1024 * 1024
 """Bytes of the largest document we write; MongoDB's limit is 16 MiB, and outcomes are still to come."""
+
+DEFERRED = False
+"""In the place of a rank: the letter has to wait until it is `due`."""
 
 _FRAME = 1024
 """Bytes that a document takes beside its texts, rounded up."""
@@ -155,13 +164,7 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         Unstorable: MongoDB cannot hold it.
     """
     answer = answer_document(letter.answers[0])
-    size = _FRAME + len(answer["token"]) * 4 + len(answer.get("key", b"")) * 4
-    size += _octets("subject", letter.subject) + _octets("body", letter.body)
-    size += _octets("addresses", "".join(letter.addresses)) * 2 + 32 * len(letter.addresses)
-    if letter.reason:
-        size += _octets("reason", letter.reason)
-    if letter.mail:
-        size += _octets("further keys", letter.mail)
+    size = _size_of(letter, answer)
     if size > MAX_BYTES:
         raise Unstorable(f"the letter takes {size} bytes, more than the {MAX_BYTES} that can be stored")
     document: Document = {
@@ -178,15 +181,44 @@ def document_of(letter: Letter, now: datetime) -> tuple[Document, int]:
         document["digest"] = letter.digest
     if letter.mail:
         document["mail"] = letter.mail
+    if letter.handling is not PLAIN:
+        document["handling"] = letter.handling.document()
     if not _fresh(letter):
         document |= {name: value for name, value in state_of(letter).items() if value}
     if letter.status.final:
         document["finished_at"] = letter.finished_at or now
     else:
         document |= {"route": letter.route, "rank": now}
+        if letter.handling is not PLAIN or letter.expires is not None:
+            document |= _times(letter, now)
         if letter.mail and (refs := named_in(letter.mail)):
             document["blobs"] = list(dict.fromkeys(refs))
     return document, size
+
+
+def _size_of(letter: Letter, answer: Document) -> int:
+    """About the bytes of its document. Raises Unstorable."""
+    size = _FRAME + len(answer["token"]) * 4 + len(answer.get("key", b"")) * 4
+    size += _octets("subject", letter.subject) + _octets("body", letter.body)
+    size += _octets("addresses", "".join(letter.addresses)) * 2 + 32 * len(letter.addresses)
+    if letter.reason:
+        size += _octets("reason", letter.reason)
+    if letter.mail:
+        size += _octets("further keys", letter.mail)
+    if letter.handling is not PLAIN:
+        size += _octets("further keys", letter.handling.text)
+    return size
+
+
+def _times(letter: Letter, now: datetime) -> Document:
+    """What a letter says of when it may be sent."""
+    found: Document = {}
+    if letter.expires is not None:
+        found["handling"] = {**letter.handling.document(), "expires": letter.expires}
+    later = letter.handling.not_before
+    if later is not None and later > now:
+        found |= {"rank": DEFERRED, "due": later}
+    return found
 
 
 def remains_of(letter: Letter, reason: str) -> Letter:
@@ -232,6 +264,7 @@ def _fault_of(letter: Letter, reason: str) -> Letter:
         status=Status.ERROR,
         body="",
         mail="",
+        handling=PLAIN,
         recipients=(),
         attempts=0,
         relay="",
@@ -286,6 +319,7 @@ def state_of(letter: Letter) -> Document:
         "finished_at": letter.finished_at,
         "outcome": _outcome(shared, letter.relay) if shared else None,
         "recipients": one_by_one,
+        "history": [_past(each) for each in letter.history],
     }
 
 
@@ -313,7 +347,7 @@ def shared_state(letter: Letter) -> Recipient | None:
         alike = each.result is result or each.result == result
         if not alike or each.tries != tries or each.address != address:
             return None
-        if each.doubts != doubts or each.closed != closed or each.relay != relay:
+        if each.doubts != doubts or each.closed != closed or each.relay != relay or each.due:
             return None
     return first
 
@@ -325,12 +359,14 @@ def likeness(letter: Letter) -> tuple[Any, ...]:
     message_id = letter.message_id.replace(letter.id, ID_IN_MESSAGE_ID)
     return (
         letter.status,
+        letter.route,
         letter.attempts,
         letter.relay,
         message_id,
         letter.reason,
         letter.finished_at,
         alike or letter.recipients,
+        letter.history,
     )
 
 
@@ -345,7 +381,7 @@ def _untouched(letter: Letter) -> bool:
     if not letter.recipients:
         return True
     for each in letter.recipients:
-        if each.result is not None or each.tries or each.doubts:
+        if each.result is not None or each.tries or each.doubts or each.due:
             return False
     return [each.address for each in letter.recipients] == list(letter.addresses)
 
@@ -364,14 +400,30 @@ def _outcome(recipient: Recipient, relay: str = "") -> Document:
             document["code"] = result.code
         if result.enhanced is not None:
             document["enhanced"] = clean(result.enhanced)
+        if result.rule:
+            document["rule"] = result.rule
     if recipient.tries:
         document["tries"] = recipient.tries
     if recipient.doubts:
         document["doubts"] = recipient.doubts
     if recipient.closed:
         document["closed"] = True
+    if recipient.due:
+        document["due"] = recipient.due
     if result is not None and recipient.relay != relay:
         document["relay"] = clean(recipient.relay)
+    return document
+
+
+def _past(past: PastAttempt) -> Document:
+    said = _outcome(Recipient(address="", result=past.result, relay=past.relay))
+    document: Document = {**said, "asked": past.asked, "accepted": past.accepted}
+    if past.at is not None:
+        document["at"] = past.at
+    if past.seconds is not None:
+        document["seconds"] = past.seconds
+    if past.tls:
+        document["tls"] = past.tls
     return document
 
 

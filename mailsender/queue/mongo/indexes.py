@@ -32,6 +32,11 @@ INDEXES = (
         partialFilterExpression={"status": "error"},
     ),
     IndexModel(
+        [("status", ASCENDING), ("handling.expires", ASCENDING)],
+        name="mailsender_late",
+        partialFilterExpression={"status": "awaiting", "handling.expires": {"$exists": True}},
+    ),
+    IndexModel(
         [("expire_at", ASCENDING)],
         name="mailsender_expire",
         # Without it every letter would have an entry that says it has none yet.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -35,9 +35,11 @@ from mailsender.queue.mongo.documents import (
     origin_document,
     remains_of,
 )
+from mailsender.queue.mongo.flows import Flows
 from mailsender.queue.mongo.older_builds import NEVER
 from mailsender.queue.mongo.outbox import Entry, Outbox, late_id, named
 from mailsender.queue.port import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
+from mailsender.queue.ranks import offset
 
 CHUNK_LETTERS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -118,12 +120,19 @@ class _Incoming:
 
     def comes_in_on(self, route: str) -> bool:
         """Whether it is a letter of that route that can be sent."""
-        return self.letter.status is Status.AWAITING and not self.remains and self.letter.route == route
+        return self.waits and self.letter.route == route
 
-    def claim(self, token: str) -> None:
-        """Let it come in as claimed."""
+    @property
+    def waits(self) -> bool:
+        """Whether it comes in to be sent as soon as it is its turn."""
+        return not self.token and bool(self.document.get("rank"))
+
+    def claim(self, token: str, rank: datetime) -> None:
+        """Let it come in as claimed; `rank` is its place should it be given back, without its priority."""
         self.token = token
-        self.document |= {"status": _PROCESSING, "claim": token, "until": NEVER}
+        if moved := offset(self.letter):
+            rank += timedelta(seconds=moved)
+        self.document |= {"status": _PROCESSING, "claim": token, "until": NEVER, "rank": rank}
 
 
 @dataclass(slots=True)
@@ -154,6 +163,7 @@ class Inserter:
         timeout: float,
         retention: timedelta,
         bodies: Bodies,
+        flows: Flows,
     ) -> None:
         self._letters = letters
         self._outbox = outbox
@@ -161,6 +171,7 @@ class Inserter:
         self._timeout = timeout
         self._retention = retention
         self._bodies = bodies
+        self._flows = flows
 
     async def insert(self, letters: Sequence[Letter], claims: Sequence[FreshClaim]) -> list[Inserted]:
         """See `Queue.insert`."""
@@ -168,16 +179,35 @@ class Inserter:
             now = await self._server_clock.now()
         incoming = [_Incoming(letter, now) for letter in letters]
         for claim in claims:
-            sendable = (each for each in incoming if each.comes_in_on(claim.route))
-            for each in islice(sendable, claim.limit):
-                each.claim(claim.token)
-        await self._insert_all(incoming)
+            sendable = sorted(
+                [each for each in incoming if each.comes_in_on(claim.route)],
+                key=lambda each: offset(each.letter),
+            )
+            rank = self._flows.first(claim.route, now)
+            for each in sendable[: claim.limit]:
+                each.claim(claim.token, rank)
+        await self._insert_ranked(incoming, now)
         mine: set[str] = set()
         for each in incoming:
             if each.owned:  # the same letter may come twice in one call
                 each.verdict = Inserted.REPLAY if each.id in mine else Inserted.CLAIMED
                 mine.add(each.id)
         return [each.verdict or Inserted.NEW for each in incoming]
+
+    async def _insert_ranked(self, incoming: list[_Incoming], now: datetime) -> None:
+        """Insert, once those that have to wait have their places."""
+        waiting = [each for each in incoming if each.waits]
+        if not waiting:
+            await self._insert_all(incoming)
+            return
+        reserved = await self._flows.rank(
+            [(each.letter, each.document) for each in waiting], now, self._timeout
+        )
+        await self._insert_all(incoming)
+        stored = [each.verdict is Inserted.NEW for each in waiting]
+        if not all(stored):
+            with suppress(Unavailable):  # what is inserted is inserted, and its flow comes a little later
+                await self._flows.give_back(reserved, stored, self._timeout)
 
     async def _insert_all(self, incoming: list[_Incoming]) -> None:
         for chunk in _chunks(incoming):
@@ -361,7 +391,7 @@ class Inserter:
     async def _stored(self, ids: list[Any]) -> dict[str, _Stored]:
         content = {
             name: {"$cond": [{"$eq": [{"$type": "$digest"}, "missing"]}, f"${name}", "$$REMOVE"]}
-            for name in ("addresses", "subject", "body", "mail")
+            for name in ("addresses", "subject", "body", "mail", "handling")
         }
         shown = {"origin": 1, "digest": 1, "also.origin": 1, "status": 1, "claim": 1, **content}
         shown |= {"sharing": {"$size": SHARING}, "sharing_bytes": {"$bsonSize": {"also": SHARING}}}

@@ -8,10 +8,12 @@ condition: another replica may have come first. No query scans the collection.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import itemgetter
 from random import randrange
 from typing import Any
 
@@ -39,11 +41,11 @@ from mailsender.model.letter import (
     now_ms,
     replica_of,
 )
-from mailsender.model.queue_stats import QueueStats
+from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DEFERRED, DUE, ORDER, PLACED, Order
+from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, places_of
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -57,6 +59,7 @@ from mailsender.queue.mongo.client import (
 from mailsender.queue.mongo.dead_letters import documents_of
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import (
+    DEFERRED,
     letter_id,
     likeness,
     nameable,
@@ -64,6 +67,7 @@ from mailsender.queue.mongo.documents import (
     state_of,
     stored_id,
 )
+from mailsender.queue.mongo.flows import Flows
 from mailsender.queue.mongo.indexes import INDEXES, ensure_indexes
 from mailsender.queue.mongo.insert import Inserter
 from mailsender.queue.mongo.older_builds import NEVER, UNCLAIMED, Older, not_leased
@@ -71,6 +75,7 @@ from mailsender.queue.mongo.outbox import Outbox, named
 from mailsender.queue.mongo.quarantine import Apart, sorted_out
 from mailsender.queue.mongo.replicas import Replicas
 from mailsender.queue.port import CLOCK_AGE, Inserted
+from mailsender.queue.ranks import RouteShares, Shares
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one claim or one sweep brings into memory, but always at least one document."""
@@ -131,6 +136,9 @@ class MongoQueue:
         self._older = Older(self._letters, marks, outbox, self._server_clock, retention=self._retention)
         kept = None if body_retention is None else timedelta(seconds=body_retention)
         self._bodies = Bodies(self._letters, self._outbox, self._server_clock, kept=kept)
+        flows = durable(client, database, f"{collection}.flows", timeout)
+        self._shares = Shares()
+        self._flows = Flows(self._letters, flows, clock, self._shares)
         self._inserter = Inserter(
             self._letters,
             self._outbox,
@@ -138,6 +146,7 @@ class MongoQueue:
             timeout=timeout,
             retention=self._retention,
             bodies=self._bodies,
+            flows=self._flows,
         )
         self._deadletters = durable(client, database, deadletters or f"{collection}.deadletters", timeout)
         self._partitions = durable(client, database, f"{collection}.partitions", timeout)
@@ -149,14 +158,6 @@ class MongoQueue:
         self._apart = Apart(self._letters, self._outbox, timeout, retention=self._retention)
         self._indexes: dict[str, str] = {}
 
-    def serve(self, routes: Iterable[str]) -> None:
-        """Letters are claimed of these routes alone, `default` among them; `reclaim` brings others to it.
-
-        Another program may have written any route, and nobody would ever claim such a letter. Without this
-        call each letter stays on its route.
-        """
-        self._order.serve(routes)
-
     async def open(self) -> None:
         """See `Queue.open`."""
         self._server_clock.forget()
@@ -165,6 +166,7 @@ class MongoQueue:
         self._indexes = await ensure_indexes(self._letters, [*ORDER, *INDEXES, bodies.INDEX])
         self._order.use(self._indexes)
         await self._outbox.open()
+        await self._flows.open()
         async with calling(self._timeout):
             await self._outbox.try_to_remove()
             await self._older.open()
@@ -198,19 +200,45 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._replicas.leave(replica)
 
+    async def living(self) -> set[str]:
+        """See `Queue.living`."""
+        async with calling(self._timeout):
+            return await self._replicas.living()
+
     async def claim(self, limit: int, token: str, route: str = DEFAULT_ROUTE) -> Claim:
         """See `Queue.claim`."""
-        tried: list[Any] = []
+        tried: list[Document] = []
         for _ in range(BUSY_TRIES):
-            ids = await self._due_ids(route, limit)
-            if not ids:
+            heads = await self._heads(route, limit)
+            if not heads:
                 break
-            tried += ids
-            if await self._take(ids, token):
-                letters = await self._under(token, tried)
+            tried += heads
+            if await self._take([each["_id"] for each in heads], token):
+                letters = await self._under(token, [each["_id"] for each in tried])
                 if letters:
-                    return Claim(token=token, letters=letters)
+                    return Claim(token=token, letters=letters, places=places_of(tried, letters))
         return Claim(token=token)
+
+    def share(self, routes: Mapping[str, RouteShares]) -> None:
+        """See `Queue.share`."""
+        self._shares.use(routes)
+
+    async def claim_expired(self, limit: int, token: str) -> Claim:
+        """See `Queue.claim_expired`."""
+        async with calling(self._timeout):
+            over = {"status": "awaiting", "handling.expires": {"$lte": await self._server_clock.now()}}
+            shown = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+            cursor = self._letters.find(self._apart.beside(over), shown).sort(
+                [("handling.expires", ASCENDING)]
+            )
+            found = _within(await cursor.limit(limit).to_list(limit))
+        ids = [each["_id"] for each in found if nameable(each["_id"])]
+        if not ids:
+            return Claim(token=token)
+        async with calling(self._timeout):
+            change = {"$set": {"status": "processing", "claim": token, "until": NEVER}}
+            await self._letters.update_many({"_id": {"$in": ids}, **over}, change, hint=_BY_ID)
+        return Claim(token=token, letters=await self._under(token, ids))
 
     async def settle(self, settlements: Sequence[Settlement]) -> frozenset[str]:
         """See `Queue.settle`. Letters that end alike share one update."""
@@ -265,6 +293,89 @@ class MongoQueue:
         query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "claim": token}
         async with calling(self._timeout):
             await self._letters.update_many(query, _FREE, hint=_BY_ID)
+
+    async def routes(self) -> list[str]:
+        """See `Queue.routes`."""
+        async with calling(self._timeout):
+            return await self._order.routes()
+
+    async def waiting(self, route: str, limit: int) -> list[str]:
+        """See `Queue.waiting`."""
+        async with calling(self._timeout):
+            cursor = self._letters.find({"status": "awaiting", "route": route}, {"_id": 1})
+            found = await cursor.limit(limit).to_list(limit)
+        return [letter_id(each["_id"]) for each in found if nameable(each["_id"])]
+
+    async def look_at(self, ids: Sequence[str]) -> list[Letter]:
+        """See `Queue.look_at`."""
+        stored = list(map(stored_id, ids))
+        query = {"_id": {"$in": stored}, "status": "awaiting"}
+        async with calling(self._timeout):
+            shown = {"_id": 1, "size": {"$bsonSize": "$$ROOT"}}
+            heads = await self._letters.find(query, shown, hint=_BY_ID).to_list(None)
+            place = {each: number for number, each in enumerate(map(letter_id, stored))}
+            heads.sort(key=lambda each: place[letter_id(each["_id"])])
+            query["_id"] = {"$in": [each["_id"] for each in _within(heads)]}
+            found = await self._letters.find(query, hint=_BY_ID).to_list(None)
+        return _in_order(found, stored)
+
+    async def move(self, ids: Sequence[str], origin: str, route: str) -> int:
+        """See `Queue.move`."""
+        query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "route": origin}
+        updates = await self._placed_on(route, query)
+        async with calling(self._timeout):
+            # Who is left there then is deferred.
+            updates.append(UpdateMany(query, {"$set": {"route": route}}, hint=_BY_ID))
+            result = await self._letters.bulk_write(updates)
+        return int(result.modified_count)
+
+    async def _placed_on(self, route: str, query: Document) -> list[UpdateOne | UpdateMany]:
+        """Updates that move the fresh ones of a query to a route, to the places of who comes there now."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            shown = {"rank": 1, "origin": 1, "handling": 1}
+            cursor = self._letters.find({**query, "rank": {"$gte": FIRST}}, shown, hint=_BY_ID)
+            # A date that Python cannot hold is another program's.
+            found = [each for each in await cursor.to_list(None) if isinstance(each["rank"], datetime)]
+        found.sort(key=itemgetter("rank"))
+        ranks = [each["rank"] for each in found]
+        letters = [letter_of(each).evolve(route=route) for each in found]
+        await self._flows.rank(list(zip(letters, found, strict=True)), now, self._timeout)
+        return [
+            UpdateOne(
+                {**query, "_id": each["_id"], "rank": rank},
+                {"$set": {"route": route, "rank": each["rank"]}},
+                hint=_BY_ID,
+            )
+            for each, rank in zip(found, ranks, strict=True)
+        ]
+
+    async def put_off(
+        self, route: str, words: Sequence[str], after: float, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Queue.put_off`. It reads all that are deferred there, and gives back no bodies."""
+        said: Document = {"$regex": f"^(?:{'|'.join(map(re.escape, words))})"}
+        unasked = {"recipients": {"$elemMatch": {"text": said, "code": {"$exists": False}}}}
+        shared = {"outcome.text": said, "outcome.code": {"$exists": False}}
+        query: Document = {"status": "awaiting", "rank": DEFERRED, "route": route, "$or": [shared, unasked]}
+        async with calling(self._timeout):
+            query["due"] = {"$gt": datetime.fromtimestamp(after, UTC)}
+            cursor = self._letters.find(query, {"_id": 1, "due": 1}).sort([("due", ASCENDING)])
+            found = await cursor.limit(limit).to_list(limit)
+        return [
+            (letter_id(each["_id"]), each["due"].timestamp())
+            for each in found
+            if nameable(each["_id"]) and isinstance(each["due"], datetime)  # else it is another program's
+        ]
+
+    async def hasten(self, ids: Sequence[str]) -> int:
+        """See `Queue.hasten`."""
+        async with calling(self._timeout):
+            now = await self._server_clock.now()
+            query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "awaiting", "rank": DEFERRED}
+            change = {"$set": {"due": now}}
+            result = await self._letters.update_many({**query, "due": {"$gt": now}}, change, hint=_BY_ID)
+        return int(result.modified_count)
 
     async def held(self, claims: Mapping[str, Sequence[str]]) -> dict[str, list[Letter]]:
         """See `Queue.held`."""
@@ -444,13 +555,27 @@ class MongoQueue:
             letter = letter_of(document)
             if letter.status.final and await self._outbox.answered(document.get("outbox")):
                 letter = letter.evolve(answered=len(letter.answers))
-        due, accepted = _time(document, "due") or _time(document, "rank"), _time(document, "created_at")
+        accepted = _time(document, "created_at")
+        due = _time(document, "due") if document.get("rank") is DEFERRED else accepted
+        due = due or _time(document, "due") or _time(document, "rank")  # another program's
         awaits = letter.status is Status.AWAITING
         return StoredLetter(
             letter=letter,
             accepted_at=accepted,
             due=due if awaits else None,
         )
+
+    async def ahead(self, letter_id: str, most: int) -> int | None:
+        """See `Queue.ahead`."""
+        try:
+            query = {"_id": stored_id(letter_id)}
+            encode(query)
+        except (ValueError, BSONError):
+            return None
+        async with calling(self._timeout):
+            found = await self._letters.find_one(query, {"status": 1, "route": 1, "rank": 1, "due": 1})
+            now = await self._server_clock.now()
+            return None if found is None else await self._order.ahead(found, now, most)
 
     async def ended(self, ids: Sequence[str]) -> frozenset[str]:
         """See `Queue.ended`."""
@@ -463,24 +588,30 @@ class MongoQueue:
         """See `Queue.stats`. `sent` is what the others leave of the collection's own count."""
         async with calling(self._timeout):
             now = await self._server_clock.now()
-            awaiting = await self._count({"status": "awaiting"}, "mailsender_rank")
-            # The few that wait for a time of their own are counted, not the many that are due.
-            later = {"status": "awaiting", "rank": DEFERRED, "due": {"$gt": now}}
-            waits = await self._count(later, "mailsender_waits")
+            waiting = await self._order.waiting()
+            deferred = await self._order.deferred(now)
             processing = await self._count({"status": "processing"}, _CLAIMED)
             error = await self._count({"status": "error"}, "mailsender_error")
             unreported, unreported_since = await self._outbox.count()
             total = await self._letters.estimated_document_count()
             oldest = await self._order.oldest()
         return QueueStats(
-            awaiting=awaiting,
-            due=max(0, awaiting - waits),
+            awaiting=waiting.letters,
+            due=max(0, waiting.letters - deferred.letters),
             processing=processing,
-            sent=max(0, total - awaiting - processing - error),
+            sent=max(0, total - waiting.letters - processing - error),
             error=error,
             unreported=unreported,
-            oldest_due=_age(oldest, now),
+            oldest_due=_age(min(oldest.values(), default=None), now),
             oldest_unreported=_age(unreported_since, now) if unreported else 0.0,
+            routes={
+                route: RouteStats(
+                    awaiting=number,
+                    deferred=min(number, deferred.routes.get(route, 0)),
+                    oldest_due=_age(oldest.get(route), now),
+                )
+                for route, number in waiting.routes.items()
+            },
         )
 
     async def keep_record(self, record: Record, reason: str) -> str:
@@ -521,18 +652,20 @@ class MongoQueue:
             result = await self._letters.update_many({"_id": {"$in": list(ids)}, **query}, _FREE, hint=_BY_ID)
         return int(result.modified_count)
 
-    async def _due_ids(self, route: str, limit: int) -> list[Any]:
-        """The `_id`s of letters to try for: the head of a route, or a lane beside it when it is crowded."""
+    async def _heads(self, route: str, limit: int) -> list[Document]:
+        """Which letters to try for: the head of a route, or a lane beside it when it is crowded."""
         while True:
             async with calling(self._timeout):
                 heads = await self._order.heads(route, self._skip, limit, self._apart.beside({}))
                 found = _within(heads)
+            if not self._skip:
+                self._flows.served(route, found)
             if not found and self._skip:
                 self._skip = 0
                 continue
-            ids = [each["_id"] for each in found if nameable(each["_id"])]
-            if len(ids) == len(found) or not await self._apart.unnamed({**DUE, "route": route}):
-                return ids
+            named = [each for each in found if nameable(each["_id"])]
+            if len(named) == len(found) or not await self._apart.unnamed({**DUE, "route": route}):
+                return named
 
     async def _take(self, ids: list[Any], token: str) -> bool:
         """Try to put letters under `token`; False when other replicas were faster with all of them."""
@@ -620,7 +753,8 @@ def _settlement(group: list[Settlement], now: datetime, ends: Document) -> Updat
     absent = [name for name in ("outcome", "recipients", "reason") if name not in fields]
     absent.append("slices")
     if letter.status is Status.AWAITING:
-        fields |= {"rank": DEFERRED, "due": now + timedelta(seconds=first.delay)}
+        due = now + timedelta(seconds=first.delay)
+        fields |= {"route": letter.route, "rank": DEFERRED, "due": due}
     else:
         fields |= ends
     update: Document = {"$set": fields, "$unset": UNCLAIMED | dict.fromkeys(absent, "")}

@@ -18,8 +18,10 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".slots": _KEEPS,
     ".deadletters": _KEEPS,
     ".partitions": _KEEPS,
+    ".flows": _KEEPS | {"createIndex"},
     ".blobs.files": _FORGETS,
     ".blobs.chunks": _FORGETS | {"collStats"},
+    ".suppression": _FORGETS,
     ".templates": _KEEPS,
     ".templates.pinned": _KEEPS,
 }

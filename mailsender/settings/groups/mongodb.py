@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import quote_plus
 
 from pydantic import BaseModel, SecretStr, field_validator
@@ -12,6 +12,9 @@ from mailsender.settings.kinds import DAY, MOST, Duration, field
 
 MEMORY_URI = "memory:"
 """`MONGODB_URI` for a queue that lives and dies with the process; for trying things out."""
+
+WHERE_MONGODB_IS: Final = ("mongodb_uri", "mongo_local", "mongo_nodeport_svc_service_host")
+"""Settings of which one says where it is; the first that is set does."""
 
 
 class MongoSettings(BaseModel):
@@ -114,11 +117,7 @@ def check_uri(settings: MongoSettings) -> None:
     Raises:
         ValueError: it cannot; the message begins with the setting that it came from.
     """
-    name = next(
-        name
-        for name in ("mongodb_uri", "mongo_local", "mongo_nodeport_svc_service_host")
-        if getattr(settings, name)
-    )
+    name = next(name for name in WHERE_MONGODB_IS if getattr(settings, name))
     wrong = "" if settings.in_memory else connection_string.fault(settings.mongo_uri)
     if wrong:
         raise ValueError(f"{name.upper()}: {wrong}")

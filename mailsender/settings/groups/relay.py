@@ -13,15 +13,44 @@ from mailsender.model.address import BadAddress, parse_address
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.settings.key_files import key_files
 from mailsender.settings.kinds import DAY, MOST, Duration, field, listed
+from mailsender.smtp.credentials import Credentials, TokenEndpoint, TokenFile
 
 
 class RelaySettings(BaseModel):
     """The relay that all letters take."""
 
-    smtp_host: str = field(..., "The relay's host name or address.", original=True)
+    smtp_host: str = field(
+        ...,
+        "The relay's host name or address. With relays in `MAILSENDER_CONFIG` it may be absent.",
+        original=True,
+    )
     smtp_port: int = field(587, "The relay's port.", original=True, ge=1, le=65535)
-    smtp_user: str = field("", "User for AUTH (with a password), and the default sender.", original=True)
+    smtp_user: str = field(
+        "", "User for AUTH (with a password or tokens), and the default sender.", original=True
+    )
     smtp_password: SecretStr = field(SecretStr(""), "Password for AUTH.", original=True)
+    smtp_auth: Literal["auto", "scram-sha-256", "plain", "login", "xoauth2", "oauthbearer"] = field(
+        "auto",
+        "The mechanism of AUTH. `auto`: what the relay offers, the best first, in whatever form it takes it.",
+    )
+    smtp_token_file: str = field(
+        "",
+        "File with an access token, which something else renews, in place of a password: alone, or as"
+        " `access_token` in a JSON object.",
+        shown="none",
+    )
+    smtp_token_url: str = field(
+        "", "Token endpoint that grants access tokens, in place of a password.", shown="none"
+    )
+    smtp_token_client_id: str = field("", "The application that the token endpoint knows.", shown="none")
+    smtp_token_client_secret: SecretStr = field(SecretStr(""), "The application's secret.", shown="none")
+    smtp_token_refresh_file: str = field(
+        "",
+        "File with a refresh token by which the endpoint grants; a new one is written there. Without it: by"
+        " the application's own credentials.",
+        shown="none",
+    )
+    smtp_token_scope: str = field("", "What the token is to be good for.", shown="none")
     smtp_from: str = field(
         "", "`From` and reverse-path: an address or `Name <address>`.", shown="`SMTP_USER`"
     )
@@ -100,8 +129,9 @@ class RelaySettings(BaseModel):
     smtp_rate_limit_period: Duration = field(5.0, "The rate's period.", original=True, shown="5s")
     smtp_rate_limit_burst: int = field(
         1,
-        "Transactions that may come at once after a pause; take it off the rate if the relay counts exactly.",
-        ge=1,
+        "Transactions that may come at once after a pause, beyond the rate; 0: none, if the relay counts"
+        " exactly.",
+        ge=0,
         le=MOST,
     )
     smtp_daily_quota: int = field(0, "Transactions a day, over all replicas; 0 = none.", ge=0, le=MOST)
@@ -147,8 +177,29 @@ class RelaySettings(BaseModel):
 
     @property
     def authenticates(self) -> bool:
-        """Whether sessions log in: without a password `SMTP_USER` is only the sender."""
-        return bool(self.smtp_user and self.smtp_password.get_secret_value())
+        """Whether sessions log in: without a password and tokens `SMTP_USER` is only the sender."""
+        return self.credentials.complete
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who logs in, and by what."""
+        tokens: TokenFile | TokenEndpoint | None = None
+        if self.smtp_token_file:
+            tokens = TokenFile(path=self.smtp_token_file)
+        elif self.smtp_token_url:
+            tokens = TokenEndpoint(
+                url=self.smtp_token_url,
+                client_id=self.smtp_token_client_id,
+                client_secret=self.smtp_token_client_secret.get_secret_value(),
+                refresh_file=self.smtp_token_refresh_file,
+                scope=self.smtp_token_scope,
+            )
+        return Credentials(
+            user=self.smtp_user,
+            password=self.smtp_password.get_secret_value(),
+            tokens=tokens,
+            mechanism="" if self.smtp_auth == "auto" else self.smtp_auth.upper(),
+        )
 
     @property
     def sender(self) -> tuple[str, str]:
@@ -186,3 +237,28 @@ def check_sender(settings: RelaySettings) -> None:
         parse_address(settings.sender[1])
     except BadAddress as error:
         raise ValueError(f"SMTP_FROM: an address is needed ({name} does not give one: {error})") from None
+
+
+_OF_TOKENS = (
+    "smtp_token_client_id",
+    "smtp_token_client_secret",
+    "smtp_token_refresh_file",
+    "smtp_token_scope",
+)
+
+
+def check_credentials(settings: RelaySettings) -> None:
+    """See that what is said of the login goes together.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if settings.smtp_token_file and settings.smtp_token_url:
+        raise ValueError("SMTP_TOKEN_FILE: SMTP_TOKEN_URL is set, too; tokens come from one of them")
+    lone = [name for name in _OF_TOKENS if name in settings.model_fields_set]
+    if lone and not settings.smtp_token_url:
+        raise ValueError(f"{lone[0].upper()}: SMTP_TOKEN_URL is missing, which it belongs to")
+    fault = settings.credentials.fault
+    if fault:
+        name = "SMTP_TOKEN_URL" if settings.smtp_token_url else "SMTP_TOKEN_FILE"
+        raise ValueError(f"{name if settings.credentials.tokens else 'SMTP_AUTH'}: {fault}")

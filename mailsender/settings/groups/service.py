@@ -38,6 +38,9 @@ class ServiceSettings(BaseModel):
     mailsender_secrets_dir: str = field(
         "", "Directory with a file for each setting that shall not stand in the environment.", shown="none"
     )
+    mailsender_config: str = field(
+        "", "TOML file with further relays and routes; see [the file](configuration.md).", shown="none"
+    )
     mailsender_state_dir: str = field(
         "",
         "Directory for a journal from which a restarted process knows what the one before it had sent; a"

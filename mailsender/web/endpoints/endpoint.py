@@ -58,10 +58,11 @@ class Endpoint:
     nobody and hold nothing, so they are answered however busy the service is; a `slow` one waits for the
     outside world and may run out of time. `takes` is the model of its body, or maps media types to schemas;
     one that does not `needs_body` does without, too. One that `takes_content` takes a file as its body, and
-    time for it. `late` says what it may have done when it did not answer in time.
+    time for it; a `lengthy` one has that, too: its body, or its answer, is a file. `late` says what it may
+    have done when it did not answer in time.
     """
 
-    method: Literal["GET", "POST", "PUT"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     name: str
     tag: str
@@ -77,6 +78,7 @@ class Endpoint:
     public: bool = False
     cheap: bool = False
     slow: bool = False
+    lengthy: bool = False
     late: str = NOTHING
 
     def matches(self, path: str) -> bool:

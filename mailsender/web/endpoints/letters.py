@@ -15,6 +15,7 @@ from mailsender.web.endpoints.endpoint import (
     Schema,
     problem,
 )
+from mailsender.web.explain_models import ExplainedView
 from mailsender.web.models import DryRunView, LetterView, PostedView, SubmittedView
 
 _NOT_POSTED = problem(
@@ -43,6 +44,16 @@ _RECORD_KEY: Final[Schema] = {
     "schema": {"type": "string", "maxLength": 1024},
 }
 
+_LETTER: Final[Schema] = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "24 hexadecimal digits, in any case.",
+    "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{24}$", "maxLength": 24},
+}
+
+_NO_LETTER = problem(404, "The queue has no such letter: it never had, has it not yet, or has forgotten it.")
+
 _OF_THE_LETTER: Final = {
     "letter": {
         "operationId": "letter",
@@ -59,18 +70,26 @@ LETTERS: Final = (
         tag="looking",
         summary="What became of one letter",
         text="Recipient by recipient; without body, subject and token, which may hold secrets.",
-        parameters=(
-            {
-                "name": "id",
-                "in": "path",
-                "required": True,
-                "description": "24 hexadecimal digits, in any case.",
-                "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{24}$", "maxLength": 24},
-            },
-        ),
+        parameters=(_LETTER,),
         answers=(
             Answer(status=200, text="The letter.", content={JSON: LetterView}),
-            problem(404, "The queue has no such letter: it never had, has it not yet, or has forgotten it."),
+            _NO_LETTER,
+            UNAVAILABLE,
+        ),
+        slow=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/letters/{id}/explain",
+        name="explain",
+        tag="looking",
+        summary="Why one letter is where it is",
+        text="Which route and relays it takes, and what stands in its way now, as this replica sees it: in"
+        " sentences, and for programs. It changes nothing.",
+        parameters=(_LETTER,),
+        answers=(
+            Answer(status=200, text="What there is to say.", content={JSON: ExplainedView}),
+            _NO_LETTER,
             UNAVAILABLE,
         ),
         slow=True,

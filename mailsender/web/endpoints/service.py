@@ -4,8 +4,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from mailsender.web.endpoints.endpoint import JSON, LINE, OPENMETRICS, TEXT, Answer, Endpoint
-from mailsender.web.models import Drain, StatusView
+from mailsender.ratelimit.order import MOST_KEY
+from mailsender.web.endpoints.endpoint import (
+    JSON,
+    LINE,
+    OPENMETRICS,
+    TEXT,
+    UNAVAILABLE,
+    Answer,
+    Endpoint,
+    Schema,
+    problem,
+)
+from mailsender.web.models import Drain, LiftedOrderView, ReloadedView, StatusView
+
+_RELAY: Final[Schema] = {
+    "name": "relay",
+    "in": "path",
+    "required": True,
+    "description": "The relay's name: the `relay` of `/status`.",
+    "schema": {"type": "string", "maxLength": 100},
+}
+_SCOPE: Final[Schema] = {
+    "name": "scope",
+    "in": "path",
+    "required": True,
+    "description": "What the order covers, as in `/status`: `relay`, `destination:gmail.com`,"
+    " `sender:ann@example.com`.",
+    "schema": {"type": "string", "maxLength": MOST_KEY},
+}
+_REASON: Final[Schema] = {
+    "name": "reason",
+    "in": "query",
+    "description": "Why, for the log.",
+    "schema": {"type": "string", "maxLength": 200},
+}
 
 SERVICE: Final = (
     Endpoint(
@@ -66,6 +99,39 @@ SERVICE: Final = (
 STOPPING: Final = (
     Endpoint(
         method="POST",
+        path="/reload",
+        name="reload",
+        tag="changing",
+        summary="Read the file of relays and routes again",
+        text="What can change while the service runs is taken, of this replica alone; what takes a restart is"
+        " told. With something wrong in the file nothing is changed.",
+        answers=(
+            Answer(status=200, text="It was read.", content={JSON: ReloadedView}),
+            problem(409, "`bad-config`: the file is wrong; `no-config`: there is none."),
+        ),
+        slow=True,
+        late="The file may have been taken after all.",
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/relays/{relay}/orders/{scope}",
+        name="lift_order",
+        tag="changing",
+        summary="End what a relay's reply ordered",
+        text="What it covers may begin at once, on other replicas some seconds later; the relay's next reply"
+        " may order it again. Letters that it put off come at the time to which they were put off.",
+        parameters=(_RELAY, _SCOPE, _REASON),
+        answers=(
+            Answer(status=200, text="It holds no more.", content={JSON: LiftedOrderView}),
+            problem(400, "A parameter cannot be understood."),
+            problem(404, "There is no such relay or scope, or nothing is ordered."),
+            UNAVAILABLE,
+        ),
+        slow=True,
+        late="It may have been lifted after all.",
+    ),
+    Endpoint(
+        method="POST",
         path="/halt",
         name="halt",
         tag="stopping",
@@ -75,4 +141,4 @@ STOPPING: Final = (
         cheap=True,
     ),
 )
-"""What ends the service."""
+"""What changes the service, and what ends it."""

@@ -11,9 +11,12 @@ from mailsender.web.endpoints.letters import LETTERS
 from mailsender.web.endpoints.lint import LINT
 from mailsender.web.endpoints.pages import PAGES
 from mailsender.web.endpoints.service import SERVICE, STOPPING
+from mailsender.web.endpoints.suppressions import SUPPRESSIONS
 from mailsender.web.endpoints.templates import TEMPLATES
 
-ENDPOINTS: Final = SERVICE + LETTERS + STOPPING + LINT + CODES + BLOBS + TEMPLATES + PAGES
+ENDPOINTS: Final = SERVICE + LETTERS + STOPPING + LINT + CODES + BLOBS + TEMPLATES + SUPPRESSIONS + PAGES
+
+_FILES: Final = tuple(each for each in ENDPOINTS if each.takes_content or each.lengthy)
 
 
 def is_public(path: str) -> bool:
@@ -21,9 +24,9 @@ def is_public(path: str) -> bool:
     return any(endpoint.public and endpoint.matches(path) for endpoint in ENDPOINTS)
 
 
-def is_upload(method: str, path: str) -> bool:
-    """Whether a file is put to what is at `path`: that takes its time."""
-    return any(each.takes_content and each.method == method and each.matches(path) for each in BLOBS)
+def moves_file(method: str, path: str) -> bool:
+    """Whether a file comes to what is at `path`, or goes from there: that takes its time."""
+    return any(each.method == method and each.matches(path) for each in _FILES)
 
 
 def left_behind(method: str, path: str) -> str:
