@@ -1,7 +1,8 @@
 """What relays of a file cost: the same letters over the relay of the settings, and of a file.
 
-All have about the same sessions in sum, and lead to the same sink. Three share the letters of one route by
-weight, or each has a stream and a route of its own.
+All have the same sessions in sum, and lead to the same sink. Three share the letters of one route by weight,
+or each has a stream and a route of its own. That letters have a stream costs something by itself: the same
+letters are sent without a file, too.
 
     python -m benchmarks.relays
 """
@@ -39,7 +40,10 @@ NAMES = ("a", "b", "c")
 
 
 class Filed:
-    """Ours with the relays of a file: `names`, by equal weights, or each for the `streams` of its name."""
+    """Ours with the relays of a file: `names`, by equal weights, or each for the `streams` of its name.
+
+    Without `names` there is no file.
+    """
 
     letters = LETTERS
 
@@ -49,15 +53,21 @@ class Filed:
         self._streams = streams
 
     def run(self, stage: Stage, letters: int) -> Round:
-        path = stage.room("relays") / f"{uuid4().hex}.toml"
-        path.write_text(self._text(stage.way.port), "utf-8")
-        with world(stage, MAILSENDER_CONFIG=str(path)) as here:
+        settings = {}
+        if self._names:
+            path = stage.room("relays") / f"{uuid4().hex}.toml"
+            path.write_text(self._text(stage.way.port), "utf-8")
+            settings["MAILSENDER_CONFIG"] = str(path)
+        with world(stage, **settings) as here:
             here.publish(self._batches(letters))
             return measured(stage, here, letters)
 
     def _text(self, port: int) -> str:
-        each = SESSIONS // len(self._names)
-        parts = [RELAY.format(name=name, port=port, connections=each) for name in self._names]
+        each, more = divmod(SESSIONS, len(self._names))
+        parts = [
+            RELAY.format(name=name, port=port, connections=each + (place < more))
+            for place, name in enumerate(self._names)
+        ]
         if self._streams:
             parts += [ROUTE.format(name=name) for name in self._names]
         weights = ", ".join(f'{{ name = "{name}", weight = 1 }}' for name in self._names)
@@ -65,7 +75,7 @@ class Filed:
 
     def _batches(self, letters: int) -> Iterable[list[Mapping[str, Any]]]:
         for number, batch in enumerate(batches(letters, BATCH)):
-            stream = self._names[number % len(self._names)]
+            stream = NAMES[number % len(NAMES)]
             yield [{**each, "Stream": stream} for each in batch] if self._streams else list(batch)
 
 
@@ -75,6 +85,7 @@ def measure(stage: Stage, scale: float = 1.0) -> Choice:
         Mailsender(f"{OURS} without a file", BATCH, LETTERS),
         Filed(f"{OURS}, one relay of a file", NAMES[:1]),
         Filed(f"{OURS}, three by weight", NAMES),
+        Filed(f"{OURS} without a file, three streams", (), streams=True),
         Filed(f"{OURS}, three routes", NAMES, streams=True),
     ]
     rounds, _ = compare(stage, peers, ROUNDS, scale)

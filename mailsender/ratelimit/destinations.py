@@ -59,6 +59,7 @@ class Destinations:
     """
 
     def __init__(self, relay: Limiter, make: Callable[[str, Rates], Limiter], clock: Clock) -> None:
+        self.limited = False  # whether any domain has limits: each letter asks
         self._relay = relay
         self._make = make
         self._clock = clock
@@ -68,7 +69,9 @@ class Destinations:
         self._changed = asyncio.Event()
 
     def __bool__(self) -> bool:
-        return bool(self._limiters) or any(each.ordered for each in self._given_up.values())
+        if self.limited or not self._given_up:  # each letter asks, and few relays have given any up
+            return self.limited
+        return any(each.ordered for each in self._given_up.values())
 
     def change(self, rates: Mapping[str, Rates]) -> None:
         """Keep to these from now on, all of a pattern's rates. What is known of a pattern stays."""
@@ -78,6 +81,7 @@ class Destinations:
             else:
                 self._made[pattern] = self._make(pattern, each)
         self._limiters = {pattern.lower(): self._made[pattern] for pattern in rates}
+        self.limited = bool(self._limiters)
         self._given_up = {each.lower(): made for each, made in self._made.items() if each not in rates}
         for limiter in self._given_up.values():
             limiter.forget_turns()

@@ -600,9 +600,12 @@ class Pool:
             self._turns.add(route, future)
         left = self._next_try - self._clock.monotonic()
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left if left > 0 else None):
-                    await future
+            if left > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await future
+            else:
+                await future
         finally:
             woken = future.done() and not future.cancelled()
             if woken:

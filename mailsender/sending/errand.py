@@ -173,7 +173,7 @@ class Errand:
         """Those for its next transaction: as many as fit, who share the limits of their destination."""
         part = self.left[: self.wanted if self.slot is None else min(self.wanted, self.slot.recipients)]
         destinations = self.relay.destinations
-        return part if destinations is None else part[: destinations.alike(part)]
+        return part if destinations is None or not destinations.limited else part[: destinations.alike(part)]
 
     @property
     def session(self) -> Session:

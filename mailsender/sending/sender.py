@@ -283,7 +283,8 @@ class Sender:
 
     async def _send(self, errand: Errand) -> None:
         """Carry the letter's open recipients, in as many transactions as it takes, over one relay or more."""
-        if errand.relay.destinations is not None and self._put_aside(errand):
+        destinations = errand.relay.destinations
+        if destinations is not None and destinations.limited and self._put_aside(errand):
             return
         while True:
             while self._anybody_left(errand):
@@ -451,6 +452,7 @@ class Sender:
             Anew: the slot is not for so many `recipients`.
         """
         relay = errand.relay
+        destinations = relay.destinations
         while True:
             if self._rests(errand):
                 return False
@@ -462,7 +464,8 @@ class Sender:
                 if errand.slot is None:
                     line = self._route.line_of(errand.letter)
                     errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-                if relay.destinations is not None or errand.slot.recipients < EVERYBODY:
+                limited = destinations is not None and destinations.limited
+                if limited or errand.slot.recipients < EVERYBODY:
                     slot, errand.slot = errand.slot, None
                     errand.slot = await self._fitted(errand, slot)
             except (NoSlots, Stopped, RelayAway):
