@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
@@ -70,9 +71,12 @@ class Handling:
     @property
     def text(self) -> str:
         """JSON that is the same for all that ask for the same; empty where nothing is asked."""
-        if self is PLAIN or self == PLAIN:
-            return ""
-        return json.dumps(self.document(), default=datetime.isoformat, ensure_ascii=False, sort_keys=True)
+        return "" if self is PLAIN or self == PLAIN else _text(self)
+
+
+@lru_cache(maxsize=1000)  # letters of a batch mostly ask for the same, and each is asked for it three times
+def _text(handling: Handling) -> str:
+    return json.dumps(handling.document(), default=datetime.isoformat, ensure_ascii=False, sort_keys=True)
 
 
 PLAIN: Final = Handling()

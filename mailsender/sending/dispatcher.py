@@ -266,6 +266,7 @@ class Dispatcher:
     def stop_claiming(self) -> None:
         """Claim no more, give back what no sender has begun, let the senders end their letter."""
         self._stopping.set()
+        self._settler.let_go()
         for relay in self.relays:
             relay.limiter.shut()
             if relay.destinations is not None:

@@ -42,7 +42,10 @@ Blocked = Callable[[str], bool]
 
 def way_of(letter: Letter, table: RouteTable, blocked: Blocked) -> str:
     """The route on which a letter is to wait: one of its own, and if there is one, that is not blocked."""
-    parts = table.parts(letter, letter.pending)
+    pending = letter.pending
+    if pending and not table.by_destination:
+        return table.of(letter)
+    parts = table.parts(letter, pending)
     ways = [letter.route, *parts] if letter.route in parts else [*parts]
     if not ways:
         return letter.route  # nobody is left to be sent to: whoever has it next ends it

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from mailsender.aio import first_of, pause
+from mailsender.aio import pause
 from mailsender.message.mail import NO_CONTENTS
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
@@ -203,7 +203,8 @@ class Sender:
 
     async def _may_begin(self) -> bool:
         """Wait until outcomes can be written again; False when it is time to stop."""
-        await first_of(self._settler.open, self._stopping)
+        if not self._stopping.is_set():
+            await self._settler.open.wait()  # the dispatcher ends the wait when it stops
         return not self._stopping.is_set()
 
     # --- one letter ------------------------------------------------------------------------------

@@ -399,6 +399,12 @@ class Settler:
             await asyncio.sleep(backoff)
             backoff = min(LAST_BACKOFF, backoff * 2)
 
+    def let_go(self) -> None:
+        """Whoever waits until letters may be begun goes on once, for it is time to stop."""
+        if not self.open.is_set():
+            self.open.set()
+            self.open.clear()
+
     def _let_in(self) -> None:
         """Letters may be begun again, when what is unsettled is little and can be written."""
         if not self.condition.text and len(self._settlements) < UNSETTLED:

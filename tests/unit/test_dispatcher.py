@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import pytest
@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from mailsender.journal.port import NoJournal
 from mailsender.model.clock import SystemClock
+from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Claim, Letter, Phase, Result, Status, Verdict
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
@@ -190,6 +191,26 @@ async def test_a_fault_in_a_later_slice_does_not_deny_what_was_accepted(
         (done,) = await scene.settled(1)
     assert done.status is Status.SENT
     assert [r.result.verdict for r in done.recipients if r.result] == [Verdict.ACCEPTED, Verdict.REFUSED]
+
+
+class Unwritten(MemoryQueue):
+    """Nothing can be given back."""
+
+    async def release(self, token: str, ids: Sequence[str]) -> None:
+        raise Unavailable("no primary")
+
+
+@pytest.mark.asyncio
+async def test_who_waits_until_outcomes_can_be_written_goes_when_it_is_time_to_stop() -> None:
+    queue = Unwritten(SystemClock())
+    async with running(FakeRelay(), queue=queue) as scene:
+        scene.settler.open.clear()
+        await queue.insert([letter(1)])
+        scene.dispatcher.nudge()
+        await until(lambda: scene.known.pool.busy)
+        scene.dispatcher.stop_claiming()
+        assert await scene.dispatcher.finish(2.0), "nobody had to be cut"
+        assert not scene.relay.sent
 
 
 @pytest.mark.asyncio
