@@ -192,10 +192,10 @@ MUTANTS: Sequence[Mutant] = (
         finding="P12 given to a second relay",
     ),
     Mutant(
-        name="whose turn it is says the file's order, and no weight",
+        name="relays share letters evenly, whatever their weights",
         file="routing/weights.py",
-        old="            if best is None or self._credits[place] > self._credits[best]:\n",
-        new="            if best is None:\n",
+        old="            self._credits[place] += weight\n",
+        new="            self._credits[place] += 1\n",
         kind="shared",
         finding="- not by weight",
     ),

@@ -218,6 +218,11 @@ class Pool:
 
     # --- a place ---------------------------------------------------------------------------------
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether a session that is open has a place, as far as can be seen without a look at it."""
+        return bool(self._idle) or bool(self._second)
+
     def at_once(self) -> Held | None:
         """A place in a session that certainly takes a transaction now, None where that has to be seen."""
         return None if self._turns is not None and self._others_wait() else self._ready()

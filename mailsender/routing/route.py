@@ -157,7 +157,8 @@ class Route:
             for relay in self._first:
                 if relay.goes and relay.breaker.take_try(now):
                     return relay, True
-            place = self._turns.take([relay.free for relay in self._first])
+            free = [relay.free for relay in self._first]
+            place = self._turns.take(free, [relay.pool.at_hand for relay in self._first])
             if place is not None:
                 return self._first[place], False
         for relay in self.relays:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.routing.weights import Turns
+from mailsender.routing.weights import LAG, Turns
 
 WEIGHTS = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 
@@ -37,6 +37,23 @@ def test_one_that_may_not_is_passed_over_and_has_nothing_to_catch_up_with() -> N
     after = [turns.take([True, True]) for _ in range(10)]
     assert Counter(after) == {0: 5, 1: 5}
     assert turns.take([False, False]) is None
+
+
+@given(WEIGHTS, st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=7))
+def test_who_is_not_ready_has_its_turns_a_little_later(weights: list[int], ready: list[list[bool]]) -> None:
+    turns, may = Turns(weights), [True] * len(weights)
+    had: Counter[int | None] = Counter()
+    for number in range(1000):
+        had[turns.take(may, ready[number % len(ready)][: len(weights)])] += 1
+        due = [(number + 1) * w / sum(weights) for w in weights]
+        assert all(abs(had[each] - due[each]) <= (LAG + 1) * len(weights) for each in range(len(weights)))
+
+
+def test_who_is_ready_has_the_turn_of_one_that_is_not() -> None:
+    turns = Turns([1, 1])
+    others = [turns.take([True, True], [False, True]) for _ in range(2 * LAG)]
+    assert Counter(others)[1] > Counter(others)[0]
+    assert [turns.take([True, True], [True, True]) for _ in range(2)] == [0, 0], "it catches up"
 
 
 def test_one_without_a_weight_has_no_turn() -> None:
