@@ -151,8 +151,8 @@ MUTANTS = (
     Mutant(
         name="whose turn it was keeps it",
         file="routing/weights.py",
-        old="            self._credits[best] -= total\n",
-        new="            self._credits[best] -= self._weights[best]\n",
+        old="        self._credits[best] -= total\n",
+        new="        self._credits[best] -= self._weights[best]\n",
         attempt=lambda stage, seed: weights(stage, seed, letters=500, replicas=1),
         finding="of the letters",
         seconds=20.0,
