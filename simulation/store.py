@@ -103,6 +103,11 @@ class Store:
         """How many letters are somebody's: counted there already, and asked each time that time goes on."""
         return self.queue._counts[Status.PROCESSING]
 
+    @property
+    def awaiting(self) -> int:
+        """How many letters wait, counted likewise."""
+        return self.queue._counts[Status.AWAITING]
+
     def next_due(self, now: float) -> float:
         """When the next letter comes due that was put off; inf where none is."""
         while self._dues and self._dues[0] <= now:

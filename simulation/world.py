@@ -87,6 +87,7 @@ class World:
         self._last = 0.0  # when the last thing happens that is known of
         self._busy_at = 0.0
         self._ill_until = 0.0
+        self._shared = any(each.total for each in design.lines.values())
         self._known: set[str] = set()
         self._strikes: dict[str, str] = {}
 
@@ -313,6 +314,10 @@ class World:
             return 0.0
         # Whoever was ill has to see for a while that all is well, and late beats look like an outage.
         most = LIFE / 8 if self.store.processing or due < self._ill_until else LONGEST
+        if self._shared and self.store.awaiting:
+            # Who has not seen the others for a life has no share of the connections, and as long as that is so
+            # nothing happens: three looks have to come in that time.
+            most = min(most, LIFE / 4)
         return max(0.0, min(most, quiet, self.store.next_due(self.now) - due))
 
     def _ended(self, running: Running) -> None:
