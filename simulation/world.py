@@ -315,7 +315,7 @@ class World:
         # Whoever was ill has to see for a while that all is well, and late beats look like an outage.
         most = LIFE / 8 if self.store.processing or due < self._ill_until else LONGEST
         if self._shared and self.store.awaiting:
-            # Who has not seen the others for a life has no share of the connections, and as long as that is so
+            # Who has not seen the others for a life has no share of the connections, and while nobody has one
             # nothing happens: three looks have to come in that time.
             most = min(most, LIFE / 4)
         return max(0.0, min(most, quiet, self.store.next_due(self.now) - due))
