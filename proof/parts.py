@@ -333,10 +333,10 @@ WORLDS = {
     "spare": (60, 2.6),
     "metered": (20, 4.2),
     "exact": (40, 2.0),
-    "capped": (40, 14.0),
+    "capped": (10, 14.0),
     "narrow": (40, 2.0),
     "timed": (40, 2.3),
-    "mass": (50, 8.0),
+    "mass": (52, 8.0),
     "everything": (100, 1.6),
 }
 """Worlds of each kind, and seconds of one: a million letters in all. The short form has one of some kinds."""
