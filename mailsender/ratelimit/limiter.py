@@ -139,6 +139,7 @@ class Limiter:
         self.condition = Condition(part="slots")
         self.lapsing = Condition(part="slots")
         self._lapses = Lapses()
+        self._slower_until = -math.inf  # monotonic: slots of an earlier, lower rate may lie ahead until then
         self._vain = 0  # leases in a row of which no slot could be used
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
@@ -183,6 +184,8 @@ class Limiter:
         """Keep other rates from now on; what was leased by the old ones goes back."""
         if (allowance, further) == (self.allowance, self.further):
             return
+        before = max(each.step for each in self._request(0).rates)
+        self._slower_until = self._clock.monotonic() + AHEAD + before
         self.allowance, self.further = allowance, further
         self.exhausted_until = self.used_today = None
         self.forget_turns()
@@ -567,7 +570,7 @@ class Limiter:
         self._back()
         self._learn(grant)
         self._note_quota(grant)
-        if grant.stepped_back:
+        if grant.stepped_back and self._clock.monotonic() >= self._slower_until:
             log.warning(
                 "clock_stepped_back",
                 relay=self.name,

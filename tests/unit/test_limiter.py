@@ -417,6 +417,19 @@ async def test_another_rate_is_not_judged_by_the_slots_of_the_one_before(
 
 
 @pytest.mark.asyncio
+async def test_slots_of_a_lower_rate_are_no_clock_that_stepped_back() -> None:
+    clock = SystemClock()
+    gate = Limiter(MemorySlotStore(clock), Allowance(letters=4, period=1.0), clock, backlog=lambda: 0)
+    with capture_logs() as logs:
+        async with running(gate):
+            ahead = await asyncio.gather(*(gate.acquire() for _ in range(6)))
+            assert max(each.earliest for each in ahead) > clock.monotonic() + 0.9
+            gate.change(Allowance(letters=400, period=1.0))
+            await gate.acquire()
+    assert not [each for each in logs if each["event"] == "clock_stepped_back"]
+
+
+@pytest.mark.asyncio
 async def test_a_store_that_refuses_to_take_slots_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailsender.ratelimit.limiter.VAIN_RETRY", 0.001)
     clock = ManualClock()
