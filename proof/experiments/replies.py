@@ -38,7 +38,6 @@ others, which keep no rate and look for orders each five seconds."""
 DONE = 90.0
 """Seconds until all that has to end has ended."""
 
-
 SOON = 10.0
 """Seconds of rest that are waited for, so that what rested comes once more."""
 

@@ -164,8 +164,9 @@ class Stalls:
 
 
 TRIES = 3
-"""Worlds of which one has to run undisturbed. SES here counts to the letter: where a busy machine holds the
-first letter of a second for 50 ms between its slot and the count, the second has fifteen."""
+"""Worlds of which one has to run undisturbed: SES here counts to the letter, and where a busy machine holds the
+first letter of a second for 40 ms between its slot and the count, the second has fifteen. One is tried again
+only where such a stall was seen."""
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -173,7 +174,7 @@ async def test_the_full_rate_is_reached_and_ses_has_nothing_to_say_of_it(world: 
     """The file has the account's rate as it is, and SES counts it to the letter."""
     for _ in range(TRIES):
         ses, stalls = await _seconds_of_ses(World(world.file), replicas)
-        if not ses.told(454):
+        if not (ses.told(454) and stalls.count):
             break
     assert not ses.told(454)
     at = [each.at for each in ses.told(250)][14:]
