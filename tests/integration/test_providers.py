@@ -164,7 +164,7 @@ class Stalls:
 
 
 TRIES = 3
-"""Worlds of which one has to run undisturbed: SES here counts to the letter, and where a busy machine holds the
+"""Worlds of which one has to run undisturbed: SES here counts to the letter. Where a busy machine holds the
 first letter of a second for 40 ms between its slot and the count, the second has fifteen. One is tried again
 only where such a stall was seen."""
 
