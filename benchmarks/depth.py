@@ -3,9 +3,10 @@
 `MongoQueue` is driven directly: claim a batch, settle it as sent and insert as many new letters, so that the
 depth stays; all three are timed. The deep queue has as many finished and reported letters lying beside the
 waiting ones. In the one with flows the letters lie on many routes, from which batches are claimed in turn,
-and each route's in streams of its own; the new ones come in to all streams of the route. Filling writes the
-documents that the queue itself would write, in bulk and without its write concern, before the indexes are
-built.
+and each route's in streams of its own; the new ones come in to all streams of the route. That a letter has a
+stream costs something by itself, so that queue is compared with a shallow one of a single stream. Filling
+writes the documents that the queue itself would write, in bulk and without its write concern, before the
+indexes are built.
 
     python -m benchmarks.depth [WAITING]
 """
@@ -58,10 +59,11 @@ _RESULT = Result(verdict=Verdict.ACCEPTED, phase=Phase.DOT, code=250, enhanced="
 
 
 def measure(stage: Stage, waiting: int = DEEP) -> Section:
-    """A row for the shallow queue, the deep one, the one with flows, and how those differ from the first."""
+    """A row for the shallow queue and the deep one, both in one stream and in many, and how those differ."""
     queues = (
         Waiting(letters=SHALLOW),
         Waiting(letters=waiting, finished=waiting),
+        Waiting(letters=SHALLOW, flows=1),
         Waiting(letters=waiting, routes=ROUTES, flows=FLOWS),
     )
     costs = asyncio.run(_measure(stage, queues))
@@ -69,13 +71,15 @@ def measure(stage: Stage, waiting: int = DEEP) -> Section:
         [str(one), *(f"{value:.1f}" for value in each.per_letter())]
         for one, each in zip(queues, costs, strict=True)
     ]
-    first = costs[0].per_letter()
     changes = [
         [
             f"difference, {name}",
-            *(f"{(b / a - 1) * 100:+.0f} %" for a, b in zip(first, each.per_letter(), strict=True)),
+            *(
+                f"{(b / a - 1) * 100:+.0f} %"
+                for a, b in zip(shallow.per_letter(), deep.per_letter(), strict=True)
+            ),
         ]
-        for name, each in zip(("deep", "flows"), costs[1:], strict=True)
+        for name, shallow, deep in (("deep", *costs[:2]), ("flows", *costs[2:]))
     ]
     return Section(
         "Depth of the queue",
@@ -90,17 +94,21 @@ def measure(stage: Stage, waiting: int = DEEP) -> Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many letters wait and are finished in a queue, on how many routes and in how many flows."""
+    """How many letters wait and are finished in a queue, on how many routes and in how many flows.
+
+    Without `flows` they name no stream.
+    """
 
     letters: int
     finished: int = 0
     routes: int = 1
-    flows: int = 1
+    flows: int = 0
 
     def __str__(self) -> str:
-        beside = f", {self.finished:,} finished" if self.routes == 1 else ""
-        over = "" if self.routes == 1 else f" on {self.routes} routes in {self.flows:,} flows"
-        return f"{self.letters:,} waiting{over}{beside}"
+        over = f" on {self.routes} routes" if self.routes > 1 else ""
+        if not self.flows:
+            return f"{self.letters:,} waiting{over}, {self.finished:,} finished"
+        return f"{self.letters:,} waiting{over} in {self.flows:,} stream" + "s" * (self.flows > 1)
 
     def route(self, number: int) -> str:
         """The route of a letter."""
@@ -108,7 +116,7 @@ class Waiting:
 
     def stream(self, number: int) -> str:
         """The stream of a letter; each belongs to one route."""
-        return "" if self.flows == 1 else f"stream-{number % self.flows}"
+        return f"stream-{number % self.flows}" if self.flows else ""
 
 
 @dataclass
@@ -239,7 +247,7 @@ def _documents(wanted: Waiting) -> Iterator[dict[str, Any]]:
     due = document_of(letter(0), now)[0]
     for number in range(finished, finished + wanted.letters):
         each = _renamed(due, number)
-        if wanted.flows > 1:
+        if wanted.flows:
             handling = Handling(stream=wanted.stream(number)).document()
             rank = now + timedelta(milliseconds=number // wanted.routes)
             each |= {"route": wanted.route(number), "handling": handling, "rank": rank}

@@ -144,7 +144,8 @@ class Route:
         """Whether it is no more than tried, with one letter at a time, whether a relay takes some again."""
         if self.alone:
             return self.relays[0].breaker.open
-        return not self.goes and any(relay.goes and relay.breaker.open for relay in self.relays)
+        refusing = [relay for relay in self.relays if relay.breaker.open]
+        return bool(refusing) and not self.goes and any(relay.goes for relay in refusing)
 
     def turn(self) -> tuple[Relay, bool]:
         """The relay whose turn it is: by weight, or else the first over which letters go, or else the first.
@@ -155,7 +156,7 @@ class Route:
         now = self._clock.monotonic()
         if self._turns is not None:
             for relay in self._first:
-                if relay.goes and relay.breaker.take_try(now):
+                if relay.breaker.may_try(now) and relay.goes and relay.breaker.take_try(now):
                     return relay, True
             free = [relay.free for relay in self._first]
             place = self._turns.take(free, [relay.pool.at_hand for relay in self._first])

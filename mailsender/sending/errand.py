@@ -154,6 +154,16 @@ class Errand:
         named = () if self.mail is None else tuple([address.text for _, address in self.mail.senders])
         return named or (self.relay.policy.reverse_path,)
 
+    @property
+    def accepted(self) -> bool:
+        """Whether nobody is left, and a relay accepted all others: nothing goes elsewhere then."""
+        if self.left:
+            return False
+        for result in self.results.values():
+            if result.verdict is not Verdict.ACCEPTED:
+                return False
+        return True
+
     def switch(self, addresses: Iterable[str]) -> None:
         """Let them go over another relay of the route: this one certainly did not take them."""
         self.switched = self.switched.union(addresses)

@@ -303,7 +303,7 @@ class Sender:
                     break
                 if errand.left and not await self._write_down(errand, part):
                     break
-            if self._route.alone or not await self._turn_elsewhere(errand):
+            if self._route.alone or errand.accepted or not await self._turn_elsewhere(errand):
                 break
         self._end(errand)
 
