@@ -157,12 +157,7 @@ class Errand:
     @property
     def accepted(self) -> bool:
         """Whether nobody is left, and a relay accepted all others: nothing goes elsewhere then."""
-        if self.left:
-            return False
-        for result in self.results.values():
-            if result.verdict is not Verdict.ACCEPTED:
-                return False
-        return True
+        return not self.left and all(each.verdict is Verdict.ACCEPTED for each in self.results.values())
 
     def switch(self, addresses: Iterable[str]) -> None:
         """Let them go over another relay of the route: this one certainly did not take them."""
