@@ -6,16 +6,14 @@ by one where that went wrong. A wait of its own has no deadline while the group 
 poll at a time, as a task that outlives the call that began it. And a rebalance forgets pauses, so they are
 made again as soon as partitions are assigned.
 
-A partition that comes to us is paused until it is known where its reading goes on (`kafka_places`): it waits
-for its leader by itself, and no other waits for it.
+A partition that comes to us is paused until it is known where its reading goes on, see
+`mailsender.kafka.places`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -25,24 +23,22 @@ from aiokafka.errors import (
     KafkaError,
     RecordTooLargeError,
 )
-from aiokafka.structs import OffsetAndMetadata
 
 from mailsender.kafka.client import (
     KafkaConfig,
     Keeper,
     client_log,
     client_options,
-    close_connections,
     described,
-    end_tasks,
 )
 from mailsender.kafka.group import some, strangers
-from mailsender.kafka.positions import Met, Place, placed
+from mailsender.kafka.losses import named
+from mailsender.kafka.places import Places
+from mailsender.kafka.private import abandon, ended, position_of
 from mailsender.kafka.quarantine import Quarantine, about_a_record
 from mailsender.kafka.records import UNREADABLE, read_within
 from mailsender.model.clock import Clock, SystemClock
-from mailsender.model.errors import Unavailable
-from mailsender.model.history import Histories, History
+from mailsender.model.history import Histories
 from mailsender.model.records import Record, record_bytes
 
 log = structlog.get_logger()
@@ -75,32 +71,8 @@ THROWN_OUT, THROWN_OUT_WITHIN = 3, 120.0
 _FENCED = "FencedInstanceId"
 _KEPT_OUT = "InconsistentGroupProtocol"
 
-MOST_LOSSES = 100
-"""Losses that are told by readiness and status; the log tells all."""
-
-PLACING_TAKES = 5.0
-"""Seconds that it may take to find out where a partition is read: before that it is no trouble."""
-
-TOGETHER = 1.0
-"""Seconds in which the brokers tell of all partitions together, or each is asked for by itself."""
-
-PLACED_AGAIN = 1.0
-"""Seconds after which it is asked again where a partition is to be read."""
-
-LEADERS_EVERY = 1.0
-"""Seconds between two looks at who leads the partitions."""
-
-LOOKED_AGAIN = 5.0
-"""Seconds between two looks whether offsets that were left out had been deleted."""
-
 HUNT = 50
 """Rounds in which partitions are asked one by one after an error that names none of them."""
-
-
-_Known = tuple[
-    Mapping[TopicPartition, OffsetAndMetadata], Mapping[TopicPartition, int], Mapping[TopicPartition, int]
-]
-"""Committed offsets, and the logs' first offsets and those behind their ends."""
 
 
 class KafkaSource:
@@ -119,29 +91,23 @@ class KafkaSource:
         self._clock = clock or SystemClock()
         self._log = client_log(self._clock)
         self._keeper: Keeper[AIOKafkaConsumer] = Keeper(
-            config, make=self._make, begun=self._begun, abandon=_abandon, holds=lambda: self._member
+            config, make=self._make, begun=self._begun, abandon=abandon, holds=lambda: self._member
         )
         self._member = False  # of the group, with its assignment known
         self._idle = False
         self._poll: asyncio.Task[dict[TopicPartition, list[ConsumerRecord]]] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._stash: list[Record] = []
-        self._histories = histories
-        self._generation = 0
-        self._unplaced: dict[TopicPartition, str] = {}
-        self._unplaced_since: dict[TopicPartition, float] = {}
-        self._places: dict[TopicPartition, Place] = {}
-        self._placing: set[asyncio.Task[None]] = set()
-        self._next: dict[TopicPartition, int] = {}
-        self._committed_at: dict[TopicPartition, tuple[int, str]] = {}
-        self._leaders: dict[TopicPartition, int] = {}
-        self._leaders_at = 0.0
-        self._gaps: dict[TopicPartition, float] = {}
-        self._lost = 0
-        self._losses: list[str] = []
+        self._places = Places(
+            histories,
+            self._clock,
+            timeout=config.timeout,
+            keeps=self._keeper.keeps,
+            resume=self._read_on,
+        )
         self._named = True
         self._strangers: list[str] = []
-        self._moved = False
+        self._looking: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._unfinished: TopicPartition | None = None
         self._hunt = 0
@@ -160,11 +126,12 @@ class KafkaSource:
     async def close(self) -> None:
         """See `mailsender.kafka.port.RecordSource`."""
         await self._keeper.close()
-        for task in (self._poll, self._committing, *self._placing):
+        for task in (self._poll, self._committing, *self._looking):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self._poll = self._committing = None
+        await self._places.close()
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -175,7 +142,7 @@ class KafkaSource:
             self._watch()
             return []
         self._wake(consumer)
-        trouble = _ended(consumer)
+        trouble = ended(consumer)
         if trouble is not None:
             # Met while reading it would look like a record that cannot be decoded.
             self._give_up(consumer, trouble)
@@ -227,8 +194,8 @@ class KafkaSource:
         error = poll.exception()
         if error is None:
             for partition, batch in poll.result().items():
-                self._stash += [r for r in map(_record, batch) if self._admit(consumer, partition, r)]
-            self._moved = False  # a poll takes one record
+                self._stash += [r for r in map(_record, batch) if self._places.admit(consumer, partition, r)]
+            self._places.moved = False  # a poll takes one record
         elif about_a_record(error):
             self._hunt = HUNT
         else:
@@ -276,17 +243,17 @@ class KafkaSource:
         records = []
         for found in batch:
             record = _record(found)
-            if self._admit(consumer, partition, record):
+            if self._places.admit(consumer, partition, record):
                 records.append(record)
-            if self._moved:
+            if self._places.moved:
                 break
-        more = len(batch) == chunk and not self._moved
-        self._moved = False
+        more = len(batch) == chunk and not self._places.moved
+        self._places.moved = False
         return records, more
 
     def _turns(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions to take from, each first in its turn, so that none starves another."""
-        mine = sorted(consumer.assignment() - self._quarantine.closed - self._unplaced.keys())
+        mine = sorted(consumer.assignment() - self._quarantine.closed - self._places.waiting.keys())
         if not mine:
             return []
         self._turn = (self._turn + 1) % len(mine)
@@ -303,14 +270,21 @@ class KafkaSource:
         if self._idle:
             self._idle = False
             self._watched_from = self._clock.epoch()
-            self._resume(consumer, consumer.assignment() - self._quarantine.closed - self._unplaced.keys())
-        self._look_at_leaders(consumer)
+            self._resume(
+                consumer, consumer.assignment() - self._quarantine.closed - self._places.waiting.keys()
+            )
+        self._places.look_at_leaders(consumer)
         if self._clock.epoch() - self._seen > 2:
             self._watched_from = self._clock.epoch()  # nobody polled, so silence meant nothing
         self._seen = self._clock.epoch()
 
     def _resume(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         consumer.resume(*(partition for partition in partitions if partition in consumer.paused()))
+
+    def _read_on(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+        """Have a partition read whose place is known, unless nothing is read now."""
+        if not self._idle:
+            self._resume(consumer, {partition} - self._quarantine.closed)
 
     async def _met_unreadable(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception
@@ -332,217 +306,6 @@ class KafkaSource:
                 return int(await consumer.position(partition))
         except (TimeoutError, KafkaError):
             return -1
-
-    # --- where partitions are read ---------------------------------------------------------------
-
-    def _admit(self, consumer: AIOKafkaConsumer, partition: TopicPartition, record: Record) -> bool:
-        """Whether a record is to be handed out; else it is compared with what is known, or nobody's."""
-        if partition in self._unplaced:
-            return False  # what was fetched before reading moved
-        place = self._places.get(partition)
-        if place is not None:
-            self._compare(consumer, partition, place, record)
-            return False
-        expected = self._next.get(partition)
-        if expected is not None and record.offset < expected:
-            # The broker had nothing at our position any more, and the library began anew.
-            self._place_again(consumer, partition, "its log became shorter")
-            return False
-        if expected is not None and record.offset > expected:
-            self._look_for_loss(consumer, partition, expected)
-        self._next[partition] = record.offset + 1
-        return True
-
-    def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
-        self._set_aside(consumer, partition, why)
-        self._begin_task(self._place(consumer, partition, self._generation))
-
-    def _set_aside(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
-        """Read no more of a partition until it is placed."""
-        consumer.pause(partition)
-        self._unplaced[partition] = why
-        self._unplaced_since[partition] = self._clock.monotonic()
-        self._places.pop(partition, None)
-        self._next.pop(partition, None)
-
-    def _look_at_leaders(self, consumer: AIOKafkaConsumer) -> None:
-        """Compare again where a partition has another leader: its log may be shorter than the last one's.
-
-        What is not committed yet is handed out again, which harms nothing.
-        """
-        now = self._clock.monotonic()
-        if now < self._leaders_at:
-            return
-        self._leaders_at = now + LEADERS_EVERY
-        for partition in consumer.assignment() - self._unplaced.keys() - self._places.keys():
-            leader = _leader(consumer, partition)
-            if leader >= 0 and self._leaders.get(partition, leader) != leader:
-                self._place_again(consumer, partition, "its leader changed")
-
-    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._placing.add(task)
-        task.add_done_callback(self._placing.discard)
-
-    async def _place_all(
-        self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], generation: int
-    ) -> None:
-        """Place partitions that were assigned together, with few requests where none is in trouble."""
-        known: _Known | None = None
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(TOGETHER):
-                known = await _ask(consumer, partitions)
-        if generation == self._generation:
-            for partition in partitions:
-                self._begin_task(self._place(consumer, partition, generation, known))
-
-    async def _place(
-        self,
-        consumer: AIOKafkaConsumer,
-        partition: TopicPartition,
-        generation: int,
-        known: _Known | None = None,
-    ) -> None:
-        """Find out where a partition is to be read, and let it be read there; tries until it is known.
-
-        `known` is what the brokers said of it just now, if they did.
-        """
-        while generation == self._generation and self._keeper.keeps(consumer):
-            try:
-                async with asyncio.timeout(2 * self._config.timeout):
-                    told, known = known or await _ask(consumer, [partition]), None
-                    place = await self._find_place(partition, told)
-                    if place.cut is not None:
-                        await self._cut(partition, place.cut)
-                if generation == self._generation and self._keeper.keeps(consumer):
-                    self._tell_place(partition, place)
-                    self._go(consumer, partition, place)
-            except Exception as error:  # noqa: BLE001  whatever it is, this partition waits, and no other
-                reason = str(error) if isinstance(error, Unavailable) else described(error)
-                self._unplaced[partition] = f"nobody tells where its log begins and ends ({reason})"
-                await asyncio.sleep(PLACED_AGAIN)
-            else:
-                return
-
-    async def _find_place(self, partition: TopicPartition, known: _Known) -> Place:
-        offsets, begins, ends = known
-        found = offsets.get(partition)
-        committed = found.offset if found is not None and found.offset >= 0 else None
-        note = found.metadata if found is not None else ""
-        history = History()
-        if self._histories is not None:
-            history = await self._histories.history(partition.topic, partition.partition)
-        if committed is not None:
-            self._committed_at[partition] = committed, note
-        return placed(committed, note, begins[partition], ends[partition], history)
-
-    async def _cut(self, partition: TopicPartition, offset: int) -> None:
-        """Have it known that the log is another one from `offset` on."""
-        if self._histories is None:
-            return
-        where = partition.topic, partition.partition
-        history = await self._histories.history(*where)
-        await self._histories.note_history(*where, history.cut(offset))
-
-    def _go(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place) -> None:
-        """Read on from a place."""
-        if partition not in consumer.assignment():
-            return
-        consumer.seek(partition, place.position)
-        self._leaders[partition] = _leader(consumer, partition)
-        self._unplaced.pop(partition, None)
-        if place.compares:
-            self._places[partition] = place
-        else:
-            self._places.pop(partition, None)
-            self._next[partition] = place.position
-        if not self._idle:
-            self._resume(consumer, {partition} - self._quarantine.closed)
-
-    def _compare(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, record: Record
-    ) -> None:
-        met = place.meet(record.offset, record.key, record.value, record.timestamp)
-        if met is Met.SAME:
-            self._places.pop(partition, None)
-            self._next[partition] = place.position
-        elif met is Met.MOVE:
-            self._go(consumer, partition, place)
-            self._moved = True  # what else was fetched from before is nobody's
-        else:
-            consumer.pause(partition)
-            self._unplaced[partition] = "its log is another one"
-            self._unplaced_since[partition] = self._clock.monotonic()
-            self._places.pop(partition, None)
-            self._begin_task(self._cut_and_go(consumer, partition, place, self._generation))
-
-    async def _cut_and_go(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, generation: int
-    ) -> None:
-        while generation == self._generation and self._keeper.keeps(consumer):
-            try:
-                await self._cut(partition, place.cut or 0)
-                if generation == self._generation and self._keeper.keeps(consumer):
-                    self._tell_place(partition, place)
-                    self._go(consumer, partition, place)
-            except Exception as error:  # noqa: BLE001  as above
-                self._unplaced[partition] = (
-                    f"its log is another one, which cannot be noted ({described(error)})"
-                )
-                await asyncio.sleep(PLACED_AGAIN)
-            else:
-                return
-
-    def _tell_place(self, partition: TopicPartition, place: Place) -> None:
-        """Say what is not as it was left."""
-        if place.cut is not None:
-            log.error(
-                "log_differs",
-                topic=partition.topic,
-                partition=partition.partition,
-                committed=place.committed,
-                read_from=place.position,
-                reason="other records lie there than were read: the log was cut off, or the topic made anew",
-                doing="it is read again from where it still agrees; nothing is taken in twice",
-                check="the brokers: an unclean election, a restored disk, a topic that was deleted",
-            )
-            self._note_loss(f"the log of {_named(partition)} differs from offset {place.cut} on")
-        if place.lost:
-            self._tell_loss(partition, place.begin - place.lost, place.lost)
-
-    def _tell_loss(self, partition: TopicPartition, first: int, count: int) -> None:
-        self._lost += count
-        log.error(
-            "records_lost",
-            topic=partition.topic,
-            partition=partition.partition,
-            records=count,
-            first=first,
-            last=first + count - 1,
-            reason="the broker deleted them before they were read",
-            check="the topic's retention.ms and retention.bytes, and whether the service stood still",
-        )
-        self._note_loss(f"{count} records of {_named(partition)} from offset {first} on were deleted unread")
-
-    def _note_loss(self, text: str) -> None:
-        if len(self._losses) < MOST_LOSSES:
-            self._losses.append(text)
-
-    def _look_for_loss(self, consumer: AIOKafkaConsumer, partition: TopicPartition, expected: int) -> None:
-        """Find out whether offsets that were left out were deleted; most belong to transactions."""
-        now = self._clock.monotonic()
-        if now >= self._gaps.get(partition, 0.0):
-            self._gaps[partition] = now + LOOKED_AGAIN
-            self._begin_task(self._measure_loss(consumer, partition, expected))
-
-    async def _measure_loss(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, expected: int
-    ) -> None:
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(self._config.timeout):
-                begin = (await consumer.beginning_offsets([partition]))[partition]
-            if begin > expected:
-                self._tell_loss(partition, expected, begin - expected)
 
     # --- commits ---------------------------------------------------------------------------------
 
@@ -569,14 +332,11 @@ class KafkaSource:
         self._begin_commit(consumer, ours)
         done = await self._committed(deadline)
         if done:
-            self._committed_at.update(ours)
+            self._places.committed(ours)
         return done
 
     def _commit_positions(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit what lies behind the last records, too: markers of transactions, which nobody hands out.
-
-        Only where all that was handed out is committed. Else the lag would never be 0.
-        """
+        """Commit what lies behind the last records, too: see `Places.behind`."""
         if self._committing is not None and self._committing.done():
             task, self._committing = self._committing, None
             if not task.cancelled():
@@ -584,21 +344,8 @@ class KafkaSource:
         # A poll that is not read yet has moved a position, too.
         if self._committing is not None or self._poll is not None or self._stash or not self._member:
             return
-        ahead: dict[TopicPartition, tuple[int, str]] = {}
-        for partition in consumer.assignment() - self._unplaced.keys() - self._places.keys():
-            expected = self._next.get(partition)
-            committed, note = self._committed_at.get(partition, (None, ""))
-            position = _position_of(consumer, partition)
-            if expected is None or position is None or position <= expected:
-                continue
-            if committed == expected or (committed is None and expected == 0):
-                ahead[partition] = position, note
-        if not ahead:
-            return
-        for partition, (position, _) in ahead.items():
-            self._next[partition] = position
-        self._committed_at.update(ahead)
-        self._begin_commit(consumer, ahead)
+        if ahead := self._places.behind(consumer):
+            self._begin_commit(consumer, ahead)
 
     def _begin_commit(
         self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, tuple[int, str]]
@@ -687,7 +434,7 @@ class KafkaSource:
     @property
     def trouble(self) -> str:
         """See `mailsender.kafka.port.RecordSource`."""
-        return self._hindrance() or self._loss()
+        return self._hindrance() or self._places.losses.text
 
     def _hindrance(self) -> str:
         """Why records are not coming."""
@@ -696,10 +443,8 @@ class KafkaSource:
             return self._keeper.fault or "not connected yet"
         if self._quarantine.trouble:
             return self._quarantine.trouble
-        now = self._clock.monotonic()
-        for partition, reason in self._unplaced.items():
-            if now - self._unplaced_since.get(partition, now) >= PLACING_TAKES:
-                return f"{_named(partition)} waits: {reason}"
+        if self._places.trouble:
+            return self._places.trouble
         if not consumer.partitions_for_topic(self._topic):
             return f"there is no topic {self._topic}"
         if self._unconfirmed_since is not None and self._commits():
@@ -709,7 +454,7 @@ class KafkaSource:
     @property
     def lost(self) -> int:
         """See `mailsender.kafka.port.RecordSource`."""
-        return self._lost
+        return self._places.losses.records
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See `mailsender.kafka.port.RecordSource`. Known of a partition once something of it was fetched."""
@@ -718,19 +463,12 @@ class KafkaSource:
         if consumer is None:
             return found
         for partition in consumer.assignment():
-            end, read = consumer.highwater(partition), self._next.get(partition)
+            end, read = consumer.highwater(partition), self._places.next_of(partition)
             if read is None:
-                read = _position_of(consumer, partition)
+                read = position_of(consumer, partition)
             if end is not None and read is not None:
                 found[partition.topic, partition.partition] = max(0, end - read)
         return found
-
-    def _loss(self) -> str:
-        """What was lost, until the next start: somebody has to see it."""
-        if not self._losses:
-            return ""
-        more = f" (and {len(self._losses) - 1} more)" if len(self._losses) > 1 else ""
-        return f"{self._losses[0]}{more}; told until the next start"
 
     def _silence(self, consumer: AIOKafkaConsumer) -> str:
         seconds = self._silent_for(consumer)
@@ -741,7 +479,7 @@ class KafkaSource:
         if not self._idle and self._member:
             for partition, answered in self._answered(consumer).items():
                 if self._clock.epoch() - answered >= self._patience():
-                    return f"{_named(partition)} waits: nobody answers for it"
+                    return f"{named(partition)} waits: nobody answers for it"
         return ""
 
     def _patience(self) -> float:
@@ -829,7 +567,7 @@ class KafkaSource:
         # Only now: a topic in the constructor must exist for `start` to return.
         self._member = False
         self._watched_from = self._seen = self._clock.epoch()
-        self._forget_places()
+        self._places.forget()
         for task in (self._poll, self._committing):
             if task is not None:
                 task.cancel()  # it asks the client that this one replaces
@@ -843,7 +581,7 @@ class KafkaSource:
             self._watched_from = self._clock.epoch()
             # Whoever gets the partitions reads from the committed offsets again.
             self._stash.clear()
-            self._forget_places()
+            self._places.forget()
             self._drop_poll()
 
     def _drop_poll(self) -> None:
@@ -857,24 +595,15 @@ class KafkaSource:
                 self._poll.exception()
             self._poll = None
 
-    def _forget_places(self) -> None:
-        self._generation += 1
-        self._unplaced.clear()
-        self._places.clear()
-        self._next.clear()
-        self._committed_at.clear()
-        self._leaders.clear()
-
     def _assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         if not self._keeper.keeps(consumer):
             return
         mine = set(partitions)
         self._quarantine.keep(mine)
-        self._forget_places()
-        for partition in mine:
-            self._set_aside(consumer, partition, "it is not known yet where it is to be read")
-        self._begin_task(self._place_all(consumer, sorted(mine), self._generation))
-        self._begin_task(self._look_for_strangers(consumer))
+        self._places.assign(consumer, mine)
+        looking = asyncio.create_task(self._look_for_strangers(consumer))
+        self._looking.add(looking)
+        looking.add_done_callback(self._looking.discard)
         self._member = True
         self._watched_from = self._clock.epoch()
         log.info("partitions_assigned", topic=self._topic, partitions=sorted(p.partition for p in mine))
@@ -894,33 +623,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """A rebalance is over."""
         self._source._assigned(self._consumer, assigned)  # noqa: SLF001  as above
-
-
-def _named(partition: TopicPartition) -> str:
-    return f"partition {partition.partition} of {partition.topic}"
-
-
-async def _ask(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> _Known:
-    """What is committed of partitions, and where their logs begin and end."""
-    # The public call tells no notes.
-    offsets = await consumer._coordinator.fetch_committed_offsets(list(partitions))  # noqa: SLF001
-    begins = await consumer.beginning_offsets(list(partitions))
-    return offsets, begins, await consumer.end_offsets(list(partitions))
-
-
-def _leader(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
-    """The broker that leads a partition, -1 where none is known."""
-    leader = consumer._client.cluster.leader_for_partition(partition)  # noqa: SLF001  there is no public way
-    return -1 if leader is None else int(leader)
-
-
-def _position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
-    """Where a partition is read next, if that is known; the public call waits until it is."""
-    subscription = consumer._subscription.subscription  # noqa: SLF001  as above
-    if subscription is None or subscription.assignment is None:
-        return None
-    state = subscription.assignment.state_value(partition)
-    return int(state.position) if state is not None and state.has_valid_position else None
 
 
 def _record(found: ConsumerRecord) -> Record:
@@ -948,29 +650,3 @@ def _record(found: ConsumerRecord) -> Record:
 
 def _size(record: Record) -> int:
     return record_bytes(record) + OVERHEAD
-
-
-def _ended(consumer: AIOKafkaConsumer) -> BaseException | None:
-    """What ended a task of the group's, where it is no error of Kafka's: reading would raise it for ever."""
-    coordinator = consumer._coordinator  # noqa: SLF001  there is no public way
-    error = coordinator._pending_exception  # noqa: SLF001  there is no public way
-    task = coordinator._coordination_task  # noqa: SLF001  there is no public way
-    if error is None and task is not None and task.done() and not task.cancelled():
-        error = task.exception()
-    return None if error is None or isinstance(error, KafkaError) else error
-
-
-async def _abandon(consumer: AIOKafkaConsumer) -> None:
-    """Free a consumer whose broker hangs; the library has no public way to do it without waiting for it."""
-    client, fetcher, coordinator = consumer._client, consumer._fetcher, consumer._coordinator  # noqa: SLF001  there is no public way
-    if coordinator is not None:
-        await end_tasks(
-            [
-                coordinator._coordination_task,  # noqa: SLF001  there is no public way
-                coordinator._heartbeat_task,  # noqa: SLF001  there is no public way
-                coordinator._commit_refresh_task,  # noqa: SLF001  there is no public way
-            ]
-        )
-    if fetcher is not None:
-        await end_tasks([fetcher._fetch_task, *fetcher._pending_tasks])  # noqa: SLF001  there is no public way
-    await close_connections(client)

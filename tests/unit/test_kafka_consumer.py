@@ -14,6 +14,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from structlog.testing import capture_logs
 
 from mailsender.kafka import consumer as kafka_source
+from mailsender.kafka import places
 from mailsender.kafka.client import KafkaConfig
 from mailsender.kafka.consumer import KafkaSource, _record
 from mailsender.model.errors import Unavailable
@@ -170,7 +171,7 @@ class Stage:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_source, "PLACED_AGAIN", 0.0)
+    monkeypatch.setattr(places, "PLACED_AGAIN", 0.0)
 
 
 def values(records: list[Record]) -> list[bytes | None]:
