@@ -45,8 +45,9 @@ from mailsender.queue.port import Queue
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import CURSOR, MongoSlotStore
 from mailsender.ratelimit.port import SlotStore
+from mailsender.routing.fleet import RelayParts
 from mailsender.routing.plan import DEFAULT
-from mailsender.service import Front, Parts, RelayParts, Replica
+from mailsender.service import Front, Parts, Replica
 from mailsender.settings.environment import Settings, slips
 from mailsender.settings.links import in_file, links_of
 from mailsender.settings.secrets import secret_values

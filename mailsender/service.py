@@ -17,12 +17,10 @@ The order in which it stops (promise P6), and why each step stands where it does
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -44,10 +42,7 @@ from mailsender.message.composer import LetterComposer
 from mailsender.message.dkim import SigningKeys
 from mailsender.message.signing import SigningComposer
 from mailsender.model.clock import Clock, SharedClock, SystemClock
-from mailsender.model.durations import duration_of
 from mailsender.model.errors import Forbidden, Unavailable
-from mailsender.model.queue_stats import QueueStats
-from mailsender.model.text import counted
 from mailsender.observe.conditions import Condition, Conditions, first
 from mailsender.observe.stalls import Watchdog
 from mailsender.observe.summary import Summary
@@ -56,17 +51,11 @@ from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
 from mailsender.queue.tidier import Chore, Tidier
-from mailsender.ratelimit.destinations import Destinations, Rates, told
-from mailsender.ratelimit.gcra import Allowance
-from mailsender.ratelimit.limiter import Limiter, nobody
-from mailsender.ratelimit.port import SlotStore
 from mailsender.reports.publisher import Reporter, ReporterConfig
-from mailsender.routing.plan import Plan, RelayPlan, rates_of
-from mailsender.routing.pool import HANGS, NOT_ASKED
-from mailsender.routing.presets import rules_of
-from mailsender.routing.relay import Relay
-from mailsender.routing.route import Route
-from mailsender.routing.routes import change, divide, further_recipients, made, table_of, waiting_for
+from mailsender.routing.conditions import Moment, conditions_of
+from mailsender.routing.fleet import Fleet, RelayParts
+from mailsender.routing.plan import Plan
+from mailsender.routing.routes import table_of
 from mailsender.routing.shares import expire_of, shares_of
 from mailsender.sending.dispatcher import Dispatcher
 from mailsender.sending.expiry import Expiry
@@ -75,7 +64,6 @@ from mailsender.sending.settler import Settler
 from mailsender.sending.tools import Compose, SendPolicy, Tools
 from mailsender.settings.environment import Settings
 from mailsender.settings.relays import plan_of
-from mailsender.smtp.port import Transport
 from mailsender.suppression.memory import MemorySuppressions
 from mailsender.suppression.port import SuppressionStore
 from mailsender.suppression.watch import SuppressionWatch
@@ -89,9 +77,6 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between tries to open the queue while MongoDB is away."""
-
-LONG = 60.0
-"""Seconds of sending from which on a backlog is told: of less nobody has to think."""
 
 CLOSING = 1.0
 """Seconds for saying good-bye to what may not answer, although the drain's time is over."""
@@ -168,14 +153,6 @@ class Deadline:
             return await wait(seconds())
         finally:
             hurried.cancel()
-
-
-@dataclass(frozen=True, slots=True)
-class RelayParts:
-    """The way to a relay, and where slots for it come from."""
-
-    transport: Transport
-    slots: SlotStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +240,10 @@ class Replica:
         self.rereading = asyncio.Lock()  # the file has one reader at a time
         self.suppression = SuppressionWatch(parts.suppressions, clock, plan.suppression)
         parts.queue.share(shares_of(plan))
-        self.relays, self.routes = self._routed(plan, chance)
+        self.fleet = Fleet(
+            plan, parts.relays, clock, chance=chance, stopping=self._stop_sending, filed=self.filed
+        )
+        self.relays, self.routes = self.fleet.relays, self.fleet.routes
         self.recovery = Recovery(
             queue=parts.queue,
             journal=parts.journal,
@@ -319,89 +299,9 @@ class Replica:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deadline: Deadline | None = None
 
-    def _routed(self, plan: Plan, chance: random.Random) -> tuple[list[Relay], list[Route]]:
-        """The relays and routes of a plan. One lease of slots serves all letters for its relay."""
-        routes: list[Route] = []
-        relays = {each.name: self._relay(each, routes, chance) for each in plan.relays}
-        routes += [made(each, relays, self.clock) for each in plan.routes]
-        divide(plan.routes, relays)
-        return list(relays.values()), routes
-
-    def _relay(self, plan: RelayPlan, routes: Sequence[Route], chance: random.Random) -> Relay:
-        parts = self.parts.relays[plan.name]
-
-        def limiter(
-            slots: SlotStore,
-            rates: Rates,
-            name: str,
-            backlog: Callable[[], int],
-            further: Callable[[int], int],
-            *,
-            within: str = "",
-        ) -> Limiter:
-            return Limiter(
-                slots,
-                rates[0],
-                self.clock,
-                backlog=backlog,
-                further_recipients=further,
-                member=secrets.token_hex(8),
-                further=rates[1:],
-                # With a file rules may come while it runs.
-                watch=self.filed,
-                name=name,
-                within=within,
-            )
-
-        def limiter_beside(pattern: str, rates: Rates) -> Limiter:
-            slots, name = parts.slots.beside(pattern.lower()), f"{plan.name}/{pattern}"
-            return limiter(slots, rates, name, int, nobody, within=plan.name)
-
-        own = limiter(
-            parts.slots,
-            (plan.allowance, *plan.further),
-            plan.name,
-            partial(waiting_for, plan.name, routes),
-            partial(further_recipients, plan.name, routes),
-        )
-        destinations = Destinations(own, limiter_beside, self.clock)
-        destinations.change(rates_of(plan))
-        return Relay(
-            plan.name,
-            parts.transport,
-            own,
-            self.clock,
-            policy=plan.policy,
-            chance=chance,
-            stopping=self._stop_sending,
-            senders=plan.senders,
-            connections_total=plan.connections_total,
-            rules=rules_of(plan.rules, plan.preset),
-            # Without a file there are none, and no letter is to look for them.
-            destinations=destinations if self.filed else None,
-        )
-
     def adopt(self, plan: Plan) -> None:
         """Go on by another plan, whose relays are those that run; see `mailsender.routing.changes`."""
-        relays = {relay.name: relay for relay in self.relays}
-        for each in plan.relays:
-            relays[each.name].change(
-                each.allowance,
-                each.further,
-                max_recipients=each.policy.max_recipients,
-                senders=each.senders,
-                rules=rules_of(each.rules, each.preset),
-                destinations=rates_of(each),
-            )
-        there = {route.name: route for route in self.routes}
-        for each_route in plan.routes:
-            if each_route.name in there:
-                change(there[each_route.name], each_route, relays)
-            else:
-                there[each_route.name] = made(each_route, relays, self.clock)
-        divide(plan.routes, relays)
-        # In place: relays ask these routes how much waits for them.
-        self.routes[:] = [there[each.name] for each in plan.routes]
+        self.fleet.adopt(plan)
         self.suppression.policy = plan.suppression
         self.parts.queue.share(shares_of(plan))
         self.placing.expire(expire_of(plan))
@@ -436,72 +336,16 @@ class Replica:
         yield from first(Condition(part="kafka", text=self._kafka_trouble()), taking["Kafka"])
         yield from first(*(relay.limiter.condition for relay in self.relays))
         yield from first(Condition(part="journal", text=self.parts.journal.trouble))
-        for relay in self.relays:
-            yield from self._of_relay(relay)
-        yield from first(*(Condition(part="route", text=each.untaken, trouble=False) for each in self.routes))
+        moment = Moment(
+            monotonic=self.clock.monotonic(),
+            stats=self.tidier.stats,
+            counted_at=self.clock.epoch() - (self.tidier.stats_age or 0.0),
+            stops=self._stop.is_set(),
+        )
+        yield from conditions_of(self.fleet, moment)
         if (over := self.queue_full) is not None:
             text = f"{over} letters wait, more than QUEUE_MAX_LETTERS ({self.settings.queue_max_letters})"
             yield Condition(part="queue", text=text, trouble=False)
-
-    def _of_relay(self, relay: Relay) -> Iterator[Condition]:
-        limiter, reason = relay.limiter, relay.reason
-        name = relay.name if self.filed else ""
-        if limiter.lapsing.text:
-            yield replace(limiter.lapsing, relay=name, trouble=not self._stood_in_for(relay))
-        if reason and not (self._stop.is_set() and reason == NOT_ASKED):
-            yield Condition(
-                part="relay",
-                text=reason,
-                trouble=reason == NOT_ASKED or not self._stood_in_for(relay),
-                since=relay.since or 0.0,
-                until=relay.next_try,
-                relay=name,
-            )
-        elif relay.pool.hangs:
-            yield Condition(part="relay", text=f"hangs: {HANGS}", trouble=False, relay=name)
-        if limiter.exhausted_until is not None:
-            text = f"{_quota(limiter.allowance)} are used up"
-            yield Condition(part="quota", text=text, trouble=False, until=limiter.exhausted_until, relay=name)
-        elif (backlog := self._backlog(relay)) is not None:
-            yield replace(backlog, relay=name)
-        if relay.destinations is not None and (turns := relay.destinations.promised(self.clock.monotonic())):
-            text = _in_line(turns, relay.destinations.limiters)
-            yield Condition(part="destination", text=text, trouble=False, relay=name)
-
-    def _stood_in_for(self, relay: Relay) -> bool:
-        """Whether the letters of all its routes have another relay that goes."""
-        return all(
-            any(other.free for other in route.relays if other is not relay)
-            for route in self.routes
-            if relay in route.relays
-        )
-
-    def _backlog(self, relay: Relay) -> Condition | None:
-        """More letters that are due over a relay than its rate lets out in `LONG` seconds."""
-        allowance, stats = relay.limiter.allowance, self.tidier.stats
-        if stats is None or not allowance.letters:
-            return None
-        due = self._due_over(relay, stats)
-        takes = due * allowance.period / allowance.letters
-        if takes <= LONG:
-            return None
-        counted_at = self.clock.epoch() - (self.tidier.stats_age or 0.0)
-        rate = f"{allowance.letters} in {duration_of(allowance.period)}"
-        text = f"{due} letters are due, and the rate is {rate}"
-        return Condition(part="rate", text=text, trouble=False, until=counted_at + takes)
-
-    def _due_over(self, relay: Relay, stats: QueueStats) -> int:
-        """How many letters could go over a relay now, as things are, but for its rate."""
-        if not self.filed:
-            return stats.due
-        waiting = ((stats.routes.get(route.name), route) for route in self.routes if not route.closed)
-        return math.ceil(
-            sum(
-                (found.awaiting - found.deferred) * route.part_over(relay)
-                for found, route in waiting
-                if found is not None
-            )
-        )
 
     def _kafka_trouble(self) -> str:
         """What Kafka keeps waiting. A replica that stops has left the topic; only its reports wait then."""
@@ -797,22 +641,6 @@ def _reporter_config(settings: Settings) -> ReporterConfig:
         sweep_age=settings.report_sweep_after,
         stop_timeout=settings.drain_timeout / 4,
     )
-
-
-def _in_line(turns: Mapping[str, int], limiters: Mapping[str, Limiter]) -> str:
-    """How many wait for a turn of the destination for which most do, and for others."""
-    most = max(turns, key=lambda pattern: turns[pattern])
-    others = sum(turns.values()) - turns[most]
-    text = f"{counted(turns[most], 'recipient')} in line for {most} ({told(limiters[most])})"
-    return f"{text}, {others} for other destinations" if others else text
-
-
-def _quota(allowance: Allowance) -> str:
-    """How much a relay's quota allows, in words."""
-    of_recipients = allowance.by_recipient or allowance.quota_by_recipient
-    what = "recipients" if of_recipients else "transactions"
-    span = f"in {duration_of(allowance.quota_period)}" if allowance.quota_period else "a day"
-    return f"{allowance.quota} {what} {span}"
 
 
 def _send_policy(settings: Settings) -> SendPolicy:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from unittest import mock
 
 from mailsender.journal.port import Journal, NoJournal
+from mailsender.routing.fleet import RelayParts
 from mailsender.routing.plan import Plan
-from mailsender.service import Parts, RelayParts, Replica
+from mailsender.service import Parts, Replica
 from mailsender.settings.environment import Settings
 from simulation.journals import Disk, DiskJournal
 from simulation.loop import Process, VirtualLoop, context_of

@@ -472,7 +472,9 @@ async def test_two_members_of_one_name_do_not_throw_each_other_out_for_ever(
 
             def both_read() -> bool:
                 # Who was thrown out knows only when it asks again; until then it, too, looks as if it read.
-                return bool(events(logs, "kafka_instance_id_taken") and first._places._next and second._places._next)
+                return bool(
+                    events(logs, "kafka_instance_id_taken") and first._places._next and second._places._next
+                )
 
             other = asyncio.create_task(fetch_until(second, both_read, timeout=90))
             await fetch_until(first, other.done, timeout=90)

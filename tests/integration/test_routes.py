@@ -23,11 +23,12 @@ from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.mongo import MongoSlotStore
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.ratelimit.port import SlotStore
+from mailsender.routing.fleet import RelayParts
 from mailsender.routing.plan import DestinationPlan, Match, Plan, RelayPlan, RoutePlan
 from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import RelayPolicy
 from mailsender.routing.retry import RetryPolicy
-from mailsender.service import Parts, RelayParts, Replica
+from mailsender.service import Parts, Replica
 from mailsender.settings.environment import Settings
 from tests.dispatching import letter, until
 from tests.fakes import FakeSink

@@ -47,7 +47,8 @@ from mailsender.queue.port import Inserted
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing import pool
 from mailsender.routing.breaker import FIRST_WAIT
-from mailsender.service import Parts, RelayParts, Replica
+from mailsender.routing.fleet import RelayParts
+from mailsender.service import Parts, Replica
 from mailsender.settings.environment import Settings
 from mailsender.smtp.port import Permit, RelayAway
 from mailsender.web.operations import BadBatch, Refused

@@ -20,8 +20,9 @@ from mailsender.observe import supervision
 from mailsender.observe.supervision import FAILURES, Supervisor, once
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.memory import MemorySlotStore
+from mailsender.routing.fleet import RelayParts
 from mailsender.sending import dispatcher
-from mailsender.service import Parts, RelayParts, Replica
+from mailsender.service import Parts, Replica
 from mailsender.settings.environment import Settings
 from tests.clocks import ManualClock
 from tests.fakes import FakeSink
