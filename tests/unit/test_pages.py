@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -233,6 +234,42 @@ def test_what_is_said_to_show_a_promise_is_there() -> None:
     for file, name in named:
         texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob(file)]
         assert any(f"def {name}" in text for text in texts), f"{file}::{name}"
+
+
+def _named_in(patterns: Sequence[str], folders: Sequence[str], pattern: str) -> Iterator[tuple[str, str]]:
+    """What matches in files, each with the file's name."""
+    for folder, kind in itertools.product(folders, patterns):
+        for path in (ROOT / folder).glob(kind):
+            for found in re.findall(pattern, path.read_text(encoding="utf-8")):
+                yield str(path.relative_to(ROOT)), found
+
+
+def test_the_files_of_code_that_pages_name_are_there() -> None:
+    there = {f"/{path.relative_to(ROOT)}" for path in ROOT.glob("*/**/*.py") if ".venv" not in path.parts}
+    named = set(_named_in(("*.md", "docs/**/*.md"), (".",), r"`((?:\w+/)*\w+\.py)`"))
+    assert len(named) > 30
+    missing = [each for each in named if not any(path.endswith(f"/{each[1]}") for path in there)]
+    assert sorted(missing) == []
+
+
+def test_the_modules_that_code_and_pages_name_are_there() -> None:
+    """As ``mailsender.x.y`` in backquotes, where `y` may be what stands in the module."""
+    named = set(
+        _named_in(
+            ("**/*.py",), ("mailsender", "simulation", "proof", "benchmarks"), r"`(mailsender(?:\.\w+)+)`"
+        )
+    )
+    named |= set(_named_in(("docs/**/*.md", "*.md"), (".",), r"`(mailsender(?:\.\w+)+)`"))
+    assert len(named) > 30
+    missing = []
+    for file, name in named:
+        parts = name.split(".")
+        path = ROOT.joinpath(*parts)
+        within = path.parent.with_suffix(".py")
+        defined = within.is_file() and re.search(rf"\b{parts[-1]}\b", within.read_text(encoding="utf-8"))
+        if not (path.is_dir() or path.with_suffix(".py").is_file() or defined):
+            missing.append((file, name))
+    assert sorted(missing) == []
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:

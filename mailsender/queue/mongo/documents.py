@@ -1,4 +1,4 @@
-"""A letter as a document of the collection; `mongo_reading` is the way back. Pure.
+"""A letter as a document of the collection; `mailsender.queue.mongo.document_reader` is the way back. Pure.
 
 The original service's fields `_id, addresses, subject, body, token, status, kafkakey` keep their meaning.
 Ours stand beside them:
