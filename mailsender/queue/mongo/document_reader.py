@@ -1,6 +1,7 @@
 """A document of the collection as a letter, whoever wrote it. Pure.
 
-`mailsender.queue.mongo.documents` lists the fields. Nothing here raises for a field that is not as we write it.
+`mailsender.queue.mongo.documents` lists the fields. Nothing here raises for a field that is not as we write
+it.
 """
 
 from __future__ import annotations
