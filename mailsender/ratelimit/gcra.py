@@ -24,6 +24,10 @@ recipients beyond its first one take `extra` units of the quota, which a lease b
 
 Where a relay has several rates each has a cursor, and slots fit all of them (`windows`). A quota is counted
 by the calendar day, or in buckets over any period (`quota`). What a reply ordered slows all of it (`order`).
+
+No slot lies further ahead than a lease reaches, so no cursor lies further than that and a `step`. One that
+does was left there by a lower rate, or the store's clock was set back: it is drawn in, and whoever waits need
+not wait out what is no more.
 """
 
 from __future__ import annotations
@@ -54,6 +58,9 @@ DEPTH = 0.8
 
 AHEAD = 1.0
 """Seconds that a lease may reach into the future; a replica that dies wastes at most these slots."""
+
+FARTHEST = AHEAD + AGREEMENT
+"""Seconds beyond which the last slot cannot lie: another reading of the clock may have shown so much more."""
 
 DAY_MARGIN = 0.001
 """Seconds before the end of a day at which its last slot may lie at the latest."""
@@ -231,10 +238,9 @@ class SlotGrant:
     `first`, `now` and `day_end` are seconds on the store's clock. `asked` and `answered` are this process's
     monotonic clock just before the request and just after its reply, which bound what time it
     was at the store. With `count` 0, `again` says in how many seconds to ask next, and `exhausted`
-    that the quota is what stands in the way (until `renewed`). `stepped_back` tells that the
-    store's clock runs behind what it was. `laid`, `further` (the names of those windows) and `bucket` are
-    what giving back takes; `orders` are all that the store has, by scope. `extra` units of the quota came
-    with it, or are left of those.
+    that the quota is what stands in the way (until `renewed`). `laid`, `further` (the names of those
+    windows) and `bucket` are what giving back takes; `orders` are all that the store has, by scope. `extra`
+    units of the quota came with it, or are left of those.
     """
 
     first: float
@@ -248,7 +254,6 @@ class SlotGrant:
     answered: float
     again: float = 0.0
     exhausted: bool = False
-    stepped_back: bool = False
     used: int = 0
     renewed: float = 0.0
     laid: Laid | None = None
@@ -383,11 +388,11 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     laid, count = _lay(cursor, now, horizon, request, windows)
     if allowance.quota:
         count = min(count, allowance.quota - used)
-    members = {name: each for name, each in cursor.members.items() if now - each.at < MEMBER_AGE}
+    members = {name: each for name, each in cursor.members.items() if abs(now - each.at) < MEMBER_AGE}
     member = request.member
     others = sum(each.hungry for name, each in members.items() if name != member)
-    turn = max(members[member].next if member in members else 0.0, now)
     share = laid.step * GENEROUS * (others + 1)
+    turn = max(min(members[member].next, now + (FARTHEST + share)) if member in members else 0.0, now)
     if member and others:
         count = min(count, 1 + math.floor((now + AHEAD - turn) / share))
     count = max(0, count)
@@ -439,8 +444,11 @@ def _lay(
     order = cursor.orders.get(RELAY)
     pace = 1.0 if order is None else order.pace(now)
     spacing = order.spacing if order is not None and pace < 1 else 0.0
+    steps = [max(each.step, spacing) / (pace or 1.0) for each in windows]
     # A rate that was not known till now has nothing in hand from before.
     cursors = [cursor.next, *(cursor.further.get(each.name, cursor.next) for each in windows[1:])]
+    if pace:
+        cursors = [min(each, now + (FARTHEST + step)) for each, step in zip(cursors, steps, strict=True)]
     first = max(*cursors, now - (request.depth if pace == 1 else 0.0))
     if order is not None and pace:
         first = max(first, order.until)
@@ -449,7 +457,7 @@ def _lay(
         reach=horizon - first,
         want=request.want if pace else 0,
         cursors=cursors,
-        steps=[max(each.step, spacing) / (pace or 1.0) for each in windows],
+        steps=steps,
         lags=[each.lag for each in windows],
     )
 
@@ -476,22 +484,6 @@ def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:
     return replace(cursor, next=following, further=further, used=used)
 
 
-def _stepped_back(cursor: Cursor, now: float, request: SlotRequest) -> bool:
-    """Whether the store's clock shows less than when slots were leased before.
-
-    A cursor far ahead tells it, unless somebody may have put it there whose rate is lower: then it is told by
-    when that one asked. While a reply's order holds, the rate is.
-    """
-    if cursor.next <= now + AHEAD + request.life:
-        return False
-    order = cursor.orders.get(RELAY)
-    slowest = max([each.step for each in request.rates])
-    if (order is not None and now < order.ends) or cursor.next <= now + AHEAD + slowest + request.life:
-        return False
-    others = [each for name, each in cursor.members.items() if name != request.member]
-    return not others or any(each.at > now + 2 * AGREEMENT for each in others)
-
-
 def grant_of(
     *,
     cursor: Cursor,
@@ -506,7 +498,6 @@ def grant_of(
     allowance = request.allowance
     _, day_end = day_bounds(now, allowance.timezone)
     exhausted = count == 0 and allowance.quota > 0 and cursor.used >= allowance.quota
-    stepped_back = count == 0 and _stepped_back(cursor, now, request)
     renewed = quota.renewed_at(cursor.spent, request.keep) if request.rolling else day_end
     return SlotGrant(
         first=first,
@@ -520,7 +511,6 @@ def grant_of(
         answered=answered,
         again=0.0 if count else _again(cursor, first, now, request, renewed if exhausted else day_end),
         exhausted=exhausted,
-        stepped_back=stepped_back,
         used=cursor.used,
         renewed=renewed,
         laid=cursor.laid,

@@ -17,6 +17,7 @@ from mailsender.model.letter import now_ms
 from mailsender.observe.conditions import Condition
 from mailsender.ratelimit.extras import Extras
 from mailsender.ratelimit.gcra import (
+    AGREEMENT,
     AHEAD,
     EVERYBODY,
     MIN_LEFT,
@@ -139,7 +140,7 @@ class Limiter:
         self.condition = Condition(part="slots")
         self.lapsing = Condition(part="slots")
         self._lapses = Lapses()
-        self._slower_until = -math.inf  # monotonic: slots of an earlier, lower rate may lie ahead until then
+        self._store_ahead = -math.inf  # of the store's clock of our monotonic one, at least
         self._vain = 0  # leases in a row of which no slot could be used
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
@@ -184,8 +185,6 @@ class Limiter:
         """Keep other rates from now on; what was leased by the old ones goes back."""
         if (allowance, further) == (self.allowance, self.further):
             return
-        before = max(each.step for each in self._request(0).rates)
-        self._slower_until = self._clock.monotonic() + AHEAD + before
         self.allowance, self.further = allowance, further
         self.exhausted_until = self.used_today = None
         self.forget_turns()
@@ -570,13 +569,7 @@ class Limiter:
         self._back()
         self._learn(grant)
         self._note_quota(grant)
-        if grant.stepped_back and self._clock.monotonic() >= self._slower_until:
-            log.warning(
-                "clock_stepped_back",
-                relay=self.name,
-                action="no slots until MongoDB's clock has caught up",
-                advice="check time synchronisation of MongoDB's hosts, unless the rate was lower until now",
-            )
+        self._look_at_clock(grant)
         if grant.extra:
             self._extras.add(grant)
             grant = replace(grant, extra=0)
@@ -596,6 +589,19 @@ class Limiter:
         if not grant.count:
             return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
         return 0.0
+
+    def _look_at_clock(self, grant: SlotGrant) -> None:
+        """Say when the store's clock shows less than it must, by what it showed before."""
+        behind = self._store_ahead - (grant.now - grant.asked)
+        self._store_ahead = grant.now - grant.answered
+        if behind > 2 * AGREEMENT:
+            log.warning(
+                "clock_stepped_back",
+                relay=self.name,
+                seconds=round(behind, 3),
+                action="the next slot is a second ahead, the others follow it",
+                advice="check time synchronisation of MongoDB's hosts",
+            )
 
     def _comes_too_late(self, grant: SlotGrant) -> bool:
         """Whether all its slots are over before anybody has them: then they go back, for the quota's sake."""

@@ -19,6 +19,7 @@ from mailsender.ratelimit import quota
 from mailsender.ratelimit.gcra import (
     AHEAD,
     DAY_MARGIN,
+    FARTHEST,
     GENEROUS,
     MEMBER_AGE,
     SlotGrant,
@@ -86,17 +87,18 @@ def _laying(request: SlotRequest) -> list[Stage]:
     cursors = [following, *({"$ifNull": [f"$further.{each.name}", following]} for each in windows[1:])]
     places = range(len(windows))
     return [
-        {"$set": {"pace": _pace(), "cursors": cursors}},
+        {"$set": {"pace": _pace()}},
         {"$set": {"spacing": {"$cond": [{"$lt": ["$pace", 1]}, _of_order("spacing"), 0.0]}}},
         {
             "$set": {
-                "first": {"$max": [{"$max": "$cursors"}, {"$subtract": ["$now", depth]}, resumed]},
                 "steps": [
                     {"$divide": [{"$max": [each.step, "$spacing"]}, {"$cond": ["$pace", "$pace", 1.0]}]}
                     for each in windows
-                ],
+                ]
             }
         },
+        {"$set": {"cursors": [_drawn_in(each, place) for place, each in enumerate(cursors)]}},
+        {"$set": {"first": {"$max": [{"$max": "$cursors"}, {"$subtract": ["$now", depth]}, resumed]}}},
         {
             "$set": {
                 "starts": [
@@ -124,6 +126,13 @@ def _laying(request: SlotRequest) -> list[Stage]:
     ]
 
 
+def _drawn_in(cursor: Stage, place: int) -> Stage:
+    """A cursor, which cannot lie further ahead than the last slot and its window's step."""
+    farthest = {"$add": ["$now", {"$add": [FARTHEST, _at("steps", place)]}]}
+    # What is no number stays what it is: it has to be met, and mended.
+    return {"$cond": [{"$and": ["$pace", _is_number(cursor)]}, {"$min": [cursor, farthest]}, cursor]}
+
+
 def _caught_up(place: int, other: int) -> Stage:
     """After how many slots at the step of one window another one, of a longer step, is caught up with."""
     step, longer = _at("steps", place), _at("steps", other)
@@ -141,7 +150,8 @@ def _counting(request: SlotRequest) -> list[Stage]:
     share = {"$multiply": [{"$multiply": ["$step", GENEROUS]}, {"$add": ["$others", 1]}]}
     stages: list[Stage] = [{"$set": {"others": _hungry(member)}}, {"$set": {"share": share}}]
     if member:
-        turn = {"$max": [{"$ifNull": [f"$members.{member}.next", 0.0]}, "$now"]}
+        own, farthest = f"$members.{member}.next", {"$add": ["$now", {"$add": [FARTHEST, "$share"]}]}
+        turn = {"$max": [{"$min": [{"$ifNull": [own, 0.0]}, farthest]}, "$now"]}
         reach = {"$subtract": [{"$add": ["$now", AHEAD]}, "$turn"]}
         even = {"$add": [1, {"$floor": {"$divide": [reach, "$share"]}}]}
         limits.append({"$cond": ["$others", even, request.want]})
@@ -290,7 +300,7 @@ def _counts(field: str) -> Stage:
     return {"$and": [_is_number(field), {"$gte": [field, 0]}]}
 
 
-def _is_number(field: str) -> Stage:
+def _is_number(field: Any) -> Stage:
     return {"$in": [{"$type": field}, ["double", "int", "long"]]}
 
 
@@ -330,7 +340,7 @@ def _counts_on() -> Stage:
 
 
 def _recent(members: Any) -> Stage:
-    young = {"$lt": [{"$subtract": ["$now", "$$this.v.at"]}, MEMBER_AGE]}
+    young = {"$lt": [{"$abs": {"$subtract": ["$now", "$$this.v.at"]}}, MEMBER_AGE]}
     return {"$arrayToObject": _those({"$objectToArray": members}, young)}
 
 

@@ -28,6 +28,7 @@ from mailsender.ratelimit.gcra import (
 from mailsender.ratelimit.mongo import MongoSlotStore, leasing
 from mailsender.ratelimit.order import HEARD, MOST_ORDERS, RELAY, Order, destination
 from mailsender.ratelimit.port import SlotStore
+from tests.clocks import ManualClock
 from tests.contract.conftest import MONGO, only
 
 pytestmark = pytest.mark.asyncio
@@ -281,7 +282,7 @@ async def test_an_order_is_obeyed_from_the_next_lease_on(slots: SlotStore) -> No
     await slots.order(order(until=30.0), 0.0)
     for member in ("a", "b", "c"):
         grant = await slots.lease(wish(5, FAST, member))
-        assert (grant.count, grant.stepped_back) == (0, False)
+        assert grant.count == 0
         assert grant.orders[RELAY].until == pytest.approx(grant.now + 30, abs=5)
         assert 0 < grant.again <= 30
     assert await slots.lift(RELAY)
@@ -488,13 +489,40 @@ def _at_field(value: Any) -> Any:
 
 
 @only(*MONGO)
-async def test_a_clock_that_was_set_back_grants_nothing_and_says_so(
+async def test_a_clock_that_was_set_back_is_not_waited_for(
     slots: SlotStore, client: Any, database: str
 ) -> None:
-    await slots.lease(wish(1, FAST))
+    await slots.lease(wish(1, FAST, "me"))
+    await slots.lease(wish(10**6, FAST, "hungry"))
     collection = client.get_database(database).get_collection("letters.slots")
-    await collection.update_one({}, [{"$set": {"next": {"$add": ["$next", 3600]}}}])
-    grant = await slots.lease(wish(1, FAST))
+    an_hour = {each: {"$add": [f"${each}", 3600]} for each in ("next", "members.me.at", "members.me.next")}
+    await collection.update_one({}, [{"$set": an_hour}])
+    grant = await slots.lease(wish(5, FAST, "me"))
     assert grant.count == 0
-    assert grant.stepped_back
-    assert 0 < grant.again <= 60
+    assert grant.again <= 0.1
+    assert (await until_leased(slots, wish(5, FAST, "me"))).count > 0
+
+
+async def test_a_rate_that_is_raised_holds_at_once(slots: SlotStore) -> None:
+    last = await slots.lease(wish(5, SLOW))
+    assert last.count == 1
+    grant = await slots.lease(wish(5, FAST))
+    assert grant.again <= 0.1
+    grant = await until_leased(slots, wish(5, FAST))
+    assert grant.first >= last.first + FAST.step
+    # And one that is lowered again counts from there.
+    assert (await until_leased(slots, wish(5, SLOW))).count == 1
+    assert (await slots.lease(wish(5, SLOW))).count == 0
+
+
+async def until_leased(slots: Any, request: SlotRequest) -> SlotGrant:
+    """The grant of somebody who asks again when they are told to."""
+    for _ in range(20):
+        grant: SlotGrant = await slots.lease(request)
+        if grant.count:
+            return grant
+        if isinstance(slots._clock, ManualClock):
+            slots._clock.forward(grant.again)
+        else:
+            await asyncio.sleep(grant.again)
+    raise AssertionError("no slot for long")

@@ -10,6 +10,8 @@ from structlog.testing import capture_logs
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.ratelimit.gcra import (
+    AGREEMENT,
+    AHEAD,
     UNLIMITED,
     Allowance,
     Cursor,
@@ -35,12 +37,13 @@ class Store:
         self.returned = 0
         self.away = False
         self.takes = 0.0
+        self.behind = 0.0
 
     async def lease(self, request: SlotRequest) -> SlotGrant:
         if self.away:
             raise Unavailable("away")
         self.asked.append(request.want)
-        now = self.clock.epoch()
+        now = self.clock.epoch() - self.behind
         self.cursor, first, count = take(self.cursor, now, request)
         asked = self.clock.monotonic()
         self.clock.forward(self.takes)
@@ -414,6 +417,25 @@ async def test_another_rate_is_not_judged_by_the_slots_of_the_one_before(
         gate.change(Allowance(letters=100, period=1.0, burst=17))
         assert gate.goes
         assert (await gate.acquire()).latest > store.clock.monotonic()
+
+
+@pytest.mark.asyncio
+async def test_a_clock_of_the_store_that_is_set_back_is_told_once_and_costs_a_second() -> None:
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store)
+    with capture_logs() as logs:
+        async with running(gate):
+            before = await gate.acquire()
+            store.behind = 60.0
+            waiter = asyncio.create_task(gate.acquire())
+            await until(lambda: len(store.asked) > 1)
+            clock.forward(AHEAD + AGREEMENT + gate.allowance.step)
+            after = await waiter
+            await gate.acquire()
+    assert before.earliest + gate.allowance.step <= after.earliest <= clock.monotonic()
+    (told,) = [each for each in logs if each["event"] == "clock_stepped_back"]
+    assert told["seconds"] == pytest.approx(60.0)
 
 
 @pytest.mark.asyncio
