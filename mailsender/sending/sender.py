@@ -106,14 +106,19 @@ class Sender:
         """Where all relays refuse everybody: one letter, when it is time and no other one is on its way."""
         now = self._clock.monotonic()
         relays = [each for each in self._route.relays if each.breaker.open]
-        relay = next((each for each in relays if each.breaker.take_try(now)), None)
+        relay = next((each for each in relays if each.breaker.may_try(now)), None)
         if relay is None:
             left = min([each.breaker.left(now) for each in relays])
             await pause(self._stopping, min(LOOK, left or LOOK))
             return
+        # The letter comes first: who waits for one must not keep a route that has some from trying.
+        if not (self._backlog.reserve_at_once() or await self._backlog.reserve()):
+            return
+        if not relay.breaker.take_try(self._clock.monotonic()):
+            self._backlog.cancel()
+            return
         try:
-            if await self._backlog.reserve():
-                await self._next(relay, trial=True)
+            await self._next(relay, trial=True)
         finally:
             relay.breaker.give_back()
 

@@ -10,13 +10,14 @@ import pytest
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.handling import Handling
-from mailsender.model.letter import Envelope, Letter, Outcome, Result
+from mailsender.model.letter import Envelope, Letter, Outcome, Phase, Result, Verdict
 from mailsender.queue.memory import MemoryQueue
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.plan import Match, RoutePlan
 from mailsender.routing.pool import PoolLimits
+from mailsender.sending.sender import LOOK
 from mailsender.smtp.port import Permit, RelayAway
 from tests.clocks import ManualClock
 from tests.dispatching import UNLIMITED, known_relay, letter, until
@@ -124,6 +125,23 @@ async def test_a_route_that_comes_late_does_not_wait_until_the_other_one_has_no_
         await scene.put(letter(9999))
         await until(lambda: begun(relay)["default"] or len(relay.sent) >= 150)
         assert len(relay.sent) < 100
+
+
+@pytest.mark.asyncio
+async def test_a_route_without_letters_does_not_keep_others_from_trying_a_relay_again() -> (
+    None
+):
+    """It has the try only once it has a letter for it."""
+    relay = FakeRelay()
+    async with fleet({"a": relay}, plans(), sessions=2) as scene:
+        scene.relays["a"].hold("f" * 24, Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=451))
+        breaker = scene.relays["a"].breaker
+        await until(lambda: breaker.may_try(SystemClock().monotonic()) or breaker.state == "probing")
+        await asyncio.sleep(2 * LOOK)  # all who wait for the time to try have come by
+        assert breaker.state == "open"
+        await scene.put(letter(1))
+        await scene.settled(1)
+        assert breaker.state == "closed"
 
 
 @pytest.mark.asyncio
