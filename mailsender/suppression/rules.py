@@ -104,7 +104,7 @@ def normal(text: str) -> str:
 
 
 def _folded(address: Address) -> str:
-    return f"{address.local.casefold()}@{address.domain}"
+    return f"{address.local.lower()}@{address.domain}"
 
 
 def keys_of(address: str, stream: str = "") -> tuple[str, ...]:

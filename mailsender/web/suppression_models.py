@@ -32,9 +32,7 @@ class SuppressionIn(BaseModel):
         max_length=400,
     )
     stream: Stream = Field("", description="Whose letters are not sent; empty: all letters.")
-    reason: str = Field(
-        "", description=f"Why, for reports; {MAX_REASON} characters of it are kept.", max_length=2000
-    )
+    reason: str = Field("", description=f"Why, for reports; {MAX_REASON} characters of it are kept.")
     until: str | None = Field(
         None,
         description="Until when it holds: a time such as 2026-12-31T23:59:59Z, or a duration from now such as"

@@ -128,9 +128,7 @@ async def test_a_route_that_comes_late_does_not_wait_until_the_other_one_has_no_
 
 
 @pytest.mark.asyncio
-async def test_a_route_without_letters_does_not_keep_others_from_trying_a_relay_again() -> (
-    None
-):
+async def test_a_route_without_letters_does_not_keep_others_from_trying_a_relay_again() -> None:
     """It has the try only once it has a letter for it."""
     relay = FakeRelay()
     async with fleet({"a": relay}, plans(), sessions=2) as scene:

@@ -45,6 +45,8 @@ def refusal(code: int | None, enhanced: str | None, phase: Phase = Phase.RCPT) -
         ("Ann@Example.TEST", "ann@example.test"),
         ("ann+news@example.test", "ann+news@example.test"),
         ("Ёж@пример.рф", "ёж@xn--e1afmkfd.xn--p1ai"),
+        ("Groß@example.test", "groß@example.test"),  # gross@ may be another's
+        ("GROẞ@example.test", "groß@example.test"),
         ("@Пример.рф", "@xn--e1afmkfd.xn--p1ai"),
         ("@example.test", "@example.test"),
     ],

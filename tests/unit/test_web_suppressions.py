@@ -21,7 +21,7 @@ from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.suppression.memory import MemorySuppressions
 from mailsender.suppression.port import Entry, Filter, Refusal, Source
-from mailsender.suppression.rules import SuppressionPolicy
+from mailsender.suppression.rules import MAX_REASON, SuppressionPolicy
 from mailsender.suppression.watch import SuppressionWatch
 from mailsender.web import suppression_handlers
 from mailsender.web.endpoints.table import moves_file
@@ -136,6 +136,15 @@ async def test_addresses_are_put_there_and_listed() -> None:
         "POST /suppressions/import",
     ]
     assert "example" not in str(logs)
+
+
+async def test_of_a_long_reason_the_beginning_is_kept() -> None:
+    service = Played()
+    async with listening(service) as client:
+        entry = {"address": ANN, "reason": "on and " * 500}
+        assert await asked(client, "POST", "/suppressions", data=body(entry)) == {"put": 1, "new": 1}
+        (found,) = (await asked(client, "GET", "/suppressions"))["suppressions"]
+    assert found["reason"] == ("on and " * 500)[:MAX_REASON]
 
 
 async def test_what_is_put_there_is_met_at_once() -> None:
