@@ -75,14 +75,15 @@ class Terms:
     is sent to again. `prompt` are routes whose letters have to be begun within so many seconds of their being
     there, whatever becomes of others. `hours` and `expire` say of routes when they send, and for how many
     seconds after they got a letter. `moderate` are relays that have to tell of a limit hardly ever once they
-    did. `obeyed` by whom a reply that says wait is obeyed, `on_its_way` for how many seconds after it
-    transactions may still begin.
+    did. `journal`: what a killed process had sent is known to the next one on its host. `obeyed` by whom a
+    reply that says wait is obeyed, `on_its_way` for how many seconds after it transactions may still begin.
     """
 
     allowances: Mapping[str, Sequence[Allowance]] = field(default_factory=dict)
     connections: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
     resends: int = 1
+    journal: bool = False
     prompt: Mapping[str, float] = field(default_factory=dict)
     hours: Mapping[str, Hours] = field(default_factory=dict)
     expire: Mapping[str, float] = field(default_factory=dict)
@@ -256,7 +257,7 @@ class _Judge:
             for before, after in pairwise(dots):
                 if before.taken is False:
                     continue
-                if before.answered > after.at:
+                if before.answered > after.at and (self.terms.journal or not self._died(before, after)):
                     unknown += 1
                 if self._excused(before, after, unknown):
                     continue
@@ -272,6 +273,13 @@ class _Judge:
             return True
         return any(
             each.process in {before.process, ""} and each.start <= after.at and each.end >= before.at
+            for each in self.ledger.broken
+        )
+
+    def _died(self, before: Dot, after: Dot) -> bool:
+        """Whether who was in doubt was killed before somebody else sent, and nobody knew of the doubt."""
+        return any(
+            each.process == before.process and each.what == "killed" and each.start <= after.at
             for each in self.ledger.broken
         )
 

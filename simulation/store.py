@@ -57,7 +57,7 @@ class Trouble:
 class Observer(Protocol):
     """Who is told what the store has done, before anybody else learns of it."""
 
-    def done(self, process: Process, call: str, result: Any) -> None:
+    def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
         """A call was carried out for a process."""
         ...
 
@@ -121,7 +121,7 @@ class Store:
             for each in arguments[0]:
                 if each.delay and each.letter.status is Status.AWAITING:
                     heapq.heappush(self._dues, now + each.delay)
-        self._observer.done(process, call, result)
+        self._observer.done(process, call, arguments, result)
 
 
 class Seat:

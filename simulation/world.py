@@ -88,7 +88,7 @@ class World:
         self._busy_at = 0.0
         self._ill_until = 0.0
         self._shared = any(each.total for each in design.lines.values())
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # processes, and the names that they took
         self._strikes: dict[str, str] = {}
 
     # --- what a script does ------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class World:
         if not running.draining:
             self.ledger.seen.append(f"{name} ended by itself: {running.replica.progress.reason}")
 
-    def done(self, process: Process, call: str, result: Any) -> None:
+    def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
         """See `Observer`."""
         news = call == "settle"
         if call == "claim":
@@ -345,22 +345,25 @@ class World:
         elif call in {"reclaim", "unreported"}:
             news = bool(result)
         elif call == "join":
-            self._joined(process)
+            self._joined(process, arguments[0])
         if news:
             self._busy_at = self.now
             if self._strikes.get(process.name) == call:
                 del self._strikes[process.name]
                 self.kill(next(each for each in self.replicas if each.process is process))
 
-    def _joined(self, process: Process) -> None:
-        """A replica takes a name: another one only where it was silent for a whole life."""
-        if process.name in self._known:
+    def _joined(self, process: Process, name: str) -> None:
+        """A replica takes a name: another one only where it was silent for a whole life.
+
+        One that does not learn that it has it asks for the same again.
+        """
+        if self._known.get(process.name, name) != name:
             broken = (each for each in self.ledger.broken if each.process == process.name)
             if not any(each.start <= self.now <= each.end for each in broken):
                 self.ledger.seen.append(
                     f"P3: {process.name} was declared dead while it lived, at {self.now:.1f}"
                 )
-        self._known.add(process.name)
+        self._known[process.name] = name
 
     def _reported(self, process: Process, record: Outgoing) -> None:
         del process

@@ -261,6 +261,20 @@ def test_one_of_whom_nobody_knows_is_sent_to_as_often_as_was_agreed() -> None:
     assert kinds(found, Terms(resends=1)) == {"P3 sent twice"}
 
 
+def test_a_doubt_that_died_with_its_process_is_none_of_those_that_were_agreed() -> None:
+    found = ledger()
+    found.reported[0] = reported(uncertain=True)
+    found.dots = [
+        dot(1.0, process="dead", answered=float("inf")),
+        dot(1.5, answered=float("inf")),
+        dot(2.0),
+    ]
+    found.broken.append(Broken(process="dead", what="killed", start=1.2, end=float("inf")))
+    assert kinds(found, Terms(resends=1)) == set()
+    assert kinds(found, Terms(resends=1, journal=True)) == {"P3 sent twice"}
+    assert kinds(found, Terms(resends=0)) == {"P3 sent twice"}
+
+
 def test_one_that_is_held_up_by_others() -> None:
     found = ledger()
     found.begun[0] = begun(9.0)
