@@ -303,7 +303,7 @@ class World:
     # --- inside --------------------------------------------------------------------------------------
 
     def _do(self, action: Callable[..., object], args: Sequence[object]) -> None:
-        self._busy_at = self.now
+        self._busy_at = max(self._busy_at, self.now)
         action(*args)
 
     def _slack(self, due: float) -> float:
@@ -346,8 +346,12 @@ class World:
             news = bool(result)
         elif call == "join":
             self._joined(process, arguments[0])
+        elif call == "lease" and result.count:
+            # Whoever has a slot is there at its moment.
+            last = result.first + result.count * result.step - result.now
+            self._busy_at = max(self._busy_at, self.now + last)
         if news:
-            self._busy_at = self.now
+            self._busy_at = max(self._busy_at, self.now)
             if self._strikes.get(process.name) == call:
                 del self._strikes[process.name]
                 self.kill(next(each for each in self.replicas if each.process is process))
@@ -370,7 +374,7 @@ class World:
         words = record.value or b""
         told = orjson.loads(words)
         letter = self.store.letter(told["ID"])
-        self._busy_at = self.now
+        self._busy_at = max(self._busy_at, self.now)
         self.ledger.reported.append(
             Reported(
                 at=self.now,
