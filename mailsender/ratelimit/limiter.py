@@ -209,6 +209,10 @@ class Limiter:
         for each in waiting:
             self._add("", each)
 
+    def look_again(self) -> None:
+        """Turn all away who wait; who still wants a slot asks again."""
+        self._turn_away()
+
     # --- what was ordered ------------------------------------------------------------------------
 
     def order(self, order: Order) -> None:

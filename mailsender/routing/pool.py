@@ -118,6 +118,10 @@ def _never() -> bool:
     return False
 
 
+def _always() -> bool:
+    return True
+
+
 class Pool:
     """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
@@ -163,6 +167,7 @@ class Pool:
         self._seen_moves = 0
         self._hung = 0  # looks in a row at which somebody waited and nothing moved
         self._hangs = asyncio.Event()
+        self._again = asyncio.Event()
         self._openings: set[asyncio.Task[Held]] = set()
         self._opened_for = 0  # who waits for one of those
         self.reach = Reach()
@@ -257,11 +262,11 @@ class Pool:
         self._wake_all()  # they wait anew
         self._turns = Turns(shares) if len(shares) > 1 else None
 
-    async def place(self, *, wait: bool, route: str = "") -> Held:
+    async def place(self, *, wait: bool, route: str = "", still: Callable[[], bool] = _always) -> Held:
         """A place in a session; opens one where that helps. `route` is who waits, where several share it.
 
-        With `wait` it takes as long as it takes; without, only as long as some session is open, or is being
-        opened, and the relay does not hang.
+        With `wait`, and as long as that holds `still`, it takes as long as it takes; without, only as long as
+        some session is open, or is being opened, and the relay does not hang.
 
         Raises:
             RelayAway: without `wait`: none can be had.
@@ -271,6 +276,7 @@ class Pool:
         while not self._stopping.is_set():
             held = None
             moves = self._moves
+            wait = wait and still()
             if not (first and self._turns is not None and self._others_wait()):
                 held = self._ready() or await self._tested() or await self._opened(wait=wait)
             if held is not None:
@@ -285,6 +291,12 @@ class Pool:
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
             first, woken = False, await self._changed(route)
         raise Stopped
+
+    def look_again(self) -> None:
+        """Have all who wait see whether they still want a place."""
+        self._again.set()
+        self._again.clear()
+        self._wake_all()
 
     def leave(self, held: Held, *, usable: bool = True) -> None:
         """A transaction has ended, or was not begun after all; `usable`: the session takes another one."""
@@ -483,7 +495,8 @@ class Pool:
     async def _opened(self, *, wait: bool) -> Held | None:
         """A place in a new session; None where none may be opened now, or it failed.
 
-        Without `wait` it is None, too, where the relay hangs. The session is opened all the same, for others.
+        It is None, too, where who waits has to `look_again`, or, without `wait`, the relay hangs. The session
+        is opened all the same, for others.
         """
         if not self._may_open() or (self.hangs and not wait):
             return None
@@ -495,10 +508,7 @@ class Pool:
         opening.add_done_callback(lambda _: self._making.discard(mark))  # where it was ended before it began
         self._opened_for += 1
         try:
-            if wait:
-                await asyncio.wait({opening})
-            else:
-                await self._until_it_hangs(opening)
+            await _first_of(opening, self._again if wait else self._hangs)
         except asyncio.CancelledError:
             opening.cancel()
             raise
@@ -515,13 +525,6 @@ class Pool:
             return None
         # Entered here and not in the task: nobody is to have half of it before whoever waited for it.
         return None if held.gone else self._enter(held)
-
-    async def _until_it_hangs(self, opening: asyncio.Task[Held]) -> None:
-        hangs = asyncio.ensure_future(self._hangs.wait())
-        try:
-            await asyncio.wait({opening, hangs}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            hangs.cancel()
 
     def _keep(self, opening: asyncio.Task[Held]) -> None:
         """Keep a session for whoever comes, if it was opened at last; that it was not is told already."""
@@ -690,3 +693,12 @@ class Pool:
         reach.ever = True
         reach.told.over()
         reach.trouble, reach.phase, reach.since = "", "", None
+
+
+async def _first_of(opening: asyncio.Task[Held], event: asyncio.Event) -> None:
+    """Wait until a session is opened, or was not, or until `event` is set."""
+    waits = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({opening, waits}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waits.cancel()

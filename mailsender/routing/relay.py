@@ -192,6 +192,11 @@ class Relay:
         self.senders = senders
         self.rules = tuple(rules)
 
+    def look_again(self) -> None:
+        """Have all who wait for a session or a slot see whether they are to: a route goes elsewhere now."""
+        self.pool.look_again()
+        self.limiter.look_again()
+
     def divide(self, shares: Mapping[str, float]) -> None:
         """Routes by these names share its sessions and slots, by so much each."""
         self.pool.divide(shares)

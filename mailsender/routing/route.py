@@ -95,6 +95,7 @@ class Route:
         self._pace = Pace()
         self._claimed = 0
         self._looked_at = clock.monotonic()
+        self.relays: tuple[Relay, ...] = ()
         self.change(relays, retry=retry, weights=weights, fallback=fallback, hours=hours, reserve=reserve)
 
     def change(
@@ -109,11 +110,12 @@ class Route:
     ) -> None:
         """Go on over other relays, in another order, by another schedule or at other hours.
 
-        What is under way stays.
+        What is under way stays. Who waits for a relay has a look whether it is to wait for that still.
         """
         self._untaken, self._untaken_until = "", -math.inf
         self.hours = hours
         self.reserve = reserve
+        before = self.relays
         self.relays = (*relays, *(each for each in fallback if each not in relays))
         self.alone = len(self.relays) == 1
         self.retry = retry
@@ -121,6 +123,13 @@ class Route:
         self.open_to_service = all(relay.takes((relay.policy.reverse_path,)) for relay in self.relays)
         self._first = tuple(relays)
         self._turns = Turns(weights) if weights else None
+        if before and before != self.relays:
+            for relay in before:
+                relay.look_again()
+
+    def waits_for(self, relay: Relay) -> bool:
+        """Whether there is nothing but to wait for it: it is the only one."""
+        return self.alone and self.relays[0] is relay
 
     @property
     def senders(self) -> int:

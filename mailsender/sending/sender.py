@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -145,8 +146,8 @@ class Sender:
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if relay.breaker.open and not trial:
-            self._backlog.cancel()  # it refused letters meanwhile
+        if (relay.breaker.open and not trial) or relay not in self._route.relays:
+            self._backlog.cancel()  # it refused letters meanwhile, or the route goes elsewhere
         elif not self._route.closed and (self._settler.open.is_set() or await self._may_begin()):
             found = self._backlog.take()
         else:
@@ -182,7 +183,9 @@ class Sender:
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
         try:
-            return relay.pool.at_once() or await relay.pool.place(wait=self._route.alone, route=line)
+            return relay.pool.at_once() or await relay.pool.place(
+                wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay)
+            )
         except (Stopped, RelayAway):
             return None
 

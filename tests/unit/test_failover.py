@@ -17,10 +17,11 @@ from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
+from mailsender.routing.routes import change
 from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 pytestmark = pytest.mark.asyncio
 
@@ -470,3 +471,47 @@ async def test_a_sender_of_its_own_that_no_relay_takes_is_the_publishers_mistake
     assert result.text == "no relay of the route takes mail from this sender"
     (told,) = [each for each in logs if each["event"] == "letter_failed"]
     assert told["text"] == result.text
+
+
+@pytest.mark.parametrize("fallback", [(), ("b",)])
+async def test_who_waits_for_a_relay_that_the_route_has_no_more_waits_no_longer(
+    fallback: tuple[str, ...],
+) -> None:
+    """Nor does anything go there once it is back."""
+    gone, well = FakeRelay(name="a.test:25", away="refused"), FakeRelay(name="b.test:25")
+    async with fleet({"a": gone, "b": well}, [route("default", "a")]) as scene:
+        await scene.put(*map(letter, range(5)))
+        pool = scene.relays["a"].pool
+        await until(lambda: pool.away and len(pool._waiters) == 4)
+        plan = route("default", "a", fallback=fallback) if fallback else route("default", "b")
+        change(scene.routes["default"], plan, scene.relays)
+        if not fallback:
+            gone.away = ""
+        await scene.settled(5)
+    assert scene.sent() == {"a": 0, "b": 5}
+
+
+async def test_who_waits_for_a_slot_of_a_relay_that_the_route_has_no_more_waits_no_longer() -> None:
+    slow, well = FakeRelay(name="a.test:25"), FakeRelay(name="b.test:25")
+    rate = {"a": Allowance(letters=1, period=3600.0)}
+    async with fleet({"a": slow, "b": well}, [route("default", "a")], allowances=rate) as scene:
+        await scene.put(*map(letter, range(5)))
+        await until(lambda: slow.sent and scene.relays["a"].limiter.waiting)
+        change(scene.routes["default"], route("default", "b"), scene.relays)
+        await scene.settled(5)
+    assert scene.sent() == {"a": 1, "b": 4}
+
+
+async def test_nor_does_who_waits_for_a_session_with_it_that_does_not_come() -> None:
+    class Silent(FakeRelay):
+        async def connect(self) -> FakeSession:
+            self.connects += 1
+            return await asyncio.get_running_loop().create_future()
+
+    gone, well = Silent(name="a.test:25"), FakeRelay(name="b.test:25")
+    async with fleet({"a": gone, "b": well}, [route("default", "a")]) as scene:
+        await scene.put(*map(letter, range(5)))
+        await until(lambda: gone.connects and len(scene.relays["a"].pool._waiters) == 3)
+        change(scene.routes["default"], route("default", "b"), scene.relays)
+        await scene.settled(5)
+    assert scene.sent() == {"a": 0, "b": 5}
