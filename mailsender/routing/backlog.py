@@ -15,6 +15,10 @@ def _place(waiting: tuple[float, str, Letter]) -> float:
     return waiting[0]
 
 
+def _expired(letter: Letter, now: float) -> bool:
+    return letter.expires is not None and letter.expires.timestamp() <= now
+
+
 class Backlog:
     """Letters in their order, each with its claim's token.
 
@@ -95,17 +99,35 @@ class Backlog:
         if not self._letters:
             return None
         _, token, letter = self._letters.popleft()
+        self._tell_left()
+        return token, letter
+
+    def _tell_left(self) -> None:
         left = len(self._letters)
         if left <= self.low_mark:
             self.low.set()
         if left <= self.room_mark:
             self.room.set()
-        return token, letter
 
     def cancel(self) -> None:
         """Let somebody else have what was reserved."""
         self._reserved -= 1
         self._wake()
+
+    def take_expired(self, now: float) -> list[tuple[str, Letter]]:
+        """Take out those whose time to be sent is over; `now` is in epoch seconds."""
+        over = [each for each in self._letters if _expired(each[2], now)]
+        if over:
+            self._letters = deque(each for each in self._letters if not _expired(each[2], now))
+            self._tell_left()
+        aside = [each for each in self._aside.values() if _expired(each[1], now)]
+        for _, letter, timer in aside:
+            timer.cancel()
+            del self._aside[letter.id]
+        return [
+            *((token, letter) for _, token, letter in over),
+            *((token, letter) for token, letter, _ in aside),
+        ]
 
     def drain(self) -> list[tuple[str, Letter]]:
         """Take everything out."""

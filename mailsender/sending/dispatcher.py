@@ -25,6 +25,8 @@ from mailsender.routing.relay import Relay
 from mailsender.routing.route import FRESH, Route
 from mailsender.routing.table import RouteTable
 from mailsender.routing.weighing import Ruling
+from mailsender.sending.attempt import as_expired
+from mailsender.sending.expiry import tell_expired
 from mailsender.sending.hastening import Hastener
 from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
@@ -370,7 +372,18 @@ class Dispatcher:
                 relay.pool.look_at_dots()
                 relay.pool.look_at_moves(slots_awaited=relay.limiter.waiting > 0)
                 relay.orders.forget_past(self._clock.monotonic())
+            self._end_expired()
             await pause(self._stopping, WATCH)
+
+    def _end_expired(self) -> None:
+        """End letters in hand whose time is over, whatever they wait for; those in the queue end there."""
+        now = self._clock.epoch()
+        late = [each for route in self.routes for each in route.backlog.take_expired(now)]
+        ours = [(token, letter) for token, letter in late if self._in_flight.token(letter.id) == token]
+        for token, letter in ours:
+            self._settler.put(Settlement(token=token, letter=as_expired(letter)))
+        if ours:
+            tell_expired([letter for _, letter in ours])
 
     # --- claiming --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import structlog
 from mailsender.message.composer import Filling, OnePersonsFault
 from mailsender.message.mail import NO_CONTENTS, Mail
 from mailsender.message.parts import Base64
+from mailsender.model.clock import Clock
 from mailsender.model.letter import Envelope, Letter, PastAttempt, Result, Verdict
 from mailsender.ratelimit.gcra import Slot
 from mailsender.routing.pool import NO_LIMIT, Held
@@ -153,6 +154,11 @@ class Errand:
         """The addresses that it is sent in the name of: the service's where it names none itself."""
         named = () if self.mail is None else tuple([address.text for _, address in self.mail.senders])
         return named or (self.relay.policy.reverse_path,)
+
+    def expired(self, clock: Clock) -> bool:
+        """Whether its time to be sent is over."""
+        expires = self.letter.expires
+        return expires is not None and expires.timestamp() <= clock.epoch()
 
     @property
     def accepted(self) -> bool:

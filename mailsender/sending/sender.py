@@ -483,7 +483,9 @@ class Sender:
                 await self._come(errand.slot)
             if self._settler.open.is_set():
                 errand.expect(recipients)
-                return not (self._stopping.is_set() or self._route.closed)
+                # What is over goes back, and ends in the queue.
+                over = self._route.closed or errand.expired(self._clock)
+                return not (self._stopping.is_set() or over)
             # The slot was a while ahead, and outcomes could not be written any more: it lapses instead.
             errand.slot = None
             if not await self._may_begin():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +17,7 @@ from mailsender.model.handling import Handling
 from mailsender.model.letter import Claim, Letter, Phase, Recipient, Result, Status, Verdict, now_ms
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.retry import RetryPolicy
 from mailsender.sending.attempt import NEVER_TRIED, Attempt, after_attempt, as_expired
 from mailsender.sending.expiry import Expiry
@@ -21,6 +25,7 @@ from mailsender.sending.settler import Settler
 from tests.claims import LIFE
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running, until
+from tests.fleet import fleet, route
 from tests.relays import FakeRelay
 
 BUSY = Result(verdict=Verdict.DEFERRED, phase=Phase.RCPT, code=450, enhanced="4.2.1", text="too quickly")
@@ -132,3 +137,31 @@ async def test_a_sender_does_not_send_what_is_over() -> None:
     assert ended[letter(1).id].reason == "expired: it was never tried"
     assert ended[letter(2).id].status is Status.SENT
     assert len(relay.sent) == 1
+
+
+async def sweep_on(expiry: Expiry) -> None:
+    while True:
+        await expiry.sweep(10)
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("why", ["rate", "away", "hangs"])
+async def test_what_is_over_while_a_relay_keeps_it_waiting_in_hand_ends_too(why: str) -> None:
+    """Claimed letters are nobody else's to end."""
+    hold = asyncio.Event()
+    relay = FakeRelay(away="refused" if why == "away" else "", hold=hold if why == "hangs" else None)
+    rate = {"a": Allowance(letters=1, period=3600.0)} if why == "rate" else {}
+    soon = now_ms(time.time() + 0.5)
+    async with fleet({"a": relay}, [route("default", "a")], allowances=rate) as scene:
+        await scene.put(*[letter(number, expires=soon) for number in range(9)])
+        with capture_logs() as logs:
+            expiry = Expiry(scene.queue, scene.in_flight, scene.settler)
+            sweeping = asyncio.create_task(sweep_on(expiry))  # for those that nobody has in hand
+            late = 9 - {"rate": 1, "away": 0, "hangs": 2}[why]
+            await until(lambda: len([each for each in scene.reported if each.reason]) == late)
+            found = scene.reported
+            sweeping.cancel()
+            hold.set()
+    assert Counter(each.reason for each in found if each.reason) == {"expired: it was never tried": late}
+    assert [each["event"] for each in logs].count("letters_expired") >= 1
