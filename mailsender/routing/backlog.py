@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from operator import itemgetter
+from typing import TypeAlias
 
 from mailsender.model.handling import Priority
 from mailsender.model.letter import Claim, Letter
 
+_Waiting: TypeAlias = tuple[float, str, Letter]
+"""Its place in the route's order, its claim's token, and a letter."""
 
-def _place(waiting: tuple[float, str, Letter]) -> float:
+
+def _place(waiting: _Waiting) -> float:
     return waiting[0]
 
 
 def _expired(letter: Letter, now: float) -> bool:
     return letter.expires is not None and letter.expires.timestamp() <= now
+
+
+def _by_turns(here: Iterable[_Waiting], token: str, fresh: Sequence[Letter]) -> list[_Waiting]:
+    """Those who are here in their order, and among them fresh letters of other streams.
+
+    The second letter of a stream comes behind the first ones of all others, and so on.
+    """
+    rounds: Counter[str] = Counter()
+    numbered = []
+    for letter in fresh:
+        numbered.append((rounds[letter.handling.stream], letter))
+        rounds[letter.handling.stream] += 1
+    more = deque(sorted(numbered, key=itemgetter(0)))
+    found: list[_Waiting] = []
+    last = -math.inf
+    for each in here:
+        stream = each[2].handling.stream
+        while more and more[0][0] < rounds[stream]:
+            found.append((last, token, more.popleft()[1]))
+        rounds[stream] += 1
+        last = max(last, each[0])
+        found.append(each)
+    return [*found, *((last, token, letter) for _, letter in more)]
 
 
 class Backlog:
@@ -28,9 +57,10 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._letters: deque[tuple[float, str, Letter]] = deque()
+        self._letters: deque[_Waiting] = deque()
         self._aside: dict[str, tuple[str, Letter, asyncio.TimerHandle]] = {}
         self._reserved = 0
+        self._only: str | None = None  # the stream of all that are here, None where there may be several
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
         self.low = asyncio.Event()
@@ -44,12 +74,43 @@ class Backlog:
     def put(self, claim: Claim) -> None:
         """Add a claim's letters, where they stand in the route's order, and wake as many senders."""
         last = self._letters[-1][0] if self._letters else -math.inf
+        self._note_streams(claim.letters)
         places = claim.places or (last,) * len(claim.letters)
         more = [(place, claim.token, letter) for place, letter in zip(places, claim.letters, strict=True)]
         self._letters.extend(more)
         if more and more[0][0] < last:
             # Somebody came in since, whose turn it is before those that wait here. Both are in order already.
             self._letters = deque(sorted(self._letters, key=_place))
+        for _ in claim.letters:
+            self._wake()
+
+    def _note_streams(self, letters: Sequence[Letter]) -> None:
+        streams = {letter.handling.stream for letter in letters}
+        if not self._letters:
+            self._only = streams.pop() if len(streams) == 1 else None
+        elif streams and streams != {self._only}:
+            self._only = None
+
+    def put_fresh(self, claim: Claim) -> None:
+        """Add letters that came in just now, behind those that are here.
+
+        Streams of which none is here take turns with those that are: else a batch that came at once, over a
+        relay that is slow, would be gone through before a single letter of another one. Their letters were
+        given no places in the route's order yet.
+        """
+        streams = {letter.handling.stream for letter in claim.letters}
+        here = {self._only}
+        if self._letters and streams != here:
+            here = {letter.handling.stream for _, _, letter in self._letters}
+        if not self._letters or streams <= here:
+            self.put(claim)
+            return
+        self._only = None
+        fresh = [each for each in claim.letters if each.handling.stream not in here]
+        others = [each for each in claim.letters if each.handling.stream in here]
+        letters = _by_turns(self._letters, claim.token, fresh)
+        last = letters[-1][0]
+        self._letters = deque([*letters, *((last, claim.token, each) for each in others)])
         for _ in claim.letters:
             self._wake()
 
@@ -73,6 +134,7 @@ class Backlog:
     def _come_back(self, letter_id: str) -> None:
         token, letter, _ = self._aside.pop(letter_id)
         last = self._letters[-1][0] if self._letters else -math.inf
+        self._note_streams([letter])
         self._letters.append((last, token, letter))
         self._wake()
 

@@ -290,10 +290,13 @@ class Route:
         """The queue is looked into now."""
         self._looked_at = self._clock.monotonic()
 
-    def put(self, claim: Claim) -> None:
-        """Add a claim's letters to the backlog."""
+    def put(self, claim: Claim, *, fresh: bool = False) -> None:
+        """Add a claim's letters to the backlog; `fresh` ones came in just now."""
         self._claimed += len(claim.letters)
-        self.backlog.put(claim)
+        if fresh:
+            self.backlog.put_fresh(claim)
+        else:
+            self.backlog.put(claim)
 
     def room(self) -> int:
         """How many letters to claim now: what can be sent within `AHEAD`, less what is there."""

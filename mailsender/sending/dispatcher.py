@@ -221,7 +221,8 @@ class Dispatcher:
             self._asked.discard(claim.token)
             mine = tuple(letter for letter in claimed if letter.route == claim.route)
             route = next((each for each in self.routes if each.name == claim.route), None)
-            self._take(route, Claim(token=claim.token, letters=mine), self._suppressed.pop(claim.token, None))
+            suppressed = self._suppressed.pop(claim.token, None)
+            self._take(route, Claim(token=claim.token, letters=mine), suppressed, fresh=True)
 
     async def _more_fresh_room(self, route: Route, wanted: int, ends: float) -> int:
         """Wait until as many letters as are `wanted` fit, or the time `ends`."""
@@ -450,7 +451,12 @@ class Dispatcher:
         return len(claim.letters)
 
     def _take(
-        self, route: Route | None, claim: Claim, suppressed: Mapping[str, Letter] | None = None
+        self,
+        route: Route | None,
+        claim: Claim,
+        suppressed: Mapping[str, Letter] | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
         """Take a claim's letters; `suppressed` are those of them with recipients who are to get nothing."""
         if not self._in_flight.is_own(claim.token):
@@ -459,7 +465,7 @@ class Dispatcher:
         if route is None or route.ended.is_set() or self._stopping.is_set():
             self._release([(claim.token, letter) for letter in claim.letters])
         else:
-            route.put(self._without(claim, suppressed) if suppressed else claim)
+            route.put(self._without(claim, suppressed) if suppressed else claim, fresh=fresh)
 
     def _without(self, claim: Claim, suppressed: Mapping[str, Letter]) -> Claim:
         """A claim without recipients who are to get nothing; letters with nobody else end here."""
@@ -471,7 +477,12 @@ class Dispatcher:
             self._settler.put(Settlement(token=claim.token, letter=each))
         if ended:
             log.info("letters_suppressed", letters=len(ended))
-        return Claim(token=claim.token, letters=tuple([each for each in moved if not each.status.final]))
+        kept = [index for index, each in enumerate(moved) if not each.status.final]
+        return Claim(
+            token=claim.token,
+            letters=tuple([moved[index] for index in kept]),
+            places=tuple([claim.places[index] for index in kept]) if claim.places else (),
+        )
 
     def _crowded(self) -> bool:
         """Whether the letters in flight take all the memory that they may."""

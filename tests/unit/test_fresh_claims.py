@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mailsender.model.clock import SystemClock
+from mailsender.model.handling import Handling
 from mailsender.model.letter import Letter, Status
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.port import Inserted
@@ -186,3 +187,27 @@ async def test_fresh_letters_of_a_name_that_was_declared_dead_are_nobodys_to_sen
         await scene.settled(1)
         assert (await scene.queue.stats()).processing == 5
     assert len(relay.sent) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_fresh_letter_of_another_stream_does_not_wait_for_a_batch_that_is_at_hand() -> None:
+    """Nor does a batch of another one have all turns, or a stream's letters others than in their order."""
+    relay = FakeRelay(hold=asyncio.Event())
+    news, codes = Handling(stream="news"), Handling(stream="codes")
+    async with running(relay, senders=1) as scene:
+        await until(lambda: scene.route.dry)
+        assert await hand_over(scene, [letter(n) for n in range(100)]) == 100
+        await relay.started.wait()
+        assert await hand_over(scene, [letter(200 + n, handling=news) for n in range(50)]) == 50
+        assert await hand_over(scene, [letter(300, handling=codes)]) == 1
+        assert await hand_over(scene, [letter(301, handling=Handling(stream="bills"))]) == 1
+        assert await hand_over(scene, [letter(100), letter(250, handling=news)]) == 2
+        assert relay.hold is not None
+        relay.hold.set()
+        await scene.settled(154)
+    sent = [int(each.recipients[0].partition("@")[0][1:]) for each in relay.sent]
+    assert sent.index(300) < sent.index(301) < 6
+    begun = sent[5:80]
+    assert abs(sum(each < 200 for each in begun) - sum(200 <= each < 300 for each in begun)) <= 3
+    for stream in (range(101), range(200, 251)):
+        assert [each for each in sent if each in stream] == list(stream)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Phase, Result, Status, Verdict, now_ms
+from mailsender.model.letter import Claim, Phase, Result, Status, Verdict, now_ms
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.routing.plan import Match
 from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Suppress
@@ -61,6 +61,16 @@ async def test_a_fresh_letter_ends_as_one_that_waited() -> None:
     assert [done[f"letter {n}"].status for n in (1, 2, 3)] == [Status.ERROR, Status.SENT, Status.SENT]
     left = done["letter 3"].recipients
     assert [each.result and each.result.verdict for each in left] == [Verdict.ACCEPTED, Verdict.REFUSED]
+
+
+async def test_those_who_are_left_of_a_claim_keep_their_places() -> None:
+    """Or a letter of another stream went behind all that is at hand."""
+    async with running(FakeRelay(), suppression=await watch_with("r1@example.test")) as scene:
+        letters = letter(1), letter(2), letter(3)
+        claim = Claim(token=scene.in_flight.new_token(), letters=letters, places=(1.0, 2.0, 3.0))
+        left = scene.dispatcher._without(claim, await scene.dispatcher._suppression.look_up(letters))
+    assert [each.id for each in left.letters] == [letter(2).id, letter(3).id]
+    assert left.places == (2.0, 3.0)
 
 
 async def test_a_batch_for_nobody_but_those_is_done_in_no_time() -> None:
