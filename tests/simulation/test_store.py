@@ -24,7 +24,7 @@ class Quiet:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def done(self, process: Process, call: str, result: Any) -> None:
+    def done(self, process: Process, call: str, arguments: tuple[Any, ...], result: Any) -> None:
         self.calls.append(call)
 
 
