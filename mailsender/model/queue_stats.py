@@ -31,6 +31,9 @@ class QueueStats:
     the letter that should have been sent first has been waiting beyond its time; 0.0 where none is due.
     `oldest_unreported` is how long the oldest report of `unreported` has been to come. `routes` are those on
     which letters wait, by name, the unknown ones among them: at most `MOST_ROUTES`, those with the most.
+
+    Several queries count, a moment apart: of letters that change hands meanwhile some may be counted for
+    what they were, and one that is put off then for `sent`.
     """
 
     awaiting: int
