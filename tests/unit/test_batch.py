@@ -363,7 +363,20 @@ class TestBatches:
             "Other": values,
         },
     )
-    plain = st.fixed_dictionaries({"Addresses": addresses, "Subject": texts, "Body": texts, "Token": texts})
+    plain = st.fixed_dictionaries(
+        {"Addresses": addresses, "Subject": texts, "Body": texts, "Token": texts},
+        optional={
+            "ID": st.just("6b03f03e1c3fe5165a363fce"),
+            "Stream": st.sampled_from(["news", "", "no name", "x" * 65]) | values,
+            "Tags": st.lists(st.sampled_from(["a", "b", "", "\n"]), max_size=11) | st.lists(values) | values,
+            "Priority": st.sampled_from(["high", "LOW", "urgent", ""]) | values,
+            "Route": st.sampled_from(["staff", "", "a b"]) | values,
+            "Retry": st.sampled_from(["1m, 5m*2", "soon", ""]) | values,
+            "NotBefore": st.sampled_from(["2026-11-30T08:00:00Z", "tomorrow", ""]) | values,
+            "ExpireAt": st.sampled_from(["2026-11-30t11:00:00.123456+03:00", "2026-11-30", ""]) | values,
+            "stream": texts,
+        },
+    )
 
     @given(st.lists(elements, max_size=3) | st.lists(plain, max_size=3), st.booleans())
     def test_both_ways_make_the_same(self, batch: list[dict[str, Any]], escaped: bool) -> None:
