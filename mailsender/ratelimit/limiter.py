@@ -144,7 +144,7 @@ class Limiter:
         self._vain = 0  # leases in a row of which no slot could be used
         self.granted = self.lapsed = self.awaited = self.exhausted = 0
         self._shut = False
-        self._unlimited = self._free = False
+        self._unpaced = self._unlimited = self._free = False
         self._each = EVERYBODY
         self._reckon()
 
@@ -222,7 +222,7 @@ class Limiter:
         """
         now, epoch = self._clock.monotonic(), self._clock.epoch()
         order = order.checked()
-        if self._unlimited and order.key == RELAY and order.factor < 1 and not order.spacing:
+        if self._unpaced and order.key == RELAY and order.factor < 1 and not order.spacing:
             order = replace(order, spacing=self._pace.spacing(now))
         if self._standing.add(order, now, epoch):
             log.warning(
@@ -283,8 +283,9 @@ class Limiter:
         return bool(self._standing.orders) and self.left(RELAY, self._clock.monotonic()) > 0
 
     def _reckon(self) -> None:
-        """Whether slots are needed at all."""
-        self._unlimited = self.allowance.unlimited and not any(each.letters for each in self.further)
+        """Whether there is a rate to keep, and whether slots are needed at all."""
+        self._unpaced = not any(each.letters for each in (self.allowance, *self.further))
+        self._unlimited = self._unpaced and not self.allowance.quota
         counts = self.allowance.by_recipient or self.allowance.quota_by_recipient
         self._each = 1 if counts else EVERYBODY  # recipients that a slot is for
         order = self._standing.of(RELAY, self._clock.monotonic())
@@ -467,7 +468,8 @@ class Limiter:
         if self.waiting or self._shorts or self.exhausted_until is not None or not known or self._pending:
             return True
         self._wanted.clear()
-        sends = self._unlimited and self._backlog() > 0
+        # Without a rate nothing else asks often: slots of a quota alone are good for long.
+        sends = self._unpaced and self._backlog() > 0
         wait = (LOOK_SENDING if sends else LOOK_EVERY) if looks or self._unlimited else None
         # It takes several answers in time until slots are used again: nobody is to wait for as many looks.
         await first_of(stop, self._wanted, timeout=VAIN_RETRY if self._lapses.all else wait)
@@ -673,7 +675,10 @@ class Limiter:
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
-        return self._next()
+        slot = self._next()
+        if slot is not None:
+            self._pace.begun += 1
+        return slot
 
     def _next(self) -> Slot | None:
         """The next slot of the lease."""

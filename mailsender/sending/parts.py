@@ -3,8 +3,6 @@
 A letter is on one route at a time: on that of the part which is due first. The others' times stand with
 their recipients, and so do those of recipients for whom a reply's rule asked to wait for longer, or who rest
 and were not tried. Pure.
-
-It is not compiled: of letters that all take the one route, and were not tried before, nobody asks.
 """
 
 from __future__ import annotations

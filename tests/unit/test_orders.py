@@ -37,6 +37,7 @@ from tests.relays import ACCEPTED, FakeRelay
 
 RATE = Allowance(letters=10, period=1.0)
 FREE = Allowance(letters=0, period=1.0)
+QUOTA = Allowance(letters=0, period=1.0, quota=100_000)
 
 
 def order(key: str = RELAY, *, until: float = 0.0, **changes: float) -> Order:
@@ -202,15 +203,19 @@ async def test_every_member_obeys_after_its_next_lease_and_so_does_a_successor(
             assert successor.left("destination:gmail.com", clock.monotonic()) == pytest.approx(29, abs=0.01)
 
 
+@pytest.mark.parametrize("allowance", [FREE, QUOTA])
 @pytest.mark.asyncio
-async def test_who_sends_without_a_rate_hears_of_an_order_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_sends_without_a_rate_hears_of_an_order_soon(
+    monkeypatch: pytest.MonkeyPatch, allowance: Allowance
+) -> None:
     monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 3600.0)
     monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_SENDING", 0.01)
     clock = ManualClock()
     store = Store(clock)
-    told, other = (limiter(store, clock, FREE, watch=True) for _ in range(2))
+    told, other = (limiter(store, clock, allowance, watch=True) for _ in range(2))
     async with running(told, other):
         await until(lambda: told.knows and other.knows)
+        await other.acquire()  # of a quota it has some at hand now
         told.order(order(until=clock.epoch() + 30))
         await until(lambda: not other.goes)
 
@@ -318,6 +323,24 @@ async def test_a_relay_without_a_rate_is_slowed_to_a_part_of_what_it_took(
         assert gaps == pytest.approx([0.2, 0.2], rel=0.01)
         clock.forward(200)
         assert await gate.acquire() is UNLIMITED
+
+
+@pytest.mark.asyncio
+async def test_a_relay_with_a_quota_and_no_rate_is_slowed_to_a_part_of_what_it_took() -> None:
+    """Its slots lie next to one another: a part of that speed would be felt by nobody."""
+    clock = ManualClock()
+    gate = limiter(Store(clock), clock, QUOTA)
+    async with running(gate):
+        for _ in range(3000):  # at ten a second
+            clock.forward(0.1)
+            await gate.acquire()
+        gate.order(order(until=clock.epoch(), factor=0.5, then_until=clock.epoch() + 100))
+        slots = [await gate.acquire() for _ in range(3)]
+        gaps = [later.earliest - one.earliest for one, later in pairwise(slots)]
+        assert gaps == pytest.approx([0.2, 0.2], rel=0.01)
+        clock.forward(200)
+        at_full_speed = [await gate.acquire() for _ in range(3)]
+        assert at_full_speed[-1].earliest - at_full_speed[0].earliest < 0.001
 
 
 @pytest.mark.asyncio
