@@ -50,6 +50,9 @@ class ScriptedRelay:
         self.seen: dict[str, float] = {}
         self.busy_at = 0.0
 
+    def bar_logins(self, barred: Callable[[str], str]) -> None:
+        """See `Transport.bar_logins`: nobody logs in here."""
+
     async def connect(self) -> ScriptedSession:
         """See `Transport.connect`."""
         process = CURRENT.get()

@@ -38,6 +38,9 @@ class FakeRelay:
     def address(self) -> str:
         return self.name
 
+    def bar_logins(self, barred: Callable[[str], str]) -> None:
+        self.barred = barred
+
     async def connect(self) -> FakeSession:
         self.connects += 1
         if self.away:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -10,7 +11,7 @@ from mailsender.admin.relay_state import orders_of
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.model.text import cleaned
-from mailsender.ratelimit.order import MOST_KEY, RELAY
+from mailsender.ratelimit.order import LOGIN, MOST_KEY, RELAY, Order
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Scope
 from mailsender.sending.hastening import HEARD
@@ -52,8 +53,10 @@ class Lifting:
         key = scope.strip().lower()[:MOST_KEY]
         if not _is_scope(key):
             raise NoOrder(f"there is no such scope; there are {SCOPES}, as status shows them")
-        order = orders_of(there[relay]).get(key)
-        if not await _end(there[relay], key) and order is None:
+        found = _ended_with(key, orders_of(there[relay]))
+        lifted = [await _end(there[relay], each) for each in found]
+        order = next((each for each in found.values() if each is not None), None)
+        if not any(lifted) and order is None:
             raise NoOrder(f"nothing is ordered for this scope of {relay}")
         replica.dispatcher.nudge()
         replica.dispatcher.hastener.ask(heard=HEARD)
@@ -80,7 +83,13 @@ _LATEST: Final = 253_402_300_000.0
 def _is_scope(key: str) -> bool:
     """Whether an order may be about it; of a single recipient each replica has its own, and none is kept."""
     kind, _, name = key.partition(":")
-    return key == RELAY or (kind in {Scope.DESTINATION, Scope.SENDER} and bool(name))
+    return key == RELAY or (kind in {Scope.DESTINATION, Scope.SENDER, LOGIN} and bool(name))
+
+
+def _ended_with(key: str, orders: Mapping[str, Order]) -> dict[str, Order | None]:
+    """The orders, as far as they are known, that end with that of a scope: with the relay's its logins'."""
+    logins = [each for each in orders if key == RELAY and each.startswith(f"{LOGIN}:")]
+    return {each: orders.get(each) for each in (key, *logins)}
 
 
 async def _end(relay: Relay, key: str) -> bool:

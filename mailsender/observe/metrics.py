@@ -94,7 +94,7 @@ STAGES: Final = tuple([each for each in Phase if each is not Phase.INTAKE])
 REPLIES: Final = ("2xx", "4xx", "5xx", "other", "none")
 """Classes of replies, by their first digit; `none` where the connection was lost or nothing was said."""
 
-SCOPES: Final = ("relay", "destination", "sender", "recipient")
+SCOPES: Final = ("relay", "login", "destination", "sender", "recipient")
 """What an order covers."""
 
 PARTS: Final = (

@@ -50,6 +50,15 @@ def destination(domain: str) -> str:
     return f"destination:{domain.lower()}"
 
 
+LOGIN: Final = "login"
+"""Begins the scope of one login: a user with a password, or a token."""
+
+
+def login(mark: str) -> str:
+    """The scope of a login, by its mark: see `mailsender.smtp.port.Transport.bar_logins`."""
+    return f"{LOGIN}:{mark}"
+
+
 def sender(address: str) -> str:
     """The scope of all letters with this reverse-path."""
     return f"sender:{address.lower()}"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import structlog
 
 from mailsender.model.clock import Clock
-from mailsender.model.letter import Phase, Result
+from mailsender.model.letter import Phase, Result, now_ms
 from mailsender.ratelimit.destinations import Destinations, Rates, domain_of
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
-from mailsender.ratelimit.order import Order
+from mailsender.ratelimit.order import Order, login
 from mailsender.routing.breaker import LAST_WAIT, PUT_OFF_RUN, PUT_OFF_WAIT, Breaker, Refusals, Telling
 from mailsender.routing.orders import Orders, Resting
 from mailsender.routing.patterns import named_in
@@ -90,6 +90,7 @@ class Relay:
             patience=limiter.life / 2,
         )
         self.pool.ruled = self._session_refused
+        transport.bar_logins(self._login_barred)
         self.pool.rests = self._rests
         self.breaker = Breaker()
         self.refusals = Refusals()
@@ -205,16 +206,14 @@ class Relay:
     # --- what it orders --------------------------------------------------------------------------
 
     def _rests(self) -> bool:
-        """Whether it ordered, or may have before this process began, that nothing begins now.
-
-        A login that it refused is not tried again by a replica that just started.
-        """
+        """Whether it ordered, or may have before this process began, that nothing begins now."""
         return not self.limiter.knows or (self.ordered and self.held(RELAY_KEY, self._clock.monotonic()) > 0)
 
     def _session_refused(self, error: RelayAway) -> float:
         """It refused a session; returns the seconds for which none may be tried, by what a rule says.
 
-        What is ordered about the relay is kept as an order, which somebody may lift.
+        What is ordered about the relay is kept as an order, which somebody may lift. That a login is refused
+        until a person acts is about that login: another password, or token, is what the person comes with.
         """
         reply = error.reply
         if reply is None or reply.code < 400 or not self.rules:
@@ -224,9 +223,24 @@ class Relay:
             return 0.0
         decision = decided(rule, reply.code, reply.enhanced, reply.text, blames_all=True)
         if decision.orders and decision.scope is Scope.RELAY:
-            self.obey(decision, RELAY_KEY, self._clock.monotonic())
+            judged = decision.action is Action.STOP and bool(error.login)
+            key = login(error.login) if judged else RELAY_KEY
+            self.obey(replace(decision, then=None) if judged else decision, key, self._clock.monotonic())
             return 0.0
         return decision.seconds
+
+    def _login_barred(self, mark: str) -> str:
+        """Why nobody is to log in by what has this mark; empty where one may."""
+        if not self.ordered:
+            return ""
+        order = self.limiter.held(login(mark), self._clock.monotonic())
+        if order is None:
+            return ""
+        until = now_ms(order.until).isoformat(timespec="seconds")
+        return (
+            f"it refused this login ({order.rule}: {order.said}), which is tried again at {until}; another"
+            " password or token is tried at once, and so is this one after `mailsender lift`"
+        )
 
     def obey(self, decision: Decision, key: str, now: float) -> float:
         """Do what a reply orders beyond its letter: begin nothing that `key` covers, and then less at a time.

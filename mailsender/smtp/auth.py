@@ -38,6 +38,10 @@ Each session would come again by itself, and relays lock an account, or an addre
 """
 
 
+class Repeated(SMTPAuthenticationError):  # noqa: N818  an answer
+    """What the relay said to an earlier login; it has not been asked again."""
+
+
 @dataclass(slots=True)
 class LoginMemory:
     """What is known of a relay's logins; shared by all sessions with it.
@@ -62,10 +66,10 @@ class LoginMemory:
         """Raise the relay's last refusal as long as it is too early for another login by the same proof.
 
         Raises:
-            SMTPAuthenticationError: the same as last time.
+            Repeated: the same as last time.
         """
         if self.refusal is not None and now < self.again and proof == self.refused_proof:
-            raise SMTPAuthenticationError(self.refusal.code, self.refusal.message)
+            raise Repeated(self.refusal.code, self.refusal.message)
 
     def refused(self, refusal: SMTPAuthenticationError, proof: str, now: float) -> None:
         """Log in no more by this proof for a while, which is longer each time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -111,6 +111,10 @@ class SmtpRelay:
         """See `Relay`."""
         return self._learned.remark
 
+    def bar_logins(self, barred: Callable[[str], str]) -> None:
+        """See `Transport`."""
+        self._logins.barred = barred
+
     async def connect(self) -> SmtpSession:
         """See `Relay`.
 
@@ -134,13 +138,16 @@ class SmtpRelay:
         except (SMTPException, OSError, ValueError) as error:
             if isinstance(error.__cause__ or error, ssl.SSLCertVerificationError):
                 self._tls.forget()
-            raise relay_away(
+            away = relay_away(
                 error,
                 phase=opening.phase,
                 host=config.host,
                 told=self._logins.told(opening.login),
                 advice=self._logins.advice,
-            ) from error
+            )
+            if opening.phase is Phase.AUTH:
+                away.login = self._logins.refused
+            raise away from error
 
     async def _tls_context(self) -> ssl.SSLContext | None:
         """Reading the CAs takes a while, and is done aside."""

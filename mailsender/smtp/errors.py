@@ -14,6 +14,7 @@ from aiosmtplib import SMTPResponseException
 
 from mailsender.model.letter import Phase
 from mailsender.model.text import one_line
+from mailsender.smtp.auth import Repeated
 from mailsender.smtp.bearer import oauthbearer, xoauth2
 from mailsender.smtp.mechanisms import Login
 from mailsender.smtp.port import RelayAway
@@ -71,7 +72,9 @@ def _refusal(error: SMTPResponseException, phase: Phase, advice: str, *, without
     elif code is None:
         hint = "; is SMTP_PORT the port of a mail server?"
     text = f"the relay refused the session ({phase}): {f'{code} ' if code else ''}{one_line(said)}{hint}"
-    reply = None if code is None else Reply.of(code, said.split("\n"))
+    # What is only repeated is no reply: a rule would begin its time anew each time.
+    told_now = code is not None and not isinstance(error, Repeated)
+    reply = Reply.of(code, said.split("\n")) if code is not None and told_now else None
     return RelayAway(text, phase=phase, code=code, permanent=code is not None and code >= 500, reply=reply)
 
 

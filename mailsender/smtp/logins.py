@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase
@@ -33,6 +34,7 @@ class Logins:
         self._port = port
         self._clock = clock
         self._memory = LoginMemory(relay=told)
+        self.barred: Callable[[str], str] = _nothing
         self._tokens: Tokens | None = None
         if credentials.tokens is not None:
             self._tokens = tokens_of(credentials.tokens, clock, told)
@@ -41,16 +43,28 @@ class Logins:
         """What to log in by now. It is known before a relay is bothered with a connection.
 
         Raises:
-            RelayAway: there is no token.
-            SMTPAuthenticationError: the relay has just refused this one.
+            RelayAway: there is no token, or nobody is to log in by what there is.
+            Repeated: the relay has just refused this one.
         """
         try:
             proof = await self._tokens.get() if self._tokens else self._credentials.password
         except NoToken as error:
             text = f"there is no token to log in by: {error}"
             raise RelayAway(text, phase=Phase.AUTH, permanent=error.permanent) from error
+        if why := self.barred(self._mark(proof)):
+            raise RelayAway(why, phase=Phase.AUTH, permanent=True)
         self._memory.check(proof, self._clock.monotonic())
         return self._login(proof)
+
+    @property
+    def refused(self) -> str:
+        """The mark of what the relay refused last; empty while it has refused nothing."""
+        return self._mark(self._memory.refused_proof) if self._memory.refused_proof else ""
+
+    def _mark(self, proof: str) -> str:
+        """See `Transport.bar_logins`: 16 bits tell another password from it, and are too few to find it by."""
+        told = f"{self._credentials.user}\0{proof}".encode("utf-8", "surrogatepass")
+        return blake2b(told, digest_size=2).hexdigest()
 
     def _login(self, proof: str) -> Login:
         return Login(user=self._credentials.user, proof=proof, host=self._host, port=self._port)
@@ -95,3 +109,7 @@ class Logins:
     def advice(self) -> str:
         """What to look at when the relay refuses a login."""
         return self._tokens.advice() if self._tokens else "see SMTP_USER and SMTP_PASSWORD"
+
+
+def _nothing(_mark: str) -> str:
+    return ""

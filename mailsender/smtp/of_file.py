@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from mailsender.smtp.port import RelayAway, Session, Transport
@@ -69,6 +69,10 @@ class OfFile:
         """See `Transport`."""
         return file_words(self._transport.remark)
 
+    def bar_logins(self, barred: Callable[[str], str]) -> None:
+        """See `Transport`."""
+        self._transport.bar_logins(barred)
+
     async def connect(self) -> Session:
         """See `Transport`.
 
@@ -80,5 +84,10 @@ class OfFile:
         except RelayAway as error:
             text, phase, code = file_words(str(error)), error.phase, error.code
             raise RelayAway(
-                text, phase=phase, code=code, permanent=error.permanent, reply=error.reply
+                text,
+                phase=phase,
+                code=code,
+                permanent=error.permanent,
+                reply=error.reply,
+                login=error.login,
             ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mailsender.model.errors import Unavailable
@@ -37,9 +37,9 @@ class Permit(Protocol):
 
 
 class RelayAway(Unavailable):
-    """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said.
+    """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said now.
 
-    `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
+    `login` is the mark of the password or token that it refused, see `Transport.bar_logins`. `permanent` tells a fault that waiting will not mend (wrong password, wrong certificate), so that
     the operator hears of it at once; it is tried again all the same.
     """
 
@@ -51,10 +51,12 @@ class RelayAway(Unavailable):
         code: int | None = None,
         permanent: bool = False,
         reply: Reply | None = None,
+        login: str = "",
     ) -> None:
         """Note how far it came."""
         super().__init__(text)
         self.reply = reply
+        self.login = login
         self.phase = phase
         self.code = code
         self.permanent = permanent
@@ -159,6 +161,13 @@ class Transport(Protocol):
     @property
     def remark(self) -> str:
         """What it is found to do otherwise than it says, for an operator; empty when there is nothing."""
+        ...
+
+    def bar_logins(self, barred: Callable[[str], str]) -> None:
+        """Ask `barred` before each login: it says why nobody is to log in by what has this mark, or nothing.
+
+        A mark tells two logins (the user with a password, or a token) apart, and is of no use to guess one.
+        """
         ...
 
     async def connect(self) -> Session:

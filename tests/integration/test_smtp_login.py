@@ -102,6 +102,42 @@ async def test_each_form_of_login_that_a_relay_may_want(
         nothing_was_told_that_was_not_asked(relay)
 
 
+@pytest.mark.asyncio
+async def test_who_is_barred_does_not_even_connect_and_another_password_has_another_mark() -> None:
+    async with ZooRelay(needs_login=True) as relay:
+        marks: list[str] = []
+
+        def barred(mark: str) -> str:
+            marks.append(mark)
+            return "barred"
+
+        for password in ("wrong", "another"):
+            adapter = logging_in(relay, password=password)
+            adapter.bar_logins(barred)
+            with pytest.raises(RelayAway, match="barred") as caught:
+                await log_in(adapter)
+            assert (caught.value.phase, caught.value.reply) == ("auth", None)
+        assert len(set(marks)) == 2
+        assert relay.commands == []
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_that_is_repeated_is_no_reply() -> None:
+    """A rule would begin its time anew each time."""
+    async with ZooRelay(needs_login=True) as relay:
+        adapter = logging_in(relay, password="wrong")
+        told = []
+        for _ in range(2):
+            with pytest.raises(RelayAway) as caught:
+                await log_in(adapter)
+            told.append(caught.value)
+    first, again = told
+    assert first.reply is not None
+    assert again.reply is None
+    assert first.login == again.login != ""
+    assert str(first) == str(again)
+
+
 class NameInTheCommandOnly(ZooRelay):
     """LOGIN that wants the name with the command, and refuses it without."""
 

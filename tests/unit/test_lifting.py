@@ -12,7 +12,7 @@ from mailsender.app import build
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.observe.metrics import ALL
-from mailsender.ratelimit.order import RELAY, Order, sender
+from mailsender.ratelimit.order import RELAY, Order, login, sender
 from mailsender.sending.hastening import HEARD, SOON
 from mailsender.service import Replica
 from mailsender.settings.environment import load
@@ -87,6 +87,8 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scene:
     [
         (RELAY, "relay"),
         (sender("ann@example.com"), "sender:Ann@Example.com"),
+        (login("ab12"), "relay"),
+        (login("ab12"), "login:ab12"),
         ("destination:gmail.com", "destination:gmail.com"),
         ("destination:a.example.org", "destination:*.example.org"),
         ("destination:a.example.org", "destination:b.example.org"),
@@ -162,6 +164,7 @@ async def test_metrics_count_orders_by_what_they_cover(scene: Scene) -> None:
     rows = [each for each in text.splitlines() if each.startswith(ALL["orders"].shown)]
     assert {each.partition('scope="')[2] for each in rows} == {
         'relay"} 1.0',
+        'login"} 0.0',
         'destination"} 2.0',
         'sender"} 0.0',
         'recipient"} 0.0',

@@ -37,6 +37,27 @@ class Refusing(FakeRelay):
         raise RelayAway("see SMTP_PASSWORD", phase="auth", code=reply.code, permanent=True, reply=reply)
 
 
+class Marked(FakeRelay):
+    """Takes one password alone, and is asked who is barred before."""
+
+    good = "new"
+
+    def __init__(self, password: str) -> None:
+        super().__init__()
+        self.password = password
+
+    async def connect(self) -> FakeSession:
+        if why := self.barred(f"mark-of-{self.password}"):
+            raise RelayAway(why, phase="auth", permanent=True)
+        if self.password == self.good:
+            return await super().connect()
+        self.connects += 1
+        reply = Reply.of(535, ["Authentication Credentials Invalid"])
+        raise RelayAway(
+            "no", phase="auth", code=535, permanent=True, reply=reply, login=f"mark-of-{self.password}"
+        )
+
+
 def relay_of(fake: FakeRelay, clock: ManualClock, store: MemorySlotStore) -> Relay:
     """A relay of a file, as a replica has it."""
     return Relay(
@@ -80,6 +101,32 @@ async def test_a_login_that_was_refused_is_tried_again_when_the_rule_says() -> N
     clock.forward(2)
     await ask(relay)
     assert fake.connects == 2
+
+
+async def test_a_refused_password_rests_everywhere_and_another_one_is_tried_at_once() -> None:
+    """The operator who mended it, and started anew, is not to wait for an hour."""
+    clock = ManualClock()
+    store = MemorySlotStore(clock)
+    first = relay_of(old := Marked("old"), clock, store)
+    await look(first)
+    await ask(first)
+    assert old.connects == 1
+    assert [each.key for each in first.limiter.orders()] == ["login:mark-of-old"]
+    clock.forward(HOUR / 2)
+    await ask(first)
+    await first.limiter.close()  # it writes down what was ordered
+    second = relay_of(same := Marked("old"), clock, store)
+    await look(second)
+    await ask(second)
+    assert (old.connects, same.connects) == (1, 0)
+    assert "ses/login: 535 Authentication Credentials Invalid" in second.reason
+    mended = relay_of(new := Marked("new"), clock, store)
+    await look(mended)
+    assert await mended.pool.place(wait=False)
+    assert new.connects == 1
+    clock.forward(HOUR / 2 + 60)
+    await ask(second)
+    assert same.connects == 1
 
 
 async def test_another_replica_does_not_try_it_either_nor_one_that_starts() -> None:
