@@ -675,10 +675,10 @@ class Limiter:
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
-        slot = self._next()
-        if slot is not None:
+        following = self._next()
+        if following is not None:
             self._pace.begun += 1
-        return slot
+        return following
 
     def _next(self) -> Slot | None:
         """The next slot of the lease."""

@@ -62,7 +62,7 @@ class Logins:
         return self._mark(self._memory.refused_proof) if self._memory.refused_proof else ""
 
     def _mark(self, proof: str) -> str:
-        """See `Transport.bar_logins`: 16 bits tell another password from it, and are too few to find it by."""
+        """See `Transport.bar_logins`: 16 bits tell another password from it, and are too few to guess it."""
         told = f"{self._credentials.user}\0{proof}".encode("utf-8", "surrogatepass")
         return blake2b(told, digest_size=2).hexdigest()
 

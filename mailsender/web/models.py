@@ -377,8 +377,8 @@ class OrderView(BaseModel):
     model_config = _CLOSED
 
     scope: str = Field(
-        description="What it covers: `relay`, `destination:DOMAIN`, `sender:ADDRESS` or `login:MARK`, which is"
-        " a user with a password, or a token, that the relay refused; it ends with that of `relay`, too."
+        description="What it covers: `relay`, `destination:DOMAIN`, `sender:ADDRESS` or `login:MARK`, which"
+        " is a user with a password, or a token, that the relay refused; it ends with that of `relay`, too."
         " `DELETE /relays/{relay}/orders/{scope}` ends it."
     )
     rule: str = Field(description="The rule by which it was read so.")
