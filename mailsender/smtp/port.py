@@ -39,9 +39,9 @@ class Permit(Protocol):
 class RelayAway(Unavailable):
     """No session could be opened. `phase` and `code` say how far it came, `reply` is what the relay said now.
 
-    `login` is the mark of the password or token that it refused, see `Transport.bar_logins`. `permanent` tells
-    a fault that waiting will not mend (wrong password, wrong certificate), so that the operator hears of it at
-    once; it is tried again all the same.
+    `login` is the mark of the password or token that it refused, see `Transport.bar_logins`. `permanent`
+    tells a fault that waiting will not mend (wrong password, wrong certificate), so that the operator hears
+    of it at once; it is tried again all the same.
     """
 
     def __init__(
