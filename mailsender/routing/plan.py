@@ -54,7 +54,7 @@ class Match:
     """Which letters a route is for: all that is said has to fit; what is empty fits every letter.
 
     `destinations` and `senders` are domains, ``*.domain`` or whole addresses. `larger` and `smaller` are
-    bytes of a letter's content.
+    characters of a letter's content, attachments left out.
     """
 
     streams: tuple[str, ...] = ()

@@ -37,9 +37,9 @@ class Action(StrEnum):
     SLOW = "slow"  # the same, shortly, and then less at a time for a while
     SWITCH = "switch"  # over another relay of the route; where there is none it is a wait
     SPLIT = "split"  # in a further transaction, at once
-    STOP = "stop"  # until a person acts, which is looked for by one letter at a time
+    STOP = "stop"  # for long, as a person has to act; whether one has a few letters tell then
     FAIL = "fail"  # never for this recipient
-    RETRY = "retry"  # later, by the schedule of the route
+    RETRY = "retry"  # later, by the schedule of the route; with a time it is a wait
     ANSWER = "answer"  # what its first digit says: 4xx later, 5xx never
     DEFER = "defer"  # later, although its first digit says never; it holds up nobody else
     RENEW = "renew"  # over another session, at once

@@ -25,7 +25,7 @@ def tell_expired(letters: Sequence[Letter]) -> None:
         "letters_expired",
         letters=len(letters),
         first=letters[0].id,
-        action="they are errors, or sent where somebody had accepted them; their publishers get reports",
+        action="they are errors, or sent where a relay took them for somebody; their publishers get reports",
     )
 
 

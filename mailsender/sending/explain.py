@@ -23,7 +23,7 @@ _DEEDS: Final = {
     Action.SLOW: "nothing that the rule is about begins for a while, and then less at a time",
     Action.SWITCH: "another relay of the route takes over; where there is none it is a wait",
     Action.SPLIT: "sent to at once in a further transaction, with fewer recipients",
-    Action.STOP: "nothing that the rule is about begins until a person acts; it is tried now and then",
+    Action.STOP: "nothing that the rule is about begins for a while: a person has to act; then a trial",
     Action.FAIL: "final for this recipient",
     Action.RETRY: "tried again later",
     Action.DEFER: "tried again later, although the reply says never",

@@ -279,7 +279,7 @@ class QueueView(BaseModel):
     error: Count
     unreported: Count = Field(description="Finished letters whose report is still to be published.")
     oldest_due_seconds: float = Field(description="How long the oldest letter that could be sent waits.")
-    in_hand: Count = Field(description="Letters that this replica holds now.")
+    in_hand: Count = Field(description="Letters in flight: claimed by this replica and not settled yet.")
 
 
 class CountersView(BaseModel):
@@ -384,9 +384,14 @@ class OrderView(BaseModel):
     rule: str = Field(description="The rule by which it was read so.")
     said: str = Field(description="The reply.")
     holds: bool = Field(description="Nothing that it covers begins now.")
-    until: datetime | None = Field(description="Until when that is, or was, so; null: until somebody acts.")
+    until: datetime | None = Field(
+        description="Until when that is, or was, so: of a `stop`, when a few letters try it. Null: without an"
+        " end, which no rule orders."
+    )
     pace: float = Field(ge=0, le=1, description="The part of the rate that is allowed now.")
-    over: datetime | None = Field(description="When the rate is full again; null: not by itself.")
+    over: datetime | None = Field(
+        description="When the rate is full again, if no such reply comes until then; null as `until`."
+    )
 
 
 class RelayDetailsView(RelayView):
@@ -424,7 +429,7 @@ class LiftedOrderView(BaseModel):
     rule: str = Field(description="The rule that ordered it; empty where this replica had not heard of it.")
     said: str = Field(description="The reply, or empty as `rule`.")
     until: datetime | None = Field(
-        description="Until when it would have held; null: until somebody acts, or as `rule`."
+        description="Until when it would have held; null: without an end, or as `rule`."
     )
 
 
@@ -436,7 +441,10 @@ class RouteView(BaseModel):
     route: str
     relays: list[str] = Field(description="The names of its relays, and behind them those of its fallback.")
     blocked_because: str | None = Field(description="What keeps its letters waiting; null: nothing.")
-    in_hand: Count = Field(description="Letters that are claimed and wait here for their turn.")
+    in_hand: Count = Field(
+        description="Letters at hand: claimed by this replica, and waiting for their turn; a part of the"
+        " queue's `in_hand`."
+    )
     awaiting: Count | None = Field(
         description="Letters of it that wait, over all replicas; as old as `queue`, and null with it."
     )
@@ -552,7 +560,7 @@ class Drain(BaseModel):
     step: str
     seconds: float = Field(ge=0, description="Since it began.")
     timeout_seconds: float = Field(description="When what is left is cut off.")
-    in_hand: Count = Field(description="Letters that are still held.")
+    in_hand: Count = Field(description="Letters that are still in flight.")
     unclean: list[str] = Field(description="What could not be done in order.")
 
 

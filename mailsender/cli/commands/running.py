@@ -163,7 +163,8 @@ def lift(
     """End what a relay's reply ordered: wait, slow or stop.
 
     All replicas go on, this one at once; the relay's next reply may order it again. What holds is in
-    `status`. Letters that were put off come at the time to which they were put off.
+    `status`. Letters that only waited for its end are due again within seconds; those to which the reply was
+    given come at the time to which it put them off.
     """
     answer = ask(url, key, lambda service: service.lift_order(relay, scope, reason), as_json=as_json)
     if as_json:

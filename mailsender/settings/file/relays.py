@@ -99,12 +99,17 @@ class RuleTable(Table):
     action: Action = key(
         ...,
         "`wait`: nothing for a time. `slow`: less for a time. `switch`: another relay. `split`: fewer"
-        " recipients at once. `stop`: nothing until a person acts. `fail`: final for the recipient. `retry`:"
-        " as any deferral.",
+        " recipients at once. `stop`: nothing for a time, as a person has to act, and then a few letters on"
+        " trial. `fail`: final for the recipient. `retry`: by the schedule; with `for` as `wait`.",
         "slow",
     )
     scope: Scope = key("recipient", "For whom: `recipient`, `destination`, `sender` or `relay`.", "relay")
-    for_: RuleTime | None = key(None, "How long. Without it as fits the action.", "1m", alias="for")
+    for_: RuleTime | None = key(
+        None,
+        "How long. Without it 5 min (`wait`), 1 min (`slow`), 10 min (`switch`), 1 h (`stop`).",
+        "1m",
+        alias="for",
+    )
     then: ThenTable | None = key(None, "What follows.", {"rate": "50%", "for": "10m"})
     suppress: Literal["never", "at-once", "second"] = key(
         "never", "After which refusal by a `fail` the address is suppressed.", "at-once"
@@ -246,7 +251,8 @@ class RelayTable(Table):
     )
     from_: Mailboxes | None = key(
         None,
-        "Senders that this relay takes: addresses, domains, `*.domain`. Without it: all.",
+        "Senders that this relay takes: addresses, domains, `*.domain`. All of a letter's `From`, `Sender`"
+        " and `ReversePath` have to be among them. Without it: all.",
         ["example.com", "news@example.org"],
         alias="from",
     )

@@ -38,7 +38,10 @@ class MatchTable(Table):
 
     stream: Streams | None = key(None, "The letter's `Stream`.", "newsletter", ["news", "digest"])
     sender: Mailboxes | None = key(
-        None, "Its sender, by the envelope: an address, a domain, `*.domain`.", "news@example.org"
+        None,
+        "One of its `From`, `Sender` and `ReversePath`, or the service's sender where it names none: an"
+        " address, a domain, `*.domain`.",
+        "news@example.org",
     )
     destination: Mailboxes | None = key(
         None, "The recipient: a domain, `*.domain`, or an address.", ["gmail.com", "*.example.net"]
@@ -52,8 +55,14 @@ class MatchTable(Table):
         | None
     ) = key(None, "Its `Priority`.", "low")
     tag: Texts | None = key(None, "One of its `Tags`.", "digest")
-    larger: Size | None = key(None, "It has more bytes than this.", "1MB")
-    smaller: Size | None = key(None, "It has fewer bytes than this.", "100KB")
+    larger: Size | None = key(
+        None,
+        "Its subject, HTML, text and other keys have more characters than this; attachments do not count.",
+        "1MB",
+    )
+    smaller: Size | None = key(
+        None, "Its subject, HTML, text and other keys have fewer characters than this.", "100KB"
+    )
 
 
 class ShareTable(Table):
@@ -112,8 +121,8 @@ class RouteTable(Table):
     )
     reserve: Part = key(
         0.0,
-        "The part of its relays' rates and sessions that its letters of priority `high` get before the shares"
-        " of routes count; what they do not need is not lost.",
+        "The part of each relay's rate and sessions that is kept for its letters of priority `high`, before"
+        " the rest is shared; what they do not need is not lost.",
         "10%",
     )
     open: bool = key(False, "Whether letters may name it in `Route`.")

@@ -21,7 +21,12 @@ class KafkaSettings(BaseModel):
     kafka_topic_dead_letter: str = field(
         "mts-to-mailsender-dead-letter", "Topic of records that cannot be decoded."
     )
-    kafka_groupid: str = field("mailsender", "Consumer group.", original=True)
+    kafka_groupid: str = field(
+        "mailsender",
+        "Consumer group. One without offsets (it is new, or they ran out) begins at the beginning of the"
+        " topic: letters there that the store does not know are sent.",
+        original=True,
+    )
     kafka_group_instance_id: str = field(
         "", "Stable name of this replica, for static membership.", shown="none"
     )

@@ -119,7 +119,8 @@ STOPPING: Final = (
         tag="changing",
         summary="End what a relay's reply ordered",
         text="What it covers may begin at once, on other replicas some seconds later; the relay's next reply"
-        " may order it again. Letters that it put off come at the time to which they were put off.",
+        " may order it again. Letters that only waited for its end are due again within seconds; those to"
+        " which the reply was given come at the time to which it put them off.",
         parameters=(_RELAY, _SCOPE, _REASON),
         answers=(
             Answer(status=200, text="It holds no more.", content={JSON: LiftedOrderView}),
