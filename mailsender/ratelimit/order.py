@@ -55,7 +55,7 @@ LOGIN: Final = "login"
 
 
 def login(mark: str) -> str:
-    """The scope of a login, by its mark: see `mailsender.smtp.port.Transport.bar_logins`."""
+    """The scope of a login, by its mark: see `Transport.bar_logins` of `mailsender.smtp.port`."""
     return f"{LOGIN}:{mark}"
 
 
