@@ -220,17 +220,24 @@ class Settler:
         self._written_at = self._clock.monotonic()
 
     async def _write_progress(self) -> None:
-        while self._progress:
-            each = self._progress[0]
-            try:
-                ours = await self._until_written(
-                    partial(self._queue.progress, each.token, each.letter_id, each.changed)
-                )
-            except Rejected:
-                ours = True  # its settlement says what cannot be written
-            self._progress.remove(each)
-            if not each.answer.done():
-                each.answer.set_result(ours)
+        """Write what is known of slices now, all at once: there is one of a sender at most.
+
+        What comes meanwhile has its turn behind settlements and releases, which would else never have one.
+        """
+        if self._progress:
+            async with asyncio.TaskGroup() as group:
+                for each in self._progress:
+                    group.create_task(self._write_slice(each))
+
+    async def _write_slice(self, progress: _Progress) -> None:
+        write = partial(self._queue.progress, progress.token, progress.letter_id, progress.changed)
+        try:
+            ours = await self._until_written(write)
+        except Rejected:
+            ours = True  # its settlement says what cannot be written
+        self._progress.remove(progress)
+        if not progress.answer.done():
+            progress.answer.set_result(ours)
 
     async def _write_settlements(self) -> None:
         batch = self._dated(self._settlements[:BATCH])

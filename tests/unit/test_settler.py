@@ -339,6 +339,28 @@ class SlowProgress(MemoryQueue):
         return await super().progress(token, letter_id, changed)
 
 
+class TakesLong(MemoryQueue):
+    """Takes a while to write what is known of slices."""
+
+    async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
+        await asyncio.sleep(0.02)
+        return await super().progress(token, letter_id, changed)
+
+
+@pytest.mark.asyncio
+async def test_slices_of_large_letters_keep_no_other_outcome_from_being_written() -> None:
+    queue = TakesLong(SystemClock())
+    fifty = [f"r{n}@example.test" for n in range(50)]
+    async with running(FakeRelay(), queue=queue, senders=5, max_recipients=1) as scene:
+        await queue.insert([letter(n, *fifty) for n in range(6)])
+        scene.dispatcher.nudge()
+        await until(lambda: scene.settler._progress)
+        await queue.insert([letter(99)])
+        scene.dispatcher.nudge()
+        await scene.settled(1)
+        assert [each.id for each in scene.reported] == [letter(99).id]
+
+
 SIX = tuple(f"r{n}@example.test" for n in range(6))
 
 
