@@ -67,7 +67,7 @@ def relay_details(relay: Relay, now: float, monotonic: float) -> dict[str, Any]:
         "relay": relay.name,
         **relay_state(relay),
         "breaker": relay.state,
-        "rates": [_rate(each, pace) for each in (limiter.allowance, *limiter.further) if each.letters],
+        "rates": [_rate(each, pace) for each in limiter.rates],
         "quota": limiter.allowance.quota,
         "quota_left": limiter.quota_left,
         "quota_until": moment(limiter.exhausted_until),
@@ -161,7 +161,7 @@ def _destination(pattern: str, limiter: Limiter, now: float, monotonic: float) -
     pace = next((each.pace(now) for each in limiter.orders()), 1.0)
     return {
         "destination": pattern,
-        "rates": [_rate(each, pace) for each in (limiter.allowance, *limiter.further) if each.letters],
+        "rates": [_rate(each, pace) for each in limiter.rates],
         "waiting": _in_line(limiter, monotonic),
         "blocked_because": limiter.blocked_because() or None,
     }

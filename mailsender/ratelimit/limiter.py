@@ -166,6 +166,15 @@ class Limiter:
         return math.inf if self._unlimited else self._request(0).life
 
     @property
+    def rates(self) -> list[Allowance]:
+        """All that are kept; none where there is no rate."""
+        return [each for each in (self.allowance, *self.further) if each.letters]
+
+    def most(self, seconds: float) -> float:
+        """How many slots may be had within so many seconds at most; without end where there is no rate."""
+        return min([each.rate * seconds + each.burst for each in self.rates], default=math.inf)
+
+    @property
     def goes(self) -> bool:
         """Whether slots may be had before long."""
         return not (
@@ -284,7 +293,7 @@ class Limiter:
 
     def _reckon(self) -> None:
         """Whether there is a rate to keep, and whether slots are needed at all."""
-        self._unpaced = not any(each.letters for each in (self.allowance, *self.further))
+        self._unpaced = not self.rates
         self._unlimited = self._unpaced and not self.allowance.quota
         counts = self.allowance.by_recipient or self.allowance.quota_by_recipient
         self._each = 1 if counts else EVERYBODY  # recipients that a slot is for

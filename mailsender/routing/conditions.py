@@ -79,15 +79,15 @@ def _stood_in_for(fleet: Fleet, relay: Relay) -> bool:
 
 
 def _backlog(fleet: Fleet, relay: Relay, moment: Moment) -> Condition | None:
-    """More letters that are due over a relay than its rate lets out in `LONG` seconds."""
-    allowance = relay.limiter.allowance
-    if moment.stats is None or not allowance.letters:
+    """More letters that are due over a relay than its rates let out in `LONG` seconds."""
+    slowest = min(relay.limiter.rates, key=lambda each: each.letters / each.period, default=None)
+    if moment.stats is None or slowest is None:
         return None
     due = _due_over(fleet, relay, moment.stats)
-    takes = due * allowance.period / allowance.letters
+    takes = due * slowest.period / slowest.letters
     if takes <= LONG:
         return None
-    rate = f"{allowance.letters} in {duration_of(allowance.period)}"
+    rate = f"{slowest.letters} in {duration_of(slowest.period)}"
     text = f"{due} letters are due, and the rate is {rate}"
     return Condition(part="rate", text=text, trouble=False, until=moment.counted_at + takes)
 

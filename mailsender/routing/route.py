@@ -324,7 +324,4 @@ class Route:
         self._pace.note(self._claimed, now)
         self._claimed = 0
         target = max(2 * self.senders, self._pace.rate * AHEAD)
-        allowances = [relay.limiter.allowance for relay in self.relays]
-        if all(each.letters for each in allowances):
-            target = min(target, sum(each.rate * AHEAD + each.burst for each in allowances))
-        return math.ceil(target)
+        return math.ceil(min(target, sum([relay.limiter.most(AHEAD) for relay in self.relays])))

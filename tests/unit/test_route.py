@@ -7,8 +7,11 @@ from collections import Counter
 import pytest
 
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.order import Order
+from mailsender.routing.pool import PoolLimits
 from mailsender.routing.relay import Relay
+from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.route import Route
 from mailsender.routing.routes import made, waiting_for
 from tests.clocks import ManualClock
@@ -64,6 +67,17 @@ def test_one_that_refused_letters_is_tried_with_one_when_it_is_time() -> None:
     assert [stage.turn(), stage.turn()] == ["a?", "b"]
     stage.route.done(stage.relays["a"], trial=True, sent=False)
     assert stage.turn() == "a?"
+
+
+def test_no_more_are_at_hand_than_all_rates_let_out_in_two_seconds() -> None:
+    clock = ManualClock()
+    relay = known_relay(FakeRelay(), clock, sessions=PoolLimits(sessions=20))
+    relay.limiter.change(
+        Allowance(letters=14, period=1.0),
+        (Allowance(letters=100, period=3600.0), Allowance(letters=0, period=1.0)),
+    )
+    limited = Route("default", [relay], retry=RetryPolicy(max_attempts=2, delay=1.0), clock=clock)
+    assert limited.target() == 2
 
 
 def test_one_behind_another_that_goes_is_not_tried() -> None:

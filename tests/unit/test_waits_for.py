@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mailsender.app import build
 from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
 from mailsender.model.letter import Phase, Result, Verdict
+from mailsender.ratelimit.gcra import Allowance
 from mailsender.service import Replica
 from mailsender.settings.environment import load
 from mailsender.web.models import ConditionView
@@ -158,6 +160,16 @@ async def test_letters_wait_for_the_rate_of_the_relay_that_they_take(scene: Scen
         "ses": "300 letters are due, and the rate is 2 in 1s",
         "grid": "300 letters are due, and the rate is 1 in 1s",
     }
+
+
+async def test_of_several_rates_the_slowest_tells_how_long_it_takes(scene: Scene) -> None:
+    hourly = Allowance(letters=60, period=3600.0)
+    scene.grid.limiter.change(scene.grid.limiter.allowance, (hourly,))
+    await scene.look()
+    await scene.put("default", *range(200))
+    found = (await scene.waits("rate"))["grid"]
+    assert found["text"] == "200 letters are due, and the rate is 60 in 1h"
+    assert datetime.fromisoformat(found["until"]).timestamp() - scene.clock.epoch() > 199 * 60
 
 
 async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(scene: Scene) -> None:
