@@ -115,9 +115,12 @@ class Permit:
     def begin(self) -> bool:
         """See `smtp.port.Permit`."""
         means = self.means
-        self.begun = now = means.clock.monotonic()
+        now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return self._may_use_slot(now) and not self.lost and not means.cut
+        if not self._may_use_slot(now) or self.lost or means.cut:
+            return False
+        self.begun = now
+        return True
 
     def _may_use_slot(self, now: float) -> bool:
         """Whether its slot is good, and the relay has not said meanwhile that it wants nothing now.

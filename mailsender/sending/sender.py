@@ -134,12 +134,16 @@ class Sender:
             if held is not None and trial and not await self._answers(relay, held):
                 held = None
             slot = None if held is None else await self._slot(relay, line)
+            if held is not None and slot is not None and slot is not UNLIMITED:
+                held = await self._still(relay, held, slot, line)
         except BaseException:
             self._backlog.cancel()
             raise
         if held is None or slot is None:
             if held is not None:
                 relay.pool.leave(held)
+            if slot is not None:
+                relay.limiter.put_back(slot)
             self._backlog.cancel()
             await self._give_way(relay)
             return False
@@ -177,6 +181,21 @@ class Sender:
         relay.pool.leave(held, usable=False)
         relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
         return False
+
+    async def _still(self, relay: Relay, held: Held, slot: Slot, line: str) -> Held | None:
+        """The place, or one in another session where that one has ended while its sender waited for the slot.
+
+        Behind a slow rate that takes minutes, and relays close what idles. Slots come up to a second ahead:
+        that is the time for this.
+        """
+        if held.session.reusable or await held.session.check_alive():
+            return held
+        relay.pool.leave(held, usable=False)
+        try:
+            return await self._place(relay, line)
+        except BaseException:
+            relay.limiter.put_back(slot)
+            raise
 
     async def _place(self, relay: Relay, line: str) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
@@ -480,6 +499,10 @@ class Sender:
             except (NoSlots, Stopped, RelayAway):
                 return False
             if errand.slot is not UNLIMITED:
+                if not (errand.held.session.reusable or await errand.held.session.check_alive()):
+                    relay.pool.leave(errand.held, usable=False)
+                    errand.held = None
+                    continue
                 await self._come(errand.slot)
             if self._settler.open.is_set():
                 errand.expect(recipients)
@@ -642,12 +665,12 @@ class Sender:
 
 
 def _let_go(relay: Relay, permit: Permit) -> None:
-    """Give back what a transaction that did not begin has of limits that count recipients.
+    """Give back the slot of a transaction that did not begin: of its session nothing was asked.
 
     Raises:
         Anew: somebody in it rests.
     """
-    if permit.slot.recipients < EVERYBODY or permit.held_back:
+    if not permit.begun:
         relay.limiter.put_back(permit.slot)
     if permit.held_back:
         raise Anew
