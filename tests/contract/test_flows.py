@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
+from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling, Priority
 from mailsender.model.letter import FreshClaim, Letter, Settlement, Status, now_ms
 from mailsender.queue.port import Inserted, Queue
@@ -297,6 +299,35 @@ async def test_what_is_asked_comes_back(queue: Queue) -> None:
     sent = await queue.get(sample.id)
     assert sent is not None
     assert (sent.handling, sent.expires) == (handling, until)
+
+
+class Hesitant:
+    """A collection into which nothing comes for a while, as where a majority does not answer."""
+
+    def __init__(self, collection: Any, fails: int) -> None:
+        self._collection = collection
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    async def insert_many(self, documents: Any, **more: Any) -> Any:
+        if self._fails:
+            self._fails -= 1
+            raise AutoReconnect("no majority")
+        return await self._collection.insert_many(documents, **more)
+
+
+@only(*MONGO)
+async def test_who_is_inserted_at_the_twentieth_try_does_not_stand_behind_its_own_tries(world: World) -> None:
+    queue = await world.replica()
+    await queue.insert(of("other", *range(100, 200)))  # something waits: no new era
+    queue._inserter._letters = Hesitant(queue._letters, 20)
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            await queue.insert(of("news", *range(20)))
+    await queue.insert(of("news", *range(20)))
+    assert Counter(streams(await take(queue, 40)))["news"] >= 15
 
 
 @only(*MONGO)

@@ -35,7 +35,7 @@ from mailsender.queue.mongo.documents import (
     origin_document,
     remains_of,
 )
-from mailsender.queue.mongo.flows import Flows
+from mailsender.queue.mongo.flows import Flows, Reserved
 from mailsender.queue.mongo.older_builds import NEVER
 from mailsender.queue.mongo.outbox import Entry, Outbox, late_id, named
 from mailsender.queue.port import MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
@@ -203,7 +203,15 @@ class Inserter:
         reserved = await self._flows.rank(
             [(each.letter, each.document) for each in waiting], now, self._timeout
         )
-        await self._insert_all(incoming)
+        try:
+            await self._insert_all(incoming)
+        except Unavailable:
+            await self._give_back(reserved, waiting)  # who tries again gets others
+            raise
+        await self._give_back(reserved, waiting)
+
+    async def _give_back(self, reserved: Sequence[Reserved], waiting: Sequence[_Incoming]) -> None:
+        """Give back places that were reserved for letters which did not come in."""
         stored = [each.verdict is Inserted.NEW for each in waiting]
         if not all(stored):
             with suppress(Unavailable):  # what is inserted is inserted, and its flow comes a little later
