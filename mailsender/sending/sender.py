@@ -170,7 +170,7 @@ class Sender:
     async def _answers(self, relay: Relay, held: Held) -> bool:
         """Whether a relay that refused letters answers at all; if not it is left alone for longer.
 
-        No letter is to find out what NOOP can.
+        No letter is to find out what NOOP can. A session that carries another letter is not asked.
         """
         if await held.session.check_alive(ask=True):
             return True

@@ -108,7 +108,8 @@ class Session(Protocol):
     async def check_alive(self, *, ask: bool = False) -> bool:
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle.
 
-        With `ask` it is asked in any case.
+        With `ask` it is asked in any case, but while it carries one: that is answer enough, and the question
+        would be a line of its message.
         """
         ...
 

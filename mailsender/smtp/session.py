@@ -272,7 +272,7 @@ class SmtpSession:
 
     async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
-        if self.alive and (ask or not self.reusable):
+        if self.alive and not self._dialogue.busy and (ask or not self.reusable):
             await self._ask_shortly(b"NOOP\r\n")
         return self.alive
 
