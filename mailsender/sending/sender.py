@@ -14,7 +14,7 @@ from mailsender.message.mail import NO_CONTENTS
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
 from mailsender.ratelimit.gcra import EVERYBODY, UNLIMITED, Slot
-from mailsender.ratelimit.limiter import NoSlots
+from mailsender.ratelimit.limiter import Changed, NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY
@@ -130,7 +130,7 @@ class Sender:
         """
         try:
             line = self._route.line()
-            held = await self._place(relay, line)
+            held = await self._place(relay, line, trial=trial)
             if held is not None and trial and not await self._answers(relay, held):
                 held = None
             slot = None if held is None else await self._slot(relay, line)
@@ -146,7 +146,7 @@ class Sender:
         found = None
         if slot is not UNLIMITED:
             await self._come(slot)
-        if (relay.breaker.open and not trial) or relay not in self._route.relays:
+        if not self._wants(relay, trial=trial):
             self._backlog.cancel()  # it refused letters meanwhile, or the route goes elsewhere
         elif not self._route.closed and (self._settler.open.is_set() or await self._may_begin()):
             found = self._backlog.take()
@@ -178,16 +178,28 @@ class Sender:
         relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
         return False
 
-    async def _place(self, relay: Relay, line: str) -> Held | None:
+    def _wants(self, relay: Relay, *, trial: bool) -> bool:
+        """Whether letters go over it still: it has not refused any meanwhile, and the route has it."""
+        return (trial or not relay.breaker.open) and relay in self._route.relays
+
+    async def _place(self, relay: Relay, line: str, *, trial: bool) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
+        held = relay.pool.at_once()
+        if held is not None:
+            return held
+        wants = partial(self._wants, relay, trial=trial)
         try:
-            return relay.pool.at_once() or await relay.pool.place(
-                wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay)
+            held = await relay.pool.place(
+                wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay), wanted=wants
             )
         except (Stopped, RelayAway):
             return None
+        if wants():
+            return held
+        relay.pool.leave(held)
+        return None
 
     async def _slot(self, relay: Relay, line: str) -> Slot | None:
         """A slot, which may lie a little ahead; None where none will come for long."""
@@ -460,27 +472,20 @@ class Sender:
         Raises:
             Anew: the slot is not for so many `recipients`.
         """
-        relay = errand.relay
-        destinations = relay.destinations
+        destinations = errand.relay.destinations
         while True:
             if self._rests(errand):
                 return False
-            try:
-                if errand.held is None:
-                    errand.held = relay.pool.at_once() or await relay.pool.place(
-                        wait=False, route=self._route.line_of(errand.letter)
-                    )
-                if errand.slot is None:
-                    line = self._route.line_of(errand.letter)
-                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-                limited = destinations is not None and destinations.limited
-                if limited or errand.slot.recipients < EVERYBODY:
-                    slot, errand.slot = errand.slot, None
-                    errand.slot = await self._fitted(errand, slot)
-            except (NoSlots, Stopped, RelayAway):
-                return False
-            if errand.slot is not UNLIMITED:
-                await self._come(errand.slot)
+            slot = errand.slot
+            limited = destinations is not None and destinations.limited
+            if errand.held is None or slot is None or limited or slot.recipients < EVERYBODY:
+                if not await self._provide(errand, limited=limited):
+                    return False
+                slot = errand.slot
+                if slot is None:
+                    continue
+            if slot is not UNLIMITED:
+                await self._come(slot)
             if self._settler.open.is_set():
                 errand.expect(recipients)
                 # What is over goes back, and ends in the queue.
@@ -490,6 +495,26 @@ class Sender:
             errand.slot = None
             if not await self._may_begin():
                 return False
+
+    async def _provide(self, errand: Errand, *, limited: bool) -> bool:
+        """Get the session and the slot that it lacks; True without one: ask again. False: none for long."""
+        relay, line = errand.relay, self._route.line_of(errand.letter)
+        try:
+            if errand.held is None:
+                errand.held = relay.pool.at_once() or await relay.pool.place(
+                    wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
+                )
+            if errand.slot is None:
+                errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
+            if limited or errand.slot.recipients < EVERYBODY:
+                slot, errand.slot = errand.slot, None
+                errand.slot = await self._fitted(errand, slot)
+        except Changed:
+            errand.give_back()  # its session may have ended
+            return relay in self._route.relays
+        except (NoSlots, Stopped, RelayAway):
+            return False
+        return True
 
     async def _fitted(self, errand: Errand, slot: Slot) -> Slot:
         """A slot of the relay that fits the limits of the destination, too, and as many recipients as it can.

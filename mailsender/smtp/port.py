@@ -101,6 +101,11 @@ class Session(Protocol):
         ...
 
     @property
+    def alive(self) -> bool:
+        """Whether anything more may be said, as far as is known without asking."""
+        ...
+
+    @property
     def reusable(self) -> bool:
         """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...

@@ -119,7 +119,7 @@ class SmtpSession:
 
     @property
     def alive(self) -> bool:
-        """Whether anything more may be said.
+        """See `Session`.
 
         It looks at the transport, too: one that fails in `write` says nothing, swallows what follows and
         calls back only later. Without this look a dot would seem to have been sent.
