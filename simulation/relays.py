@@ -153,13 +153,18 @@ class ScriptedSession:
         return self.relay.traits.depth
 
     @property
+    def alive(self) -> bool:
+        """See `Session`."""
+        return not self.over
+
+    @property
     def reusable(self) -> bool:
         """See `Session`."""
         return not self.over and (self.under_way > 0 or self.relay.loop.time() - self.used <= IDLE)
 
     async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
-        if not ask and self.reusable:
+        if self.alive and (self.under_way or (not ask and self.reusable)):
             return not self.process.dead
         return await self._turn(self.relay.traits.envelope) and not self.process.dead
 

@@ -104,6 +104,7 @@ class FakeSession:
         return self.alive and self.under_way > 0
 
     async def check_alive(self, *, ask: bool = False) -> bool:
+        ask = ask and not self.under_way
         self.relay.asked += ask
         return self.alive and not (ask and self.relay.mute)
 

@@ -7,7 +7,7 @@ budget has room for, the next one waits; one letter alone always goes, whatever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -42,6 +42,10 @@ class Taken:
     entries: tuple[_Entry, ...]
 
 
+def _nothing() -> None:
+    pass
+
+
 class BlobCache:
     """Contents of a store, at most `budget` bytes of them in base64, those used last."""
 
@@ -51,6 +55,7 @@ class BlobCache:
         self._entries: dict[str, _Entry] = {}  # the one that was used last comes last
         self._bytes = 0
         self._turn = asyncio.Lock()  # of those who wait for room, one looks for it at a time
+        self._wanting = 0  # how many look for room, or wait for their turn to
         self._freed = asyncio.Event()
         self._waits_since: float | None = None
 
@@ -59,8 +64,11 @@ class BlobCache:
         """Bytes of base64 in memory, or on their way into it."""
         return self._bytes
 
-    async def take(self, refs: Sequence[str]) -> Taken:
+    async def take(self, refs: Sequence[str], waits: Callable[[], None] = _nothing) -> Taken:
         """The contents of `refs`; each `take` is followed by `give_back`.
+
+        `waits` is called where it has to wait for room: what whoever asks holds meanwhile may be what those
+        need who are to make room.
 
         Raises:
             Damaged: one is not there, or not what it was; the message says which.
@@ -68,9 +76,8 @@ class BlobCache:
         """
         needed = tuple(dict.fromkeys(refs))
         if (needed and self._long_waited()) or not all(ref in self._entries for ref in needed):
-            async with self._turn:
-                await self._make_room(needed)
-                entries = self._use(needed)
+            sizes = {ref: await self._size_of(ref) for ref in needed}
+            entries = await self._in_turn(sizes, waits)
         else:
             entries = self._use(needed)
         try:
@@ -85,28 +92,35 @@ class BlobCache:
         """They are not needed any more."""
         self._release(taken.entries)
 
-    async def _make_room(self, needed: Sequence[str]) -> None:
+    async def _in_turn(self, needed: Mapping[str, int], waits: Callable[[], None]) -> tuple[_Entry, ...]:
+        """What is `needed`, by sizes, once there is room for it and nobody was here before."""
+        self._wanting += 1
+        try:
+            if self._wanting > 1:
+                waits()
+            async with self._turn:
+                await self._make_room(needed, waits)
+                return self._use(tuple(needed))
+        finally:
+            self._wanting -= 1
+
+    async def _make_room(self, needed: Mapping[str, int], waits: Callable[[], None]) -> None:
         """Let all of `needed` be in memory, or on its way into it, once there is room for them."""
         try:
-            await self._load_missing(needed)
+            await self._load_missing(needed, waits)
         finally:
             self._waits_since = None
 
-    async def _load_missing(self, needed: Sequence[str]) -> None:
-        sizes: dict[str, int] = {}
+    async def _load_missing(self, needed: Mapping[str, int], waits: Callable[[], None]) -> None:
         while missing := [ref for ref in needed if ref not in self._entries]:
-            unknown = [ref for ref in missing if ref not in sizes]
-            if unknown:
-                for ref in unknown:
-                    sizes[ref] = _ENTRY + encoded_size(await self._size_of(ref))
-                continue  # others may have come, or gone, meanwhile
-            wanted = sum([sizes[ref] for ref in missing])
+            wanted = sum([needed[ref] for ref in missing])
             self._evict(wanted, beside=needed)
             if self._bytes + wanted > self._budget and any(map(_in_use, self._entries.values())):
+                waits()
                 await self._some_freed()
                 continue
             for ref in missing:
-                self._load(ref, sizes[ref])
+                self._load(ref, needed[ref])
 
     async def _some_freed(self) -> None:
         """Wait until somebody gives contents back; it is noted since when there was no room."""
@@ -120,12 +134,15 @@ class BlobCache:
         return since is not None and asyncio.get_running_loop().time() - since >= PATIENCE
 
     async def _size_of(self, ref: str) -> int:
+        """Bytes that it takes in memory."""
+        if (entry := self._entries.get(ref)) is not None:
+            return entry.size
         blob = await self._store.find(ref)
         if blob is None:
             raise Damaged(f"the attachment {ref} is not there any more")
-        return blob.size
+        return _ENTRY + encoded_size(blob.size)
 
-    def _evict(self, wanted: int, *, beside: Sequence[str]) -> None:
+    def _evict(self, wanted: int, *, beside: Collection[str]) -> None:
         """Forget contents that nobody uses, those that were used longest ago first."""
         over = self._bytes + wanted - self._budget
         idle: list[tuple[str, _Entry]] = []

@@ -185,6 +185,7 @@ class Destinations:
         `route` is who waits for it.
 
         Raises:
+            Changed: as `Limiter.acquire`; `ours` is given back.
             NoSlots: none will come for long; `ours` is given back.
         """
         own = self.of(domain_of(address))

@@ -74,6 +74,10 @@ class NoSlots(Exception):  # noqa: N818  a state, not a mistake
     """None will come for long: the quota is used up, a reply ordered it, or the limiter is shut."""
 
 
+class Changed(NoSlots):
+    """Something changed about the relay: who still wants a slot asks again."""
+
+
 @dataclass(slots=True)
 class _Chunk:
     grant: SlotGrant
@@ -219,8 +223,8 @@ class Limiter:
             self._add("", each)
 
     def look_again(self) -> None:
-        """Turn all away who wait; who still wants a slot asks again."""
-        self._turn_away()
+        """Turn all away who wait, with `Changed`."""
+        self._turn_away(Changed)
 
     # --- what was ordered ------------------------------------------------------------------------
 
@@ -326,6 +330,7 @@ class Limiter:
         `route` is who waits, where several share the rate.
 
         Raises:
+            Changed: whoever waits is to see whether it is to wait still.
             NoSlots: none will come for long.
         """
         if self._unlimited and not self._free:
@@ -732,11 +737,11 @@ class Limiter:
         self.exhausted_until = grant.renewed
         self._turn_away()
 
-    def _turn_away(self) -> None:
+    def _turn_away(self, why: type[NoSlots] = NoSlots) -> None:
         self._no_longer_short()
         for waiter in self._take_waiters():
             if not waiter.done():
-                waiter.set_exception(NoSlots())
+                waiter.set_exception(why())
 
     # --- who waits -------------------------------------------------------------------------------
 

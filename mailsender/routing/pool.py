@@ -122,12 +122,17 @@ def _always() -> bool:
     return True
 
 
+def _nothing() -> None:
+    pass
+
+
 class Pool:
     """Sessions with one relay, at most `limits.sessions`, and fewer at first. `stopping` ends all waiting.
 
     `patience` is how many seconds a transaction may wait behind another one in a session: its slot must not
     lapse meanwhile. `ruled` is asked, where a relay refuses a session, for how long none may be tried, and
-    `rests` whether none may be opened now by what it ordered before, here or to another replica.
+    `rests` whether none may be opened now by what it ordered before, here or to another replica. `ended` is
+    told when sessions have ended in which somebody has a place, who may wait for something else meanwhile.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class Pool:
         self.patience = patience
         self.ruled: Callable[[RelayAway], float] = _no_rule
         self.rests: Callable[[], bool] = _never
+        self.ended: Callable[[], None] = _nothing
         self._transport = transport
         self._limits = limits
         self._window = Concurrency(limits.sessions)
@@ -262,14 +268,21 @@ class Pool:
         self._wake_all()  # they wait anew
         self._turns = Turns(shares) if len(shares) > 1 else None
 
-    async def place(self, *, wait: bool, route: str = "", still: Callable[[], bool] = _always) -> Held:
+    async def place(
+        self,
+        *,
+        wait: bool,
+        route: str = "",
+        still: Callable[[], bool] = _always,
+        wanted: Callable[[], bool] = _always,
+    ) -> Held:
         """A place in a session; opens one where that helps. `route` is who waits, where several share it.
 
         With `wait`, and as long as that holds `still`, it takes as long as it takes; without, only as long as
-        some session is open, or is being opened, and the relay does not hang.
+        some session is open, or is being opened, and the relay does not hang. Either way it is `wanted`.
 
         Raises:
-            RelayAway: without `wait`: none can be had.
+            RelayAway: without `wait`: none can be had; or none is wanted any more.
             Stopped: it is time to stop.
         """
         first, woken = True, False
@@ -289,6 +302,8 @@ class Pool:
                 self._turns.give_back(route)
             if not wait and (self.away or self.hangs or not (self._open or self._opening)):
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
+            if not wanted():
+                raise RelayAway("it is not wanted any more", phase=self.reach.phase)
             first, woken = False, await self._changed(route)
         raise Stopped
 
@@ -336,9 +351,18 @@ class Pool:
                         self.leave(held)
                 continue
             self._close_idle()
+            self._look_for_ended()
             left = self._next_try - self._clock.monotonic()
             await pause(self._stopping, min(LOOK, left) if left > 0 else LOOK)
             self._wake()
+
+    def _look_for_ended(self) -> None:
+        """Have nobody count on sessions that ended, as when it waits for a slot of a slow rate."""
+        ended = [held for held in self._open if not held.retired and not held.session.alive]
+        for held in ended:
+            self.retire(held)
+        if ended:
+            self.ended()
 
     def look_at_dots(self) -> None:
         """Say it, once, when sessions wait for the reply to a dot since longer than usual."""
@@ -508,7 +532,7 @@ class Pool:
         opening.add_done_callback(lambda _: self._making.discard(mark))  # where it was ended before it began
         self._opened_for += 1
         try:
-            await _first_of(opening, self._again if wait else self._hangs)
+            await _first_of(opening, self._again, *(() if wait else (self._hangs,)))
         except asyncio.CancelledError:
             opening.cancel()
             raise
@@ -695,10 +719,11 @@ class Pool:
         reach.trouble, reach.phase, reach.since = "", "", None
 
 
-async def _first_of(opening: asyncio.Task[Held], event: asyncio.Event) -> None:
-    """Wait until a session is opened, or was not, or until `event` is set."""
-    waits = asyncio.ensure_future(event.wait())
+async def _first_of(opening: asyncio.Task[Held], *events: asyncio.Event) -> None:
+    """Wait until a session is opened, or was not, or until one of `events` is set."""
+    waits = [asyncio.ensure_future(each.wait()) for each in events]
     try:
-        await asyncio.wait({opening, waits}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({opening, *waits}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        waits.cancel()
+        for each in waits:
+            each.cancel()

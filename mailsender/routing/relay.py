@@ -92,6 +92,7 @@ class Relay:
         self.pool.ruled = self._session_refused
         transport.bar_logins(self._login_barred)
         self.pool.rests = self._rests
+        self.pool.ended = limiter.look_again
         self.breaker = Breaker()
         self.refusals = Refusals()
         self.scale = Scale()
@@ -194,7 +195,7 @@ class Relay:
         self.rules = tuple(rules)
 
     def look_again(self) -> None:
-        """Have all who wait for a session or a slot see whether they are to: a route goes elsewhere now."""
+        """Have all who wait for a session or a slot see whether they still are to."""
         self.pool.look_again()
         self.limiter.look_again()
 
@@ -393,6 +394,7 @@ class Relay:
         said = " ".join(map(str, filter(None, (result.code, result.enhanced, result.text))))
         if self.breaker.trip(said, result.phase, now, most):
             self.refusing_since = self._clock.epoch()
+            self.look_again()
         # Those who were on their way still when it was told say nothing more of it.
         if self.breaker.why == said and self._told_refusing.news(words, now):
             log.warning(

@@ -49,9 +49,13 @@ async def have_filling(errand: Errand, composer: Compose) -> bool:
 
 
 async def take_contents(errand: Errand, mail: Mail, blobs: BlobCache) -> Taken | None:
-    """What it carries; None where that cannot be read now: it is put off, and no attempt is counted."""
+    """What it carries; None where that cannot be read now: it is put off, and no attempt is counted.
+
+    It lets go of its session where it has to wait for room: those who have that wait for one between two
+    transactions, and a session is worth more to them.
+    """
     try:
-        return await blobs.take(mail.refs)
+        return await blobs.take(mail.refs, errand.give_back)
     except Unavailable as error:
         _put_off(errand, f"its attachments cannot be read now: {error}")
         return None

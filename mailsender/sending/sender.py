@@ -14,7 +14,7 @@ from mailsender.message.mail import NO_CONTENTS
 from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement, Status, Verdict, now_ms
 from mailsender.observe.supervision import was_cancelled
 from mailsender.ratelimit.gcra import EVERYBODY, UNLIMITED, Slot
-from mailsender.ratelimit.limiter import NoSlots
+from mailsender.ratelimit.limiter import Changed, NoSlots
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY
@@ -130,27 +130,23 @@ class Sender:
         """
         try:
             line = self._route.line()
-            held = await self._place(relay, line)
+            held = await self._place(relay, line, trial=trial)
             if held is not None and trial and not await self._answers(relay, held):
                 held = None
             slot = None if held is None else await self._slot(relay, line)
             if held is not None and slot is not None and slot is not UNLIMITED:
-                held = await self._still(relay, held, slot, line)
+                held = await self._on_time(relay, held, slot, line, trial=trial)
         except BaseException:
             self._backlog.cancel()
             raise
         if held is None or slot is None:
             if held is not None:
                 relay.pool.leave(held)
-            if slot is not None:
-                relay.limiter.put_back(slot)
             self._backlog.cancel()
             await self._give_way(relay)
             return False
         found = None
-        if slot is not UNLIMITED:
-            await self._come(slot)
-        if (relay.breaker.open and not trial) or relay not in self._route.relays:
+        if not self._wants(relay, trial=trial):
             self._backlog.cancel()  # it refused letters meanwhile, or the route goes elsewhere
         elif not self._route.closed and (self._settler.open.is_set() or await self._may_begin()):
             found = self._backlog.take()
@@ -174,7 +170,7 @@ class Sender:
     async def _answers(self, relay: Relay, held: Held) -> bool:
         """Whether a relay that refused letters answers at all; if not it is left alone for longer.
 
-        No letter is to find out what NOOP can.
+        No letter is to find out what NOOP can. A session that carries another letter is not asked.
         """
         if await held.session.check_alive(ask=True):
             return True
@@ -182,31 +178,44 @@ class Sender:
         relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
         return False
 
-    async def _still(self, relay: Relay, held: Held, slot: Slot, line: str) -> Held | None:
-        """The place, or one in another session where that one has ended while its sender waited for the slot.
+    async def _on_time(self, relay: Relay, held: Held, slot: Slot, line: str, *, trial: bool) -> Held | None:
+        """Wait for a slot's moment; the place, or another one where its session ended meanwhile.
 
-        Behind a slow rate that takes minutes, and relays close what idles. Slots come up to a second ahead:
-        that is the time for this.
+        Behind a slow rate its sender waited for the slot for minutes, and relays close what idles. Slots come
+        up to a second ahead, which is time to look. None: there is no place, and the slot goes back.
         """
-        if held.session.reusable or await held.session.check_alive():
-            return held
-        relay.pool.leave(held, usable=False)
-        try:
-            return await self._place(relay, line)
-        except BaseException:
+        found: Held | None = held
+        if not await _alive(held):
+            relay.pool.leave(held, usable=False)
+            found = await self._place(relay, line, trial=trial)
+        if found is None:
             relay.limiter.put_back(slot)
-            raise
+        else:
+            await self._come(slot)
+        return found
 
-    async def _place(self, relay: Relay, line: str) -> Held | None:
+    def _wants(self, relay: Relay, *, trial: bool) -> bool:
+        """Whether letters go over it still: it has not refused any meanwhile, and the route has it."""
+        return (trial or not relay.breaker.open) and relay in self._route.relays
+
+    async def _place(self, relay: Relay, line: str, *, trial: bool) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
             return None
+        held = relay.pool.at_once()
+        if held is not None:
+            return held
+        wants = partial(self._wants, relay, trial=trial)
         try:
-            return relay.pool.at_once() or await relay.pool.place(
-                wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay)
+            held = await relay.pool.place(
+                wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay), wanted=wants
             )
         except (Stopped, RelayAway):
             return None
+        if wants():
+            return held
+        relay.pool.leave(held)
+        return None
 
     async def _slot(self, relay: Relay, line: str) -> Slot | None:
         """A slot, which may lie a little ahead; None where none will come for long."""
@@ -479,31 +488,20 @@ class Sender:
         Raises:
             Anew: the slot is not for so many `recipients`.
         """
-        relay = errand.relay
-        destinations = relay.destinations
+        destinations = errand.relay.destinations
         while True:
             if self._rests(errand):
                 return False
-            try:
-                if errand.held is None:
-                    errand.held = relay.pool.at_once() or await relay.pool.place(
-                        wait=False, route=self._route.line_of(errand.letter)
-                    )
-                if errand.slot is None:
-                    line = self._route.line_of(errand.letter)
-                    errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-                limited = destinations is not None and destinations.limited
-                if limited or errand.slot.recipients < EVERYBODY:
-                    slot, errand.slot = errand.slot, None
-                    errand.slot = await self._fitted(errand, slot)
-            except (NoSlots, Stopped, RelayAway):
-                return False
-            if errand.slot is not UNLIMITED:
-                if not (errand.held.session.reusable or await errand.held.session.check_alive()):
-                    relay.pool.leave(errand.held, usable=False)
-                    errand.held = None
+            slot, held = errand.slot, errand.held
+            limited = destinations is not None and destinations.limited
+            if held is None or slot is None or limited or slot.recipients < EVERYBODY:
+                if not await self._provide(errand, limited=limited):
+                    return False
+                slot, held = errand.slot, errand.held
+                if slot is None or held is None:
                     continue
-                await self._come(errand.slot)
+            if slot is not UNLIMITED and not await self._came(errand, slot, held):
+                continue
             if self._settler.open.is_set():
                 errand.expect(recipients)
                 # What is over goes back, and ends in the queue.
@@ -513,6 +511,26 @@ class Sender:
             errand.slot = None
             if not await self._may_begin():
                 return False
+
+    async def _provide(self, errand: Errand, *, limited: bool) -> bool:
+        """Get the session and the slot that it lacks; True without one: ask again. False: none for long."""
+        relay, line = errand.relay, self._route.line_of(errand.letter)
+        try:
+            if errand.held is None:
+                errand.held = relay.pool.at_once() or await relay.pool.place(
+                    wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
+                )
+            if errand.slot is None:
+                errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
+            if limited or errand.slot.recipients < EVERYBODY:
+                slot, errand.slot = errand.slot, None
+                errand.slot = await self._fitted(errand, slot)
+        except Changed:
+            errand.give_back()  # its session may have ended
+            return relay in self._route.relays
+        except (NoSlots, Stopped, RelayAway):
+            return False
+        return True
 
     async def _fitted(self, errand: Errand, slot: Slot) -> Slot:
         """A slot of the relay that fits the limits of the destination, too, and as many recipients as it can.
@@ -531,6 +549,15 @@ class Sender:
         if relay.breaker.open and not errand.trial:
             return True
         return relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()) > 0
+
+    async def _came(self, errand: Errand, slot: Slot, held: Held) -> bool:
+        """Wait for a slot's moment; False where the session ended while we waited for the slot."""
+        if not await _alive(held):
+            errand.relay.pool.leave(held, usable=False)
+            errand.held = None
+            return False
+        await self._come(slot)
+        return True
 
     async def _come(self, slot: Slot) -> None:
         """Wait for a slot's moment, or until it is time to stop."""
@@ -662,6 +689,11 @@ class Sender:
         if second != self._second:
             self._second, self._date = second, now_ms(second)
         return self._date
+
+
+async def _alive(held: Held) -> bool:
+    """Whether a session can carry another letter; after it has been idle the relay is asked."""
+    return held.session.reusable or await held.session.check_alive()
 
 
 def _let_go(relay: Relay, permit: Permit) -> None:

@@ -101,6 +101,11 @@ class Session(Protocol):
         ...
 
     @property
+    def alive(self) -> bool:
+        """Whether anything more may be said, as far as is known without asking."""
+        ...
+
+    @property
     def reusable(self) -> bool:
         """Whether it is certain to be alive without asking: it is alive and was used just now."""
         ...
@@ -108,7 +113,8 @@ class Session(Protocol):
     async def check_alive(self, *, ask: bool = False) -> bool:
         """Whether it can carry another transaction; asks the relay (NOOP) after it has been idle.
 
-        With `ask` it is asked in any case.
+        With `ask` it is asked in any case, but while it carries one: that is answer enough, and the question
+        would be a line of its message.
         """
         ...
 

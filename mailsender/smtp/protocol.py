@@ -153,7 +153,13 @@ class Dialogue:
             self.end("the wait for the relay's answer was given up")
 
     def ask(self, question: Question, now: float) -> bytes:
-        """What to write to ask something while no transaction is under way."""
+        """What to write to ask something while no transaction is under way.
+
+        Raises:
+            RuntimeError: one is: behind its DATA the question would be a line of the message.
+        """
+        if self._begun:
+            raise RuntimeError("nothing may be asked while a transaction is under way")
         self._owed.append((Phase.RSET, question.command, question, ""))
         self._watch(now)
         return question.command

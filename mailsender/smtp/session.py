@@ -119,7 +119,7 @@ class SmtpSession:
 
     @property
     def alive(self) -> bool:
-        """Whether anything more may be said.
+        """See `Session`.
 
         It looks at the transport, too: one that fails in `write` says nothing, swallows what follows and
         calls back only later. Without this look a dot would seem to have been sent.
@@ -272,7 +272,7 @@ class SmtpSession:
 
     async def check_alive(self, *, ask: bool = False) -> bool:
         """See `Session`."""
-        if self.alive and (ask or not self.reusable):
+        if self.alive and not self._dialogue.busy and (ask or not self.reusable):
             await self._ask_shortly(b"NOOP\r\n")
         return self.alive
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab.parts import SmtpSink
-from lab.scripted import DOT, OFFERS, Act, Script, ScriptedRelay, drop, pieces, stall, then
+from lab.scripted import BODY, DOT, OFFERS, Act, Peer, Script, ScriptedRelay, drop, pieces, stall, then
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Outcome, Phase
 from mailsender.smtp.connect import SmtpRelay
@@ -238,6 +238,30 @@ async def test_a_large_message_between_small_ones() -> None:
         outcomes = await asyncio.gather(send(session, A), send(session, B, message=LARGE), send(session, C))
     assert [verdict_of(each) for each in outcomes] == [ACCEPTED] * 3
     assert relay.messages == [MESSAGE, LARGE, MESSAGE]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("message", [MESSAGE, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("reached", ["RCPT", BODY])
+async def test_nothing_is_asked_in_the_middle_of_a_letter(reached: str, message: bytes) -> None:
+    """A NOOP behind DATA would be a line of the message, and the reply to the dot its answer."""
+    go_on = asyncio.Event()
+
+    async def wait(peer: Peer) -> None:
+        await go_on.wait()
+        if reached == "RCPT":
+            await peer.say("250 2.1.5 Ok")
+
+    async with pipelined({reached: wait}) as (relay, session):
+        sending = asyncio.create_task(send(session, A, message=message))
+        await relay.reached(reached)
+        alive = asyncio.create_task(session.check_alive(ask=True))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        assert verdict_of(await sending) is ACCEPTED
+        assert await alive
+    assert relay.messages == [message]
+    assert "NOOP" not in relay.commands
 
 
 @pytest.mark.asyncio

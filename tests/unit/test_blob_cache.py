@@ -100,6 +100,25 @@ async def test_who_finds_no_room_waits_until_there_is_some() -> None:
     cache.give_back(second)
 
 
+async def test_who_has_to_wait_for_room_is_told_before() -> None:
+    """What it holds meanwhile may be what those need who are to make room."""
+    store = await stocked(A, B, C)
+    cache = BlobCache(store, ONE)
+    told: list[str] = []
+    first = await cache.take([ref_of(A)], lambda: told.append("first"))
+    second = asyncio.create_task(cache.take([ref_of(B)], lambda: told.append("second")))
+    third = asyncio.create_task(cache.take([ref_of(C)], lambda: told.append("third")))
+    again = await cache.take([ref_of(A)], lambda: told.append("again"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert told == ["second", "third"], "the one finds no room, the other waits behind it"
+    cache.give_back(first)
+    cache.give_back(again)
+    cache.give_back(await second)
+    cache.give_back(await third)
+    assert set(told) == {"second", "third"}
+
+
 async def test_a_letter_that_is_larger_than_the_budget_goes_alone() -> None:
     store = await stocked(A, B, C)
     cache = BlobCache(store, ONE)

@@ -491,10 +491,15 @@ async def test_who_waits_for_a_relay_that_the_route_has_no_more_waits_no_longer(
     assert scene.sent() == {"a": 0, "b": 5}
 
 
-async def test_who_waits_for_a_slot_of_a_relay_that_the_route_has_no_more_waits_no_longer() -> None:
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_who_waits_for_a_slot_of_a_relay_that_the_route_has_no_more_waits_no_longer(
+    sessions: int,
+) -> None:
     slow, well = FakeRelay(name="a.test:25"), FakeRelay(name="b.test:25")
     rate = {"a": Allowance(letters=1, period=3600.0)}
-    async with fleet({"a": slow, "b": well}, [route("default", "a")], allowances=rate) as scene:
+    async with fleet(
+        {"a": slow, "b": well}, [route("default", "a")], allowances=rate, sessions=sessions
+    ) as scene:
         await scene.put(*map(letter, range(5)))
         await until(lambda: slow.sent and scene.relays["a"].limiter.waiting)
         change(scene.routes["default"], route("default", "b"), scene.relays)
@@ -515,3 +520,64 @@ async def test_nor_does_who_waits_for_a_session_with_it_that_does_not_come() -> 
         change(scene.routes["default"], route("default", "b"), scene.relays)
         await scene.settled(5)
     assert scene.sent() == {"a": 0, "b": 5}
+
+
+SLOWLY = {"a": Allowance(letters=1, period=3600.0)}
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+async def test_who_waits_for_a_session_that_another_route_has_waits_no_longer_either(names: str) -> None:
+    fakes = {name: FakeRelay(name=f"{name}.test:25") for name in "abc"}
+    plans = [route("r1", *names), route("r2", "a")]
+    async with fleet(fakes, plans, allowances=SLOWLY, sessions=1) as scene:
+        await scene.put(letter(1, route="r2"), letter(2, route="r2"))
+        await until(lambda: scene.relays["a"].limiter.waiting)
+        await scene.put(letter(3, route="r1"))
+        await until(lambda: scene.routes["r1"].backlog._reserved)
+        change(scene.routes["r1"], route("r1", "c"), scene.relays)
+        await until(lambda: fakes["c"].sent)
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_who_waits_for_a_relay_that_refuses_everybody_meanwhile_goes_over_the_next_one(
+    sessions: int,
+) -> None:
+    fakes = pair(answers(said("refused", "mail", 535, "5.7.8")))
+    async with fleet(fakes, [route("default", "a", "b")], allowances=SLOWLY, sessions=sessions) as stage:
+        await stage.put(*[letter(n) for n in range(5)])
+        await stage.settled(5)
+    assert stage.sent() == {"a": 1, "b": 5}
+
+
+@pytest.mark.parametrize("recipients", [1, 2])
+async def test_who_waits_for_a_slot_while_its_session_ends_goes_over_the_next_relay(
+    recipients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session was got before, and nobody says a word in it until the slot has come."""
+    monkeypatch.setattr("mailsender.routing.pool.LOOK", 0.05)
+    fakes = pair()
+    mine = letter(1, *[f"r{n}@example.test" for n in range(recipients)])
+    async with fleet(fakes, [route("default", "a", "b")], allowances=SLOWLY, max_recipients=1) as stage:
+        await stage.put(mine) if recipients > 1 else await stage.put(letter(0), mine)
+        await until(lambda: fakes["a"].sent and stage.relays["a"].limiter.waiting)
+        fakes["a"].away = "refused"
+        for each in fakes["a"].sessions:
+            each.alive = False
+        await stage.settled(1 if recipients > 1 else 2)
+    assert stage.sent() == {"a": 1, "b": 1}
+
+
+async def test_that_another_route_changes_ends_no_attempt() -> None:
+    """A letter between two transactions waits for the relay that they shared, which is well."""
+    fakes = pair()
+    plans = [route("r1", "a"), route("r2", "a", "b")]
+    async with fleet(fakes, plans, allowances=SLOWLY, max_recipients=1) as scene:
+        limiter = scene.relays["a"].limiter
+        await scene.put(letter(1, "x@example.test", "y@example.test", "z@example.test", route="r2"))
+        await until(lambda: fakes["a"].sent and limiter.waiting)
+        change(scene.routes["r1"], route("r1", "b"), scene.relays)
+        assert not limiter.waiting, "all have a look"
+        await until(lambda: limiter.waiting)
+        limiter.change(Allowance(letters=0, period=1.0))
+        (done,) = await scene.settled(1)
+    assert (done.status, done.attempts, scene.sent()) == (Status.SENT, 1, {"a": 3, "b": 0})

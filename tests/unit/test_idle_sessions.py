@@ -1,4 +1,4 @@
-"""A session that idles while its sender waits for a slow rate: the relay may have closed it when the slot comes."""
+"""A session that idles while its sender waits for a slow rate may be closed when the slot comes."""
 
 from __future__ import annotations
 

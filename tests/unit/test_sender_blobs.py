@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import json
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 from mailsender.blobs.cache import BlobCache
 from mailsender.blobs.memory import MemoryBlobs
 from mailsender.message.composer import LetterComposer
+from mailsender.message.parts import encoded_size
 from mailsender.model.blobs import ref_of
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
@@ -90,6 +92,27 @@ async def test_many_letters_carry_the_same_file_and_it_is_read_once() -> None:
     parsed = cast("EmailMessage", email.message_from_bytes(made, policy=policy.default))
     assert [each.get_payload(decode=True) for each in parsed.iter_attachments()] == [FILE]
     assert not any(entry.users for entry in cache._entries.values())
+
+
+async def test_who_waits_for_room_keeps_no_session_from_those_who_have_it() -> None:
+    """One between two transactions has what its next one carries; a session is all that it lacks."""
+    relay, store = FakeRelay(), Store()
+    other = FILE[::-1]
+    await store.secure([], {REF: FILE, ref_of(other): other})
+    cache = BlobCache(store, encoded_size(len(FILE)) + 4096)
+    async with running(relay, senders=1, max_recipients=1, composer=composer(), blobs=cache) as scene:
+        letters = [
+            carrying(1, "a@x.test", "b@x.test", "c@x.test"),
+            carrying(2, "d@x.test", ref=ref_of(other)),
+            letter(3, "e@x.test"),
+        ]
+        await scene.queue.insert(letters)
+        scene.dispatcher.nudge()
+        async with asyncio.timeout(5):
+            sent = await scene.settled(3)
+        assert not scene.known.pool.hangs
+    assert [(each.status, each.attempts) for each in sent] == [(Status.SENT, 1)] * 3
+    assert relay.connects == 1
 
 
 async def test_a_store_that_is_away_puts_a_letter_off_and_counts_no_attempt(

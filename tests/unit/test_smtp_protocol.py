@@ -191,6 +191,15 @@ def test_a_question_without_an_answer_ends_the_session() -> None:
     assert talk.learned.pipelining, "nothing was sent ahead"
 
 
+@pytest.mark.parametrize("pipelining", [False, True])
+@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT])
+def test_a_question_in_the_middle_of_a_letter_is_a_mistake(phase: Phase, pipelining: bool) -> None:
+    talk = Talk(pipelining=pipelining)
+    talk.up_to(phase)
+    with pytest.raises(RuntimeError, match="under way"):
+        talk.dialogue.ask(Question(b"NOOP\r\n", 2.0), talk.now)
+
+
 # --- what a reply means at each stage --------------------------------------------------------
 
 STAGES = [Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT]
