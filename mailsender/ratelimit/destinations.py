@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mailsender.aio import first_of
+from mailsender.model.address import domain_of
 from mailsender.model.clock import Clock
 from mailsender.model.durations import duration_of
 from mailsender.ratelimit.gcra import Allowance, Slot, meeting
@@ -28,11 +29,6 @@ NEAR = 2.0
 longer than the queue is left alone for."""
 
 Rates = tuple[Allowance, ...]
-
-
-def domain_of(address: str) -> str:
-    """The domain of an address, as limits name it."""
-    return address.rpartition("@")[2].lower()
 
 
 def told(limiter: Limiter) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from mailsender.model.address import domain_of
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.orders import Resting
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from mailsender.model.address import domain_of
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Result, Status
 from mailsender.ratelimit import destinations
@@ -91,6 +92,19 @@ def test_the_narrowest_pattern_counts() -> None:
     assert of("Gmail.com") is stage.limiters["gmail.com"]
     assert of("a.b.example.org") is of("c.example.org") is stage.limiters["*.Example.org"]
     assert of("example.org") is of("elsewhere.example") is None
+
+
+@pytest.mark.parametrize("domain", ["b\u00fccher.example", "B\u00dcCHER.example", "xn--bcher-kva.example"])
+def test_limits_hold_however_a_domain_is_written(domain: str) -> None:
+    stage = Stage()
+    stage.destinations.change({"xn--bcher-kva.example": rate(1), "gmail.com": rate(1)})
+    of, now = stage.destinations.of, stage.clock.monotonic()
+    assert of(domain_of(f"a@{domain}")) is stage.limiters["xn--bcher-kva.example"]
+    assert of(domain_of("a@\uff47mail.com")) is stage.limiters["gmail.com"]
+    stage.destinations.order("gmail.com", order(stage.clock.epoch() + 30))
+    assert stage.destinations.held(domain_of("a@gmail\u3002com"), now) is not None
+    stage.destinations.order("else\u3002example", order(stage.clock.epoch() + 30))
+    assert stage.destinations.held("else.example", now) is not None
 
 
 @pytest.mark.asyncio
