@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from mailsender.model.address import domain_of
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, now_ms
-from mailsender.ratelimit.destinations import Destinations, Rates, domain_of
+from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import Order, login

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from mailsender.model.address import folded
 from mailsender.model.letter import Phase, Result
 from mailsender.model.text import MAX_TEXT
+from mailsender.ratelimit import order
 from mailsender.routing.bounded_pattern import compiled
 
 MAX_NAME: Final = 64
@@ -307,10 +309,10 @@ def scope_key(scope: Scope, *, recipient: str = "", sender: str = "") -> str:
     if scope is Scope.RELAY:
         return RELAY_KEY
     if scope is Scope.DESTINATION:
-        return f"destination:{recipient.rpartition('@')[2].lower()}"
+        return order.destination(recipient)
     if scope is Scope.SENDER:
-        return f"sender:{sender.lower()}"
-    return f"recipient:{recipient.lower()}"
+        return order.sender(sender)
+    return f"recipient:{folded(recipient)}"
 
 
 def first_fit(

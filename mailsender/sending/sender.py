@@ -15,6 +15,7 @@ from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement,
 from mailsender.observe.supervision import was_cancelled
 from mailsender.ratelimit.gcra import EVERYBODY, UNLIMITED, Slot
 from mailsender.ratelimit.limiter import Changed, NoSlots
+from mailsender.routing.obstacles import Moment
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY
@@ -594,12 +595,13 @@ class Sender:
         if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
         if not moved.status.final and (errand.elsewhere or errand.waits or errand.idle):
-            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay)
+            now = Moment(epoch=self._clock.epoch(), monotonic=self._clock.monotonic())
+            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay, now)
             if errand.elsewhere or own:
                 moved, delay = moved_on(
                     moved,
                     self._tools.table,
-                    self._clock.epoch(),
+                    now.epoch,
                     tried=attempt.results.keys(),
                     delay=delay,
                     own=own,

@@ -13,7 +13,9 @@ from mailsender.admin.relay_state import route_state
 from mailsender.message.composer import LetterComposer
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.ratelimit.destinations import Destinations
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
@@ -67,6 +69,21 @@ async def test_who_was_certainly_not_taken_goes_to_the_next_relay_at_once(result
     first, second = done.history
     assert (first.relay, first.result.code, first.result.verdict) == ("a.example:25", result.code, "deferred")
     assert (second.relay, second.result.verdict, second.accepted) == ("b.example:25", "accepted", 1)
+
+
+async def test_who_goes_over_another_relay_is_told_no_turn_at_the_first() -> None:
+    """Nobody would come at it, and all who do wait would stand behind it."""
+    async with fleet(pair(), [route("default", "a", "b")]) as stage:
+        clock, store = SystemClock(), MemorySlotStore(SystemClock())
+        limits = stage.relays["a"].destinations = Destinations(
+            stage.relays["a"].limiter, lambda _, rates: Limiter(store, rates[0], clock, backlog=int), clock
+        )
+        limits.change({"example.test": (Allowance(letters=1, period=60.0),)})
+        limits.limiters["example.test"]._next_at = clock.monotonic() + 60  # others have the slots till then
+        await stage.put(*[letter(n) for n in range(30)])
+        await stage.settled(30)
+        assert stage.sent() == {"a": 0, "b": 30}
+        assert limits.promised(clock.monotonic()) == {}
 
 
 async def test_who_may_have_been_taken_is_given_to_no_second_relay() -> None:
