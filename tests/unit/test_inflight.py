@@ -66,3 +66,13 @@ def test_whoever_was_declared_dead_begins_anew_under_another_name() -> None:
     assert (len(flight), flight.bytes, flight.alive_until) == (0, 0, NEVER)
     assert flight.replica != was
     assert replica_of(flight.new_token()) == flight.replica
+
+
+def test_what_was_asked_for_is_in_doubt_until_it_is_answered() -> None:
+    flight = InFlight()
+    assert not flight.in_doubt
+    first, second = flight.ask(), flight.ask()
+    flight.answered(first)
+    assert (flight.in_doubt, flight.asked) == (True, {second})
+    flight.unanswered(second)
+    assert (flight.in_doubt, flight.asked, flight.doubts) == (True, set(), 1)
