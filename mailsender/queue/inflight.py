@@ -42,6 +42,11 @@ class InFlight:
         """A token for a claim: the replica's ID, and as many hex digits more."""
         return self.replica + secrets.token_hex(REPLICA_DIGITS // 2)
 
+    @property
+    def joined(self) -> bool:
+        """Whether others know us by our name. Before that they would give away what we claim under it."""
+        return self.alive_until > _LONG_AGO
+
     def ask(self) -> str:
         """A token for a claim that is under way until it is `answered`, or nobody expects that any more."""
         token = self.new_token()

@@ -242,7 +242,7 @@ class Dispatcher:
 
     def _fresh_room(self, route: Route) -> int:
         """How many letters fit into the backlog; -1 when none may come that way."""
-        if self._stopping.is_set() or self._in_flight.journal.trouble:
+        if self._stopping.is_set() or self._in_flight.journal.trouble or not self._in_flight.joined:
             return -1
         room = route.fresh_room()
         return 0 if room > 0 and self._crowded() else room
@@ -366,7 +366,12 @@ class Dispatcher:
                 await pause(route.nudged, POLL)
 
     def _blocked(self, route: Route) -> bool:
-        """Whether what is claimed has to go back: nothing goes, or no journal can be written."""
+        """Whether what is claimed has to go back: nothing goes, or no journal can be written.
+
+        Nor is anything claimed under a name that others do not know yet.
+        """
+        if not self._in_flight.joined:
+            return True
         return bool(route.blocked_because()) or not self._in_flight.journal.writable()
 
     def _room(self, route: Route) -> int:

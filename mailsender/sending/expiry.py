@@ -42,6 +42,8 @@ class Expiry:
         Raises:
             Unavailable: the queue is away.
         """
+        if not self._in_flight.joined:
+            return 0
         token = self._in_flight.ask()
         try:
             claim = await self._queue.claim_expired(limit, token)

@@ -76,6 +76,7 @@ class Scene:
 
     async def insert(self, *letters: Letter) -> None:
         await self.queue.join(self.in_flight.replica, LIFE)
+        self.in_flight.alive_until = self.clock.monotonic() + LIFE
         await self.queue.insert(letters)
 
     def late(self, number: int, seconds: float = -1.0) -> Letter:

@@ -76,3 +76,12 @@ def test_what_was_asked_for_is_in_doubt_until_it_is_answered() -> None:
     assert (flight.in_doubt, flight.asked) == (True, {second})
     flight.unanswered(second)
     assert (flight.in_doubt, flight.asked, flight.doubts) == (True, set(), 1)
+
+
+def test_others_know_us_by_a_name_when_a_life_was_promised() -> None:
+    flight = InFlight()
+    assert not flight.joined
+    flight.alive_until = 50.0
+    assert flight.joined
+    flight.begin_anew()
+    assert not flight.joined

@@ -15,12 +15,14 @@ from mailsender.intake.consumer import BREATH, Intake, IntakeConfig
 from mailsender.intake.placing import Placing
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
-from mailsender.model.letter import Claim, FreshClaim, Letter
+from mailsender.model.letter import Claim, FreshClaim, Letter, replica_of
 from mailsender.model.records import Record
 from mailsender.observe.supervision import Supervisor
 from mailsender.queue.heartbeat import Health
+from mailsender.queue.inflight import InFlight
 from mailsender.queue.memory import MemoryQueue
 from mailsender.queue.port import Inserted
+from mailsender.sending.expiry import Expiry
 from tests.claims import token_of
 from tests.clocks import ManualClock
 from tests.dispatching import letter, running, until
@@ -247,3 +249,67 @@ async def test_a_fault_of_intake_while_its_letters_are_stored_strands_none_of_th
             await taking
             assert (await queue.stats()).processing == 0
     assert Counter(each.subject for each in scene.reported) == {"a": 100, "b": BREATH, "c": 1}
+
+
+# --- a name that others do not know ----------------------------------------------------------------
+
+
+class Joining(MemoryQueue):
+    """Joins when it is told to; notes under whose names letters are claimed that are not known yet."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.may_join = asyncio.Event()
+        self.may_join.set()
+        self.unknown: list[str] = []
+
+    async def join(self, replica: str, life: float) -> None:
+        await self.may_join.wait()
+        await super().join(replica, life)
+
+    async def claim(self, limit: int, token: str, route: str = "default") -> Claim:
+        if replica_of(token) not in await self.living():
+            self.unknown.append(token)
+        return await super().claim(limit, token, route)
+
+
+async def test_nothing_is_claimed_under_a_name_that_has_not_joined() -> None:
+    """Whoever looks for letters of the dead would find them, and give them to others."""
+    queue, relay = Joining(SystemClock()), FakeRelay()
+    async with running(relay, queue=queue) as scene:
+        await until(lambda: scene.route.dry)
+        queue.may_join.clear()
+        await queue.leave(scene.in_flight.replica)
+        was = scene.in_flight.replica
+        with capture_logs():
+            beating = asyncio.create_task(scene.heartbeat.beat())
+            await until(lambda: scene.in_flight.replica != was)
+        assert await scene.dispatcher.fresh_claims([letter(2)]) == []
+        queue.unknown.clear()  # of the dead one
+        await queue.insert([letter(1)])
+        scene.dispatcher.nudge()
+        await asyncio.sleep(1.5)  # longer than a look into an empty queue takes to come
+        assert queue.unknown == []
+        queue.may_join.set()
+        await beating
+        await scene.settled(1)
+    assert len(relay.sent) == 1
+
+
+async def test_nor_is_what_expired() -> None:
+    clock = SystemClock()
+    queue, in_flight = MemoryQueue(clock), InFlight()
+    expired: list[int] = []
+
+    async def claim_expired(limit: int, token: str) -> Claim:
+        expired.append(limit)
+        return Claim(token=token)
+
+    queue.claim_expired = claim_expired  # type: ignore[method-assign]
+    async with running(FakeRelay()) as scene:
+        expiry = Expiry(queue, in_flight, scene.settler)
+        assert await expiry.sweep(10) == 0
+        assert expired == []
+        in_flight.alive_until = clock.monotonic() + 60
+        await expiry.sweep(10)
+    assert expired == [10]
