@@ -547,14 +547,13 @@ class Replica:
         await deadline.bound(self._doubts_can_be_settled, lambda: deadline.left * 0.3)
         try:
             async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
-                lost = await self.dispatcher.return_lost()
+                await self.dispatcher.lost_claims.give_back()
         except (TimeoutError, Unavailable):
-            self.progress.unclean.append(doubt)
+            if self.in_flight.in_doubt:
+                self.progress.unclean.append(doubt)
             return
-        if lost:
-            log.info("lost_claims_returned", letters=lost)
         # While MongoDB has not answered for a while again, it may still carry out what it was told before.
-        if self.dispatcher.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
+        if self.in_flight.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
             self.progress.unclean.append(doubt)
 
     async def _doubts_can_be_settled(self, timeout: float) -> bool:
@@ -563,7 +562,7 @@ class Replica:
         A replica that is stopped just after MongoDB changed its primary else leaves letters under its name.
         """
         until = self.clock.monotonic() + timeout
-        while self.dispatcher.in_doubt:
+        while self.in_flight.in_doubt:
             now = self.clock.monotonic()
             left = self.heartbeat.health.steady_in(now)
             if left == 0.0 or now + left > until:

@@ -75,6 +75,10 @@ class Owner(Protocol):
         """Take those that were stored under these claims, whatever happened meanwhile."""
         ...
 
+    def lose_fresh(self, claims: Sequence[FreshClaim]) -> None:
+        """Nobody will say what was stored under these claims."""
+        ...
+
     def nudge(self) -> None:
         """Letters were stored that nobody owns."""
         ...
@@ -544,7 +548,12 @@ class Intake:
         claims = await owner.fresh_claims(letters) if owner is not None else []
         began = self._clock.monotonic()
         insert = partial(self._attachments.still_secured, partial(self._queue.insert, letters, claims))
-        found = await self._insist("MongoDB", insert, stop)
+        try:
+            found = await self._insist("MongoDB", insert, stop)
+        except BaseException:
+            if owner is not None:
+                owner.lose_fresh(claims)
+            raise
         self.times.note(self._clock.monotonic() - began)
         if owner is not None and claims:
             owner.take_fresh(claims, letters, found)

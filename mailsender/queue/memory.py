@@ -35,7 +35,7 @@ from mailsender.model.letter import (
 from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
-from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset
+from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset, reached
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -129,7 +129,7 @@ class _Waiting:
         taken = found[:limit]
         for each in taken:
             if each.rank is not None:
-                self.time.served(each.rank - offset(each.letter))
+                self.time.served(reached(each.rank, offset(each.letter)))
         return taken
 
     def _popped(self, heap: _Heap, limit: int, now: float) -> Iterator[_Entry]:
@@ -139,9 +139,9 @@ class _Waiting:
             yield heapq.heappop(heap)[2]
 
     @property
-    def place(self) -> float | None:
-        """The place in its flow of the fresh one whose turn it is; None where none waits."""
-        return self._fresh[0][0] - offset(self._fresh[0][2].letter) if self._fresh else None
+    def head(self) -> float | None:
+        """Where the fresh one stands whose turn it is, see `reached`; None where none waits."""
+        return reached(self._fresh[0][0], offset(self._fresh[0][2].letter)) if self._fresh else None
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._deferred)
@@ -571,7 +571,7 @@ class MemoryQueue:
 
     def _look(self, route: str) -> None:
         waiting = self._routes[route]
-        waiting.time.look(waiting.place, self._clock.monotonic())
+        waiting.time.look(waiting.head, self._clock.monotonic())
 
     def _rank(self, entry: _Entry) -> None:
         """Give a letter that comes in its place."""

@@ -124,7 +124,8 @@ class Queue(Histories, Protocol):
         The order is that of their ranks: within a flow that of insertion, and one that was given back keeps
         its place. Where deferred letters are due, too, one of each kind goes in turn, the deferred in the
         order in which they became due. Returns an empty claim where none is due. If the reply of a write is
-        lost the letters are read back by token, or not returned at all: `claims_of` finds them.
+        lost the letters are read back by token, and a part of them may not be there yet; or none is returned
+        at all. `claims_of` finds them.
         """
         ...
 

@@ -420,6 +420,36 @@ async def test_a_claim_whose_reply_is_lost_is_read_back(queue: Queue) -> None:
     assert await queue.claims_of(REPLICA) == {claimed.token: [each.id for each in claimed.letters]}
 
 
+class HalfDone(LosesReply):
+    """A collection of which an `update_many` changes one and loses its reply; the `rest` comes later."""
+
+    rest: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name != self._method or self.lost:
+            return found
+
+        async def perform(query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.lost = True
+            self.rest = lambda: found(query, *args, **kwargs)
+            await found({**query, "_id": {"$in": query["_id"]["$in"][:1]}}, *args, **kwargs)
+            raise AutoReconnect("connection closed")
+
+        return perform
+
+
+@only(*MONGO)
+async def test_what_comes_under_a_claim_after_it_was_read_back_can_be_found(queue: Any) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    half = queue._letters = HalfDone(queue._letters, "update_many")
+    claimed = await claim(queue, 10)
+    assert len(claimed.letters) == 1
+    await half.rest()
+    found = await queue.claims_of(REPLICA)
+    assert sorted(found[claimed.token]) == sorted(letter(number).id for number in range(3))
+
+
 @only(*MONGO)
 async def test_a_claim_is_bounded_in_bytes(queue: Queue) -> None:
     await queue.insert([letter(number, body="x" * 2_500_000) for number in range(5)])

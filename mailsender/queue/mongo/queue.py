@@ -45,7 +45,7 @@ from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.mongo import bodies
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, places_of
+from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, is_sayable, places_of
 from mailsender.queue.mongo.client import (
     Client,
     Document,
@@ -420,14 +420,14 @@ class MongoQueue:
         await self._place_strays(ends)
         return freed
 
-    async def _owners(self) -> tuple[list[str], list[str]]:
+    async def _owners(self) -> tuple[list[str], list[Any]]:
         """The IDs of replicas that have letters, in as many looks into the index; and claims of nobody.
 
-        A claim that another program wrote may stand behind all tokens that begin as it does, or be no more
-        than the beginning of the tokens of many, who live.
+        Those are claims, or conditions for some. A claim that another program wrote may stand behind all
+        tokens that begin as it does, or be no more than the beginning of the tokens of many, who live.
         """
         owners: list[str] = []
-        strange: list[str] = []
+        strange: list[Any] = []
         beyond: Document = {"$gte": ""}
         for _ in range(MOST_OWNERS):
             query = {"status": "processing", "claim": beyond}
@@ -441,7 +441,12 @@ class MongoQueue:
                 continue
             owner = replica_of(claim)
             end = f"{owner}g"
-            if len(owner) == REPLICA_DIGITS and claim < end:
+            if not is_sayable(claim) and not (is_sayable(owner) and claim < end):
+                behind, beyond = _around(claim)
+                strange.append(behind)
+                if not beyond:
+                    break
+            elif len(owner) == REPLICA_DIGITS and claim < end:
                 owners.append(owner)
                 beyond = {"$gte": end}
             else:
@@ -725,6 +730,20 @@ def _time(document: Document, name: str) -> datetime | None:
     """A field of a document that should be a time; another program may have written anything."""
     found = document.get(name)
     return found if isinstance(found, datetime) else None
+
+
+def _around(claim: str) -> tuple[Document, Document]:
+    """Conditions for claims beside one that no query can say, as it is not valid UTF-8, and for those beyond.
+
+    Tokens are ASCII: those that begin as the claim does, as far as that is ASCII, come before all that goes
+    on otherwise. Beyond is nothing, and no condition, where it begins with no ASCII.
+    """
+    length = next(index for index, each in enumerate(claim) if each >= "\x7f")
+    low = claim[:length] + "\x7f"
+    if not length:
+        return {"$gte": low}, {}
+    high = claim[: length - 1] + chr(ord(claim[length - 1]) + 1)
+    return {"$gte": low, "$lt": high}, {"$gte": high}
 
 
 def _under_replica(replica: str) -> Document:
