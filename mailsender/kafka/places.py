@@ -225,11 +225,15 @@ class Places:
                     told, known = known or await ask(consumer, [partition]), None
                     place = await self._find(partition, told)
                     if place.cut is not None:
-                        await self._cut(partition, place.cut)
+                        await self._cut(consumer, partition, place.cut, generation)
                 if self._ours(consumer, generation):
+                    if place.committed is not None:
+                        self._committed[partition] = place.committed, _note(partition, told)
                     self._tell(partition, place)
                     self._go(consumer, partition, place)
             except Exception as error:  # noqa: BLE001  whatever it is, this partition waits, and no other
+                if not self._ours(consumer, generation):
+                    return  # it may have been placed anew meanwhile
                 reason = str(error) if isinstance(error, Unavailable) else described(error)
                 self.waiting[partition] = f"nobody tells where its log begins and ends ({reason})"
                 await asyncio.sleep(PLACED_AGAIN)
@@ -240,21 +244,24 @@ class Places:
         offsets, begins, ends = known
         found = offsets.get(partition)
         committed = found.offset if found is not None and found.offset >= 0 else None
-        note = found.metadata if found is not None else ""
         history = History()
         if self._histories is not None:
             history = await self._histories.history(partition.topic, partition.partition)
-        if committed is not None:
-            self._committed[partition] = committed, note
-        return placed(committed, note, begins[partition], ends[partition], history)
+        return placed(committed, _note(partition, known), begins[partition], ends[partition], history)
 
-    async def _cut(self, partition: TopicPartition, offset: int) -> None:
-        """Have it known that the log is another one from `offset` on."""
+    async def _cut(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int, generation: int
+    ) -> None:
+        """Have it known that the log is another one from `offset` on, if the partition is still ours.
+
+        Else who has it now has seen more of it.
+        """
         if self._histories is None:
             return
         where = partition.topic, partition.partition
         history = await self._histories.history(*where)
-        await self._histories.note_history(*where, history.cut(offset))
+        if self._ours(consumer, generation):
+            await self._histories.note_history(*where, history.cut(offset))
 
     def _go(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place) -> None:
         """Read on from a place."""
@@ -292,11 +299,13 @@ class Places:
     ) -> None:
         while self._ours(consumer, generation):
             try:
-                await self._cut(partition, place.cut or 0)
+                await self._cut(consumer, partition, place.cut or 0, generation)
                 if self._ours(consumer, generation):
                     self._tell(partition, place)
                     self._go(consumer, partition, place)
             except Exception as error:  # noqa: BLE001  as above
+                if not self._ours(consumer, generation):
+                    return  # as above
                 self.waiting[partition] = (
                     f"its log is another one, which cannot be noted ({described(error)})"
                 )
@@ -330,3 +339,9 @@ class Places:
                 begin = (await consumer.beginning_offsets([partition]))[partition]
             if begin > expected:
                 self.losses.deleted(partition, expected, begin - expected)
+
+
+def _note(partition: TopicPartition, known: Known) -> str:
+    """What lies beside the committed offset of a partition."""
+    found = known[0].get(partition)
+    return found.metadata if found is not None else ""
