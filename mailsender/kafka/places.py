@@ -43,7 +43,8 @@ class Places:
     """Those of one consumer after another; partitions that are `waiting` are paused, and not to be read.
 
     `timeout` is for one request, in seconds. `keeps` tells whether a consumer is still the one in use,
-    `resume` has it read a partition that has its place. `moved` is set when reading of a partition went
+    `resume` has it read a partition that has its place. `generation` is another one after partitions were
+    assigned, or taken away. `moved` is set when reading of a partition went
     elsewhere: what else was fetched of it before is nobody's.
     """
 
@@ -59,12 +60,12 @@ class Places:
         self.losses = Losses()
         self.waiting: dict[TopicPartition, str] = {}  # and why
         self.moved = False
+        self.generation = 0
         self._histories = histories
         self._clock = clock
         self._timeout = timeout
         self._keeps = keeps
         self._resume = resume
-        self._generation = 0
         self._waiting_since: dict[TopicPartition, float] = {}
         self._compared: dict[TopicPartition, Place] = {}  # those whose next record is to be compared
         self._next: dict[TopicPartition, int] = {}
@@ -82,7 +83,7 @@ class Places:
 
     def forget(self) -> None:
         """No partition is ours now."""
-        self._generation += 1
+        self.generation += 1
         self.waiting.clear()
         self._compared.clear()
         self._next.clear()
@@ -95,7 +96,7 @@ class Places:
         mine = sorted(partitions)
         for partition in mine:
             self._set_aside(consumer, partition, "it is not known yet where it is to be read")
-        self._begin_task(self._place_all(consumer, mine, self._generation))
+        self._begin_task(self._place_all(consumer, mine, self.generation))
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Places:
 
     def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
         self._set_aside(consumer, partition, why)
-        self._begin_task(self._place(consumer, partition, self._generation))
+        self._begin_task(self._place(consumer, partition, self.generation))
 
     def _set_aside(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
         """Read no more of a partition until it is placed."""
@@ -194,7 +195,7 @@ class Places:
 
     def _ours(self, consumer: AIOKafkaConsumer, generation: int) -> bool:
         """Whether partitions are those yet that were assigned then."""
-        return generation == self._generation and self._keeps(consumer)
+        return generation == self.generation and self._keeps(consumer)
 
     async def _place_all(
         self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], generation: int
@@ -204,7 +205,7 @@ class Places:
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(TOGETHER):
                 known = await ask(consumer, partitions)
-        if generation == self._generation:
+        if generation == self.generation:
             for partition in partitions:
                 self._begin_task(self._place(consumer, partition, generation, known))
 
@@ -292,7 +293,7 @@ class Places:
             self.waiting[partition] = "its log is another one"
             self._waiting_since[partition] = self._clock.monotonic()
             self._compared.pop(partition, None)
-            self._begin_task(self._cut_and_go(consumer, partition, place, self._generation))
+            self._begin_task(self._cut_and_go(consumer, partition, place, self.generation))
 
     async def _cut_and_go(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, generation: int

@@ -274,6 +274,19 @@ async def test_a_leader_that_moves_with_its_log_costs_nothing() -> None:
     assert stage.source.trouble == ""
 
 
+async def test_partitions_that_come_or_go_begin_another_generation() -> None:
+    stage = Stage(p0=letters(1))
+    stage.assign()
+    await stage.take()
+    first = stage.source.generation
+    await stage.take()
+    assert stage.source.generation == first
+    stage.source._revoked(stage.consumer)  # type: ignore[arg-type]
+    gone = stage.source.generation
+    stage.source._assigned(stage.consumer, {at(0)})  # type: ignore[arg-type]
+    assert len({first, gone, stage.source.generation}) == 3
+
+
 async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
     stage = Stage(p0=letters(3))
     away = True
