@@ -29,6 +29,7 @@ class FakeSource:
         self.on_idle: Callable[[], None] = lambda: None
         self.trouble = ""
         self.lost = 0
+        self.generation = 0
 
     async def open(self) -> None:
         self.calls.append("open")

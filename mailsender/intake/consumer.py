@@ -228,6 +228,7 @@ class Intake:
         self._under_way: dict[tuple[str, int], Milestone] = {}
         self._to_commit: dict[tuple[str, int], Milestone] = {}
         self._pasts: dict[tuple[str, int], _Past] = {}
+        self._generation = -1  # of the source's, in which they, and what is to be committed, were met
         self._epoch = 0.0
         self._said_clocks: dict[str, float] = {}
 
@@ -244,6 +245,7 @@ class Intake:
         # Begun again after a fault of ours, it knows nothing of what was under way: that comes again.
         self._storing = self._committing = None
         self._under_way, self._to_commit = {}, {}
+        self._generation = -1
         self._stopping = asyncio.create_task(stop.wait())
         work = asyncio.create_task(self._work(stop))
         await afterwards(partial(self._until, work), partial(self._close, work))
@@ -276,6 +278,8 @@ class Intake:
                 # Before the source is asked again: a store that has to wait asks it, too.
                 await self._stored()
                 records = await self._unless_stopped(self._source.fetch(self._config.poll))
+                if self._source.generation != self._generation:
+                    await self._begin_generation()
                 if records:
                     await self._take(records, stop)
                 elif self._to_commit:
@@ -283,8 +287,7 @@ class Intake:
             await self._stored()
         await self._commit()
         await self._end_commit()
-        for place in list(self._pasts):
-            await self._note_past(place)
+        await self._note_pasts()
 
     async def _take(self, records: Sequence[Record], stop: asyncio.Event) -> None:
         """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
@@ -409,6 +412,13 @@ class Intake:
 
     # --- what is known of partitions -------------------------------------------------------------
 
+    async def _begin_generation(self) -> None:
+        """Forget what is known of partitions that came or went: others may have gone on with them."""
+        self._generation = self._source.generation
+        await self._note_pasts()
+        self._pasts.clear()
+        self._under_way, self._to_commit = {}, {}
+
     async def _recall(self, record: Record, stop: asyncio.Event) -> _Past:
         """Ask the queue what it knows of a partition that comes to us, or in which we were set back."""
         if (record.topic, record.partition) in self._pasts:
@@ -438,6 +448,12 @@ class Intake:
             if now - past.noted >= APART or place in batch.aged:
                 past.noted = now
                 await self._note_past(place)
+
+    async def _note_pasts(self) -> None:
+        for place, past in self._pasts.items():
+            await self._note_past(place)
+            if past.reached is not None:
+                return  # the store is away: to wait for it once is enough
 
     async def _note_past(self, place: tuple[str, int]) -> None:
         past = self._pasts[place]
@@ -610,6 +626,8 @@ class Intake:
     async def _commit(self) -> None:
         """Begin to commit what is durable once the last commit is through; the next insert runs beside it."""
         await self._end_commit()
+        if self._source.generation != self._generation:
+            self._to_commit = {}  # it is read again, from what its reader committed
         if self._to_commit:
             self._under_way, self._to_commit = self._to_commit, {}
             offsets = {place: reached.offset for place, reached in self._under_way.items()}

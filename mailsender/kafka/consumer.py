@@ -452,6 +452,11 @@ class KafkaSource:
         return self._commit_fault or self._silence(consumer)
 
     @property
+    def generation(self) -> int:
+        """See `mailsender.kafka.port.RecordSource`."""
+        return self._places.generation
+
+    @property
     def lost(self) -> int:
         """See `mailsender.kafka.port.RecordSource`."""
         return self._places.losses.records

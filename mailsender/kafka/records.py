@@ -194,7 +194,8 @@ class Batch:
         timestamp, offset = fields[8], expected
         try:
             delta, at = _varint(body, 1)
-            timestamp = fields[8] if append_time else fields[7] + delta
+            if not append_time:
+                timestamp = _time(fields[7] + delta)
             delta, at = _varint(body, at)
             offset = self.base_offset + delta
             key, at = _bytes(body, at)
@@ -214,6 +215,13 @@ class Batch:
 def _check_offset(offset: int, first: int, end: int) -> None:
     if not first <= offset < end:
         raise ValueError(f"its offset would be {offset}")
+
+
+def _time(timestamp: int) -> int:
+    """The same, if it is one: nobody, and no store, has room for more than 64 bits."""
+    if not -(2**63) <= timestamp < 2**63:
+        raise ValueError(f"its time would be {timestamp}")
+    return timestamp
 
 
 def _told(offset: int, timestamp: int, kind: int, value: bytes, why: str) -> RawRecord:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.model.errors import Rejected, TooLarge, Unavailable
-from mailsender.model.history import History, digest_of, from_text
+from mailsender.model.history import History, Standing, digest_of, from_text
 from mailsender.model.letter import Letter, Origin, Status
 from mailsender.model.records import Outgoing, Record
 from mailsender.queue.port import MOST_PUBLISHERS, Inserted
@@ -395,6 +395,63 @@ async def test_what_is_known_is_noted_every_few_seconds_and_at_the_end() -> None
     assert noted == [1, 50]
 
 
+def interrupted(stage: Stage, meanwhile: Callable[[], Awaitable[None]], *records: Record) -> None:
+    """After what it hands out first the stage's partitions go, and come back once `meanwhile` is over."""
+    fetches = [*stage.source.fetches]
+    stage.source.fetches.clear()
+    plain = stage.source.fetch
+
+    async def fetch(timeout: float) -> list[Record]:
+        if fetches:
+            return list(fetches.pop(0))
+        if stage.source.generation == 0:
+            stage.source.generation = 1
+            await meanwhile()
+            return list(records)
+        return await plain(timeout)
+
+    stage.source.fetch = fetch  # type: ignore[method-assign]
+
+
+async def test_what_others_took_in_is_known_when_their_partition_comes_back() -> None:
+    stage = Stage([record(letters("a"))])
+
+    async def elsewhere() -> None:
+        stage.clock.forward(DAY)
+        await Stage([record(letters("b"), offset=n) for n in (1, 2, 3)], queue=stage.queue).run()
+        stage.clock.forward(DAY)
+
+    interrupted(stage, elsewhere, record(letters("c"), offset=4))
+    await stage.run()
+    known = await stage.queue.history("in", 0)
+    aged = known.aged(stage.clock.epoch() + DAY / 2, RETENTION)
+    assert [aged.standing(n) for n in (1, 3, 4)] == [*2 * [Standing.FORGOTTEN], Standing.AGAIN]
+
+
+async def test_what_others_took_in_is_known_after_a_fault_too() -> None:
+    stage = Stage([record(letters("a"))])
+    await stage.run()
+    stage.clock.forward(DAY)
+    await Stage([record(b"{", offset=1)], queue=stage.queue).run()
+    stage.stop.clear()
+    stage.source.fetches.append([record(b"{", offset=1)])
+    await stage.run()
+    assert stage.sink.published == []
+
+
+async def test_a_log_that_others_found_to_be_another_one_is_noted_on() -> None:
+    stage = Stage([record(letters("a"))])
+
+    async def elsewhere() -> None:
+        known = await stage.queue.history("in", 0)
+        await stage.queue.note_history("in", 0, known.cut(1))
+
+    interrupted(stage, elsewhere, record(letters("c"), offset=1), record(letters("d"), offset=2))
+    await stage.run()
+    known = await stage.queue.history("in", 0)
+    assert (known.log, known.high) == (1, 3)
+
+
 # --- the topic of dead letters -------------------------------------------------------------------
 
 
@@ -540,6 +597,19 @@ async def test_a_commit_that_was_not_confirmed_is_made_again() -> None:
     stage.source.confirms.extend([False, False])
     await stage.run()
     assert stage.source.commits == [{("in", 0): 1, ("in", 1): 1}]
+
+
+async def test_a_commit_that_was_not_confirmed_before_the_partition_went_is_made_no_more() -> None:
+    """Another replica may have gone on with it: what is committed would jump back."""
+    stage = Stage([record(letters("a"))])
+    stage.source.confirms.extend([False, True])
+
+    async def elsewhere() -> None:
+        return
+
+    interrupted(stage, elsewhere)
+    await stage.run()
+    assert stage.source.commits == []
 
 
 async def test_the_next_insert_does_not_wait_for_the_commit() -> None:

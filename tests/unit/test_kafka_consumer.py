@@ -274,6 +274,19 @@ async def test_a_leader_that_moves_with_its_log_costs_nothing() -> None:
     assert stage.source.trouble == ""
 
 
+async def test_partitions_that_come_or_go_begin_another_generation() -> None:
+    stage = Stage(p0=letters(1))
+    stage.assign()
+    await stage.take()
+    first = stage.source.generation
+    await stage.take()
+    assert stage.source.generation == first
+    stage.source._revoked(stage.consumer)  # type: ignore[arg-type]
+    gone = stage.source.generation
+    stage.source._assigned(stage.consumer, {at(0)})  # type: ignore[arg-type]
+    assert len({first, gone, stage.source.generation}) == 3
+
+
 async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
     stage = Stage(p0=letters(3))
     away = True
@@ -292,6 +305,58 @@ async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
     away = False
     assert values(await stage.take()) == letters(3)
     assert stage.source.trouble == ""
+
+
+async def test_an_assignment_that_is_over_says_nothing_of_the_next_one() -> None:
+    stage = Stage(p0=letters(3))
+    known, gate, asked = stage.histories.history, asyncio.Event(), 0
+
+    async def history(topic: str, partition: int) -> History:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await gate.wait()
+            raise Unavailable("no primary")
+        return await known(topic, partition)
+
+    stage.histories.history = history  # type: ignore[method-assign]
+    stage.assign()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asked == 1
+    stage.assign()
+    assert values(await stage.take()) == letters(3)
+    stage.consumer.logs[at(0)] += [b"more"]
+    gate.set()
+    assert values(await stage.take()) == [b"more"]
+    stage.clock.forward(6)
+    assert stage.source.trouble == ""
+
+
+async def test_an_assignment_that_is_over_cuts_no_history_of_the_next_one() -> None:
+    """What it was told of the log's end is older than what another replica took in since."""
+    stage = Stage(p0=letters(3))
+    known, gate, asked = stage.histories.history, asyncio.Event(), 0
+
+    async def history(topic: str, partition: int) -> History:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await gate.wait()
+        return await known(topic, partition)
+
+    stage.histories.history = history  # type: ignore[method-assign]
+    stage.assign()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    stage.source._revoked(stage.consumer)  # type: ignore[arg-type]
+    reached = Milestone(offset=9, at=1.0, last=8, digest="00")
+    await stage.histories.note_history(TOPIC, 0, History().reached(reached, since=0.0, first=8))
+    gate.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    kept = await known(TOPIC, 0)
+    assert (kept.log, kept.high) == (0, 9)
 
 
 async def test_records_that_were_deleted_unread_are_counted_and_told_until_the_next_start() -> None:

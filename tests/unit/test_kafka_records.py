@@ -103,6 +103,16 @@ def test_a_name_of_a_header_that_is_not_utf8_is_written_out(codec: str) -> None:
     assert [r.key for r in found[:3]] == [b"k0", b"k1", b"k2"]
 
 
+def test_a_time_that_does_not_fit_64_bits_makes_no_record_and_those_beside_it_come() -> None:
+    made = bytearray(batch(b"a", b"b", headers=[("name", b"v")]).replace(b"name", b"na\xffe"))
+    struct.pack_into(">q", made, 27, 2**63 - 1)  # to which the second record adds one
+    good, bad, behind = read(renewed(bytes(made)), batch(b"c", base=2))
+    assert (good.value, good.timestamp) == (b"a", 2**63 - 1)
+    assert "its time would be 9223372036854775808" in fault(bad)
+    assert -(2**63) <= bad.timestamp < 2**63
+    assert behind.value == b"c"
+
+
 def bomb(codec: str, size: int) -> bytes:
     like = batch(b"0" * size)
     data = like[61:]

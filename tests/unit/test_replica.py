@@ -63,6 +63,7 @@ class QuietSource:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     async def open(self) -> None:
         pass
@@ -471,6 +472,7 @@ class Twice:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     def __init__(self) -> None:
         one = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"], "ID": letter().id}

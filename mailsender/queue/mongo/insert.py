@@ -31,6 +31,7 @@ from mailsender.queue.mongo.documents import (
     Unstorable,
     answer_document,
     barest_of,
+    datable,
     document_of,
     origin_document,
     remains_of,
@@ -113,6 +114,8 @@ class _Incoming:
             action="stored as an error without its body; the report gives its publisher the reason",
         )
         self.barest = self.remains
+        if self.barest:
+            self.letter = datable(self.letter)
         left = barest_of(self.letter, reason) if self.barest else remains_of(self.letter, reason)
         self.document, self.size = document_of(left, self.now)
         self.remains = True
