@@ -99,7 +99,7 @@ class Sender:
         relay, trial = self._route.turn()
         sent = False
         try:
-            sent = await self._next(relay, trial=trial)
+            sent = await self._next(relay, trial=trial > 0)
         finally:
             self._route.done(relay, trial=trial, sent=sent)
 
@@ -115,13 +115,14 @@ class Sender:
         # The letter comes first: who waits for one must not keep a route that has some from trying.
         if not (self._backlog.reserve_at_once() or await self._backlog.reserve()):
             return
-        if not relay.breaker.take_try(self._clock.monotonic()):
+        number = relay.breaker.take_try(self._clock.monotonic())
+        if not number:
             self._backlog.cancel()
             return
         try:
             await self._next(relay, trial=True)
         finally:
-            relay.breaker.give_back()
+            relay.breaker.give_back(number)
 
     async def _next(self, relay: Relay, *, trial: bool = False) -> bool:
         """Send the letter that was reserved, once there is all that it takes; whether it was taken.
