@@ -375,7 +375,7 @@ class Sender:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
-        if not self._route.alone:
+        if errand.tried:
             errand.note(part)
         if said.good:
             errand.results |= said.results
