@@ -304,6 +304,8 @@ class Pool:
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
             if not wanted():
                 raise RelayAway("it is not wanted any more", phase=self.reach.phase)
+            if self._stopping.is_set():
+                break  # it was told while we looked, when we did not wait
             first, woken = False, await self._changed(route)
         raise Stopped
 

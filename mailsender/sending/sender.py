@@ -183,6 +183,10 @@ class Sender:
         """Whether letters go over it still: it has not refused any meanwhile, and the route has it."""
         return (trial or not relay.breaker.open) and relay in self._route.relays
 
+    def _wants_more(self, relay: Relay, *, trial: bool) -> bool:
+        """The same of a letter that was not taken yet: the route may be gone, too."""
+        return self._wants(relay, trial=trial) and not self._route.ended.is_set()
+
     async def _place(self, relay: Relay, line: str, *, trial: bool) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
@@ -190,7 +194,7 @@ class Sender:
         held = relay.pool.at_once()
         if held is not None:
             return held
-        wants = partial(self._wants, relay, trial=trial)
+        wants = partial(self._wants_more, relay, trial=trial)
         try:
             held = await relay.pool.place(
                 wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay), wanted=wants

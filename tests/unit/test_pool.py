@@ -248,6 +248,29 @@ async def test_an_unusable_one_is_closed_and_whoever_waits_opens_another() -> No
     assert scene.relay.sessions[0].closed
 
 
+@pytest.mark.asyncio
+async def test_a_stop_is_heard_while_an_idle_session_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no more, and the next one is not to be opened for a minute."""
+    scene, answer = Scene(sessions=1), asyncio.Event()
+    held = await scene.place()
+    scene.pool.leave(held)
+
+    async def gone(*, ask: bool = False) -> bool:
+        del ask
+        await answer.wait()
+        return False
+
+    monkeypatch.setattr(held.session, "check_alive", gone)
+    waiting = asyncio.create_task(scene.place())
+    await turns()
+    scene.pool._next_try = scene.clock.monotonic() + 60.0
+    scene.stopping.set()
+    scene.pool.stop()
+    answer.set()
+    with pytest.raises(Stopped):
+        await waiting
+
+
 # --- a relay that is away -------------------------------------------------------------------------
 
 
