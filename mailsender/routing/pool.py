@@ -588,6 +588,8 @@ class Pool:
             self._window.forget()
         self._window.opened()
         self.note_there()
+        if len(self._open) > self._window.bound:
+            self._discard(held)  # fewer are allowed since it was begun
         return held
 
     def _postpone(self, most: float, least: float) -> None:
