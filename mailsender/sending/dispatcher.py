@@ -155,6 +155,8 @@ class Dispatcher:
             self._senders.pop(route.name, None)
             route.leave()
             self._release(route.backlog.drain())
+            for relay in route.relays:
+                relay.look_again()
         if self._group is not None and not self._stopping.is_set():
             self._staff(self._group)
         self.rerouter.changed.set()

@@ -100,7 +100,7 @@ class Sender:
         relay, trial = self._route.turn()
         sent = False
         try:
-            sent = await self._next(relay, trial=trial)
+            sent = await self._next(relay, trial=trial > 0)
         finally:
             self._route.done(relay, trial=trial, sent=sent)
 
@@ -116,13 +116,14 @@ class Sender:
         # The letter comes first: who waits for one must not keep a route that has some from trying.
         if not (self._backlog.reserve_at_once() or await self._backlog.reserve()):
             return
-        if not relay.breaker.take_try(self._clock.monotonic()):
+        number = relay.breaker.take_try(self._clock.monotonic())
+        if not number:
             self._backlog.cancel()
             return
         try:
             await self._next(relay, trial=True)
         finally:
-            relay.breaker.give_back()
+            relay.breaker.give_back(number)
 
     async def _next(self, relay: Relay, *, trial: bool = False) -> bool:
         """Send the letter that was reserved, once there is all that it takes; whether it was taken.
@@ -199,6 +200,10 @@ class Sender:
         """Whether letters go over it still: it has not refused any meanwhile, and the route has it."""
         return (trial or not relay.breaker.open) and relay in self._route.relays
 
+    def _wants_more(self, relay: Relay, *, trial: bool) -> bool:
+        """The same of a letter that was not taken yet: the route may be gone, too."""
+        return self._wants(relay, trial=trial) and not self._route.ended.is_set()
+
     async def _place(self, relay: Relay, line: str, *, trial: bool) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
@@ -206,7 +211,7 @@ class Sender:
         held = relay.pool.at_once()
         if held is not None:
             return held
-        wants = partial(self._wants, relay, trial=trial)
+        wants = partial(self._wants_more, relay, trial=trial)
         try:
             held = await relay.pool.place(
                 wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay), wanted=wants
@@ -391,7 +396,7 @@ class Sender:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
-        if not self._route.alone:
+        if errand.tried:
             errand.note(part)
         if said.good:
             errand.results |= said.results

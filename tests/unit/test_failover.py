@@ -20,6 +20,7 @@ from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.routes import change
+from mailsender.routing.table import RouteTable
 from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
@@ -598,3 +599,28 @@ async def test_that_another_route_changes_ends_no_attempt() -> None:
         limiter.change(Allowance(letters=0, period=1.0))
         (done,) = await scene.settled(1)
     assert (done.status, done.attempts, scene.sent()) == (Status.SENT, 1, {"a": 3, "b": 0})
+
+
+@pytest.mark.parametrize("away", ["refused", ""], ids=["a session", "a slot"])
+async def test_nobody_waits_for_a_route_that_is_gone(away: str) -> None:
+    """They would have turns of what others share, under a name without a share."""
+    fakes = {"a": FakeRelay(name="a.test:25", away=away)}
+    async with fleet(fakes, [route("r1", "a"), route("r2", "a")], allowances=SLOWLY) as scene:
+        relay = scene.relays["a"]
+        await scene.put(letter(1, route="r1"), letter(2, route="r1"), letter(3, route="r1"))
+        await until(lambda: relay.pool._others_wait() or relay.limiter.waiting)
+        plans = [route("r2", "a")]
+        scene.dispatcher.change([scene.routes["r2"]], RouteTable(plans))
+        await until(lambda: not (relay.pool._others_wait() or relay.limiter.waiting))
+
+
+async def test_what_the_last_relay_says_stands_although_the_route_has_one_relay_meanwhile() -> None:
+    fakes = pair(answers(said("deferred", "rcpt", 450, "4.2.0")))
+    fakes["b"].hold = asyncio.Event()
+    async with fleet(fakes, [route("default", "a", "b")]) as stage:
+        await stage.put(letter(1))
+        await fakes["b"].started.wait()
+        change(stage.routes["default"], route("default", "b"), stage.relays)
+        fakes["b"].hold.set()
+        (done,) = await stage.settled(1)
+    assert (done.relay, done.recipients[0].relay, done.attempts) == ("b.example:25", "b.example:25", 1)
