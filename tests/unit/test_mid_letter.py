@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.model.letter import Envelope, Outcome, Phase, Result, Status, Verdict
 from mailsender.routing import breaker, weighing
 from mailsender.sending import sender
+from mailsender.smtp.port import Permit
 from tests.dispatching import Scene, letter, running, until
-from tests.relays import ACCEPTED, FakeRelay
+from tests.relays import ACCEPTED, FakeRelay, FakeSession
 
 BLOCKED = [
     (554, "5.2.0", "STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed", Phase.DOT),
@@ -122,3 +123,38 @@ async def test_who_is_refused_first_keeps_no_other_recipient_from_being_asked(
         (done,) = await scene.settled(1)
         assert done.status is Status.SENT
         assert [each.accepted for each in done.recipients] == [False, True, True, True, True]
+
+
+class Forgetful(FakeRelay):
+    """Each of its sessions takes one transaction more than the one before, and then is out of step."""
+
+    async def connect(self) -> FakeSession:
+        await super().connect()
+        self.sessions[-1] = ForgetfulSession(self, lasts=len(self.sessions))
+        return self.sessions[-1]
+
+
+class ForgetfulSession(FakeSession):
+    """See `Forgetful`."""
+
+    def __init__(self, relay: FakeRelay, *, lasts: int) -> None:
+        super().__init__(relay)
+        self.lasts = lasts
+
+    async def _carry(self, envelope: Envelope, permit: Permit) -> Outcome:
+        self.lasts -= 1
+        if self.lasts >= 0:
+            return await super()._carry(envelope, permit)
+        out = reply(503, "5.5.1", "Bad sequence of commands", Phase.DATA)
+        return Outcome(results=dict.fromkeys(envelope.recipients, out), session_usable=False)
+
+
+@pytest.mark.asyncio
+async def test_sessions_that_end_are_in_a_row_only_where_nothing_went_in_between() -> None:
+    relay = Forgetful()
+    async with running(relay, senders=1, max_recipients=1) as scene:
+        await scene.queue.insert([letter(1, *addresses(25))])
+        scene.dispatcher.nudge()
+        (done,) = await scene.settled(1)
+        assert all(each.accepted for each in done.recipients), refused(scene)
+        assert (done.attempts, relay.connects > 4) == (1, True)
