@@ -137,11 +137,14 @@ class Refusals:
         self._runs: Final[dict[Words, set[str]]] = {}
         self.numbers: Final[dict[str, int]] = {}
 
-    def note(self, letter_id: str, result: Result) -> bool:
-        """One more; whether they are so many now that it is everybody."""
+    def note(self, letter_id: str, result: Result, recipient: str = "") -> bool:
+        """One more; whether they are so many now that it is everybody.
+
+        With a `recipient` it is the letter's to this one alone, which the relay took for others.
+        """
         words = (result.phase, result.code, result.enhanced)
         alike = self._runs.setdefault(words, set())
-        alike.add(letter_id)
+        alike.add(f"{letter_id} {recipient}")
         self.remember(letter_id)
         return len(alike) >= RUN or len(set().union(*self._runs.values())) >= MIXED_RUN
 

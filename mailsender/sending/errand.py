@@ -42,6 +42,7 @@ class Errand:
     are to wait at least. `failed` has, of those whom a rule failed, after how many such refusals an address
     is suppressed; from the refusals of those who are `unlearned` nothing is learned. `switched` are those
     for whom a rule wants another relay. `doubtful` were refused in words that may be meant for everybody.
+    `taken`: this relay took it for somebody. `renewed` counts the sessions in a row that ended under it.
     `short` tells that it ended before all were asked. `held` and `slot` are for its next transaction, as far
     as it has them. `contents` are those of its attachments. `trial`: it may begin though the breaker of its
     relay is open, to show whether letters are taken again.
@@ -143,6 +144,22 @@ class Errand:
             self.switched = self.switched.difference(part)
             if self.waits:
                 self.waits = {each: wait for each, wait in self.waits.items() if each not in part}
+
+    def took(self) -> None:
+        """The relay took it for somebody: in a good session, and what it refused before was not for all."""
+        self.taken, self.renewed = True, 0
+        if self.doubtful:
+            self.results |= self.doubtful
+            self.doubtful = {}
+
+    def fresh_first(self) -> None:
+        """Ask about those first of whom nothing was said yet.
+
+        Who is refused again and again would keep them waiting, and they tell whether it is for itself.
+        """
+        if self.letter.message_id and len(self.left) > 1:  # it was tried before
+            heard = {each.address for each in self.letter.recipients if each.result is not None}
+            self.left = tuple(sorted(self.left, key=heard.__contains__))
 
     @property
     def unasked(self) -> bool:

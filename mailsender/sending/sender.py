@@ -329,6 +329,7 @@ class Sender:
         destinations = errand.relay.destinations
         if destinations is not None and destinations.limited and self._put_aside(errand):
             return
+        errand.fresh_first()
         while True:
             while self._anybody_left(errand):
                 if not await self._equipped(errand):
@@ -400,7 +401,7 @@ class Sender:
             errand.note(part)
         if said.good:
             errand.results |= said.results
-            errand.taken = True
+            errand.took()
             return True
         if self._means.cut:
             rules, results = errand.relay.rules, said.results
