@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
+from structlog.testing import capture_logs
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Answer, Letter, Settlement, Status
 from mailsender.queue.port import Inserted, Queue
+from mailsender.reports.publisher import Reporter, ReporterConfig
 from tests.claims import LIFE, OTHER, REPLICA, claim
-from tests.contract.conftest import MONGO, RETENTION, World, again, claim_one, ended, letter, only, send_one
+from tests.clocks import ManualClock
+from tests.contract.conftest import (
+    DEFERRED,
+    MONGO,
+    REFUSED,
+    RETENTION,
+    World,
+    again,
+    claim_one,
+    ended,
+    letter,
+    only,
+    send_one,
+)
+from tests.fakes import FakeSink
 
 pytestmark = pytest.mark.asyncio
 
@@ -57,6 +74,51 @@ async def test_what_is_settled_is_to_be_reported_until_that_is_acknowledged(queu
     await queue.acknowledge(letters)
     assert (await queue.stats()).unreported == 0
     assert await unreported(queue) == set()
+
+
+async def test_what_is_acknowledged_is_not_found_again(queue: Queue) -> None:
+    """One partition of the profile topic is in trouble, and one letter of many waits for it."""
+    letters = await sent(queue)
+    await queue.acknowledge(letters[:-1])
+    assert await unreported(queue) == ids(letters[-1:])
+    assert (await queue.stats()).unreported == 1
+    assert await unreported(queue) == ids(letters[-1:])
+    await queue.acknowledge(letters[-1:])
+    assert (await queue.stats()).unreported == 0
+    assert await unreported(queue) == set()
+
+
+async def test_what_is_out_is_not_published_again_while_others_cannot_be(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps = 0
+
+    async def counted(older_than: float, limit: int) -> list[Letter]:
+        nonlocal sweeps
+        sweeps += 1
+        return await found(older_than, limit)
+
+    found = queue.unreported
+    monkeypatch.setattr(queue, "unreported", counted)
+    letters, sink, clock, stop = await sent(queue), FakeSink(), ManualClock(), asyncio.Event()
+    sick = letters[0].id.encode()
+    sink.refuse = lambda out: Unavailable("slow") if sick in (out.value or b"") else None
+    config = ReporterConfig(topic="profile", sweep_age=0.0, first_wait=100.0, longest_wait=100.0)
+    reporter = Reporter(queue, sink, config=config, clock=clock)
+    await reporter.offer(letters)
+    running = asyncio.create_task(reporter.run(stop))
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            before = sweeps
+            while sweeps == before or reporter.state.waiting > reporter.state.put_off:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            clock.forward(6)
+            await reporter.offer(())
+        assert (reporter.state.published, reporter.state.put_off) == (MANY - 1, 1)
+        sink.refuse = lambda _: None
+        stop.set()
+        assert await running == 0
+    assert len(sink.published) == MANY
 
 
 async def test_what_is_an_error_from_the_start_is_to_be_reported(queue: Queue) -> None:
@@ -271,6 +333,77 @@ async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
     assert found == ids(letters)
     assert not queue._outbox._entry_of
     assert (await queue.stats()).unreported == 0
+
+
+class Half:
+    """A collection whose `method` does a part of its work and fails then, once."""
+
+    def __init__(self, collection: Any, method: str) -> None:
+        self._collection = collection
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name != self._method:
+            return found
+
+        async def perform(given: list[Any], **kwargs: Any) -> Any:
+            self._method = ""
+            await found(given[:1], **kwargs)
+            raise AutoReconnect("connection closed")
+
+        return perform
+
+
+@only(*MONGO)
+async def test_an_insert_that_failed_by_half_forgets_no_report(queue: Any, world: World) -> None:
+    bad = [letter(number, status=Status.ERROR, reason="no address") for number in (1, 2)]
+    queue._inserter._letters = Half(queue._inserter._letters, "insert_many")
+    with pytest.raises(Unavailable):
+        await queue.insert(bad)
+    assert await queue.insert(bad) == [Inserted.REPLAY, Inserted.NEW]
+    await queue.acknowledge(bad[1:])
+    assert await unreported(queue) == ids(bad[:1])
+    await queue.acknowledge(bad[:1])
+    assert await world.outbox.count_documents({}) == 0
+    assert not queue._outbox._left
+
+
+@only(*MONGO)
+async def test_an_entry_stays_until_all_of_it_is_settled(queue: Any, world: World) -> None:
+    sent_, failed = await taken(queue, 2)
+    failed = Settlement(token=failed.token, letter=ended(failed.letter, REFUSED, Status.ERROR))
+    letters, queue._letters = queue._letters, Half(queue._letters, "bulk_write")
+    with pytest.raises(Unavailable):
+        await queue.settle([sent_, failed])
+    assert await unreported(queue) == {sent_.letter.id}
+    await queue.acknowledge([sent_.letter])
+    assert await world.outbox.count_documents({}) == 1
+    # It is settled after all, and then the process is gone.
+    update = {"status": "error", "settled_by": failed.token}
+    await letters.update_one({"claim": failed.token, "status": "processing"}, {"$set": update})
+    assert await unreported(await world.replica()) == set()
+    assert await unreported(queue) == {failed.letter.id}
+    await queue.acknowledge([failed.letter])
+    assert await world.outbox.count_documents({}) == 0
+
+
+@only(*MONGO)
+async def test_of_an_entry_that_is_gone_nothing_is_kept_in_mind(queue: Any, world: World) -> None:
+    """Its letters are forgotten, or another replica has reported them."""
+    forgotten = await sent(queue, 2)
+    await world.raw.delete_many({})
+    await world.pass_time(3700)
+    await queue.beat(REPLICA, LIFE)
+    with capture_logs() as logs:
+        assert await unreported(queue) == set()
+    assert [(each["event"], each["letters"]) for each in logs] == [("letters_gone", len(forgotten))]
+    await queue.insert([letter(1000)])
+    await send_one(queue)
+    await world.outbox.delete_many({})
+    assert await unreported(queue) == set()
+    assert not queue._outbox._entry_of
+    assert not queue._outbox._left
 
 
 # --- further publishers ------------------------------------------------------------------------------

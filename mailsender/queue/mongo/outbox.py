@@ -9,8 +9,9 @@ that is final and whose entry is gone has been answered. The fields of an entry:
 - `claims`: the tokens under which the letters are settled; empty where they came in as final.
 - `origin`: in an entry for a letter's further publisher, where that one published it: its report is meant.
 
-The entries of a replica that lives are its own. Those of others are swept: who is final is reported, what is
-still to be settled under the entry's claims is waited for, and what went another way needs no entry.
+An entry goes with the last report of its letters; until then a sweep takes those out of it whose reports
+are out. The entries of a replica that lives are its own. Those of others are swept: who is final is reported,
+what is still to be settled under the entry's claims is waited for, and what went another way needs no entry.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Collection as Group
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
+import structlog
 from bson import ObjectId
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from mailsender.model.letter import Letter, Origin, replica_of
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
 from mailsender.queue.mongo.document_reader import letter_of
-from mailsender.queue.mongo.documents import nameable, origin_document, stored_id
+from mailsender.queue.mongo.documents import letter_id, nameable, origin_document, stored_id
 from mailsender.queue.mongo.indexes import ensure_indexes
 
 KEPT: Final = 50_000
@@ -41,12 +44,17 @@ ten megabytes."""
 ABSENT: Final = timedelta(hours=1)
 """How long an entry stays whose letters are not there: their insert may be on its way still."""
 
+LOOKED_FOR: Final = 1000
+"""Entries in mind that a sweep looks for, those first that have been there for longest."""
+
 INDEXES: Final = (
     # The count is there so that counting reads the index alone.
     IndexModel([("at", ASCENDING), ("replica", ASCENDING), ("count", ASCENDING)], name="mailsender_outbox"),
 )
 
 _NO_ENTRY: Final = ObjectId(b"\0" * 12)
+
+_log = structlog.get_logger()
 
 Named = tuple[str, Origin | None]
 """A letter and its first publisher: what a report is about, as far as an entry goes."""
@@ -61,6 +69,19 @@ class Entry:
     fresh: bool = True
 
 
+@dataclass(slots=True)
+class _Kept:
+    """What is kept in mind of an entry: whose reports are `left`, and whose are out but are named there.
+
+    `whole`: there are no others whose reports are to come, so that the entry goes with the last that is left.
+    Those that are out are as many as were reported since the last sweep that found the entry.
+    """
+
+    left: set[Named] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+    whole: bool = True
+
+
 class Outbox:
     """The outbox of a collection of letters; the owner gives calls a deadline and translates their errors."""
 
@@ -72,7 +93,7 @@ class Outbox:
         self._clock = clock
         self._indexes: dict[str, str] = {}
         self._most = KEPT
-        self._left: dict[ObjectId, set[Named]] = {}
+        self._left: dict[ObjectId, _Kept] = {}
         self._entry_of: dict[Named, ObjectId] = {}
         self._name = ""
         self._names = {""}
@@ -130,55 +151,72 @@ class Outbox:
         """Remove an entry for which there is nothing to report."""
         await self._outbox.delete_one({"_id": entry.id})
 
-    def keep(self, entry: ObjectId, letters: Iterable[Named]) -> None:
+    def keep(self, entry: ObjectId, letters: Iterable[Named], *, whole: bool = True) -> None:
         """Keep in mind which letters are to be reported under an entry of ours.
 
         While nothing can be reported this would grow with every letter. What is beyond the bound is left to
-        the sweep, as is what the reporter has no room for.
+        the sweep, as is what the reporter has no room for. Where these are not all (`whole`), the sweep says
+        when the entry has to go.
         """
         fresh = set(letters)
-        if fresh and len(self._entry_of) + len(fresh) <= self._most:
-            self._left.setdefault(entry, set()).update(fresh)
-            self._entry_of.update(dict.fromkeys(fresh, entry))
+        kept = self._left.get(entry)
+        if kept is not None:
+            fresh -= kept.left
+        room = len(self._entry_of) + len(fresh) <= self._most
+        if kept is None and fresh and room:
+            kept = self._left[entry] = _Kept()
+        if kept is not None:
+            kept.whole = whole and room
+            if room:
+                kept.left |= fresh
+                self._entry_of.update(dict.fromkeys(fresh, entry))
 
     # --- what was reported -----------------------------------------------------------------------
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
-        """Note that the reports of `letters` are out: entries go with the last of them, or hold fewer.
+        """Note that the reports of `letters` are out: entries go with the last of them.
 
-        Repeating it after an error is safe.
+        From those that stay the sweep takes what is out. Repeating it after an error is safe.
         """
-        told: defaultdict[ObjectId, set[Named]] = defaultdict(set)
+        said: defaultdict[ObjectId, set[Named]] = defaultdict(set)
         for letter in letters:
             entry = self._entry_of.get(named(letter))
             if entry is not None:
-                told[entry].add(named(letter))
-        over = [entry for entry, said in told.items() if self._left[entry] <= said]
+                said[entry].add(named(letter))
+        over = {entry for entry, names in said.items() if self._ends_with(entry, names)}
         if over:
-            await self._outbox.delete_many({"_id": {"$in": over}})
-        for said in told.values():
-            self._forget(said)
+            await self._outbox.delete_many({"_id": {"$in": list(over)}})
+        for entry, names in said.items():
+            kept = self._left[entry]
+            kept.left -= names
+            for each in names:
+                self._entry_of.pop(each, None)
+            if entry in over and not kept.left:
+                del self._left[entry]
+            else:
+                kept.told += [each for each, _ in names]
 
-    def _forget(self, said: Iterable[Named]) -> None:
-        for each in said:
-            entry = self._entry_of.pop(each, None)
-            if entry is not None:
-                left = self._left[entry]
-                left.discard(each)
-                if not left:
-                    del self._left[entry]
+    def _ends_with(self, entry: ObjectId, names: set[Named]) -> bool:
+        kept = self._left[entry]
+        return kept.whole and kept.left <= names
 
-    async def shrink(self) -> None:
-        """Let entries of ours hold no more than is left of them: whoever sweeps them repeats no more."""
-        updates = [
-            UpdateOne(
-                {"_id": entry, "count": {"$gt": len(left)}},
-                {"$set": {"letters": [stored_id(each) for each, _ in left], "count": len(left)}},
-            )
-            for entry, left in self._left.items()
-        ]
-        if updates:
-            await self._outbox.bulk_write(updates, ordered=False)
+    def _forget(self, entry: ObjectId) -> None:
+        """Keep nothing in mind of an entry that is gone."""
+        kept = self._left.pop(entry, None)
+        if kept is not None:
+            for each in kept.left:
+                if self._entry_of.get(each) == entry:
+                    del self._entry_of[each]
+
+    async def _forget_gone(self) -> None:
+        """Forget what others have reported and removed: they had declared us dead, say."""
+        known = list(islice(self._left, LOOKED_FOR))
+        if known:
+            found = await self._outbox.find({"_id": {"$in": known}}, {"_id": 1}).to_list(None)
+            there = {each["_id"] for each in found}
+            for each in known:
+                if each not in there:
+                    self._forget(each)
 
     async def answered(self, entry: object) -> bool:
         """Whether the reports are out for which there was this entry."""
@@ -198,6 +236,7 @@ class Outbox:
         `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. `keep` is
         how long final letters are remembered: those that have no report yet are for longer.
         """
+        await self._forget_gone()
         await self._clock.now()
         now = self._clock.latest()
         names = sorted(self._names)
@@ -205,19 +244,61 @@ class Outbox:
         ours = {"replica": {"$in": names}, "at": {"$lte": now - timedelta(seconds=older_than)}}
         query = {"at": {"$lte": now}, "$or": [others, ours]}
         entries = await self._committed.find(query).sort([("at", ASCENDING)]).limit(limit).to_list(limit)
+        return await self._look_at(entries, now, keep, limit)
+
+    async def _look_at(
+        self, entries: Sequence[Document], now: datetime, keep: timedelta, wanted: int
+    ) -> list[Letter]:
+        """What is to be reported of entries, until that is enough."""
+        await self._shrink(entries)
         found: list[Letter] = []
+        over: list[Any] = []
+        gone: list[Any] = []
         for entry in entries:
-            if len(found) >= limit:
+            if len(found) >= wanted:
                 break
-            if nameable(entry["_id"]):
-                found += await self._swept(entry, now, keep)
+            if not _knowable(entry["_id"]):
+                continue
+            ready, waits, absent = await self._swept(entry, now, keep)
+            found += ready
+            if not ready and not waits:
+                over.append(entry["_id"])
+                gone += absent
+        await self._remove(over, gone)
         return found
 
-    async def _swept(self, entry: Document, now: datetime, keep: timedelta) -> list[Letter]:
+    async def _shrink(self, entries: Sequence[Document]) -> None:
+        """Take out of entries what is reported: nobody repeats it then, and nobody counts it."""
+        updates = []
+        shrunk: list[_Kept] = []
+        for entry in entries:
+            kept = self._left.get(entry["_id"]) if _knowable(entry["_id"]) else None
+            if kept is not None and kept.told:
+                told = set(kept.told)
+                entry["letters"] = [each for each in _letters(entry) if letter_id(each) not in told]
+                change = {
+                    "$pullAll": {"letters": list(map(stored_id, kept.told))},
+                    "$set": {"count": len(entry["letters"])},
+                }
+                updates.append(UpdateOne({"_id": entry["_id"]}, change))
+                shrunk.append(kept)
+        if updates:
+            await self._outbox.bulk_write(updates, ordered=False)
+        for kept in shrunk:
+            kept.told.clear()
+
+    async def _swept(
+        self, entry: Document, now: datetime, keep: timedelta
+    ) -> tuple[list[Letter], bool, list[Any]]:
+        """What is to be reported of an entry, whether there may be more later, and who is not there."""
         ids, claims = _letters(entry), _tokens(entry)
         documents = await self._letters.find({"_id": {"$in": ids}}, hint="_id_").to_list(None)
         ready: list[Letter] = []
-        waits = len(documents) < len(ids) and _age(entry, now) < ABSENT
+        absent: list[Any] = []
+        if len(documents) < len(ids):
+            there = {letter_id(each["_id"]) for each in documents}
+            absent = [each for each in ids if letter_id(each) not in there]
+        waits = bool(absent) and _age(entry, now) < ABSENT
         for document in documents:
             letter = letter_of(document)
             if letter.status.final:
@@ -225,18 +306,31 @@ class Outbox:
             else:
                 # Another's claim settles it under an entry of its own, unless it is a further publisher's.
                 waits = waits or "origin" in entry or _text(document, "claim") in claims
-        if ready:
-            self.keep(entry["_id"], [named(each) for each in ready])
-            await self._remember(ready, entry, now, keep)
-        elif not waits:
-            await self._outbox.delete_many({"_id": entry["_id"]})
-        return ready
+        self.keep(entry["_id"], [named(each) for each in ready], whole=not waits)
+        await self._remember(ready, entry, now, keep)
+        return ready, waits, absent
+
+    async def _remove(self, over: Sequence[Any], gone: Sequence[Any]) -> None:
+        """Remove entries of which nothing is to be reported; `gone` are those of their letters not there."""
+        if over:
+            await self._outbox.delete_many({"_id": {"$in": over}})
+        for each in over:
+            self._forget(each)
+        if gone:
+            _log.warning(
+                "letters_gone",
+                letters=len(gone),
+                first=letter_id(gone[0]),
+                fault="they were removed before their reports were out, or never came in",
+                check="whether another program removes letters, or the service was away for longer than"
+                " MONGODB_RETENTION",
+            )
 
     async def _remember(
         self, ready: Sequence[Letter], entry: Document, now: datetime, keep: timedelta
     ) -> None:
         """Let letters that nobody could report for long be remembered for as long again."""
-        if _age(entry, now) < keep / 2:
+        if not ready or _age(entry, now) < keep / 2:
             return
         ids = [stored_id(each.id) for each in ready]
         await self._written.update_many(
@@ -294,6 +388,11 @@ def _text(document: Document, name: str) -> str:
 def _age(entry: Document, now: datetime) -> timedelta:
     at = entry.get("at")
     return now - at if isinstance(at, datetime) else timedelta.max
+
+
+def _knowable(entry: Any) -> bool:
+    """Whether an entry with this `_id` can be named and kept in mind; another program may choose any."""
+    return isinstance(entry, Hashable) and nameable(entry)
 
 
 def _letters(entry: Document) -> list[Any]:
