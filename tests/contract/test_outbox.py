@@ -388,6 +388,22 @@ async def test_an_entry_stays_until_all_of_it_is_settled(queue: Any, world: Worl
     assert await world.outbox.count_documents({}) == 0
 
 
+async def test_one_that_was_settled_under_two_tokens_is_reported_by_the_good_one(world: World) -> None:
+    """Its replica was declared dead and claimed it again, and both outcomes waited for MongoDB."""
+    queue = await world.replica()
+    await queue.insert([letter(1), letter(2)])
+    old, first = await claim_one(queue)
+    await world.pass_time(61)
+    assert await queue.reclaim(10) == 1
+    claimed = await claim(queue, 2, OTHER)
+    good = [Settlement(token=claimed.token, letter=ended(each)) for each in claimed.letters]
+    late = Settlement(token=old, letter=ended(first, REFUSED, Status.ERROR))
+    assert await queue.settle([late, *good]) == {first.id}
+    await queue.acknowledge([each.letter for each in good if each.letter.id != first.id])
+    (found,) = await queue.unreported(0, 10)
+    assert (found.id, found.status) == (first.id, Status.SENT)
+
+
 @only(*MONGO)
 async def test_of_an_entry_that_is_gone_nothing_is_kept_in_mind(queue: Any, world: World) -> None:
     """Its letters are forgotten, or another replica has reported them."""

@@ -257,7 +257,7 @@ class MongoQueue:
                 ends = {"outbox": entry.id, "expire_at": now + self._retention, **self._bodies.until(now)}
             updates = _settling(settlements, now, ends)
             result = await self._letters.bulk_write(updates, ordered=False)
-            late: frozenset[str] = frozenset()
+            late: frozenset[tuple[str, str]] = frozenset()
             if result.matched_count < len(settlements):
                 late = await self._late(settlements)
             if entry is not None and entry.fresh and not result.matched_count:
@@ -265,17 +265,24 @@ class MongoQueue:
                 await self._outbox.drop(entry)
                 entry = None
         if entry is not None:
-            settled = [each.letter for each in settlements if each.letter.id not in late]
+            settled = [
+                each.letter for each in settlements if not late or (each.token, each.letter.id) not in late
+            ]
             self._outbox.keep(entry.id, [named(letter) for letter in settled if letter.status.final])
-        return late
+        return frozenset([each for _, each in late])
 
-    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[str]:
-        """Whom another holder of a token has settled, or has now; a repetition is not late."""
+    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[tuple[str, str]]:
+        """Whom another holder of a token has settled, or has now, by token; a repetition is not late.
+
+        One letter may have come with two tokens, of which one is good: that outcome is left to the sweep.
+        """
         query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
         found = await self._letters.find(query, {"settled_by": 1}, hint=_BY_ID).to_list(None)
         settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
         return frozenset(
-            each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
+            (each.token, each.letter.id)
+            for each in settlements
+            if settled_by.get(each.letter.id) != each.token
         )
 
     async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
