@@ -422,6 +422,18 @@ async def test_of_an_entry_that_is_gone_nothing_is_kept_in_mind(queue: Any, worl
     assert not queue._outbox._left
 
 
+@only(*MONGO)
+async def test_one_that_was_tried_and_is_then_set_apart_is_reported(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    deferred = ended(claimed, DEFERRED, Status.AWAITING)
+    assert await queue.settle([Settlement(token=token, letter=deferred)]) == frozenset()
+    await world.database.command({"collMod": "letters", "validator": {"status": {"$ne": "processing"}}})
+    assert (await claim(queue, 1)).letters == ()
+    (found,) = await queue.unreported(0, 10)
+    assert (found.id, found.status) == (claimed.id, Status.ERROR)
+
+
 # --- further publishers ------------------------------------------------------------------------------
 
 
