@@ -495,6 +495,18 @@ async def test_who_joined_late_and_died_is_answered_by_others(world: World) -> N
     assert [each.answers for each in await other.unreported(30, 10)] == [(answer_of(2),)]
 
 
+@only(*MONGO)
+async def test_he_is_told_only_what_cannot_be_rolled_back(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (done,) = await sent(queue, 1)
+    monkeypatch.setattr(queue, "_letters", None)  # which is read as the primary has it
+    found = await queue.get(done.id)
+    assert found is not None
+    assert found.status is Status.SENT
+    assert queue._committed.read_concern.level == "majority"
+
+
 # --- for how long it is remembered -------------------------------------------------------------------
 
 

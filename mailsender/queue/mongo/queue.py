@@ -48,6 +48,7 @@ from mailsender.queue.mongo.bodies import Bodies
 from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, places_of
 from mailsender.queue.mongo.client import (
     Client,
+    Collection,
     Document,
     ServerClock,
     calling,
@@ -544,19 +545,22 @@ class MongoQueue:
             return await self._bodies.drop(limit)
 
     async def get(self, letter_id: str) -> Letter | None:
-        """See `Queue.get`."""
-        found = await self.look_up(letter_id)
+        """See `Queue.get`. As a majority has it: what became of it is told, and must not be rolled back."""
+        found = await self._look_up(self._committed, letter_id)
         return None if found is None else found.letter
 
     async def look_up(self, letter_id: str) -> StoredLetter | None:
         """See `Queue.look_up`. The time of acceptance is the server's."""
+        return await self._look_up(self._letters, letter_id)
+
+    async def _look_up(self, letters: Collection, letter_id: str) -> StoredLetter | None:
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
         except (ValueError, BSONError):
             return None
         async with calling(self._timeout):
-            document = await self._letters.find_one(query)
+            document = await letters.find_one(query)
             if document is None:
                 return None
             letter = letter_of(document)
