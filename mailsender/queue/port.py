@@ -230,6 +230,8 @@ class Queue(Histories, Protocol):
         Those of the dead at once; this replica's own only when they wait for more than `older_than` seconds.
         Those of others that live are theirs. A letter has the answers that are to be reported, and no others:
         of one that a publisher joined late, that publisher's.
+        Each call goes on behind those that the one before found, so that what cannot be reported hides
+        nothing; the call after one that finds fewer begins with the oldest again.
         """
         ...
 

@@ -95,8 +95,9 @@ async def test_what_is_out_is_not_published_again_while_others_cannot_be(
 
     async def counted(older_than: float, limit: int) -> list[Letter]:
         nonlocal sweeps
+        letters = await found(older_than, limit)
         sweeps += 1
-        return await found(older_than, limit)
+        return letters
 
     found = queue.unreported
     monkeypatch.setattr(queue, "unreported", counted)
@@ -119,6 +120,18 @@ async def test_what_is_out_is_not_published_again_while_others_cannot_be(
         stop.set()
         assert await running == 0
     assert len(sink.published) == MANY
+
+
+async def test_what_was_found_hides_nothing_behind_it(queue: Queue, world: World) -> None:
+    """It cannot be reported, and there is more of it than one sweep finds."""
+    await queue.insert([letter(number) for number in range(5)])
+    letters = []
+    for _ in range(5):
+        letters.append(await send_one(queue))
+        await world.pass_time(1)
+    found = [[each.id for each in await queue.unreported(0, 2)] for _ in range(4)]
+    names = [each.id for each in letters]
+    assert found == [names[:2], names[2:4], names[4:], names[:2]]
 
 
 async def test_what_is_an_error_from_the_start_is_to_be_reported(queue: Queue) -> None:
@@ -481,6 +494,21 @@ async def test_who_joins_late_and_again_is_answered_once(queue: Queue) -> None:
     assert await queue.insert([again(first, 2)]) == [Inserted.LATE]
     assert await queue.insert([again(first, 2)]) == [Inserted.REPLAY]
     assert (await queue.stats()).unreported == 1
+
+
+async def test_who_joined_one_that_is_tried_again_hides_nobody(queue: Queue, world: World) -> None:
+    letters = [letter(number) for number in range(3)]
+    await queue.insert(letters)
+    claimed = await claim(queue, 3)
+    joins = [again(each, 10 + number) for number, each in enumerate(letters)]
+    assert await queue.insert(joins) == [Inserted.LATE] * 3
+    deferred = [ended(each, DEFERRED, Status.AWAITING) for each in claimed.letters]
+    await queue.settle([Settlement(token=claimed.token, letter=each, delay=1000) for each in deferred])
+    await queue.insert([letter(4)])
+    done = await send_one(queue)
+    await world.pass_time(100)
+    await queue.beat(REPLICA, LIFE)
+    assert [each.id for each in await queue.unreported(30, 2)] == [done.id]
 
 
 @only(*MONGO)

@@ -23,15 +23,16 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from itertools import islice
+from itertools import groupby, islice
 from math import isfinite
+from operator import itemgetter
 from typing import Any, Final
 
 import structlog
 from bson import ObjectId
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from mailsender.model.letter import Letter, Origin, replica_of
+from mailsender.model.letter import Letter, Origin, Status, replica_of
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
 from mailsender.queue.mongo.document_reader import letter_of
 from mailsender.queue.mongo.documents import letter_id, nameable, origin_document, stored_id
@@ -44,6 +45,12 @@ ten megabytes."""
 ABSENT: Final = timedelta(hours=1)
 """How long an entry stays whose letters are not there: their insert may be on its way still."""
 
+PAGES: Final = 8
+"""Pages of entries that one sweep looks at: some thousands of them are looked at in about a second."""
+
+MOST_ALIKE: Final = 10_000
+"""Entries of the same millisecond that are looked at: one insert makes a thousand for further publishers."""
+
 LOOKED_FOR: Final = 1000
 """Entries in mind that a sweep looks for, those first that have been there for longest."""
 
@@ -53,6 +60,7 @@ INDEXES: Final = (
 )
 
 _NO_ENTRY: Final = ObjectId(b"\0" * 12)
+_OPEN: Final = [Status.AWAITING.value, Status.PROCESSING.value]
 
 _log = structlog.get_logger()
 
@@ -95,6 +103,7 @@ class Outbox:
         self._most = KEPT
         self._left: dict[ObjectId, _Kept] = {}
         self._entry_of: dict[Named, ObjectId] = {}
+        self._looked_at: Any = None  # the time of the entries that the last sweep looked at last
         self._name = ""
         self._names = {""}
 
@@ -233,8 +242,10 @@ class Outbox:
     async def sweep(self, living: Group[str], older_than: float, limit: int, keep: timedelta) -> list[Letter]:
         """Letters whose reports nobody living looks after, `limit` or more; with them their entries are ours.
 
-        `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. `keep` is
-        how long final letters are remembered: those that have no report yet are for longer.
+        `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. Each sweep
+        goes on behind those that the last one looked at, and the one after the last entry begins anew: what
+        cannot be reported, and who waits for a letter that is tried again, hides nobody. `keep` is how long
+        final letters are remembered: those that have no report yet are for longer.
         """
         await self._forget_gone()
         await self._clock.now()
@@ -242,30 +253,53 @@ class Outbox:
         names = sorted(self._names)
         others = {"replica": {"$nin": [*living, *names]}}
         ours = {"replica": {"$in": names}, "at": {"$lte": now - timedelta(seconds=older_than)}}
-        query = {"at": {"$lte": now}, "$or": [others, ours]}
-        entries = await self._committed.find(query).sort([("at", ASCENDING)]).limit(limit).to_list(limit)
-        return await self._look_at(entries, now, keep, limit)
+        whose = {"$or": [others, ours]}
+        found: list[Letter] = []
+        behind, ended = self._looked_at, False
+        for _ in range(PAGES):
+            entries = await self._page(whose, behind, now, limit)
+            ended = len(entries) < limit
+            more, behind = await self._look_at(entries, behind, now, keep, limit - len(found))
+            found += more
+            if ended or len(found) >= limit:
+                break
+        self._looked_at = None if ended and len(found) < limit else behind
+        return found
+
+    async def _page(self, whose: Document, behind: Any, now: datetime, limit: int) -> list[Document]:
+        """The next entries behind a time: `limit` of them, and all that are as old as the last one."""
+        at = {"$lte": now} if behind is None else {"$gt": behind, "$lte": now}
+        cursor = self._committed.find({"at": at, **whose}).sort([("at", ASCENDING)])
+        found: list[Document] = await cursor.limit(limit).to_list(limit)
+        if len(found) == limit:
+            last = found[-1]["at"]
+            alike = await self._committed.find({"at": last, **whose}).limit(MOST_ALIKE).to_list(MOST_ALIKE)
+            found = [each for each in found if each["at"] != last] + alike
+        return found
 
     async def _look_at(
-        self, entries: Sequence[Document], now: datetime, keep: timedelta, wanted: int
-    ) -> list[Letter]:
-        """What is to be reported of entries, until that is enough."""
+        self, entries: Sequence[Document], behind: Any, now: datetime, keep: timedelta, wanted: int
+    ) -> tuple[list[Letter], Any]:
+        """What is to be reported of entries, until that is enough, and the time of the last of them."""
         await self._shrink(entries)
+        on_their_way = await self._on_their_way(entries)
         found: list[Letter] = []
         over: list[Any] = []
         gone: list[Any] = []
-        for entry in entries:
+        for at, alike in groupby(entries, itemgetter("at")):
             if len(found) >= wanted:
                 break
-            if not _knowable(entry["_id"]):
-                continue
-            ready, waits, absent = await self._swept(entry, now, keep)
-            found += ready
-            if not ready and not waits:
-                over.append(entry["_id"])
-                gone += absent
+            behind = at
+            for entry in alike:
+                if not _knowable(entry["_id"]) or _is_late(entry, on_their_way):
+                    continue
+                ready, waits, absent = await self._swept(entry, now, keep)
+                found += ready
+                if not ready and not waits:
+                    over.append(entry["_id"])
+                    gone += absent
         await self._remove(over, gone)
-        return found
+        return found, behind
 
     async def _shrink(self, entries: Sequence[Document]) -> None:
         """Take out of entries what is reported: nobody repeats it then, and nobody counts it."""
@@ -286,6 +320,15 @@ class Outbox:
             await self._outbox.bulk_write(updates, ordered=False)
         for kept in shrunk:
             kept.told.clear()
+
+    async def _on_their_way(self, entries: Sequence[Document]) -> set[str]:
+        """Letters with a further publisher that have not ended: their entries wait, maybe for days."""
+        ids = [each for entry in entries if "origin" in entry for each in _letters(entry)]
+        if not ids:
+            return set()
+        query = {"_id": {"$in": ids}, "status": {"$in": _OPEN}}
+        found = await self._letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
+        return {letter_id(each["_id"]) for each in found}
 
     async def _swept(
         self, entry: Document, now: datetime, keep: timedelta
@@ -393,6 +436,11 @@ def _age(entry: Document, now: datetime) -> timedelta:
 def _knowable(entry: Any) -> bool:
     """Whether an entry with this `_id` can be named and kept in mind; another program may choose any."""
     return isinstance(entry, Hashable) and nameable(entry)
+
+
+def _is_late(entry: Document, on_their_way: Group[str]) -> bool:
+    """Whether it is a further publisher's whose letter is on its way."""
+    return "origin" in entry and any(letter_id(each) in on_their_way for each in _letters(entry))
 
 
 def _letters(entry: Document) -> list[Any]:
