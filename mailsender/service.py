@@ -99,6 +99,10 @@ BARE_EVERY, BARE = 10.0, 500
 LATE_EVERY, LATE = 2.0, 500
 """The same for letters whose time to be sent is over."""
 
+REMEMBER_EVERY, REMEMBERED = 3600.0, 20
+"""Seconds at most between two looks for letters that have to be remembered until they are reported, and how
+many entries of the outbox are looked at in one go: each names up to a thousand of them."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -226,6 +230,7 @@ class Replica:
         expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
             Chore("expired", expiry.sweep, LATE, LATE_EVERY),
+            Chore("unreported", parts.queue.remember, REMEMBERED, _remember_every(settings)),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
@@ -631,6 +636,11 @@ def text_of_html(settings: Settings) -> Callable[[str], str | None] | None:
     from mailsender.message.plain_text import plain_text  # noqa: PLC0415  as said
 
     return plain_text
+
+
+def _remember_every(settings: Settings) -> float:
+    """Seconds between two looks for letters whose reports are late: several have to fit into their time."""
+    return min(REMEMBER_EVERY, settings.mongodb_retention / 8)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

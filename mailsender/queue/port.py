@@ -239,6 +239,14 @@ class Queue(Histories, Protocol):
         """Note that all `answers` of these letters, as they were settled or read, were published."""
         ...
 
+    async def remember(self, limit: int) -> int:
+        """Let letters whose reports are late be remembered for as long again as others are.
+
+        Looks at `limit` entries of the outbox behind those of the call before. Returns how many there were;
+        0 after the last of them. To repeat it is safe.
+        """
+        ...
+
     async def drop_bodies(self, limit: int) -> int:
         """Let letters go on without what they said, up to `limit` of those for which the time is over.
 

@@ -553,13 +553,31 @@ async def test_a_letter_is_remembered_from_its_end_on(queue: Queue, world: World
 
 @only(*MONGO)
 async def test_one_that_nobody_can_report_is_remembered_for_longer(queue: Queue, world: World) -> None:
+    """No sweep finds it: nothing can be published, and the reporter is full."""
     (done,) = await sent(queue, 1)
     await world.pass_time(0.6 * RETENTION)
     await queue.beat(REPLICA, LIFE)
-    assert await unreported(queue, 30) == {done.id}
+    assert [await queue.remember(1) for _ in range(2)] == [1, 0]
     assert await _left(queue, world, done) > 0.9 * RETENTION
+    assert (await queue.stats()).oldest_unreported > 0.5 * RETENTION
+    assert await unreported(queue, 30) == {done.id}
     await queue.acknowledge([done])
     assert await world.outbox.count_documents({}) == 0
+
+
+@only(*MONGO)
+async def test_only_those_that_wait_for_their_report_are_remembered_for_longer(
+    queue: Queue, world: World
+) -> None:
+    await queue.insert([letter(number) for number in range(4)])
+    old = [await send_one(queue) for _ in range(3)]
+    await queue.acknowledge(old[:1])
+    await world.pass_time(0.3 * RETENTION)
+    await queue.beat(REPLICA, LIFE)
+    young = await send_one(queue)
+    assert [await queue.remember(1) for _ in range(4)] == [1, 1, 0, 1]
+    left = [await _left(queue, world, each) / RETENTION for each in (*old, young)]
+    assert [round(each, 1) for each in left] == [0.7, 1.0, 1.0, 1.0]
 
 
 async def test_what_is_remembered_does_not_come_in_again(queue: Queue, world: World) -> None:

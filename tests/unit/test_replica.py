@@ -384,6 +384,17 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert (await queue.stats()).sent == 1
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("retention", "every"), [("80s", 10.0), ("30d", 3600.0)])
+async def test_letters_whose_reports_are_late_are_looked_at_before_their_time_is_over(
+    retention: str, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, MONGODB_RETENTION=retention)
+    (chore,) = [each for each in replica.tidier._chores if each.name == "unreported"]
+    assert chore.every == every
+
+
 class LeftSource(QuietSource):
     """In trouble from its closing on, as a client is that is there no more."""
 

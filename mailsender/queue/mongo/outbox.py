@@ -104,6 +104,7 @@ class Outbox:
         self._left: dict[ObjectId, _Kept] = {}
         self._entry_of: dict[Named, ObjectId] = {}
         self._looked_at: Any = None  # the time of the entries that the last sweep looked at last
+        self._remembered = _NO_ENTRY
         self._name = ""
         self._names = {""}
 
@@ -239,13 +240,12 @@ class Outbox:
 
     # --- what was left behind --------------------------------------------------------------------
 
-    async def sweep(self, living: Group[str], older_than: float, limit: int, keep: timedelta) -> list[Letter]:
+    async def sweep(self, living: Group[str], older_than: float, limit: int) -> list[Letter]:
         """Letters whose reports nobody living looks after, `limit` or more; with them their entries are ours.
 
         `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. Each sweep
         goes on behind those that the last one looked at, and the one after the last entry begins anew: what
-        cannot be reported, and who waits for a letter that is tried again, hides nobody. `keep` is how long
-        final letters are remembered: those that have no report yet are for longer.
+        cannot be reported, and who waits for a letter that is tried again, hides nobody.
         """
         await self._forget_gone()
         await self._clock.now()
@@ -259,7 +259,7 @@ class Outbox:
         for _ in range(PAGES):
             entries = await self._page(whose, behind, now, limit)
             ended = len(entries) < limit
-            more, behind = await self._look_at(entries, behind, now, keep, limit - len(found))
+            more, behind = await self._look_at(entries, behind, now, limit - len(found))
             found += more
             if ended or len(found) >= limit:
                 break
@@ -278,7 +278,7 @@ class Outbox:
         return found
 
     async def _look_at(
-        self, entries: Sequence[Document], behind: Any, now: datetime, keep: timedelta, wanted: int
+        self, entries: Sequence[Document], behind: Any, now: datetime, wanted: int
     ) -> tuple[list[Letter], Any]:
         """What is to be reported of entries, until that is enough, and the time of the last of them."""
         await self._shrink(entries)
@@ -293,7 +293,7 @@ class Outbox:
             for entry in alike:
                 if not _knowable(entry["_id"]) or _is_late(entry, on_their_way):
                     continue
-                ready, waits, absent = await self._swept(entry, now, keep)
+                ready, waits, absent = await self._swept(entry, now)
                 found += ready
                 if not ready and not waits:
                     over.append(entry["_id"])
@@ -330,9 +330,7 @@ class Outbox:
         found = await self._letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
         return {letter_id(each["_id"]) for each in found}
 
-    async def _swept(
-        self, entry: Document, now: datetime, keep: timedelta
-    ) -> tuple[list[Letter], bool, list[Any]]:
+    async def _swept(self, entry: Document, now: datetime) -> tuple[list[Letter], bool, list[Any]]:
         """What is to be reported of an entry, whether there may be more later, and who is not there."""
         ids, claims = _letters(entry), _tokens(entry)
         documents = await self._letters.find({"_id": {"$in": ids}}, hint="_id_").to_list(None)
@@ -350,7 +348,6 @@ class Outbox:
                 # Another's claim settles it under an entry of its own, unless it is a further publisher's.
                 waits = waits or "origin" in entry or _text(document, "claim") in claims
         self.keep(entry["_id"], [named(each) for each in ready], whole=not waits)
-        await self._remember(ready, entry, now, keep)
         return ready, waits, absent
 
     async def _remove(self, over: Sequence[Any], gone: Sequence[Any]) -> None:
@@ -369,17 +366,25 @@ class Outbox:
                 " MONGODB_RETENTION",
             )
 
-    async def _remember(
-        self, ready: Sequence[Letter], entry: Document, now: datetime, keep: timedelta
-    ) -> None:
-        """Let letters that nobody could report for long be remembered for as long again."""
-        if not ready or _age(entry, now) < keep / 2:
-            return
-        ids = [stored_id(each.id) for each in ready]
-        await self._written.update_many(
-            {"_id": {"$in": ids}}, {"$set": {"expire_at": now + keep}}, hint="_id_"
-        )
-        await self._outbox.update_one({"_id": entry["_id"]}, {"$set": {"at": now}})
+    # --- for how long letters are remembered -----------------------------------------------------
+
+    async def remember(self, limit: int, keep: timedelta) -> int:
+        """Let letters be remembered for `keep` from now on whose reports are late by a part of it.
+
+        Each call goes on behind the entries of the last one, `limit` of them, and returns how many there
+        were: 0 after the last of all. Whatever keeps reports waiting, the sweep may find nothing meanwhile.
+        """
+        now = await self._clock.now()
+        query = {"_id": {"$gt": self._remembered}, "at": {"$lte": now - keep / 4}}
+        cursor = self._outbox.find(query, {"letters": 1}, hint="_id_").sort([("_id", ASCENDING)])
+        entries = await cursor.limit(limit).to_list(limit)
+        ids = [each for entry in entries for each in _letters(entry)]
+        if ids:
+            # Not those again that another replica has done just now.
+            soon = {"_id": {"$in": ids}, "expire_at": {"$lt": now + 3 * keep / 4}}
+            await self._written.update_many(soon, {"$set": {"expire_at": now + keep}}, hint="_id_")
+        self._remembered = entries[-1]["_id"] if entries else _NO_ENTRY
+        return len(entries)
 
     async def count(self) -> tuple[int, datetime | None]:
         """How many reports are still to come, and since when the first of them."""

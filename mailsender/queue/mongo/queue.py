@@ -532,7 +532,12 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._older.take_over(older_than, limit)
             living = await self._replicas.living()
-            return await self._outbox.sweep(living, older_than, limit, self._retention)
+            return await self._outbox.sweep(living, older_than, limit)
+
+    async def remember(self, limit: int) -> int:
+        """See `Queue.remember`."""
+        async with calling(self._timeout):
+            return await self._outbox.remember(limit, self._retention)
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """See `Queue.acknowledge`."""
