@@ -7,7 +7,8 @@ The order in which it stops (promise P6), and why each step stands where it does
 3. No more claims; what no sender has begun goes back, so that another replica can send it now.
 4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
-5. Outcomes are settled: only then can nothing be sent twice. What refusals told is written behind them.
+5. Outcomes are settled: only then can nothing be sent twice. Nobody claims any more what is over and ends it.
+   What refusals told is written behind them.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
 8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
@@ -521,6 +522,7 @@ class Replica:
         step("senders")
         await deadline.bound(self.dispatcher.finish, lambda: deadline.work_left)
         step("settle")
+        await self._ended("tidier", deadline, lambda: deadline.left * 0.2)
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
@@ -540,7 +542,6 @@ class Replica:
                 await self._ended(f"destinations {relay.name}", deadline, lambda: deadline.left)
                 await self._within(relay.destinations.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
-        await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)
         await self._within(self.heartbeat.end(), max(LEAST, deadline.left), "heartbeat")
         self.summary.last()

@@ -197,12 +197,13 @@ class Reporter:
         self._room.set()
         self._now(status="stopped")
 
-    async def _round(self) -> bool:
+    async def _round(self, *, sweeps: bool = True) -> bool:
         """One batch, or a sweep; whether there may be more to do at once."""
         try:
             if self._unmarked:
                 await self._mark()
-            if self._clock.monotonic() >= self._sweep_at and self._room_taken() < self._config.max_bytes // 2:
+            due = self._clock.monotonic() >= self._sweep_at
+            if sweeps and due and self._room_taken() < self._config.max_bytes // 2:
                 await self._sweep()
             if self._joined:
                 await self._look_at_joined()
@@ -237,12 +238,15 @@ class Reporter:
         await asyncio.gather(changed, return_exceptions=True)
 
     async def _flush(self) -> None:
-        """Publish and mark what is in flight; a failure is tried again until the deadline."""
+        """Publish and mark what is in flight; a failure is tried again until the deadline.
+
+        Nothing more is swept: there may be an outage's reports, and whoever lives, or starts, finds them.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.stop_timeout):
                 while self._left():
                     self._again_at = 0.0
-                    if not await self._round() and (self._failing or self._put_off):
+                    if not await self._round(sweeps=False) and (self._failing or self._put_off):
                         await asyncio.sleep(min(0.5, self._config.first_wait))
         if self._left():
             log.warning(

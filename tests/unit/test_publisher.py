@@ -470,6 +470,16 @@ async def test_a_stop_flushes_what_is_in_hand() -> None:
     assert await stage.unreported() == 0
 
 
+async def test_a_stop_leaves_to_others_what_they_sweep() -> None:
+    stage = Stage(batch=10)
+    letters = await stage.finished(35)
+    stage.clock.forward(31)
+    await stage.reporter.offer(letters[:5])
+    stage.stop.set()
+    assert await stage.reporter.run(stage.stop) == 0
+    assert await stage.unreported() == 30
+
+
 async def test_a_stop_without_a_broker_keeps_its_deadline_and_says_what_is_left() -> None:
     stage = Stage(stop_timeout=0.1)
     letters = await stage.finished(5)
