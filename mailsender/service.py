@@ -7,7 +7,8 @@ The order in which it stops (promise P6), and why each step stands where it does
 3. No more claims; what no sender has begun goes back, so that another replica can send it now.
 4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
-5. Outcomes are settled: only then can nothing be sent twice. What refusals told is written behind them.
+5. Outcomes are settled: only then can nothing be sent twice. Nobody claims any more what is over and ends it.
+   What refusals told is written behind them.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
 8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
@@ -98,6 +99,10 @@ BARE_EVERY, BARE = 10.0, 500
 
 LATE_EVERY, LATE = 2.0, 500
 """The same for letters whose time to be sent is over."""
+
+REMEMBER_EVERY, REMEMBERED = 3600.0, 20
+"""Seconds at most between two looks for letters that have to be remembered until they are reported, and how
+many entries of the outbox are looked at in one go: each names up to a thousand of them."""
 
 
 @dataclass(slots=True)
@@ -226,6 +231,7 @@ class Replica:
         expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
             Chore("expired", expiry.sweep, LATE, LATE_EVERY),
+            Chore("unreported", parts.queue.remember, REMEMBERED, _remember_every(settings)),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
@@ -516,6 +522,7 @@ class Replica:
         step("senders")
         await deadline.bound(self.dispatcher.finish, lambda: deadline.work_left)
         step("settle")
+        await self._ended("tidier", deadline, lambda: deadline.left * 0.2)
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
@@ -535,7 +542,6 @@ class Replica:
                 await self._ended(f"destinations {relay.name}", deadline, lambda: deadline.left)
                 await self._within(relay.destinations.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
-        await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)
         await self._within(self.heartbeat.end(), max(LEAST, deadline.left), "heartbeat")
         self.summary.last()
@@ -630,6 +636,11 @@ def text_of_html(settings: Settings) -> Callable[[str], str | None] | None:
     from mailsender.message.plain_text import plain_text  # noqa: PLC0415  as said
 
     return plain_text
+
+
+def _remember_every(settings: Settings) -> float:
+    """Seconds between two looks for letters whose reports are late: several have to fit into their time."""
+    return min(REMEMBER_EVERY, settings.mongodb_retention / 8)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

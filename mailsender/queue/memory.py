@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count, islice
+from operator import itemgetter
 from typing import TypeAlias
 
 from mailsender.model.blobs import named_in, without_texts
@@ -46,8 +47,9 @@ _LOOK_AGAIN = 600.0
 
 @dataclass(slots=True, kw_only=True)
 class _Report:
-    """A report still to come: whose it is, since when, and about which answers."""
+    """A report still to come: whose it is, since when, and about which answers. They are numbered."""
 
+    number: int
     replica: str
     at: float
     answers: tuple[Answer, ...]
@@ -201,6 +203,7 @@ class MemoryQueue:
         self._name = ""
         self._names = {""}
         self._unreported: dict[str, _Entry] = {}  # in the order in which they ended
+        self._looked_at = -1  # the number of the last report that was found
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
         self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
@@ -424,15 +427,23 @@ class MemoryQueue:
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`."""
         since = self._clock.monotonic() - older_than
-        found = []
+        found: list[tuple[int, Letter]] = []
         for entry in list(self._unreported.values()):
             if not entry.letter.status.final:
                 continue  # somebody joined it on its way
             for report in entry.reports.values():
                 ours = report.replica in self._names
-                if report.at <= since if ours else report.replica not in self._replicas:
-                    found.append(entry.letter.evolve(answers=report.answers))
-        return found[:limit]
+                due = report.at <= since if ours else report.replica not in self._replicas
+                if due and report.number > self._looked_at:
+                    found.append((report.number, entry.letter.evolve(answers=report.answers)))
+        found = sorted(found, key=itemgetter(0))[:limit]
+        self._looked_at = found[-1][0] if len(found) == limit else -1
+        return [letter for _, letter in found]
+
+    async def remember(self, limit: int) -> int:
+        """See `Queue.remember`. What has a report to come stays all the same."""
+        del limit
+        return 0
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """See `Queue.acknowledge`."""
@@ -616,7 +627,9 @@ class MemoryQueue:
 
     def _report(self, entry: _Entry, answers: tuple[Answer, ...]) -> None:
         replica = replica_of(entry.settled_by) or self._name
-        report = _Report(replica=replica, at=self._clock.monotonic(), answers=answers)
+        report = _Report(
+            number=next(self._orders), replica=replica, at=self._clock.monotonic(), answers=answers
+        )
         entry.reports[answers[0].origin] = report
         self._unreported[entry.letter.id] = entry
 

@@ -231,11 +231,21 @@ class Queue(Histories, Protocol):
         Those of the dead at once; this replica's own only when they wait for more than `older_than` seconds.
         Those of others that live are theirs. A letter has the answers that are to be reported, and no others:
         of one that a publisher joined late, that publisher's.
+        Each call goes on behind those that the one before found, so that what cannot be reported hides
+        nothing; the call after one that finds fewer begins with the oldest again.
         """
         ...
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """Note that all `answers` of these letters, as they were settled or read, were published."""
+        ...
+
+    async def remember(self, limit: int) -> int:
+        """Let letters whose reports are late be remembered for as long again as others are.
+
+        Looks at `limit` entries of the outbox behind those of the call before. Returns how many there were;
+        0 after the last of them. To repeat it is safe.
+        """
         ...
 
     async def drop_bodies(self, limit: int) -> int:

@@ -1007,6 +1007,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
         queue.release("t", [sample.id]),
         queue.reclaim(1),
         queue.unreported(0, 1),
+        queue.remember(1),
         queue.get(sample.id),
         queue.stats(),
         queue.ahead(sample.id, 1),

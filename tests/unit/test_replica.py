@@ -385,6 +385,42 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert (await queue.stats()).sent == 1
 
 
+@pytest.mark.asyncio
+async def test_in_a_drain_nothing_is_claimed_and_ended_behind_the_last_settlement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, ended = SystemClock(), {}
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    told = replica._step
+
+    def step(name: str) -> None:
+        ended[name] = replica._tasks["tidier"].done()
+        told(name)
+
+    monkeypatch.setattr(replica, "_step", step)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await until(lambda: replica.state == "running" and "tidier" in replica._tasks)
+        replica.drain("test")
+        assert await running == 0
+    assert {name: ended[name] for name in ("senders", "report", "slots")} == {
+        "senders": False,
+        "report": True,
+        "slots": True,
+    }
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("retention", "every"), [("80s", 10.0), ("30d", 3600.0)])
+async def test_letters_whose_reports_are_late_are_looked_at_before_their_time_is_over(
+    retention: str, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, MONGODB_RETENTION=retention)
+    (chore,) = [each for each in replica.tidier._chores if each.name == "unreported"]
+    assert chore.every == every
+
+
 class LeftSource(QuietSource):
     """In trouble from its closing on, as a client is that is there no more."""
 

@@ -294,7 +294,10 @@ class Inserter:
                 culprits.append(each)
         if entry is not None:
             new = [named(each.letter) for each in finals if each.verdict is Inserted.NEW]
-            self._outbox.keep(entry.id, [(letter_id.lower(), origin) for letter_id, origin in new])
+            # One that was there before stands for letters that an earlier try has got in, too.
+            self._outbox.keep(
+                entry.id, [(letter_id.lower(), origin) for letter_id, origin in new], whole=entry.fresh
+            )
         return culprits
 
     async def _announced(self, finals: Sequence[_Incoming]) -> Entry | None:

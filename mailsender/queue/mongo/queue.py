@@ -48,6 +48,7 @@ from mailsender.queue.mongo.bodies import Bodies
 from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, is_sayable, places_of
 from mailsender.queue.mongo.client import (
     Client,
+    Collection,
     Document,
     ServerClock,
     calling,
@@ -257,7 +258,7 @@ class MongoQueue:
                 ends = {"outbox": entry.id, "expire_at": now + self._retention, **self._bodies.until(now)}
             updates = _settling(settlements, now, ends)
             result = await self._letters.bulk_write(updates, ordered=False)
-            late: frozenset[str] = frozenset()
+            late: frozenset[tuple[str, str]] = frozenset()
             if result.matched_count < len(settlements):
                 late = await self._late(settlements)
             if entry is not None and entry.fresh and not result.matched_count:
@@ -265,17 +266,24 @@ class MongoQueue:
                 await self._outbox.drop(entry)
                 entry = None
         if entry is not None:
-            settled = [each.letter for each in settlements if each.letter.id not in late]
+            settled = [
+                each.letter for each in settlements if not late or (each.token, each.letter.id) not in late
+            ]
             self._outbox.keep(entry.id, [named(letter) for letter in settled if letter.status.final])
-        return late
+        return frozenset([each for _, each in late])
 
-    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[str]:
-        """Whom another holder of a token has settled, or has now; a repetition is not late."""
+    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[tuple[str, str]]:
+        """Whom another holder of a token has settled, or has now, by token; a repetition is not late.
+
+        One letter may have come with two tokens, of which one is good: that outcome is left to the sweep.
+        """
         query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
         found = await self._letters.find(query, {"settled_by": 1}, hint=_BY_ID).to_list(None)
         settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
         return frozenset(
-            each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
+            (each.token, each.letter.id)
+            for each in settlements
+            if settled_by.get(each.letter.id) != each.token
         )
 
     async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
@@ -529,7 +537,12 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._older.take_over(older_than, limit)
             living = await self._replicas.living()
-            return await self._outbox.sweep(living, older_than, limit, self._retention)
+            return await self._outbox.sweep(living, older_than, limit)
+
+    async def remember(self, limit: int) -> int:
+        """See `Queue.remember`."""
+        async with calling(self._timeout):
+            return await self._outbox.remember(limit, self._retention)
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """See `Queue.acknowledge`."""
@@ -542,19 +555,22 @@ class MongoQueue:
             return await self._bodies.drop(limit)
 
     async def get(self, letter_id: str) -> Letter | None:
-        """See `Queue.get`."""
-        found = await self.look_up(letter_id)
+        """See `Queue.get`. As a majority has it: what became of it is told, and must not be rolled back."""
+        found = await self._look_up(self._committed, letter_id)
         return None if found is None else found.letter
 
     async def look_up(self, letter_id: str) -> StoredLetter | None:
         """See `Queue.look_up`. The time of acceptance is the server's."""
+        return await self._look_up(self._letters, letter_id)
+
+    async def _look_up(self, letters: Collection, letter_id: str) -> StoredLetter | None:
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
         except (ValueError, BSONError):
             return None
         async with calling(self._timeout):
-            document = await self._letters.find_one(query)
+            document = await letters.find_one(query)
             if document is None:
                 return None
             letter = letter_of(document)
