@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from mailsender.model.blobs import named_in, without_texts
 from mailsender.model.clock import Clock
-from mailsender.model.history import History
+from mailsender.model.history import History, digest_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
     Answer,
@@ -206,7 +206,7 @@ class MemoryQueue:
         self._looked_at = -1  # the number of the last report that was found
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
-        self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
+        self._records: dict[str, tuple[Record, str, float]] = {}  # and until when, in that order
         self._histories: dict[tuple[str, int], History] = {}
         self._orders = count()
 
@@ -537,9 +537,12 @@ class MemoryQueue:
 
     async def keep_record(self, record: Record, reason: str) -> str:
         """See `Queue.keep_record`."""
-        place = (record.topic, record.partition, record.offset)
-        self._records[place] = (record, reason)
-        return f"memory/{record.topic}/{record.partition}/{record.offset}"
+        self._forget()
+        digest = digest_of(record.key, record.value, record.timestamp)
+        where = f"memory/{record.topic}/{record.partition}/{record.offset}/{digest}"
+        self._records.pop(where, None)
+        self._records[where] = (record, reason, self._clock.monotonic() + self._retention)
+        return where
 
     # --- what the calls above are made of ---
 
@@ -634,8 +637,10 @@ class MemoryQueue:
         self._unreported[entry.letter.id] = entry
 
     def _forget(self) -> None:
-        """Drop letters whose retention is over; those with a report to come stay for as long again."""
+        """Drop what is kept no longer; letters with a report to come stay for as long again."""
         now = self._clock.monotonic()
+        while self._records and (first := next(iter(self._records.items())))[1][2] <= now:
+            del self._records[first[0]]
         while self._expiring and self._expiring[0][0] <= now:
             expires, each = self._expiring.popleft()
             entry = self._entries.get(each)

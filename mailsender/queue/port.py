@@ -287,7 +287,8 @@ class Queue(Histories, Protocol):
     async def keep_record(self, record: Record, reason: str) -> str:
         """Store a whole record that the dead-letter topic refused; returns where, for a header.
 
-        Safe to repeat: the same record is kept once.
+        It goes when the retention is over. Safe to repeat: the same record is kept once, and beside another
+        one that lay in the same place.
         """
         ...
 

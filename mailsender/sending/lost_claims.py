@@ -12,7 +12,7 @@ import structlog
 
 from mailsender.aio import pause
 from mailsender.model.clock import Clock
-from mailsender.model.errors import Unavailable
+from mailsender.model.errors import Rejected, Unavailable
 from mailsender.queue.heartbeat import Heartbeat
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
@@ -59,7 +59,7 @@ class LostClaims:
         doubts = self._in_flight.doubts
         try:
             await self.give_back()
-        except Unavailable as error:
+        except (Unavailable, Rejected) as error:
             self._heartbeat.away(error)
         else:
             self._in_flight.doubts -= doubts

@@ -897,6 +897,37 @@ async def test_letters_of_an_insert_without_an_answer_go_back_or_the_drain_is_no
     assert relay.sent == []
 
 
+class HalfHeard(MemoryQueue):
+    """Claims letters, and the reply is lost; as the claim is read back one of them is there."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.claimed = asyncio.Event()
+
+    async def claim(self, limit: int, token: str, route: str = "default") -> Claim:
+        found = await super().claim(limit, token, route)
+        if found.letters:
+            self.claimed.set()
+        return replace(found, letters=found.letters[:1], places=found.places[:1])
+
+
+@pytest.mark.asyncio
+async def test_what_came_under_a_claim_that_was_answered_in_part_goes_back_in_the_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = HalfHeard(clock)
+    await queue.insert([letter().evolve(id=f"{number:024x}") for number in range(3)])
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await queue.claimed.wait()
+        replica.drain("test")
+        assert await running == 0
+    stats = await queue.stats()
+    assert (stats.awaiting + stats.sent, stats.processing) == (3, 0)
+
+
 class Closed(MemoryQueue):
     """Opens at the fifth try: at first nobody is there, then nobody is let in."""
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -27,7 +28,7 @@ from pymongo.errors import DuplicateKeyError
 from mailsender.aio import afterwards
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Unavailable
-from mailsender.model.history import History, from_document
+from mailsender.model.history import History, digest_of, from_document
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
     REPLICA_DIGITS,
@@ -43,7 +44,7 @@ from mailsender.model.letter import (
 )
 from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
-from mailsender.queue.mongo import bodies
+from mailsender.queue.mongo import bodies, dead_letters
 from mailsender.queue.mongo.bodies import Bodies
 from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, is_sayable, places_of
 from mailsender.queue.mongo.client import (
@@ -168,6 +169,8 @@ class MongoQueue:
         self._order.use(self._indexes)
         await self._outbox.open()
         await self._flows.open()
+        with suppress(Forbidden):  # what is kept stays, then; `mailsender check` tells the right
+            await ensure_indexes(self._deadletters, dead_letters.INDEXES)
         async with calling(self._timeout):
             await self._outbox.try_to_remove()
             await self._older.open()
@@ -638,9 +641,11 @@ class MongoQueue:
     async def keep_record(self, record: Record, reason: str) -> str:
         """See `Queue.keep_record`."""
         async with calling(self._timeout):
-            for document in documents_of(record, reason, now_ms(self._clock.epoch())):
+            for document in documents_of(record, reason, now_ms(self._clock.epoch()), self._retention):
                 await self._deadletters.replace_one({"_id": document["_id"]}, document, upsert=True)
-        return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
+        digest = digest_of(record.key, record.value, record.timestamp)
+        place = f"{record.topic}/{record.partition}/{record.offset}/{digest}"
+        return f"{self._deadletters.full_name}/{place}"
 
     async def history(self, topic: str, partition: int) -> History:
         """See `Queue.history`."""
