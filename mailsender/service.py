@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -468,9 +468,10 @@ class Replica:
         told = forbidden = False
         while not self._stop.is_set():
             try:
-                await self.parts.queue.open()
-                await self.parts.blobs.open()
-                await self.heartbeat.begin()
+                opening = await self._unless_stopped(self._open_stores())
+                if opening is None:
+                    return False
+                opening.result()
             except Unavailable as error:
                 # That there is a server is one piece of news, that it does not let us in another.
                 if not told or (isinstance(error, Forbidden) and not forbidden):
@@ -486,15 +487,27 @@ class Replica:
                 return True
         return False
 
+    async def _open_stores(self) -> None:
+        await self.parts.queue.open()
+        await self.parts.blobs.open()
+        await self.heartbeat.begin()
+
+    async def _unless_stopped(self, asking: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+        """What is over, however it ended; None when a stop came first, and it was called off."""
+        work = asyncio.create_task(asking)
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            work.cancel()  # means nothing to one that is over
+        await asyncio.wait({work})
+        return None if work.cancelled() else work
+
     async def _recover(self) -> bool:
         """Settle what dead processes left, before anything is claimed; False when a stop came first."""
-        work = asyncio.ensure_future(self.recovery.run())
-        stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
+        work = await self._unless_stopped(self.recovery.run())
+        if work is None:
             return False
         error = work.exception()
         if error is not None:

@@ -245,6 +245,11 @@ def read_batch(
     if plain is not None and len(plain) > limits.letters:
         raise NotABatch(f"it holds {len(plain)} letters; {limits.letters} are allowed")
     elements = decode(value, limits) if plain is None else plain
+    if key and len(key) * len(elements) > limits.keys:
+        raise NotABatch(
+            f"its key of {len(key)} bytes would stand in each of its {len(elements)} letters; {limits.keys}"
+            " bytes are allowed in all of them together"
+        )
 
     def letters() -> Iterator[Letter]:
         for index, element in enumerate(elements):

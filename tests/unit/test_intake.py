@@ -270,6 +270,26 @@ async def test_faulty_letters_without_number_are_answered_up_to_a_number_and_the
     assert stage.source.commits[-1] == {("in", 0): 2}
 
 
+async def test_a_large_key_does_not_multiply_by_many_letters() -> None:
+    many = record(letters(*["a"] * 1000), key=b"k" * 30_000)
+    stage = Stage([many, record(letters("b"), offset=1, key=b"k" * 900_000), record(letters("c"), offset=2)])
+    await stage.run()
+    (dead,) = stage.sink.published
+    assert (header(dead, "reason"), dead.value, dead.key) == ("not-a-batch", many.value, many.key)
+    assert "its key of 30000 bytes" in header(dead, "detail")
+    assert "1000 letters" in header(dead, "detail")
+    assert (await stage.queue.stats()).awaiting == 2
+
+
+async def test_a_key_as_over_http_may_have_as_many_letters_as_there_may_be() -> None:
+    value = b"[" + b",".join([b'{"Addresses":["a@b.test"],"Token":1}'] * 200) + b"]"
+    stage = Stage([record(value, key=b"k" * 1024)], limits=Limits(letters=200))
+    await stage.run()
+    assert stage.sink.published == []
+    assert (await stage.queue.stats()).awaiting == 200
+    assert Limits(letters=30_000).keys == 1024 * 30_000
+
+
 async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbours_are_not() -> None:
     unreadable = record(b"\x01\x02", key=None, fault="it unpacks to too much")
     stage = Stage([unreadable, record(letters("a"), offset=1)])

@@ -42,6 +42,7 @@ class Consumer:
         self.stopped: set[TopicPartition] = set()
         self.offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self.asked = 0
+        self.headers: tuple[tuple[str, bytes], ...] = ()
         self.leaderless: set[TopicPartition] = set()
         self.now: Callable[[], float] = lambda: 0.0
         self.answered: dict[TopicPartition, float] = {}
@@ -101,7 +102,7 @@ class Consumer:
             while position < len(self.logs[each]) and len(found.get(each, ())) < max_records:
                 value = self.logs[each][position]
                 if value is not None:
-                    found.setdefault(each, []).append(made(each.partition, position, value))
+                    found.setdefault(each, []).append(made(each.partition, position, value, self.headers))
                 position += 1
             self.positions[each] = position
         if not partitions and timeout_ms:
@@ -120,8 +121,10 @@ class Consumer:
         self.offsets.update({each: OffsetAndMetadata(*told) for each, told in offsets.items()})
 
 
-def made(partition: int, offset: int, value: bytes) -> ConsumerRecord:
-    return ConsumerRecord(TOPIC, partition, offset, 1000 + offset, 0, b"k", value, None, 1, len(value), ())
+def made(partition: int, offset: int, value: bytes, headers: Any = ()) -> ConsumerRecord:
+    return ConsumerRecord(
+        TOPIC, partition, offset, 1000 + offset, 0, b"k", value, None, 1, len(value), headers
+    )
 
 
 class Stage:
@@ -203,6 +206,15 @@ async def test_a_fetch_holds_so_many_records_however_small_they_are_and_the_next
     taken = [(record.partition, record.offset) for found in fetches for record in found]
     assert sorted(taken) == [(partition, offset) for partition in (0, 1) for offset in range(count)]
     assert [place for place in taken if place[0] == 0] == [(0, offset) for offset in range(count)]
+
+
+async def test_headers_count_for_what_they_take_in_memory() -> None:
+    stage = Stage(p0=letters(1500))
+    stage.consumer.headers = tuple((f"name {n}", b"v%d" % n) for n in range(1000))
+    stage.assign()
+    fetches = [found for _ in range(30) if (found := await stage.source.fetch(0.0))]
+    assert sum(map(len, fetches)) == 1500
+    assert max(map(len, fetches)) * 1000 * 200 < stage.source._config.max_bytes
 
 
 async def test_what_was_committed_is_compared_and_reading_goes_on() -> None:

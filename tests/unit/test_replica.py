@@ -980,6 +980,41 @@ async def test_a_journal_that_cannot_be_dealt_with_does_not_keep_it_from_sending
     assert [each["error"] for each in events if each["event"] == "recovery_failed"] == ["RuntimeError"]
 
 
+class Building(MemoryQueue):
+    """Builds an index for as long as anybody waits, once it is there."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.begun = asyncio.Event()
+        self.called_off = False
+
+    async def open(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.called_off = True
+
+
+@pytest.mark.asyncio
+async def test_a_stop_is_heard_while_the_queue_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = Building(clock)
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    running = asyncio.create_task(replica.run())
+    try:
+        async with asyncio.timeout(10):
+            await queue.begun.wait()
+        replica.drain("SIGTERM")
+        async with asyncio.timeout(2):
+            assert await asyncio.shield(running) == 0
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert queue.called_off
+    assert not relay.connects
+
+
 @pytest.mark.asyncio
 async def test_a_stop_ends_a_recovery_that_waits_for_mongodb(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, relay = SystemClock(), FakeRelay()
