@@ -293,6 +293,11 @@ class Decision:
     verified: bool = True
 
     @property
+    def doubted(self) -> bool:
+        """Whether it is about something else once it is known that others are taken."""
+        return self.otherwise is not self.action
+
+    @property
     def orders(self) -> bool:
         """Whether something beyond the letter is to be obeyed for a while, on all replicas."""
         return self.action in _ORDERING and self.seconds > 0
@@ -338,19 +343,32 @@ def first_fit(
 _ACCOUNTS: Final = {Scope.SENDER, Scope.RELAY}
 
 
+BARS: Final = frozenset({Action.STOP, Action.SWITCH})
+"""What nothing but a person, or a long time, ends."""
+
+
 def decided(
-    rule: ReplyRule, code: int, enhanced: str | None, text: str, *, blames_all: bool = False
+    rule: ReplyRule,
+    code: int,
+    enhanced: str | None,
+    text: str,
+    *,
+    blames_all: bool = False,
+    doubted: bool = False,
 ) -> Decision:
     """What a rule that fits says about a reply.
 
     `blames_all`: without it the reply would be taken to be about everybody. Then no attempt of a recipient
-    counts, whoever the rule is about: too many would fail it in the end.
+    counts, whoever the rule is about: too many would fail it in the end. `doubted`: for all that is known the
+    reply may be about one letter. Whether it is shows once the relay takes others: such a one is put off, and
+    does not stop all others again and again.
     """
+    one = doubted and rule.action in BARS and rule.scope in _ACCOUNTS
     counts = rule.scope not in _ACCOUNTS and not blames_all and not is_accounts_fault(code, enhanced)
     return Decision(
         rule=rule.name,
         action=rule.action,
-        otherwise=rule.action,
+        otherwise=Action.DEFER if one else rule.action,
         scope=rule.scope,
         seconds=rule.seconds,
         then=rule.then,

@@ -46,7 +46,10 @@ def obey(errand: Errand, address: str, decision: Decision) -> bool:
     elif decision.action is Action.SWITCH:
         _idle(errand, address, 0.0)  # where another relay goes; else nobody claims it before this one does
     else:
-        _idle(errand, address, decision.seconds or LEAST_PAUSE)
+        # What may be about this letter alone comes when others were tried: else it would be the next one to
+        # be refused, and the same would be ordered again.
+        behind = decision.then.seconds if decision.doubted and decision.then is not None else 0.0
+        _idle(errand, address, (decision.seconds or LEAST_PAUSE) + behind)
     return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
 
 

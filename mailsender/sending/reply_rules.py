@@ -609,7 +609,16 @@ def decide(
     found = first_fit(rules, result.phase, code, result.enhanced, text)
     if found is None or (found.action is Action.FAIL and default.action is Action.HOLD):
         return usual
-    return decided(found, code, result.enhanced, text, blames_all=default.action is Action.HOLD)
+    # That others are taken tells nothing of a sender that they do not have, nor of a rate.
+    others_alike = found.scope is not Scope.SENDER or When.OWN_SENDER not in known
+    return decided(
+        found,
+        code,
+        result.enhanced,
+        text,
+        blames_all=default.action is Action.HOLD,
+        doubted=default.otherwise is not Action.HOLD and not default.pauses and others_alike,
+    )
 
 
 @lru_cache(maxsize=1024)
