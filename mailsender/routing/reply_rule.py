@@ -251,6 +251,9 @@ ACCOUNT_CODES: Final = (
     "5.2.254",
     "5.2.255",
     "5.1.90",  # Microsoft: the account's recipients a day
+    "5.7.501",  # Microsoft: 5.7.501 to .503: the account is banned for spam; .504 and .505 are a recipient's
+    "5.7.502",
+    "5.7.503",
     "5.7.705",  # Microsoft: the tenant has exceeded its threshold
     "5.7.708",  # Microsoft: nothing is taken from this address of the tenant
     "5.7.60",  # Microsoft: no permission to send as this sender
