@@ -38,8 +38,11 @@ def obey(errand: Errand, address: str, decision: Decision) -> bool:
 
     Its result stands in the errand already.
     """
+    about_all = decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
     if decision.action is Action.SWITCH:
         errand.switch((address,))
+    elif decision.seconds and not about_all:
+        errand.stay(address)  # another relay's address is no remedy for what is the recipient's
     if decision.counts:
         if decision.seconds:
             errand.waits = {**(errand.waits or {}), address: decision.seconds}
@@ -50,7 +53,7 @@ def obey(errand: Errand, address: str, decision: Decision) -> bool:
         # be refused, and the same would be ordered again.
         behind = decision.then.seconds if decision.doubted and decision.then is not None else 0.0
         _idle(errand, address, (decision.seconds or LEAST_PAUSE) + behind)
-    return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
+    return about_all
 
 
 def aside(errand: Errand, now: float) -> float:
