@@ -256,7 +256,6 @@ class Replica:
             settler=self.settler,
             composer=composer,
             schedules={route.name: route.retry for route in self.routes},
-            max_recipients=min(relay.policy.max_recipients for relay in self.relays),
             chance=chance,
         )
         self.dispatcher = Dispatcher(

@@ -73,6 +73,7 @@ class _Entry:
     since: float = 0.0
     reports: dict[Origin | None, _Report] = field(default_factory=dict)
     expires: float | None = None
+    noted: frozenset[int] = frozenset()  # under its token
 
 
 _Heap: TypeAlias = list[tuple[float, int, _Entry]]
@@ -340,6 +341,7 @@ class MemoryQueue:
         for place, recipient in changed.items():
             recipients[place] = recipient
         entry.letter = entry.letter.evolve(recipients=tuple(recipients))
+        entry.noted |= changed.keys()
         return True
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
@@ -403,6 +405,11 @@ class MemoryQueue:
             for token, ids in claims.items()
         }
         return {token: letters for token, letters in found.items() if letters}
+
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """See `Queue.noted`."""
+        held = [self._held(each, token) for token, ids in claims.items() for each in ids]
+        return {each.letter.id: each.noted for each in held if each is not None and each.noted}
 
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`."""
@@ -608,7 +615,7 @@ class MemoryQueue:
 
     def _unclaim(self, entry: _Entry) -> None:
         del self._claimed[entry.letter.id]
-        entry.token = ""
+        entry.token, entry.noted = "", frozenset()
 
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
         self._unclaim(entry)

@@ -207,6 +207,14 @@ class Queue(Histories, Protocol):
         """
         ...
 
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """Of letters that are still `processing` under their tokens: whose states were noted under those.
+
+        `claims` is as for `held`. By ID there are the places that `progress` was given; those without any
+        are left out.
+        """
+        ...
+
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """IDs of the letters that are `processing` under a replica's tokens, by token."""
         ...

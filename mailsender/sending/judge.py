@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.reply_rule import Decision, Suppress
+from mailsender.routing.reply_rule import BARS, Decision, Suppress
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
 from mailsender.sending.orders import obey, unasked
@@ -17,6 +18,9 @@ from mailsender.sending.scopes import Ordered, order
 
 RENEWALS = 2
 """Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
+
+DOUBTED: Final = frozenset({Action.HOLD, Action.WEIGH, Action.DEFER}) | BARS
+"""What is done no more once it is known that the relay takes others, as far as the decision says so."""
 
 DOUBTED_TRIES = 7
 """Attempts after which a refusal is taken to be about the letter although the relay took nobody else since:
@@ -111,6 +115,8 @@ class Judge:
             errand.doubtful[address] = reading.doubted = result
         elif action in RULED:
             errand.results[address] = as_deferred(result)
+            if decision.doubted:
+                errand.relay.refused(errand.letter.id)
             now = self._clock.monotonic()
             reading.obeyed = order(errand.relay, errand.mail, address, decision, now, obeyed=reading.obeyed)
             reading.rests = obey(errand, address, decision) or reading.rests
@@ -126,7 +132,7 @@ class Judge:
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
         else:
             errand.results[address] = as_deferred(result)
-            if decision.action is Action.DEFER:
+            if decision.action is Action.DEFER or decision.orders:
                 errand.relay.refused(errand.letter.id)
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
 
@@ -138,7 +144,7 @@ class Judge:
         action = decision.action
         if action is Action.RETRY and not decision.counts and not decision.seconds:
             return Action.RENEW if errand.renewed < RENEWALS else action
-        if action is not Action.HOLD and action is not Action.WEIGH and action is not Action.DEFER:
+        if action not in DOUBTED or not decision.doubted:
             return action
         return decision.otherwise if accepted or self._is_its_own(errand, address) else action
 

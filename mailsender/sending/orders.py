@@ -41,16 +41,22 @@ def obey(errand: Errand, address: str, decision: Decision) -> bool:
 
     Its result stands in the errand already.
     """
+    about_all = decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
     if decision.action is Action.SWITCH:
         errand.switch((address,))
+    elif decision.seconds and not about_all:
+        errand.stay(address)  # another relay's address is no remedy for what is the recipient's
     if decision.counts:
         if decision.seconds:
             errand.waits = {**(errand.waits or {}), address: decision.seconds}
     elif decision.action is Action.SWITCH:
         _idle(errand, address, 0.0)  # where another relay goes; else nobody claims it before this one does
     else:
-        _idle(errand, address, decision.seconds or LEAST_PAUSE)
-    return decision.scope is Scope.RELAY or decision.scope is Scope.SENDER
+        # What may be about this letter alone comes when others were tried: else it would be the next one to
+        # be refused, and the same would be ordered again.
+        behind = decision.then.seconds if decision.doubted and decision.then is not None else 0.0
+        _idle(errand, address, (decision.seconds or LEAST_PAUSE) + behind)
+    return about_all
 
 
 def aside(errand: Errand, now: float) -> float:

@@ -574,13 +574,18 @@ async def test_what_is_noted_on_the_way_is_known_to_whoever_gets_the_letter_next
     wanted = (taken[0], taken[1], later, claimed.recipients[3], taken[4], claimed.recipients[5])
     held = await queue.held({token: [claimed.id]})
     assert held[token][0].recipients == wanted
+    assert await queue.noted({token: [claimed.id]}) == {claimed.id: {0, 1, 2, 4}}
     assert held[token][0].status is Status.PROCESSING
     await world.pass_time(61)
     await queue.reclaim(10)
     second, again = await claim_one(queue, OTHER)
     assert again.recipients == wanted
+    assert await queue.noted({token: [claimed.id], second: [claimed.id]}) == {}, (
+        "that was under another token"
+    )
     assert not await queue.progress(token, claimed.id, {5: taken[5]}), "it is another one's"
     assert await queue.progress(second, claimed.id, {2: taken[2], 3: taken[3]})
+    assert await queue.noted({second: [claimed.id, letter(7).id]}) == {claimed.id: {2, 3}}
     found = await queue.get(claimed.id)
     assert found is not None
     assert found.pending == (claimed.addresses[5],)

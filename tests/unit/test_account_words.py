@@ -67,6 +67,12 @@ LIMITS = [
     "554 The message can't be submitted because the sender's submission quota was exceeded",
     "550 5.1.90 Your message can't be sent because you've reached your daily limit for message recipients",
     "451 4.7.1 Received too many messages from a new or untrusted IP (G28)",
+    "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message",
+    "450 4.7.1 <bob@b.test>: Recipient address rejected: Policy Rejection- Quota Exceeded",
+    "451 Authentication failed: Maximum credits exceeded",
+    "550 5.4.6 Mail rate exceeded limit. Click here to unblock",
+    "554 5.7.1 <DATA>: Data command rejected: limit of 400 rcpts per 24 hours for client a@a.test reached",
+    "554 5.7.1 <bob@b.test>: Recipient address rejected: You have exceeded your Outmail quota",
 ]
 
 REFUSED = [
@@ -102,6 +108,10 @@ REFUSED = [
     '550 Outgoing mail from "user@a.test" has been suspended.',
     "550 message sending for this account is disabled",
     "554 Sending paused for this account. Please contact us.",
+    "554 Access denied: User `arn:aws:iam::1:user/x' is not authorized to perform `ses:SendRawEmail' on"
+    " resource `arn:aws:ses:eu-west-1:1:identity/bob@b.test'",
+    "550 Verification failed for <a@a.test> No such person at this address Sender verify failed",
+    "451 Could not complete sender verify callout",
 ]
 
 SOUNDS_SO = [
@@ -162,6 +172,9 @@ SOUNDS_SO = [
     ("550 Account disabled", "no-mailbox"),
     ("550 5.2.1 The email account that you tried to reach is disabled", "mailbox"),
     ("550 This account has been suspended", "no-mailbox"),
+    ("552 5.2.2 You have exceeded your mail quota", "mailbox"),
+    ("552 You have exceeded your storage quota", "no-mailbox"),
+    ("550 Callout: b.test said: sender verify failed", "no-mailbox"),
 ]
 
 

@@ -17,7 +17,7 @@ from mailsender.ratelimit.destinations import Destinations
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import Action, Decision, ReplyRule, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.routes import change
 from mailsender.routing.table import RouteTable
@@ -292,6 +292,33 @@ async def test_who_rests_over_a_relay_goes_over_the_next_one_and_over_no_fallbac
         await stage.put(letter(1, "a1@slow.test"), letter(2, "b1@fast.test"))
         await stage.settled(1 + others.get("b", 0))
     assert stage.sent() == {"a": 1, **others}
+
+
+@pytest.mark.parametrize("result", [said("deferred", "rcpt", 450), said("deferred", "mail", 450)])
+@pytest.mark.parametrize(
+    ("action", "scope", "asked"),
+    [
+        (Action.WAIT, Scope.RECIPIENT, 0),
+        (Action.WAIT, Scope.DESTINATION, 0),
+        (Action.SLOW, Scope.DESTINATION, 0),
+        (Action.RETRY, Scope.RECIPIENT, 0),
+        (Action.SWITCH, Scope.RECIPIENT, 1),
+        (Action.SWITCH, Scope.DESTINATION, 1),
+        (Action.WAIT, Scope.RELAY, 1),
+        (Action.STOP, Scope.SENDER, 1),
+    ],
+)
+async def test_who_is_to_wait_for_itself_waits_and_who_waits_for_the_relay_takes_another_one(
+    action: Action, scope: Scope, asked: int, result: Result
+) -> None:
+    """Whether the attempt counts, which it does not where nothing is known of the recipient."""
+    rule = ReplyRule(name="test/rule", codes=("450",), action=action, scope=scope, seconds=60.0)
+    async with fleet(pair(answers(result)), [route("default", "a", "b", retry=LATER)]) as stage:
+        stage.relays["a"].rules = (rule,)
+        await stage.put(letter(1))
+        await until(lambda: stage.fakes["a"].sent)
+        await until(lambda: not len(stage.in_flight))
+    assert stage.sent() == {"a": 1, "b": asked}
 
 
 async def test_a_relay_that_hangs_keeps_no_letter_from_the_next_one() -> None:

@@ -59,7 +59,7 @@ from mailsender.queue.mongo.client import (
     narrowed,
 )
 from mailsender.queue.mongo.dead_letters import documents_of
-from mailsender.queue.mongo.document_reader import letter_of
+from mailsender.queue.mongo.document_reader import letter_of, noted_places
 from mailsender.queue.mongo.documents import (
     DEFERRED,
     letter_id,
@@ -400,6 +400,19 @@ class MongoQueue:
             if isinstance(token, str) and letter.id in claims[token]:
                 held[token].append(letter)
         return dict(held)
+
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """See `Queue.noted`."""
+        noted: dict[str, frozenset[int]] = {}
+        for token, ids in claims.items():
+            slices = f"slices.{token}"
+            query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "claim": token}
+            query[slices] = {"$exists": True}
+            async with calling(self._timeout):
+                found = await self._committed.find(query, {slices: 1}, hint=_BY_ID).to_list(None)
+            for each in found:
+                noted[letter_id(each["_id"])] = noted_places(each["slices"][token])
+        return noted
 
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
