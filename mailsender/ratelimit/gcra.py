@@ -445,8 +445,7 @@ def _lay(
     pace = 1.0 if order is None else order.pace(now)
     spacing = order.spacing if order is not None and pace < 1 else 0.0
     steps = [max(each.step, spacing) / (pace or 1.0) for each in windows]
-    # A rate that was not known till now has nothing in hand from before.
-    cursors = [cursor.next, *(cursor.further.get(each.name, cursor.next) for each in windows[1:])]
+    cursors = _cursors(cursor, windows)
     if pace:
         cursors = [min(each, now + (FARTHEST + step)) for each, step in zip(cursors, steps, strict=True)]
     first = max(*cursors, now - (request.depth if pace == 1 else 0.0))
@@ -460,6 +459,19 @@ def _lay(
         steps=steps,
         lags=[each.lag for each in windows],
     )
+
+
+def _cursors(cursor: Cursor, windows: Sequence[Window]) -> list[float]:
+    """Where each window stands.
+
+    A rate that was not known till now has nothing in hand from before. Nor has what somebody leased by other
+    rates gone by it: it begins behind all that there is, or replicas of which one has another file would each
+    keep a rate of its own.
+    """
+    names = [each.name for each in windows[1:]]
+    others = [end for name, end in cursor.further.items() if name not in names]
+    farthest = max([cursor.next, *cursor.further.values()])
+    return [max([cursor.next, *others]), *(cursor.further.get(name, farthest) for name in names)]
 
 
 def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:

@@ -236,6 +236,27 @@ async def test_the_server_computes_several_rates_and_a_rolling_quota_as_we_do(
     assert cursor.used > 0 or ordered is not None
 
 
+@only(*MONGO)
+async def test_the_server_computes_as_we_do_where_replicas_have_other_rates(
+    slots: SlotStore, client: Any, database: str
+) -> None:
+    collection = client.get_database(database).get_collection("letters.slots")
+    fast, hourly = replace(MANY[0], quota=0, quota_period=0.0), replace(MANY[1], burst=2)
+    cursor, before = Cursor(), None
+    changes = ((fast, hourly), MANY, (hourly,), (fast,), (fast, hourly), (fast, MANY[1]))
+    for turn, rates in enumerate(changes * 2):
+        request = wish((3, 50, 1)[turn % 3], rates[0], "", *rates[1:])
+        grant = await slots.lease(request)
+        cursor, first, count = take(cursor, grant.now, request)
+        assert (grant.first, grant.count, grant.laid) == (first, count, cursor.laid)
+        if before is not None:  # whose rates are others
+            await slots.give_back(before, before.count // 2)
+            cursor = give_back(cursor, before, before.count // 2)
+        before = grant
+        stored = await collection.find_one({})
+        assert (stored["next"], stored.get("further", {})) == (cursor.next, cursor.further)
+
+
 @pytest.mark.parametrize("period", [0.0, 3600.0])
 @only(*MONGO)
 async def test_the_server_computes_what_recipients_take_of_a_quota_as_we_do(
