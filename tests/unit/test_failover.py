@@ -631,3 +631,19 @@ async def test_relays_that_do_not_answer_at_the_end_hold_up_no_stop(monkeypatch:
             assert await stage.dispatcher.finish(0.2)
         assert asked == 4
         answers_quit.set()
+
+
+async def test_a_letter_that_nobody_can_send_is_not_a_trial_without_end() -> None:
+    """It shows nothing about the relay, whose next trial is another letter's."""
+    fakes, senders = pair(), {"a": ("x.test",), "b": ("y.test",)}
+    async with fleet(fakes, [route("default", "a", "b")], senders=senders) as stage:
+        relay = stage.relays["a"]
+        relay.breaker.trip("no", "mail", relay._clock.monotonic() - 60.0)
+        await stage.put(letter(1))
+        await until(lambda: fakes["a"].asked)
+        await asyncio.sleep(0.3)
+        assert fakes["a"].asked == 1
+        stored = await stage.queue.look_up(letter(1).id)
+        assert stored is not None
+        assert stored.due is not None
+        assert stored.due.timestamp() > SystemClock().epoch() + 20
