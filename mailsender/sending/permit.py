@@ -52,6 +52,7 @@ class Permit:
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
     alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
     further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
+    `spent`: it began, and its slot is nobody else's.
     `obeyed` is what was ordered in it.
     """
 
@@ -73,6 +74,7 @@ class Permit:
         "rules",
         "runs",
         "slot",
+        "spent",
         "token",
     )
 
@@ -110,6 +112,7 @@ class Permit:
         self.lost = False
         self.denied = False
         self.held_back = False
+        self.spent = False
         self.obeyed = NOTHING
 
     def begin(self) -> bool:
@@ -117,7 +120,8 @@ class Permit:
         means = self.means
         self.begun = now = means.clock.monotonic()
         self.lost = means.in_flight.lasts(self.token, self.letter_id) - now < means.margins.begin
-        return self._may_use_slot(now) and not self.lost and not means.cut
+        self.spent = self._may_use_slot(now) and not self.lost and not means.cut
+        return self.spent
 
     def _may_use_slot(self, now: float) -> bool:
         """Whether its slot is good, and the relay has not said meanwhile that it wants nothing now.

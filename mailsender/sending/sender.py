@@ -676,12 +676,12 @@ class Sender:
 
 
 def _let_go(relay: Relay, permit: Permit) -> None:
-    """Give back what a transaction that did not begin has of limits that count recipients.
+    """Give back the slot of a transaction that did not begin, unless something was said of it.
 
     Raises:
         Anew: somebody in it rests.
     """
-    if permit.slot.recipients < EVERYBODY or permit.held_back:
+    if not permit.spent:
         relay.limiter.put_back(permit.slot)
     if permit.held_back:
         raise Anew
