@@ -443,15 +443,19 @@ class Limiter:
         self._spare.append(slot)
 
     def _narrow(self, slot: Slot) -> Slot:
-        """A slot that was for several recipients, for one of them: the others may be had by anybody."""
+        """A slot that was for several recipients, for one of them: the others may be had by anybody.
+
+        What it has of other limits was one transaction's, and stays with the one.
+        """
         if slot.recipients == EVERYBODY:
             return slot
         one = replace(slot, recipients=1, asked=False)
         if not self.allowance.by_recipient:
             self._extras.put_back(slot.recipients - 1, slot.latest)
         elif self._lasts(one):
+            other = replace(one, limits=None)
             for _ in range(slot.recipients - 1):
-                self.put_back(one)
+                self.put_back(other)
         return one
 
     async def run(self, stop: asyncio.Event) -> None:

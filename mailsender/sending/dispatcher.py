@@ -59,6 +59,9 @@ WATCH = 5.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""
 
+GOODBYE = 1.0
+"""Seconds that all relays together have at least to answer QUIT at a stop."""
+
 FRESH_ONLY = "only letters fresh from intake are sent"
 
 PIPELINED = 2
@@ -301,10 +304,13 @@ class Dispatcher:
 
         Letters of which nobody knows yet what their refusal means go back.
         """
+        until = self._clock.monotonic() + timeout
         none_cut = await self._senders_end(timeout)
         for relay in self.relays:
             relay.scale.rule(Ruling.STOPPED)
-            await relay.pool.close()
+        closing = [asyncio.ensure_future(relay.pool.close()) for relay in self.relays]
+        # Whoever is still asked for its last words then is so beside what follows: nothing depends on them.
+        await asyncio.wait(closing, timeout=max(GOODBYE, until - self._clock.monotonic()))
         return none_cut
 
     async def _senders_end(self, timeout: float) -> bool:

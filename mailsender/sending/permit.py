@@ -52,6 +52,7 @@ class Permit:
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
     alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
     further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
+    `begun` is when it began, 0.0 before: from then on its slot is nobody else's.
     `obeyed` is what was ordered in it.
     """
 

@@ -592,8 +592,12 @@ class Sender:
         )
 
     def _pause(self, errand: Errand) -> float:
-        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead."""
-        return 0.0 if self._route.goes and not errand.relay.free else errand.pause
+        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead.
+
+        Where none was asked it is the letter that waits, whatever goes.
+        """
+        instead = self._route.goes and not errand.relay.free and not errand.unasked
+        return 0.0 if instead else errand.pause
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -118,6 +119,20 @@ async def test_a_slot_fits_the_destination_and_the_relay() -> None:
         assert [b.earliest - a.earliest >= 0.0249 for a, b in pairwise(slots)] == [True, True]
         elsewhere = [await stage.acquire("other.example") for _ in range(2)]
         assert elsewhere[1].earliest - elsewhere[0].earliest == pytest.approx(RELAY_RATE.step)
+
+
+@pytest.mark.asyncio
+async def test_units_that_come_back_keep_one_slot_of_the_destination_among_them() -> None:
+    """It was one transaction's there, and each of them may begin another one."""
+    stage = Stage()
+    stage.relay.change(Allowance(letters=100, period=1.0, burst=30, by_recipient=True))
+    async with stage.running():
+        joined = await stage.acquire("gmail.com")
+        assert joined.limits is stage.limiters["gmail.com"]
+        stage.relay.put_back(replace(joined, recipients=5))
+        taken = [await stage.relay.acquire() for _ in range(5)]
+    assert [each.recipients for each in taken] == [1] * 5
+    assert sum(each.limits is not None for each in taken) == 1
 
 
 @pytest.mark.asyncio

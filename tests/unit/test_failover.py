@@ -651,3 +651,43 @@ async def test_what_the_last_relay_says_stands_although_the_route_has_one_relay_
         fakes["b"].hold.set()
         (done,) = await stage.settled(1)
     assert (done.relay, done.recipients[0].relay, done.attempts) == ("b.example:25", "b.example:25", 1)
+
+
+async def test_relays_that_do_not_answer_at_the_end_hold_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes are to be written yet, and other relays' letters to be given back."""
+    monkeypatch.setattr(dispatcher, "GOODBYE", 0.05)
+    fakes = {name: FakeRelay(name=f"{name}.test:25") for name in "abcd"}
+    answers_quit, asked = asyncio.Event(), 0
+
+    async def silent() -> None:
+        nonlocal asked
+        asked += 1
+        await answers_quit.wait()
+
+    async with fleet(fakes, [route(f"r{name}", name) for name in fakes]) as stage:
+        await stage.put(*[letter(n, route=f"r{name}") for n, name in enumerate(fakes)])
+        await stage.settled(4)
+        for fake in fakes.values():
+            for each in fake.sessions:
+                monkeypatch.setattr(each, "close", silent)
+        stage.dispatcher.stop_claiming()
+        async with asyncio.timeout(5):
+            assert await stage.dispatcher.finish(0.2)
+        assert asked == 4
+        answers_quit.set()
+
+
+async def test_a_letter_that_nobody_can_send_is_not_a_trial_without_end() -> None:
+    """It shows nothing about the relay, whose next trial is another letter's."""
+    fakes, senders = pair(), {"a": ("x.test",), "b": ("y.test",)}
+    async with fleet(fakes, [route("default", "a", "b")], senders=senders) as stage:
+        relay = stage.relays["a"]
+        relay.breaker.trip("no", "mail", relay._clock.monotonic() - 60.0)
+        await stage.put(letter(1))
+        await until(lambda: fakes["a"].asked)
+        await asyncio.sleep(0.3)
+        assert fakes["a"].asked == 1
+        stored = await stage.queue.look_up(letter(1).id)
+        assert stored is not None
+        assert stored.due is not None
+        assert stored.due.timestamp() > SystemClock().epoch() + 20
