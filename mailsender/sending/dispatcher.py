@@ -406,6 +406,11 @@ class Dispatcher:
             self.condition.set(str(error) or type(error).__name__, self._clock.epoch())
             self._heartbeat.away(error)
             return 0
+        except Exception:
+            self._in_flight.answered(
+                token
+            )  # a fault of ours: MongoDB is done with it, and a look finds what it took
+            raise
         except BaseException:
             self._in_flight.unanswered(token)
             raise
