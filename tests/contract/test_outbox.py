@@ -88,30 +88,35 @@ async def test_what_is_acknowledged_is_not_found_again(queue: Queue) -> None:
     assert await unreported(queue) == set()
 
 
-async def test_what_is_out_is_not_published_again_while_others_cannot_be(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweeps = 0
+class Counted:
+    """A queue that counts the sweeps that are over."""
 
-    async def counted(older_than: float, limit: int) -> list[Letter]:
-        nonlocal sweeps
-        letters = await found(older_than, limit)
-        sweeps += 1
-        return letters
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.sweeps = 0
 
-    found = queue.unreported
-    monkeypatch.setattr(queue, "unreported", counted)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        found = await self._queue.unreported(older_than, limit)
+        self.sweeps += 1
+        return found
+
+
+async def test_what_is_out_is_not_published_again_while_others_cannot_be(queue: Queue) -> None:
+    counted: Any = Counted(queue)
     letters, sink, clock, stop = await sent(queue), FakeSink(), ManualClock(), asyncio.Event()
     sick = letters[0].id.encode()
     sink.refuse = lambda out: Unavailable("slow") if sick in (out.value or b"") else None
     config = ReporterConfig(topic="profile", sweep_age=0.0, first_wait=100.0, longest_wait=100.0)
-    reporter = Reporter(queue, sink, config=config, clock=clock)
+    reporter = Reporter(counted, sink, config=config, clock=clock)
     await reporter.offer(letters)
     running = asyncio.create_task(reporter.run(stop))
     async with asyncio.timeout(20):
         for _ in range(3):
-            before = sweeps
-            while sweeps == before or reporter.state.waiting > reporter.state.put_off:  # noqa: ASYNC110
+            before = counted.sweeps
+            while counted.sweeps == before or reporter.state.waiting > reporter.state.put_off:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             clock.forward(6)
             await reporter.offer(())
