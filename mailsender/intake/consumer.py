@@ -316,7 +316,8 @@ class Intake:
                 await self._breathe()
             if faulty > most:
                 told = f"{faulty} of its letters are wrong; the first {most} of them have reports"
-                batch.bury(record, TOO_MANY_FAULTS, told)
+                standing = past.history.standing(record.offset)
+                self._bury_once(record, batch, standing, TOO_MANY_FAULTS, told)
             batch.passed(record)
             self._records += 1  # not by `_count`: a record may hold a single letter
             if self._full(batch):
