@@ -58,8 +58,9 @@ ASK_AGAIN = 30.0
 """Seconds of filling letters in after which the source is asked, so that the group keeps us: 20,000 letters
 with a costly template take an hour, and a member is put out after five minutes of silence."""
 
-BREATH = 64
-"""Letters decoded before the senders' sessions get a turn: about a millisecond of CPU time."""
+BREATH = 0.001
+"""Seconds of decoding before the senders' sessions get a turn: a letter takes some 10 µs, and a hundred
+milliseconds with thousands of addresses."""
 
 
 class Owner(Protocol):
@@ -222,7 +223,7 @@ class Intake:
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._stopping: asyncio.Task[Any]  # from the start of `run`
         self._storing: asyncio.Task[None] | None = None
-        self._decoded = 0
+        self._turn_ends = 0.0  # on the event loop's clock
         self._asked = 0.0  # when the source was
         self._committing: asyncio.Task[bool] | None = None
         self._under_way: dict[tuple[str, int], Milestone] = {}
@@ -320,7 +321,8 @@ class Intake:
                 await self._breathe()
             if faulty > most:
                 told = f"{faulty} of its letters are wrong; the first {most} of them have reports"
-                batch.bury(record, TOO_MANY_FAULTS, told)
+                standing = past.history.standing(record.offset)
+                self._bury_once(record, batch, standing, TOO_MANY_FAULTS, told)
             batch.passed(record)
             self._records += 1  # not by `_count`: a record may hold a single letter
             if self._full(batch):
@@ -345,9 +347,10 @@ class Intake:
         return await self._insist("MongoDB", fill, stop)
 
     async def _breathe(self) -> None:
-        self._decoded += 1
-        if self._decoded % BREATH == 0:
+        loop = asyncio.get_running_loop()
+        if loop.time() > self._turn_ends:
             await asyncio.sleep(0)
+            self._turn_ends = loop.time() + BREATH
 
     def _full(self, batch: _Batch) -> bool:
         return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.intake import consumer
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.model.errors import Rejected, TooLarge, Unavailable
@@ -288,6 +290,41 @@ async def test_a_key_as_over_http_may_have_as_many_letters_as_there_may_be() -> 
     assert stage.sink.published == []
     assert (await stage.queue.stats()).awaiting == 200
     assert Limits(letters=30_000).keys == 1024 * 30_000
+
+
+async def test_a_record_with_too_many_faults_is_a_dead_letter_once() -> None:
+    records = [record(b"[" + b",".join([b"{}"] * 20) + b"]"), record(letters("c"), offset=1)]
+    stage = Stage(records)
+    stage.intake._config = replace(stage.intake._config, limits=Limits(faulty=10))
+    await stage.run()
+    assert len(stage.sink.published) == 1
+    later = again(stage, records)
+    later.intake._config = stage.intake._config
+    await later.run()
+    assert later.sink.published == []
+    assert later.source.commits[-1] == {("in", 0): 2}
+
+
+async def test_others_have_their_turn_between_letters_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, seen = 0, set[int]()
+    add = consumer._Batch.add
+
+    def counted(*args: Any) -> None:
+        nonlocal decoded
+        decoded += 1
+        add(*args)
+
+    async def others() -> None:
+        while True:
+            seen.add(decoded)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(consumer._Batch, "add", counted)
+    many = json.dumps([{"Addresses": [f"a{n}@b.test" for n in range(2000)]}] * 20).encode()
+    stage, ticking = Stage([record(many)]), asyncio.create_task(others())
+    await stage.run()
+    ticking.cancel()
+    assert len(seen) > 10
 
 
 async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbours_are_not() -> None:
