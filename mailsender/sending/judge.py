@@ -112,7 +112,8 @@ class Judge:
             errand.idle.add(address)
             reading.held = result
         elif action is Action.WEIGH:
-            errand.doubtful[address] = reading.doubted = result
+            own = as_deferred(result) if decision.otherwise is Action.DEFER else result
+            errand.doubtful[address] = reading.doubted = own
         elif action in RULED:
             errand.results[address] = as_deferred(result)
             if decision.doubted:
@@ -146,7 +147,9 @@ class Judge:
             return Action.RENEW if errand.renewed < RENEWALS else action
         if action not in DOUBTED or not decision.doubted:
             return action
-        return decision.otherwise if accepted or self._is_its_own(errand, address) else action
+        # What a rule orders holds though others were taken along: they may have been the last ones.
+        others = (accepted and action not in BARS) or self._is_its_own(errand, address)
+        return decision.otherwise if others else action
 
     @staticmethod
     def _is_its_own(errand: Errand, address: str) -> bool:

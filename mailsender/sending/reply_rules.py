@@ -399,6 +399,16 @@ RULES: tuple[Rule, ...] = (
     _by_words("suspended", "cPanel, Mail.ru: the account may not send"),
     _by_words("sender", "Exim verify = sender: the sender's address is looked for, and not found"),
     Rule(
+        name="rights",
+        at=ANYWHERE,
+        codes=_SPOKEN,
+        words="rights",
+        action=Action.WEIGH,
+        otherwise=Action.DEFER,
+        scope=Scope.SENDER,
+        source="SES: what the user may do, to anybody or to one whose address is an identity of the account",
+    ),
+    Rule(
         name="account-quota",
         at=(DATA, DOT),
         codes=("554",),

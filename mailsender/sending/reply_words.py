@@ -134,7 +134,6 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
                 rf"\b(?:unable|{_NOT}) to relay\b",
                 r"\bdo(?: not|n't) relay\b",
                 r"\binvalid credentials for relay\b",
-                r"\bnot authorized to perform\b",
                 r"\b(?:not|isn't) in my list of allowed rcpthosts\b",
             ),
             unless=_OTHER_HOST,
@@ -174,6 +173,11 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
         "sender": Words(
             such_as=("sender verify failed",),
             meant=(r"\bsender verif(?:y|ication)\b",),
+            unless=_OTHER_HOST,
+        ),
+        "rights": Words(
+            such_as=("is not authorized to perform",),
+            meant=(r"\bnot authorized to perform\b",),
             unless=_OTHER_HOST,
         ),
     }

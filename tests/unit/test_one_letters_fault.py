@@ -9,7 +9,7 @@ import pytest
 from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Then
 from mailsender.sending.reply_rules import When, decide
-from tests.dispatching import letter, running
+from tests.dispatching import letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
 
 DENIED = Result(verdict=Verdict.REFUSED, phase=Phase.DOT, code=554, enhanced=None, text="Access denied")
@@ -67,6 +67,16 @@ async def test_who_made_a_relay_stop_comes_when_others_were_tried() -> None:
             "r2",
             "r3",
         ]
+
+
+@pytest.mark.asyncio
+async def test_a_relay_that_is_to_rest_does_so_though_it_took_others_along() -> None:
+    refusal = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=554, text="You may send no more")
+    relay = FakeRelay(answer=poisoned(refusal))
+    async with running(relay, senders=1, rules=[rule(Action.STOP, Scope.RELAY)]) as scene:
+        await scene.queue.insert([letter(1, "a@example.test", "poison@example.test")])
+        scene.dispatcher.nudge()
+        await until(scene.known.limiter.orders)
 
 
 @pytest.mark.parametrize("action", [Action.STOP, Action.SWITCH])

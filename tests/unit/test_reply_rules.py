@@ -108,6 +108,7 @@ TABLE = [
     ("550 Authentication required", "rcpt", "", HOLD),
     ("550 Outgoing mail has been suspended", "rcpt", "", HOLD),
     ("550 Sender verify failed", "rcpt", "", HOLD),
+    ("554 Access denied: x is not authorized to perform", "dot", "", WEIGH),
     ("550 Sender verify failed", "rcpt", "own own_path own_sender", DEFER),
     ("550 5.7.504 Recipient address rejected: Access denied", "rcpt", "", WEIGH),
     ("554 5.7.1 Spam", "dot", "", WEIGH),
