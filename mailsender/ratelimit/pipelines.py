@@ -3,7 +3,7 @@
 All operations come in the same order as there, and sums have two terms, so both sides come to the same number
 to the last bit; the contract suite holds them against each other. Times in the document are seconds:
 
-- `next`, `further`, `used`, `day`, `members`, `spent`: see `gcra.Cursor`.
+- `next`, `further`, `used`, `day`, `members`, `spent`, `counting`, `counted`: see `gcra.Cursor`.
 - `order`: what was ordered for the relay. `orders`: for other scopes, an array. `version`: a number that
   changes with them, so that a lease need not bring them all.
 - `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `day_end`, `extra`: of the last lease, for its
@@ -22,6 +22,7 @@ from mailsender.ratelimit.gcra import (
     FARTHEST,
     GENEROUS,
     MEMBER_AGE,
+    UNCOUNTED,
     SlotGrant,
     SlotRequest,
 )
@@ -34,7 +35,19 @@ Stage: TypeAlias = dict[str, Any]
 MOST_USED = 2**53
 """No quota is as large, and up to it every whole number can be told."""
 
-_BY_THE_WAY = ("today", "turn", "share", "others", "pace", "spacing", "cursors", "reach", "counts", "taken")
+_BY_THE_WAY = (
+    "today",
+    "ours",
+    "turn",
+    "share",
+    "others",
+    "pace",
+    "spacing",
+    "cursors",
+    "reach",
+    "counts",
+    "taken",
+)
 
 
 def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
@@ -54,11 +67,35 @@ def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
                 "members": _recent({"$ifNull": ["$members", {}]}),
             }
         },
+        *_anew(request),
         *_so_far(request),
         *_laying(request),
         *_counting(request),
         *_moving(request),
         {"$unset": [*_BY_THE_WAY, *(() if request.rolling else ("spent",))]},
+    ]
+
+
+def _anew(request: SlotRequest) -> list[Stage]:
+    """The pipeline of `gcra._begins_anew`, and what follows from it; `ours`: what is counted is the same."""
+    is_same = {"$in": [{"$ifNull": ["$counting", ""]}, ["", request.counting]]}
+    since = {"$abs": {"$subtract": ["$now", {"$ifNull": ["$counted", 0.0]}]}}
+    anew = {"$and": ["$known", {"$not": is_same}, {"$gte": [since, UNCOUNTED]}]}
+    return [
+        {
+            "$set": {
+                "ours": {"$or": [is_same, anew]},
+                "used": {"$cond": [anew, 0, "$used"]},
+                "spent": {"$cond": [anew, [], "$spent"]},
+                "day": {"$cond": [anew, "$today", "$day"]},
+            }
+        },
+        {
+            "$set": {
+                "counting": {"$cond": ["$ours", request.counting, "$counting"]},
+                "counted": {"$cond": ["$ours", "$now", "$counted"]},
+            }
+        },
     ]
 
 
