@@ -511,11 +511,15 @@ class Pool:
                 self._discard(held)
                 continue
             held.under_way += 1  # nobody closes it meanwhile
-            ready = await held.session.check_alive()
-            held.under_way -= 1
+            ready = False
+            try:
+                ready = await held.session.check_alive()
+            finally:
+                held.under_way -= 1
+                if not ready:
+                    self._discard(held)
             if ready and not held.gone:
                 return self._enter(held)
-            self._discard(held)
         return None
 
     async def _opened(self, *, wait: bool) -> Held | None:

@@ -520,24 +520,40 @@ class Sender:
                 return False
 
     async def _provide(self, errand: Errand, *, limited: bool) -> bool:
-        """Get the session and the slot that it lacks; True without one: ask again. False: none for long."""
-        relay, line = errand.relay, self._route.line_of(errand.letter)
+        """Get the session and the slot that it lacks; True without one: ask again. False: none for long.
+
+        Nor for longer than it may be sent: a slot of a slow rate may be an hour ahead.
+        """
+        expires = errand.letter.expires
+        left = None if expires is None else expires.timestamp() - self._clock.epoch()
         try:
-            if errand.held is None:
-                errand.held = relay.pool.at_once() or await relay.pool.place(
-                    wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
-                )
-            if errand.slot is None:
-                errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-            if limited or errand.slot.recipients < EVERYBODY:
-                slot, errand.slot = errand.slot, None
-                errand.slot = await self._fitted(errand, slot)
+            async with asyncio.timeout(left):
+                await self._acquire(errand, limited=limited)
         except Changed:
             errand.give_back()  # its session may have ended
-            return relay in self._route.relays
-        except (NoSlots, Stopped, RelayAway):
+            return errand.relay in self._route.relays
+        except (NoSlots, Stopped, RelayAway, TimeoutError):
             return False
         return True
+
+    async def _acquire(self, errand: Errand, *, limited: bool) -> None:
+        """Wait for the session and the slot that it lacks.
+
+        Raises:
+            Changed: whoever waits for a slot is to look again.
+            NoSlots, RelayAway: none will come for long.
+            Stopped: it is time to stop.
+        """
+        relay, line = errand.relay, self._route.line_of(errand.letter)
+        if errand.held is None:
+            errand.held = relay.pool.at_once() or await relay.pool.place(
+                wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
+            )
+        if errand.slot is None:
+            errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
+        if limited or errand.slot.recipients < EVERYBODY:
+            slot, errand.slot = errand.slot, None
+            errand.slot = await self._fitted(errand, slot)
 
     async def _fitted(self, errand: Errand, slot: Slot) -> Slot:
         """A slot of the relay that fits the limits of the destination, too, and as many recipients as it can.

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from mailsender.admin.relay_state import route_state
 from mailsender.message.composer import LetterComposer
 from mailsender.model.clock import SystemClock
-from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.model.letter import Phase, Result, Status, Verdict, now_ms
 from mailsender.ratelimit.destinations import Destinations
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
 from mailsender.ratelimit.limiter import Limiter
@@ -691,3 +691,24 @@ async def test_a_letter_that_nobody_can_send_is_not_a_trial_without_end() -> Non
         assert stored is not None
         assert stored.due is not None
         assert stored.due.timestamp() > SystemClock().epoch() + 20
+
+
+@pytest.mark.parametrize("waits_for", ["a slot", "a session"])
+async def test_a_letter_whose_time_is_over_between_two_transactions_ends_then(waits_for: str) -> None:
+    """It is not told with the next slot, which may come in an hour."""
+    fakes = pair()
+    expires = now_ms(SystemClock().epoch() + 1.0)
+    mine = letter(1, "x@example.test", "y@example.test", expires=expires, route="mine")
+    plans = [route("mine", "a"), route("other", "a")]
+    async with fleet(fakes, plans, allowances=SLOWLY, max_recipients=1, sessions=1) as stage:
+        limiter = stage.relays["a"].limiter
+        await stage.put(mine)
+        await until(lambda: fakes["a"].sent and limiter.waiting)
+        if waits_for == "a session":
+            stage.relays["a"].look_again()
+            await stage.put(letter(2, route="other"), letter(3, route="other"))
+            await until(stage.relays["a"].pool._others_wait)
+        (done,) = await stage.settled(1)
+    assert SystemClock().epoch() > expires.timestamp()
+    assert (done.status, len(fakes["a"].sent)) == (Status.SENT, 1)
+    assert [(each.accepted, each.open) for each in done.recipients] == [(True, False), (False, False)]
