@@ -302,38 +302,36 @@ class _Judge:
             for before, after in pairwise(dots):
                 if before.taken is False:
                     continue
-                died = self._died(before, after)
-                if before.answered > after.at and self.terms.journal and died:
-                    unknown += 1  # the next one reads of it
-                elif before.given_up <= after.at:
-                    unknown += 1
-                elif not died and self._waits(before, after):
-                    unknown = self.terms.resends + 1  # it is no doubt yet
-                if self._excused(before, after, unknown):
+                death = self._death(before, after)
+                if before.answered > after.at:
+                    unknown += self._known_doubts(before, after, death)
+                if self._excused(before, after, unknown, death):
                     continue
                 times = [f"{each.at:.3f} by {each.process} over {each.relay}" for each in (before, after)]
-                what = f"{recipient} at {times[0]}, {times[1]}"
-                yield self._twice(before, after, died, what)
+                yield self._twice(before, after, death, f"{recipient} at {times[0]}, {times[1]}")
 
-    def _twice(self, before: Dot, after: Dot, died: bool, what: str) -> Fault:
+    def _twice(self, before: Dot, after: Dot, death: Broken | None, what: str) -> Fault:
         if before.relay != after.relay:
             return Fault(promise="P12", kind="given to a second relay", what=what)
-        if died and self.terms.journal and self._broken_amid(before):
+        if death is not None and self.terms.journal:
             return Fault(promise="P11", kind="sent twice, though it was written down", what=what)
         return Fault(promise="P3", kind="sent twice", what=what)
 
-    def _waits(self, before: Dot, after: Dot) -> bool:
-        """Whether the answer of the first one is still waited for when the second is written."""
-        return min(before.answered, before.given_up) > after.at
+    def _known_doubts(self, before: Dot, after: Dot, death: Broken | None) -> int:
+        """How many doubts are known by a dot without an answer; more than enough if it is waited for."""
+        if death is not None and self.terms.journal:
+            return 1
+        if self._broken_amid(before, until=after.at):
+            return 0
+        return 1 if before.given_up <= after.at else self.terms.resends + 1
 
-    def _excused(self, before: Dot, after: Dot, unknown: int) -> bool:
+    def _excused(self, before: Dot, after: Dot, unknown: int, death: Broken | None) -> bool:
         """Whether nobody could know that a relay had taken it: the answer was lost, or who had it was."""
         if before.answered > after.at and 0 < unknown <= self.terms.resends:
             return True
         if not self._broken_amid(before, until=after.at):
             return False
-        died = next((each for each in self._deaths(before.process) if each.start <= after.at), None)
-        return died is None or not self.terms.journal or self._journal_unread(before, died)
+        return death is None or not self.terms.journal or self._journal_unread(before, death)
 
     def _journal_unread(self, dot: Dot, death: Broken) -> bool:
         """Whether more was broken than who wrote the dot, so that others may have given the letter back."""
@@ -347,12 +345,18 @@ class _Judge:
             for each in self.ledger.broken
         )
 
-    def _died(self, before: Dot, after: Dot) -> bool:
-        """Whether who was in doubt was killed before somebody else sent, and nobody knew of the doubt."""
-        return any(each.start <= after.at for each in self._deaths(before.process))
-
-    def _deaths(self, process: str) -> Iterator[Broken]:
-        return (each for each in self.ledger.broken if each.process == process and each.what == "killed")
+    def _death(self, before: Dot, after: Dot) -> Broken | None:
+        """The end of whoever wrote a dot, before the outcome could be written down and somebody sent again."""
+        latest = min(before.answered, before.given_up) + WRITTEN
+        return next(
+            (
+                each
+                for each in self.ledger.broken
+                if each.process == before.process and each.what == "killed"
+                if before.at <= each.start <= min(latest, after.at)
+            ),
+            None,
+        )
 
     # --- P13 ---------------------------------------------------------------------------------------
 

@@ -275,7 +275,7 @@ class ScriptedSession:
             relay.loop.world(now + seconds, self.end)
         if not await self._turn(min(seconds, DOT_TIMEOUT)) or not tells or seconds > DOT_TIMEOUT:
             self.end()
-            for each in dots:
+            for each in () if self.process.dead else dots:
                 each.given_up = relay.loop.time()
             return self._outcome(envelope, refused | _all(left, Verdict.UNCERTAIN, Phase.DOT))
         for each in dots:
