@@ -346,7 +346,7 @@ class _Judge:
         )
 
     def _death(self, before: Dot, after: Dot) -> Broken | None:
-        """The end of whoever wrote a dot, before the outcome could be written down and somebody sent again."""
+        """The end of whoever wrote a dot, if that kept the outcome from being written down."""
         latest = min(before.answered, before.given_up) + WRITTEN
         return next(
             (
