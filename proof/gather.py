@@ -64,6 +64,7 @@ def report_of(raw: bytes) -> Report:
         uncertain=value["Uncertain"],
         words=blake2b(raw, digest_size=12).hexdigest(),
         key=value.get("KafkaKey") or "",
+        omitted="Recipients" in value.get("Omitted", ()),
     )
 
 

@@ -10,10 +10,15 @@ from proof.ledger import Acceptance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A letter that was put on the in-topic. `mark` stands in its subject and is its token."""
+    """A letter that was put on the in-topic. `mark` stands in its subject and is its token.
+
+    `may_fail` are those of its addresses that are wrong, or that the relay refuses for good: nobody else may
+    be given up.
+    """
 
     mark: str
     addresses: tuple[str, ...]
+    may_fail: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +37,7 @@ class Told:
 class Report:
     """A record of the profile topic. `words` is the whole of it, to see whether two are the same.
 
-    `key` is the one that its letter came with, as text.
+    `key` is the one that its letter came with, as text. `omitted`: its recipients were left out for its size.
     """
 
     letter: str
@@ -43,6 +48,7 @@ class Report:
     uncertain: bool = False
     words: str = ""
     key: str = ""
+    omitted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +86,10 @@ class History:
     `published` are letters that were taken, `refused` those of which somebody was told that they were not,
     `unsure` those of which he was told that nobody knows. `mails` and `live_mails` are those of the ledger.
     `stops` are the times between the end of the last replica and the next start, in which nobody may begin
-    anything. `offsets` gives for each partition what the group committed and where the topic ends. `poison`
-    are values of records that are no batches, `dead` those found on the dead-letter topic. `faults` is what
-    an experiment saw itself, such as an exit status that is not 0; it goes into the verdict as it stands.
+    anything. `doubted` are letters to whose dot the relay gave no answer that arrives for certain. `offsets`
+    gives for each partition what the group committed and where the topic ends. `poison` are values of records
+    that are no batches, `dead` those found on the dead-letter topic. `faults` is what an experiment saw
+    itself, such as an exit status that is not 0; it goes into the verdict as it stands.
     """
 
     published: tuple[Published, ...] = ()
@@ -92,6 +99,7 @@ class History:
     mails: tuple[float, ...] = ()
     live_mails: tuple[float, ...] = ()
     violations: tuple[str, ...] = ()
+    doubted: frozenset[str] = frozenset()
     reports: tuple[Report, ...] = ()
     stored: tuple[Stored, ...] = ()
     offsets: Mapping[int, tuple[int, int]] = field(default_factory=dict)
@@ -114,7 +122,8 @@ class Allowed:
 
     `named`: the service keeps notes, so whatever it sends twice its reports name as uncertain. `a_break` is
     the most letters of one break that may come twice, as many as there are sessions. `once`: it was told to
-    end uncertain letters, so none may come twice.
+    end uncertain letters, so none may come twice. `uncertain` is the most letters that may be told as such,
+    and `doubts` how many of them the relay need know nothing of for each break: their dots were on the way.
     """
 
     duplicates: int | None = 0
@@ -123,3 +132,5 @@ class Allowed:
     named: bool = False
     a_break: int | None = None
     once: bool = False
+    uncertain: int | None = None
+    doubts: int = 20

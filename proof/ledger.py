@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MAIL, ACCEPTED, REFUSED, VIOLATION, BROKEN = "mail", "accepted", "refused", "violation", "broken"
-SESSION, SAID = "session", "said"
+SESSION, SAID, DOUBTED = "session", "said", "doubted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,7 @@ class Ledger:
 
     They are those at which the relay read it. `live_mails` are those of them whose client was still there:
     what a client wrote ahead and left behind may be read long after its end, when the relay had stalled.
+    `doubted` are the letters to whose dot it gave no answer that arrives for certain.
     """
 
     acceptances: tuple[Acceptance, ...]
@@ -68,6 +69,7 @@ class Ledger:
     refusals: int
     broken: int
     moments: tuple[Moment, ...] = ()
+    doubted: frozenset[str] = frozenset()
 
 
 class LedgerFile:
@@ -99,6 +101,7 @@ def read(path: Path) -> Ledger:
         violations=tuple(f"{e['session']}: {e['what']}" for e in by_kind.get(VIOLATION, ())),
         refusals=len(by_kind.get(REFUSED, ())),
         broken=len(by_kind.get(BROKEN, ())),
+        doubted=frozenset(entry["mark"] for entry in by_kind.get(DOUBTED, ())),
         moments=tuple(
             Moment(kind=entry["k"], place=entry["place"], at=entry["m"])
             for entry in entries

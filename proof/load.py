@@ -26,6 +26,12 @@ def letter(mark: str, addresses: tuple[str, ...]) -> dict[str, object]:
     return {"Subject": f"Letter [{mark}]", "Body": BODY, "Addresses": list(addresses), "Token": mark}
 
 
+def may_fail(mark: str, addresses: tuple[str, ...]) -> frozenset[str]:
+    """Whom the relay refuses by these rules."""
+    whole = UNWANTED["match"] in mark
+    return frozenset(each for each in addresses if whole or each.startswith(NOBODY["match"]))
+
+
 def _json(batch: list[dict[str, object]]) -> bytes:
     try:
         return json.dumps(batch, ensure_ascii=False).encode()
@@ -92,7 +98,7 @@ class Publisher:
             addresses = (f"one{number}@{DOMAIN}", f"nobody{number}@{DOMAIN}", f"two{number}@{DOMAIN}")
         elif sort < 0.30:
             addresses = (f"one{number}@{DOMAIN}", f"two{number}@{DOMAIN}")
-        self.published.append(Published(mark=mark, addresses=addresses))
+        self.published.append(Published(mark=mark, addresses=addresses, may_fail=may_fail(mark, addresses)))
         return letter(mark, addresses)
 
     def _note(self, error: KafkaError | None, _message: object) -> None:

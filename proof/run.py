@@ -253,6 +253,7 @@ class Run:
             mails=book.mails,
             live_mails=book.live_mails,
             violations=book.violations,
+            doubted=book.doubted,
             reports=tuple(self._reports),
             stored=stored,
             offsets=gather.offsets(bootstrap, self.topics.group, self.topics.letters),

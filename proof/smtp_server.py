@@ -282,6 +282,8 @@ class Session:
         seen = look_at(unstuffed(raw), taken.recipients, BLIND_DOMAIN)
         self._relay.kill_if_due("dot")
         deed = self._relay.plan.at("DOT", seen.mark, self._place)
+        if deed is not None and deed.do != "reply":
+            self._relay.book.note(books.DOUBTED, session=self._name, mark=seen.mark)
         delay = self._relay.plan.delay("DOT")
         if delay and deed is None:
             await asyncio.sleep(delay)

@@ -98,6 +98,7 @@ def history_of(world: Run, relays: Mapping[str, LedgerRelay]) -> History:
         ),
         mails=tuple(at for book in books.values() for at in book.mails),
         live_mails=tuple(at for book in books.values() for at in book.live_mails),
+        doubted=frozenset[str]().union(*(book.doubted for book in books.values())),
         violations=tuple(f"{name}: {each}" for name, book in books.items() for each in book.violations),
     )
 

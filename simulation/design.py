@@ -105,6 +105,7 @@ class Design:
             allowances={each.name: (each.allowance, *each.further) for each in self.lines.values()},
             connections={each.name: each.total for each in self.lines.values() if each.total},
             resends=self.retry.resends,
+            patience=min(self.retry.retry_for, *(each.retry.retry_for for each in self.routes)),
             journal=self.journal,
             prompt=self.prompt,
             hours=self.hours,

@@ -13,7 +13,7 @@ import orjson
 
 from mailsender.model.letter import Status
 from mailsender.ratelimit.gcra import Allowance, day_bounds
-from simulation.ledger import Begun, Dot, Ledger, Reported, Told
+from simulation.ledger import Begun, Broken, Dot, Ledger, Reported, Told
 from simulation.store import START
 
 SHOWN = 3
@@ -24,6 +24,14 @@ INTAKE = 5.0
 
 LATEST = 1000.0
 """Seconds after a dot in which its outcome is known or given up, and written down."""
+
+WRITTEN = 1.0
+"""Seconds after an answer in which it is written down, where nothing is broken: settlements are gathered for
+0.15 s, and take a way to the store and back."""
+
+REPLACED = 66.0
+"""Seconds after a kill in which what the next process on its host reads of the journal is settled: it starts
+within six, and after a life of silence, 60, others may give back what the dead one held."""
 
 SOON = 0.001
 """Seconds within which a reply reaches all who are at work in a process."""
@@ -73,7 +81,8 @@ class Terms:
     `allowances` are by the relays' names, all of one's hold; `connections` is how many sessions each takes,
     `weights` what they get of the letters, where there are any. `resends` is how often an uncertain recipient
     is sent to again. `prompt` are routes whose letters have to be begun within so many seconds of their being
-    there, whatever becomes of others. `hours` and `expire` say of routes when they send, and for how many
+    there, whatever becomes of others. `patience` is for how many seconds at least everybody is tried whom no
+    relay refuses. `hours` and `expire` say of routes when they send, and for how many
     seconds after they got a letter. `moderate` are relays that have to tell of a limit hardly ever once they
     did. `journal`: what a killed process had sent is known to the next one on its host. `obeyed` by whom a
     reply that says wait is obeyed, `on_its_way` for how many seconds after it transactions may still begin.
@@ -83,6 +92,7 @@ class Terms:
     connections: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
     resends: int = 1
+    patience: float = math.inf
     journal: bool = False
     prompt: Mapping[str, float] = field(default_factory=dict)
     hours: Mapping[str, Hours] = field(default_factory=dict)
@@ -180,23 +190,58 @@ class _Judge:
 
     def _truth(self, letter: str, report: Reported, refused: set[str]) -> Iterator[Fault]:
         told = orjson.loads(report.words)
-        accepted = 0
-        for each in told["Recipients"]:
-            address, status = each["Address"], each["Status"]
-            dots = self.dots.get(address, [])
-            taken = {dot.relay for dot in dots if dot.taken}
-            accepted += status == "accepted"
-            if status == "accepted" and each["Relay"] not in taken:
-                yield Fault(promise="P4", kind="told accepted, and was not", what=f"{address} of {letter}")
-            if status != "accepted" and taken and not each["Uncertain"]:
-                yield Fault(promise="P4", kind="told not accepted, and was", what=f"{address} of {letter}")
-            if not each["Uncertain"] and any(self._doubted(dot) for dot in dots):
-                yield Fault(promise="P4", kind="a doubt that is not told", what=f"{address} of {letter}")
-            if status == "refused" and address not in refused:
-                what = f"{address} of {letter}: {each['Code']} {each['Text']}"
-                yield Fault(promise="P14", kind="failed for no fault of its own", what=what)
-        if (told["Status"] == "sent") is not bool(accepted):
+        everybody = {each["Address"]: each for each in told["Recipients"]}
+        named = dict.fromkeys(self.ledger.published[letter].recipients)
+        for address in named.keys() - everybody.keys():
+            yield Fault(promise="P4", kind="a recipient is not told", what=f"{address} of {letter}")
+        for address in everybody.keys() - named.keys():
+            yield Fault(promise="P4", kind="a recipient nobody named", what=f"{address} of {letter}")
+        for address in named:
+            if address in everybody:
+                yield from self._truth_of_each(report, everybody[address], address in refused)
+        accepted = any(each["Status"] == "accepted" for each in everybody.values())
+        if (told["Status"] == "sent") is not accepted:
             yield Fault(promise="P4", kind="a status that its recipients deny", what=letter)
+
+    def _truth_of_each(self, report: Reported, told: Mapping[str, object], refused: bool) -> Iterator[Fault]:
+        address, status, uncertain = str(told["Address"]), told["Status"], told["Uncertain"]
+        what, dots = f"{address} of {report.letter}", self.dots.get(address, [])
+        taken = {dot.relay for dot in dots if dot.taken}
+        if status == "accepted" and told["Relay"] not in taken:
+            yield Fault(promise="P4", kind="told accepted, and was not", what=what)
+        if status != "accepted" and taken and not uncertain:
+            yield Fault(promise="P4", kind="told not accepted, and was", what=what)
+        if not uncertain and any(self._doubted(dot) for dot in dots):
+            yield Fault(promise="P4", kind="a doubt that is not told", what=what)
+        if uncertain and not any(self._doubtful(dot) for dot in dots):
+            yield Fault(promise="P11", kind="told as uncertain, and was not", what=what)
+        if status == "refused" and not refused:
+            words = f"{what}: {told['Code']} {told['Text']}"
+            yield Fault(promise="P14", kind="failed for no fault of its own", what=words)
+        if status not in {"accepted", "refused"} and not self._tried_enough(report, status, dots):
+            words = f"{what}: {status}, {told['Code']} {told['Text']}"
+            yield Fault(promise="P4", kind="given up before its time", what=words)
+
+    def _tried_enough(self, report: Reported, status: object, dots: Sequence[Dot]) -> bool:
+        """Whether somebody whom nobody refused may end: it was in doubt too often, or its time is over."""
+        published = self.ledger.published[report.letter]
+        doubts = sum(self._doubtful(dot) for dot in dots)
+        if status == "uncertain" and doubts > self.terms.resends:
+            return True
+        most = min(self.terms.patience, self.terms.expire.get(published.route, math.inf))
+        return report.at - published.at >= most
+
+    def _doubtful(self, dot: Dot) -> bool:
+        """Whether somebody may be in doubt about a dot: its answer was lost, or whoever had it was broken."""
+        return dot.answered == math.inf or self._broken_amid(dot)
+
+    def _broken_amid(self, dot: Dot, *, until: float = math.inf) -> bool:
+        """Whether something kept whoever wrote a dot from knowing of its outcome, or from writing it down."""
+        known = min(dot.answered, dot.given_up) + WRITTEN
+        return any(
+            each.process in {dot.process, ""} and each.start <= min(known, until) and each.end >= dot.at
+            for each in self.ledger.broken
+        )
 
     def _doubted(self, dot: Dot) -> bool:
         """Whether the answer to a dot was lost, and whoever wrote it lived on to tell."""
@@ -257,30 +302,60 @@ class _Judge:
             for before, after in pairwise(dots):
                 if before.taken is False:
                     continue
-                if before.answered > after.at and (self.terms.journal or not self._died(before, after)):
-                    unknown += 1
-                if self._excused(before, after, unknown):
+                death = self._death(before, after)
+                if before.answered > after.at:
+                    unknown += self._known_doubts(before, after, death)
+                if self._excused(before, after, unknown, death):
                     continue
-                relays = {before.relay, after.relay}
-                kind = "sent twice" if len(relays) == 1 else "given to a second relay"
                 times = [f"{each.at:.3f} by {each.process} over {each.relay}" for each in (before, after)]
-                what = f"{recipient} at {times[0]}, {times[1]}"
-                yield Fault(promise="P12" if len(relays) > 1 else "P3", kind=kind, what=what)
+                yield self._twice(before, after, death, f"{recipient} at {times[0]}, {times[1]}")
 
-    def _excused(self, before: Dot, after: Dot, unknown: int) -> bool:
+    def _twice(self, before: Dot, after: Dot, death: Broken | None, what: str) -> Fault:
+        if before.relay != after.relay:
+            return Fault(promise="P12", kind="given to a second relay", what=what)
+        if death is not None and self.terms.journal:
+            return Fault(promise="P11", kind="sent twice, though it was written down", what=what)
+        return Fault(promise="P3", kind="sent twice", what=what)
+
+    def _known_doubts(self, before: Dot, after: Dot, death: Broken | None) -> int:
+        """How many doubts are known by a dot without an answer; more than enough if it is waited for."""
+        if death is not None and self.terms.journal:
+            return 1
+        if self._broken_amid(before, until=after.at):
+            return 0
+        return 1 if before.given_up <= after.at else self.terms.resends + 1
+
+    def _excused(self, before: Dot, after: Dot, unknown: int, death: Broken | None) -> bool:
         """Whether nobody could know that a relay had taken it: the answer was lost, or who had it was."""
         if before.answered > after.at and 0 < unknown <= self.terms.resends:
             return True
+        if not self._broken_amid(before, until=after.at):
+            return False
+        return death is None or not self.terms.journal or self._journal_unread(before, death)
+
+    def _journal_unread(self, dot: Dot, death: Broken) -> bool:
+        """Whether more was broken than who wrote the dot, so that others may have given the letter back."""
+        host = dot.process.partition("/")[0]
         return any(
-            each.process in {before.process, ""} and each.start <= after.at and each.end >= before.at
+            each is not death
+            and (each.process == "" or each.process.partition("/")[0] == host)
+            and each.start <= death.start + REPLACED
+            and each.end >= dot.at
+            and (each.process != dot.process or each.what != "killed")
             for each in self.ledger.broken
         )
 
-    def _died(self, before: Dot, after: Dot) -> bool:
-        """Whether who was in doubt was killed before somebody else sent, and nobody knew of the doubt."""
-        return any(
-            each.process == before.process and each.what == "killed" and each.start <= after.at
-            for each in self.ledger.broken
+    def _death(self, before: Dot, after: Dot) -> Broken | None:
+        """The end of whoever wrote a dot, if that kept the outcome from being written down."""
+        latest = min(before.answered, before.given_up) + WRITTEN
+        return next(
+            (
+                each
+                for each in self.ledger.broken
+                if each.process == before.process and each.what == "killed"
+                if before.at <= each.start <= min(latest, after.at)
+            ),
+            None,
         )
 
     # --- P13 ---------------------------------------------------------------------------------------
@@ -338,11 +413,18 @@ class _Judge:
             return True
         if self.terms.obeyed is not Obeyed.ALL or begun.at <= told.reached + HEARD:
             return False
-        concerned = {begun.process, told.process, ""}
-        return not any(
-            each.process in concerned and each.start <= begun.at and each.end >= told.reached
-            for each in self.ledger.broken
-        )
+        return begun.at > self._heard(told, begun)
+
+    def _heard(self, told: Told, begun: Begun) -> float:
+        """When whoever began has heard of it at the latest; inf where who was told died with it."""
+        latest = told.reached + HEARD
+        for each in self.ledger.broken:
+            if each.process not in {begun.process, told.process, ""} or each.end < told.reached:
+                continue
+            if each.start > (told.reached + WRITTEN if each.what == "killed" else latest):
+                continue
+            latest = max(latest, each.end)
+        return latest
 
 
 def fullest(times: Sequence[float], period: float) -> int:

@@ -26,7 +26,8 @@ class Dot:
     """A dot was written for a recipient.
 
     `taken` says whether the relay took responsibility, None as long as it has not decided. `answered` is when
-    its answer reached the process, inf where it never did: then nobody there knows.
+    its answer reached the process, inf where it never did: then nobody there knows. `given_up` is when the
+    process learned that none will come, inf where it never did: until then it waits.
     """
 
     at: float
@@ -37,6 +38,7 @@ class Dot:
     owned: bool
     taken: bool | None = None
     answered: float = float("inf")
+    given_up: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,22 +197,19 @@ class ScriptedSession:
         """See `Session.transact`."""
         del message
         self.under_way += 1
-        heard: list[tuple[Says, str]] = []
         try:
-            return await self._transact(envelope, permit, heard)
+            return await self._transact(envelope, permit)
         finally:
-            for says, recipient in heard:
-                self._note_told(says, recipient)
             self.under_way -= 1
             self.used = self.relay.loop.time()
 
     # --- a transaction -----------------------------------------------------------------------------
 
-    async def _transact(self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]) -> Outcome:
+    async def _transact(self, envelope: Envelope, permit: Permit) -> Outcome:
         await self.envelope.acquire()
         ahead = True  # nobody's envelope goes before ours
         try:
-            asked = await self._ask(envelope, permit, heard)
+            asked = await self._ask(envelope, permit)
             if isinstance(asked, Outcome):
                 return asked
             if self.relay.traits.depth > 1:
@@ -228,13 +225,8 @@ class ScriptedSession:
             if ahead:
                 self.envelope.release()
 
-    async def _ask(
-        self, envelope: Envelope, permit: Permit, heard: list[tuple[Says, str]]
-    ) -> Outcome | dict[str, Result]:
-        """MAIL and RCPT: what came of it, or what was said of those who were not taken.
-
-        What is said of some of several is `heard` by others than the session when all of it is over.
-        """
+    async def _ask(self, envelope: Envelope, permit: Permit) -> Outcome | dict[str, Result]:
+        """MAIL and RCPT: what came of it, or what was said of those who were not taken."""
         relay, traits = self.relay, self.relay.traits
         if self.over:
             return self._lost(envelope, Phase.MAIL)
@@ -247,13 +239,14 @@ class ScriptedSession:
         if not await self._turn(traits.envelope * (0.5 + relay.chance.random())):
             return self._lost(envelope, Phase.MAIL)
         if says is not None:
-            return self._said(envelope, says)
+            return self._said(envelope, permit, says)
         refused: dict[str, Result] = {}
         for place, each in enumerate(envelope.recipients):
             no = relay.at_rcpt(each, place - len(refused))
             if no is not None:
                 refused[each] = no.result()
-                heard.append((no, each))
+                permit.refused({each: refused[each]})
+                self._note_told(no, each)
         if len(refused) == len(envelope.recipients):
             return self._outcome(envelope, refused)
         return refused
@@ -275,11 +268,15 @@ class ScriptedSession:
             relay.loop.world(now + seconds, self.end)
         if not await self._turn(min(seconds, DOT_TIMEOUT)) or not tells or seconds > DOT_TIMEOUT:
             self.end()
+            for each in () if self.process.dead else dots:
+                each.given_up = relay.loop.time()
             return self._outcome(envelope, refused | _all(left, Verdict.UNCERTAIN, Phase.DOT))
         for each in dots:
             each.answered = relay.loop.time()
         said = TAKEN if says is None else says.result()
         results = refused | dict.fromkeys(left, said)
+        if says is not None:
+            permit.refused(dict.fromkeys(left, said))
         permit.replied(results)
         if says is None:
             self.carried += 1
@@ -311,13 +308,15 @@ class ScriptedSession:
             raise NotBegun
         return self._outcome(envelope, _all(envelope.recipients, Verdict.DEFERRED, phase))
 
-    def _said(self, envelope: Envelope, says: Says) -> Outcome:
+    def _said(self, envelope: Envelope, permit: Permit, says: Says) -> Outcome:
         """The relay said this to all."""
+        results = dict.fromkeys(envelope.recipients, says.result())
+        permit.refused(results)
         if not (says.fresh and self.carried):
             self._note_told(says)
         if says.code == 421:
             self.end()
-        return self._outcome(envelope, dict.fromkeys(envelope.recipients, says.result()))
+        return self._outcome(envelope, results)
 
     def _outcome(self, envelope: Envelope, results: dict[str, Result]) -> Outcome:
         ordered = {each: results[each] for each in envelope.recipients}

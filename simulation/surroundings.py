@@ -10,8 +10,8 @@ from unittest import mock
 
 import structlog
 
-GRAVE = {"letter_raised", "slice_raised", "ruling_failed", "loop_failed", "outcome_not_written"}
-"""Events that tell of a fault of ours."""
+GRAVE = {"ruling_failed", "loop_failed", "outcome_not_written"}
+"""Events that tell of a fault of ours, beside all that come with an exception."""
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def logged(seen: list[str]) -> Iterator[None]:
     before = structlog.get_config()
 
     def look(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if event["event"] in GRAVE:
+        if event["event"] in GRAVE or event.get("exc_info"):
             seen.append(f"{event['event']}: {event}")
         raise structlog.DropEvent
 

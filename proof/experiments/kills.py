@@ -71,9 +71,11 @@ class Form:
         if not self.uncertain:
             return Allowed(duplicates=PER_KILL * runs)
         if self.uncertain == "error":
-            return Allowed(duplicates=0, named=True, once=True)
+            return Allowed(duplicates=0, named=True, once=True, uncertain=SESSIONS * runs, doubts=SESSIONS)
         most = math.ceil(runs * slower / RARELY) if rate else SESSIONS * runs
-        return Allowed(duplicates=most, named=True, a_break=SESSIONS)
+        return Allowed(
+            duplicates=most, named=True, a_break=SESSIONS, uncertain=SESSIONS * runs, doubts=SESSIONS
+        )
 
 
 FORMS = {

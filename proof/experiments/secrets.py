@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure
 from lab.world import Replica
 from proof.checker import check
 from proof.history import Allowed, Published
-from proof.load import DOMAIN
+from proof.load import DOMAIN, may_fail
 from proof.plan import trouble
 from proof.run import Run, run
 from proof.stage import Stage
@@ -94,7 +94,9 @@ def _publish(world: Run) -> None:
     for number in range(60):
         mark = f"{world.publisher_name}.{len(world.publisher.published)}"
         addresses = (f"one{number}@{DOMAIN}", f"nobody{number}@{DOMAIN}")[number % 2 :]
-        world.publisher.published.append(Published(mark=mark, addresses=addresses))
+        world.publisher.published.append(
+            Published(mark=mark, addresses=addresses, may_fail=may_fail(mark, addresses))
+        )
         batch.append({"Subject": f"[{mark}]", "Body": body, "Addresses": list(addresses), "Token": mark})
     for wrong in wrongs:
         mark = f"{world.publisher_name}.{len(world.publisher.published)}"

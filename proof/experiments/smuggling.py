@@ -54,6 +54,7 @@ LINES = (
     "%0d%0a",
     "\\r\\n",
 )
+GOOD = f"one@{DOMAIN}"
 HEADER = f"Bcc: evil@{DOMAIN}"
 
 
@@ -117,11 +118,10 @@ def letters(name: str) -> list[dict[str, Any]]:
         mark = f"{name}.{next(number)}"
         made.append({"Subject": f"[{mark}] {subject}", "Body": body, "Addresses": [address], "Token": mark})
 
-    good = f"one@{DOMAIN}"
     for body in bodies():
-        add("hello", body, good)
+        add("hello", body, GOOD)
     for subject in subjects():
-        add(subject, "hello", good)
+        add(subject, "hello", GOOD)
     for address in addresses():
         add("hello", "hello", address)
     return made
@@ -132,7 +132,10 @@ def _publish(world: Run) -> int:
     for start in range(0, len(made), 10):
         batch = made[start : start + 10]
         for each in batch:
-            published = Published(mark=str(each["Token"]), addresses=tuple(each["Addresses"]))
+            to = tuple(each["Addresses"])
+            # No body is wrong; a subject, or an address, with a line's end in it is.
+            wrong = frozenset(() if each["Subject"].endswith("] hello") and to == (GOOD,) else to)
+            published = Published(mark=str(each["Token"]), addresses=to, may_fail=wrong)
             world.publisher.published.append(published)
         world.publisher.send(batch)
     world.publisher.flush()

@@ -176,14 +176,21 @@ class Conversation:
             transaction, leave = next(pair for pair in self.letters if pair[0] is each)
             if not transaction.not_begun:
                 assert not transaction.waiting, "somebody has no result"
-                for result in transaction.results.values():
-                    self._judge(result, leave)
+                for address, result in transaction.results.items():
+                    self._judge(address, result, leave)
 
-    def _judge(self, result: Result, leave: Leave) -> None:
+    def _judge(self, address: str, result: Result, leave: Leave) -> None:
         code = None if leave.dot_at is None else self.code_of(leave.dot_at)
         if result.verdict is Verdict.ACCEPTED:
             assert code is not None, "accepted without a reply behind the dot"
             assert 200 <= code <= 219 or 230 <= code <= 299, "accepted without a 250 behind the dot"
+        elif result.verdict is Verdict.REFUSED:
+            # Nobody fails for good by anything but a whole reply that says so, or as it is no address.
+            nobody = result.phase is Phase.RCPT and "@" not in address
+            said = result.code is not None and result.code in self.codes[: len(self.said)]
+            assert nobody or (said and result.code is not None and 500 <= result.code <= 599), (
+                "refused for good without a reply that says so"
+            )
         elif result.verdict is Verdict.UNCERTAIN:
             assert leave.dot_at is not None, "uncertain before the dot"
         elif result.verdict is Verdict.DEFERRED:

@@ -85,11 +85,18 @@ def test_a_clean_history_passes() -> None:
     assert found.most_in_a_period == 2
 
 
+def wrong(base: History, number: int, *some: str) -> tuple[Published, ...]:
+    """The letters, of which one may fail, or some of its recipients."""
+    may_fail = frozenset(some or addresses(number))
+    return but(base.published, number, replace(base.published[number], may_fail=may_fail))
+
+
 def test_a_truthful_error_passes() -> None:
     base = clean()
     found = check(
         replace(
             base,
+            published=wrong(base, 2),
             acceptances=but(base.acceptances, 2),
             reports=but(base.reports, 2, refused(2), refused(2)),
             stored=but(base.stored, 2, stored(2, status="error")),
@@ -105,6 +112,7 @@ def test_a_part_refused_passes() -> None:
     found = check(
         replace(
             base,
+            published=wrong(base, 1, two.upper()),
             acceptances=but(base.acceptances, 1, accepted(1, recipients=(one,))),
             reports=but(base.reports, 1, report(1, recipients=told)),
         )
@@ -159,6 +167,19 @@ def planted() -> dict[str, tuple[History, str]]:
         "recipient not told": (
             replace(base, reports=but(base.reports, 1, report(1, recipients={one: Told(status="accepted")}))),
             "P4",
+        ),
+        "failed for no fault of its own": (
+            replace(
+                base,
+                acceptances=but(base.acceptances, 1),
+                reports=but(base.reports, 1, refused(1)),
+                stored=but(base.stored, 1, stored(1, status="error")),
+            ),
+            "P14",
+        ),
+        "told as uncertain, was not": (
+            replace(base, reports=but(base.reports, 1, report(1, recipients=named(1), uncertain=True))),
+            "P11",
         ),
         "told accepted, was not": (
             replace(base, acceptances=but(base.acceptances, 1, accepted(1, recipients=(one,)))),
@@ -268,6 +289,10 @@ def planted_with_notes() -> dict[str, tuple[History, Allowed]]:
             replace(doubles, reports=(*told, *base.reports[2:])),
             replace(notes, a_break=1),
         ),
+        "too many uncertain": (
+            replace(doubles, reports=(*told, *base.reports[2:])),
+            replace(notes, uncertain=1),
+        ),
         "twice instead of an error": (
             replace(doubles, reports=(*told, *base.reports[2:])),
             replace(notes, once=True),
@@ -275,6 +300,7 @@ def planted_with_notes() -> dict[str, tuple[History, Allowed]]:
         "uncertain, but not at the dot": (
             replace(
                 base,
+                doubted=frozenset({"m2"}),
                 reports=but(base.reports, 2, ended),
                 stored=but(base.stored, 2, stored(2, status="error")),
             ),
@@ -315,13 +341,62 @@ def test_an_earlier_report_may_name_it() -> None:
     assert check(replace(history, reports=later), replace(allowed, a_break=2)).faults == ()
 
 
+@pytest.mark.parametrize("status", ["refused", "deferred"])
+def test_whoever_is_not_known_to_be_refused_may_not_fail(status: str) -> None:
+    base, (one, two) = clean(), addresses(1)
+    told = {one: Told(status="accepted"), two: Told(status=status)}
+    history = replace(
+        base,
+        acceptances=but(base.acceptances, 1, accepted(1, recipients=(one,))),
+        reports=but(base.reports, 1, report(1, recipients=told)),
+    )
+    assert check(history).kinds() == {"failed for no fault of its own": 1}
+    assert check(replace(history, published=wrong(base, 1, two))).good
+
+
+def test_a_letter_that_ends_before_anybody_is_asked_of_has_to_be_wrong() -> None:
+    base = clean()
+    history = replace(
+        base,
+        acceptances=but(base.acceptances, 1),
+        reports=but(base.reports, 1, report(1, status="error", message_id="", recipients={})),
+        stored=but(base.stored, 1, stored(1, status="error")),
+    )
+    assert check(history).kinds() == {"failed for no fault of its own": 1}
+    assert check(replace(history, published=wrong(base, 1))).good
+
+
+def test_a_report_tells_of_all_unless_it_says_that_there_is_no_room() -> None:
+    base = clean()
+    history = replace(base, reports=but(base.reports, 1, report(1, recipients={})))
+    assert check(history).kinds() == {"recipient not told": 2}
+    roomless = replace(base, reports=but(base.reports, 1, report(1, recipients={}, omitted=True)))
+    assert check(roomless).good
+
+
+def test_a_doubt_needs_a_dot_without_an_answer_or_a_break() -> None:
+    base = clean()
+    doubted = replace(base, reports=but(base.reports, 1, report(1, recipients=named(1), uncertain=True)))
+    assert check(doubted).kinds() == {"told as uncertain, was not": 1}
+    assert check(replace(doubted, doubted=frozenset({"m1"}))).good
+    assert check(replace(doubted, acceptances=but(base.acceptances, 1, accepted(1, told=False)))).good
+    later = replace(doubted, breaks=(Break(what="kill", start=104.5, end=104.5),))
+    assert check(later, Allowed(doubts=0)).kinds() == {"told as uncertain, was not": 1}
+    assert check(later, Allowed(doubts=1)).good
+    near = replace(doubted, breaks=(Break(what="kill", start=101.2, end=101.2),))
+    assert check(near, Allowed(doubts=0)).good
+
+
 def test_where_uncertain_letters_end_an_error_must_be_named_to_be_the_truth() -> None:
     base, strict = clean(), Allowed(named=True, once=True)
     for uncertain in (True, False):
         told = {a: Told(status="uncertain", uncertain=uncertain, phase="dot") for a in addresses(1)}
         ended = report(1, status="error", recipients=told, uncertain=uncertain)
         history = replace(
-            base, reports=but(base.reports, 1, ended), stored=but(base.stored, 1, stored(1, status="error"))
+            base,
+            reports=but(base.reports, 1, ended),
+            stored=but(base.stored, 1, stored(1, status="error")),
+            doubted=frozenset({"m1"}),
         )
         found = check(history, strict)
         assert found.good is uncertain
@@ -332,6 +407,7 @@ BESIDE = {
     # Such a letter has no report either, and no other way to plant it is there.
     "left processing": {"lost"},
     "left awaiting": {"lost"},
+    "told sent, not accepted": {"recipient not told"},
     "twice without a break": {"too many twice"},
     "by two relays": {"too many twice"},
 }
@@ -447,6 +523,7 @@ def test_an_error_that_is_told_as_uncertain_is_the_truth() -> None:
     found = check(
         replace(
             base,
+            doubted=frozenset({"m1"}),
             reports=but(base.reports, 1, uncertain),
             stored=but(base.stored, 1, stored(1, status="error")),
         )

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsender.message.compose import Composer
-from mailsender.model.letter import Letter, Phase
+from mailsender.model.letter import Letter, Phase, Result, Verdict
 from mailsender.smtp import protocol
 from mailsender.smtp.protocol import Dialogue
 from mailsender.smtp.replies import Kind, Reply, ReplyParser
+from mailsender.smtp.transaction import End, Transaction
 from proof.fuzz import dialogue, sockets, targets
 from proof.fuzz.volume import TARGETS, one_slice
 
@@ -140,6 +141,26 @@ class Hopeful(Dialogue):
         super()._take(reply)
 
 
+class Final(Dialogue):
+    """Takes a relay that cannot now for one that never will."""
+
+    def _take(self, reply: Reply) -> None:
+        if self._owed and self._owed[0][0] is Phase.RCPT and reply.kind is Kind.TRANSIENT:
+            reply = Reply(code=550, enhanced=None, text="")
+        super()._take(reply)
+
+
+def lost_for_good(self: Transaction, end: End) -> None:
+    """Takes a connection that ends for a refusal."""
+    del end
+    self._settle_rest(Result(verdict=Verdict.REFUSED, phase=self.phase, text="the connection was lost"))
+
+
+def test_a_connection_that_ends_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transaction, "lost", lost_for_good)
+    assert finds("dialogue", 3000)
+
+
 class Wordy(Dialogue):
     """Speaks of the next letter when the one before it is only announced."""
 
@@ -158,7 +179,7 @@ class Forgetting(Dialogue):
         self._queue.clear()
 
 
-@pytest.mark.parametrize("kind", [Hasty, Hopeful, Wordy, Forgetting])
+@pytest.mark.parametrize("kind", [Hasty, Hopeful, Final, Wordy, Forgetting])
 def test_a_dialogue_that_breaks_a_promise(monkeypatch: pytest.MonkeyPatch, kind: type[Dialogue]) -> None:
     monkeypatch.setattr(dialogue, "Dialogue", kind)
     assert finds("dialogue", 3000)

@@ -30,6 +30,7 @@ def dot(
     process: str = "a",
     taken: bool | None = True,
     answered: float | None = None,
+    given_up: float = float("inf"),
     owned: bool = True,
 ) -> Dot:
     return Dot(
@@ -41,6 +42,7 @@ def dot(
         owned=owned,
         taken=taken,
         answered=at + 0.1 if answered is None else answered,
+        given_up=given_up,
     )
 
 
@@ -113,13 +115,55 @@ def test_an_answer_without_a_letter() -> None:
         (reported(stored=None), "P4 reported before it was durable"),
         (reported(stored=Status.ERROR), "P4 reported as something else"),
         (reported(relay=TWO), "P4 told accepted, and was not"),
-        (reported("uncertain", letter_status="sent", uncertain=True), "P4 a status that its recipients deny"),
     ],
 )
 def test_an_answer_that_is_not_true(report: Reported, kind: str) -> None:
     bad = ledger()
     bad.reported[0] = report
     assert kinds(bad) == {kind}
+
+
+def test_a_letter_is_not_sent_that_nobody_is_known_to_have() -> None:
+    bad, terms = ledger(), Terms(resends=0)
+    bad.dots[0] = dot(1.1, answered=float("inf"), given_up=2.0)
+    bad.reported[0] = reported("uncertain", uncertain=True)
+    assert kinds(bad, terms) == {"P4 a status that its recipients deny"}
+
+
+def test_one_who_is_not_told_of_and_one_whom_nobody_named() -> None:
+    bad = ledger()
+    bad.published[LETTER] = replace(bad.published[LETTER], recipients=(WHO, "r1.1@example.test"))
+    assert kinds(bad) == {"P4 a recipient is not told"}
+    bad.published[LETTER] = replace(bad.published[LETTER], recipients=())
+    assert kinds(bad) == {"P4 a recipient nobody named"}
+
+
+def test_one_who_is_given_up_though_nobody_refused_it() -> None:
+    bad = ledger()
+    bad.dots.clear()
+    bad.reported[0] = reported("deferred", letter_status="error", stored=Status.ERROR)
+    assert kinds(bad) == {"P4 given up before its time"}
+    assert kinds(bad, Terms(patience=8.0)) == set(), "it was tried for as long as was agreed"
+    assert kinds(bad, Terms(expire={"default": 8.0})) == set()
+    assert kinds(bad, Terms(expire={"default": 60.0})) == {"P4 given up before its time"}
+
+
+def test_one_who_ends_in_doubt_after_fewer_doubts_than_were_agreed() -> None:
+    bad = ledger()
+    bad.dots[0] = dot(1.1, answered=float("inf"), given_up=2.0)
+    bad.reported[0] = reported("uncertain", letter_status="error", uncertain=True, stored=Status.ERROR)
+    assert kinds(bad, Terms(resends=0)) == set()
+    assert kinds(bad, Terms(resends=1)) == {"P4 given up before its time"}
+
+
+def test_a_doubt_that_nobody_had() -> None:
+    bad = ledger()
+    bad.reported[0] = reported(uncertain=True)
+    assert kinds(bad) == {"P11 told as uncertain, and was not"}
+    bad.broken.append(Broken(process="b", what="killed", start=1.15, end=float("inf")))
+    assert kinds(bad) == {"P11 told as uncertain, and was not"}, "that somebody else died is no reason"
+    bad.broken.append(Broken(process="a", what="killed", start=1.15, end=float("inf")))
+    assert kinds(bad) == set()
 
 
 def test_an_answer_in_other_words() -> None:
@@ -148,7 +192,7 @@ def test_one_who_fails_for_the_account_s_fault() -> None:
 
 def test_a_doubt_that_is_not_told() -> None:
     found = ledger()
-    found.dots.insert(0, dot(1.0, answered=float("inf")))
+    found.dots.insert(0, dot(1.0, answered=float("inf"), given_up=1.05))
     assert kinds(found) == {"P4 a doubt that is not told"}
     found.reported[0] = reported(uncertain=True)
     assert kinds(found) == set()
@@ -241,8 +285,31 @@ def test_a_letter_that_comes_twice(relay: str, kind: str) -> None:
     assert kinds(bad) == {kind}
     bad.broken.append(Broken(process="c", what="killed", start=2.0, end=3.0))
     assert kinds(bad) == {kind}, "that somebody else died is no excuse"
-    bad.broken.append(Broken(process="a", what="killed", start=2.0, end=3.0))
+    bad.broken.append(Broken(process="a", what="killed", start=4.0, end=float("inf")))
+    assert kinds(bad) == {kind}, "it had written it down long before"
+    bad.broken.append(Broken(process="a", what="killed", start=1.3, end=float("inf")))
     assert kinds(bad) == set(), "what it knew died with it"
+
+
+@pytest.mark.parametrize(("relay", "kind"), [(ONE, "P3 sent twice"), (TWO, "P12 given to a second relay")])
+def test_one_that_is_sent_again_while_its_answer_is_waited_for(relay: str, kind: str) -> None:
+    bad = ledger()
+    bad.dots = [dot(1.0, answered=400.0), dot(50.0, relay)]
+    assert kinds(bad, Terms(resends=1)) == {kind}
+    bad.dots = [dot(1.0, answered=float("inf"), given_up=400.0), dot(50.0, relay)]
+    bad.reported[0] = reported(relay=relay, uncertain=True)
+    assert kinds(bad, Terms(resends=1)) == {kind}
+
+
+def test_what_a_dead_process_knew_stands_in_its_journal() -> None:
+    bad = ledger()
+    bad.dots.append(dot(9.0, process="host/2"))
+    bad.dots[0] = dot(1.1, process="host/1", answered=1.2)
+    bad.broken.append(Broken(process="host/1", what="killed", start=1.25, end=float("inf")))
+    assert kinds(bad) == set()
+    assert kinds(bad, Terms(journal=True)) == {"P11 sent twice, though it was written down"}
+    bad.broken.append(Broken(process="host/2", what="frozen", start=3.0, end=9.0))
+    assert kinds(bad, Terms(journal=True)) == set(), "who was to read it could not"
 
 
 def test_one_whom_the_first_relay_did_not_take_may_go_to_a_second() -> None:
@@ -254,10 +321,10 @@ def test_one_whom_the_first_relay_did_not_take_may_go_to_a_second() -> None:
 def test_one_of_whom_nobody_knows_is_sent_to_as_often_as_was_agreed() -> None:
     found = ledger()
     found.reported[0] = reported(uncertain=True)
-    found.dots = [dot(1.0, answered=float("inf")), dot(2.0)]
+    found.dots = [dot(1.0, answered=float("inf"), given_up=1.1), dot(2.0)]
     assert kinds(found, Terms(resends=1)) == set()
     assert kinds(found, Terms(resends=0)) == {"P3 sent twice"}
-    found.dots.insert(1, dot(1.5, answered=float("inf")))
+    found.dots.insert(1, dot(1.5, answered=float("inf"), given_up=1.6))
     assert kinds(found, Terms(resends=1)) == {"P3 sent twice"}
 
 
@@ -266,7 +333,7 @@ def test_a_doubt_that_died_with_its_process_is_none_of_those_that_were_agreed() 
     found.reported[0] = reported(uncertain=True)
     found.dots = [
         dot(1.0, process="dead", answered=float("inf")),
-        dot(1.5, answered=float("inf")),
+        dot(1.5, answered=float("inf"), given_up=1.6),
         dot(2.0),
     ]
     found.broken.append(Broken(process="dead", what="killed", start=1.2, end=float("inf")))
@@ -291,7 +358,10 @@ def test_a_reply_that_is_not_obeyed() -> None:
     found.begun += [begun(7.9, process="b"), begun(61.0, TWO), begun(61.5, process="b"), begun(63.0)]
     assert kinds(found) == set()
     assert kinds(found, Terms(obeyed=Obeyed.ALL)) == {"P14 not obeyed"}
-    found.broken.append(Broken(process="b", what="frozen", start=1.0, end=62.0))
+    found.broken.append(Broken(process="a", what="killed", start=40.0, end=float("inf")))
+    found.broken.append(Broken(process="", what="the store is away", start=30.0, end=90.0))
+    assert kinds(found, Terms(obeyed=Obeyed.ALL)) == {"P14 not obeyed"}, "it was written down long before"
+    found.broken.insert(0, Broken(process="b", what="frozen", start=1.0, end=62.0))
     assert kinds(found, Terms(obeyed=Obeyed.ALL)) == set(), "it could not hear of it"
     found.begun.insert(1, begun(2.2))
     assert kinds(found) == {"P14 not obeyed"}

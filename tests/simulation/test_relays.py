@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ class Leave:
     token: str = "token"
     letter_id: str = "letter"
     told: Mapping[str, Result] | None = None
+    refusals: list[str] = field(default_factory=list)
 
     def begin(self) -> bool:
         return self.may_begin
@@ -38,7 +39,8 @@ class Leave:
         return self.may_dot
 
     def refused(self, results: Mapping[str, Result]) -> None:
-        pass
+        assert self.told is None, "refused behind the reply to its dot"
+        self.refusals += [f"{address} {each.phase}" for address, each in results.items()]
 
     def replied(self, results: Mapping[str, Result]) -> None:
         self.told = results
@@ -145,6 +147,16 @@ def test_what_it_says_of_a_domain_is_said_of_nobody_else(scenes: list[Scene]) ->
     assert verdicts(outcome) == [Verdict.ACCEPTED, Verdict.DEFERRED]
     assert [each.whom for each in scene.ledger.told] == ["@busy.test"]
     assert [each.recipients for each in scene.ledger.begun] == [("a@x.test", "b@busy.test")]
+
+
+@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.RCPT, Phase.DOT])
+def test_what_it_refuses_is_told_when_it_is_said(scenes: list[Scene], phase: Phase) -> None:
+    scene, permit = make(scenes, dot=60.0), Leave()
+    scene.relay.mood = Mood(says=replace(SLOW_DOWN, phase=phase), domain="busy.test")
+    scene.send(scene.open(), "a@x.test", "b@busy.test", permit=permit)
+    whom = ["b@busy.test"] if phase is Phase.RCPT else ["a@x.test", "b@busy.test"]
+    assert permit.refusals == [f"{each} {phase}" for each in whom]
+    assert (scene.ledger.told[0].reached < 1.0) is (phase is not Phase.DOT), "not at the transaction's end"
 
 
 def test_how_many_sessions_there_were_at_once_stands_in_the_ledger(scenes: list[Scene]) -> None:
