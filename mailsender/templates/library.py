@@ -274,7 +274,7 @@ class _Sources(jinja2.BaseLoader):
         try:
             loaded = sandbox.get_template(name)
             if name in self.imported:
-                _ = loaded.module  # it runs once, and not on the meter of the first letter
+                _ = loaded.module  # it sees no letter, so what is wrong with it is so now
         except TemplateError:
             raise
         except jinja2.TemplateSyntaxError as error:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from jinja2 import Undefined
+from jinja2 import Template, Undefined
 from jinja2.environment import TemplateModule
 from jinja2.runtime import BlockReference, LoopContext, Macro, TemplateReference
 from markupsafe import Markup
@@ -30,13 +30,15 @@ class Refusal(Exception):  # noqa: N818  it never leaves this package
 class Meter:
     """What one rendering has left. A step takes a microsecond, more or less."""
 
-    __slots__ = ("calls", "left", "limits")
+    __slots__ = ("calls", "left", "limits", "modules")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.left = limits.steps
         self.calls = limits.calls
 
+        self.modules: dict[Template, TemplateModule] = {}
+        """What was imported: a namespace in it is this rendering's, and no other letter's."""
     def spend(self, steps: int) -> None:
         """Counts `steps`.
 

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from jinja2 import (
     StrictUndefined,
+    Template,
     TemplateSyntaxError,
     Undefined,
     UndefinedError,
@@ -215,9 +216,24 @@ _METHODS: Mapping[type, frozenset[str]] = {
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = ImmutableSandboxedEnvironment.default_binop_table
 
 
+class _Source(Template):
+    """One source, compiled; what imports it gets it run anew in each rendering."""
+
+    def _get_default_module(self, ctx: Context | None = None) -> TemplateModule:  # noqa: ARG002  Jinja's signature
+        """What an import without context means.
+
+        Jinja runs it once for all letters, and what one of them put into a namespace would stand in the next.
+        """
+        modules = meter().modules
+        if self not in modules:
+            modules[self] = self.make_module()
+        return modules[self]
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """One language's environment for one kind of part: HTML, which is escaped, or text, which is not."""
 
+    template_class = _Source
     intercepted_binops = frozenset(_OPERATORS)
 
     def __init__(

@@ -190,6 +190,42 @@ def test_an_imported_template_sees_no_letter_and_costs_each_letter_the_same() ->
 
 # --- all of the time, all of the memory ----------------------------------------------------------------
 
+LINKS = """{% set n = namespace(urls=[]) %}
+{% macro link(url) %}{% set n.urls = n.urls + [url] %}[{{ n.urls|length }}]{% endmacro %}
+{% macro all() %}{{ n.urls|join(" ") }}{% endmacro %}"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% import 'links.txt' as links %}{{ links.link(url) }}{{ links.all() }}",
+        "{% from 'links.txt' import link, all %}{{ link(url) }}{{ all() }}",
+        "{% from 'links.txt' import n %}{% set n.urls = n.urls + [url] %}[1]{{ n.urls|join(' ') }}",
+        "{% import 'outer.txt' as links %}{{ links.link(url) }}{{ links.all() }}",
+    ],
+)
+def test_a_namespace_of_an_imported_template_begins_anew_with_each_letter(source: str) -> None:
+    """What one recipient's letter put into it would stand in the next one's."""
+    outer = template(
+        {
+            "outer.txt": "{% import 'links.txt' as links %}{% macro link(url) %}{{ links.link(url) }}{% endmacro %}"
+            "{% macro all() %}{{ links.all() }}{% endmacro %}"
+        }
+    )
+    one = compiled({"letter.txt": source}, template({"links.txt": LINKS}), outer)
+    assert [one.render({"url": url}).text for url in ("a", "b", "b")] == ["[1]a", "[1]b", "[1]b"]
+
+
+def test_all_imports_of_a_letter_share_one_namespace() -> None:
+    links = template({"links.txt": LINKS})
+    layout = template({"layout.txt": "{% import 'links.txt' as l %}{% block b %}{% endblock %}{{ l.all() }}"})
+    source = (
+        "{% extends 'layout.txt' %}{% block b %}{% import 'links.txt' as l %}{{ l.link(url) }}{% endblock %}"
+    )
+    one = compiled({"letter.txt": source}, links, layout)
+    assert [one.render({"url": url}).text for url in ("a", "b")] == ["[1]a", "[1]b"]
+
+
 FOREVER = {
     "loop": "{% for i in range(10**9) %}{% endfor %}",
     "loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
