@@ -315,7 +315,7 @@ def _amount(value: Any) -> Decimal:
         raise Refusal("this is no number") from None
     if not amount.is_finite() or (amount and not -MAX_PATTERN < amount.adjusted() < MAX_DIGITS):
         raise Refusal(f"a number has at most {MAX_DIGITS} digits before the point")
-    return amount
+    return amount or amount.copy_abs()  # a zero has no sign: -0.0 is equal to 0.0
 
 
 def _decimals(count: int) -> str:

@@ -488,6 +488,13 @@ LEAVES = st.one_of(
 )
 
 
+@pytest.mark.parametrize("filtered", ["money('EUR')", "number(1)", "percent"])
+def test_a_zero_has_no_sign_whichever_letter_came_before(filtered: str) -> None:
+    zeros = [html(f"{{{{ x|{filtered} }}}}", {"x": x}) for x in (-0.0, 0.0, "-0.00", "0.00")]
+    assert zeros[:2] == [zeros[2]] * 2 == [zeros[3]] * 2
+    assert "-" not in zeros[0]
+
+
 def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     operators = st.sampled_from(
         ["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is eq"]
