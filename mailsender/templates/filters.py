@@ -22,6 +22,7 @@ from jinja2.filters import FILTERS, do_indent
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
+from jinja2.utils import Namespace
 from markupsafe import Markup, escape
 
 from mailsender.templates.meter import CODE, Refusal, kind_of, meter
@@ -94,7 +95,7 @@ def _counted(
             if isinstance(each, CODE):
                 raise Refusal(f"{kind_of(each)} cannot be filtered")
             for _ in range(looks):
-                own.weigh(each)
+                own.weigh([each] if type(each) is Namespace else each)  # some write whatever they are given
         try:
             made = function(*args, **kwargs)
             if isinstance(made, Iterator):

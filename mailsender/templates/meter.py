@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Template, Undefined
 from jinja2.environment import TemplateModule
 from jinja2.runtime import BlockReference, LoopContext, Macro, TemplateReference
+from jinja2.utils import Namespace
 from markupsafe import Markup
 
 from mailsender.templates.template import Limits
@@ -36,9 +37,9 @@ class Meter:
         self.limits = limits
         self.left = limits.steps
         self.calls = limits.calls
-
         self.modules: dict[Template, TemplateModule] = {}
         """What was imported: a namespace in it is this rendering's, and no other letter's."""
+
     def spend(self, steps: int) -> None:
         """Counts `steps`.
 
@@ -53,7 +54,8 @@ class Meter:
         """Counts what it takes to compare, hash or write `value` whole.
 
         A list that holds another one twice weighs twice as much: lists made of themselves grow without
-        taking memory, until they are written.
+        taking memory, until they are written. So do namespaces in a list; one by itself is not looked into,
+        for neither a comparison nor a call does that.
 
         Raises:
             Refusal: there are not so many steps left, or it holds what is no data.
@@ -61,7 +63,7 @@ class Meter:
         kind = type(value)
         if kind is str or kind is Markup:
             self.spend(1 + len(value) // CHARACTERS_A_STEP)
-        elif kind in _CONTAINERS:
+        elif isinstance(value, _CONTAINERS):  # also what the filter groupby makes
             open_ = [value]
             while open_:
                 each = open_.pop()
@@ -74,6 +76,12 @@ class Meter:
                 elif isinstance(each, list | tuple):
                     self.spend(1 + len(each))
                     open_.extend(each)
+                elif kind is Namespace:
+                    inside = object.__getattribute__(
+                        each, "_Namespace__attrs"
+                    )  # all others are the template's
+                    self.spend(1 + len(inside))
+                    open_.extend(inside.values())
                 elif isinstance(each, CODE):
                     raise Refusal(f"{kind_of(each)} cannot be in a list or an object")
         else:
@@ -102,7 +110,7 @@ CODE: tuple[type, ...] = (
 """What templates call, and never write: Python would write some of it with an address in memory."""
 
 _VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
-_CONTAINERS = frozenset({list, tuple, dict})
+_CONTAINERS = (list, tuple, dict)
 _METER: ContextVar[Meter] = ContextVar("template_meter")
 
 meter: Callable[[], Meter] = _METER.get

@@ -134,6 +134,8 @@ def refused(source: str, *, part: str = "html", lines: int = 1) -> TemplateError
         "{% macro m() %}{% endmacro %}{{ 'x'|replace('x', m) }}",
         "{% for x in [1] %}{{ loop|string }}{% endfor %}",
         "{{ namespace|string }}{{ range|string }}",
+        "{{ namespace(f=keys.get)|string }}",
+        "{{ [namespace(f=namespace(g=keys.get))]|tojson }}",
     ],
 )
 def test_nothing_leads_out(source: str) -> None:
@@ -188,8 +190,6 @@ def test_an_imported_template_sees_no_letter_and_costs_each_letter_the_same() ->
     assert caught.value.variable == "secret"
 
 
-# --- all of the time, all of the memory ----------------------------------------------------------------
-
 LINKS = """{% set n = namespace(urls=[]) %}
 {% macro link(url) %}{% set n.urls = n.urls + [url] %}[{{ n.urls|length }}]{% endmacro %}
 {% macro all() %}{{ n.urls|join(" ") }}{% endmacro %}"""
@@ -226,6 +226,18 @@ def test_all_imports_of_a_letter_share_one_namespace() -> None:
     assert [one.render({"url": url}).text for url in ("a", "b")] == ["[1]a", "[1]b"]
 
 
+# --- all of the time, all of the memory ----------------------------------------------------------------
+
+NAMESPACES = (
+    "{% set n = namespace(v='') %}{% for i in range(20) %}{% set n.v = namespace(l=n.v, r=n.v) %}{% endfor %}"
+)
+"""In each other, each twice: a million of them, for whoever writes them."""
+GROUPS = (
+    "{% set w = words|join(' ') %}{% set a = w.split(' ')|groupby('0')|first %}"
+    "{% set b = w.split(' ')|groupby('0')|first %}"
+)
+"""Two equal ones, each of all the words, which begin alike."""
+
 FOREVER = {
     "loop": "{% for i in range(10**9) %}{% endfor %}",
     "loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
@@ -249,6 +261,15 @@ FOREVER = {
     "tuple as a key": "{% set x = (1, 1) %}" + "{% set x = (x, x) %}" * 40 + "{{ {x: 1} }}",
     "object of objects": "{% set x = {'a': 1} %}" + "{% set x = {'a': x, 'b': x} %}" * 40 + "{{ x|tojson }}",
     "list in a namespace": "{% set n = namespace(x=[1]) %}{% for i in numbers %}{% set n.x = [n.x, n.x] %}{% endfor %}",
+    "namespaces": NAMESPACES + "{{ n.v|string|length }}",
+    "namespaces as JSON": NAMESPACES + "{{ n.v|tojson|length }}",
+    "namespaces in HTML": NAMESPACES + "{{ n.v|e|length }}",
+    "namespaces in a list": NAMESPACES + "{{ [n.v]|string|length }}",
+    "namespaces of objects": NAMESPACES + "{{ {'a': namespace(b=[n.v])}|tojson|length }}",
+    "groups": GROUPS
+    + "{% for i in range(2000) %}{% if a == b and a == b and a == b %}{% endif %}{% endfor %}",
+    "groups, is equal": GROUPS
+    + "{% for i in range(2000) %}{% if a is eq b and a is eq b and a is eq b %}{% endif %}{% endfor %}",
     "captured": "{% for i in numbers %}{% set x %}{{ text }}{{ text }}{% endset %}{% endfor %}",
     "captured data": "{% set x %}{% for i in range(90000) %}" + "d" * 9000 + "{% endfor %}{% endset %}",
     "captured small data": "{% set x %}{% for i in range(99000) %}" + "d" * 250 + "{% endfor %}{% endset %}",
@@ -442,6 +463,7 @@ def test_a_table_of_a_thousand_rows_is_well_within_the_limits() -> None:
         ("{{ 'one two three'|truncate(7, leeway=0) }}", "one..."),
         ("{{ 'a b'|urlencode }} {{ 'ab'|title }} {{ 'ab'|length }} {{ [1, 2]|last }}", "a%20b Ab 2 2"),
         ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+        ("{% set n, o = namespace(n=1), namespace(n=2) %}{{ [n, o]|map(attribute='n')|join }}{{ (n|d(o)).n }}", "121"),
         ("{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, b=3) }}", "1213"),
         ("{% macro m() %}[{{ caller() }}]{% endmacro %}{% call m() %}x{% endcall %}", "[x]"),
         ("{% macro m() %}{% if caller is defined %}{{ caller() }}{% endif %}{% endmacro %}{{ m() }}{% call m() %}x{% endcall %}",
@@ -466,6 +488,13 @@ def test_what_templates_of_letters_need(source: str, expected: str) -> None:
     assert text(source) == expected
 
 
+@pytest.mark.parametrize("filtered", ["money('EUR')", "number(1)", "percent"])
+def test_a_zero_has_no_sign_whichever_letter_came_before(filtered: str) -> None:
+    zeros = [html(f"{{{{ x|{filtered} }}}}", {"x": x}) for x in (-0.0, 0.0, "-0.00", "0.00")]
+    assert zeros[:2] == [zeros[2]] * 2 == [zeros[3]] * 2
+    assert "-" not in zeros[0]
+
+
 def test_concatenated_and_joined_texts_are_escaped_as_jinja_does() -> None:
     variables = {"a": "<a>", "b": ["<b>", "&"]}
     assert html("{{ a ~ '<i>' }}", variables) == "&lt;a&gt;&lt;i&gt;"
@@ -486,13 +515,6 @@ LEAVES = st.one_of(
     st.integers(-3, 10**12).map(str),
     st.sampled_from(["'s'", "[]", "{}", "none", "true", "1.5", "'%s'", "'{}'"]),
 )
-
-
-@pytest.mark.parametrize("filtered", ["money('EUR')", "number(1)", "percent"])
-def test_a_zero_has_no_sign_whichever_letter_came_before(filtered: str) -> None:
-    zeros = [html(f"{{{{ x|{filtered} }}}}", {"x": x}) for x in (-0.0, 0.0, "-0.00", "0.00")]
-    assert zeros[:2] == [zeros[2]] * 2 == [zeros[3]] * 2
-    assert "-" not in zeros[0]
 
 
 def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
