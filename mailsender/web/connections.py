@@ -209,6 +209,15 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
+def went_on(request: web.BaseRequest) -> None:
+    """Say that a piece of a long answer was taken: who reads the rest is not stuck.
+
+    Only for an answer that is bounded otherwise: who reads a byte now and then would never be cut.
+    """
+    if isinstance(request.protocol, Connection):
+        request.protocol.moved_at = monotonic()
+
+
 def _moved_at(connection: Connection) -> float:
     return connection.moved_at
 

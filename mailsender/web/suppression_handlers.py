@@ -14,6 +14,7 @@ from mailsender.model.text import storable
 from mailsender.suppression.csv_text import BadFile, head, row
 from mailsender.suppression.port import Entry
 from mailsender.suppression.rules import BadEntry
+from mailsender.web.connections import went_on
 from mailsender.web.endpoints.suppressions import CSV, LONGEST_STREAM, SUPPRESSIONS
 from mailsender.web.handlers import _expected, _json, _let_come, _uncompressed
 from mailsender.web.operations import Operations
@@ -199,6 +200,7 @@ class SuppressionHandlers:
             await response.write(head().encode())
             while found:
                 await response.write("".join(map(row, found)).encode("utf-8", "replace"))
+                went_on(request)
                 found = await self._list.listed("", stream, after=found[-1].key, most=MOST)
         except BaseException:
             # What was written cannot be taken back: the caller has to see that the file is not whole.
