@@ -61,8 +61,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a lapsed slot is used all the same",
         file="sending/permit.py",
-        old="return self._may_use_slot(now) and not self.lost and not means.cut",
-        new="return not self.lost and not means.cut",
+        old="self.spent = self._may_use_slot(now) and not self.lost and not means.cut",
+        new="self.spent = not self.lost and not means.cut",
         kind="rated",
         finding="P5 too fast",
     ),
