@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.breaker import FIRST_WAIT, LAST_WAIT, MIXED_RUN, REMEMBERED, RUN, Breaker, Refusals
+from mailsender.routing.breaker import (
+    FIRST_WAIT,
+    LAST_WAIT,
+    MIXED_RUN,
+    MOST_REMEMBERED,
+    REMEMBERED,
+    RUN,
+    Breaker,
+    Refusals,
+)
 
 NO = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=554)
 
@@ -76,3 +85,18 @@ def test_what_is_remembered_is_bounded() -> None:
     assert refusals.others_taken_since(str(2 * REMEMBERED - 1))
     refusals.settled(str(2 * REMEMBERED - 1))
     assert not refusals.others_taken_since(str(2 * REMEMBERED - 1))
+
+
+def test_what_others_are_told_is_known_by_recipient_and_of_so_many_at_most() -> None:
+    refusals = Refusals()
+    refusals.remember("1", "ann")
+    refusals.taken(refusals.number)
+    refusals.remember("1", "bob")
+    assert refusals.others_taken_since("1", "ann")
+    assert not refusals.others_taken_since("1", "bob"), "the letter was taken for others before"
+    for number in range(MOST_REMEMBERED + 5):
+        refusals.remember("2", str(number))
+    assert "1" not in refusals.numbers
+    assert sum(map(len, refusals.numbers.values())) == refusals._size <= MOST_REMEMBERED
+    refusals.settled("2")
+    assert (refusals.numbers, refusals._size) == ({}, 0)
