@@ -5,6 +5,8 @@ Pure, given `now` in monotonic seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from mailsender.model.letter import Phase, Result
@@ -28,8 +30,14 @@ PUT_OFF_WAIT = 60.0
 REMEMBERED = 1000
 """Letters that are known to have been refused when nobody knew why."""
 
+MOST_REMEMBERED = 10 * REMEMBERED
+"""Their recipients, all together: some 2 MB."""
+
 FIRST_SILENCE, LAST_SILENCE = 60.0, 3600.0
 """Seconds after a second line about the same outage until a third one may follow; doubled each time."""
+
+NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
+"""The recipients of a letter that was not refused."""
 
 Words = tuple[Phase, int | None, str | None]
 """What refusals in a row have to have in common."""
@@ -126,16 +134,18 @@ class Breaker:
 class Refusals:
     """Letters refused in words that do not tell whether it is them or everybody, since one was last taken.
 
-    `number` counts them; `numbers` are those of letters that are on their way still. A letter that the relay
-    took says something about those refusals only that came before it was begun: what was under way already
-    tells nothing of a fault that began meanwhile.
+    `number` counts them; `numbers` are those of letters that are on their way still, by their recipients, and
+    by nobody's name for a letter as a whole. A letter that the relay took says something about those refusals
+    only that came before it was begun: what was under way already tells nothing of a fault that began
+    meanwhile.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._proved = 0
         self._runs: Final[dict[Words, set[str]]] = {}
-        self.numbers: Final[dict[str, int]] = {}
+        self.numbers: Final[dict[str, dict[str, int]]] = {}
+        self._size = 0  # of all of them together
 
     def note(self, letter_id: str, result: Result, recipient: str = "") -> bool:
         """One more; whether they are so many now that it is everybody.
@@ -148,12 +158,15 @@ class Refusals:
         self.remember(letter_id)
         return len(alike) >= RUN or len(set().union(*self._runs.values())) >= MIXED_RUN
 
-    def remember(self, letter_id: str) -> None:
+    def remember(self, letter_id: str, recipient: str = "") -> None:
         """Note when it was refused first."""
         self.number += 1
-        self.numbers.setdefault(letter_id, self.number)
-        while len(self.numbers) > REMEMBERED:
-            del self.numbers[next(iter(self.numbers))]
+        numbers = self.numbers.setdefault(letter_id, {})
+        if recipient not in numbers:
+            numbers[recipient] = self.number
+            self._size += 1
+        while len(self.numbers) > REMEMBERED or self._size > MOST_REMEMBERED:
+            self.settled(next(iter(self.numbers)))
 
     def taken(self, since: int) -> bool:
         """The relay took a letter that was begun at that number; whether no refusal is younger."""
@@ -163,14 +176,17 @@ class Refusals:
             self.end()
         return over
 
-    def others_taken_since(self, letter_id: str) -> bool:
-        """Whether the relay took others after it had refused this one: then it is about this one."""
-        number = self.numbers.get(letter_id)
+    def others_taken_since(self, letter_id: str, recipient: str = "") -> bool:
+        """Whether the relay took others after it had refused this one: then it is about this one.
+
+        That it took the letter for others before tells nothing: an account's limit begins at any moment.
+        """
+        number = self.numbers.get(letter_id, NOBODY).get(recipient)
         return number is not None and self._proved >= number
 
     def settled(self, letter_id: str) -> None:
         """The letter came to its end: nothing about it has to be remembered."""
-        self.numbers.pop(letter_id, None)
+        self._size -= len(self.numbers.pop(letter_id, NOBODY))
 
     def end(self) -> None:
         """The run is over: the relay took somebody, or is held."""

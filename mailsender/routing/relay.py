@@ -364,10 +364,10 @@ class Relay:
         self.uneasy = True
         return self.same_words.heard(address, result)
 
-    def refused(self, letter_id: str) -> None:
-        """It refused a letter for what that alone says; nobody else is concerned, but what follows tells."""
+    def refused(self, letter_id: str, recipient: str) -> None:
+        """It refused a letter for one who may be meant, or not: what follows tells."""
         self.uneasy = True
-        self.refusals.remember(letter_id)
+        self.refusals.remember(letter_id, recipient)
 
     def doubt(self, letter_id: str, result: Result, recipient: str = "") -> bool:
         """It refused a letter in words that may be meant for everybody; whether they are.

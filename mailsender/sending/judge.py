@@ -11,7 +11,7 @@ from mailsender.model.letter import Phase, Result, Verdict
 from mailsender.routing.reply_rule import BARS, Decision, Suppress
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
-from mailsender.sending.orders import obey, unasked
+from mailsender.sending.orders import obey
 from mailsender.sending.permit import some_taken
 from mailsender.sending.reply_rules import RULED, Action, When, as_deferred, as_refused, decide, ruled
 from mailsender.sending.scopes import Ordered, order
@@ -107,6 +107,8 @@ class Judge:
         reading: Reading,
     ) -> None:
         """Take in what was said of one recipient for whom nothing further is tried now."""
+        if action in DOUBTED and decision.doubted:
+            errand.relay.refused(errand.letter.id, address)
         if action is Action.HOLD or (action is Action.WEIGH and errand.relay.breaker.open):
             errand.results[address] = as_deferred(result)
             errand.idle.add(address)
@@ -116,8 +118,6 @@ class Judge:
             errand.doubtful[address] = reading.doubted = own
         elif action in RULED:
             errand.results[address] = as_deferred(result)
-            if decision.doubted:
-                errand.relay.refused(errand.letter.id)
             now = self._clock.monotonic()
             reading.obeyed = order(errand.relay, errand.mail, address, decision, now, obeyed=reading.obeyed)
             reading.rests = obey(errand, address, decision) or reading.rests
@@ -133,8 +133,6 @@ class Judge:
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
         else:
             errand.results[address] = as_deferred(result)
-            if decision.action is Action.DEFER or decision.orders:
-                errand.relay.refused(errand.letter.id)
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
 
     def _action(self, errand: Errand, address: str, decision: Decision, *, accepted: bool) -> Action:
@@ -148,19 +146,9 @@ class Judge:
         if action not in DOUBTED or not decision.doubted:
             return action
         # What a rule orders holds though others were taken along: they may have been the last ones.
-        others = (accepted and action not in BARS) or self._is_its_own(errand, address)
+        refusals = errand.relay.refusals
+        others = (accepted and action not in BARS) or refusals.others_taken_since(errand.letter.id, address)
         return decision.otherwise if others else action
-
-    @staticmethod
-    def _is_its_own(errand: Errand, address: str) -> bool:
-        """Whether the relay took others after it had refused the letter for this recipient.
-
-        That it took the letter for others before tells nothing: an account's limit begins at any moment.
-        """
-        if not errand.relay.refusals.others_taken_since(errand.letter.id):
-            return False
-        before = errand.letter.recipients[errand.places_of((address,))[0]].result
-        return before is not None and not unasked(before)
 
     def _learn(
         self, errand: Errand, part: tuple[str, ...], said: Said, *, again: Sequence[str], renew: bool

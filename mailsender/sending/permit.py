@@ -158,11 +158,11 @@ class Permit:
         if self.over is None or not self.rules:
             return
         now = self.means.clock.monotonic()
-        others = self.over.refusals.others_taken_since(self.letter_id)
+        refusals = self.over.refusals
         for address, result in results.items():
             decision = decide(self.rules, result)
-            if decision.doubted and others:
-                continue  # most likely it is about the letter, and is looked at more closely when all is said
+            if decision.doubted and refusals.others_taken_since(self.letter_id, address):
+                continue
             if decision.orders or decision.fewer_sessions:
                 self.obeyed = order(self.over, self.mail, address, decision, now, obeyed=self.obeyed)
 

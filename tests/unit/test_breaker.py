@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.breaker import FIRST_WAIT, LAST_WAIT, MIXED_RUN, REMEMBERED, RUN, Breaker, Refusals
+from mailsender.routing.breaker import (
+    FIRST_WAIT,
+    LAST_WAIT,
+    MIXED_RUN,
+    MOST_REMEMBERED,
+    REMEMBERED,
+    RUN,
+    Breaker,
+    Refusals,
+)
 
 NO = Result(verdict=Verdict.REFUSED, phase=Phase.RCPT, code=554)
 
@@ -92,3 +101,18 @@ def test_who_had_a_try_that_the_relay_ended_gives_back_nobody_elses() -> None:
     assert not breaker.take_try(100.0)
     breaker.give_back(second)
     assert breaker.take_try(100.0)
+
+
+def test_what_others_are_told_is_known_by_recipient_and_of_so_many_at_most() -> None:
+    refusals = Refusals()
+    refusals.remember("1", "ann")
+    refusals.taken(refusals.number)
+    refusals.remember("1", "bob")
+    assert refusals.others_taken_since("1", "ann")
+    assert not refusals.others_taken_since("1", "bob"), "the letter was taken for others before"
+    for number in range(MOST_REMEMBERED + 5):
+        refusals.remember("2", str(number))
+    assert "1" not in refusals.numbers
+    assert sum(map(len, refusals.numbers.values())) == refusals._size <= MOST_REMEMBERED
+    refusals.settled("2")
+    assert (refusals.numbers, refusals._size) == ({}, 0)

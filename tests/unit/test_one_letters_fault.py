@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from mailsender.model.letter import Phase, Result, Status, Verdict
-from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Then
+from mailsender.routing.reply_rule import Action, ReplyRule, Scope, Then, scope_key
 from mailsender.sending.reply_rules import When, decide
 from tests.dispatching import letter, running, until
 from tests.relays import ACCEPTED, FakeRelay
@@ -67,6 +68,23 @@ async def test_who_made_a_relay_stop_comes_when_others_were_tried() -> None:
             "r2",
             "r3",
         ]
+
+
+@pytest.mark.asyncio
+async def test_that_it_rested_in_between_makes_nobody_forget_that_it_was_refused() -> None:
+    relay = FakeRelay(answer=poisoned(DENIED))
+    async with running(relay, senders=1, rules=[rule(Action.STOP, Scope.SENDER)], max_attempts=2) as scene:
+        await scene.queue.insert([letter(0, "poison@example.test")])
+        scene.dispatcher.nudge()
+        await until(scene.known.limiter.orders)
+        longer = decide([rule(Action.WAIT, Scope.SENDER)], DENIED)
+        key = scope_key(Scope.SENDER, sender="s@example.test")
+        scene.known.obey(replace(longer, seconds=1.5), key, scene.settler._clock.monotonic())
+        await scene.queue.insert([letter(1)])
+        scene.dispatcher.nudge()
+        await scene.settled(2)
+        tries = [each.recipients for each in relay.sent].count(("poison@example.test",))
+        assert tries in {3, 4}, "it stopped its sender once, and once more if it came before the other one"
 
 
 @pytest.mark.asyncio
