@@ -319,12 +319,15 @@ class Route:
         return max(0, full - len(self.backlog))
 
     def target(self) -> int:
-        """How many letters can be sent within `AHEAD`."""
+        """How many letters can be sent within `AHEAD`, by all rates of the relays."""
         now = self._clock.monotonic()
         self._pace.note(self._claimed, now)
         self._claimed = 0
         target = max(2 * self.senders, self._pace.rate * AHEAD)
-        allowances = [relay.limiter.allowance for relay in self.relays]
-        if all(each.letters for each in allowances):
-            target = min(target, sum(each.rate * AHEAD + each.burst for each in allowances))
+        limits = [
+            [each.rate * AHEAD + each.burst for each in relay.limiter.rates if each.letters]
+            for relay in self.relays
+        ]
+        if all(limits):
+            target = min(target, sum([min(each) for each in limits]))
         return math.ceil(target)
