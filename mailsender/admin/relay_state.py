@@ -11,7 +11,7 @@ from mailsender.model.letter import now_ms
 from mailsender.model.queue_stats import RouteStats
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
-from mailsender.ratelimit.order import RELAY, Order
+from mailsender.ratelimit.order import RELAY, Order, destination
 from mailsender.routing.pool import HANGS
 from mailsender.routing.relay import Relay
 from mailsender.routing.route import Route
@@ -91,7 +91,10 @@ def orders_of(relay: Relay) -> dict[str, Order]:
     A destination with limits of its own has its order there, and its pattern is the scope.
     """
     found = {each.key: each for each in relay.limiter.orders()}
-    return found if relay.destinations is None else found | relay.destinations.orders()
+    if relay.destinations is None:
+        return found
+    others = {key: each for key, each in found.items() if not key.startswith(destination(""))}
+    return others | relay.destinations.orders()
 
 
 def route_states(routes: Sequence[Route], counts: Mapping[str, RouteStats] | None) -> list[dict[str, Any]]:

@@ -47,10 +47,16 @@ def _narrowest(limiters: Mapping[str, Limiter], domain: str) -> Limiter | None:
     return found
 
 
+def _domain_in(key: str) -> str:
+    """The domain that an order is about."""
+    return key.partition(":")[2]
+
+
 class Destinations:
     """Limiters of a relay by the domains that they are for; ``*.domain`` is for all below one, together.
 
-    `relay` is the limiter of all of it, which has the orders of destinations without limits of their own.
+    `relay` is the limiter of all of it, which has the orders of all destinations: they hold whatever limits
+    there are later. Those of one with limits its own limiter has, too, and while it does its slots keep them.
     `make` makes the limiter of a pattern.
     """
 
@@ -60,14 +66,11 @@ class Destinations:
         self._make = make
         self._clock = clock
         self._limiters: dict[str, Limiter] = {}
-        self._given_up: dict[str, Limiter] = {}  # what was ordered there holds on
         self._made: dict[str, Limiter] = {}
         self._changed = asyncio.Event()
 
     def __bool__(self) -> bool:
-        if self.limited or not self._given_up:  # each letter asks, and few relays have given any up
-            return self.limited
-        return any(each.ordered for each in self._given_up.values())
+        return self.limited
 
     def change(self, rates: Mapping[str, Rates]) -> None:
         """Keep to these from now on, all of a pattern's rates. What is known of a pattern stays."""
@@ -78,9 +81,8 @@ class Destinations:
                 self._made[pattern] = self._make(pattern, each)
         self._limiters = {pattern.lower(): self._made[pattern] for pattern in rates}
         self.limited = bool(self._limiters)
-        self._given_up = {each.lower(): made for each, made in self._made.items() if each not in rates}
-        for limiter in self._given_up.values():
-            limiter.forget_turns()
+        for pattern in self._made.keys() - rates.keys():
+            self._made[pattern].forget_turns()
         self._changed.set()
 
     def of(self, domain: str) -> Limiter | None:
@@ -120,23 +122,33 @@ class Destinations:
     def order(self, domain: str, order: Order) -> None:
         """Obey what a reply asks for a destination: the slots of one that has some are slowed exactly."""
         own = self.of(domain)
-        (own or self._relay).order(order.of(RELAY if own is not None else destination(domain)))
+        self._relay.order(order.of(destination(domain)), quietly=own is not None)
+        if own is not None:
+            own.order(order.of(RELAY))
 
     def held(self, domain: str, now: float) -> tuple[Order, float] | None:
         """By what nothing may begin to a domain, and for how many seconds; `now` is monotonic."""
+        own = self._slowed(domain)
+        limiter, key = (self._relay, destination(domain)) if own is None else (own, RELAY)
+        order = limiter.held(key, now)
+        return None if order is None else (order, limiter.left(key, now))
+
+    def _slowed(self, domain: str) -> Limiter | None:
+        """The limiter of a domain, if something is ordered there: its slots keep it exactly."""
         own = self.of(domain)
-        before = _narrowest(self._given_up, domain) if self._given_up else None
-        for limiter, key in ((self._relay, destination(domain)), (own, RELAY), (before, RELAY)):
-            order = None if limiter is None else limiter.held(key, now)
-            if limiter is not None and order is not None:
-                return order, limiter.left(key, now)
-        return None
+        return own if own is not None and own.ordered and own.orders() else None
 
     def orders(self) -> dict[str, Order]:
-        """What holds for patterns that have limits of their own, by its scope for people."""
-        several = self._given_up | self._limiters
-        found = ((pattern, each.orders()) for pattern, each in several.items())
-        return {destination(pattern): each[0].of(destination(pattern)) for pattern, each in found if each}
+        """What holds for destinations, by its scope for people: of those with limits by their pattern."""
+        found = {key: each for key, each in self._ordered() if self._slowed(_domain_in(key)) is None}
+        for pattern, limiter in self._limiters.items():
+            for each in limiter.orders():
+                found[destination(pattern)] = each.of(destination(pattern))
+        return found
+
+    def _ordered(self) -> list[tuple[str, Order]]:
+        """The orders of destinations that the relay's limiter has."""
+        return [(each.key, each) for each in self._relay.orders() if each.key.startswith(destination(""))]
 
     async def lift(self, domain: str) -> bool:
         """End what was ordered for a domain, or for the pattern of limits that it has; whether there was any.
@@ -144,9 +156,11 @@ class Destinations:
         Raises:
             Unavailable: the store is away; it holds on.
         """
-        lifted = await self._relay.lift(destination(domain))
-        for own in (self.of(domain), _narrowest(self._given_up, domain)):
-            lifted = (own is not None and await own.lift(RELAY)) or lifted
+        own = self.of(domain)
+        with_it = {key for key, _ in self._ordered() if own is not None and self.of(_domain_in(key)) is own}
+        lifted = own is not None and await own.lift(RELAY)
+        for key in sorted(with_it | {destination(domain)}):
+            lifted = await self._relay.lift(key) or lifted
         return lifted
 
     # --- slots -----------------------------------------------------------------------------------

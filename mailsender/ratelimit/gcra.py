@@ -483,7 +483,7 @@ def _lay(
         want=request.want if pace else 0,
         cursors=cursors,
         steps=steps,
-        lags=[each.lag for each in windows],
+        lags=[each.lag if pace == 1 else 0.0 for each in windows],
     )
 
 

@@ -153,6 +153,11 @@ class Limiter:
         self._reckon()
 
     @property
+    def rates(self) -> tuple[Allowance, ...]:
+        """All that hold."""
+        return (self.allowance, *self.further)
+
+    @property
     def waiting(self) -> int:
         """Senders that wait for a slot."""
         return len(self._waiters) if self._turns is None else len(self._turns)
@@ -231,16 +236,17 @@ class Limiter:
 
     # --- what was ordered ------------------------------------------------------------------------
 
-    def order(self, order: Order) -> None:
+    def order(self, order: Order, *, quietly: bool = False) -> None:
         """Obey what a reply asks for, here at once, and have it written down for all replicas.
 
-        Its times are epoch seconds on this process's clock. It holds though the store is away.
+        Its times are epoch seconds on this process's clock. It holds though the store is away. `quietly`: the
+        log has it from elsewhere.
         """
         now, epoch = self._clock.monotonic(), self._clock.epoch()
         order = order.checked()
         if self._unpaced and order.key == RELAY and order.factor < 1 and not order.spacing:
             order = replace(order, spacing=self._pace.spacing(now))
-        if self._standing.add(order, now, epoch):
+        if self._standing.add(order, now, epoch) and not quietly:
             log.warning(
                 "relay_ordered",
                 relay=self.name,

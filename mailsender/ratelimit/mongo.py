@@ -195,7 +195,7 @@ def _grant(
             step=document["step"],
             starts=tuple(document["starts"]),
             steps=steps,
-            lags=tuple(each.lag for each in windows),
+            lags=tuple(document["lags"]),
         ),
         extra=int(document["extra"]) if request.extra else 0,
     )

@@ -6,8 +6,8 @@ to the last bit; the contract suite holds them against each other. Times in the 
 - `next`, `further`, `used`, `day`, `members`, `spent`, `counting`, `counted`: see `gcra.Cursor`.
 - `order`: what was ordered for the relay. `orders`: for other scopes, an array. `version`: a number that
   changes with them, so that a lease need not bring them all.
-- `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `day_end`, `extra`: of the last lease, for its
-  reply.
+- `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `lags`, `day_end`, `extra`: of the last lease,
+  for its reply.
 """
 
 from __future__ import annotations
@@ -137,11 +137,16 @@ def _laying(request: SlotRequest) -> list[Stage]:
         {"$set": {"first": {"$max": [{"$max": "$cursors"}, {"$subtract": ["$now", depth]}, resumed]}}},
         {
             "$set": {
-                "starts": [
-                    {"$max": [_at("cursors", place), {"$subtract": ["$first", windows[place].lag]}]}
-                    for place in places
-                ],
+                "lags": [{"$cond": [{"$eq": ["$pace", 1]}, each.lag, 0.0]} for each in windows],
                 "reach": {"$subtract": [horizon, "$first"]},
+            }
+        },
+        {
+            "$set": {
+                "starts": [
+                    {"$max": [_at("cursors", place), {"$subtract": ["$first", _at("lags", place)]}]}
+                    for place in places
+                ]
             }
         },
         {
@@ -233,24 +238,24 @@ def _moving(request: SlotRequest) -> list[Stage]:
     }
     taken = "$taken" if request.extra else "$count"
     moved: Stage = {
-        "next": _following(0, windows[0].lag),
+        "next": _following(0),
         "used": {"$add": ["$used", taken]},
         **({f"members.{member}": kept} if member else {}),
     }
     for place, each in enumerate(windows[1:], 1):
-        moved[f"further.{each.name}"] = _following(place, each.lag)
+        moved[f"further.{each.name}"] = _following(place)
     if request.rolling:
         moved["spent"] = {"$cond": [taken, _spent(request.allowance.quota_period, taken), "$spent"]}
     # Rates that are none any more are forgotten.
     return [{"$unset": ["further"]}, {"$set": moved}]
 
 
-def _following(place: int, lag: float) -> Stage:
+def _following(place: int) -> Stage:
     """The pipeline of `windows.Laid.following`."""
     step = _at("steps", place)
     moved = {"$add": [_at("starts", place), {"$multiply": ["$count", step]}]}
     last = {"$multiply": [{"$subtract": ["$count", 1]}, "$step"]}
-    pulled = {"$add": [{"$add": [{"$subtract": ["$first", lag]}, last]}, step]}
+    pulled = {"$add": [{"$add": [{"$subtract": ["$first", _at("lags", place)]}, last]}, step]}
     return {"$cond": [{"$gte": [step, "$step"]}, moved, {"$max": [moved, pulled]}]}
 
 
@@ -295,7 +300,8 @@ def reading_the_time() -> list[Stage]:
 def mending() -> list[Stage]:
     """What is left of a cursor when all is taken out that cannot be counted with."""
     numbers = ("until", "factor", "then_until", "step", "spacing", "at")
-    bucket = {"$and": [_is_number("$$this.by"), _is_number("$$this.count")]}
+    texts = ("key", "rule", "said")
+    bucket = {"$and": [_counts("$$this.by"), _counts("$$this.count")]}
     return [
         {"$set": {"now": _seconds("$$NOW")}},
         {
@@ -308,7 +314,12 @@ def mending() -> list[Stage]:
                 "spent": {"$cond": [{"$isArray": "$spent"}, _those("$spent", bucket), []]},
                 "order": {
                     "$cond": [
-                        {"$and": [_counts(f"$order.{each}") for each in numbers]},
+                        {
+                            "$and": [
+                                *(_counts(f"$order.{each}") for each in numbers),
+                                *({"$eq": [{"$type": f"$order.{each}"}, "string"]} for each in texts),
+                            ]
+                        },
                         "$order",
                         "$$REMOVE",
                     ]

@@ -320,7 +320,7 @@ class Route:
         return max(0, full - len(self.backlog))
 
     def target(self) -> int:
-        """How many letters can be sent within `AHEAD`."""
+        """How many letters can be sent within `AHEAD`, by all rates of the relays."""
         now = self._clock.monotonic()
         self._pace.note(self._claimed, now)
         self._claimed = 0

@@ -95,6 +95,29 @@ async def test_a_cursor_that_holds_what_is_none_is_mended(slots: Any, garbage: d
         assert (await slots.lease(wish(10, QUOTA, "me"))).count <= 4, "what was used of the quota stays"
 
 
+_NUMBERS = dict.fromkeys(("until", "then_until", "spacing", "at"), 1.0) | {"factor": 0.5, "step": 15.0}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"order": _NUMBERS},
+        {"order": {**_NUMBERS, "key": RELAY, "rule": None, "said": "450"}},
+        {"spent": [{"by": 4102444800.0, "count": math.nan}, {"by": math.nan, "count": 1}]},
+        {"spent": [{"by": math.inf, "count": math.inf}, {"by": "soon"}, 5]},
+    ],
+)
+@only(*MONGO)
+async def test_orders_and_buckets_that_are_none_are_mended(slots: Any, garbage: dict[str, Any]) -> None:
+    request = wish(3, replace(QUOTA, quota_period=3600.0), "me")
+    await slots.lease(request)
+    good = await slots._slots.find_one({"_id": "cursor"})
+    if "spent" in garbage:  # in a bucket that counts
+        garbage = {"spent": [{"by": good["spent"][0]["by"], "count": math.nan}, *garbage["spent"]]}
+    await slots._slots.replace_one({"_id": "cursor"}, {**good, **garbage})
+    assert (await slots.lease(request)).count == 3
+
+
 async def test_slots_are_consecutive_and_given_once(slots: SlotStore) -> None:
     grants = await asyncio.gather(*(slots.lease(wish(20, FAST)) for _ in range(5)))
     taken = sorted(time for grant in grants for time in times(grant))

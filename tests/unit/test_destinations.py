@@ -28,7 +28,7 @@ from mailsender.sending.errand import Errand
 from mailsender.sending.orders import own_times, spare
 from mailsender.sending.sender import Sender
 from tests.clocks import ManualClock
-from tests.dispatching import Scene, known_relay, letter
+from tests.dispatching import Scene, known_relay, letter, until
 from tests.dispatching import running as dispatching
 from tests.relays import ACCEPTED, FakeRelay, FakeSession
 from tests.unit.test_gcra import most_in_a_period
@@ -142,15 +142,57 @@ async def test_what_was_ordered_holds_on_where_a_destination_has_limits_no_more(
     stage.destinations.order("a.example.org", order(stage.clock.epoch() + 40))
     stage.destinations.change({})
     now = stage.clock.monotonic()
-    assert stage.destinations, "somebody has to look"
+    assert stage.relay.ordered, "somebody has to look"
     assert stage.destinations.of("gmail.com") is None
-    held = [stage.destinations.held(domain, now) for domain in ("gmail.com", "b.example.org", "example.org")]
-    assert [each and round(each[1]) for each in held] == [30, 40, None]
-    assert sorted(stage.destinations.orders()) == ["destination:*.example.org", "destination:gmail.com"]
+    domains = ("gmail.com", "a.example.org", "b.example.org", "example.org")
+    held = [stage.destinations.held(domain, now) for domain in domains]
+    # Of those below a domain that had limits together it is the one that the relay named.
+    assert [each and round(each[1]) for each in held] == [30, 40, None, None]
+    assert sorted(stage.destinations.orders()) == ["destination:a.example.org", "destination:gmail.com"]
     async with stage.running():
         await stage.destinations.lift("gmail.com")
     assert stage.destinations.held("gmail.com", now) is None
     assert stage.destinations.limiters == {}
+
+
+def test_what_was_ordered_holds_where_a_narrower_pattern_has_limits_now() -> None:
+    stage = Stage()
+    stage.destinations.order("a.example.org", order(stage.clock.epoch() + 30))
+    stage.destinations.change({"*.Example.org": rate(1), "a.example.org": rate(5)})
+    now = stage.clock.monotonic()
+    assert stage.destinations.of("a.example.org") is stage.limiters["a.example.org"]
+    assert stage.destinations.held("a.example.org", now) is not None
+    assert stage.destinations.held("b.example.org", now) is not None, "its slots rest together with those"
+    assert set(stage.destinations.orders()) == {"destination:a.example.org", "destination:*.example.org"}
+
+
+@pytest.mark.asyncio
+async def test_what_was_ordered_is_known_after_a_start_with_other_limits() -> None:
+    stage = Stage()
+    async with stage.running():
+        stage.destinations.order("a.example.org", order(stage.clock.epoch() + 30))
+        await until(lambda: not stage.relay._standing.unwritten)
+    relay = Limiter(stage.store, RELAY_RATE, stage.clock, backlog=int, watch=True)
+    later = Destinations(relay, stage._made, stage.clock)
+    later.change({})
+    stop = asyncio.Event()
+    running = asyncio.create_task(relay.run(stop))
+    await until(lambda: relay.knows)
+    stop.set()
+    await running
+    assert later.held("a.example.org", stage.clock.monotonic()) is not None
+
+
+def test_the_second_step_of_an_order_is_kept_where_limits_are_no_more() -> None:
+    stage = Stage()
+    end = stage.clock.epoch() + 30
+    stage.destinations.order("gmail.com", replace(order(end), factor=0.5, then_until=end + 600))
+    stage.clock.forward(60)
+    moments = [stage.clock.monotonic() + step / 10 for step in range(400)]
+    assert not any(stage.destinations.held("gmail.com", each) for each in moments), "its slots keep it"
+    stage.destinations.change({})
+    held = sum(stage.destinations.held("gmail.com", each) is not None for each in moments)
+    assert held == pytest.approx(200, abs=5)
 
 
 @pytest.mark.asyncio
@@ -176,7 +218,7 @@ async def test_a_destination_with_limits_is_held_by_its_own() -> None:
         with pytest.raises(NoSlots):
             await stage.acquire("gmail.com")
         assert await stage.acquire("other.example")
-        assert stage.relay.orders() == []
+        assert list(stage.destinations.orders()) == ["destination:gmail.com"]
 
 
 @pytest.mark.asyncio

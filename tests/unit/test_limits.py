@@ -201,6 +201,23 @@ def test_what_goes_out_lies_between_the_rates_of_replicas_whose_rates_differ(
     assert 95 < most_in_a_period(begun, 3600.0) <= most + 1
 
 
+def test_no_rate_has_anything_in_hand_while_an_order_holds() -> None:
+    """What a slower one had from before would go in a burst, right after the relay asked for less."""
+    clock = ManualClock()
+    store = MemorySlotStore(clock)
+    rates = Allowance(letters=14, period=1.0), Allowance(letters=1000, period=3600.0, burst=100)
+    request = SlotRequest(want=100, allowance=rates[0], further=rates[1:])
+    done(store.lease(replace(request, want=1)))
+    clock.forward(3600)
+    now = clock.epoch()
+    order = Order(key=RELAY, rule="r", said="450", until=now + 10, factor=0.5, then_until=now + 600)
+    done(store.order(order, now))
+    clock.forward(10)
+    assert done(store.lease(request)).count == 1
+    clock.forward(2 * rates[1].step - AHEAD)
+    assert done(store.lease(request)).count == 1
+
+
 def test_a_slow_rate_that_is_no_more_is_not_waited_for() -> None:
     clock = ManualClock()
     store = MemorySlotStore(clock)

@@ -188,6 +188,16 @@ def test_slots_are_leased_for_the_letters_that_will_want_them() -> None:
     assert {name: waiting_for(name, [stage.route]) for name in "ab"} == {"a": 9, "b": 3}
 
 
+def test_no_more_is_at_hand_than_the_slowest_rate_lets_go() -> None:
+    stage = Stage()
+    relay = stage.relays["a"] = known_relay(FakeRelay(), stage.clock, sessions=PoolLimits(sessions=20))
+    alone = made(route("alone", "a"), stage.relays, stage.clock)
+    slow, fast = Allowance(letters=1, period=3600.0), Allowance(letters=50, period=1.0, burst=9)
+    for rates in ((fast, slow), (slow, fast)):
+        relay.limiter.change(rates[0], rates[1:])
+        assert alone.target() == 2, "one at once, and a part of the next"
+
+
 def test_what_blocks_it_is_told_of_each_relay() -> None:
     stage = Stage()
     assert stage.route.blocked_because() == ""
