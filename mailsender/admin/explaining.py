@@ -79,7 +79,7 @@ class Explaining:
     ) -> ExplainedView:
         letter = found.letter
         case = _Case(self._replica, found)
-        whole = list(case.whole(ahead)) if letter.status is Status.AWAITING else []
+        whole = list(case.whole(ahead)) if letter.status is Status.AWAITING else list(case.here())
         people = [case.addressee(each, entries.get(each.address)) for each in _open(letter)[:MOST_RECIPIENTS]]
         return _view(
             found,
@@ -148,6 +148,7 @@ class _Case:
         if due is not None and due.timestamp() > now:
             text = f"It is due at {time_of(due.timestamp())}{_because(letter)}"
             yield Obstacle(kind=Kind.DUE, text=text, until=due.timestamp())
+        yield from self.here()
         for leg in legs.values():
             yield from of_window(leg.way.route, self._now)
         if legs and all(leg.blocked for leg in legs.values()):
@@ -157,6 +158,21 @@ class _Case:
             more = "at least " if ahead >= MOST_AHEAD else ""
             text = f"Of its route {more}{counted(ahead, 'letter')} in the queue go first, at its rate."
             yield Obstacle(kind=Kind.BEHIND, text=text)
+
+    def here(self) -> Iterator[Obstacle]:
+        """What keeps this replica from sending anything, while it may have the letter."""
+        replica, letter = self._replica, self._letter
+        if letter.status is not Status.AWAITING and replica.in_flight.token(letter.id) is None:
+            return
+        journal, claims = replica.parts.journal.trouble, replica.dispatcher.condition.text
+        if replica.state == "draining":
+            yield Obstacle(kind=Kind.HERE, text="This replica stops, and begins to send nothing more.")
+        if journal:
+            text = f"This replica cannot write its journal, and sends nothing until it can: {journal}."
+            yield Obstacle(kind=Kind.HERE, text=text)
+        if claims:
+            text = f"This replica gets no letters out of the queue: {claims}."
+            yield Obstacle(kind=Kind.HERE, text=text)
 
     def addressee(self, recipient: Recipient, entry: Entry | None) -> AddresseeView:
         """One recipient: which relay is next, and what is about it alone; `entry` is what suppresses it."""

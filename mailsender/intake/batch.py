@@ -26,6 +26,7 @@ from mailsender.intake.schema import FIELDS, NO_ID, LetterIn, Limits, is_id, tok
 from mailsender.intake.spelling import as_documented
 from mailsender.message.attachments import Keep, by_ref
 from mailsender.message.canonical import canonical
+from mailsender.message.headers import MAX_VALUE
 from mailsender.message.mail import KEYS, Mail, read
 from mailsender.message.values import BadKey, kind, says
 from mailsender.model.address import BadAddress, parse_address
@@ -362,7 +363,19 @@ def _mail(fields: dict[str, Any], limits: Limits, keep: Keep = ref_of) -> str:
         # Behind the others, whose places are told where one of them is wrong; these are good ones.
         fields["Addresses"] = [*blind, *mail.shown]
     written = canonical(given, mail)
-    return json.dumps(written, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if written else ""
+    if not written:
+        return ""
+    _check_subject(fields.get("Subject"))
+    return json.dumps(written, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _check_subject(subject: object) -> None:
+    """Refuse one that is too long to stand beside further keys.
+
+    One beside the original's keys alone is written as the original wrote it, at any length.
+    """
+    if isinstance(subject, str) and len(subject) > MAX_VALUE:
+        raise BadKey("Subject", f"has {len(subject)} characters; {MAX_VALUE} are allowed beside further keys")
 
 
 def _not_allowed(mail: Mail, limits: Limits) -> Iterator[BadKey]:

@@ -86,6 +86,8 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
     author = mail.author or known.sender
     authors = None if author is None else (_person(mail.author_of(author)),)
     recipients = tuple(Person(mail.names.get(each, ""), each) for each in letter.everybody)
+    unsubscribe = _unsubscribe(letter, mail)
+    listed = bool(mail.unsubscribe or mail.unsubscribe_of)
     return _clipped(
         View(
             now=known.now,
@@ -95,14 +97,14 @@ def view_of_letter(letter: Letter, mail: Mail, known: Surroundings) -> View:
             subject=letter.subject,
             return_domain=_return_domain(mail, known),
             signers=known.signing(authors[0].domain) if authors and known.signing else None,
-            unsubscribe=_list_unsubscribe(mail.unsubscribe),
-            one_click="List-Unsubscribe=One-Click" if mail.unsubscribe and mail.unsubscribe.one_click else "",
+            unsubscribe=_list_unsubscribe(unsubscribe),
+            one_click="List-Unsubscribe=One-Click" if unsubscribe and unsubscribe.one_click else "",
             html=letter.body if letter.body or mail.text is None else None,
             text=mail.text or (known.text_of(letter.body) if known.text_of else None),
             attachments=tuple(
                 Attached(each.name, each.content_type, each.content_id) for each in mail.attachments
             ),
-            bulk=bulk_because(_told(mail), len(recipients), known.bulk),
+            bulk=bulk_because(_told(mail, listed=listed), len(recipients), known.bulk),
         )
     )
 
@@ -111,10 +113,16 @@ def _person(mailbox: Mailbox) -> Person:
     return Person(mailbox.name, f"{mailbox.address.local}@{mailbox.address.domain}")
 
 
-def _told(mail: Mail) -> dict[str, str]:
-    """The headers of its own by which a letter may say that it is bulk."""
+def _unsubscribe(letter: Letter, mail: Mail) -> Unsubscribe | None:
+    """How its recipients leave the list; who has the least stands for all."""
+    ways = [mail.unsubscribe_of.get(each, mail.unsubscribe) for each in letter.everybody]
+    return min(ways, key=lambda way: (way is not None, way is not None and way.one_click), default=None)
+
+
+def _told(mail: Mail, *, listed: bool) -> dict[str, str]:
+    """The headers of its own by which a letter may say that it is bulk; `listed`: one is List-Unsubscribe."""
     values = {each.name.lower(): each.value for each in mail.further}
-    if mail.unsubscribe is not None:
+    if listed:
         values["list-unsubscribe"] = ""
     return values
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from mailsender.message.compose import Composer
-from mailsender.message.headers import Mailbox
+from mailsender.message.headers import MAX_VALUE, Mailbox
 from mailsender.message.mail import NO_CONTENTS, Mail, read
 from mailsender.message.mime import NeedsSmtputf8, compose
 from mailsender.message.parts import Base64
@@ -113,7 +113,7 @@ class LetterComposer:
                 cannot be shown that address.
             ValueError: the message cannot be made, as by a header that is none, with the reason.
         """
-        if not letter.mail and (self._text_of is None or not self._text_of(letter.body)):
+        if not letter.mail and not self._gets_text(letter):
             return self._plain.compose(letter, eight_bit=eight_bit, date=date)
         mail = self.mail(letter)
         words = Rendered(letter.subject, letter.body, mail.text)
@@ -138,6 +138,15 @@ class LetterComposer:
                 raise
             raise OnePersonsFault(str(error)) from error
         return made.octets()
+
+    def _gets_text(self, letter: Letter) -> bool:
+        """Whether a letter without further keys is given a text part.
+
+        One whose subject is longer than is allowed beside them goes as it would without that setting.
+        """
+        if self._text_of is None or len(letter.subject) > MAX_VALUE:
+            return False
+        return bool(self._text_of(letter.body))
 
     def mail(self, letter: Letter) -> Mail:
         """What the further keys of a letter say.

@@ -241,7 +241,10 @@ def _mailboxes(key: str, value: object) -> tuple[Mailbox, ...]:
     several = of_type(key, value, list, "an array of strings")
     if len(several) > MAX_SHOWN:
         raise BadKey(key, f"holds {len(several)} addresses; {MAX_SHOWN} are allowed")
-    return tuple(_mailbox(f"{key}[{place}]", each) for place, each in enumerate(several))
+    made = tuple(_mailbox(f"{key}[{place}]", each) for place, each in enumerate(several))
+    named: dict[str, Any] = {"reply_to" if key == "ReplyTo" else key.lower(): made}
+    checked(key, lambda: Head(author=_NOBODY, **named))
+    return made
 
 
 def _one_or_several(key: str, value: object) -> tuple[Mailbox, ...]:

@@ -29,6 +29,7 @@ class Kind(StrEnum):
 
     EXPIRED = "expired"  # its time to be sent is over
     ROUTE = "route"  # it waits on a route that is not its own, or is none
+    HERE = "here"  # this replica sends nothing, whatever it is
     DUE = "due"  # its own time, or a recipient's, is to come
     WINDOW = "window"  # the route does not send at this time
     AWAY = "away"  # the relay cannot be reached, or is not reached yet

@@ -118,6 +118,8 @@ class Compiled:
     def _one_line(self, text: str) -> str:
         subject = text.strip()
         fault = header_fault(subject)
+        if len(subject) > self._limits.subject:
+            fault = f"has {len(subject)} characters; {self._limits.subject} are allowed"
         if fault:
             raise TemplateError(f"the subject {fault}", template=self._sources[Part.SUBJECT].label)
         return subject

@@ -64,7 +64,7 @@ class Meter:
         if kind is str or kind is Markup:
             self.spend(1 + len(value) // CHARACTERS_A_STEP)
         elif isinstance(value, _CONTAINERS):  # also what the filter groupby makes
-            open_ = [value]
+            open_: list[Any] = [value]
             while open_:
                 each = open_.pop()
                 kind = type(each)

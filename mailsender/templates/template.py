@@ -79,6 +79,8 @@ class Limits:
     """Sources in a row, each named by the one before it."""
     output: int = 1024 * 1024
     """Bytes of each rendered part: a Kafka record is a megabyte."""
+    subject: int = 8_000
+    """Characters of a rendered subject: as `mailsender.message.headers.MAX_VALUE`."""
     steps: int = 200_000
     """What a rendering may do (`meter.Meter`): a table of 1,000 rows with two amounts in each takes half."""
     calls: int = 20

@@ -14,6 +14,7 @@ _CLOSED = ConfigDict(frozen=True, extra="forbid")
 Kinds = Literal[
     "expired",
     "route",
+    "here",
     "due",
     "window",
     "away",
@@ -38,12 +39,12 @@ class ObstacleView(BaseModel):
 
     kind: Kinds = Field(
         description="`expired`: its time to be sent is over. `route`: it waits on one that is none, or not"
-        " its own. `due`: a time of its own is to come. `window`: the route sends at other times. `away`: the"
-        " relay cannot be reached. `breaker`: the relay refuses everybody's letters. `order`: a relay's reply"
-        " asked to wait. `turn`: the limits of the recipient's domain are reached. `quota`: it is used up."
-        " `sessions`: other replicas have all of them. `slots`: MongoDB gives none, or too late. `sender`:"
-        " the relay takes no mail from it. `suppressed`: nothing is sent to the recipient. `behind`: other"
-        " letters go first."
+        " its own. `here`: this replica sends nothing now; others may. `due`: a time of its own is to come."
+        " `window`: the route sends at other times. `away`: the relay cannot be reached. `breaker`: the relay"
+        " refuses everybody's letters. `order`: a relay's reply asked to wait. `turn`: the limits of the"
+        " recipient's domain are reached. `quota`: it is used up. `sessions`: other replicas have all of"
+        " them. `slots`: MongoDB gives none, or too late. `sender`: the relay takes no mail from it."
+        " `suppressed`: nothing is sent to the recipient. `behind`: other letters go first."
     )
     text: str = Field(description="The same as a sentence.")
     until: datetime | None = Field(

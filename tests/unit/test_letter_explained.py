@@ -15,6 +15,7 @@ from mailsender.admin.operations import ReplicaOperations
 from mailsender.app import build
 from mailsender.cli.letter_way import list_told, told
 from mailsender.intake.batch import Fault
+from mailsender.journal.port import NoJournal
 from mailsender.model.errors import Unavailable
 from mailsender.model.handling import Handling
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Settlement, Status, Verdict
@@ -130,6 +131,28 @@ async def test_nothing_stands_in_the_way(scene: Scene) -> None:
     (person,) = found.recipients
     assert (person.address, person.next_relays, person.obstacles) == ("r1@example.test", ["own"], [])
     assert (found.ahead, found.obstacles) == (0, [])
+
+
+async def test_what_keeps_the_whole_replica_from_sending(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await scene.put(1)
+    scene.replica.dispatcher.condition.set("not authorized to update", 0.0)
+    full = NoJournal()
+    full.trouble = "No space left on device"
+    monkeypatch.setattr(scene.replica, "parts", replace(scene.replica.parts, journal=full))
+    monkeypatch.setattr(scene.replica, "state", "draining")
+    found = await scene.ask(asked)
+    assert found.says[2:] == [
+        "This replica stops, and begins to send nothing more.",
+        "This replica cannot write its journal, and sends nothing until it can: No space left on device.",
+        "This replica gets no letters out of the queue: not authorized to update.",
+    ]
+    assert [each.kind for each in found.obstacles] == ["here"] * 3
+    (claimed,) = (await scene.queue.claim(1, token := token_of(), "default")).letters
+    assert (await scene.ask(claimed)).obstacles == [], "another replica has it"
+    monkeypatch.setattr(scene.replica.in_flight, "token", lambda _: token)
+    assert [each.kind for each in (await scene.ask(claimed)).obstacles] == ["here"] * 3
 
 
 async def test_weights_and_what_goes_first(scene: Scene) -> None:

@@ -49,6 +49,10 @@ MAILING = {
     "ListUnsubscribe": LEAVE,
 }
 
+OF_EACH = [{"Address": f"a{n}@example.com", "ListUnsubscribe": LEAVE} for n in range(60)]
+"""As many as are bulk, each with a way of its own to leave."""
+CLICKLESS = {"Address": "c@example.com", "ListUnsubscribe": {"Mail": "leave@example.org"}}
+
 HEAD = {
     "Date": "Sun, 29 Nov 2026 11:00:00 +0000",
     "From": "Example <mail@example.org>",
@@ -132,9 +136,11 @@ BROKEN: Mapping[str, tuple[bytes, ...]] = {
     "unsubscribe": (
         mailing(ListUnsubscribe=None),
         letter(Addresses=[f"a{number}@example.com" for number in range(MANY)]),
+        letter(Addresses=[*OF_EACH, "b@example.com"]),
         message(List_ID="<news.example.org>"),
     ),
     "unsubscribe-click": (
+        letter(Addresses=[*OF_EACH, CLICKLESS], Body=MAILING["Body"]),
         mailing(ListUnsubscribe={"Mail": "leave@example.org"}),
         mailing(ListUnsubscribe={"URL": "http://example.org/leave"}),
         message(List_Unsubscribe="<https://example.org/leave>"),
@@ -145,7 +151,7 @@ BROKEN: Mapping[str, tuple[bytes, ...]] = {
             List_Unsubscribe_Post="List-Unsubscribe=One-Click",
         ),
     ),
-    "unsubscribe-link": (mailing(Body=HTML),),
+    "unsubscribe-link": (mailing(Body=HTML), letter(Addresses=OF_EACH[:2])),
     "no-text": (letter(TextBody=None), letter(TextBody=" \n")),
     "empty": (letter(Body="<p> </p>", TextBody=None), message(body="")),
     "clipped": (letter(Body=HTML + "<p>more words</p>" * 7000),),
@@ -220,7 +226,11 @@ FINE: Mapping[str, tuple[bytes, ...]] = {
     "line-end": (message().replace(b"\r\n", b"\n"),),
     "line-long": (message(body="x" * 998),),
     "octets": (message(body="Ваш заказ"), message(Subject="=?utf-8?B?0JLQsNGI?=")),
-    "unsubscribe": (mailing(), letter(Addresses=[f"a{number}@example.com" for number in range(MANY - 1)])),
+    "unsubscribe": (
+        mailing(),
+        letter(Addresses=OF_EACH, Body=MAILING["Body"]),
+        letter(Addresses=[f"a{number}@example.com" for number in range(MANY - 1)]),
+    ),
     "unsubscribe-click": (mailing(), mailing(ListUnsubscribe=LEAVE | {"Mail": "leave@example.org"})),
     "unsubscribe-signed": (
         message(

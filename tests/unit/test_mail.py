@@ -585,6 +585,43 @@ def test_a_text_part_is_made_of_html_that_has_none_beside_it() -> None:
         assert made[name] == plain[name]
 
 
+MANY = [f"{chr(0x1F600) * 256} <a{n}@example.test>" for n in range(100)]
+"""Each of 1.4 KB in a header."""
+
+
+@pytest.mark.parametrize(
+    ("keys", "named", "text"),
+    [
+        ({"Subject": "x" * 8001, "TextBody": "t"}, "Subject", "has 8001 characters; 8000 are allowed beside"),
+        ({"Subject": "x" * 8001, "Template": "t"}, "Subject", "has 8001 characters; 8000 are allowed beside"),
+        ({"To": MANY}, "To", "cannot be sent: the header To would have"),
+        ({"Cc": MANY}, "Cc", "cannot be sent: the header Cc would have"),
+        ({"ReplyTo": MANY}, "ReplyTo", "cannot be sent: the header Reply-To would have"),
+    ],
+)
+def test_what_is_too_long_for_a_header_is_refused_when_it_comes(
+    keys: dict[str, Any], named: str, text: str
+) -> None:
+    """And not when it is sent, hours later."""
+    (fault,) = faults([{"Addresses": ["a@example.test"], **keys}])
+    assert fault.field == named
+    assert text in fault.text
+
+
+@pytest.mark.parametrize("keys", [{}, {"Personal": False, "TextBody": ""}, {"Stream": "news"}])
+@pytest.mark.parametrize("subject", ["x" * 9000, "word " * 40_000 + "end", "слово " * 9_000])
+def test_a_subject_of_any_length_goes_out_beside_the_keys_of_the_original(
+    keys: dict[str, Any], subject: str
+) -> None:
+    """As before there were others; also where a text part is made of the HTML of those that can have one."""
+    element = {"Subject": subject, "Body": "<p>x</p>", "Addresses": ["a@example.test"], **keys}
+    letter = read_letter(element, ORIGIN, None, LIMITS, now=NOW)
+    assert (letter.status, letter.mail) == (Status.AWAITING, "")
+    plain = Composer("Robot", "robot@example.test").compose(letter, eight_bit=True, date=NOW)
+    for composer in (LetterComposer("Robot", "robot@example.test"), WITH_TEXT):
+        assert composer.compose(letter, eight_bit=True, date=NOW) == plain
+
+
 def test_a_text_of_the_publishers_own_stays() -> None:
     letter = taken({"TextBody": "own"})
     made = read(WITH_TEXT.compose(letter, eight_bit=True, date=NOW))

@@ -99,6 +99,8 @@ def test_the_originals_defaults_are_kept(environment: Any) -> None:
         ("SMTP_QUOTA_TIMEZONE", "Mars/Olympus"),
         ("SMTP_QUOTA_TIMEZONE", "../../etc/passwd"),
         ("SMTP_FROM", "nobody"),
+        ("SMTP_FROM", "x" * 257 + " <a@example.test>"),
+        ("SMTP_FROM", "Shop\u2028Ltd <a@example.test>"),
         ("SMTP_FROM", "a@example.test, b@example.test"),
         ("SMTP_FROM", "A\nBcc: x@example.test <a@example.test>"),
         ("KAFKA_BROKERS", ","),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailsender.message.headers import MAX_VALUE
 from mailsender.templates.files import read_files
 from mailsender.templates.library import Library
 from mailsender.templates.template import (
@@ -667,3 +668,12 @@ def test_limits_are_settable() -> None:
     with pytest.raises(TemplateError, match="more than 10 bytes"):
         compiled({"letter.txt": "ä" * 6}, limits=Limits(source=10))
     assert Part("txt") is Part.TEXT
+
+
+def test_a_subject_is_no_longer_than_a_header_may_be() -> None:
+    assert Limits().subject == MAX_VALUE
+    files = {"letter.subject": "{{ x }}", "letter.txt": "t"}
+    assert render(files, {"x": "x" * MAX_VALUE}).subject == "x" * MAX_VALUE
+    with pytest.raises(TemplateError, match="the subject has 8001 characters; 8000 are allowed") as caught:
+        render(files, {"x": "x" * (MAX_VALUE + 1)})
+    assert caught.value.template == "letter.subject"

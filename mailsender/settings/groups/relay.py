@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, SecretStr, field_validator
 
 from mailsender.intake.schema import Senders
+from mailsender.message.compose import BadHeader
+from mailsender.message.headers import Mailbox
 from mailsender.model.address import BadAddress, parse_address
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.settings.key_files import key_files
@@ -234,9 +236,13 @@ def check_sender(settings: RelaySettings) -> None:
     if len(getaddresses([text])) > 1:
         raise ValueError(f"SMTP_FROM: one address is needed ({name} gives several)")
     try:
-        parse_address(settings.sender[1])
+        address = parse_address(settings.sender[1])
     except BadAddress as error:
         raise ValueError(f"SMTP_FROM: an address is needed ({name} does not give one: {error})") from None
+    try:
+        Mailbox(settings.sender[0], address)
+    except BadHeader as error:
+        raise ValueError(f"SMTP_FROM: {error}") from None
 
 
 _OF_TOKENS = (
