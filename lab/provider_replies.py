@@ -49,9 +49,8 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
     ("ses", "421 Too many concurrent SMTP connections", "greeting", SLOW, RELAY, 30.0),
     ("ses", "454 Temporary authentication failure", "auth", WAIT, RELAY, MINUTE),
     ("ses", "535 Authentication Credentials Invalid", "auth", STOP, RELAY, HOUR),
-    ("ses", "530 Authentication required", "mail", STOP, RELAY, HOUR),
+    ("ses", "530 Authentication required", "auth", STOP, RELAY, HOUR),
     ("ses", "554 Sending paused for this account. Please contact AWS.", "dot", STOP, RELAY, HOUR),
-    ("ses", "554 Access denied: User `arn:aws:iam` is not authorized to perform", "dot", STOP, RELAY, HOUR),
     (
         "google",
         "421 4.7.28 Gmail has detected an unusual rate of email with the same Message-ID header",
@@ -118,8 +117,9 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
     ("google", "452 4.2.2 The recipient's inbox is out of storage space.", "rcpt", WAIT, RECIPIENT, 4 * HOUR),
     ("google", "552 5.2.2 The recipient's inbox is out of storage and inactive.", "rcpt", FAIL, RECIPIENT, 0),
     ("google", "452 4.5.3 Your message has too many recipients.", "rcpt", SPLIT, RECIPIENT, 0),
-    ("google", "550 5.4.5 Daily user sending limit exceeded.", "dot", SWITCH, RELAY, HOUR),
-    ("google", "550 5.4.5 Daily SMTP relay limit exceeded for user.", "rcpt", SWITCH, RELAY, HOUR),
+    ("google-relay", "550 5.4.5 Daily user sending limit exceeded.", "dot", SWITCH, SENDER, HOUR),
+    ("google-relay", "550 5.4.5 Daily SMTP relay limit exceeded for user.", "rcpt", SWITCH, SENDER, HOUR),
+    ("google-user", "550 5.4.5 Daily user sending limit exceeded.", "dot", SWITCH, RELAY, HOUR),
     ("google", "550 5.7.1 Daily SMTP relay limit exceeded for customer.", "dot", SWITCH, RELAY, HOUR),
     (
         "google",
@@ -156,6 +156,27 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
         RELAY,
         HOUR,
     ),
+    (
+        "microsoft365",
+        "554 5.2.0 STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; Failed to"
+        " process message due to a permanent exception with message Cannot submit message.",
+        "dot",
+        STOP,
+        SENDER,
+        HOUR,
+    ),
+    (
+        "microsoft365",
+        "554 5.2.0 STOREDRV.Submission.Exception:OutboundSpamException; Failed to process message due to a"
+        " permanent exception with message WASCL UserAction verdict is not None. Actual verdict is Suspend",
+        "dot",
+        STOP,
+        RELAY,
+        HOUR,
+    ),
+    ("microsoft365", "550 5.1.8 Access denied, bad outbound sender", "dot", STOP, RELAY, HOUR),
+    ("microsoft365", "550 5.7.501 Access denied, spam abuse detected", "dot", STOP, RELAY, HOUR),
+    ("microsoft365", "550 5.7.502 Access denied, banned sender", "rcpt", STOP, RELAY, HOUR),
     *(
         ("microsoft365", f"550 5.2.{code} Continuous errors", "dot", STOP, RELAY, HOUR)
         for code in range(251, 256)
@@ -277,6 +298,15 @@ _SAID: Final[tuple[tuple[str, str, str, Action, Scope, float], ...]] = (
         STOP,
         RELAY,
         HOUR,
+    ),
+    (
+        "mailgun",
+        "421 Domain sandbox1.mailgun.org is not allowed to send: Sandbox subdomains are for test purposes"
+        " only. Please add your own domain or add the address to authorized recipients in Account Settings.",
+        "data",
+        RETRY,
+        RECIPIENT,
+        0,
     ),
     ("mailgun", "550 5.7.1 Relaying denied", "rcpt", STOP, RELAY, HOUR),
     ("mailgun", "535 5.7.0 Mailgun is not loving your login or password", "auth", STOP, RELAY, HOUR),

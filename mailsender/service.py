@@ -7,7 +7,8 @@ The order in which it stops (promise P6), and why each step stands where it does
 3. No more claims; what no sender has begun goes back, so that another replica can send it now.
 4. Senders finish their letter. At the deadline a session before its dot is cut (deferred, no attempt
    counted); one after it is uncertain.
-5. Outcomes are settled: only then can nothing be sent twice. What refusals told is written behind them.
+5. Outcomes are settled: only then can nothing be sent twice. Nobody claims any more what is over and ends it.
+   What refusals told is written behind them.
 6. Reports are published and marked: they tell what step 5 made durable.
 7. Slots go back, so that the other replicas have them.
 8. The heartbeat ends: not earlier, or letters would be given away under steps 4 to 6.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -98,6 +99,10 @@ BARE_EVERY, BARE = 10.0, 500
 
 LATE_EVERY, LATE = 2.0, 500
 """The same for letters whose time to be sent is over."""
+
+REMEMBER_EVERY, REMEMBERED = 3600.0, 20
+"""Seconds at most between two looks for letters that have to be remembered until they are reported, and how
+many entries of the outbox are looked at in one go: each names up to a thousand of them."""
 
 
 @dataclass(slots=True)
@@ -226,6 +231,7 @@ class Replica:
         expiry = Expiry(parts.queue, self.in_flight, self.settler)
         chores = (
             Chore("expired", expiry.sweep, LATE, LATE_EVERY),
+            Chore("unreported", parts.queue.remember, REMEMBERED, _remember_every(settings)),
             Chore("bodies", parts.queue.drop_bodies, BARE, BARE_EVERY),
             Chore("blobs", parts.blobs.sweep, SWEPT, SWEEP_EVERY),
         )
@@ -250,7 +256,6 @@ class Replica:
             settler=self.settler,
             composer=composer,
             schedules={route.name: route.retry for route in self.routes},
-            max_recipients=min(relay.policy.max_recipients for relay in self.relays),
             chance=chance,
         )
         self.dispatcher = Dispatcher(
@@ -462,9 +467,10 @@ class Replica:
         told = forbidden = False
         while not self._stop.is_set():
             try:
-                await self.parts.queue.open()
-                await self.parts.blobs.open()
-                await self.heartbeat.begin()
+                opening = await self._unless_stopped(self._open_stores())
+                if opening is None:
+                    return False
+                opening.result()
             except Unavailable as error:
                 # That there is a server is one piece of news, that it does not let us in another.
                 if not told or (isinstance(error, Forbidden) and not forbidden):
@@ -480,15 +486,27 @@ class Replica:
                 return True
         return False
 
+    async def _open_stores(self) -> None:
+        await self.parts.queue.open()
+        await self.parts.blobs.open()
+        await self.heartbeat.begin()
+
+    async def _unless_stopped(self, asking: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+        """What is over, however it ended; None when a stop came first, and it was called off."""
+        work = asyncio.create_task(asking)
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            work.cancel()  # means nothing to one that is over
+        await asyncio.wait({work})
+        return None if work.cancelled() else work
+
     async def _recover(self) -> bool:
         """Settle what dead processes left, before anything is claimed; False when a stop came first."""
-        work = asyncio.ensure_future(self.recovery.run())
-        stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
+        work = await self._unless_stopped(self.recovery.run())
+        if work is None:
             return False
         error = work.exception()
         if error is not None:
@@ -516,6 +534,7 @@ class Replica:
         step("senders")
         await deadline.bound(self.dispatcher.finish, lambda: deadline.work_left)
         step("settle")
+        await self._ended("tidier", deadline, lambda: deadline.left * 0.2)
         await self._return_lost(deadline)
         if not await deadline.bound(self.settler.flush, lambda: deadline.left * 0.7):
             unclean.append(f"outcomes were not written in time: {self.settler.condition.text or 'too slow'}")
@@ -535,7 +554,6 @@ class Replica:
                 await self._ended(f"destinations {relay.name}", deadline, lambda: deadline.left)
                 await self._within(relay.destinations.close(), max(LEAST, deadline.left), "slots")
         step("heartbeat")
-        await self._ended("tidier", deadline, lambda: deadline.left)
         await self._ended("heartbeat", deadline, lambda: deadline.left)
         await self._within(self.heartbeat.end(), max(LEAST, deadline.left), "heartbeat")
         self.summary.last()
@@ -547,14 +565,13 @@ class Replica:
         await deadline.bound(self._doubts_can_be_settled, lambda: deadline.left * 0.3)
         try:
             async with asyncio.timeout(max(LEAST, deadline.left * 0.3)):
-                lost = await self.dispatcher.return_lost()
+                await self.dispatcher.lost_claims.give_back()
         except (TimeoutError, Unavailable):
-            self.progress.unclean.append(doubt)
+            if self.in_flight.in_doubt:
+                self.progress.unclean.append(doubt)
             return
-        if lost:
-            log.info("lost_claims_returned", letters=lost)
         # While MongoDB has not answered for a while again, it may still carry out what it was told before.
-        if self.dispatcher.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
+        if self.in_flight.in_doubt and not self.heartbeat.health.steady(self.clock.monotonic()):
             self.progress.unclean.append(doubt)
 
     async def _doubts_can_be_settled(self, timeout: float) -> bool:
@@ -563,7 +580,7 @@ class Replica:
         A replica that is stopped just after MongoDB changed its primary else leaves letters under its name.
         """
         until = self.clock.monotonic() + timeout
-        while self.dispatcher.in_doubt:
+        while self.in_flight.in_doubt:
             now = self.clock.monotonic()
             left = self.heartbeat.health.steady_in(now)
             if left == 0.0 or now + left > until:
@@ -631,6 +648,11 @@ def text_of_html(settings: Settings) -> Callable[[str], str | None] | None:
     from mailsender.message.plain_text import plain_text  # noqa: PLC0415  as said
 
     return plain_text
+
+
+def _remember_every(settings: Settings) -> float:
+    """Seconds between two looks for letters whose reports are late: several have to fit into their time."""
+    return min(REMEMBER_EVERY, settings.mongodb_retention / 8)
 
 
 def _reporter_config(settings: Settings) -> ReporterConfig:

@@ -63,6 +63,7 @@ class Broker:
             self.members.remove(member)
             if was_reader and self.reader is not None:
                 self.reader.at = self.committed
+                self.reader.generation += 1
                 self.reader.news.set()
 
 
@@ -74,6 +75,7 @@ class Source:
 
     def __init__(self, broker: Broker, process: Process) -> None:
         self.process = process
+        self.generation = 0
         self.news = asyncio.Event()
         self.at = 0
         self._broker = broker
@@ -83,6 +85,7 @@ class Source:
         if self.process.dead:
             return
         self.at = self._broker.committed
+        self.generation += 1
         self._broker.members.append(self)
 
     async def fetch(self, timeout: float) -> list[Record]:

@@ -29,6 +29,7 @@ class FakeSource:
         self.on_idle: Callable[[], None] = lambda: None
         self.trouble = ""
         self.lost = 0
+        self.generation = 0
 
     async def open(self) -> None:
         self.calls.append("open")
@@ -75,6 +76,7 @@ class FakeOwner:
         self.room = room
         self.nudges = 0
         self.claims: list[Claim] = []
+        self.lost: list[str] = []
 
     async def fresh_claims(self, letters: Sequence[Letter]) -> list[FreshClaim]:
         if not self.room:
@@ -88,6 +90,9 @@ class FakeOwner:
         mine = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLAIMED]
         self.claims.append(Claim(token=claim.token, letters=tuple(mine)))
         self.room -= len(mine)
+
+    def lose_fresh(self, claims: Sequence[FreshClaim]) -> None:
+        self.lost += [each.token for each in claims]
 
     def nudge(self) -> None:
         self.nudges += 1

@@ -47,12 +47,12 @@ class DryRun:
         self._replica = replica
         self._now = now_ms(replica.clock.epoch())
         self._room = MAX_BYTES
+        self._breath = Breath()
 
     async def of(self, elements: Sequence[Mapping[str, Any]], *, alone: bool) -> DryRunView:
         """What would become of the elements of a batch, or of one that comes `alone`."""
         found: list[Fault] = []
         shown: list[DryLetterView] = []
-        breath = Breath()
         for index, element in enumerate(elements):
             wrong = faults([element], self._replica.limits, self._replica.placing.denies)
             if not wrong and len(shown) < MAX_LETTERS:
@@ -67,7 +67,7 @@ class DryRun:
             found += [replace(fault, index=index) for fault in wrong]
             if len(found) >= MAX_FAULTS:
                 break
-            await breath.taken()
+            await self._breath.taken()
         return DryRunView.model_construct(
             letters=len(elements),
             faults=[located(fault, alone=alone) for fault in found[:MAX_FAULTS]],
@@ -88,11 +88,12 @@ class DryRun:
         route = next(each for each in self._replica.routes if each.name == letter.route)
         contents = {ref: Base64.of([content]) for ref, content in brought.by_ref.items()}
         taken = await self._replica.blobs.take([ref for ref in mail.refs if ref not in contents])
+        contents |= taken.contents
+        messages: list[DryMessageView] = []
         try:
-            messages = [
-                self._message(letter, person, {**contents, **taken.contents}, filling)
-                for person in people[:MAX_MESSAGES]
-            ]
+            for person in people[:MAX_MESSAGES]:
+                messages.append(self._message(letter, person, contents, filling))
+                await self._breath.taken()  # one may take as long as a rendering may
         finally:
             self._replica.blobs.give_back(taken)
         return DryLetterView.model_construct(

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from mailsender.admin.relay_state import orders_of
+from mailsender.model.address import folded
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import now_ms
 from mailsender.model.text import cleaned
@@ -50,7 +51,8 @@ class Lifting:
         there = {each.name: each for each in replica.relays}
         if relay not in there:
             raise NoOrder(f"there is no such relay; there are {', '.join(there)}")
-        key = scope.strip().lower()[:MOST_KEY]
+        kind, mark, name = scope.strip().partition(":")
+        key = f"{kind.lower()}{mark}{folded(name)}"[:MOST_KEY]
         if not _is_scope(key):
             raise NoOrder(f"there is no such scope; there are {SCOPES}, as status shows them")
         found = _ended_with(key, orders_of(there[relay]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from mailsender.app import build_relays
@@ -17,6 +18,7 @@ from mailsender.settings.file.relays import RelayTable
 from mailsender.settings.links import in_file, links_of
 from mailsender.settings.relays import plan_of
 from mailsender.smtp.connect import SmtpConfig
+from mailsender.smtp.credentials import TokenEndpoint
 from mailsender.smtp.hosts import is_whole
 from mailsender.smtp.of_file import file_words
 
@@ -42,6 +44,7 @@ def judge_file(settings: Settings) -> Iterator[Finding]:
         if name not in taken:
             yield Finding(part="settings", level="warning", text=f"relays.{name}: no route leads to it")
     yield from _untaken(settings)
+    yield from _renewed_twice(links)
     if not settings.smtp_host and DEFAULT not in taken and settings.smtp_password.get_secret_value():
         text = "SMTP_PASSWORD is set, and SMTP_HOST is not: nobody is told it"
         yield Finding(part="settings", level="warning", text=text)
@@ -63,6 +66,23 @@ def _untaken(settings: Settings) -> Iterator[Finding]:
             f" that name no other sender wait there; name {service} in `from`, or give it another relay"
         )
         yield Finding(part="settings", level="warning" if elsewhere else "error", text=text)
+
+
+def _renewed_twice(links: Mapping[str, SmtpConfig]) -> Iterator[Finding]:
+    """Relays that keep their refresh tokens in one file, of which each takes and replaces the other's."""
+    sharing: defaultdict[str, list[str]] = defaultdict(list)
+    for name, link in links.items():
+        tokens = link.credentials.tokens
+        if isinstance(tokens, TokenEndpoint) and tokens.refresh_file:
+            sharing[tokens.refresh_file].append(name)
+    for path, names in sharing.items():
+        if len(names) > 1:
+            text = (
+                f"relays {', '.join(names)}: all have their refresh token in {path}, and an endpoint may take"
+                " each one only once, and end all of them when it comes again; give each relay a token, and a"
+                " file, of its own"
+            )
+            yield Finding(part="settings", level="error", text=text)
 
 
 def _in_the_open(relay: RelayTable) -> Iterator[str]:

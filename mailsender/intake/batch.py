@@ -245,6 +245,11 @@ def read_batch(
     if plain is not None and len(plain) > limits.letters:
         raise NotABatch(f"it holds {len(plain)} letters; {limits.letters} are allowed")
     elements = decode(value, limits) if plain is None else plain
+    if key and len(key) * len(elements) > limits.keys:
+        raise NotABatch(
+            f"its key of {len(key)} bytes would stand in each of its {len(elements)} letters; {limits.keys}"
+            " bytes are allowed in all of them together"
+        )
 
     def letters() -> Iterator[Letter]:
         for index, element in enumerate(elements):
@@ -435,14 +440,13 @@ def _differ(key: str, one: Any, other: Any) -> bool:
 
 def _placed(error: BadKey, published: object) -> BadKey:
     """The same error; where it is about what stands beside an address, it says beside which."""
+    if error.beside is None or not isinstance(published, list):
+        return error
     where = error.key.split(".")
-    inner = "Name" if where[0] == "Names" else where[1] if where[0] == "Addresses" and len(where) > 1 else ""
-    for place, each in enumerate(published if inner and isinstance(published, list) else ()):
-        if isinstance(each, dict) and each.get(inner) is not None:
-            try:
-                read({"Template": "t", "Personal": True, _BESIDE[inner]: {"": each[inner]}})
-            except BadKey as own:
-                return BadKey(f"Addresses[{place}].{inner}", own.text)
+    inner = "Name" if where[0] == "Names" else where[1]
+    for place, each in enumerate(published):
+        if isinstance(each, dict) and each["Address"] == error.beside and says(inner, each.get(inner)):
+            return BadKey(f"Addresses[{place}].{inner}", error.text)
     return error
 
 

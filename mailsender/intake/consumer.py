@@ -58,8 +58,9 @@ ASK_AGAIN = 30.0
 """Seconds of filling letters in after which the source is asked, so that the group keeps us: 20,000 letters
 with a costly template take an hour, and a member is put out after five minutes of silence."""
 
-BREATH = 64
-"""Letters decoded before the senders' sessions get a turn: about a millisecond of CPU time."""
+BREATH = 0.001
+"""Seconds of decoding before the senders' sessions get a turn: a letter takes some 10 µs, and a hundred
+milliseconds with thousands of addresses."""
 
 
 class Owner(Protocol):
@@ -73,6 +74,10 @@ class Owner(Protocol):
         self, claims: Sequence[FreshClaim], letters: Sequence[Letter], found: Sequence[Inserted]
     ) -> None:
         """Take those that were stored under these claims, whatever happened meanwhile."""
+        ...
+
+    def lose_fresh(self, claims: Sequence[FreshClaim]) -> None:
+        """Nobody will say what was stored under these claims."""
         ...
 
     def nudge(self) -> None:
@@ -218,12 +223,13 @@ class Intake:
         self._dead_letters = DeadLetters(queue, sink, topic=config.dead_letter_topic, clock=clock)
         self._stopping: asyncio.Task[Any]  # from the start of `run`
         self._storing: asyncio.Task[None] | None = None
-        self._decoded = 0
+        self._turn_ends = 0.0  # on the event loop's clock
         self._asked = 0.0  # when the source was
         self._committing: asyncio.Task[bool] | None = None
         self._under_way: dict[tuple[str, int], Milestone] = {}
         self._to_commit: dict[tuple[str, int], Milestone] = {}
         self._pasts: dict[tuple[str, int], _Past] = {}
+        self._generation = -1  # of the source's, in which they, and what is to be committed, were met
         self._epoch = 0.0
         self._said_clocks: dict[str, float] = {}
 
@@ -240,6 +246,7 @@ class Intake:
         # Begun again after a fault of ours, it knows nothing of what was under way: that comes again.
         self._storing = self._committing = None
         self._under_way, self._to_commit = {}, {}
+        self._generation = -1
         self._stopping = asyncio.create_task(stop.wait())
         work = asyncio.create_task(self._work(stop))
         await afterwards(partial(self._until, work), partial(self._close, work))
@@ -272,6 +279,8 @@ class Intake:
                 # Before the source is asked again: a store that has to wait asks it, too.
                 await self._stored()
                 records = await self._unless_stopped(self._source.fetch(self._config.poll))
+                if self._source.generation != self._generation:
+                    await self._begin_generation()
                 if records:
                     await self._take(records, stop)
                 elif self._to_commit:
@@ -279,8 +288,7 @@ class Intake:
             await self._stored()
         await self._commit()
         await self._end_commit()
-        for place in list(self._pasts):
-            await self._note_past(place)
+        await self._note_pasts()
 
     async def _take(self, records: Sequence[Record], stop: asyncio.Event) -> None:
         """Take records in, in order; a stop ends it between two inserts, and the rest stays uncommitted."""
@@ -313,7 +321,8 @@ class Intake:
                 await self._breathe()
             if faulty > most:
                 told = f"{faulty} of its letters are wrong; the first {most} of them have reports"
-                batch.bury(record, TOO_MANY_FAULTS, told)
+                standing = past.history.standing(record.offset)
+                self._bury_once(record, batch, standing, TOO_MANY_FAULTS, told)
             batch.passed(record)
             self._records += 1  # not by `_count`: a record may hold a single letter
             if self._full(batch):
@@ -338,9 +347,10 @@ class Intake:
         return await self._insist("MongoDB", fill, stop)
 
     async def _breathe(self) -> None:
-        self._decoded += 1
-        if self._decoded % BREATH == 0:
+        loop = asyncio.get_running_loop()
+        if loop.time() > self._turn_ends:
             await asyncio.sleep(0)
+            self._turn_ends = loop.time() + BREATH
 
     def _full(self, batch: _Batch) -> bool:
         return len(batch.letters) >= self._config.batch or batch.bytes >= self._config.batch_bytes
@@ -405,6 +415,13 @@ class Intake:
 
     # --- what is known of partitions -------------------------------------------------------------
 
+    async def _begin_generation(self) -> None:
+        """Forget what is known of partitions that came or went: others may have gone on with them."""
+        self._generation = self._source.generation
+        await self._note_pasts()
+        self._pasts.clear()
+        self._under_way, self._to_commit = {}, {}
+
     async def _recall(self, record: Record, stop: asyncio.Event) -> _Past:
         """Ask the queue what it knows of a partition that comes to us, or in which we were set back."""
         if (record.topic, record.partition) in self._pasts:
@@ -434,6 +451,12 @@ class Intake:
             if now - past.noted >= APART or place in batch.aged:
                 past.noted = now
                 await self._note_past(place)
+
+    async def _note_pasts(self) -> None:
+        for place, past in self._pasts.items():
+            await self._note_past(place)
+            if past.reached is not None:
+                return  # the store is away: to wait for it once is enough
 
     async def _note_past(self, place: tuple[str, int]) -> None:
         past = self._pasts[place]
@@ -544,7 +567,12 @@ class Intake:
         claims = await owner.fresh_claims(letters) if owner is not None else []
         began = self._clock.monotonic()
         insert = partial(self._attachments.still_secured, partial(self._queue.insert, letters, claims))
-        found = await self._insist("MongoDB", insert, stop)
+        try:
+            found = await self._insist("MongoDB", insert, stop)
+        except BaseException:
+            if owner is not None:
+                owner.lose_fresh(claims)
+            raise
         self.times.note(self._clock.monotonic() - began)
         if owner is not None and claims:
             owner.take_fresh(claims, letters, found)
@@ -601,6 +629,8 @@ class Intake:
     async def _commit(self) -> None:
         """Begin to commit what is durable once the last commit is through; the next insert runs beside it."""
         await self._end_commit()
+        if self._source.generation != self._generation:
+            self._to_commit = {}  # it is read again, from what its reader committed
         if self._to_commit:
             self._under_way, self._to_commit = self._to_commit, {}
             offsets = {place: reached.offset for place, reached in self._under_way.items()}

@@ -60,6 +60,9 @@ class Senders:
         return address.wire in self.addresses or address.domain in self.domains
 
 
+_USUAL_LETTERS = 20_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How large a letter may be: `body` in bytes of UTF-8, `addresses` in number; and a batch: its `letters`.
@@ -74,13 +77,22 @@ class Limits:
     attachment: int = 25 * 1024 * 1024
     attachments: int = 25 * 1024 * 1024
     addresses: int = 10_000
-    letters: int = 20_000
+    letters: int = _USUAL_LETTERS
     faulty: int = 1000
 
     @property
     def values(self) -> int:
         """JSON values that a batch may hold, all told, however they lie in each other."""
         return 16 * self.letters + 2 * self.addresses
+
+    @property
+    def keys(self) -> int:
+        """Bytes that a record's key may take in all its letters together.
+
+        Each letter has it, in its document and its report: one of half a megabyte in 20,000 letters would be
+        20 GB. A key of 1 KB, as long as one may be over HTTP, may have as many letters as there may be.
+        """
+        return 1024 * max(self.letters, _USUAL_LETTERS)
 
 
 def is_id(text: str) -> bool:

@@ -46,6 +46,9 @@ log = structlog.get_logger()
 OVERHEAD = 120
 """Bytes that a record takes in memory beside what it has on the wire."""
 
+HEADER_OVERHEAD = 150
+"""Bytes that a header takes in memory beside what it has on the wire: a pair, its place, a name, a value."""
+
 MOST = 4096
 """Records of one fetch, more only to end a chunk: while they are read nothing else goes on. By bytes alone a
 fetch could be 130,000 records of two bytes; with so many the loop stood still for 0.25 s."""
@@ -452,6 +455,11 @@ class KafkaSource:
         return self._commit_fault or self._silence(consumer)
 
     @property
+    def generation(self) -> int:
+        """See `mailsender.kafka.port.RecordSource`."""
+        return self._places.generation
+
+    @property
     def lost(self) -> int:
         """See `mailsender.kafka.port.RecordSource`."""
         return self._places.losses.records
@@ -649,4 +657,4 @@ def _record(found: ConsumerRecord) -> Record:
 
 
 def _size(record: Record) -> int:
-    return record_bytes(record) + OVERHEAD
+    return record_bytes(record) + OVERHEAD + HEADER_OVERHEAD * len(record.headers)

@@ -43,7 +43,8 @@ class Places:
     """Those of one consumer after another; partitions that are `waiting` are paused, and not to be read.
 
     `timeout` is for one request, in seconds. `keeps` tells whether a consumer is still the one in use,
-    `resume` has it read a partition that has its place. `moved` is set when reading of a partition went
+    `resume` has it read a partition that has its place. `generation` is another one after partitions were
+    assigned, or taken away. `moved` is set when reading of a partition went
     elsewhere: what else was fetched of it before is nobody's.
     """
 
@@ -59,12 +60,12 @@ class Places:
         self.losses = Losses()
         self.waiting: dict[TopicPartition, str] = {}  # and why
         self.moved = False
+        self.generation = 0
         self._histories = histories
         self._clock = clock
         self._timeout = timeout
         self._keeps = keeps
         self._resume = resume
-        self._generation = 0
         self._waiting_since: dict[TopicPartition, float] = {}
         self._compared: dict[TopicPartition, Place] = {}  # those whose next record is to be compared
         self._next: dict[TopicPartition, int] = {}
@@ -82,7 +83,7 @@ class Places:
 
     def forget(self) -> None:
         """No partition is ours now."""
-        self._generation += 1
+        self.generation += 1
         self.waiting.clear()
         self._compared.clear()
         self._next.clear()
@@ -95,7 +96,7 @@ class Places:
         mine = sorted(partitions)
         for partition in mine:
             self._set_aside(consumer, partition, "it is not known yet where it is to be read")
-        self._begin_task(self._place_all(consumer, mine, self._generation))
+        self._begin_task(self._place_all(consumer, mine, self.generation))
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Places:
 
     def _place_again(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
         self._set_aside(consumer, partition, why)
-        self._begin_task(self._place(consumer, partition, self._generation))
+        self._begin_task(self._place(consumer, partition, self.generation))
 
     def _set_aside(self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: str) -> None:
         """Read no more of a partition until it is placed."""
@@ -194,7 +195,7 @@ class Places:
 
     def _ours(self, consumer: AIOKafkaConsumer, generation: int) -> bool:
         """Whether partitions are those yet that were assigned then."""
-        return generation == self._generation and self._keeps(consumer)
+        return generation == self.generation and self._keeps(consumer)
 
     async def _place_all(
         self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], generation: int
@@ -204,7 +205,7 @@ class Places:
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(TOGETHER):
                 known = await ask(consumer, partitions)
-        if generation == self._generation:
+        if generation == self.generation:
             for partition in partitions:
                 self._begin_task(self._place(consumer, partition, generation, known))
 
@@ -225,11 +226,15 @@ class Places:
                     told, known = known or await ask(consumer, [partition]), None
                     place = await self._find(partition, told)
                     if place.cut is not None:
-                        await self._cut(partition, place.cut)
+                        await self._cut(consumer, partition, place.cut, generation)
                 if self._ours(consumer, generation):
+                    if place.committed is not None:
+                        self._committed[partition] = place.committed, _note(partition, told)
                     self._tell(partition, place)
                     self._go(consumer, partition, place)
             except Exception as error:  # noqa: BLE001  whatever it is, this partition waits, and no other
+                if not self._ours(consumer, generation):
+                    return  # it may have been placed anew meanwhile
                 reason = str(error) if isinstance(error, Unavailable) else described(error)
                 self.waiting[partition] = f"nobody tells where its log begins and ends ({reason})"
                 await asyncio.sleep(PLACED_AGAIN)
@@ -240,21 +245,24 @@ class Places:
         offsets, begins, ends = known
         found = offsets.get(partition)
         committed = found.offset if found is not None and found.offset >= 0 else None
-        note = found.metadata if found is not None else ""
         history = History()
         if self._histories is not None:
             history = await self._histories.history(partition.topic, partition.partition)
-        if committed is not None:
-            self._committed[partition] = committed, note
-        return placed(committed, note, begins[partition], ends[partition], history)
+        return placed(committed, _note(partition, known), begins[partition], ends[partition], history)
 
-    async def _cut(self, partition: TopicPartition, offset: int) -> None:
-        """Have it known that the log is another one from `offset` on."""
+    async def _cut(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int, generation: int
+    ) -> None:
+        """Have it known that the log is another one from `offset` on, if the partition is still ours.
+
+        Else who has it now has seen more of it.
+        """
         if self._histories is None:
             return
         where = partition.topic, partition.partition
         history = await self._histories.history(*where)
-        await self._histories.note_history(*where, history.cut(offset))
+        if self._ours(consumer, generation):
+            await self._histories.note_history(*where, history.cut(offset))
 
     def _go(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place) -> None:
         """Read on from a place."""
@@ -285,18 +293,20 @@ class Places:
             self.waiting[partition] = "its log is another one"
             self._waiting_since[partition] = self._clock.monotonic()
             self._compared.pop(partition, None)
-            self._begin_task(self._cut_and_go(consumer, partition, place, self._generation))
+            self._begin_task(self._cut_and_go(consumer, partition, place, self.generation))
 
     async def _cut_and_go(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, generation: int
     ) -> None:
         while self._ours(consumer, generation):
             try:
-                await self._cut(partition, place.cut or 0)
+                await self._cut(consumer, partition, place.cut or 0, generation)
                 if self._ours(consumer, generation):
                     self._tell(partition, place)
                     self._go(consumer, partition, place)
             except Exception as error:  # noqa: BLE001  as above
+                if not self._ours(consumer, generation):
+                    return  # as above
                 self.waiting[partition] = (
                     f"its log is another one, which cannot be noted ({described(error)})"
                 )
@@ -330,3 +340,9 @@ class Places:
                 begin = (await consumer.beginning_offsets([partition]))[partition]
             if begin > expected:
                 self.losses.deleted(partition, expected, begin - expected)
+
+
+def _note(partition: TopicPartition, known: Known) -> str:
+    """What lies beside the committed offset of a partition."""
+    found = known[0].get(partition)
+    return found.metadata if found is not None else ""

@@ -47,6 +47,14 @@ class RecordSource(Protocol):
         ...
 
     @property
+    def generation(self) -> int:
+        """Another number after partitions came or went: what was known of one may be old since.
+
+        Whatever was handed out and is not committed by then is handed out again, to us or to another member.
+        """
+        ...
+
+    @property
     def lost(self) -> int:
         """Records that the broker deleted before they were read, since the start, where that shows."""
         ...

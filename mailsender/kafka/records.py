@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -39,6 +39,15 @@ _ROOM_AT_FIRST: Final = 24
 """So many times its packed size is what a batch is expected to unpack to, before the bound is tried."""
 
 
+MOST_HEADERS: Final = 1000
+"""Headers of a record: ten times as many as tracing, routing and signing write together. One of two bytes
+takes ninety in memory, so that without a bound a record of some kilobytes, packed, could take a gigabyte."""
+
+_LARGE: Final = 256 * 1024
+"""Bytes of a batch above which headers are counted before the library makes them. Below they are counted when
+they are made, at no cost: the most that fit it, 128,000, take 12 MB for a moment."""
+
+
 class TooMuch(Exception):  # noqa: N818  an answer about a batch
     """It unpacks to more than is allowed. `prefix` is what was unpacked until then."""
 
@@ -61,20 +70,26 @@ class RawRecord:
 
 
 class Batches:
-    """The batches in the answer to a fetch; the last one may be cut off."""
+    """The batches in the answer to a fetch; the last one may be cut off.
+
+    It ends where half of `limit` was unpacked, which is as much as is taken at once: what an answer holds is
+    bounded as it was packed, and whoever asks for some records would get all that they unpack to. What is
+    left is fetched again.
+    """
 
     def __init__(self, data: bytes, limit: int) -> None:
         self._data = memoryview(data)
         self._limit = limit
         self._at = 0
+        self._room = limit // 2
 
     def size_in_bytes(self) -> int:
         """Bytes of the answer."""
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Whether another batch is there as a whole."""
-        return self._end() is not None
+        """Whether another batch is there as a whole, and to be read now."""
+        return self._room > 0 and self._end() is not None
 
     def next_batch(self) -> Any:
         """The next batch.
@@ -91,7 +106,10 @@ class Batches:
         self._at = end
         if raw[_MAGIC] < 2:
             return LegacyRecordBatch(bytes(raw), raw[_MAGIC])  # of brokers before 3.0
-        return Batch(bytes(raw), self._limit)
+        return Batch(bytes(raw), self._limit, self._note)
+
+    def _note(self, unpacked: int) -> None:
+        self._room -= unpacked
 
     def _end(self) -> int | None:
         if len(self._data) - self._at < 12:
@@ -102,11 +120,15 @@ class Batches:
 
 
 class Batch:
-    """One batch, read by the library where that can, and carefully where it cannot."""
+    """One batch, read by the library where that can, and carefully where it cannot.
 
-    def __init__(self, raw: bytes, limit: int) -> None:
+    `note` is told how many bytes it unpacks to, where it is packed.
+    """
+
+    def __init__(self, raw: bytes, limit: int, note: Callable[[int], None]) -> None:
         self._raw = raw
         self._limit = limit
+        self._note = note
         self._library = DefaultRecordBatch(raw)
         self.base_offset: int = self._library.base_offset
         self.next_offset: int = self._library.next_offset
@@ -135,7 +157,9 @@ class Batch:
         try:
             if codec:
                 whole = _plain(self._raw, _unpacked(self._raw, codec, self._limit))
+                self._note(len(whole))
         except TooMuch as error:
+            self._note(len(error.prefix))
             yield from self._carefully(error.prefix, 0, cut=True)
             return
         except Exception as error:  # noqa: BLE001  each library has errors of its own, and some panic
@@ -144,17 +168,25 @@ class Batch:
             return
         read = 0
         try:
-            for record in DefaultRecordBatch(whole) if codec else self._library:
+            for record in self._by_the_library(whole):
                 too_large = record.value is not None and len(record.value) > self._limit
-                if too_large or record.offset >= self.next_offset:
+                if too_large or record.offset >= self.next_offset or len(record.headers) > MOST_HEADERS:
                     break
                 read += 1
                 yield record
             else:
                 return
-        except (CorruptRecordException, ValueError):  # UnicodeDecodeError is a ValueError
+        # UnicodeDecodeError is a ValueError; an IndexError says that a record ends too early.
+        except (CorruptRecordException, ValueError, IndexError):
             pass
         yield from self._carefully(whole[_HEADER.size :], read, cut=False)
+
+    def _by_the_library(self, whole: bytes) -> Iterator[Any]:
+        """The records of the batch, which is `whole` where it is not packed any more."""
+        records: Iterator[Any] = self._library if whole is self._raw else DefaultRecordBatch(whole)
+        if len(whole) <= _LARGE:
+            return records
+        return (record for _, record in zip(_few_headers(whole), records, strict=False))
 
     def _carefully(self, data: bytes, read: int, *, cut: bool) -> Iterator[RawRecord]:
         """The records behind the first `read`; `cut` says that `data` is not all there is."""
@@ -194,7 +226,8 @@ class Batch:
         timestamp, offset = fields[8], expected
         try:
             delta, at = _varint(body, 1)
-            timestamp = fields[8] if append_time else fields[7] + delta
+            if not append_time:
+                timestamp = _time(fields[7] + delta)
             delta, at = _varint(body, at)
             offset = self.base_offset + delta
             key, at = _bytes(body, at)
@@ -214,6 +247,13 @@ class Batch:
 def _check_offset(offset: int, first: int, end: int) -> None:
     if not first <= offset < end:
         raise ValueError(f"its offset would be {offset}")
+
+
+def _time(timestamp: int) -> int:
+    """The same, if it is one: nobody, and no store, has room for more than 64 bits."""
+    if not -(2**63) <= timestamp < 2**63:
+        raise ValueError(f"its time would be {timestamp}")
+    return timestamp
 
 
 def _told(offset: int, timestamp: int, kind: int, value: bytes, why: str) -> RawRecord:
@@ -306,12 +346,45 @@ def _bytes(data: bytes, at: int) -> tuple[bytes | None, int]:
     return data[at : at + length], at + length
 
 
+def _few_headers(whole: bytes) -> Iterator[None]:
+    """Look at each record of a batch that is not packed before anybody makes its headers.
+
+    Raises:
+        ValueError, IndexError: they are more than are read, or nobody knows where they begin.
+    """
+    at = _HEADER.size
+    for _ in range(_HEADER.unpack_from(whole)[12]):
+        length, at = _varint(whole, at)
+        end = at + length
+        at += 1  # its attributes
+        while whole[at] & 0x80:  # its time
+            at += 1
+        at += 1
+        while whole[at] & 0x80:  # its offset
+            at += 1
+        key, at = _varint(whole, at + 1)
+        value, at = _varint(whole, at + max(0, key))
+        at += max(0, value)
+        if whole[at]:  # nearly all have none
+            count, at = _varint(whole, at)
+            _few(count)
+        yield
+        if at > end:
+            raise ValueError("a record is longer than it says")
+        at = end
+
+
+def _few(headers: int) -> int:
+    """The same number. Raises ValueError for one that no record may have."""
+    if not 0 <= headers <= MOST_HEADERS:
+        raise ValueError(f"it has {headers} headers, and {MOST_HEADERS} are read")
+    return headers
+
+
 def _headers(data: bytes, at: int) -> tuple[list[tuple[Any, bytes | None]], int]:
     count, at = _varint(data, at)
-    if count < 0 or count > len(data):
-        raise ValueError(f"{count} headers")
     found: list[tuple[Any, bytes | None]] = []
-    for _ in range(count):
+    for _ in range(_few(count)):
         name, at = _bytes(data, at)
         value, at = _bytes(data, at)
         # Written out where it is not UTF-8, so that whoever gets the record next can carry it.

@@ -15,7 +15,7 @@ from mailsender.lint.page import MAX_HTML
 from mailsender.lint.view import Attached, Person, View, bulk_because
 from mailsender.message.headers import Mailbox, Unsubscribe
 from mailsender.message.mail import Mail, read
-from mailsender.model.address import Address
+from mailsender.model.address import Address, domain_of
 from mailsender.model.letter import Letter, Origin, Status
 
 _NOWHERE: Final = Origin(topic="", partition=0, offset=0, index=0, timestamp=0)
@@ -121,7 +121,7 @@ def _told(mail: Mail) -> dict[str, str]:
 
 def _return_domain(mail: Mail, known: Surroundings) -> str | None:
     if mail.reverse_path:
-        return mail.reverse_path.rpartition("@")[2].lower()
+        return domain_of(mail.reverse_path)
     return known.sender.address.domain if known.sender is not None else None
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from mailsender.lint.letters import Surroundings
 from mailsender.lint.page import MAX_HTML
 from mailsender.lint.view import Attached, Person, Raw, View, bulk_because
+from mailsender.model.address import domain_of
 
 MAX_MESSAGE: Final = 40 * 1024 * 1024
 """Octets of the largest message that is looked at: the most that providers take, 25 MB, in base64."""
@@ -145,7 +146,7 @@ def _people(headers: Sequence[tuple[str, str]], name: str) -> tuple[Person, ...]
 def _return_domain(first: dict[str, str]) -> str | None:
     """The domain of Return-Path, which the last relay writes: None before that, or where it is empty."""
     path = first.get("return-path", "").strip().strip("<>")
-    return path.rpartition("@")[2].lower() if "@" in path else None
+    return domain_of(path) if "@" in path else None
 
 
 def _signatures(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], frozenset[str]]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Final
 
 from mailsender.lint.page import Page, read_html
+from mailsender.model.address import domain_of
 
 MANY: Final = 50
 """Recipients from which on a letter counts as bulk: what somebody waits for goes to one person, or a team."""
@@ -23,8 +24,8 @@ class Person:
 
     @property
     def domain(self) -> str:
-        """What follows the last @, in lower case."""
-        return self.address.rpartition("@")[2].lower()
+        """What follows the last @, as it goes onto the wire."""
+        return domain_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)

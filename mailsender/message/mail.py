@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from mimetypes import MimeTypes
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
 from mailsender.message.headers import MAX_FURTHER, Further, Head, Mailbox, Unsubscribe, parse_mailbox
@@ -33,6 +33,8 @@ from mailsender.model.terms import Terms
 from mailsender.model.text import storable
 from mailsender.templates.template import Limits, TemplateError, normal_language, parse_reference
 from mailsender.templates.variables import bounded
+
+T = TypeVar("T")
 
 _TYPES: Final = MimeTypes()  # those that Python knows itself: the machine's may be others on each
 
@@ -257,9 +259,20 @@ def _name(key: str, value: object) -> str:
     return text
 
 
+def _beside(key: str, value: object, make: Callable[[object], T]) -> Mapping[str, T]:
+    """What stands beside addresses; an error says beside which."""
+    made: dict[str, T] = {}
+    for address, each in of_type(key, value, dict, "an object").items():
+        try:
+            made[address] = make(each)
+        except BadKey as error:
+            error.beside = address
+            raise
+    return MappingProxyType(made)
+
+
 def _names(key: str, value: object) -> Mapping[str, str]:
-    found = of_type(key, value, dict, "an object")
-    return MappingProxyType({address: _name(key, name) for address, name in found.items()})
+    return _beside(key, value, partial(_name, key))
 
 
 def _truth(key: str, value: object) -> bool:
@@ -345,10 +358,7 @@ def _unsubscribe(key: str, value: object) -> Unsubscribe:
 
 
 def _unsubscribe_of(key: str, value: object) -> Mapping[str, Unsubscribe]:
-    found = of_type(key, value, dict, "an object")
-    return MappingProxyType(
-        {address: _unsubscribe("Addresses.ListUnsubscribe", each) for address, each in found.items()}
-    )
+    return _beside(key, value, partial(_unsubscribe, "Addresses.ListUnsubscribe"))
 
 
 def _ids(key: str, value: object) -> tuple[str, ...]:
@@ -412,10 +422,7 @@ def _variables(key: str, value: object) -> Mapping[str, Any]:
 
 
 def _variables_of(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
-    found = of_type(key, value, dict, "an object")
-    return MappingProxyType(
-        {address: _variables("Addresses.Variables", each) for address, each in found.items()}
-    )
+    return _beside(key, value, partial(_variables, "Addresses.Variables"))
 
 
 _LIMITS: Final = Limits()

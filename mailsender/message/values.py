@@ -19,8 +19,11 @@ _OF_PARTS: Final = frozenset({"Calendar", "DSN", "ListUnsubscribe"})
 class BadKey(ValueError):  # noqa: N818  reads better where it is caught
     """A key of a letter holds what no message can be made of; the message says what, without quoting it.
 
-    `further` are the other faults of the same letter.
+    `further` are the other faults of the same letter. `beside` is the address that the value stands beside,
+    where it is one of those of `Addresses`.
     """
+
+    beside: str | None = None
 
     def __init__(self, key: str, text: str, further: Sequence[BadKey] = ()) -> None:
         super().__init__(f"{key} {text}")
@@ -32,7 +35,9 @@ class BadKey(ValueError):  # noqa: N818  reads better where it is caught
     def of(cls, found: Sequence[BadKey]) -> BadKey:
         """The first of the faults of a letter, with the others behind it."""
         first, *others = found
-        return cls(first.key, first.text, others)
+        whole = cls(first.key, first.text, others)
+        whole.beside = first.beside
+        return whole
 
 
 def says(key: str, value: Any) -> bool:

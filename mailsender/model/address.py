@@ -103,6 +103,26 @@ def parse_address(text: str) -> Address:
     return address
 
 
+def domain_of(address: str) -> str:
+    """The domain of an address, or a domain alone, as it goes onto the wire: in A-labels and lower case.
+
+    Of what is no domain the case is folded: nothing is sent there.
+    """
+    domain = address.rpartition("@")[2]
+    if domain.isascii():
+        return domain.lower()
+    try:
+        return _a_labels(domain).lower()
+    except BadAddress:
+        return domain.lower()
+
+
+def folded(address: str) -> str:
+    """An address by which others are known to be the same: its domain as on the wire, all in lower case."""
+    local, at, _ = address.rpartition("@")
+    return f"{local.lower()}{at}{domain_of(address)}"
+
+
 def all_as_written(texts: Collection[str]) -> bool:
     """Whether each of `texts` is an address that goes onto the wire letter for letter, without SMTPUTF8.
 

@@ -222,8 +222,7 @@ OLDEST_UNREPORTED = _metric(
     "gauge",
     "oldest_unreported_seconds",
     "seconds",
-    "For how long the oldest entry of the outbox has been there. One that cannot be reported counts anew"
-    " after each half of MONGODB_RETENTION.",
+    "For how long the oldest entry of the outbox has been there.",
 )
 COUNTS_AGE = _metric(
     "gauge", "queue_counts_age_seconds", "seconds", "For how long what waits has not been counted anew."

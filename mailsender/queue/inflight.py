@@ -17,6 +17,8 @@ class InFlight:
 
     What ends is told to the `journal`. `replica` names this process as others know it, and a successor that
     has its journal. Until `alive_until`, on the monotonic clock, nobody gives its letters to others.
+    `asked` are the tokens of claims under way, and `doubts` counts those that were never answered, so that
+    letters may be ours in the queue of which nobody here knows.
     Whoever may find too many letters here takes `eased` before it looks, and waits for that: it is set once,
     when some have left, and another takes its place.
     """
@@ -25,6 +27,8 @@ class InFlight:
         self.journal = journal or NoJournal()
         self.replica = self.journal.replica or secrets.token_hex(REPLICA_DIGITS // 2)
         self.alive_until = _LONG_AGO
+        self.asked: set[str] = set()
+        self.doubts = 0
         self._tokens: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._decided: set[str] = set()
@@ -37,6 +41,31 @@ class InFlight:
     def new_token(self) -> str:
         """A token for a claim: the replica's ID, and as many hex digits more."""
         return self.replica + secrets.token_hex(REPLICA_DIGITS // 2)
+
+    @property
+    def joined(self) -> bool:
+        """Whether others know us by our name. Before that they would give away what we claim under it."""
+        return self.alive_until > _LONG_AGO
+
+    def ask(self) -> str:
+        """A token for a claim that is under way until it is `answered`, or nobody expects that any more."""
+        token = self.new_token()
+        self.asked.add(token)
+        return token
+
+    def answered(self, token: str) -> None:
+        """A claim is over, and what it took is known."""
+        self.asked.discard(token)
+
+    def unanswered(self, token: str) -> None:
+        """A claim is over, and nobody knows what it took, or will take yet."""
+        self.asked.discard(token)
+        self.doubts += 1
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether letters may be under our name, or come under it still, of which nobody here knows."""
+        return bool(self.doubts or self.asked)
 
     def is_own(self, token: str) -> bool:
         """Whether a token was made under the present name: else its letters are those of a dead replica."""

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count, islice
+from operator import itemgetter
 from typing import TypeAlias
 
 from mailsender.model.blobs import named_in, without_texts
 from mailsender.model.clock import Clock
-from mailsender.model.history import History
+from mailsender.model.history import History, digest_of
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
     Answer,
@@ -35,7 +36,7 @@ from mailsender.model.letter import (
 from mailsender.model.queue_stats import MOST_ROUTES, QueueStats, RouteStats
 from mailsender.model.records import Record
 from mailsender.queue.port import CLOCK_AGE, MOST_PUBLISHERS, PUBLISHERS_BYTES, Inserted
-from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset
+from mailsender.queue.ranks import RouteShares, RouteTime, Shares, flow_of, in_line, in_turn, offset, reached
 
 RETENTION = 30 * 86400.0
 """Seconds for which a reported letter is remembered, unless told otherwise."""
@@ -46,8 +47,9 @@ _LOOK_AGAIN = 600.0
 
 @dataclass(slots=True, kw_only=True)
 class _Report:
-    """A report still to come: whose it is, since when, and about which answers."""
+    """A report still to come: whose it is, since when, and about which answers. They are numbered."""
 
+    number: int
     replica: str
     at: float
     answers: tuple[Answer, ...]
@@ -71,6 +73,7 @@ class _Entry:
     since: float = 0.0
     reports: dict[Origin | None, _Report] = field(default_factory=dict)
     expires: float | None = None
+    noted: frozenset[int] = frozenset()  # under its token
 
 
 _Heap: TypeAlias = list[tuple[float, int, _Entry]]
@@ -129,7 +132,7 @@ class _Waiting:
         taken = found[:limit]
         for each in taken:
             if each.rank is not None:
-                self.time.served(each.rank - offset(each.letter))
+                self.time.served(reached(each.rank, offset(each.letter)))
         return taken
 
     def _popped(self, heap: _Heap, limit: int, now: float) -> Iterator[_Entry]:
@@ -139,9 +142,9 @@ class _Waiting:
             yield heapq.heappop(heap)[2]
 
     @property
-    def place(self) -> float | None:
-        """The place in its flow of the fresh one whose turn it is; None where none waits."""
-        return self._fresh[0][0] - offset(self._fresh[0][2].letter) if self._fresh else None
+    def head(self) -> float | None:
+        """Where the fresh one stands whose turn it is, see `reached`; None where none waits."""
+        return reached(self._fresh[0][0], offset(self._fresh[0][2].letter)) if self._fresh else None
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._deferred)
@@ -201,9 +204,10 @@ class MemoryQueue:
         self._name = ""
         self._names = {""}
         self._unreported: dict[str, _Entry] = {}  # in the order in which they ended
+        self._looked_at = -1  # the number of the last report that was found
         self._expiring: deque[tuple[float, str]] = deque()
         self._counts: Counter[Status] = Counter()
-        self._records: dict[tuple[str, int, int], tuple[Record, str]] = {}
+        self._records: dict[str, tuple[Record, str, float]] = {}  # and until when, in that order
         self._histories: dict[tuple[str, int], History] = {}
         self._orders = count()
 
@@ -337,6 +341,7 @@ class MemoryQueue:
         for place, recipient in changed.items():
             recipients[place] = recipient
         entry.letter = entry.letter.evolve(recipients=tuple(recipients))
+        entry.noted |= changed.keys()
         return True
 
     async def release(self, token: str, ids: Sequence[str]) -> None:
@@ -401,6 +406,11 @@ class MemoryQueue:
         }
         return {token: letters for token, letters in found.items() if letters}
 
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """See `Queue.noted`."""
+        held = [self._held(each, token) for token, ids in claims.items() for each in ids]
+        return {each.letter.id: each.noted for each in held if each is not None and each.noted}
+
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`."""
         claims: dict[str, list[str]] = {}
@@ -424,15 +434,23 @@ class MemoryQueue:
     async def unreported(self, older_than: float, limit: int) -> list[Letter]:
         """See `Queue.unreported`."""
         since = self._clock.monotonic() - older_than
-        found = []
+        found: list[tuple[int, Letter]] = []
         for entry in list(self._unreported.values()):
             if not entry.letter.status.final:
                 continue  # somebody joined it on its way
             for report in entry.reports.values():
                 ours = report.replica in self._names
-                if report.at <= since if ours else report.replica not in self._replicas:
-                    found.append(entry.letter.evolve(answers=report.answers))
-        return found[:limit]
+                due = report.at <= since if ours else report.replica not in self._replicas
+                if due and report.number > self._looked_at:
+                    found.append((report.number, entry.letter.evolve(answers=report.answers)))
+        found = sorted(found, key=itemgetter(0))[:limit]
+        self._looked_at = found[-1][0] if len(found) == limit else -1
+        return [letter for _, letter in found]
+
+    async def remember(self, limit: int) -> int:
+        """See `Queue.remember`. What has a report to come stays all the same."""
+        del limit
+        return 0
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """See `Queue.acknowledge`."""
@@ -526,9 +544,12 @@ class MemoryQueue:
 
     async def keep_record(self, record: Record, reason: str) -> str:
         """See `Queue.keep_record`."""
-        place = (record.topic, record.partition, record.offset)
-        self._records[place] = (record, reason)
-        return f"memory/{record.topic}/{record.partition}/{record.offset}"
+        self._forget()
+        digest = digest_of(record.key, record.value, record.timestamp)
+        where = f"memory/{record.topic}/{record.partition}/{record.offset}/{digest}"
+        self._records.pop(where, None)
+        self._records[where] = (record, reason, self._clock.monotonic() + self._retention)
+        return where
 
     # --- what the calls above are made of ---
 
@@ -571,7 +592,7 @@ class MemoryQueue:
 
     def _look(self, route: str) -> None:
         waiting = self._routes[route]
-        waiting.time.look(waiting.place, self._clock.monotonic())
+        waiting.time.look(waiting.head, self._clock.monotonic())
 
     def _rank(self, entry: _Entry) -> None:
         """Give a letter that comes in its place."""
@@ -594,7 +615,7 @@ class MemoryQueue:
 
     def _unclaim(self, entry: _Entry) -> None:
         del self._claimed[entry.letter.id]
-        entry.token = ""
+        entry.token, entry.noted = "", frozenset()
 
     def _put_back(self, entry: _Entry, letter: Letter) -> None:
         self._unclaim(entry)
@@ -616,13 +637,17 @@ class MemoryQueue:
 
     def _report(self, entry: _Entry, answers: tuple[Answer, ...]) -> None:
         replica = replica_of(entry.settled_by) or self._name
-        report = _Report(replica=replica, at=self._clock.monotonic(), answers=answers)
+        report = _Report(
+            number=next(self._orders), replica=replica, at=self._clock.monotonic(), answers=answers
+        )
         entry.reports[answers[0].origin] = report
         self._unreported[entry.letter.id] = entry
 
     def _forget(self) -> None:
-        """Drop letters whose retention is over; those with a report to come stay for as long again."""
+        """Drop what is kept no longer; letters with a report to come stay for as long again."""
         now = self._clock.monotonic()
+        while self._records and (first := next(iter(self._records.items())))[1][2] <= now:
+            del self._records[first[0]]
         while self._expiring and self._expiring[0][0] <= now:
             expires, each = self._expiring.popleft()
             entry = self._entries.get(each)

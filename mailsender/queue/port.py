@@ -124,7 +124,8 @@ class Queue(Histories, Protocol):
         The order is that of their ranks: within a flow that of insertion, and one that was given back keeps
         its place. Where deferred letters are due, too, one of each kind goes in turn, the deferred in the
         order in which they became due. Returns an empty claim where none is due. If the reply of a write is
-        lost the letters are read back by token, or not returned at all: `claims_of` finds them.
+        lost the letters are read back by token, and a part of them may not be there yet; or none is returned
+        at all. `claims_of` finds them.
         """
         ...
 
@@ -206,6 +207,14 @@ class Queue(Histories, Protocol):
         """
         ...
 
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """Of letters that are still `processing` under their tokens: whose states were noted under those.
+
+        `claims` is as for `held`. By ID there are the places that `progress` was given; those without any
+        are left out.
+        """
+        ...
+
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """IDs of the letters that are `processing` under a replica's tokens, by token."""
         ...
@@ -230,11 +239,21 @@ class Queue(Histories, Protocol):
         Those of the dead at once; this replica's own only when they wait for more than `older_than` seconds.
         Those of others that live are theirs. A letter has the answers that are to be reported, and no others:
         of one that a publisher joined late, that publisher's.
+        Each call goes on behind those that the one before found, so that what cannot be reported hides
+        nothing; the call after one that finds fewer begins with the oldest again.
         """
         ...
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """Note that all `answers` of these letters, as they were settled or read, were published."""
+        ...
+
+    async def remember(self, limit: int) -> int:
+        """Let letters whose reports are late be remembered for as long again as others are.
+
+        Looks at `limit` entries of the outbox behind those of the call before. Returns how many there were;
+        0 after the last of them. To repeat it is safe.
+        """
         ...
 
     async def drop_bodies(self, limit: int) -> int:
@@ -276,7 +295,8 @@ class Queue(Histories, Protocol):
     async def keep_record(self, record: Record, reason: str) -> str:
         """Store a whole record that the dead-letter topic refused; returns where, for a header.
 
-        Safe to repeat: the same record is kept once.
+        It goes when the retention is over. Safe to repeat: the same record is kept once, and beside another
+        one that lay in the same place.
         """
         ...
 

@@ -100,6 +100,15 @@ def offset(letter: Letter) -> float:
     return OFFSETS[letter.handling.priority]
 
 
+def reached(rank: float, moved: float) -> float:
+    """Where the route's time is when a letter has its turn that stands at `rank`, `moved` from its place.
+
+    That is its place. But one that overtakes others may have its place at the far end of its flow, hours
+    ahead: then all newcomers would have to wait until the flow has come to there.
+    """
+    return rank - max(0.0, moved)
+
+
 def in_line(places: Iterable[float | None]) -> tuple[float, ...]:
     """The places of letters of one claim; one that has none, as it is deferred, is beside the one before it.
 
@@ -132,7 +141,7 @@ class RouteTime:
         self._forget_at = FLOWS
 
     def look(self, head: float | None, now: float) -> None:
-        """The letter whose turn it is stands at `head`, without its priority; None: nothing waits.
+        """The letter whose turn it is stands at `head`, as by `reached`; None: nothing waits.
 
         Then the day's time is the route's, unless that is ahead of it, and nobody owes anything.
         """
@@ -150,7 +159,7 @@ class RouteTime:
         return place
 
     def served(self, place: float) -> None:
-        """A letter that stood there had its turn."""
+        """A letter that stood there, as by `reached`, had its turn."""
         self.now = max(self.now, place)
 
     def _forget(self) -> None:

@@ -23,6 +23,9 @@ RECLAIM_EVERY = 2.0
 COUNT_SHARE = 10
 """How many times as long as counting took is waited until the next: millions of letters take a while."""
 
+RECLAIMING = "letters of the dead"
+"""What the log calls it where it fails."""
+
 RECLAIM_BATCH = 1000
 """Letters given back in one round trip; a dead replica's share comes back in a few of them."""
 
@@ -116,12 +119,15 @@ class Tidier:
                     break
         except (Unavailable, Rejected) as error:
             # Not told to the heartbeat: a right that is wanting for a chore must not stop letters.
-            if chore.name not in self._undone and self._heartbeat.health.good:
-                log.warning("tidying_fails", what=chore.name, error=str(error), action="it is tried again")
-                self._undone.add(chore.name)
+            self._tell_undone(chore.name, error)
             return True
         self._undone.discard(chore.name)
         return not done
+
+    def _tell_undone(self, what: str, error: Exception) -> None:
+        if what not in self._undone and self._heartbeat.health.good:
+            log.warning("tidying_fails", what=what, error=str(error), action="it is tried again")
+            self._undone.add(what)
 
     async def _reclaim(self) -> None:
         now, health = self._clock.monotonic(), self._heartbeat.health
@@ -131,9 +137,14 @@ class Tidier:
             # Steady now, it must not be done after an outage that begins now: the living could not beat in
             # it. Nor by a clock that is set just now.
             count = await self._queue.reclaim(RECLAIM_BATCH, health.longest_gap, health.server(now))
-        except (Unavailable, Rejected) as error:
+        except Unavailable as error:
             self._heartbeat.away(error)
             return
+        except Rejected as error:
+            # MongoDB is there: what another program wrote may be the reason, and no chore has to wait for it.
+            self._tell_undone(RECLAIMING, error)
+            return
+        self._undone.discard(RECLAIMING)
         if count:
             self.reclaimed += count
             log.warning("letters_reclaimed", letters=count, action="they are sent by whoever claims them")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mailsender.aio import first_of
+from mailsender.model.address import domain_of
 from mailsender.model.clock import Clock
 from mailsender.model.durations import duration_of
 from mailsender.ratelimit.gcra import Allowance, Slot, meeting
@@ -28,11 +29,6 @@ NEAR = 2.0
 longer than the queue is left alone for."""
 
 Rates = tuple[Allowance, ...]
-
-
-def domain_of(address: str) -> str:
-    """The domain of an address, as limits name it."""
-    return address.rpartition("@")[2].lower()
 
 
 def told(limiter: Limiter) -> str:
@@ -97,7 +93,7 @@ class Destinations:
         return "" if own is None else told(own)
 
     def promised(self, now: float) -> dict[str, int]:
-        """How many recipients this replica has told a turn that is still to come, by patterns; no zeros."""
+        """How many letters this replica has told a turn that is still to come, by patterns; no zeros."""
         found = {pattern: each.promised(now) for pattern, each in self._limiters.items()}
         return {pattern: several for pattern, several in found.items() if several}
 
@@ -170,9 +166,9 @@ class Destinations:
         return own.turn(now)
 
     def rest(self, domain: str, now: float) -> float:
-        """Seconds for which a recipient is left for later, so that nobody else waits for it; 0.0: go on.
+        """Seconds for which a letter is left for later, so that nobody else waits for it; 0.0: go on.
 
-        Who rests comes when it is its turn, as far as this replica knows.
+        It comes when it is its turn, as far as this replica knows: behind all who were told theirs before.
         """
         own = self.of(domain)
         if own is None or own.wait(now) <= PATIENCE:

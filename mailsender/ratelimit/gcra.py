@@ -68,6 +68,11 @@ DAY_MARGIN = 0.001
 MIN_WAIT, MAX_WAIT = 0.01, 60.0
 """Seconds to wait after a lease of nothing: no busy polling, and none too long for a changed setting."""
 
+UNCOUNTED = 2 * MAX_WAIT
+"""Seconds in which nobody asked by the form of a quota that was counted until another form is counted anew:
+one whose quota is used up asks half as seldom. Were it at once two replicas with different files would begin
+anew each time."""
+
 MEMBER_AGE = 5.0
 """Seconds for which a replica that asked counts among those who share the rate."""
 
@@ -220,6 +225,13 @@ class SlotRequest:
         return bool(self.allowance.quota and self.allowance.quota_period)
 
     @property
+    def counting(self) -> str:
+        """What its quota counts, and over which time: a count of something else says nothing of it."""
+        counts = self.allowance.by_recipient or self.allowance.quota_by_recipient
+        period = self.allowance.quota_period if self.rolling else 0.0
+        return f"{'recipients' if counts else 'transactions'} {period:.0f}"
+
+    @property
     def keep(self) -> float:
         """Seconds after its end for which a bucket of the quota counts.
 
@@ -334,8 +346,9 @@ class Cursor:
     """The shared state from which slots are leased: what the store keeps, in seconds.
 
     `next` is the cursor of the fastest rate; `further` has those of the others, by name. `used` is what was
-    spent of the quota: in the calendar day that began at `day`, or in the buckets `spent`. `laid` is how the
-    slots lie that were leased last, `extra` what they brought beside.
+    spent of the quota: in the calendar day that began at `day`, or in the buckets `spent`. `counting` names
+    what is counted there, as `SlotRequest.counting` does, and `counted` is when somebody did so last. `laid`
+    is how the slots lie that were leased last, `extra` what they brought beside.
     """
 
     next: float = 0.0
@@ -347,6 +360,8 @@ class Cursor:
     orders: Mapping[str, Order] = field(default_factory=dict)
     laid: Laid | None = None
     extra: int = 0
+    counting: str = ""
+    counted: float = 0.0
 
 
 def meeting(one: Slot, other: Slot, now: float, least: float = MIN_LEFT) -> Slot | None:
@@ -382,6 +397,8 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     """
     allowance = request.allowance
     day, day_end = day_bounds(now, allowance.timezone)
+    if _begins_anew(cursor, now, request):
+        cursor = replace(cursor, used=0, spent=(), day=day, counting="")
     spent, used = _so_far(cursor, now, day, request)
     horizon = min(now + AHEAD, day_end - DAY_MARGIN)
     windows = request.windows
@@ -405,6 +422,7 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
     if request.rolling:
         spent = quota.spend(spent, quota.end_of_bucket(now, allowance.quota_period), count + extra)
     ends = laid.following(count)
+    ours = cursor.counting in {"", request.counting}
     moved = replace(
         cursor,
         next=ends[0],
@@ -415,8 +433,16 @@ def take(cursor: Cursor, now: float, request: SlotRequest) -> tuple[Cursor, floa
         spent=spent,
         laid=laid,
         extra=extra,
+        counting=request.counting if ours else cursor.counting,
+        counted=now if ours else cursor.counted,
     )
     return moved, laid.first, count
+
+
+def _begins_anew(cursor: Cursor, now: float, request: SlotRequest) -> bool:
+    """Whether what was counted of the quota is something else, and nobody counts it any more."""
+    other = cursor.counting not in {"", request.counting}
+    return other and abs(now - cursor.counted) >= UNCOUNTED
 
 
 def _so_far(cursor: Cursor, now: float, day: float, request: SlotRequest) -> tuple[tuple[Bucket, ...], int]:
@@ -445,8 +471,7 @@ def _lay(
     pace = 1.0 if order is None else order.pace(now)
     spacing = order.spacing if order is not None and pace < 1 else 0.0
     steps = [max(each.step, spacing) / (pace or 1.0) for each in windows]
-    # A rate that was not known till now has nothing in hand from before.
-    cursors = [cursor.next, *(cursor.further.get(each.name, cursor.next) for each in windows[1:])]
+    cursors = _cursors(cursor, windows)
     if pace:
         cursors = [min(each, now + (FARTHEST + step)) for each, step in zip(cursors, steps, strict=True)]
     first = max(*cursors, now - (request.depth if pace == 1 else 0.0))
@@ -460,6 +485,19 @@ def _lay(
         steps=steps,
         lags=[each.lag for each in windows],
     )
+
+
+def _cursors(cursor: Cursor, windows: Sequence[Window]) -> list[float]:
+    """Where each window stands.
+
+    A rate that was not known till now has nothing in hand from before. Nor has what somebody leased by other
+    rates gone by it: it begins behind all that there is, or replicas of which one has another file would each
+    keep a rate of its own.
+    """
+    names = [each.name for each in windows[1:]]
+    others = [end for name, end in cursor.further.items() if name not in names]
+    farthest = max([cursor.next, *cursor.further.values()])
+    return [max([cursor.next, *others]), *(cursor.further.get(name, farthest) for name in names)]
 
 
 def give_back(cursor: Cursor, grant: SlotGrant, unspent: int) -> Cursor:

@@ -181,9 +181,12 @@ class Limiter:
     @property
     def goes(self) -> bool:
         """Whether slots may be had before long."""
-        return not (
-            self.exhausted_until is not None or self.condition.text or self._lapses.all or self._held_up()
-        )
+        return not (self._used_up or self.condition.text or self._lapses.all or self._held_up())
+
+    @property
+    def _used_up(self) -> bool:
+        """Whether the quota is, and nothing that was leased of it is in hand any more."""
+        return self.exhausted_until is not None and not self._in_hand
 
     def blocked_because(self) -> str:
         """Why not, for people; empty where they may."""
@@ -335,7 +338,7 @@ class Limiter:
         """
         if self._unlimited and not self._free:
             self._reckon()  # what was ordered may be over
-        if self._shut or self.exhausted_until is not None or self._lapses.all or self._held_up():
+        if self._shut or self._used_up or self._lapses.all or self._held_up():
             raise NoSlots
         if self._free:
             self._pace.begun += 1
@@ -440,15 +443,19 @@ class Limiter:
         self._spare.append(slot)
 
     def _narrow(self, slot: Slot) -> Slot:
-        """A slot that was for several recipients, for one of them: the others may be had by anybody."""
+        """A slot that was for several recipients, for one of them: the others may be had by anybody.
+
+        What it has of other limits was one transaction's, and stays with the one.
+        """
         if slot.recipients == EVERYBODY:
             return slot
         one = replace(slot, recipients=1, asked=False)
         if not self.allowance.by_recipient:
             self._extras.put_back(slot.recipients - 1, slot.latest)
         elif self._lasts(one):
+            other = replace(one, limits=None)
             for _ in range(slot.recipients - 1):
-                self.put_back(one)
+                self.put_back(other)
         return one
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -606,9 +613,9 @@ class Limiter:
             self._drop()  # by an order of our own that came meanwhile
         self._hand_out()
         self._no_longer_short()
-        if not grant.count:
-            return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
-        return 0.0
+        if grant.count or (grant.exhausted and self.exhausted_until is None):
+            return 0.0  # what is in hand of the quota may be gone before more of it comes
+        return min(grant.again, LOOK_EVERY) if self._standing.orders else grant.again
 
     def _look_at_clock(self, grant: SlotGrant) -> None:
         """Say when the store's clock shows less than it must, by what it showed before."""
@@ -700,18 +707,30 @@ class Limiter:
         while chunk is not None and chunk.handed < chunk.grant.count:
             index = chunk.handed
             chunk.handed += 1
-            grant = chunk.grant
-            slot = Slot(
-                earliest=grant.earliest(index),
-                latest=grant.latest(index),
-                terms=(self._term,),
-                recipients=self._each,
-            )
+            slot = self._slot(chunk.grant, index)
             if self._lasts(slot):
                 return slot
             self.lapsed += 1
         self._chunk = None
         return None
+
+    def _slot(self, grant: SlotGrant, index: int) -> Slot:
+        return Slot(
+            earliest=grant.earliest(index),
+            latest=grant.latest(index),
+            terms=(self._term,),
+            recipients=self._each,
+        )
+
+    @property
+    def _in_hand(self) -> bool:
+        """Whether a slot of those that were leased may still be handed out."""
+        if any(map(self._lasts, self._spare)):
+            return True
+        chunk = self._chunk
+        return chunk is not None and any(
+            self._lasts(self._slot(chunk.grant, index)) for index in range(chunk.handed, chunk.grant.count)
+        )
 
     def _lasts(self, slot: Slot) -> bool:
         """Whether it is still worth handing out."""
@@ -719,6 +738,8 @@ class Limiter:
 
     def _note_quota(self, grant: SlotGrant) -> None:
         self.used_today = grant.used
+        if grant.exhausted and self._in_hand:
+            return  # all of it is leased, and not all of that is spent
         if not grant.exhausted:
             if self.exhausted_until is not None:
                 log.info("daily_quota_renewed", relay=self.name)
@@ -735,6 +756,7 @@ class Limiter:
                 advice="raise SMTP_DAILY_QUOTA, or the relay's quota in the file, if it allows more",
             )
         self.exhausted_until = grant.renewed
+        self._take()  # of what was in hand nothing lasts: it is counted
         self._turn_away()
 
     def _turn_away(self, why: type[NoSlots] = NoSlots) -> None:

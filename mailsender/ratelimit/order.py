@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from mailsender.model.address import domain_of, folded
 from mailsender.model.text import cleaned
 
 RELAY: Final = "relay"
@@ -46,8 +47,8 @@ LEAST = 1 / 64
 
 
 def destination(domain: str) -> str:
-    """The scope of all recipients in a domain."""
-    return f"destination:{domain.lower()}"
+    """The scope of all recipients in a domain, or in that of an address."""
+    return f"destination:{domain_of(domain)}"
 
 
 LOGIN: Final = "login"
@@ -61,7 +62,7 @@ def login(mark: str) -> str:
 
 def sender(address: str) -> str:
     """The scope of all letters with this reverse-path."""
-    return f"sender:{address.lower()}"
+    return f"sender:{folded(address)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 All operations come in the same order as there, and sums have two terms, so both sides come to the same number
 to the last bit; the contract suite holds them against each other. Times in the document are seconds:
 
-- `next`, `further`, `used`, `day`, `members`, `spent`: see `gcra.Cursor`.
+- `next`, `further`, `used`, `day`, `members`, `spent`, `counting`, `counted`: see `gcra.Cursor`.
 - `order`: what was ordered for the relay. `orders`: for other scopes, an array. `version`: a number that
   changes with them, so that a lease need not bring them all.
 - `now`, `known`, `first`, `count`, `step`, `starts`, `steps`, `day_end`, `extra`: of the last lease, for its
@@ -22,6 +22,7 @@ from mailsender.ratelimit.gcra import (
     FARTHEST,
     GENEROUS,
     MEMBER_AGE,
+    UNCOUNTED,
     SlotGrant,
     SlotRequest,
 )
@@ -34,7 +35,19 @@ Stage: TypeAlias = dict[str, Any]
 MOST_USED = 2**53
 """No quota is as large, and up to it every whole number can be told."""
 
-_BY_THE_WAY = ("today", "turn", "share", "others", "pace", "spacing", "cursors", "reach", "counts", "taken")
+_BY_THE_WAY = (
+    "today",
+    "ours",
+    "turn",
+    "share",
+    "others",
+    "pace",
+    "spacing",
+    "cursors",
+    "reach",
+    "counts",
+    "taken",
+)
 
 
 def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
@@ -54,11 +67,35 @@ def leasing(request: SlotRequest, days: Sequence[float]) -> list[Stage]:
                 "members": _recent({"$ifNull": ["$members", {}]}),
             }
         },
+        *_anew(request),
         *_so_far(request),
         *_laying(request),
         *_counting(request),
         *_moving(request),
         {"$unset": [*_BY_THE_WAY, *(() if request.rolling else ("spent",))]},
+    ]
+
+
+def _anew(request: SlotRequest) -> list[Stage]:
+    """The pipeline of `gcra._begins_anew`, and what follows from it; `ours`: what is counted is the same."""
+    is_same = {"$in": [{"$ifNull": ["$counting", ""]}, ["", request.counting]]}
+    since = {"$abs": {"$subtract": ["$now", {"$ifNull": ["$counted", 0.0]}]}}
+    anew = {"$and": ["$known", {"$not": is_same}, {"$gte": [since, UNCOUNTED]}]}
+    return [
+        {
+            "$set": {
+                "ours": {"$or": [is_same, anew]},
+                "used": {"$cond": [anew, 0, "$used"]},
+                "spent": {"$cond": [anew, [], "$spent"]},
+                "day": {"$cond": [anew, "$today", "$day"]},
+            }
+        },
+        {
+            "$set": {
+                "counting": {"$cond": ["$ours", request.counting, "$counting"]},
+                "counted": {"$cond": ["$ours", "$now", "$counted"]},
+            }
+        },
     ]
 
 
@@ -83,8 +120,6 @@ def _laying(request: SlotRequest) -> list[Stage]:
     depth = {"$cond": [{"$eq": ["$pace", 1]}, request.depth, 0.0]}
     resumed = {"$cond": ["$pace", _of_order("until"), 0.0]}
     horizon = {"$min": [{"$add": ["$now", AHEAD]}, {"$subtract": ["$day_end", DAY_MARGIN]}]}
-    following: Stage = {"$ifNull": ["$next", 0.0]}
-    cursors = [following, *({"$ifNull": [f"$further.{each.name}", following]} for each in windows[1:])]
     places = range(len(windows))
     return [
         {"$set": {"pace": _pace()}},
@@ -97,7 +132,8 @@ def _laying(request: SlotRequest) -> list[Stage]:
                 ]
             }
         },
-        {"$set": {"cursors": [_drawn_in(each, place) for place, each in enumerate(cursors)]}},
+        {"$set": {"cursors": _cursors([each.name for each in windows[1:]])}},
+        {"$set": {"cursors": [_drawn_in(place) for place in places]}},
         {"$set": {"first": {"$max": [{"$max": "$cursors"}, {"$subtract": ["$now", depth]}, resumed]}}},
         {
             "$set": {
@@ -126,8 +162,24 @@ def _laying(request: SlotRequest) -> list[Stage]:
     ]
 
 
-def _drawn_in(cursor: Stage, place: int) -> Stage:
+def _cursors(names: Sequence[str]) -> list[Stage]:
+    """The pipeline of `gcra._cursors`, by the names of the windows but the first."""
+    following: Stage = {"$ifNull": ["$next", 0.0]}
+    further = {"$objectToArray": {"$ifNull": ["$further", {}]}}
+    others = _those(further, {"$not": {"$in": ["$$this.k", names]}})
+    farthest = _last_of(following, further)
+    return [_last_of(following, others), *({"$ifNull": [f"$further.{each}", farthest]} for each in names)]
+
+
+def _last_of(following: Stage, further: Stage) -> Stage:
+    """The last of a time and of those of windows."""
+    ends = {"$map": {"input": further, "in": "$$this.v"}}
+    return {"$max": [following, {"$max": ends}]}
+
+
+def _drawn_in(place: int) -> Stage:
     """A cursor, which cannot lie further ahead than the last slot and its window's step."""
+    cursor = _at("cursors", place)
     farthest = {"$add": ["$now", {"$add": [FARTHEST, _at("steps", place)]}]}
     # What is no number stays what it is: it has to be met, and mended.
     return {"$cond": [{"$and": ["$pace", _is_number(cursor)]}, {"$min": [cursor, farthest]}, cursor]}
@@ -221,8 +273,9 @@ def returning(grant: SlotGrant, unspent: int) -> list[Stage]:
     units = unspent + grant.extra
     ends, returned = laid.following(grant.count), laid.following(grant.count - unspent)
     for place, name in enumerate(("next", *(f"further.{each}" for each in grant.further))):
-        ours_is_last = {"$lt": [{"$abs": {"$subtract": [f"${name}", ends[place]]}}, laid.steps[place] / 1000]}
-        # `further` may have been forgotten: no field comes of that.
+        near = {"$lt": [{"$abs": {"$subtract": [f"${name}", ends[place]]}}, laid.steps[place] / 1000]}
+        # `further` may have been forgotten: no field comes of that, and null would be less than any number.
+        ours_is_last = {"$and": [_is_number(f"${name}"), near]}
         moved[name] = {"$cond": [ours_is_last, returned[place], {"$ifNull": [f"${name}", "$$REMOVE"]}]}
     if grant.bucket:
         less = {"$max": [0, {"$subtract": ["$$this.count", units]}]}

@@ -30,12 +30,19 @@ class Standing:
         self.unwritten: dict[str, Order] = {}
 
     def add(self, order: Order, now: float, epoch: float) -> bool:
-        """Obey an order whose times are on a clock that shows `epoch`; whether nothing held there before."""
+        """Obey an order whose times are on a clock that shows `epoch`; whether somebody is to hear of it.
+
+        So it is where the scope begins to rest, also in the time in which it was only slowed, or rests for
+        longer by another rule.
+        """
         here = now + self.ahead
         before = self.orders.get(order.key)
         self.unwritten = obeyed(self.unwritten, order, epoch)
-        self.orders = obeyed(self.orders, order.later(here - epoch), here)
-        return before is None or here >= before.ends
+        order = order.later(here - epoch)
+        self.orders = obeyed(self.orders, order, here)
+        if before is None or here >= before.until:
+            return True
+        return order.rule != before.rule and order.until > before.until
 
     def written(self, order: Order) -> None:
         """The store has it, unless more was ordered meanwhile."""

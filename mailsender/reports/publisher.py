@@ -110,6 +110,7 @@ class Reporter:
         self._waiting: deque[Letter] = deque()
         self._put_off: list[Letter] = []
         self._put_off_bytes = 0
+        self._crowded = False  # one found no room among them since the last sweep
         self._again_at = 0.0
         self._pause = config.first_wait
         self._unmarked: list[Letter] = []
@@ -196,12 +197,13 @@ class Reporter:
         self._room.set()
         self._now(status="stopped")
 
-    async def _round(self) -> bool:
+    async def _round(self, *, sweeps: bool = True) -> bool:
         """One batch, or a sweep; whether there may be more to do at once."""
         try:
             if self._unmarked:
                 await self._mark()
-            if self._clock.monotonic() >= self._sweep_at and self._room_taken() < self._config.max_bytes // 2:
+            due = self._clock.monotonic() >= self._sweep_at
+            if sweeps and due and self._room_taken() < self._config.max_bytes // 2:
                 await self._sweep()
             if self._joined:
                 await self._look_at_joined()
@@ -236,12 +238,15 @@ class Reporter:
         await asyncio.gather(changed, return_exceptions=True)
 
     async def _flush(self) -> None:
-        """Publish and mark what is in flight; a failure is tried again until the deadline."""
+        """Publish and mark what is in flight; a failure is tried again until the deadline.
+
+        Nothing more is swept: there may be an outage's reports, and whoever lives, or starts, finds them.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.stop_timeout):
                 while self._left():
                     self._again_at = 0.0
-                    if not await self._round() and (self._failing or self._put_off):
+                    if not await self._round(sweeps=False) and (self._failing or self._put_off):
                         await asyncio.sleep(min(0.5, self._config.first_wait))
         if self._left():
             log.warning(
@@ -286,6 +291,7 @@ class Reporter:
         if self._put_off_bytes + letter.size > self._config.max_bytes and self._put_off:
             self._let_go(letter)
             self._count(left_to_sweep=1)
+            self._crowded = True
             return
         if not self._put_off:
             self._again_at = self._clock.monotonic() + self._pause
@@ -417,7 +423,7 @@ class Reporter:
             self._swept.discard(letter.id)
 
     async def _sweep(self) -> None:
-        """Find what was left unmarked; at once again when there may be more."""
+        """Find what was left unmarked; at once again when there may be more, and room for it."""
         # Those that were put off are the oldest of all and would hide the others.
         limit = self._config.batch + len(self._put_off)
         found = await self._queue.unreported(self._config.sweep_age, limit)
@@ -426,8 +432,9 @@ class Reporter:
             self._take(letter)
         self._count(swept=len(fresh))
         self._swept.update(letter.id for letter in fresh)
-        if len(found) < limit:
+        if len(found) < limit or self._crowded:
             self._sweep_at = self._clock.monotonic() + self._config.sweep_every
+        self._crowded = False
 
     def _tell_swept(self) -> None:
         """Say how many of those found are out, once all are that can be and no more are to be found."""

@@ -71,6 +71,7 @@ class Breaker:
         self.until = 0.0
         self._wait = FIRST_WAIT
         self._trying = False
+        self._tries = 0
 
     def trip(self, why: str, phase: str, now: float, most: float = LAST_WAIT) -> bool:
         """The relay refused somebody for a reason of its own. True if that is news.
@@ -108,16 +109,18 @@ class Breaker:
         """Whether a letter may be got for a try: its time has come and no other one is under way."""
         return self.open and not self._trying and now >= self.until
 
-    def take_try(self, now: float) -> bool:
-        """Take the one try, if there is one; whoever has it gives it back, or the relay ends it."""
+    def take_try(self, now: float) -> int:
+        """Take the one try, if there is one: its number, else 0. Whoever has it gives it back in the end."""
         if not self.may_try(now):
-            return False
+            return 0
         self._trying = True
-        return True
+        self._tries += 1
+        return self._tries
 
-    def give_back(self) -> None:
-        """Nothing came of the try: somebody else may have it."""
-        self._trying = False
+    def give_back(self, number: int) -> None:
+        """Whoever had this try is through: if the relay has not ended it, somebody else may have it."""
+        if number == self._tries:
+            self._trying = False
 
 
 class Refusals:
@@ -134,11 +137,14 @@ class Refusals:
         self._runs: Final[dict[Words, set[str]]] = {}
         self.numbers: Final[dict[str, int]] = {}
 
-    def note(self, letter_id: str, result: Result) -> bool:
-        """One more; whether they are so many now that it is everybody."""
+    def note(self, letter_id: str, result: Result, recipient: str = "") -> bool:
+        """One more; whether they are so many now that it is everybody.
+
+        With a `recipient` it is the letter's to this one alone, which the relay took for others.
+        """
         words = (result.phase, result.code, result.enhanced)
         alike = self._runs.setdefault(words, set())
-        alike.add(letter_id)
+        alike.add(f"{letter_id} {recipient}")
         self.remember(letter_id)
         return len(alike) >= RUN or len(set().union(*self._runs.values())) >= MIXED_RUN
 

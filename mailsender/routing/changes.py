@@ -60,7 +60,8 @@ _LEFT: Final[Sequence[tuple[str, _Look]]] = (
 def changes(now: Plan, new: Plan, *, other_ways: Collection[str]) -> Changes:
     """What to go on by, where `now` is what runs and `new` what the file says.
 
-    `other_ways` are the names of relays that the file would have reached in another way, or by another login.
+    `other_ways` are the names of relays that the file would have reached in another way, or by another login:
+    nothing of them is taken.
     """
     taken: list[str] = []
     left: list[str] = []
@@ -84,10 +85,14 @@ def _relays(
             left.append(f"relays.{relay.name} is gone: it stays, without letters, where no route leads to it")
             found.append(relay)
             continue
-        found.append(_merged(relay, other))
-        taken += [f"relays.{relay.name}.{key}" for key, look in _TAKEN if look(relay) != look(other)]
+        # What the file says of a relay is of the one that it names now: until that one is reached, another
+        # server's rate, quota or rules would hold where they were not meant to.
+        stays = relay.name in other_ways
+        found.append(relay if stays else _merged(relay, other))
+        changed = [f"relays.{relay.name}.{key}" for key, look in _TAKEN if look(relay) != look(other)]
+        (left if stays else taken).extend(changed)
         left += [f"relays.{relay.name}.{key}" for key, look in _LEFT if look(relay) != look(other)]
-        if relay.name in other_ways:
+        if stays:
             left.append(f"relays.{relay.name}: how it is reached, or who logs in")
     left += [f"relays.{name} is new" for name in wanted]
     return tuple(found)

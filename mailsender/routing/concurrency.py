@@ -27,10 +27,15 @@ class Concurrency:
         self.failures = 0
         self.limit = ENDLESS
 
+    @property
+    def bound(self) -> int:
+        """How many there may be in any case, whatever was asked for before that was known."""
+        return min(self.most, self.limit)
+
     def opened(self) -> None:
         """A session was opened: the run of failures is over."""
         self.failures = 0
-        self.size = min(self.most, self.limit, self.size + 1)
+        self.size = min(self.bound, self.size + 1)
 
     def failed(self, still_open: int) -> None:
         """One could not be opened; so many are."""
@@ -51,4 +56,4 @@ class Concurrency:
         more = most > self.most
         self.most = most
         size = max(self.size, FIRST) if more and not self.failures else max(self.size, 1)
-        self.size = min(most, self.limit, size)
+        self.size = min(self.bound, size)

@@ -110,7 +110,7 @@ def _in_line(turns: Mapping[str, int], limiters: Mapping[str, Limiter]) -> str:
     """How many wait for a turn of the destination for which most do, and for others."""
     most = max(turns, key=lambda pattern: turns[pattern])
     others = sum(turns.values()) - turns[most]
-    text = f"{counted(turns[most], 'recipient')} in line for {most} ({told(limiters[most])})"
+    text = f"{counted(turns[most], 'letter')} in line for {most} ({told(limiters[most])})"
     return f"{text}, {others} for other destinations" if others else text
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from mailsender.model.address import domain_of
 from mailsender.model.letter import now_ms
-from mailsender.ratelimit.destinations import domain_of
 from mailsender.routing.plan import RoutePlan
 from mailsender.routing.pool import HANGS
 from mailsender.routing.relay import Relay

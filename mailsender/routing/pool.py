@@ -304,6 +304,8 @@ class Pool:
                 raise RelayAway(self.reach.trouble or "no session is open", phase=self.reach.phase)
             if not wanted():
                 raise RelayAway("it is not wanted any more", phase=self.reach.phase)
+            if self._stopping.is_set():
+                break  # it was told while we looked, when we did not wait
             first, woken = False, await self._changed(route)
         raise Stopped
 
@@ -509,11 +511,15 @@ class Pool:
                 self._discard(held)
                 continue
             held.under_way += 1  # nobody closes it meanwhile
-            ready = await held.session.check_alive()
-            held.under_way -= 1
+            ready = False
+            try:
+                ready = await held.session.check_alive()
+            finally:
+                held.under_way -= 1
+                if not ready:
+                    self._discard(held)
             if ready and not held.gone:
                 return self._enter(held)
-            self._discard(held)
         return None
 
     async def _opened(self, *, wait: bool) -> Held | None:
@@ -586,6 +592,8 @@ class Pool:
             self._window.forget()
         self._window.opened()
         self.note_there()
+        if len(self._open) > self._window.bound:
+            self._discard(held)  # fewer are allowed since it was begun
         return held
 
     def _postpone(self, most: float, least: float) -> None:

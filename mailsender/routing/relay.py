@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from mailsender.model.address import domain_of
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, now_ms
-from mailsender.ratelimit.destinations import Destinations, Rates, domain_of
+from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.gcra import Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import Order, login
@@ -368,10 +369,13 @@ class Relay:
         self.uneasy = True
         self.refusals.remember(letter_id)
 
-    def doubt(self, letter_id: str, result: Result) -> bool:
-        """It refused a letter in words that may be meant for everybody; whether they are."""
+    def doubt(self, letter_id: str, result: Result, recipient: str = "") -> bool:
+        """It refused a letter in words that may be meant for everybody; whether they are.
+
+        `recipient` is whom it was refused for, where it was taken for others.
+        """
         self.uneasy = True
-        if self.refusals.note(letter_id, result) or self.breaker.open:
+        if self.refusals.note(letter_id, result, recipient) or self.breaker.open:
             self.hold(letter_id, result)
             return True
         return False

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from mailsender.model.address import folded
 from mailsender.model.letter import Phase, Result
 from mailsender.model.text import MAX_TEXT
+from mailsender.ratelimit import order
 from mailsender.routing.bounded_pattern import compiled
 
 MAX_NAME: Final = 64
@@ -251,6 +253,9 @@ ACCOUNT_CODES: Final = (
     "5.2.254",
     "5.2.255",
     "5.1.90",  # Microsoft: the account's recipients a day
+    "5.7.501",  # Microsoft: 5.7.501 to .503: the account is banned for spam; .504 and .505 are a recipient's
+    "5.7.502",
+    "5.7.503",
     "5.7.705",  # Microsoft: the tenant has exceeded its threshold
     "5.7.708",  # Microsoft: nothing is taken from this address of the tenant
     "5.7.60",  # Microsoft: no permission to send as this sender
@@ -293,6 +298,11 @@ class Decision:
     verified: bool = True
 
     @property
+    def doubted(self) -> bool:
+        """Whether it is about something else once it is known that others are taken."""
+        return self.otherwise is not self.action
+
+    @property
     def orders(self) -> bool:
         """Whether something beyond the letter is to be obeyed for a while, on all replicas."""
         return self.action in _ORDERING and self.seconds > 0
@@ -307,10 +317,10 @@ def scope_key(scope: Scope, *, recipient: str = "", sender: str = "") -> str:
     if scope is Scope.RELAY:
         return RELAY_KEY
     if scope is Scope.DESTINATION:
-        return f"destination:{recipient.rpartition('@')[2].lower()}"
+        return order.destination(recipient)
     if scope is Scope.SENDER:
-        return f"sender:{sender.lower()}"
-    return f"recipient:{recipient.lower()}"
+        return order.sender(sender)
+    return f"recipient:{folded(recipient)}"
 
 
 def first_fit(
@@ -338,19 +348,32 @@ def first_fit(
 _ACCOUNTS: Final = {Scope.SENDER, Scope.RELAY}
 
 
+BARS: Final = frozenset({Action.STOP, Action.SWITCH})
+"""What nothing but a person, or a long time, ends."""
+
+
 def decided(
-    rule: ReplyRule, code: int, enhanced: str | None, text: str, *, blames_all: bool = False
+    rule: ReplyRule,
+    code: int,
+    enhanced: str | None,
+    text: str,
+    *,
+    blames_all: bool = False,
+    doubted: bool = False,
 ) -> Decision:
     """What a rule that fits says about a reply.
 
     `blames_all`: without it the reply would be taken to be about everybody. Then no attempt of a recipient
-    counts, whoever the rule is about: too many would fail it in the end.
+    counts, whoever the rule is about: too many would fail it in the end. `doubted`: for all that is known the
+    reply may be about one letter. Whether it is shows once the relay takes others: such a one is put off, and
+    does not stop all others again and again.
     """
+    one = doubted and rule.action in BARS and rule.scope in _ACCOUNTS
     counts = rule.scope not in _ACCOUNTS and not blames_all and not is_accounts_fault(code, enhanced)
     return Decision(
         rule=rule.name,
         action=rule.action,
-        otherwise=rule.action,
+        otherwise=Action.DEFER if one else rule.action,
         scope=rule.scope,
         seconds=rule.seconds,
         then=rule.then,

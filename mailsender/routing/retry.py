@@ -110,13 +110,19 @@ def schedule_text(waits: tuple[float, ...]) -> str:
 
 
 @lru_cache(maxsize=256)
-def with_schedule(policy: RetryPolicy, text: str) -> RetryPolicy:
-    """The policy with a letter's own schedule in place of its waits; all else stays.
+def with_schedule(policy: RetryPolicy, text: str, *, ages: bool = False) -> RetryPolicy:
+    """The policy with a letter's own schedule in place of its waits, if it brings one; all else stays.
+
+    `ages`: the letter says itself until when it is sent, so that no waits end it.
 
     Raises:
         ValueError: `text` is none.
     """
-    return replace(policy, schedule=read_schedule(text))
+    return replace(
+        policy,
+        schedule=read_schedule(text) if text else policy.schedule,
+        retry_for=math.inf if ages else policy.retry_for,
+    )
 
 
 def _waits(part: str) -> tuple[float, int]:

@@ -156,27 +156,28 @@ class Route:
         refusing = [relay for relay in self.relays if relay.breaker.open]
         return bool(refusing) and not self.goes and any(relay.goes for relay in refusing)
 
-    def turn(self) -> tuple[Relay, bool]:
+    def turn(self) -> tuple[Relay, int]:
         """The relay whose turn it is: by weight, or else the first over which letters go, or else the first.
 
         One that refused letters has a turn with a single letter when it is time for that, unless an earlier
-        one goes; then the second value is True. Whoever takes a turn says what came of it: by `done`.
+        one goes; then the second value is the number of that try, else 0. Whoever takes a turn says what came
+        of it: by `done`.
         """
         now = self._clock.monotonic()
         if self._turns is not None:
             for relay in self._first:
-                if relay.breaker.may_try(now) and relay.goes and relay.breaker.take_try(now):
-                    return relay, True
+                if relay.breaker.may_try(now) and relay.goes:
+                    return relay, relay.breaker.take_try(now)
             free = [relay.free for relay in self._first]
             place = self._turns.take(free, [relay.pool.at_hand for relay in self._first])
             if place is not None:
-                return self._first[place], False
+                return self._first[place], 0
         for relay in self.relays:
             if relay.free:
-                return relay, False
-            if relay.goes and relay.breaker.take_try(now):
-                return relay, True
-        return self.relays[0], False
+                return relay, 0
+            if relay.goes and (number := relay.breaker.take_try(now)):
+                return relay, number
+        return self.relays[0], 0
 
     def line(self) -> str:
         """Where its next letter waits for what routes share: for priority `high` there may be a line."""
@@ -187,10 +188,10 @@ class Route:
         high = self.reserve and letter.handling.priority is Priority.HIGH
         return reserved_line(self.name) if high else self.name
 
-    def done(self, relay: Relay, *, trial: bool, sent: bool) -> None:
+    def done(self, relay: Relay, *, trial: int, sent: bool) -> None:
         """A turn is over. `trial`: as `turn` said. `sent`: a letter was taken."""
         if trial:
-            relay.breaker.give_back()
+            relay.breaker.give_back(trial)
         elif self._turns is not None and not sent and relay in self._first:
             self._turns.give_back(self._first.index(relay), [each.free for each in self._first])
 

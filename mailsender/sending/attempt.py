@@ -148,10 +148,10 @@ def progress(
 
 
 def policy_of(letter: Letter, policy: RetryPolicy) -> RetryPolicy:
-    """How often the letter is tried: as its route has it, with the schedule that it brings."""
-    own = letter.handling.retry
+    """How often the letter is tried: as its route has it, with the schedule and the end that it brings."""
+    own, ages = letter.handling.retry, letter.handling.expire_at is not None
     try:
-        return with_schedule(policy, own) if own else policy
+        return with_schedule(policy, own, ages=ages) if own or ages else policy
     except ValueError:  # somebody else wrote into its document
         return policy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,6 +28,7 @@ from mailsender.routing.weighing import Ruling
 from mailsender.sending.attempt import as_expired
 from mailsender.sending.expiry import tell_expired
 from mailsender.sending.hastening import Hastener
+from mailsender.sending.lost_claims import LostClaims
 from mailsender.sending.rerouter import Rerouter, way_of
 from mailsender.sending.sender import Sender
 from mailsender.sending.settler import Settler
@@ -55,11 +56,11 @@ dearest thing that an idle service does."""
 WATCH = 5.0
 """Seconds between two looks whether sessions wait for a reply since longer than usual."""
 
-DOUBTS = 100
-"""Claims without an answer that are told apart; whether there is any is all that is asked."""
-
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 10.0
 """Seconds between two claims while MongoDB is away."""
+
+GOODBYE = 1.0
+"""Seconds that all relays together have at least to answer QUIT at a stop."""
 
 FRESH_ONLY = "only letters fresh from intake are sent"
 
@@ -104,12 +105,11 @@ class Dispatcher:
             queue, tools.clock, tools.composer, routes=lambda: self.routes, moved=self._nudge_one
         )
         self.sharing = Sharing(queue, tools.in_flight, tools.clock, relays, life=tools.policy.life)
+        self.lost_claims = LostClaims(queue, tools.in_flight, tools.settler, heartbeat, tools.clock)
         self.condition = Condition(part="mongodb")
         self.times = Times()  # of claims
         self.held_up = 0  # times that letters in flight took all the memory that they may
         self._crowd = False
-        self._asked: set[str] = set()  # tokens of claims under way
-        self._doubts: set[str] = set()  # those of claims whose replies were lost
         self._suppressed: dict[str, Mapping[str, Letter]] = {}  # of fresh claims, by their tokens
         self._senders: dict[str, int] = {}  # how many each route has
         self._running: set[asyncio.Task[None]] = set()
@@ -158,6 +158,8 @@ class Dispatcher:
             self._senders.pop(route.name, None)
             route.leave()
             self._release(route.backlog.drain())
+            for relay in route.relays:
+                relay.look_again()
         if self._group is not None and not self._stopping.is_set():
             self._staff(self._group)
         self.rerouter.changed.set()
@@ -196,17 +198,17 @@ class Dispatcher:
                 room = await self._more_fresh_room(route, count, ends)
             if room > 0:
                 limit = min(room, count)
-                claims.append(FreshClaim(token=self._new_token(), limit=limit, route=route.name))
-        return await self._looked_up(claims, letters) if claims and not self._suppression.idle else claims
+                claims.append(FreshClaim(token=self._in_flight.new_token(), limit=limit, route=route.name))
+        if claims and not self._suppression.idle:
+            claims = await self._looked_up(claims, letters)
+        self._in_flight.asked.update([each.token for each in claims])
+        return claims
 
-    async def _looked_up(
-        self, claims: Sequence[FreshClaim], letters: Sequence[Letter]
-    ) -> Sequence[FreshClaim]:
+    async def _looked_up(self, claims: list[FreshClaim], letters: Sequence[Letter]) -> list[FreshClaim]:
         """The claims, with what their letters lose by the suppression list; none where nobody can know."""
         try:
             found = await self._suppression.look_up(letters)
         except Unavailable:
-            self._asked.difference_update([each.token for each in claims])
             return []
         if found:
             self._suppressed |= {each.token: found for each in claims}
@@ -218,11 +220,17 @@ class Dispatcher:
         """Take the letters of which the queue says that they came in under these claims."""
         claimed = [letter for letter, what in zip(letters, found, strict=True) if what is Inserted.CLAIMED]
         for claim in claims:
-            self._asked.discard(claim.token)
+            self._in_flight.answered(claim.token)
             mine = tuple(letter for letter in claimed if letter.route == claim.route)
             route = next((each for each in self.routes if each.name == claim.route), None)
             suppressed = self._suppressed.pop(claim.token, None)
             self._take(route, Claim(token=claim.token, letters=mine), suppressed, fresh=True)
+
+    def lose_fresh(self, claims: Sequence[FreshClaim]) -> None:
+        """Nobody will say what came in under these claims: it goes back."""
+        for claim in claims:
+            self._suppressed.pop(claim.token, None)
+            self._in_flight.unanswered(claim.token)
 
     async def _more_fresh_room(self, route: Route, wanted: int, ends: float) -> int:
         """Wait until as many letters as are `wanted` fit, or the time `ends`."""
@@ -239,7 +247,7 @@ class Dispatcher:
 
     def _fresh_room(self, route: Route) -> int:
         """How many letters fit into the backlog; -1 when none may come that way."""
-        if self._stopping.is_set() or self._in_flight.journal.trouble:
+        if self._stopping.is_set() or self._in_flight.journal.trouble or not self._in_flight.joined:
             return -1
         room = route.fresh_room()
         return 0 if room > 0 and self._crowded() else room
@@ -263,6 +271,8 @@ class Dispatcher:
         if self._tools.table.names:
             look = partial(self.rerouter.run, stop)
             group.create_task(keep("rerouting", look, stop, "letters stay on routes that are gone"))
+        look = partial(self.lost_claims.run, stop)
+        group.create_task(keep("lost claims", look, stop, "letters whose claims were not answered wait"))
         hasten = partial(self.hastener.run, stop)
         group.create_task(keep("hastening", hasten, stop, "letters keep times that followed from old limits"))
 
@@ -289,65 +299,18 @@ class Dispatcher:
         _, late = await asyncio.wait(set(self._claiming), timeout=timeout)
         return not late
 
-    async def return_lost(self) -> int:
-        """Give back letters that are ours in the queue and not in flight: a claim's reply was lost; how many.
-
-        To be called when nothing is claimed any more. Without such a reply the queue is not asked.
-
-        Raises:
-            Unavailable: the queue cannot say whether there are any.
-        """
-        return await self._return_claimed(self._doubts | self._asked)
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether a claim was never answered; what it takes may still come under our name."""
-        return bool(self._doubts or self._asked)
-
-    async def _settle_doubts(self) -> None:
-        """Give back what claims took whose replies were lost: while this replica lives nobody else will.
-
-        Only when MongoDB has answered for a while: until then it may carry out what it was told before.
-        """
-        if not self._doubts or not self._heartbeat.health.steady(self._clock.monotonic()):
-            return
-        doubts = set(self._doubts)
-        try:
-            returned = await self._return_claimed(doubts)
-        except Unavailable as error:
-            self._heartbeat.away(error)
-            return
-        self._doubts -= doubts
-        if returned:
-            log.info("lost_claims_returned", letters=returned)
-
-    async def _return_claimed(self, tokens: Set[str]) -> int:
-        """Give back what is in the queue under these tokens, and not in flight; how many."""
-        if not tokens:
-            return 0
-        ours = await self._queue.claims_of(self._in_flight.replica)
-        lost = 0
-        for token in tokens & ours.keys():
-            strange = [each for each in ours[token] if self._in_flight.token(each) != token]
-            lost += len(strange)
-            self._settler.release(token, strange)
-        return lost
-
-    def _new_token(self) -> str:
-        """A token for a claim that has yet to be answered."""
-        token = self._in_flight.new_token()
-        self._asked.add(token)
-        return token
-
     async def finish(self, timeout: float) -> bool:
         """Wait for the senders; cut those that are not done after `timeout` seconds. True if none was cut.
 
         Letters of which nobody knows yet what their refusal means go back.
         """
+        until = self._clock.monotonic() + timeout
         none_cut = await self._senders_end(timeout)
         for relay in self.relays:
             relay.scale.rule(Ruling.STOPPED)
-            await relay.pool.close()
+        closing = [asyncio.ensure_future(relay.pool.close()) for relay in self.relays]
+        # Whoever is still asked for its last words then is so beside what follows: nothing depends on them.
+        await asyncio.wait(closing, timeout=max(GOODBYE, until - self._clock.monotonic()))
         return none_cut
 
     async def _senders_end(self, timeout: float) -> bool:
@@ -406,13 +369,17 @@ class Dispatcher:
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 continue
             backoff = FIRST_BACKOFF
-            await self._settle_doubts()
             route.dry = got < room
             if not got:
                 await pause(route.nudged, POLL)
 
     def _blocked(self, route: Route) -> bool:
-        """Whether what is claimed has to go back: nothing goes, or no journal can be written."""
+        """Whether what is claimed has to go back: nothing goes, or no journal can be written.
+
+        Nor is anything claimed under a name that others do not know yet.
+        """
+        if not self._in_flight.joined:
+            return True
         return bool(route.blocked_because()) or not self._in_flight.journal.writable()
 
     def _room(self, route: Route) -> int:
@@ -428,25 +395,28 @@ class Dispatcher:
     async def _claim(self, route: Route, room: int) -> int:
         """Claim up to `room` letters; returns how many. `condition` says why there is none."""
         route.note_look()
-        token = self._new_token()
+        token = self._in_flight.ask()
         began = self._clock.monotonic()
         try:
             claim = await self._queue.claim(room, token, route.name)
             found = {} if self._suppression.idle else await self._suppression.look_up(claim.letters)
         except Unavailable as error:
-            self._asked.discard(token)
-            if len(self._doubts) < DOUBTS:
-                self._doubts.add(token)
+            self._in_flight.unanswered(token)
             route.dry = False
             self.condition.set(str(error) or type(error).__name__, self._clock.epoch())
             self._heartbeat.away(error)
             return 0
         except Exception:
-            self._asked.discard(token)  # a fault of ours, and no claim that is still under way
+            self._in_flight.answered(
+                token
+            )  # a fault of ours: MongoDB is done with it, and a look finds what it took
+            raise
+        except BaseException:
+            self._in_flight.unanswered(token)
             raise
         self.times.note(self._clock.monotonic() - began)
         self.condition.clear()
-        self._asked.discard(claim.token)
+        self._in_flight.answered(claim.token)
         self._take(route, claim, found)
         return len(claim.letters)
 

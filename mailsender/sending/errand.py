@@ -41,7 +41,9 @@ class Errand:
     `idle` are those of whom nothing was learnt, for `pause` seconds. `waits` has the seconds for which others
     are to wait at least. `failed` has, of those whom a rule failed, after how many such refusals an address
     is suppressed; from the refusals of those who are `unlearned` nothing is learned. `switched` are those
-    for whom a rule wants another relay. `doubtful` were refused in words that may be meant for everybody.
+    for whom a rule wants another relay, `staying` those who are to wait for this one by a rule about them or
+    their destination. `doubtful` were refused in words that may be meant for everybody.
+    `taken`: this relay took it for somebody. `renewed` counts the sessions in a row that ended under it.
     `short` tells that it ended before all were asked. `held` and `slot` are for its next transaction, as far
     as it has them. `contents` are those of its attachments. `trial`: it may begin though the breaker of its
     relay is open, to show whether letters are taken again.
@@ -74,6 +76,7 @@ class Errand:
         "short",
         "size",
         "slot",
+        "staying",
         "switched",
         "taken",
         "token",
@@ -100,6 +103,7 @@ class Errand:
         self.failed: dict[str, int] | None = None
         self.unlearned: frozenset[str] = NOBODY
         self.switched: frozenset[str] = NOBODY
+        self.staying: frozenset[str] = NOBODY
         self.doubtful: dict[str, Result] = {}
         self.contents: Mapping[str, Base64] = NO_CONTENTS
         self.pause = 0.0
@@ -144,6 +148,22 @@ class Errand:
             if self.waits:
                 self.waits = {each: wait for each, wait in self.waits.items() if each not in part}
 
+    def took(self) -> None:
+        """The relay took it for somebody: in a good session, and what it refused before was not for all."""
+        self.taken, self.renewed = True, 0
+        if self.doubtful:
+            self.results |= self.doubtful
+            self.doubtful = {}
+
+    def fresh_first(self) -> None:
+        """Ask about those first of whom nothing was said yet.
+
+        Who is refused again and again would keep them waiting, and they tell whether it is for itself.
+        """
+        if self.letter.message_id and len(self.left) > 1:  # it was tried before
+            heard = {each.address for each in self.letter.recipients if each.result is not None}
+            self.left = tuple(sorted(self.left, key=heard.__contains__))
+
     @property
     def unasked(self) -> bool:
         """Whether no relay was asked: all that is said of the letter is our own word."""
@@ -168,6 +188,10 @@ class Errand:
     def switch(self, addresses: Iterable[str]) -> None:
         """Let them go over another relay of the route: this one certainly did not take them."""
         self.switched = self.switched.union(addresses)
+
+    def stay(self, address: str) -> None:
+        """Give this one to no other relay in this attempt."""
+        self.staying = self.staying.union((address,))
 
     @property
     def room(self) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Claim, Letter, Settlement
 from mailsender.queue.inflight import InFlight
 from mailsender.queue.port import Queue
@@ -36,7 +35,6 @@ class Expiry:
         self._queue = queue
         self._in_flight = in_flight
         self._settler = settler
-        self._doubts: set[str] = set()  # tokens of claims whose replies were lost
 
     async def sweep(self, limit: int) -> int:
         """End up to `limit` letters; returns how many.
@@ -44,13 +42,15 @@ class Expiry:
         Raises:
             Unavailable: the queue is away.
         """
-        await self._end_doubtful()
-        token = self._in_flight.new_token()
+        if not self._in_flight.joined:
+            return 0
+        token = self._in_flight.ask()
         try:
             claim = await self._queue.claim_expired(limit, token)
-        except Unavailable:
-            self._doubts.add(token)
+        except BaseException:
+            self._in_flight.unanswered(token)
             raise
+        self._in_flight.answered(token)
         self._end(claim)
         return len(claim.letters)
 
@@ -61,13 +61,3 @@ class Expiry:
         for letter in claim.letters:
             self._settler.put(Settlement(token=claim.token, letter=as_expired(letter)))
         tell_expired(claim.letters)
-
-    async def _end_doubtful(self) -> None:
-        """What a claim took whose reply was lost is ours, and nobody else will end it while we live."""
-        if not self._doubts:
-            return
-        ours = await self._queue.claims_of(self._in_flight.replica)
-        held = await self._queue.held({token: ours[token] for token in self._doubts & ours.keys()})
-        for token, letters in held.items():
-            self._end(Claim(token=token, letters=tuple(letters)))
-        self._doubts.clear()

@@ -32,11 +32,12 @@ def untaken(errand: Errand) -> tuple[str, ...]:
     Put off by a reply, whatever its stage, or lost before the dot: in both nothing was taken (RFC 5321
     §4.2.5, §4.5.3.2). Who is in doubt from this or an earlier attempt is none of them: what becomes of those
     says `SMTP_UNCERTAIN`. Nor is who was refused for good, whose refusal is being weighed, or who is to wait
-    by a rule about the recipient or its destination that does not speak of another relay, if the attempt
-    counts; but who was not asked about is, as the relay lacks what the letter needs.
+    by a rule about the recipient or its destination that does not speak of another relay. Who waits for what
+    this relay, or the sender over it, is to wait for is one of them; and so is who was not asked about, as
+    the relay lacks what the letter needs.
     """
     out = {each.address for each in errand.letter.recipients if each.uncertain}
-    out.update((errand.waits or {}).keys() - errand.switched)
+    out |= errand.staying
     later = [
         address
         for address, result in errand.results.items()

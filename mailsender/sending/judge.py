@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from mailsender.model.clock import Clock
 from mailsender.model.letter import Phase, Result, Verdict
-from mailsender.routing.reply_rule import Decision, Suppress
+from mailsender.routing.reply_rule import BARS, Decision, Suppress
 from mailsender.routing.weighing import Ruling
 from mailsender.sending.errand import Errand, Said
-from mailsender.sending.orders import obey
+from mailsender.sending.orders import obey, unasked
 from mailsender.sending.permit import some_taken
 from mailsender.sending.reply_rules import RULED, Action, When, as_deferred, as_refused, decide, ruled
 from mailsender.sending.scopes import Ordered, order
 
 RENEWALS = 2
 """Sessions in a row that a letter is tried over anew, as if their end had nothing to do with it."""
+
+DOUBTED: Final = frozenset({Action.HOLD, Action.WEIGH, Action.DEFER}) | BARS
+"""What is done no more once it is known that the relay takes others, as far as the decision says so."""
 
 DOUBTED_TRIES = 7
 """Attempts after which a refusal is taken to be about the letter although the relay took nobody else since:
@@ -27,17 +31,19 @@ class Reading:
     """What the replies to one transaction come to, as its recipients are gone through.
 
     `again` are sent to again at once, over another session if `renew`. `held` was meant for everybody,
-    `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter rest as a whole.
+    `doubted` may be so, `spoken` tells that the relay spoke of recipients, `rests` that a rule has the letter
+    rest as a whole.
     `paused` is about the letter, and asks for fewer letters all the same. `obeyed` is what was ordered.
     `alone`: nobody was accepted.
     """
 
-    __slots__ = ("again", "alone", "held", "obeyed", "paused", "renew", "rests", "spoken")
+    __slots__ = ("again", "alone", "doubted", "held", "obeyed", "paused", "renew", "rests", "spoken")
 
     def __init__(self, obeyed: Ordered, *, alone: bool) -> None:
         self.obeyed = obeyed
         self.alone = alone
         self.again: list[str] = []
+        self.doubted: Result | None = None
         self.held: Result | None = None
         self.paused: Result | None = None
         self.renew = self.spoken = self.rests = False
@@ -60,11 +66,12 @@ class Judge:
         reading = Reading(said.obeyed, alone=not accepted)
         news = said.since >= relay.refusals.number  # else it was on its way when the relay refused others
         taken = some_taken(results)
+        if accepted:
+            errand.took()
         carried = said.carried and errand.renewed < RENEWALS
-        errand.taken = errand.taken or accepted
         for each in part:
             decision = decide(relay.rules, results[each], taken=taken, carried=carried, known=known)
-            action = self._action(errand, decision)
+            action = self._action(errand, each, decision, accepted=accepted)
             if action is Action.SPLIT and len(part) > 1:
                 reading.again.append(each)
             elif action is Action.RENEW:
@@ -77,13 +84,14 @@ class Judge:
         errand.left = (*reading.again, *errand.left)
         if reading.held is not None:
             errand.pause = relay.hold(errand.letter.id, reading.held)
+            self._to_blame_is_the_relay(errand)
             return False
         if reading.paused is not None:
             relay.hold(errand.letter.id, reading.paused)
-        if errand.doubtful:
-            self._weigh(errand)
+        if reading.doubted is not None:
+            further = self._weigh(errand, part, reading.doubted)
             said.held.refused = relay.refusals.number
-            return False
+            return further and not reading.rests
         if reading.spoken and news:
             relay.at_ease_if_held()
         return not reading.rests
@@ -104,9 +112,12 @@ class Judge:
             errand.idle.add(address)
             reading.held = result
         elif action is Action.WEIGH:
-            errand.doubtful[address] = result
+            own = as_deferred(result) if decision.otherwise is Action.DEFER else result
+            errand.doubtful[address] = reading.doubted = own
         elif action in RULED:
             errand.results[address] = as_deferred(result)
+            if decision.doubted:
+                errand.relay.refused(errand.letter.id)
             now = self._clock.monotonic()
             reading.obeyed = order(errand.relay, errand.mail, address, decision, now, obeyed=reading.obeyed)
             reading.rests = obey(errand, address, decision) or reading.rests
@@ -122,19 +133,34 @@ class Judge:
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
         else:
             errand.results[address] = as_deferred(result)
-            if decision.action is Action.DEFER:
+            if decision.action is Action.DEFER or decision.orders:
                 errand.relay.refused(errand.letter.id)
             reading.spoken = reading.spoken or (action is decision.action and result.code is not None)
 
-    def _action(self, errand: Errand, decision: Decision) -> Action:
-        """What to do by a decision, with what is known of other letters."""
+    def _action(self, errand: Errand, address: str, decision: Decision, *, accepted: bool) -> Action:
+        """What to do by a decision about one recipient, with what is known of others.
+
+        `accepted`: the relay took others in the same transaction, so after it had said so.
+        """
         action = decision.action
         if action is Action.RETRY and not decision.counts and not decision.seconds:
             return Action.RENEW if errand.renewed < RENEWALS else action
-        if action is not Action.HOLD and action is not Action.WEIGH and action is not Action.DEFER:
+        if action not in DOUBTED or not decision.doubted:
             return action
-        others = errand.taken or errand.relay.refusals.others_taken_since(errand.letter.id)
+        # What a rule orders holds though others were taken along: they may have been the last ones.
+        others = (accepted and action not in BARS) or self._is_its_own(errand, address)
         return decision.otherwise if others else action
+
+    @staticmethod
+    def _is_its_own(errand: Errand, address: str) -> bool:
+        """Whether the relay took others after it had refused the letter for this recipient.
+
+        That it took the letter for others before tells nothing: an account's limit begins at any moment.
+        """
+        if not errand.relay.refusals.others_taken_since(errand.letter.id):
+            return False
+        before = errand.letter.recipients[errand.places_of((address,))[0]].result
+        return before is not None and not unasked(before)
 
     def _learn(
         self, errand: Errand, part: tuple[str, ...], said: Said, *, again: Sequence[str], renew: bool
@@ -159,15 +185,19 @@ class Judge:
         else:
             said.held.room = len(part) - len(again)
 
-    def _weigh(self, errand: Errand) -> None:
-        """Somebody was refused in words that may be meant for everybody."""
-        doubtful = errand.doubtful
-        if errand.relay.doubt(errand.letter.id, next(iter(doubtful.values()))):
+    def _weigh(self, errand: Errand, part: tuple[str, ...], result: Result) -> bool:
+        """Some of `part` were refused in words that may be meant for everybody; whether to go on with others.
+
+        Where the relay took the letter for others before, its next recipients tell as much as other letters.
+        """
+        if errand.relay.doubt(errand.letter.id, result, part[0] if errand.taken else ""):
             self._to_blame_is_the_relay(errand)
-            return
-        later = [each for each, result in doubtful.items() if result.verdict is Verdict.DEFERRED]
+            return False
+        doubtful = errand.doubtful
+        later = [each for each, said in doubtful.items() if said.verdict is Verdict.DEFERRED]
         for each in later:  # to wait is what it asks for, whatever it means
             errand.results[each] = doubtful.pop(each)
+        return errand.taken
 
     def _to_blame_is_the_relay(self, errand: Errand) -> None:
         for each, result in errand.doubtful.items():

@@ -52,6 +52,7 @@ class Permit:
     `rules` are the relay's own, `limiter` knows what its replies ordered, `breaker` whether it is to be left
     alone: None for the one letter that may try it. `over` is the relay itself, `mail` what the letter's
     further keys say. `held_back`: it could not begin as somebody in it rests, by what was said meanwhile.
+    `begun` is when it began, 0.0 before: from then on its slot is nobody else's.
     `obeyed` is what was ordered in it.
     """
 
@@ -157,8 +158,11 @@ class Permit:
         if self.over is None or not self.rules:
             return
         now = self.means.clock.monotonic()
+        others = self.over.refusals.others_taken_since(self.letter_id)
         for address, result in results.items():
             decision = decide(self.rules, result)
+            if decision.doubted and others:
+                continue  # most likely it is about the letter, and is looked at more closely when all is said
             if decision.orders or decision.fewer_sessions:
                 self.obeyed = order(self.over, self.mail, address, decision, now, obeyed=self.obeyed)
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -34,7 +35,7 @@ class Recovery:
 
     All of it is guarded by the tokens that the journal holds: a letter that somebody else took meanwhile
     stays theirs. `schedules` are those of the routes by name; the first one is for letters of a
-    route that is no more. A letter for more than `max_recipients` may have gone in several transactions.
+    route that is no more.
     """
 
     def __init__(
@@ -45,7 +46,6 @@ class Recovery:
         settler: Settler,
         composer: Compose,
         schedules: Mapping[str, RetryPolicy],
-        max_recipients: int,
         chance: random.Random,
     ) -> None:
         self._queue = queue
@@ -53,7 +53,6 @@ class Recovery:
         self._settler = settler
         self._composer = composer
         self._schedules = schedules
-        self._max_recipients = max_recipients
         self._chance = chance
         self.settled = self.uncertain = self.released = 0
 
@@ -92,10 +91,11 @@ class Recovery:
                 claims[token].append(letter_id)
             settlements: list[Settlement] = []
             uncertain: set[str] = set()
+            noted = await self._queue.noted(claims)
             for token, letters in (await self._queue.held(claims)).items():
                 for letter in letters:
                     trail = trails[key_of(letter.id, token)]
-                    results = self._news(letter, trail)
+                    results = _news(letter, trail, noted.get(letter.id, NOBODY))
                     if results:
                         settlements.append(self._settlement(token, letter, results, trail.relay))
                     if any(each.verdict is Verdict.UNCERTAIN for each in results.values()):
@@ -109,23 +109,6 @@ class Recovery:
                 await self._settler.release_now(token, ids)
                 self.released += len(ids)
             await self._queue.leave(replica)
-
-    def _news(self, letter: Letter, trail: Trail) -> dict[str, Result]:
-        """What the trail says of recipients of whom nothing final is written down yet.
-
-        Of a letter that takes several transactions each is written down when it is through: what stands there
-        already is not counted again.
-        """
-        told = trail.outcome(letter.everybody)
-        large = len(letter.everybody) > self._max_recipients
-        news: dict[str, Result] = {}
-        for each in letter.recipients:
-            said = told.get(each.address)
-            if said is None or not each.open:
-                continue
-            if not (large and each.tries and each.result and packed(each.result) == packed(said)):
-                news[each.address] = said
-        return news
 
     def _settlement(
         self, token: str, letter: Letter, results: Mapping[str, Result], relay: str
@@ -154,3 +137,24 @@ class Recovery:
         self.settled += len(kept - uncertain)
         self._settler.tally.uncertain += len(kept & uncertain)
         self._settler.tally.recovered += len(kept - uncertain)
+
+
+NOBODY: Final[frozenset[int]] = frozenset()
+"""Those of a letter of one transaction of whom something was written down before it was settled."""
+
+
+def _news(letter: Letter, trail: Trail, noted: frozenset[int]) -> dict[str, Result]:
+    """What the trail says of recipients of whom nothing final is written down yet.
+
+    Of a letter that takes several transactions each is written down when it is through: of those in `noted`,
+    by their places, what stands there already is not counted again.
+    """
+    told = trail.outcome(letter.everybody)
+    news: dict[str, Result] = {}
+    for place, each in enumerate(letter.recipients):
+        said = told.get(each.address)
+        if said is None or not each.open:
+            continue
+        if not (place in noted and each.result and packed(each.result) == packed(said)):
+            news[each.address] = said
+    return news

@@ -139,8 +139,9 @@ SENDER_CODES = (
 _SPOKEN: Final = ("421", "450", "451", "452", "5")
 """Codes beside which words are looked at. 432 and 454 say by themselves that it is too much."""
 
-_OF_A_MAILBOX: Final = ("x.2.x",)
-"""RFC 3463 §3.3: whatever the words are, the mailbox is meant."""
+_OF_A_MAILBOX: Final = ("x.2.1", "x.2.2", "x.2.3", "x.2.4")
+"""RFC 3463 §3.3: whatever the words are, the mailbox is meant. Not so by x.2.0, which Microsoft says of its
+senders."""
 
 
 def _by_words(
@@ -266,6 +267,16 @@ RULES: tuple[Rule, ...] = (
         source="Postfix reject_sender_login_mismatch, of a sender's address that is the letter's own",
     ),
     Rule(
+        name="own-path-verified",
+        at=ANYWHERE,
+        codes=_SPOKEN,
+        words="sender",
+        when=When.OWN_PATH,
+        action=Action.DEFER,
+        scope=Scope.MESSAGE,
+        source="Exim verify = sender, of a sender's address that is the letter's own",
+    ),
+    Rule(
         name="own-sender",
         at=ANYWHERE,
         codes=("5",),
@@ -386,14 +397,26 @@ RULES: tuple[Rule, ...] = (
     _by_words("relaying", "Exim, sendmail, Postfix, Exchange, qmail: nothing is relayed for us"),
     _by_words("authentication", "SmarterMail, Exchange: what 530 says (RFC 4954 §6), with another code"),
     _by_words("suspended", "cPanel, Mail.ru: the account may not send"),
+    _by_words("sender", "Exim verify = sender: the sender's address is looked for, and not found"),
+    Rule(
+        name="rights",
+        at=ANYWHERE,
+        codes=_SPOKEN,
+        words="rights",
+        action=Action.WEIGH,
+        otherwise=Action.DEFER,
+        scope=Scope.SENDER,
+        source="SES: what the user may do, to anybody or to one whose address is an identity of the account",
+    ),
     Rule(
         name="account-quota",
         at=(DATA, DOT),
         codes=("554",),
         enhanced=("5.2.0",),
         action=Action.HOLD,
+        otherwise=Action.DEFER,
         scope=Scope.SENDER,
-        source="Microsoft: the account's recipients a day are used up",
+        source="Microsoft: what the account may send is used up, or it may not send as this sender",
     ),
     # --- about the relay -------------------------------------------------------------------------
     Rule(
@@ -439,6 +462,7 @@ RULES: tuple[Rule, ...] = (
         codes=("4", "5"),
         enhanced=("x.1.7", "x.1.8"),
         action=Action.HOLD,
+        otherwise=Action.DEFER,
         scope=Scope.SENDER,
         source="RFC 3463 §3.2: the sender's address; Postfix says it at RCPT",
     ),
@@ -448,6 +472,7 @@ RULES: tuple[Rule, ...] = (
         codes=("553",),
         enhanced=("5.7.1",),
         action=Action.HOLD,
+        otherwise=Action.DEFER,
         scope=Scope.SENDER,
         source="Postfix reject_sender_login_mismatch: the sender's address is not owned by the user",
     ),
@@ -456,6 +481,7 @@ RULES: tuple[Rule, ...] = (
         at=(RCPT, DATA, DOT),
         codes=("504",),
         action=Action.HOLD,
+        otherwise=Action.DEFER,
         scope=Scope.SENDER,
         source="Postfix reject_non_fqdn_helo_hostname: our name in EHLO, see SMTP_HELO_NAME",
     ),
@@ -609,7 +635,16 @@ def decide(
     found = first_fit(rules, result.phase, code, result.enhanced, text)
     if found is None or (found.action is Action.FAIL and default.action is Action.HOLD):
         return usual
-    return decided(found, code, result.enhanced, text, blames_all=default.action is Action.HOLD)
+    # That others are taken tells nothing of a sender that they do not have, nor of a rate.
+    others_alike = found.scope is not Scope.SENDER or When.OWN_SENDER not in known
+    return decided(
+        found,
+        code,
+        result.enhanced,
+        text,
+        blames_all=default.action is Action.HOLD,
+        doubted=default.otherwise is not Action.HOLD and not default.pauses and others_alike,
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -89,6 +89,11 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
                 r"\bmessage count quota exceeded\b",
                 r"\byou\b.{0,40}\bhave reached your message limit\b",
                 r"\bunusual sending activity\b",
+                r"\bSubmissionQuotaExceeded",
+                r"\bpolicy rejection\W{1,3}quota exceeded\b",
+                r"\bmaximum credits exceeded\b",
+                rf"\blimit of \d+ (?:rcpts|recipients|{_LETTERS}) per\b.{{0,60}}\breached\b",
+                r"\byou have exceeded your (?:out\w+|sending|message|mail) quota\b",
             ),
             unless=(*_MAILBOX, *_OTHER_HOST),
         ),
@@ -103,7 +108,7 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
                 r"(?<![\w./-])(?:\w+_)?rate[ -]?(?:over)?limit(?:ed)?\b(?![.@/-])",
                 rf"\btoo many {_LETTERS}\b",
                 r"\btoo much mail from\b",
-                r"\b(?:sender|sending|submission|message) rate\b.{0,30}\bexceed",
+                r"\b(?:sender|sending|submission|message|mail) rate\b.{0,30}\bexceed",
             ),
             unless=(
                 r"\bon the server\b",
@@ -163,6 +168,16 @@ WORDS: Final[Mapping[str, Words]] = MappingProxyType(
                 rf"\bsending (?:for|from) this (?:account|user) (?:is|has been) {_STOPPED}\b",
                 r"\bsending paused for this account\b",
             ),
+            unless=_OTHER_HOST,
+        ),
+        "sender": Words(
+            such_as=("sender verify failed",),
+            meant=(r"\bsender verif(?:y|ication)\b",),
+            unless=_OTHER_HOST,
+        ),
+        "rights": Words(
+            such_as=("is not authorized to perform",),
+            meant=(r"\bnot authorized to perform\b",),
             unless=_OTHER_HOST,
         ),
     }

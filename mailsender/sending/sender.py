@@ -15,6 +15,7 @@ from mailsender.model.letter import Envelope, Letter, Phase, Result, Settlement,
 from mailsender.observe.supervision import was_cancelled
 from mailsender.ratelimit.gcra import EVERYBODY, UNLIMITED, Slot
 from mailsender.ratelimit.limiter import Changed, NoSlots
+from mailsender.routing.obstacles import Moment
 from mailsender.routing.pool import Held, Stopped
 from mailsender.routing.relay import Relay
 from mailsender.routing.reply_rule import RELAY_KEY
@@ -99,7 +100,7 @@ class Sender:
         relay, trial = self._route.turn()
         sent = False
         try:
-            sent = await self._next(relay, trial=trial)
+            sent = await self._next(relay, trial=trial > 0)
         finally:
             self._route.done(relay, trial=trial, sent=sent)
 
@@ -115,13 +116,14 @@ class Sender:
         # The letter comes first: who waits for one must not keep a route that has some from trying.
         if not (self._backlog.reserve_at_once() or await self._backlog.reserve()):
             return
-        if not relay.breaker.take_try(self._clock.monotonic()):
+        number = relay.breaker.take_try(self._clock.monotonic())
+        if not number:
             self._backlog.cancel()
             return
         try:
             await self._next(relay, trial=True)
         finally:
-            relay.breaker.give_back()
+            relay.breaker.give_back(number)
 
     async def _next(self, relay: Relay, *, trial: bool = False) -> bool:
         """Send the letter that was reserved, once there is all that it takes; whether it was taken.
@@ -198,6 +200,10 @@ class Sender:
         """Whether letters go over it still: it has not refused any meanwhile, and the route has it."""
         return (trial or not relay.breaker.open) and relay in self._route.relays
 
+    def _wants_more(self, relay: Relay, *, trial: bool) -> bool:
+        """The same of a letter that was not taken yet: the route may be gone, too."""
+        return self._wants(relay, trial=trial) and not self._route.ended.is_set()
+
     async def _place(self, relay: Relay, line: str, *, trial: bool) -> Held | None:
         """A place in a session; None where there is none, and another relay may have one."""
         if relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()):
@@ -205,7 +211,7 @@ class Sender:
         held = relay.pool.at_once()
         if held is not None:
             return held
-        wants = partial(self._wants, relay, trial=trial)
+        wants = partial(self._wants_more, relay, trial=trial)
         try:
             held = await relay.pool.place(
                 wait=self._route.alone, route=line, still=partial(self._route.waits_for, relay), wanted=wants
@@ -323,6 +329,7 @@ class Sender:
         destinations = errand.relay.destinations
         if destinations is not None and destinations.limited and self._put_aside(errand):
             return
+        errand.fresh_first()
         while True:
             while self._anybody_left(errand):
                 if not await self._equipped(errand):
@@ -390,11 +397,11 @@ class Sender:
             errand.short = True
             return False
         errand.left = errand.left[len(part) :]
-        if not self._route.alone:
+        if errand.tried:
             errand.note(part)
         if said.good:
             errand.results |= said.results
-            errand.taken = True
+            errand.took()
             return True
         if self._means.cut:
             rules, results = errand.relay.rules, said.results
@@ -513,24 +520,40 @@ class Sender:
                 return False
 
     async def _provide(self, errand: Errand, *, limited: bool) -> bool:
-        """Get the session and the slot that it lacks; True without one: ask again. False: none for long."""
-        relay, line = errand.relay, self._route.line_of(errand.letter)
+        """Get the session and the slot that it lacks; True without one: ask again. False: none for long.
+
+        Nor for longer than it may be sent: a slot of a slow rate may be an hour ahead.
+        """
+        expires = errand.letter.expires
+        left = None if expires is None else expires.timestamp() - self._clock.epoch()
         try:
-            if errand.held is None:
-                errand.held = relay.pool.at_once() or await relay.pool.place(
-                    wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
-                )
-            if errand.slot is None:
-                errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
-            if limited or errand.slot.recipients < EVERYBODY:
-                slot, errand.slot = errand.slot, None
-                errand.slot = await self._fitted(errand, slot)
+            async with asyncio.timeout(left):
+                await self._acquire(errand, limited=limited)
         except Changed:
             errand.give_back()  # its session may have ended
-            return relay in self._route.relays
-        except (NoSlots, Stopped, RelayAway):
+            return errand.relay in self._route.relays
+        except (NoSlots, Stopped, RelayAway, TimeoutError):
             return False
         return True
+
+    async def _acquire(self, errand: Errand, *, limited: bool) -> None:
+        """Wait for the session and the slot that it lacks.
+
+        Raises:
+            Changed: whoever waits for a slot is to look again.
+            NoSlots, RelayAway: none will come for long.
+            Stopped: it is time to stop.
+        """
+        relay, line = errand.relay, self._route.line_of(errand.letter)
+        if errand.held is None:
+            errand.held = relay.pool.at_once() or await relay.pool.place(
+                wait=False, route=line, wanted=partial(self._wants, relay, trial=errand.trial)
+            )
+        if errand.slot is None:
+            errand.slot = relay.limiter.at_once() or await relay.limiter.acquire(line)
+        if limited or errand.slot.recipients < EVERYBODY:
+            slot, errand.slot = errand.slot, None
+            errand.slot = await self._fitted(errand, slot)
 
     async def _fitted(self, errand: Errand, slot: Slot) -> Slot:
         """A slot of the relay that fits the limits of the destination, too, and as many recipients as it can.
@@ -585,8 +608,12 @@ class Sender:
         )
 
     def _pause(self, errand: Errand) -> float:
-        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead."""
-        return 0.0 if self._route.goes and not errand.relay.free else errand.pause
+        """Seconds until those come again of whom nothing was learnt: 0 where another relay goes instead.
+
+        Where none was asked it is the letter that waits, whatever goes.
+        """
+        instead = self._route.goes and not errand.relay.free and not errand.unasked
+        return 0.0 if instead else errand.pause
 
     def _finish(self, errand: Errand) -> None:
         attempt, letter = self._attempt(errand), errand.letter
@@ -594,12 +621,13 @@ class Sender:
         if remembers(letter, moved, errand.past):
             moved = self._with_past(errand, attempt, moved)
         if not moved.status.final and (errand.elsewhere or errand.waits or errand.idle):
-            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay)
+            now = Moment(epoch=self._clock.epoch(), monotonic=self._clock.monotonic())
+            own = NO_WAITS if attempt.cut else own_times(errand, attempt, delay, now)
             if errand.elsewhere or own:
                 moved, delay = moved_on(
                     moved,
                     self._tools.table,
-                    self._clock.epoch(),
+                    now.epoch,
                     tried=attempt.results.keys(),
                     delay=delay,
                     own=own,

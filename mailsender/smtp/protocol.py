@@ -221,8 +221,9 @@ class Dialogue:
         self.streaming = False
         if front.abandoned or not front.waiting:
             # 354 without a recipient: RFC 2920 §3.1 wants the lone dot, whose reply counts for nobody.
-            if front.abandoned and front.recipients_taken:
-                # It took recipients without our MAIL: the lone dot would send them an empty message.
+            if front.behind_refused or (front.abandoned and front.recipients_taken):
+                # It may have recipients all the same, those of the letter before or some without our MAIL:
+                # the lone dot would send them an empty message.
                 self.end("the relay takes recipients of a transaction that it refused")
                 return False
             front.abandoned = True

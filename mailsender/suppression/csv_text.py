@@ -1,9 +1,9 @@
 """The suppression list as CSV (RFC 4180), in UTF-8: read block by block, written row by row. Pure.
 
 The first row may name its columns, of `COLUMNS` in any order; others are passed over. Without such a row each
-has an address, and perhaps a stream, a reason and so on, in that order. An empty `until` stands for the usual
-time. A row is a line: none goes on over a line's end. Neither the row that names the columns nor an empty
-line is counted.
+has an address, and perhaps a stream, a reason and so on, in that order. A file of other columns is refused.
+An empty `until` stands for the usual time. A row is a line: none goes on over a line's end. Neither the row
+that names the columns nor an empty line is counted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Reader:
         """The entries that end in this block; behind the `last` one nothing follows.
 
         Raises:
-            BadFile: the first row names a column twice. No entry came before it.
+            BadFile: the first row names a column twice, or has no address where one is and does not say where
+                one is. No entry came before it.
         """
         lines = (self._rest + self._decoder.decode(block, last)).split("\n")
         # Of a row that is too long enough is kept to see that it is.
@@ -103,6 +104,11 @@ class Reader:
         named = [each.strip().casefold() for each in cells]
         self._columns = named if "address" in named else COLUMNS
         if self._columns is not named:
+            if "@" not in named[0]:  # of somebody else's columns all the others would be taken for ours
+                raise BadFile(
+                    "the first row neither begins with an address nor names the columns, of"
+                    f" {', '.join(COLUMNS)}, with address among them"
+                )
             return False
         if twice := [each for each in COLUMNS if named.count(each) > 1]:
             raise BadFile(f"the column {twice[0]} is named twice")

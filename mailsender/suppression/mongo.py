@@ -123,12 +123,13 @@ def _parts(several: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _noting(refusal: Refusal) -> list[Document]:
     """`rules.refused` as an update."""
-    at, until = refusal.at, refusal.until
+    at = refusal.at
     endless = {"$eq": [{"$type": "$until"}, "null"]}  # missing is another type
     holds = {"$or": [endless, {"$gt": ["$until", at]}]}
     learned = {"$in": ["$source", _LEARNED]}
     same = {"$eq": ["$letter", {"$literal": refusal.letter}]}
     was_active = {"$and": [holds, "$active"]}
+    until = {"$max": [refusal.until, {"$cond": [holds, "$until", refusal.until]}]}
     number = {"$cond": [holds, {"$add": ["$refusals", 1]}, 1]}
     new = {
         "_id": "$_id",
@@ -138,10 +139,10 @@ def _noting(refusal: Refusal) -> list[Document]:
         "reason": {"$literal": refusal.reason},
         "active": {"$or": [refusal.own, was_active, {"$gte": [number, REFUSALS]}]},
         "since": {"$cond": [was_active, "$since", at]},
-        "until": until,
+        "until": {"$cond": [endless, None, until]},
         "refusals": number,
         "letter": {"$literal": refusal.letter},
-        "expire_at": until,
+        "expire_at": {"$cond": [endless, "$$REMOVE", until]},
     }
     stays = {"$and": [holds, {"$or": [{"$not": [learned]}, same]}]}
     return [{"$replaceWith": {"$cond": [stays, "$$ROOT", new]}}]

@@ -317,11 +317,15 @@ def refusals_of(
         )
 
 
+def _longer(one: datetime | None, other: datetime) -> datetime | None:
+    return None if one is None else max(one, other)
+
+
 def refused(before: Entry | None, refusal: Refusal) -> Entry:
     """The entry of an address after one more refusal; `before` is what it had.
 
     What an operator decided stays as it is while it holds. The same letter counts once, however often it is
-    told of.
+    told of. What holds for longer already, or without an end, does so still.
     """
     if before is not None and before.until is not None and before.until <= refusal.at:
         before = None
@@ -335,7 +339,7 @@ def refused(before: Entry | None, refusal: Refusal) -> Entry:
         reason=refusal.reason,
         active=refusal.own or was_active or number >= REFUSALS,
         since=before.since if before is not None and was_active else refusal.at,
-        until=refusal.until,
+        until=refusal.until if before is None else _longer(before.until, refusal.until),
         refusals=number,
         letter=refusal.letter,
     )

@@ -35,6 +35,9 @@ T = TypeVar("T")
 MAX_POSTS: Final = 16
 """Bodies in memory at once; further posts wait for their turn unread, within the request's time."""
 
+MAX_DRY_RUNS: Final = 4
+"""Dry runs at once, each with its body. They may wait for files and templates, and no post waits for them."""
+
 READ_SHARE: Final = 1 / 3
 """The part of a request's time that its body may take to arrive; the rest belongs to Kafka."""
 
@@ -64,6 +67,7 @@ class Handlers:
         self._longest_wait = longest_wait
         self._waits = asyncio.Semaphore(most_waiting)
         self._posts = asyncio.Semaphore(MAX_POSTS)
+        self._dry_runs = asyncio.Semaphore(MAX_DRY_RUNS)
 
     def routes(self) -> list[web.RouteDef]:
         """Every path with its method; GET answers HEAD, too."""
@@ -134,10 +138,12 @@ class Handlers:
         _uncompressed(request)
         key = query.record_key(request)
         self._check_announced(request)
+        if dry:
+            async with self._dry_runs:
+                body = await self.body(request)
+                return _json((await self._operations.dry_run(body)).model_dump())
         async with self._posts:
             body = await self._arriving(request, request.read)
-            if dry:
-                return _json((await self._operations.dry_run(body)).model_dump())
             posted = await self._operations.post(body, key)
         view = PostedView.model_construct(
             topic=posted.topic, partition=posted.partition, offset=posted.offset, ids=list(posted.ids)
@@ -153,10 +159,13 @@ class Handlers:
         _uncompressed(request)
         key, own_key = query.record_key(request), query.idempotency_key(request)
         self._check_announced(request)
+        if dry:
+            async with self._dry_runs:
+                async with self._posts:
+                    given = await self._submission(request, own_key)
+                return _json((await self._operations.dry_run(given)).model_dump())
         async with self._posts:
             given = await self._submission(request, own_key)
-            if dry:
-                return _json((await self._operations.dry_run(given)).model_dump())
             submitted = await self._operations.submit(given, key)
             del given  # while it waits it holds nothing of the body
         found = None

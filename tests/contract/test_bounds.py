@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailsender.model.letter import Answer, Letter, Settlement, Status
+from mailsender.model.letter import Answer, Letter, Origin, Settlement, Status
 from mailsender.queue.port import Inserted, Queue
 from tests.claims import claim
 from tests.contract.conftest import MONGO, World, again, claim_one, ended, letter, only
@@ -110,6 +110,14 @@ async def test_a_rule_that_even_the_remains_break_leaves_the_barest(queue: Queue
     assert (found.id, found.status) == (bad.id, Status.ERROR)
     assert await queue.insert([bad]) == [Inserted.REPLAY]
     assert len((await claim(queue, 10)).letters) == 2
+
+
+async def test_a_letter_whose_record_has_a_time_that_no_store_holds_harms_no_other(queue: Queue) -> None:
+    origin = Origin(topic="in", partition=0, offset=2, index=0, timestamp=2**63)
+    bad = letter(2, id=origin.letter_id(), answers=(Answer(token="t", key=b"k", origin=origin),))
+    assert await queue.insert([letter(1), bad, letter(3)]) == [Inserted.NEW] * 3
+    assert await queue.insert([bad]) == [Inserted.REPLAY]
+    assert (await queue.get(bad.id)) is not None
 
 
 # --- one place in the topic, two letters -------------------------------------------------------------

@@ -227,6 +227,25 @@ async def test_high_ones_do_not_bar_everybody_else(queue: Queue) -> None:
     assert 55 <= found.index(0) <= 65
 
 
+async def test_a_high_one_of_a_batch_puts_no_newcomer_behind_the_batch(queue: Queue) -> None:
+    """Its place is at the end of its flow, where the route's time is in twenty seconds."""
+    await queue.insert(of("news", *range(200)))
+    await queue.insert(of("news", 500, priority=Priority.HIGH))
+    assert numbers(await take(queue, 1)) == [500]
+    await queue.insert(of("code", 1000))
+    assert 1000 in numbers(await take(queue, 14))
+
+
+async def test_nor_does_one_that_waits_still(world: World) -> None:
+    """Another replica, or one that was started anew, has to look where the route's time is."""
+    first = await world.replica()
+    await first.insert(of("news", *range(200)))
+    await first.insert(of("news", 500, priority=Priority.HIGH))
+    second = await world.replica()
+    await second.insert(of("code", 1000))
+    assert 1000 in numbers(await take(second, 14))
+
+
 async def test_under_a_fresh_claim_high_ones_come_first(queue: Queue) -> None:
     letters = [*of("", 0, 1), *of("", 2, priority=Priority.HIGH), *of("", 3, priority=Priority.LOW)]
     found = await queue.insert(letters, [FreshClaim(token=token_of(), limit=2, route=ROUTE)])

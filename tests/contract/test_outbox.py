@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
+from structlog.testing import capture_logs
 
 from mailsender.model.errors import Unavailable
 from mailsender.model.letter import Answer, Letter, Settlement, Status
 from mailsender.queue.port import Inserted, Queue
+from mailsender.reports.publisher import Reporter, ReporterConfig
 from tests.claims import LIFE, OTHER, REPLICA, claim
-from tests.contract.conftest import MONGO, RETENTION, World, again, claim_one, ended, letter, only, send_one
+from tests.clocks import ManualClock
+from tests.contract.conftest import (
+    DEFERRED,
+    MONGO,
+    REFUSED,
+    RETENTION,
+    World,
+    again,
+    claim_one,
+    ended,
+    letter,
+    only,
+    send_one,
+)
+from tests.fakes import FakeSink
 
 pytestmark = pytest.mark.asyncio
 
@@ -57,6 +74,69 @@ async def test_what_is_settled_is_to_be_reported_until_that_is_acknowledged(queu
     await queue.acknowledge(letters)
     assert (await queue.stats()).unreported == 0
     assert await unreported(queue) == set()
+
+
+async def test_what_is_acknowledged_is_not_found_again(queue: Queue) -> None:
+    """One partition of the profile topic is in trouble, and one letter of many waits for it."""
+    letters = await sent(queue)
+    await queue.acknowledge(letters[:-1])
+    assert await unreported(queue) == ids(letters[-1:])
+    assert (await queue.stats()).unreported == 1
+    assert await unreported(queue) == ids(letters[-1:])
+    await queue.acknowledge(letters[-1:])
+    assert (await queue.stats()).unreported == 0
+    assert await unreported(queue) == set()
+
+
+class Counted:
+    """A queue that counts the sweeps that are over."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.sweeps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def unreported(self, older_than: float, limit: int) -> list[Letter]:
+        found = await self._queue.unreported(older_than, limit)
+        self.sweeps += 1
+        return found
+
+
+async def test_what_is_out_is_not_published_again_while_others_cannot_be(queue: Queue) -> None:
+    counted: Any = Counted(queue)
+    letters, sink, clock, stop = await sent(queue), FakeSink(), ManualClock(), asyncio.Event()
+    sick = letters[0].id.encode()
+    sink.refuse = lambda out: Unavailable("slow") if sick in (out.value or b"") else None
+    config = ReporterConfig(topic="profile", sweep_age=0.0, first_wait=100.0, longest_wait=100.0)
+    reporter = Reporter(counted, sink, config=config, clock=clock)
+    await reporter.offer(letters)
+    running = asyncio.create_task(reporter.run(stop))
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            before = counted.sweeps
+            while counted.sweeps == before or reporter.state.waiting > reporter.state.put_off:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            clock.forward(6)
+            await reporter.offer(())
+        assert (reporter.state.published, reporter.state.put_off) == (MANY - 1, 1)
+        sink.refuse = lambda _: None
+        stop.set()
+        assert await running == 0
+    assert len(sink.published) == MANY
+
+
+async def test_what_was_found_hides_nothing_behind_it(queue: Queue, world: World) -> None:
+    """It cannot be reported, and there is more of it than one sweep finds."""
+    await queue.insert([letter(number) for number in range(5)])
+    letters = []
+    for _ in range(5):
+        letters.append(await send_one(queue))
+        await world.pass_time(1)
+    found = [[each.id for each in await queue.unreported(0, 2)] for _ in range(4)]
+    names = [each.id for each in letters]
+    assert found == [names[:2], names[2:4], names[4:], names[:2]]
 
 
 async def test_what_is_an_error_from_the_start_is_to_be_reported(queue: Queue) -> None:
@@ -273,6 +353,105 @@ async def test_what_is_kept_in_mind_is_bounded_and_the_sweep_finds_the_rest(
     assert (await queue.stats()).unreported == 0
 
 
+class Half:
+    """A collection whose `method` does a part of its work and fails then, once."""
+
+    def __init__(self, collection: Any, method: str) -> None:
+        self._collection = collection
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name != self._method:
+            return found
+
+        async def perform(given: list[Any], **kwargs: Any) -> Any:
+            self._method = ""
+            await found(given[:1], **kwargs)
+            raise AutoReconnect("connection closed")
+
+        return perform
+
+
+@only(*MONGO)
+async def test_an_insert_that_failed_by_half_forgets_no_report(queue: Any, world: World) -> None:
+    bad = [letter(number, status=Status.ERROR, reason="no address") for number in (1, 2)]
+    queue._inserter._letters = Half(queue._inserter._letters, "insert_many")
+    with pytest.raises(Unavailable):
+        await queue.insert(bad)
+    assert await queue.insert(bad) == [Inserted.REPLAY, Inserted.NEW]
+    await queue.acknowledge(bad[1:])
+    assert await unreported(queue) == ids(bad[:1])
+    await queue.acknowledge(bad[:1])
+    assert await world.outbox.count_documents({}) == 0
+    assert not queue._outbox._left
+
+
+@only(*MONGO)
+async def test_an_entry_stays_until_all_of_it_is_settled(queue: Any, world: World) -> None:
+    sent_, failed = await taken(queue, 2)
+    failed = Settlement(token=failed.token, letter=ended(failed.letter, REFUSED, Status.ERROR))
+    letters, queue._letters = queue._letters, Half(queue._letters, "bulk_write")
+    with pytest.raises(Unavailable):
+        await queue.settle([sent_, failed])
+    assert await unreported(queue) == {sent_.letter.id}
+    await queue.acknowledge([sent_.letter])
+    assert await world.outbox.count_documents({}) == 1
+    # It is settled after all, and then the process is gone.
+    update = {"status": "error", "settled_by": failed.token}
+    await letters.update_one({"claim": failed.token, "status": "processing"}, {"$set": update})
+    assert await unreported(await world.replica()) == set()
+    assert await unreported(queue) == {failed.letter.id}
+    await queue.acknowledge([failed.letter])
+    assert await world.outbox.count_documents({}) == 0
+
+
+async def test_one_that_was_settled_under_two_tokens_is_reported_by_the_good_one(world: World) -> None:
+    """Its replica was declared dead and claimed it again, and both outcomes waited for MongoDB."""
+    queue = await world.replica()
+    await queue.insert([letter(1), letter(2)])
+    old, first = await claim_one(queue)
+    await world.pass_time(61)
+    assert await queue.reclaim(10) == 1
+    claimed = await claim(queue, 2, OTHER)
+    good = [Settlement(token=claimed.token, letter=ended(each)) for each in claimed.letters]
+    late = Settlement(token=old, letter=ended(first, REFUSED, Status.ERROR))
+    assert await queue.settle([late, *good]) == {first.id}
+    await queue.acknowledge([each.letter for each in good if each.letter.id != first.id])
+    (found,) = await queue.unreported(0, 10)
+    assert (found.id, found.status) == (first.id, Status.SENT)
+
+
+@only(*MONGO)
+async def test_of_an_entry_that_is_gone_nothing_is_kept_in_mind(queue: Any, world: World) -> None:
+    """Its letters are forgotten, or another replica has reported them."""
+    forgotten = await sent(queue, 2)
+    await world.raw.delete_many({})
+    await world.pass_time(3700)
+    await queue.beat(REPLICA, LIFE)
+    with capture_logs() as logs:
+        assert await unreported(queue) == set()
+    assert [(each["event"], each["letters"]) for each in logs] == [("letters_gone", len(forgotten))]
+    await queue.insert([letter(1000)])
+    await send_one(queue)
+    await world.outbox.delete_many({})
+    assert await unreported(queue) == set()
+    assert not queue._outbox._entry_of
+    assert not queue._outbox._left
+
+
+@only(*MONGO)
+async def test_one_that_was_tried_and_is_then_set_apart_is_reported(queue: Queue, world: World) -> None:
+    await queue.insert([letter(1)])
+    token, claimed = await claim_one(queue)
+    deferred = ended(claimed, DEFERRED, Status.AWAITING)
+    assert await queue.settle([Settlement(token=token, letter=deferred)]) == frozenset()
+    await world.database.command({"collMod": "letters", "validator": {"status": {"$ne": "processing"}}})
+    assert (await claim(queue, 1)).letters == ()
+    (found,) = await queue.unreported(0, 10)
+    assert (found.id, found.status) == (claimed.id, Status.ERROR)
+
+
 # --- further publishers ------------------------------------------------------------------------------
 
 
@@ -322,6 +501,21 @@ async def test_who_joins_late_and_again_is_answered_once(queue: Queue) -> None:
     assert (await queue.stats()).unreported == 1
 
 
+async def test_who_joined_one_that_is_tried_again_hides_nobody(queue: Queue, world: World) -> None:
+    letters = [letter(number) for number in range(3)]
+    await queue.insert(letters)
+    claimed = await claim(queue, 3)
+    joins = [again(each, 10 + number) for number, each in enumerate(letters)]
+    assert await queue.insert(joins) == [Inserted.LATE] * 3
+    deferred = [ended(each, DEFERRED, Status.AWAITING) for each in claimed.letters]
+    await queue.settle([Settlement(token=claimed.token, letter=each, delay=1000) for each in deferred])
+    await queue.insert([letter(4)])
+    done = await send_one(queue)
+    await world.pass_time(100)
+    await queue.beat(REPLICA, LIFE)
+    assert [each.id for each in await queue.unreported(30, 2)] == [done.id]
+
+
 @only(*MONGO)
 async def test_who_joined_late_and_died_is_answered_by_others(world: World) -> None:
     mine, other = await world.replica(), await world.replica()
@@ -332,6 +526,18 @@ async def test_who_joined_late_and_died_is_answered_by_others(world: World) -> N
     assert await mine.insert([again(first, 2)]) == [Inserted.LATE]
     await mine.leave(REPLICA)
     assert [each.answers for each in await other.unreported(30, 10)] == [(answer_of(2),)]
+
+
+@only(*MONGO)
+async def test_he_is_told_only_what_cannot_be_rolled_back(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (done,) = await sent(queue, 1)
+    monkeypatch.setattr(queue, "_letters", None)  # which is read as the primary has it
+    found = await queue.get(done.id)
+    assert found is not None
+    assert found.status is Status.SENT
+    assert queue._committed.read_concern.level == "majority"
 
 
 # --- for how long it is remembered -------------------------------------------------------------------
@@ -352,13 +558,31 @@ async def test_a_letter_is_remembered_from_its_end_on(queue: Queue, world: World
 
 @only(*MONGO)
 async def test_one_that_nobody_can_report_is_remembered_for_longer(queue: Queue, world: World) -> None:
+    """No sweep finds it: nothing can be published, and the reporter is full."""
     (done,) = await sent(queue, 1)
     await world.pass_time(0.6 * RETENTION)
     await queue.beat(REPLICA, LIFE)
-    assert await unreported(queue, 30) == {done.id}
+    assert [await queue.remember(1) for _ in range(2)] == [1, 0]
     assert await _left(queue, world, done) > 0.9 * RETENTION
+    assert (await queue.stats()).oldest_unreported > 0.5 * RETENTION
+    assert await unreported(queue, 30) == {done.id}
     await queue.acknowledge([done])
     assert await world.outbox.count_documents({}) == 0
+
+
+@only(*MONGO)
+async def test_only_those_that_wait_for_their_report_are_remembered_for_longer(
+    queue: Queue, world: World
+) -> None:
+    await queue.insert([letter(number) for number in range(4)])
+    old = [await send_one(queue) for _ in range(3)]
+    await queue.acknowledge(old[:1])
+    await world.pass_time(0.3 * RETENTION)
+    await queue.beat(REPLICA, LIFE)
+    young = await send_one(queue)
+    assert [await queue.remember(1) for _ in range(4)] == [1, 1, 0, 1]
+    left = [await _left(queue, world, each) / RETENTION for each in (*old, young)]
+    assert [round(each, 1) for each in left] == [0.7, 1.0, 1.0, 1.0]
 
 
 async def test_what_is_remembered_does_not_come_in_again(queue: Queue, world: World) -> None:

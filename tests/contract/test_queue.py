@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
 import pytest
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from mailsender.model.errors import Unavailable
-from mailsender.model.history import History, Milestone
+from mailsender.model.history import History, Milestone, digest_of
 from mailsender.model.letter import (
     Answer,
     FreshClaim,
@@ -23,6 +24,7 @@ from mailsender.model.letter import (
     Settlement,
     Status,
     Verdict,
+    now_ms,
 )
 from mailsender.model.records import Record
 from mailsender.queue.mongo.indexes import INDEXES
@@ -420,6 +422,36 @@ async def test_a_claim_whose_reply_is_lost_is_read_back(queue: Queue) -> None:
     assert await queue.claims_of(REPLICA) == {claimed.token: [each.id for each in claimed.letters]}
 
 
+class HalfDone(LosesReply):
+    """A collection of which an `update_many` changes one and loses its reply; the `rest` comes later."""
+
+    rest: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name != self._method or self.lost:
+            return found
+
+        async def perform(query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.lost = True
+            self.rest = lambda: found(query, *args, **kwargs)
+            await found({**query, "_id": {"$in": query["_id"]["$in"][:1]}}, *args, **kwargs)
+            raise AutoReconnect("connection closed")
+
+        return perform
+
+
+@only(*MONGO)
+async def test_what_comes_under_a_claim_after_it_was_read_back_can_be_found(queue: Any) -> None:
+    await queue.insert([letter(number) for number in range(3)])
+    half = queue._letters = HalfDone(queue._letters, "update_many")
+    claimed = await claim(queue, 10)
+    assert len(claimed.letters) == 1
+    await half.rest()
+    found = await queue.claims_of(REPLICA)
+    assert sorted(found[claimed.token]) == sorted(letter(number).id for number in range(3))
+
+
 @only(*MONGO)
 async def test_a_claim_is_bounded_in_bytes(queue: Queue) -> None:
     await queue.insert([letter(number, body="x" * 2_500_000) for number in range(5)])
@@ -542,13 +574,18 @@ async def test_what_is_noted_on_the_way_is_known_to_whoever_gets_the_letter_next
     wanted = (taken[0], taken[1], later, claimed.recipients[3], taken[4], claimed.recipients[5])
     held = await queue.held({token: [claimed.id]})
     assert held[token][0].recipients == wanted
+    assert await queue.noted({token: [claimed.id]}) == {claimed.id: {0, 1, 2, 4}}
     assert held[token][0].status is Status.PROCESSING
     await world.pass_time(61)
     await queue.reclaim(10)
     second, again = await claim_one(queue, OTHER)
     assert again.recipients == wanted
+    assert await queue.noted({token: [claimed.id], second: [claimed.id]}) == {}, (
+        "that was under another token"
+    )
     assert not await queue.progress(token, claimed.id, {5: taken[5]}), "it is another one's"
     assert await queue.progress(second, claimed.id, {2: taken[2], 3: taken[3]})
+    assert await queue.noted({second: [claimed.id, letter(7).id]}) == {claimed.id: {2, 3}}
     found = await queue.get(claimed.id)
     assert found is not None
     assert found.pending == (claimed.addresses[5],)
@@ -886,11 +923,12 @@ async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: i
     )
     where = await queue.keep_record(record, "too large")
     assert await queue.keep_record(record, "too large") == where
-    assert where.endswith("in/3/7")
+    digest = digest_of(record.key, record.value, record.timestamp)
+    assert where.endswith(f"in/3/7/{digest}")
     if world.database is None:
         return
     kept = await world.database.get_collection("letters.deadletters").find({}).to_list(None)
-    place = {"topic": "in", "partition": 3, "offset": 7}
+    place = {"topic": "in", "partition": 3, "offset": 7, "digest": digest}
     (head,) = [each for each in kept if each["_id"] == place]
     assert head["reason"] == "too large"
     assert len(kept) == 1 + head.get("chunks", 0)
@@ -900,6 +938,54 @@ async def test_a_refused_record_is_kept_once(queue: Queue, world: World, size: i
         return
     parts = sorted((each for each in kept if "bytes" in each), key=lambda each: each["_id"]["chunk"])
     assert sum(len(each["bytes"]) for each in parts) == head["size"] > size
+
+
+@pytest.mark.parametrize("size", [10, 13 * 1024 * 1024])
+async def test_another_record_at_the_same_place_does_not_replace_it(
+    queue: Queue, world: World, size: int
+) -> None:
+    """A topic that is made anew has the same offsets; and a pointer leads to each of them."""
+    first = Record(topic="in", partition=0, offset=0, timestamp=1, key=None, value=b"x" * size)
+    second = replace(first, timestamp=2, value=b"y" * 10)
+    where = [await queue.keep_record(each, "too large") for each in (first, second)]
+    assert len({*where}) == 2
+    assert await queue.keep_record(first, "too large") == where[0]
+    if world.database is not None:
+        kept = await world.database.get_collection("letters.deadletters").find({}).to_list(None)
+        heads = [each for each in kept if "bytes" not in each]
+        assert len(heads) == 2
+        assert len(kept) == 2 + sum(each.get("chunks", 0) for each in heads)
+
+
+@only(*MONGO)
+@pytest.mark.parametrize("size", [10, 13 * 1024 * 1024])
+async def test_a_record_that_is_kept_goes_when_the_retention_is_over(world: World, size: int) -> None:
+    """Anybody who may publish may have it filled."""
+    queue = await world.replica()
+    record = Record(topic="in", partition=0, offset=0, timestamp=1, key=None, value=b"x" * size)
+    await queue.keep_record(record, "too large")
+    there = world.database.get_collection("letters.deadletters")
+    found = (await there.index_information())["mailsender_deadletter_expire"]
+    assert (found["key"], found["expireAfterSeconds"]) == ([("expire_at", 1)], 0)
+    kept = await there.find({}, {"expire_at": 1}).to_list(None)
+    now = now_ms(await queue.now(0))
+    left = {round((each["expire_at"] - now).total_seconds(), -1) for each in kept}
+    assert left == {RETENTION}
+
+
+@only(*MONGO)
+async def test_who_may_make_no_index_for_records_that_are_kept_starts_all_the_same(world: World) -> None:
+    queue: Any = world.make()
+    queue._deadletters = Locked()
+    await queue.open()
+    assert await queue.insert([letter(1)]) == [Inserted.NEW]
+
+
+class Locked:
+    """A collection in which no index may be made."""
+
+    async def create_indexes(self, _: Any) -> None:
+        raise OperationFailure("not authorized", 13)
 
 
 async def test_opening_twice_is_safe(world: World) -> None:
@@ -977,6 +1063,7 @@ async def test_an_unreachable_server_is_unavailable(queue: Any, world: World) ->
         queue.release("t", [sample.id]),
         queue.reclaim(1),
         queue.unreported(0, 1),
+        queue.remember(1),
         queue.get(sample.id),
         queue.stats(),
         queue.ahead(sample.id, 1),

@@ -16,6 +16,7 @@ from bson import Decimal128
 from mailsender.model.clock import SystemClock
 from mailsender.ratelimit.gcra import (
     AHEAD,
+    UNCOUNTED,
     Allowance,
     Cursor,
     SlotGrant,
@@ -233,7 +234,51 @@ async def test_the_server_computes_several_rates_and_a_rolling_quota_as_we_do(
         stored = await collection.find_one({})
         assert (stored["next"], stored["further"]) == (cursor.next, cursor.further)
         assert stored["spent"] == [asdict(each) for each in cursor.spent]
+        assert (stored["counting"], stored["counted"]) == (cursor.counting, cursor.counted)
     assert cursor.used > 0 or ordered is not None
+
+
+@only(*MONGO)
+async def test_the_server_computes_as_we_do_where_replicas_have_other_rates(
+    slots: SlotStore, client: Any, database: str
+) -> None:
+    collection = client.get_database(database).get_collection("letters.slots")
+    fast, hourly = replace(MANY[0], quota=0, quota_period=0.0), replace(MANY[1], burst=2)
+    cursor, before = Cursor(), None
+    changes = ((fast, hourly), MANY, (hourly,), (fast,), (fast, hourly), (fast, MANY[1]))
+    for turn, rates in enumerate(changes * 2):
+        request = wish((3, 50, 1)[turn % 3], rates[0], "", *rates[1:])
+        grant = await slots.lease(request)
+        cursor, first, count = take(cursor, grant.now, request)
+        assert (grant.first, grant.count, grant.laid) == (first, count, cursor.laid)
+        if before is not None:  # whose rates are others
+            await slots.give_back(before, before.count // 2)
+            cursor = give_back(cursor, before, before.count // 2)
+        before = grant
+        stored = await collection.find_one({})
+        assert (stored["next"], stored.get("further", {})) == (cursor.next, cursor.further)
+
+
+@pytest.mark.parametrize("ago", [UNCOUNTED - 60, UNCOUNTED + 60])
+@only(*MONGO)
+async def test_the_server_counts_another_form_of_a_quota_anew_as_we_do(
+    slots: SlotStore, client: Any, database: str, ago: float
+) -> None:
+    collection = client.get_database(database).get_collection("letters.slots")
+    rolling = replace(QUOTA, quota_period=86400.0)
+    cursor = Cursor()
+    last = replace(rolling, quota_period=3600.0)
+    for quota in (QUOTA, rolling, replace(QUOTA, by_recipient=True), QUOTA, last):
+        request = wish(6, quota)
+        grant = await slots.lease(request)
+        cursor, _, count = take(cursor, grant.now, request)
+        assert (grant.count, grant.used, grant.day) == (count, cursor.used, cursor.day)
+        stored = await collection.find_one({})
+        assert (stored["counting"], stored["counted"]) == (cursor.counting, cursor.counted)
+        assert stored.get("spent", []) == [asdict(each) for each in cursor.spent]
+        cursor = replace(cursor, counted=grant.now - ago)
+        await collection.update_one({}, {"$set": {"counted": cursor.counted}})
+    assert cursor.counting == wish(1, last if ago > UNCOUNTED else QUOTA).counting
 
 
 @pytest.mark.parametrize("period", [0.0, 3600.0])

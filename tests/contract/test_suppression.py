@@ -207,6 +207,19 @@ async def test_a_refusal_does_what_the_rules_say(
         assert await store.find([ANN]) == [expected]
 
 
+@pytest.mark.parametrize("until", [None, NOW + 2 * LIFE], ids=["never", "later"])
+@pytest.mark.parametrize("active", [True, False])
+async def test_a_refusal_does_not_shorten_what_was_learned(
+    store: SuppressionStore, until: datetime | None, active: bool
+) -> None:
+    """A bounce that a file has for ever would end a month after somebody sent there all the same."""
+    await store.put([entry(source=Source.BOUNCE, until=until, active=active)])
+    await store.note([refusal(own=True)])
+    (found,) = await store.find([ANN])
+    assert (found.until, found.active, found.source) == (until, True, Source.REFUSAL)
+    assert found == refused(entry(source=Source.BOUNCE, until=until, active=active), refusal(own=True))
+
+
 @only("memory")
 async def test_in_memory_the_oldest_go_first(
     store: SuppressionStore, monkeypatch: pytest.MonkeyPatch

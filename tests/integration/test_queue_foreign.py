@@ -226,6 +226,51 @@ def test_what_no_client_can_name_is_set_apart(bench: Bench, status: str) -> None
     bench.runner.run(run())
 
 
+CLAIMS = (b"", REPLICA[:4].encode(), REPLICA[:15].encode(), REPLICA.encode(), b"f" * 16, "€".encode())
+
+
+@pytest.mark.parametrize("before", CLAIMS)
+def test_a_claim_that_is_no_text_keeps_nobodys_letters_from_coming_back(bench: Bench, before: bytes) -> None:
+    """It cannot be said in a query; dead replicas' letters stand before it in the index, and behind it."""
+
+    async def run() -> None:
+        await bench.clear()
+        letters = bench.database.get_collection("letters")
+        for bad in (b"\xff\xfe", b"\x80z"):
+            claim = _text(b"claim", before + bad)
+            await letters.insert_one(_document(_text(b"_id", bad.hex().encode()), STATUS, claim))
+        queue = bench.make()
+        await queue.open()
+        dead = ("0" * 16, "f" * 16)
+        await queue.join(REPLICA, LIFE)
+        for number, replica in enumerate((*dead, REPLICA)):
+            await queue.insert([letter(number)])
+            assert (await queue.claim(1, token_of(replica))).letters
+        assert await queue.reclaim(10) == 4
+        assert await letters.count_documents({"status": "awaiting"}) == 4
+        assert list(await queue.claims_of(REPLICA)) != []
+
+    bench.runner.run(run())
+
+
+def test_a_replica_whose_name_is_no_text_keeps_no_report_back(bench: Bench) -> None:
+    async def run() -> None:
+        await bench.clear()
+        replicas = bench.database.get_collection("letters.replicas")
+        await replicas.insert_one(_document(_text(b"_id", b"\xff\xfe")))
+        queue = bench.make()
+        await queue.open()
+        await queue.join(REPLICA, LIFE)
+        assert await queue.living() == {REPLICA}
+        await queue.insert([letter(1, status=Status.ERROR, reason="bad")])
+        assert [each.id for each in await queue.unreported(0.0, 10)] == [letter(1).id]
+
+    bench.runner.run(run())
+
+
+STATUS = _text(b"status", b"processing")
+
+
 def _fat(size: int, **fields: Any) -> dict[str, Any]:
     """A document of exactly so many bytes."""
     empty = {"_id": ObjectId(), "status": "awaiting", **good, **fields, "fat": ""}

@@ -128,6 +128,8 @@ async def exercise(queue: MongoQueue, start: int) -> None:
     await queue.settle([Settlement(token="late", letter=each) for each in sent[-1:]])
     await queue.release(lease.token, ids[-2:])
     await queue.acknowledge((await queue.unreported(0, K))[:5])
+    await queue.unreported(0, 1)  # takes those out of their entry
+    await queue.remember(K)
     more = await claim(queue, K // 2)
     together = [each.evolve(status=Status.SENT) for each in more.letters]
     await queue.settle([Settlement(token=more.token, letter=each) for each in together])

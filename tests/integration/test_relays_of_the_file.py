@@ -47,6 +47,7 @@ class Topic:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     def __init__(self) -> None:
         self._records: asyncio.Queue[Record] = asyncio.Queue()

@@ -103,7 +103,7 @@ def test_a_hang_up_has_the_file_read_again_and_a_wrong_one_changes_nothing(runni
     made = running.reload()
     assert (made.returncode, made.stdout) == (
         0,
-        "taken    relays.a.rate\nrestart  relays.a: how it is reached, or who logs in\n",
+        "restart  relays.a.rate\nrestart  relays.a: how it is reached, or who logs in\n",
     )
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(30) == 0, running.log.read_text()

@@ -128,6 +128,23 @@ async def test_a_relay_that_takes_recipients_without_a_mail_gets_no_dot(first_do
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("mail", ["250 2.1.0 Ok", "550 5.7.1 No", "503 5.5.1 Nested MAIL"])
+async def test_nor_does_one_that_goes_on_with_the_recipients_of_a_refused_letter(mail: str) -> None:
+    """It refuses those of the second one, and its 354 is for those of the first."""
+    script: Script = {
+        DOT: ["554 5.7.1 Spam"],
+        "MAIL": ["250 2.1.0 Ok", mail],
+        "RCPT": ["250 2.1.5 Ok", "550 5.1.1 No"],
+    }
+    async with pipelined(script) as (relay, session):
+        first, second = await both(session)
+        assert not await session.check_alive()
+    assert verdict_of(first) is REFUSED
+    assert verdict_of(second) is (NotBegun if mail.startswith("503") else REFUSED)
+    assert relay.messages == [MESSAGE]
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("lone", ["250 2.0.0 Ok: queued", "554 5.5.1 No valid recipients", "503 5.5.1 What?"])
 async def test_what_a_lone_dot_comes_to_is_nobodys_answer(lone: str) -> None:
     async with pipelined({f"RCPT TO:<{A}>": "550 5.1.1 No", DOT: [lone]}) as (relay, session):

@@ -9,7 +9,7 @@ import pytest
 from mailsender.model.clock import SystemClock
 from mailsender.model.letter import Phase, Result, Status, Verdict
 from mailsender.routing import breaker
-from mailsender.routing.presets import PRESETS
+from mailsender.routing.presets import PRESETS, rules_of
 from mailsender.routing.reply_rule import Action, Decision, ReplyRule, Scope, Suppress
 from mailsender.sending import sender
 from mailsender.sending.reply_rules import decide
@@ -67,7 +67,18 @@ LIMITS = [
     "554 The message can't be submitted because the sender's submission quota was exceeded",
     "550 5.1.90 Your message can't be sent because you've reached your daily limit for message recipients",
     "451 4.7.1 Received too many messages from a new or untrusted IP (G28)",
+    "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message",
+    "450 4.7.1 <bob@b.test>: Recipient address rejected: Policy Rejection- Quota Exceeded",
+    "451 Authentication failed: Maximum credits exceeded",
+    "550 5.4.6 Mail rate exceeded limit. Click here to unblock",
+    "554 5.7.1 <DATA>: Data command rejected: limit of 400 rcpts per 24 hours for client a@a.test reached",
+    "554 5.7.1 <bob@b.test>: Recipient address rejected: You have exceeded your Outmail quota",
 ]
+
+DENIED = (
+    "554 Access denied: User `arn:aws:iam::1:user/x' is not authorized to perform `ses:SendRawEmail' on"
+    " resource `arn:aws:ses:eu-west-1:1:identity/bob@b.test'"
+)
 
 REFUSED = [
     "550 relaying denied",
@@ -102,6 +113,8 @@ REFUSED = [
     '550 Outgoing mail from "user@a.test" has been suspended.',
     "550 message sending for this account is disabled",
     "554 Sending paused for this account. Please contact us.",
+    "550 Verification failed for <a@a.test> No such person at this address Sender verify failed",
+    "451 Could not complete sender verify callout",
 ]
 
 SOUNDS_SO = [
@@ -162,6 +175,10 @@ SOUNDS_SO = [
     ("550 Account disabled", "no-mailbox"),
     ("550 5.2.1 The email account that you tried to reach is disabled", "mailbox"),
     ("550 This account has been suspended", "no-mailbox"),
+    ("552 5.2.2 You have exceeded your mail quota", "mailbox"),
+    ("552 You have exceeded your storage quota", "no-mailbox"),
+    ("550 Callout: b.test said: sender verify failed", "no-mailbox"),
+    ("550 b.test said: not authorized to perform that", "no-mailbox"),
 ]
 
 
@@ -201,7 +218,7 @@ def test_what_only_sounds_so_is_decided_as_without_words(line: str, rule: str) -
 
 
 def test_each_of_the_words_is_met_by_a_reply_and_each_exception_by_one_that_is_none() -> None:
-    told = [said(line).text for line in (*LIMITS, *REFUSED)]
+    told = [said(line).text for line in (*LIMITS, *REFUSED, DENIED)]
     unmeant = [said(line).text for line, _ in SOUNDS_SO]
     for words in WORDS.values():
         assert [each for each in words.meant if not any(words.finds(text, each) for text in told)] == []
@@ -310,6 +327,34 @@ async def test_a_window_that_slides_loses_nobody() -> None:
         await scene.queue.insert([letter(n) for n in range(6)])
         scene.dispatcher.nudge()
         done = await scene.settled(6)
+    assert {each.status for each in done} == {Status.SENT}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("preset", ["", "ses"])
+async def test_who_is_denied_for_one_address_is_put_off_and_holds_up_nobody(preset: str) -> None:
+    """SES says so of a recipient whose address is an identity of the account, among others that it takes."""
+    relay = FakeRelay(answer=lambda each: said(DENIED, "dot") if each.startswith("bob") else ACCEPTED)
+    async with running(relay, rules=rules_of((), preset)) as scene:
+        await scene.queue.insert([letter(n, f"bob{n}@b.test") for n in range(3)])
+        await scene.queue.insert([letter(n) for n in range(3, 60)])
+        scene.dispatcher.nudge()
+        done = await scene.settled(60)
+        assert not scene.known.breaker.open
+        assert scene.known.limiter.orders() == []
+    assert [each.attempts for each in done if each.status is Status.ERROR] == [2, 2, 2]
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("soon")
+async def test_who_is_denied_for_everybody_waits() -> None:
+    relay = FakeRelay(answer=no(DENIED, "dot"))
+    async with running(relay, max_attempts=9) as scene:
+        await scene.queue.insert([letter(n) for n in range(20)])
+        scene.dispatcher.nudge()
+        await until(lambda: scene.known.breaker.open)
+        relay.answer = lambda _: ACCEPTED
+        done = await scene.settled(20)
     assert {each.status for each in done} == {Status.SENT}
 
 

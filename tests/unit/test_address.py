@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsender.model.address import BadAddress, all_as_written, parse_address
+from mailsender.model.address import BadAddress, all_as_written, domain_of, folded, parse_address
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,23 @@ def test_whatever_is_taken_cannot_break_a_command(text: str) -> None:
     assert len(address.wire.encode()) <= 254
     assert address.domain.isascii()
     assert parse_address(f"{bare}@{domain}").wire == address.wire
+
+
+@pytest.mark.parametrize(
+    ("address", "domain", "known_by"),
+    [
+        ("Ann@Example.ORG", "example.org", "ann@example.org"),
+        ("Ann@b\u00fccher.Example", "xn--bcher-kva.example", "ann@xn--bcher-kva.example"),
+        ("a@\uff47\uff4dail.com", "gmail.com", "a@gmail.com"),
+        ("a@gmail\u3002com", "gmail.com", "a@gmail.com"),
+        ("B\u00fccher.example", "xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("no domain\u00c4", "no domain\u00e4", "no domain\u00e4"),
+        ("", "", ""),
+    ],
+)
+def test_a_domain_is_known_by_what_goes_onto_the_wire(address: str, domain: str, known_by: str) -> None:
+    assert domain_of(address) == domain
+    assert folded(address) == known_by
 
 
 @given(

@@ -40,8 +40,9 @@ def test_those_who_were_on_their_way_when_it_opened_make_no_wait_longer() -> Non
 def test_a_try_of_which_nothing_came_is_another_ones() -> None:
     breaker = Breaker()
     breaker.trip("a", "mail", 0.0)
-    assert breaker.take_try(FIRST_WAIT)
-    breaker.give_back()
+    number = breaker.take_try(FIRST_WAIT)
+    assert number
+    breaker.give_back(number)
     assert breaker.take_try(FIRST_WAIT)
 
 
@@ -76,3 +77,18 @@ def test_what_is_remembered_is_bounded() -> None:
     assert refusals.others_taken_since(str(2 * REMEMBERED - 1))
     refusals.settled(str(2 * REMEMBERED - 1))
     assert not refusals.others_taken_since(str(2 * REMEMBERED - 1))
+
+
+def test_who_had_a_try_that_the_relay_ended_gives_back_nobody_elses() -> None:
+    """Its letter may be under way yet, over another relay."""
+    breaker, now = Breaker(), 0.0
+    breaker.trip("no", "mail", now)
+    first = breaker.take_try(FIRST_WAIT)
+    breaker.trip("no", "mail", FIRST_WAIT)
+    second = breaker.take_try(100.0)
+    assert first
+    assert second
+    breaker.give_back(first)
+    assert not breaker.take_try(100.0)
+    breaker.give_back(second)
+    assert breaker.take_try(100.0)

@@ -70,10 +70,24 @@ def test_what_sessions_are_made_by_is_left(key: str, other: dict[str, Any]) -> N
 
 def test_both_at_once_are_told_apart() -> None:
     policy = replace(POLICY, max_recipients=1, sessions=PoolLimits(sessions=9))
-    found = changes(PLAN, replace(PLAN, relays=(replace(A, policy=policy), B)), other_ways={"a"})
-    assert found.taken == ("relays.a.max_recipients",)
-    assert found.left == ("relays.a.connections", "relays.a: how it is reached, or who logs in")
+    found = changes(PLAN, replace(PLAN, relays=(replace(A, policy=policy), B)), other_ways=())
+    assert (found.taken, found.left) == (("relays.a.max_recipients",), ("relays.a.connections",))
     assert found.plan.relays[0].policy == replace(POLICY, max_recipients=1)
+
+
+def test_nothing_is_taken_of_a_relay_that_is_to_be_another_server() -> None:
+    """Its rate and its rules are the other server's, and letters still go to this one."""
+    policy = replace(POLICY, max_recipients=1, sessions=PoolLimits(sessions=9))
+    rule = ReplyRule(name="a/1", codes=("454",), action=Action.WAIT, scope=Scope.RELAY)
+    rate = replace(RATE, letters=500, quota=10**6, quota_period=86_400.0)
+    other = replace(A, allowance=rate, preset="sendgrid", rules=(rule,), policy=policy)
+    found = changes(PLAN, replace(PLAN, relays=(other, replace(B, preset="ses"))), other_ways={"a"})
+    assert found.plan.relays == (A, replace(B, preset="ses"))
+    assert found.taken == ("relays.b.preset",)
+    assert found.left == (
+        *(f"relays.a.{key}" for key in ("rate", "quota", "preset", "rules", "max_recipients", "connections")),
+        "relays.a: how it is reached, or who logs in",
+    )
 
 
 def test_routes_come_change_and_go() -> None:

@@ -125,6 +125,32 @@ def test_a_route_of_which_no_relay_takes_the_services_sender_is_found(
     }
 
 
+RENEWED = """\
+[relays.{name}]
+host = "127.0.0.1"
+user = "a@example.com"
+[relays.{name}.oauth]
+token_url = "https://oauth2.example.com/token"
+client_id = "c"
+refresh_file = "{file}"
+"""
+
+
+def test_two_relays_that_renew_their_tokens_in_one_file_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("R1")
+        (tmp_path / name).chmod(0o600)
+    files = {"first": "one", "second": "one", "third": "two"}
+    text = "".join(RENEWED.format(name=name, file=tmp_path / file) for name, file in files.items())
+    text += '[routes.default]\nrelays = ["first", "second", "third"]\n'
+    settings = settings_of(monkeypatch, tmp_path, text)
+    (found,) = [each for each in judge_file(settings) if "refresh token" in each.text]
+    assert (found.level, found.text.partition(":")[0]) == ("error", "relays first, second")
+    assert str(tmp_path / "one") in found.text
+
+
 def test_without_a_file_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = settings_of(monkeypatch, tmp_path, "", SMTP_HOST="h", MAILSENDER_CONFIG="")
     assert list(judge_file(settings)) == []

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from mailsender.model.address import domain_of
 from mailsender.model.clock import SystemClock
-from mailsender.model.letter import Result, Status
+from mailsender.model.letter import Recipient, Result, Status
 from mailsender.ratelimit import destinations
 from mailsender.ratelimit.destinations import Destinations, Rates
 from mailsender.ratelimit.gcra import UNLIMITED, Allowance, Slot, SlotRequest, meeting
@@ -19,11 +21,14 @@ from mailsender.ratelimit.limiter import Limiter, NoSlots
 from mailsender.ratelimit.memory import MemorySlotStore
 from mailsender.ratelimit.order import Order
 from mailsender.routing.backlog import Backlog
+from mailsender.routing.obstacles import Moment
 from mailsender.routing.pool import Held
+from mailsender.sending.attempt import Attempt
 from mailsender.sending.errand import Errand
+from mailsender.sending.orders import own_times, spare
 from mailsender.sending.sender import Sender
 from tests.clocks import ManualClock
-from tests.dispatching import letter
+from tests.dispatching import Scene, known_relay, letter
 from tests.dispatching import running as dispatching
 from tests.relays import ACCEPTED, FakeRelay, FakeSession
 from tests.unit.test_gcra import most_in_a_period
@@ -93,6 +98,19 @@ def test_the_narrowest_pattern_counts() -> None:
     assert of("example.org") is of("elsewhere.example") is None
 
 
+@pytest.mark.parametrize("domain", ["b\u00fccher.example", "B\u00dcCHER.example", "xn--bcher-kva.example"])
+def test_limits_hold_however_a_domain_is_written(domain: str) -> None:
+    stage = Stage()
+    stage.destinations.change({"xn--bcher-kva.example": rate(1), "gmail.com": rate(1)})
+    of, now = stage.destinations.of, stage.clock.monotonic()
+    assert of(domain_of(f"a@{domain}")) is stage.limiters["xn--bcher-kva.example"]
+    assert of(domain_of("a@\uff47mail.com")) is stage.limiters["gmail.com"]
+    stage.destinations.order("gmail.com", order(stage.clock.epoch() + 30))
+    assert stage.destinations.held(domain_of("a@gmail\u3002com"), now) is not None
+    stage.destinations.order("else\u3002example", order(stage.clock.epoch() + 30))
+    assert stage.destinations.held("else.example", now) is not None
+
+
 @pytest.mark.asyncio
 async def test_a_slot_fits_the_destination_and_the_relay() -> None:
     stage = Stage()
@@ -101,6 +119,20 @@ async def test_a_slot_fits_the_destination_and_the_relay() -> None:
         assert [b.earliest - a.earliest >= 0.0249 for a, b in pairwise(slots)] == [True, True]
         elsewhere = [await stage.acquire("other.example") for _ in range(2)]
         assert elsewhere[1].earliest - elsewhere[0].earliest == pytest.approx(RELAY_RATE.step)
+
+
+@pytest.mark.asyncio
+async def test_units_that_come_back_keep_one_slot_of_the_destination_among_them() -> None:
+    """It was one transaction's there, and each of them may begin another one."""
+    stage = Stage()
+    stage.relay.change(Allowance(letters=100, period=1.0, burst=30, by_recipient=True))
+    async with stage.running():
+        joined = await stage.acquire("gmail.com")
+        assert joined.limits is stage.limiters["gmail.com"]
+        stage.relay.put_back(replace(joined, recipients=5))
+        taken = [await stage.relay.acquire() for _ in range(5)]
+    assert [each.recipients for each in taken] == [1] * 5
+    assert sum(each.limits is not None for each in taken) == 1
 
 
 @pytest.mark.asyncio
@@ -258,6 +290,76 @@ async def test_letters_keep_to_the_limits_of_a_destination_and_hold_up_no_others
     # The eleventh comes a second after the first; nobody else waits for it, and little of the rate is lost.
     assert begun["b.example"][-1] < begun["gmail.com"][10]
     assert begun["gmail.com"][-1] - begun["gmail.com"][0] < 6
+
+
+@asynccontextmanager
+async def limited(scene: Scene, letters: int) -> AsyncIterator[Destinations]:
+    """So many transactions a second go to gmail.com over the relay of a scene."""
+    clock, stop = SystemClock(), asyncio.Event()
+    store = MemorySlotStore(clock)
+    limits = scene.known.destinations = Destinations(
+        scene.known.limiter,
+        lambda name, rates: Limiter(store.beside(name), rates[0], clock, backlog=int),
+        clock,
+    )
+    limits.change({"gmail.com": rate(letters)})
+    running = asyncio.create_task(limits.run(stop))
+    yield limits
+    stop.set()
+    limits.shut()
+    await running
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("letters", "recipients", "most"), [(1, 20, 2), (12, 50, 100)])
+async def test_turns_are_told_by_transactions_and_not_by_recipients(
+    letters: int, recipients: int, most: int
+) -> None:
+    """Ten or twelve transactions at four a second, that is: by recipients it was ten or 150 seconds."""
+    async with dispatching(FakeRelay(), max_recipients=most) as scene, limited(scene, 4) as limits:
+        began = time.monotonic()
+        await scene.queue.insert(
+            [letter(n, *(f"r{m}.{n}@gmail.com" for m in range(recipients))) for n in range(letters)]
+        )
+        scene.dispatcher.nudge()
+        done = await scene.settled(letters)
+        assert 1.5 < time.monotonic() - began < 6.5
+        assert {each.status for each in done} == {Status.SENT}
+        assert sum(limits.promised(time.monotonic()).values()) <= 1
+
+
+def test_a_turn_that_is_still_to_come_is_kept_and_one_is_told_for_all_who_share_limits() -> None:
+    clock = ManualClock()
+    relay = known_relay(FakeRelay(), clock)
+    limits = relay.destinations = Destinations(
+        relay.limiter, lambda _, rates: Limiter(MemorySlotStore(clock), rates[0], clock, backlog=int), clock
+    )
+    limits.change({"a.example": rate(1), "b.example": rate(1)})
+    for each in limits.limiters.values():
+        each._next_at = clock.monotonic() + 1.0  # the next slot that the store has given
+    limits.rest("b.example", clock.monotonic())  # another letter's
+    waits = letter(1, "1@a.example", "2@a.example", "3@b.example", "4@b.example")
+    found = []
+    for _ in range(2):
+        errand = Errand("token", waits, relay, Held(FakeSession(FakeRelay()), 0), UNLIMITED)
+        spare(errand, clock.monotonic())
+        assert errand.left == ()
+        attempt = Attempt(
+            results=errand.results, relay="r", message_id="<m@x>", idle=errand.idle, pause=errand.pause
+        )
+        now = Moment(epoch=clock.epoch(), monotonic=clock.monotonic())
+        found.append(own_times(errand, attempt, 0.0, now))
+        waits = waits.evolve(
+            recipients=tuple(
+                Recipient(address=each, result=errand.results[each], due=now.epoch + found[-1][each])
+                for each in waits.addresses
+            )
+        )
+        clock.forward(0.5)
+    first, second = found
+    assert first == pytest.approx({"1@a.example": 1, "2@a.example": 1, "3@b.example": 2, "4@b.example": 2})
+    assert second == pytest.approx({each: wait - 0.5 for each, wait in first.items()})
+    assert limits.promised(clock.monotonic()) == {"b.example": 1}
 
 
 @pytest.mark.asyncio

@@ -76,6 +76,7 @@ class Scene:
 
     async def insert(self, *letters: Letter) -> None:
         await self.queue.join(self.in_flight.replica, LIFE)
+        self.in_flight.alive_until = self.clock.monotonic() + LIFE
         await self.queue.insert(letters)
 
     def late(self, number: int, seconds: float = -1.0) -> Letter:
@@ -111,15 +112,17 @@ class LosesReplies(MemoryQueue):
 
 @pytest.mark.asyncio
 async def test_a_lost_reply_leaves_nothing_undone() -> None:
-    scene = Scene()
-    scene.queue = LosesReplies(scene.clock)
-    scene.expiry = Expiry(scene.queue, scene.in_flight, scene.settler)
-    await scene.insert(scene.late(1), scene.late(2))
-    with pytest.raises(Unavailable):
-        await scene.expiry.sweep(10)
-    assert await scene.expiry.sweep(10) == 0
-    assert scene.in_flight.decided(letter(1).id)
-    assert scene.in_flight.decided(letter(2).id)
+    queue = LosesReplies(SystemClock())
+    async with running(FakeRelay(), queue=queue) as scene:
+        await queue.insert([letter(number, expires=PAST, route="gone") for number in range(2)])
+        expiry = Expiry(queue, scene.in_flight, scene.settler)
+        with pytest.raises(Unavailable):
+            await expiry.sweep(10)
+        assert scene.in_flight.in_doubt
+        assert await scene.dispatcher.lost_claims.give_back() == 2
+        await scene.stats_are(awaiting=2)
+        assert await expiry.sweep(10) == 2
+        await scene.settled(2)
 
 
 @pytest.mark.asyncio

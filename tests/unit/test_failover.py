@@ -12,12 +12,15 @@ from structlog.testing import capture_logs
 from mailsender.admin.relay_state import route_state
 from mailsender.message.composer import LetterComposer
 from mailsender.model.clock import SystemClock
-from mailsender.model.letter import Phase, Result, Status, Verdict
+from mailsender.model.letter import Phase, Result, Status, Verdict, now_ms
+from mailsender.ratelimit.destinations import Destinations
 from mailsender.ratelimit.gcra import Allowance, SlotGrant, SlotRequest
+from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.memory import MemorySlotStore
-from mailsender.routing.reply_rule import Action, Decision, Scope, scope_key
+from mailsender.routing.reply_rule import Action, Decision, ReplyRule, Scope, scope_key
 from mailsender.routing.retry import RetryPolicy
 from mailsender.routing.routes import change
+from mailsender.routing.table import RouteTable
 from mailsender.sending import dispatcher
 from tests.dispatching import letter, until
 from tests.fleet import Fleet, fleet, route
@@ -67,6 +70,21 @@ async def test_who_was_certainly_not_taken_goes_to_the_next_relay_at_once(result
     first, second = done.history
     assert (first.relay, first.result.code, first.result.verdict) == ("a.example:25", result.code, "deferred")
     assert (second.relay, second.result.verdict, second.accepted) == ("b.example:25", "accepted", 1)
+
+
+async def test_who_goes_over_another_relay_is_told_no_turn_at_the_first() -> None:
+    """Nobody would come at it, and all who do wait would stand behind it."""
+    async with fleet(pair(), [route("default", "a", "b")]) as stage:
+        clock, store = SystemClock(), MemorySlotStore(SystemClock())
+        limits = stage.relays["a"].destinations = Destinations(
+            stage.relays["a"].limiter, lambda _, rates: Limiter(store, rates[0], clock, backlog=int), clock
+        )
+        limits.change({"example.test": (Allowance(letters=1, period=60.0),)})
+        limits.limiters["example.test"]._next_at = clock.monotonic() + 60  # others have the slots till then
+        await stage.put(*[letter(n) for n in range(30)])
+        await stage.settled(30)
+        assert stage.sent() == {"a": 0, "b": 30}
+        assert limits.promised(clock.monotonic()) == {}
 
 
 async def test_who_may_have_been_taken_is_given_to_no_second_relay() -> None:
@@ -274,6 +292,33 @@ async def test_who_rests_over_a_relay_goes_over_the_next_one_and_over_no_fallbac
         await stage.put(letter(1, "a1@slow.test"), letter(2, "b1@fast.test"))
         await stage.settled(1 + others.get("b", 0))
     assert stage.sent() == {"a": 1, **others}
+
+
+@pytest.mark.parametrize("result", [said("deferred", "rcpt", 450), said("deferred", "mail", 450)])
+@pytest.mark.parametrize(
+    ("action", "scope", "asked"),
+    [
+        (Action.WAIT, Scope.RECIPIENT, 0),
+        (Action.WAIT, Scope.DESTINATION, 0),
+        (Action.SLOW, Scope.DESTINATION, 0),
+        (Action.RETRY, Scope.RECIPIENT, 0),
+        (Action.SWITCH, Scope.RECIPIENT, 1),
+        (Action.SWITCH, Scope.DESTINATION, 1),
+        (Action.WAIT, Scope.RELAY, 1),
+        (Action.STOP, Scope.SENDER, 1),
+    ],
+)
+async def test_who_is_to_wait_for_itself_waits_and_who_waits_for_the_relay_takes_another_one(
+    action: Action, scope: Scope, asked: int, result: Result
+) -> None:
+    """Whether the attempt counts, which it does not where nothing is known of the recipient."""
+    rule = ReplyRule(name="test/rule", codes=("450",), action=action, scope=scope, seconds=60.0)
+    async with fleet(pair(answers(result)), [route("default", "a", "b", retry=LATER)]) as stage:
+        stage.relays["a"].rules = (rule,)
+        await stage.put(letter(1))
+        await until(lambda: stage.fakes["a"].sent)
+        await until(lambda: not len(stage.in_flight))
+    assert stage.sent() == {"a": 1, "b": asked}
 
 
 async def test_a_relay_that_hangs_keeps_no_letter_from_the_next_one() -> None:
@@ -581,3 +626,89 @@ async def test_that_another_route_changes_ends_no_attempt() -> None:
         limiter.change(Allowance(letters=0, period=1.0))
         (done,) = await scene.settled(1)
     assert (done.status, done.attempts, scene.sent()) == (Status.SENT, 1, {"a": 3, "b": 0})
+
+
+@pytest.mark.parametrize("away", ["refused", ""], ids=["a session", "a slot"])
+async def test_nobody_waits_for_a_route_that_is_gone(away: str) -> None:
+    """They would have turns of what others share, under a name without a share."""
+    fakes = {"a": FakeRelay(name="a.test:25", away=away)}
+    async with fleet(fakes, [route("r1", "a"), route("r2", "a")], allowances=SLOWLY) as scene:
+        relay = scene.relays["a"]
+        await scene.put(letter(1, route="r1"), letter(2, route="r1"), letter(3, route="r1"))
+        await until(lambda: relay.pool._others_wait() or relay.limiter.waiting)
+        plans = [route("r2", "a")]
+        scene.dispatcher.change([scene.routes["r2"]], RouteTable(plans))
+        await until(lambda: not (relay.pool._others_wait() or relay.limiter.waiting))
+
+
+async def test_what_the_last_relay_says_stands_although_the_route_has_one_relay_meanwhile() -> None:
+    fakes = pair(answers(said("deferred", "rcpt", 450, "4.2.0")))
+    fakes["b"].hold = asyncio.Event()
+    async with fleet(fakes, [route("default", "a", "b")]) as stage:
+        await stage.put(letter(1))
+        await fakes["b"].started.wait()
+        change(stage.routes["default"], route("default", "b"), stage.relays)
+        fakes["b"].hold.set()
+        (done,) = await stage.settled(1)
+    assert (done.relay, done.recipients[0].relay, done.attempts) == ("b.example:25", "b.example:25", 1)
+
+
+async def test_relays_that_do_not_answer_at_the_end_hold_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes are to be written yet, and other relays' letters to be given back."""
+    monkeypatch.setattr(dispatcher, "GOODBYE", 0.05)
+    fakes = {name: FakeRelay(name=f"{name}.test:25") for name in "abcd"}
+    answers_quit, asked = asyncio.Event(), 0
+
+    async def silent() -> None:
+        nonlocal asked
+        asked += 1
+        await answers_quit.wait()
+
+    async with fleet(fakes, [route(f"r{name}", name) for name in fakes]) as stage:
+        await stage.put(*[letter(n, route=f"r{name}") for n, name in enumerate(fakes)])
+        await stage.settled(4)
+        for fake in fakes.values():
+            for each in fake.sessions:
+                monkeypatch.setattr(each, "close", silent)
+        stage.dispatcher.stop_claiming()
+        async with asyncio.timeout(5):
+            assert await stage.dispatcher.finish(0.2)
+        assert asked == 4
+        answers_quit.set()
+
+
+async def test_a_letter_that_nobody_can_send_is_not_a_trial_without_end() -> None:
+    """It shows nothing about the relay, whose next trial is another letter's."""
+    fakes, senders = pair(), {"a": ("x.test",), "b": ("y.test",)}
+    async with fleet(fakes, [route("default", "a", "b")], senders=senders) as stage:
+        relay = stage.relays["a"]
+        relay.breaker.trip("no", "mail", relay._clock.monotonic() - 60.0)
+        await stage.put(letter(1))
+        await until(lambda: fakes["a"].asked)
+        await asyncio.sleep(0.3)
+        assert fakes["a"].asked == 1
+        stored = await stage.queue.look_up(letter(1).id)
+        assert stored is not None
+        assert stored.due is not None
+        assert stored.due.timestamp() > SystemClock().epoch() + 20
+
+
+@pytest.mark.parametrize("waits_for", ["a slot", "a session"])
+async def test_a_letter_whose_time_is_over_between_two_transactions_ends_then(waits_for: str) -> None:
+    """It is not told with the next slot, which may come in an hour."""
+    fakes = pair()
+    expires = now_ms(SystemClock().epoch() + 1.0)
+    mine = letter(1, "x@example.test", "y@example.test", expires=expires, route="mine")
+    plans = [route("mine", "a"), route("other", "a")]
+    async with fleet(fakes, plans, allowances=SLOWLY, max_recipients=1, sessions=1) as stage:
+        limiter = stage.relays["a"].limiter
+        await stage.put(mine)
+        await until(lambda: fakes["a"].sent and limiter.waiting)
+        if waits_for == "a session":
+            stage.relays["a"].look_again()
+            await stage.put(letter(2, route="other"), letter(3, route="other"))
+            await until(stage.relays["a"].pool._others_wait)
+        (done,) = await stage.settled(1)
+    assert SystemClock().epoch() > expires.timestamp()
+    assert (done.status, len(fakes["a"].sent)) == (Status.SENT, 1)
+    assert [(each.accepted, each.open) for each in done.recipients] == [(True, False), (False, False)]

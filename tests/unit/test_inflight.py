@@ -66,3 +66,22 @@ def test_whoever_was_declared_dead_begins_anew_under_another_name() -> None:
     assert (len(flight), flight.bytes, flight.alive_until) == (0, 0, NEVER)
     assert flight.replica != was
     assert replica_of(flight.new_token()) == flight.replica
+
+
+def test_what_was_asked_for_is_in_doubt_until_it_is_answered() -> None:
+    flight = InFlight()
+    assert not flight.in_doubt
+    first, second = flight.ask(), flight.ask()
+    flight.answered(first)
+    assert (flight.in_doubt, flight.asked) == (True, {second})
+    flight.unanswered(second)
+    assert (flight.in_doubt, flight.asked, flight.doubts) == (True, set(), 1)
+
+
+def test_others_know_us_by_a_name_when_a_life_was_promised() -> None:
+    flight = InFlight()
+    assert not flight.joined
+    flight.alive_until = 50.0
+    assert flight.joined
+    flight.begin_anew()
+    assert not flight.joined

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from mailsender.intake import consumer
 from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.schema import Limits
 from mailsender.model.errors import Rejected, TooLarge, Unavailable
-from mailsender.model.history import History, digest_of, from_text
+from mailsender.model.history import History, Standing, digest_of, from_text
 from mailsender.model.letter import Letter, Origin, Status
 from mailsender.model.records import Outgoing, Record
 from mailsender.queue.port import MOST_PUBLISHERS, Inserted
@@ -270,6 +272,61 @@ async def test_faulty_letters_without_number_are_answered_up_to_a_number_and_the
     assert stage.source.commits[-1] == {("in", 0): 2}
 
 
+async def test_a_large_key_does_not_multiply_by_many_letters() -> None:
+    many = record(letters(*["a"] * 1000), key=b"k" * 30_000)
+    stage = Stage([many, record(letters("b"), offset=1, key=b"k" * 900_000), record(letters("c"), offset=2)])
+    await stage.run()
+    (dead,) = stage.sink.published
+    assert (header(dead, "reason"), dead.value, dead.key) == ("not-a-batch", many.value, many.key)
+    assert "its key of 30000 bytes" in header(dead, "detail")
+    assert "1000 letters" in header(dead, "detail")
+    assert (await stage.queue.stats()).awaiting == 2
+
+
+async def test_a_key_as_over_http_may_have_as_many_letters_as_there_may_be() -> None:
+    value = b"[" + b",".join([b'{"Addresses":["a@b.test"],"Token":1}'] * 200) + b"]"
+    stage = Stage([record(value, key=b"k" * 1024)], limits=Limits(letters=200))
+    await stage.run()
+    assert stage.sink.published == []
+    assert (await stage.queue.stats()).awaiting == 200
+    assert Limits(letters=30_000).keys == 1024 * 30_000
+
+
+async def test_a_record_with_too_many_faults_is_a_dead_letter_once() -> None:
+    records = [record(b"[" + b",".join([b"{}"] * 20) + b"]"), record(letters("c"), offset=1)]
+    stage = Stage(records)
+    stage.intake._config = replace(stage.intake._config, limits=Limits(faulty=10))
+    await stage.run()
+    assert len(stage.sink.published) == 1
+    later = again(stage, records)
+    later.intake._config = stage.intake._config
+    await later.run()
+    assert later.sink.published == []
+    assert later.source.commits[-1] == {("in", 0): 2}
+
+
+async def test_others_have_their_turn_between_letters_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, seen = 0, set[int]()
+    add = consumer._Batch.add
+
+    def counted(*args: Any) -> None:
+        nonlocal decoded
+        decoded += 1
+        add(*args)
+
+    async def others() -> None:
+        while True:
+            seen.add(decoded)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(consumer._Batch, "add", counted)
+    many = json.dumps([{"Addresses": [f"a{n}@b.test" for n in range(2000)]}] * 20).encode()
+    stage, ticking = Stage([record(many)]), asyncio.create_task(others())
+    await stage.run()
+    ticking.cancel()
+    assert len(seen) > 10
+
+
 async def test_a_record_that_could_not_be_read_is_a_dead_letter_and_its_neighbours_are_not() -> None:
     unreadable = record(b"\x01\x02", key=None, fault="it unpacks to too much")
     stage = Stage([unreadable, record(letters("a"), offset=1)])
@@ -395,6 +452,63 @@ async def test_what_is_known_is_noted_every_few_seconds_and_at_the_end() -> None
     assert noted == [1, 50]
 
 
+def interrupted(stage: Stage, meanwhile: Callable[[], Awaitable[None]], *records: Record) -> None:
+    """After what it hands out first the stage's partitions go, and come back once `meanwhile` is over."""
+    fetches = [*stage.source.fetches]
+    stage.source.fetches.clear()
+    plain = stage.source.fetch
+
+    async def fetch(timeout: float) -> list[Record]:
+        if fetches:
+            return list(fetches.pop(0))
+        if stage.source.generation == 0:
+            stage.source.generation = 1
+            await meanwhile()
+            return list(records)
+        return await plain(timeout)
+
+    stage.source.fetch = fetch  # type: ignore[method-assign]
+
+
+async def test_what_others_took_in_is_known_when_their_partition_comes_back() -> None:
+    stage = Stage([record(letters("a"))])
+
+    async def elsewhere() -> None:
+        stage.clock.forward(DAY)
+        await Stage([record(letters("b"), offset=n) for n in (1, 2, 3)], queue=stage.queue).run()
+        stage.clock.forward(DAY)
+
+    interrupted(stage, elsewhere, record(letters("c"), offset=4))
+    await stage.run()
+    known = await stage.queue.history("in", 0)
+    aged = known.aged(stage.clock.epoch() + DAY / 2, RETENTION)
+    assert [aged.standing(n) for n in (1, 3, 4)] == [*2 * [Standing.FORGOTTEN], Standing.AGAIN]
+
+
+async def test_what_others_took_in_is_known_after_a_fault_too() -> None:
+    stage = Stage([record(letters("a"))])
+    await stage.run()
+    stage.clock.forward(DAY)
+    await Stage([record(b"{", offset=1)], queue=stage.queue).run()
+    stage.stop.clear()
+    stage.source.fetches.append([record(b"{", offset=1)])
+    await stage.run()
+    assert stage.sink.published == []
+
+
+async def test_a_log_that_others_found_to_be_another_one_is_noted_on() -> None:
+    stage = Stage([record(letters("a"))])
+
+    async def elsewhere() -> None:
+        known = await stage.queue.history("in", 0)
+        await stage.queue.note_history("in", 0, known.cut(1))
+
+    interrupted(stage, elsewhere, record(letters("c"), offset=1), record(letters("d"), offset=2))
+    await stage.run()
+    known = await stage.queue.history("in", 0)
+    assert (known.log, known.high) == (1, 3)
+
+
 # --- the topic of dead letters -------------------------------------------------------------------
 
 
@@ -404,7 +518,7 @@ async def test_what_the_topic_refuses_for_its_size_is_kept_and_the_topic_says_wh
     await stage.run()
     assert [kept.value for kept in stage.queue.kept] == [b"x" * 5000]
     pointer = next(dead for dead in stage.sink.published if dead.value == b"")
-    assert header(pointer, "kept-in") == "memory/in/0/0"
+    assert header(pointer, "kept-in") == f"memory/in/0/0/{digest_of(b'k', b'x' * 5000, -1)}"
     assert header(pointer, "reason") == "not-a-batch"
     assert len(stage.sink.published) == 2
     assert stage.source.commits == [{("in", 0): 2}]
@@ -434,7 +548,7 @@ async def test_a_dead_letter_topic_that_takes_nothing_holds_up_no_letters() -> N
     assert [kept.value for kept in stage.queue.kept] == [b"{"]
     assert stage.source.commits == [{("in", 0): 2}]
     (told,) = [entry for entry in logs if entry["event"] == "dead_letters_kept_aside"]
-    assert (told["records"], told["kept_in"]) == (1, "memory/in/0/0")
+    assert (told["records"], told["kept_in"]) == (1, f"memory/in/0/0/{digest_of(b'k', b'{', -1)}")
 
 
 async def test_a_pointer_that_the_topic_does_not_take_holds_up_no_letters_either() -> None:
@@ -540,6 +654,19 @@ async def test_a_commit_that_was_not_confirmed_is_made_again() -> None:
     stage.source.confirms.extend([False, False])
     await stage.run()
     assert stage.source.commits == [{("in", 0): 1, ("in", 1): 1}]
+
+
+async def test_a_commit_that_was_not_confirmed_before_the_partition_went_is_made_no_more() -> None:
+    """Another replica may have gone on with it: what is committed would jump back."""
+    stage = Stage([record(letters("a"))])
+    stage.source.confirms.extend([False, True])
+
+    async def elsewhere() -> None:
+        return
+
+    interrupted(stage, elsewhere)
+    await stage.run()
+    assert stage.source.commits == []
 
 
 async def test_the_next_insert_does_not_wait_for_the_commit() -> None:

@@ -42,6 +42,7 @@ class Consumer:
         self.stopped: set[TopicPartition] = set()
         self.offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self.asked = 0
+        self.headers: tuple[tuple[str, bytes], ...] = ()
         self.leaderless: set[TopicPartition] = set()
         self.now: Callable[[], float] = lambda: 0.0
         self.answered: dict[TopicPartition, float] = {}
@@ -101,7 +102,7 @@ class Consumer:
             while position < len(self.logs[each]) and len(found.get(each, ())) < max_records:
                 value = self.logs[each][position]
                 if value is not None:
-                    found.setdefault(each, []).append(made(each.partition, position, value))
+                    found.setdefault(each, []).append(made(each.partition, position, value, self.headers))
                 position += 1
             self.positions[each] = position
         if not partitions and timeout_ms:
@@ -120,8 +121,10 @@ class Consumer:
         self.offsets.update({each: OffsetAndMetadata(*told) for each, told in offsets.items()})
 
 
-def made(partition: int, offset: int, value: bytes) -> ConsumerRecord:
-    return ConsumerRecord(TOPIC, partition, offset, 1000 + offset, 0, b"k", value, None, 1, len(value), ())
+def made(partition: int, offset: int, value: bytes, headers: Any = ()) -> ConsumerRecord:
+    return ConsumerRecord(
+        TOPIC, partition, offset, 1000 + offset, 0, b"k", value, None, 1, len(value), headers
+    )
 
 
 class Stage:
@@ -205,6 +208,15 @@ async def test_a_fetch_holds_so_many_records_however_small_they_are_and_the_next
     assert [place for place in taken if place[0] == 0] == [(0, offset) for offset in range(count)]
 
 
+async def test_headers_count_for_what_they_take_in_memory() -> None:
+    stage = Stage(p0=letters(1500))
+    stage.consumer.headers = tuple((f"name {n}", b"v%d" % n) for n in range(1000))
+    stage.assign()
+    fetches = [found for _ in range(30) if (found := await stage.source.fetch(0.0))]
+    assert sum(map(len, fetches)) == 1500
+    assert max(map(len, fetches)) * 1000 * 200 < stage.source._config.max_bytes
+
+
 async def test_what_was_committed_is_compared_and_reading_goes_on() -> None:
     stage = Stage(p0=letters(10))
     stage.assign()
@@ -274,6 +286,19 @@ async def test_a_leader_that_moves_with_its_log_costs_nothing() -> None:
     assert stage.source.trouble == ""
 
 
+async def test_partitions_that_come_or_go_begin_another_generation() -> None:
+    stage = Stage(p0=letters(1))
+    stage.assign()
+    await stage.take()
+    first = stage.source.generation
+    await stage.take()
+    assert stage.source.generation == first
+    stage.source._revoked(stage.consumer)  # type: ignore[arg-type]
+    gone = stage.source.generation
+    stage.source._assigned(stage.consumer, {at(0)})  # type: ignore[arg-type]
+    assert len({first, gone, stage.source.generation}) == 3
+
+
 async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
     stage = Stage(p0=letters(3))
     away = True
@@ -292,6 +317,58 @@ async def test_a_history_that_cannot_be_asked_for_is_waited_for() -> None:
     away = False
     assert values(await stage.take()) == letters(3)
     assert stage.source.trouble == ""
+
+
+async def test_an_assignment_that_is_over_says_nothing_of_the_next_one() -> None:
+    stage = Stage(p0=letters(3))
+    known, gate, asked = stage.histories.history, asyncio.Event(), 0
+
+    async def history(topic: str, partition: int) -> History:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await gate.wait()
+            raise Unavailable("no primary")
+        return await known(topic, partition)
+
+    stage.histories.history = history  # type: ignore[method-assign]
+    stage.assign()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asked == 1
+    stage.assign()
+    assert values(await stage.take()) == letters(3)
+    stage.consumer.logs[at(0)] += [b"more"]
+    gate.set()
+    assert values(await stage.take()) == [b"more"]
+    stage.clock.forward(6)
+    assert stage.source.trouble == ""
+
+
+async def test_an_assignment_that_is_over_cuts_no_history_of_the_next_one() -> None:
+    """What it was told of the log's end is older than what another replica took in since."""
+    stage = Stage(p0=letters(3))
+    known, gate, asked = stage.histories.history, asyncio.Event(), 0
+
+    async def history(topic: str, partition: int) -> History:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await gate.wait()
+        return await known(topic, partition)
+
+    stage.histories.history = history  # type: ignore[method-assign]
+    stage.assign()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    stage.source._revoked(stage.consumer)  # type: ignore[arg-type]
+    reached = Milestone(offset=9, at=1.0, last=8, digest="00")
+    await stage.histories.note_history(TOPIC, 0, History().reached(reached, since=0.0, first=8))
+    gate.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    kept = await known(TOPIC, 0)
+    assert (kept.log, kept.high) == (0, 9)
 
 
 async def test_records_that_were_deleted_unread_are_counted_and_told_until_the_next_start() -> None:

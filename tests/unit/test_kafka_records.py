@@ -6,6 +6,7 @@ import gzip
 import io
 import random
 import struct
+import tracemalloc
 from typing import Any
 
 import cramjam
@@ -14,10 +15,11 @@ from aiokafka.codec import snappy_encode
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
+from mailsender.kafka import records
 from mailsender.kafka.records import UNREADABLE, Batches
 
 LIMIT = 1024 * 1024
@@ -49,12 +51,23 @@ def packed_with(payload: bytes, codec: int, like: bytes) -> bytes:
     return renewed(like[:61] + payload, attributes=codec)
 
 
-def read(*raw: bytes, limit: int = LIMIT, start: int = 0) -> list[Any]:
-    """As the library's fetcher reads what a broker sent."""
-    records = PartitionRecords(
+def answer(*raw: bytes, limit: int = LIMIT, start: int = 0) -> Any:
+    """As the library's fetcher reads what a broker sent in one answer."""
+    return PartitionRecords(
         TopicPartition("in", 0), Batches(b"".join(raw), limit), [], start, None, None, True, READ_COMMITTED
     )
-    return list(records)
+
+
+def read(*raw: bytes, limit: int = LIMIT, start: int = 0) -> list[Any]:
+    """All of its records, answer by answer: the next one begins where the one before was left."""
+    found: list[Any] = []
+    left = list(raw)
+    while left:
+        part = answer(*left, limit=limit, start=start)
+        found += part
+        start = part.next_fetch_offset
+        left = [each for each in left if DefaultRecordBatch(each).next_offset > start]
+    return found
 
 
 def fault(record: Any) -> str:
@@ -103,6 +116,16 @@ def test_a_name_of_a_header_that_is_not_utf8_is_written_out(codec: str) -> None:
     assert [r.key for r in found[:3]] == [b"k0", b"k1", b"k2"]
 
 
+def test_a_time_that_does_not_fit_64_bits_makes_no_record_and_those_beside_it_come() -> None:
+    made = bytearray(batch(b"a", b"b", headers=[("name", b"v")]).replace(b"name", b"na\xffe"))
+    struct.pack_into(">q", made, 27, 2**63 - 1)  # to which the second record adds one
+    good, bad, behind = read(renewed(bytes(made)), batch(b"c", base=2))
+    assert (good.value, good.timestamp) == (b"a", 2**63 - 1)
+    assert "its time would be 9223372036854775808" in fault(bad)
+    assert -(2**63) <= bad.timestamp < 2**63
+    assert behind.value == b"c"
+
+
 def bomb(codec: str, size: int) -> bytes:
     like = batch(b"0" * size)
     data = like[61:]
@@ -128,14 +151,62 @@ def test_what_unpacks_to_too_much_is_said_and_those_behind_it_come(codec: str) -
 
 
 def test_unpacking_takes_no_more_memory_than_is_allowed(tmp_path: object) -> None:
-    import tracemalloc
-
     raw = bomb("gzip", 100 * LIMIT)
     tracemalloc.start()
     assert fault(read(raw)[0])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * LIMIT
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+def test_batches_that_unpack_to_much_do_not_come_all_at_once(codec: str) -> None:
+    """Packed they fit one answer, and a fetch asks for many records."""
+    sizes = [1, *[LIMIT - 1000] * 5, 2]
+    batches = [batch(b"\0" * size, codec=CODECS[codec], base=n) for n, size in enumerate(sizes)]
+    first = list(answer(*batches))
+    assert 1 < len(first) < len(sizes)
+    assert sum(len(record.value) for record in first) < LIMIT // 2 + LIMIT
+    assert [len(record.value) for record in read(*batches)] == sizes
+
+
+def test_batches_of_a_usual_size_come_in_one_answer() -> None:
+    batches = [batch(b"x" * 1000, codec=1, base=n) for n in range(64)]
+    assert len(list(answer(*batches))) == 64
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_record_with_headers_without_number_is_told_and_those_beside_it_come(codec: str) -> None:
+    room = 8 * LIMIT
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 10**9)
+    builder.append(0, 0, None, b"x" * LIMIT, [])  # so that not even one such record is made first
+    builder.append(1, 0, None, b"[]", [("", None)] * 700_000)
+    builder.append(2, 0, None, b"y", [])
+    plain = renewed(bytes(builder.build()))
+    data = plain[61:]
+    payload = {
+        "none": lambda: data,
+        "gzip": lambda: gzip.compress(data),
+        "snappy": lambda: snappy_encode(data),
+        "lz4": lambda: bytes(cramjam.lz4.compress(data)),
+        "zstd": lambda: bytes(cramjam.zstd.compress(data)),
+    }[codec]()
+    raw = packed_with(payload, CODECS[codec], plain)
+    tracemalloc.start()
+    before, crowded, behind = read(raw, limit=room)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * room
+    assert (len(before.value), behind.value) == (LIMIT, b"y")
+    assert "700000 headers" in fault(crowded)
+
+
+def test_headers_are_bounded_in_a_small_batch_too() -> None:
+    most, more = [("a", b"")] * 1000, [("a", b"")] * 1001
+    (good,) = read(batch(b"x", headers=most))
+    assert len(good.headers) == 1000
+    (bad,) = read(batch(b"x", headers=more))
+    assert "1001 headers" in fault(bad)
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
@@ -189,6 +260,20 @@ def test_whatever_is_in_a_batch_with_a_right_checksum_those_behind_it_come() -> 
         found = read(renewed(bytes(made)), batch(b"good", base=5))
         assert found[-1].value == b"good"
         assert all(0 <= record.offset < 5 for record in found[:-1])
+
+
+def test_what_is_in_a_large_batch_is_read_as_in_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(33)
+    whole = batch(*(b"value %d" % n for n in range(5)), headers=[("name", b"v"), ("other", None)])
+    for _ in range(2000):
+        made = bytearray(whole)
+        for _ in range(chance.randrange(3)):
+            made[chance.randrange(61, len(made))] = chance.randrange(256)
+        raw = renewed(bytes(made))
+        monkeypatch.setattr(records, "_LARGE", 0)
+        as_large = read(raw)
+        monkeypatch.setattr(records, "_LARGE", len(raw))
+        assert as_large == read(raw)
 
 
 def test_the_seam_is_there() -> None:

@@ -108,6 +108,19 @@ async def test_what_was_ordered_holds_no_more(scene: Scene, key: str, asked: str
         await scene.lift(asked)
 
 
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("destination:xn--bcher-kva.example", "Destination:b\u00fccher.example"),
+        ("sender:ann@xn--bcher-kva.example", "sender:Ann@B\u00fccher.example"),
+    ],
+)
+async def test_a_scope_is_known_however_its_domain_is_written(scene: Scene, key: str, asked: str) -> None:
+    await scene.order(key)
+    assert (await scene.lift(asked))[0] == key
+    assert scene.held(key) == 0.0
+
+
 async def test_it_is_told_what_it_was_and_other_scopes_hold_on(scene: Scene) -> None:
     await scene.order(sender("ann@example.com"), float("inf"))
     await scene.order(RELAY)

@@ -12,6 +12,7 @@ from mailsender.model.errors import Rejected, Unavailable
 from mailsender.ratelimit.gcra import (
     AGREEMENT,
     AHEAD,
+    QUOTA_ONLY_LIFE,
     UNLIMITED,
     Allowance,
     Cursor,
@@ -172,6 +173,58 @@ async def test_a_gate_that_nobody_asks_knows_what_the_others_used(monkeypatch: p
         with pytest.raises(NoSlots):
             await gate.acquire()
         assert sum(store.asked) == 3, "to look takes no slot"
+
+
+@pytest.mark.asyncio
+async def test_slots_in_hand_are_handed_out_though_the_quota_is_all_leased(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the last lease brought would be sent by nobody."""
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_SENDING", 0.01)
+    clock = ManualClock()
+    store = Store(clock)
+    gate = gate_of(clock, store, letters=0, quota=10, backlog=9)
+    async with running(gate):
+        await gate.acquire()
+        assert store.asked[0] == 10, "one lease takes all"
+        await until(lambda: store.asked.count(0) > 2)
+        assert gate.goes
+        for _ in range(9):
+            await gate.acquire()
+        async with asyncio.timeout(1):  # it does not wait out the day before it finds that out
+            with pytest.raises(NoSlots):
+                await gate.acquire()
+        assert gate.exhausted == 1
+
+
+@pytest.mark.asyncio
+async def test_slots_that_lapsed_in_hand_do_not_hide_that_the_quota_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("mailsender.ratelimit.limiter.LOOK_SENDING", 0.01)
+    clock = ManualClock()
+    gate = gate_of(clock, Store(clock), letters=0, quota=10, backlog=9)
+    async with running(gate):
+        await gate.acquire()
+        clock.forward(QUOTA_ONLY_LIFE + 1)
+        await until(lambda: gate.exhausted_until is not None)
+        assert not gate.goes
+
+
+@pytest.mark.asyncio
+async def test_a_slot_that_comes_back_is_handed_out_though_the_quota_is_used_up() -> None:
+    clock = ManualClock()
+    gate = gate_of(clock, Store(clock), letters=0, quota=1)
+    async with running(gate):
+        slot = await gate.acquire()
+        with pytest.raises(NoSlots):
+            await gate.acquire()
+        gate.put_back(slot)
+        assert gate.goes
+        assert await gate.acquire() is slot
+        assert not gate.goes
 
 
 @pytest.mark.asyncio

@@ -172,6 +172,46 @@ def test_what_a_long_window_has_in_hand_goes_at_the_speed_of_the_short_one() -> 
     assert sum(each >= start + 100 for each in begun) == pytest.approx(100 * 1000 / 300, rel=0.06)
 
 
+_SECOND, _HOUR = Allowance(letters=14, period=1.0), Allowance(letters=100, period=3600.0)
+_MORE, _DAY = Allowance(letters=120, period=3600.0), Allowance(letters=3000, period=86400.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "most"),
+    [
+        ((_SECOND, _HOUR), (_SECOND, _MORE), 120),
+        ((_SECOND, _HOUR), (_HOUR,), 100),
+        ((_SECOND, _HOUR), (_HOUR, _DAY), 100),
+        ((_SECOND, _HOUR, _DAY), (_SECOND, _MORE, _DAY), 120),
+        ((_HOUR,), (_MORE,), 120),
+    ],
+)
+def test_what_goes_out_lies_between_the_rates_of_replicas_whose_rates_differ(
+    one: tuple[Allowance, ...], other: tuple[Allowance, ...], most: int
+) -> None:
+    """As while they are restarted one by one, or where one has the old file still."""
+    chance, clock = random.Random(1), ManualClock()
+    store, begun = MemorySlotStore(clock), []
+    while clock.now < 2 * 3600:
+        clock.forward(chance.uniform(0.1, 5.0))
+        rates = chance.choice([one, other])
+        grant = done(store.lease(SlotRequest(want=5, allowance=rates[0], further=rates[1:])))
+        begun += [max(grant.earliest(each), clock.now) for each in range(grant.count)]
+    begun.sort()
+    assert 95 < most_in_a_period(begun, 3600.0) <= most + 1
+
+
+def test_a_slow_rate_that_is_no_more_is_not_waited_for() -> None:
+    clock = ManualClock()
+    store = MemorySlotStore(clock)
+    for _ in range(2):
+        done(store.lease(SlotRequest(want=1, allowance=_SECOND, further=(_HOUR,))))
+    request = SlotRequest(want=1, allowance=_SECOND)
+    done(store.lease(request))
+    clock.forward(AGREEMENT + _SECOND.step)
+    assert done(store.lease(request)).count == 1
+
+
 def test_a_slower_rate_of_a_longer_period_makes_the_faster_one_idle() -> None:
     slow, fast = Allowance(letters=1, period=60.0), Allowance(letters=1000, period=1.0)
     assert SlotRequest(want=1, allowance=fast, further=(slow, fast)).rates == (slow,)

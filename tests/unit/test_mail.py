@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from mailsender.intake import batch as intake_batch
 from mailsender.intake.batch import MAX_FAULTS, faults, read_batch, read_letter
 from mailsender.intake.schema import Limits, Senders
 from mailsender.message.compose import Composer
@@ -211,6 +212,29 @@ def test_one_click_tells_which_recipient_of_a_personal_letter_leaves() -> None:
     assert "goes with Personal" in taken({"Addresses": people}).reason
     bad = [{"Address": "a@example.com"}, {"Address": "b@example.com", "ListUnsubscribe": {"Mail": "nobody"}}]
     assert "Addresses[1].ListUnsubscribe" in taken({"Personal": True, "Addresses": bad}).reason
+
+
+def test_beside_which_address_something_is_wrong_takes_no_second_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readings: list[Mapping[str, Any]] = []
+
+    def counted(keys: Mapping[str, Any]) -> Mail:
+        readings.append(keys)
+        return keys_read(keys)
+
+    monkeypatch.setattr(intake_batch, "read", counted)
+    beside = {"Name": "n", "Variables": {"a": 1}, "ListUnsubscribe": {"URL": "https://example.com/u"}}
+    wrong = {"Name": 7, "Variables": 7, "ListUnsubscribe": {"URL": 7}}
+    people = [{"Address": f"a{n}@example.com", **beside} for n in range(50)]
+    people.append({"Address": "z@example.com", **wrong})
+    reason = taken({"Template": "t", "Personal": True, "Addresses": people}, Body="").reason
+    assert reason.split("; ") == [
+        "Addresses[50].Name must be a string, not a number",
+        "Addresses[50].ListUnsubscribe must be a string, not a number",
+        "Addresses[50].Variables must be an object, not a number",
+    ]
+    assert len(readings) == 1
 
 
 def test_a_personal_letter_shows_each_recipient_alone() -> None:

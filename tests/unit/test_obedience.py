@@ -9,13 +9,14 @@ import pytest
 
 from mailsender.model.letter import Claim, Phase, Result, Status, Verdict
 from mailsender.queue.inflight import InFlight
-from mailsender.ratelimit.gcra import UNLIMITED
+from mailsender.ratelimit.gcra import UNLIMITED, Allowance
 from mailsender.ratelimit.limiter import Limiter
 from mailsender.ratelimit.order import RELAY, Order
 from mailsender.routing import breaker
 from mailsender.routing.breaker import Breaker
 from mailsender.routing.pool import Held
 from mailsender.sending.permit import Margins, Means, Permit
+from mailsender.sending.sender import _let_go
 from tests.clocks import ManualClock
 from tests.dispatching import known_relay, letter, until
 from tests.fleet import fleet, route
@@ -64,6 +65,29 @@ def test_nothing_begins_over_a_relay_that_ordered_a_wait_meanwhile_without_a_rat
     assert not ready.begin()
     clock.forward(61.0)
     assert ready.begin()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("by_recipient", [False, True])
+@pytest.mark.parametrize("begins", [False, True])
+async def test_a_slot_is_spent_by_who_began_and_goes_back_where_nothing_was_said(
+    begins: bool, by_recipient: bool
+) -> None:
+    """A session that had ended takes no slot; one that ended at MAIL does, though nobody may know more."""
+    clock = ManualClock()
+    allowance = Allowance(letters=100, period=1.0, burst=10, by_recipient=by_recipient)
+    relay = known_relay(FakeRelay(), clock, allowance=allowance)
+    stop = asyncio.Event()
+    leasing = asyncio.create_task(relay.limiter.run(stop))
+    mine = permit(clock, limiter=relay.limiter)
+    mine.slot = await relay.limiter.acquire()
+    if begins:
+        assert mine.begin()
+    _let_go(relay, mine)
+    assert list(relay.limiter._spare) == ([] if begins else [mine.slot])
+    stop.set()
+    relay.limiter.shut()
+    leasing.cancel()
 
 
 @pytest.mark.asyncio

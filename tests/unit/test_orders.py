@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mailsender.model.errors import Rejected, Unavailable
 from mailsender.model.letter import Result, Status
@@ -240,6 +242,26 @@ async def test_an_order_holds_here_while_the_store_is_away_and_is_written_then(
         clock.forward(5.1)
         assert await gate.acquire() is UNLIMITED
         assert gate.at_once() is UNLIMITED
+
+
+@pytest.mark.asyncio
+async def test_the_log_tells_whenever_something_begins_to_rest() -> None:
+    """A relay that stops while it is slowed is one that a person has to be called for."""
+    clock = ManualClock()
+    gate, start = limiter(Store(clock), clock), clock.epoch()
+    slow = order(until=start + 5, factor=0.5, then_until=start + 600)
+    stop = replace(order(until=start + 3600), rule="stop")
+    with capture_logs() as logs:
+        for seconds, each in ((0, slow), (1, slow), (2, replace(slow, rule="other")), (60, stop), (61, stop)):
+            clock.forward(start + seconds - clock.epoch())
+            gate.order(each)
+        clock.forward(3600)
+        gate.order(replace(stop, until=clock.epoch() + 60))
+        gate.order(replace(stop, until=clock.epoch() + 90))
+        gate.order(order(until=clock.epoch() + 120))
+    assert [(each["event"], each["rule"]) for each in logs] == [
+        ("relay_ordered", rule) for rule in ("r", "stop", "stop", "r")
+    ]
 
 
 @pytest.mark.asyncio

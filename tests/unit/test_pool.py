@@ -248,6 +248,29 @@ async def test_an_unusable_one_is_closed_and_whoever_waits_opens_another() -> No
     assert scene.relay.sessions[0].closed
 
 
+@pytest.mark.asyncio
+async def test_a_stop_is_heard_while_an_idle_session_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no more, and the next one is not to be opened for a minute."""
+    scene, answer = Scene(sessions=1), asyncio.Event()
+    held = await scene.place()
+    scene.pool.leave(held)
+
+    async def gone(*, ask: bool = False) -> bool:
+        del ask
+        await answer.wait()
+        return False
+
+    monkeypatch.setattr(held.session, "check_alive", gone)
+    waiting = asyncio.create_task(scene.place())
+    await turns()
+    scene.pool._next_try = scene.clock.monotonic() + 60.0
+    scene.stopping.set()
+    scene.pool.stop()
+    answer.set()
+    with pytest.raises(Stopped):
+        await waiting
+
+
 # --- a relay that is away -------------------------------------------------------------------------
 
 
@@ -572,3 +595,55 @@ async def test_a_relay_that_counts_sessions_has_one_fewer_and_is_asked_for_more_
     scene.pool.leave(held[0], usable=False)
     await scene.place()
     assert scene.pool.window == (4, 4)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4])
+async def test_nor_are_those_used_that_were_being_opened_when_fewer_were_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    scene, greets = Scene(sessions=4), asyncio.Event()
+    first = await scene.place()
+    connect = scene.relay.connect
+
+    async def slow() -> FakeSession:
+        await greets.wait()
+        return await connect()
+
+    monkeypatch.setattr(scene.relay, "connect", slow)
+    waiting = [asyncio.create_task(scene.place()) for _ in range(3)]
+    await turns()
+    scene.pool.allow(allowed)
+    greets.set()
+    await turns(20)
+    assert len(scene.pool) == max(1, allowed), "what carries something ends its letter"
+    assert sum(each.closed for each in scene.relay.sessions) == 4 - max(1, allowed)
+    scene.pool.leave(first)
+    await turns(20)
+    assert len(scene.pool) == allowed
+    for each in waiting:
+        each.cancel()
+
+
+@pytest.mark.asyncio
+async def test_one_more_is_too_many_where_the_relay_says_so_while_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, greets = Scene(sessions=4), asyncio.Event()
+    held = [await scene.place() for _ in range(3)]
+    connect = scene.relay.connect
+
+    async def slow() -> FakeSession:
+        await greets.wait()
+        return await connect()
+
+    monkeypatch.setattr(scene.relay, "connect", slow)
+    waiting = asyncio.create_task(scene.place())
+    await turns()
+    scene.pool.fewer()
+    greets.set()
+    await turns(20)
+    for each in held:
+        scene.pool.leave(each)
+    await waiting
+    assert (len(scene.pool), scene.pool.window[0]) == (2, 2)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.admin import dry_run, waiting
+from mailsender.admin import breath, dry_run, waiting
 from mailsender.admin.operations import ReplicaOperations
 from mailsender.aio import pause
 from mailsender.intake.idempotency import id_of_key
@@ -456,6 +456,30 @@ async def test_each_message_of_a_personal_letter_is_shown_up_to_a_bound(
     assert [each["person"] for each in shown["messages"]] == [f"p{n}@example.test" for n in range(10)]
     parsed = [message_from_bytes(each["text"].encode(), policy=policy.default) for each in shown["messages"]]
     assert [each["To"] for each in parsed] == [f"Person {n} <p{n}@example.test>" for n in range(10)]
+
+
+async def test_messages_of_a_personal_letter_leave_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make one may take most of a second."""
+    monkeypatch.setattr(breath, "BREATH", 0.0)
+    turns, seen = 0, []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def compose(*_: object, **__: object) -> bytes:
+        seen.append(turns)
+        return b""
+
+    people = [f"p{n}@example.test" for n in range(10)]
+    async with running(monkeypatch) as stage:
+        monkeypatch.setattr(type(stage.replica.composer), "compose", compose)
+        beside = asyncio.create_task(others())
+        await stage.submit({**GOOD, "Addresses": people, "Personal": True}, "dry_run=true")
+        beside.cancel()
+    assert len(set(seen)) == dry_run.MAX_MESSAGES
 
 
 async def test_a_dry_run_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

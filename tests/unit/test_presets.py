@@ -51,6 +51,15 @@ def test_every_rule_of_a_preset_is_in_the_table_and_says_whence_it_is(preset: Pr
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_a_session_that_has_forgotten_the_login_is_replaced_and_stops_nothing(preset: str) -> None:
+    forgotten = Result(
+        verdict=Verdict.REFUSED, phase=Phase.MAIL, code=530, enhanced="5.7.57", text="Not authenticated"
+    )
+    assert decide(rules_of((), preset), forgotten, carried=True).action is Action.RENEW
+    assert decide(rules_of((), preset), forgotten).action is Action.HOLD
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_what_providers_have_in_common_is_said_by_the_defaults(preset: str) -> None:
     """`Any` of the material: nobody's preset takes it away."""
     gone = decided(preset, "550 5.1.1 No such user", "rcpt")

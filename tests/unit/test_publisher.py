@@ -219,6 +219,24 @@ async def test_letters_that_are_put_off_are_bounded() -> None:
         stage.sink.refuse = lambda out: None
 
 
+async def test_what_finds_no_room_among_those_put_off_is_not_swept_at_once_again() -> None:
+    stage = Stage(batch=2, max_bytes=4000, first_wait=100.0, longest_wait=100.0, stop_timeout=0.05)
+    await stage.finished(40, body="b" * 1000)
+    stage.sink.refuse = lambda out: Unavailable("slow") if out.key != b"k39" else None
+    stage.clock.forward(31)
+    async with stage.running():
+        await stage.until(lambda: stage.reporter.state.left_to_sweep)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert stage.reporter.state.swept < 20
+        for _ in range(20):
+            stage.clock.forward(5)
+            await stage.reporter.offer(())
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert stage.reporter.state.marked == 1, "those that cannot be published hide it from the sweep"
+
+
 async def test_a_report_that_the_broker_never_takes_is_kept_and_counted_as_that() -> None:
     stage = Stage()
     letters = await stage.finished(30)
@@ -450,6 +468,16 @@ async def test_a_stop_flushes_what_is_in_hand() -> None:
     stage.stop.set()
     assert await stage.reporter.run(stage.stop) == 0
     assert await stage.unreported() == 0
+
+
+async def test_a_stop_leaves_to_others_what_they_sweep() -> None:
+    stage = Stage(batch=10)
+    letters = await stage.finished(35)
+    stage.clock.forward(31)
+    await stage.reporter.offer(letters[:5])
+    stage.stop.set()
+    assert await stage.reporter.run(stage.stop) == 0
+    assert await stage.unreported() == 30
 
 
 async def test_a_stop_without_a_broker_keeps_its_deadline_and_says_what_is_left() -> None:

@@ -15,6 +15,7 @@ from mailsender.ratelimit.extras import Extras
 from mailsender.ratelimit.gcra import (
     EVERYBODY,
     EXTRA_LIFE,
+    UNCOUNTED,
     Allowance,
     Cursor,
     Slot,
@@ -57,6 +58,41 @@ def test_a_lease_brings_units_of_the_quota_beside_its_slots_as_far_as_it_has_the
     assert (grant.count, grant.extra, grant.used) == (1, 38, 100)
     cursor, grant = leased(cursor, SlotRequest(want=1, allowance=OF_QUOTA, extra=60), NOON + 4)
     assert (grant.count, grant.extra, grant.exhausted) == (0, 0, True)
+
+
+_ROLLING = Allowance(letters=0, period=1.0, quota=10, quota_period=DAY)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (_ROLLING, replace(_ROLLING, quota_period=0.0)),
+        (replace(_ROLLING, quota_period=0.0), _ROLLING),
+        (_ROLLING, replace(_ROLLING, quota_by_recipient=True)),
+        (_ROLLING, replace(_ROLLING, quota_period=3600.0)),
+    ],
+    ids=["a day for 24 hours", "24 hours for a day", "recipients for transactions", "an hour for 24"],
+)
+def test_a_quota_of_another_unit_or_form_begins_its_count_anew(before: Allowance, after: Allowance) -> None:
+    cursor, grant = leased(Cursor(), SlotRequest(want=10, allowance=before), NOON - 8 * 3600)
+    assert grant.count == 10
+    for at in (NOON - 600, NOON - 60):  # looks
+        cursor, grant = leased(cursor, SlotRequest(want=0, allowance=before), at)
+        assert grant.exhausted
+    cursor, grant = leased(cursor, SlotRequest(want=1, allowance=after), NOON - 60 + UNCOUNTED)
+    assert (grant.count, grant.used) == (1, 1)
+
+
+@pytest.mark.parametrize("period", [0.0, DAY])
+def test_a_quota_counts_on_while_a_replica_counts_something_else(period: float) -> None:
+    """Else each of the two would begin anew at each of its leases, and nothing would ever be used up."""
+    cursor, sent = Cursor(), 0
+    messages = replace(_ROLLING, quota_period=period)
+    for turn in range(200):
+        allowance = (messages, replace(messages, quota_by_recipient=True))[turn % 2]
+        cursor, grant = leased(cursor, SlotRequest(want=1, allowance=allowance), NOON + turn * 10.0)
+        sent += grant.count
+    assert sent == 10
 
 
 @pytest.mark.parametrize("period", [0.0, DAY])

@@ -74,7 +74,6 @@ class Scene:
                 "default": RetryPolicy(max_attempts=3, delay=60.0, resends=int(resend)),
                 "once": RetryPolicy(max_attempts=1, delay=60.0),
             },
-            max_recipients=2,
             chance=random.Random(1),
         )
 
@@ -176,6 +175,33 @@ async def test_what_a_transaction_of_a_large_letter_wrote_down_is_not_counted_ag
     found = {each.address: each for each in (await scene.now(1)).recipients}
     assert (found["a@x.test"].tries, found["b@x.test"].accepted) == (1, True)
     assert (found["c@x.test"].tries, found["c@x.test"].uncertain) == (1, True)
+
+
+async def test_so_it_is_with_one_that_is_not_large_and_with_doubt() -> None:
+    """A personal letter, or one to several destinations, takes a transaction for each of two, too."""
+    scene = Scene()
+    [personal] = (await scene.claimed(letter(1, "a@x.test", "b@x.test"))).letters
+    doubted = Recipient(address="a@x.test", result=UNCERTAIN, tries=1, doubts=1)
+    await scene.queue.progress(TOKEN, personal.id, {0: doubted})
+    await scene.recover(trail(1, UNCERTAIN))
+    first, second = (await scene.now(1)).recipients
+    assert (first.tries, first.doubts, first.closed) == (1, 1, False), (
+        "it is sent again once, as was asked for"
+    )
+    assert second.tries == 0
+
+
+async def test_what_is_said_again_in_a_further_attempt_counts() -> None:
+    scene = Scene()
+    await scene.queue.insert([letter(1)])
+    [claimed] = (await scene.queue.claim(1, OTHER + "0" * 16)).letters
+    put_off = claimed.evolve(
+        recipients=(Recipient(address=claimed.addresses[0], result=LATER, tries=1),), status=Status.AWAITING
+    )
+    await scene.queue.settle([Settlement(token=OTHER + "0" * 16, letter=put_off)])
+    assert (await scene.queue.claim(1, TOKEN)).letters
+    await scene.recover(trail(1, LATER))
+    assert (await scene.now(1)).recipients[0].tries == 2
 
 
 async def test_of_a_replica_of_whom_not_all_is_known_only_what_is_told_is_settled() -> None:

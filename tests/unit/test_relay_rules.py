@@ -338,6 +338,17 @@ def test_an_order_names_what_it_is_about() -> None:
     ]
 
 
+def test_an_order_names_domains_as_they_go_onto_the_wire() -> None:
+    about = {"recipient": "Anna@b\u00fccher.Example", "sender": "S@\uff45xample.test"}
+    assert [scope_key(scope, **about) for scope in SCOPES] == [
+        "recipient:anna@xn--bcher-kva.example",
+        "destination:xn--bcher-kva.example",
+        "sender:s@example.test",
+        RELAY_KEY,
+    ]
+    assert scope_key(Scope.DESTINATION, recipient="a@gmail\u3002com") == "destination:gmail.com"
+
+
 def test_what_is_ordered_holds_until_its_end_and_the_later_end_holds() -> None:
     orders = Orders()
     assert not orders

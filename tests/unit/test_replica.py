@@ -63,6 +63,7 @@ class QuietSource:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     async def open(self) -> None:
         pass
@@ -384,6 +385,42 @@ async def test_a_drain_that_sends_what_is_in_hand_is_clean(monkeypatch: pytest.M
     assert (await queue.stats()).sent == 1
 
 
+@pytest.mark.asyncio
+async def test_in_a_drain_nothing_is_claimed_and_ended_behind_the_last_settlement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, ended = SystemClock(), {}
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch)
+    told = replica._step
+
+    def step(name: str) -> None:
+        ended[name] = replica._tasks["tidier"].done()
+        told(name)
+
+    monkeypatch.setattr(replica, "_step", step)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await until(lambda: replica.state == "running" and "tidier" in replica._tasks)
+        replica.drain("test")
+        assert await running == 0
+    assert {name: ended[name] for name in ("senders", "report", "slots")} == {
+        "senders": False,
+        "report": True,
+        "slots": True,
+    }
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("retention", "every"), [("80s", 10.0), ("30d", 3600.0)])
+async def test_letters_whose_reports_are_late_are_looked_at_before_their_time_is_over(
+    retention: str, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    replica = replica_over(FakeRelay(), MemoryQueue(clock), clock, monkeypatch, MONGODB_RETENTION=retention)
+    (chore,) = [each for each in replica.tidier._chores if each.name == "unreported"]
+    assert chore.every == every
+
+
 class LeftSource(QuietSource):
     """In trouble from its closing on, as a client is that is there no more."""
 
@@ -471,6 +508,7 @@ class Twice:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     def __init__(self) -> None:
         one = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"], "ID": letter().id}
@@ -859,6 +897,37 @@ async def test_letters_of_an_insert_without_an_answer_go_back_or_the_drain_is_no
     assert relay.sent == []
 
 
+class HalfHeard(MemoryQueue):
+    """Claims letters, and the reply is lost; as the claim is read back one of them is there."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.claimed = asyncio.Event()
+
+    async def claim(self, limit: int, token: str, route: str = "default") -> Claim:
+        found = await super().claim(limit, token, route)
+        if found.letters:
+            self.claimed.set()
+        return replace(found, letters=found.letters[:1], places=found.places[:1])
+
+
+@pytest.mark.asyncio
+async def test_what_came_under_a_claim_that_was_answered_in_part_goes_back_in_the_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = HalfHeard(clock)
+    await queue.insert([letter().evolve(id=f"{number:024x}") for number in range(3)])
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(replica.run())
+        await queue.claimed.wait()
+        replica.drain("test")
+        assert await running == 0
+    stats = await queue.stats()
+    assert (stats.awaiting + stats.sent, stats.processing) == (3, 0)
+
+
 class Closed(MemoryQueue):
     """Opens at the fifth try: at first nobody is there, then nobody is let in."""
 
@@ -909,6 +978,41 @@ async def test_a_journal_that_cannot_be_dealt_with_does_not_keep_it_from_sending
             assert await running == 0
     assert len(relay.sent) == 1
     assert [each["error"] for each in events if each["event"] == "recovery_failed"] == ["RuntimeError"]
+
+
+class Building(MemoryQueue):
+    """Builds an index for as long as anybody waits, once it is there."""
+
+    def __init__(self, clock: SystemClock) -> None:
+        super().__init__(clock)
+        self.begun = asyncio.Event()
+        self.called_off = False
+
+    async def open(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.called_off = True
+
+
+@pytest.mark.asyncio
+async def test_a_stop_is_heard_while_the_queue_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, relay = SystemClock(), FakeRelay()
+    queue = Building(clock)
+    replica = replica_over(relay, queue, clock, monkeypatch)
+    running = asyncio.create_task(replica.run())
+    try:
+        async with asyncio.timeout(10):
+            await queue.begun.wait()
+        replica.drain("SIGTERM")
+        async with asyncio.timeout(2):
+            assert await asyncio.shield(running) == 0
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert queue.called_off
+    assert not relay.connects
 
 
 @pytest.mark.asyncio

@@ -83,4 +83,4 @@ async def test_bodies_are_kept_as_long_as_letters_unless_it_is_set(
 ) -> None:
     replica, _ = running(monkeypatch, **setting)
     assert replica.settings.body_retention == kept
-    assert set(replica.tidier.tidied) == {"bodies", "blobs", "expired"}
+    assert set(replica.tidier.tidied) == {"bodies", "blobs", "expired", "unreported"}

@@ -107,6 +107,10 @@ TABLE = [
     ("550 Too many messages", "mail", "own own_path", HOLD),
     ("550 Authentication required", "rcpt", "", HOLD),
     ("550 Outgoing mail has been suspended", "rcpt", "", HOLD),
+    ("550 Sender verify failed", "rcpt", "", HOLD),
+    ("554 Access denied: x is not authorized to perform", "dot", "", WEIGH),
+    ("550 Sender verify failed", "rcpt", "own own_path own_sender", DEFER),
+    ("550 5.7.504 Recipient address rejected: Access denied", "rcpt", "", WEIGH),
     ("554 5.7.1 Spam", "dot", "", WEIGH),
     ("554 Email address is not verified", "dot", "", WEIGH),
     ("550 5.1.1 No such user", "dot", "", ANSWER),
@@ -256,7 +260,13 @@ def published_words() -> str:
 
 
 def test_each_kind_of_words_has_its_rule() -> None:
-    assert [rule.words for rule in RULES if rule.words] == list(WORDS)
+    assert [rule.words for rule in RULES if rule.name == rule.words] == list(WORDS)
+    assert {rule.words for rule in RULES if rule.words} == set(WORDS)
+
+
+def test_what_is_about_the_sender_fails_nobody_whoever_else_is_taken() -> None:
+    """Others may have gone before a limit began, or after it was over for a moment."""
+    assert [rule.name for rule in RULES if rule.scope is Scope.SENDER and rule.otherwise is ANSWER] == []
 
 
 def test_the_published_table_is_the_one_that_is_used() -> None:

@@ -43,7 +43,7 @@ class Stage:
 
     def turn(self) -> str:
         relay, trial = self.route.turn()
-        return relay.name + "?" * trial
+        return relay.name + "?" * bool(trial)
 
     def next(self, *tried: str, senders: tuple[str, ...] = ()) -> str | None:
         found = self.route.next([self.relays[name] for name in tried], senders)
@@ -65,7 +65,7 @@ def test_one_that_refused_letters_is_tried_with_one_when_it_is_time() -> None:
     assert stage.turn() == "b"
     stage.clock.forward(1.0)
     assert [stage.turn(), stage.turn()] == ["a?", "b"]
-    stage.route.done(stage.relays["a"], trial=True, sent=False)
+    stage.route.done(stage.relays["a"], trial=1, sent=False)
     assert stage.turn() == "a?"
 
 
@@ -114,7 +114,7 @@ def test_a_turn_of_which_nothing_came_counts_for_nobody() -> None:
     turns = []
     for number in range(100):
         turns.append(relay := stage.route.turn()[0])
-        stage.route.done(relay, trial=False, sent=number % 2 == 0)
+        stage.route.done(relay, trial=0, sent=number % 2 == 0)
     assert abs(Counter(turns[::2])[stage.relays["a"]] - 25) <= 1
 
 

@@ -98,7 +98,8 @@ async def test_what_is_about_the_relay_begins_nothing_more_and_counts_no_attempt
             scene.dispatcher.nudge()
             await until(scene.route.blocked_because)
             assert [each.recipients for each in relay.sent] == [("a1@example.test",)]
-            assert 50 < await due_in(scene, 1) < 61
+            trial = 60.0 if action is Action.STOP else 0.0  # others come first, lest it is about this one
+            assert 50 < await due_in(scene, 1) - trial < 61
     (line,) = [each for each in logs if each["event"] == "relay_ordered"]
     assert (line["rule"], line["scope"], line["seconds"]) == ("test/rule", "relay", 60.0)
     assert line["factor"] == {Action.WAIT: 1.0, Action.SLOW: 0.5, Action.STOP: 0.02}[action]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsender.model.durations import duration_of, seconds_of
+from mailsender.model.handling import Handling
 from mailsender.routing.retry import MOST_WAITS, RetryPolicy, read_schedule, schedule_text, with_schedule
+from mailsender.sending.attempt import policy_of
+from tests.dispatching import letter
 
 TEXT = "1m, 5m*2, 30m, 1h*3, 4h"
 WAITS = (60.0, 300.0, 300.0, 1800.0, 3600.0, 3600.0, 3600.0, 14400.0)
@@ -42,6 +46,16 @@ def test_a_letters_own_schedule_changes_the_waits_alone() -> None:
     own = with_schedule(policy, "2s")
     assert (own.schedule, own.max_attempts, own.resends) == ((2.0,), 7, 3)
     assert with_schedule(policy, "2s") is own
+
+
+@pytest.mark.parametrize("retry", ["", "12h", "3d"])
+def test_a_letter_that_says_until_when_it_is_sent_is_ended_by_no_waits(retry: str) -> None:
+    policy = RetryPolicy(max_attempts=0, delay=60.0, retry_for=2 * 86400.0)
+    handling = Handling(retry=retry, expire_at=datetime(2030, 1, 1, tzinfo=UTC))
+    assert policy_of(letter(1, handling=handling), policy).wait(500, 0.5) is not None
+    assert policy_of(letter(1, handling=Handling(retry=retry)), policy).wait(500, 0.5) is None
+    few = RetryPolicy(max_attempts=5, delay=60.0)
+    assert policy_of(letter(1, handling=handling), few).wait(5, 0.5) is None, "how often it is tried holds"
 
 
 @given(st.lists(st.integers(1, 7 * 86400).map(float), min_size=1, max_size=20))

@@ -250,6 +250,7 @@ class Topic:
 
     trouble = ""
     lost = 0
+    generation = 0
 
     def __init__(self) -> None:
         letter = {"Subject": "s", "Body": "b", "Addresses": ["a@example.test"]}

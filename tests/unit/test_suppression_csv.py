@@ -101,6 +101,21 @@ def test_a_file_that_names_a_column_twice_is_refused(columns: str) -> None:
         read(f"{columns}\nann@x.example,bob@x.example\n".encode())
 
 
+@pytest.mark.parametrize(
+    "columns", ["email,reason", "EmailAddress,Reason,Created", "Name,e-mail", "addresses", ",ann@x.example"]
+)
+def test_a_file_of_somebody_elses_columns_is_refused(columns: str) -> None:
+    """Else each row would be put there with its reason for a stream, and nobody be suppressed."""
+    with pytest.raises(BadFile, match="neither begins with an address nor names the columns, of address, "):
+        read(f"\n{columns}\nann@x.example,BOUNCE\n".encode())
+
+
+def test_a_first_row_that_is_wrong_is_passed_over_like_others() -> None:
+    found, reader = read(b"ann@,,gone\nbob@x.example,,gone\n")
+    assert [each.address for each in found] == ["bob@x.example"]
+    assert [each.row for each in reader.faults] == [1]
+
+
 @given(st.text(max_size=MAX_STREAM + 3))
 def test_an_entry_has_the_streams_that_letters_have(stream: str) -> None:
     stream = stream.strip()
@@ -118,15 +133,12 @@ def test_an_entry_has_the_streams_that_letters_have(stream: str) -> None:
 
 @given(st.binary(max_size=400))
 def test_each_row_is_put_or_wrong(raw: bytes) -> None:
-    try:
-        found, reader = read(raw)
-    except BadFile:
-        return
+    found, reader = read(b"ann@example.test\n" + raw)
     assert reader.rows == len(found) + reader.wrong
 
 
 def test_of_many_wrong_rows_the_first_are_named_and_all_are_counted() -> None:
-    _, reader = read(b"nobody\n" * (MAX_FAULTS + 5))
+    _, reader = read(b"nobody@\n" * (MAX_FAULTS + 5))
     assert (reader.wrong, len(reader.faults)) == (MAX_FAULTS + 5, MAX_FAULTS)
 
 
@@ -142,6 +154,7 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_how_a_file_is_cut_into_blocks_makes_no_difference(raw: bytes, size: int) -> None:
+    raw = b"ann@example.test\n" + raw
     whole, first = read(raw)
     parts, second = read(raw, size)
     assert whole == parts

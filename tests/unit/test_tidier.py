@@ -84,3 +84,23 @@ async def test_one_that_fails_is_told_once_and_stops_nothing_else(error: Excepti
     assert [each["what"] for each in logs if each["event"] == "tidying_fails"] == ["bad"]
     assert len(bad.calls) > 2
     assert good.left == 0
+
+
+async def test_reclaiming_that_mongodb_refuses_is_no_outage_and_stops_no_chore() -> None:
+    """Something that another program wrote may be the reason, for as long as it lies there."""
+    made, work, asked = Heart(), Work(5), 0
+
+    async def reclaim(*_: float) -> int:
+        nonlocal asked
+        asked += 1
+        raise Rejected("a value cannot be written as BSON")
+
+    made.queue.reclaim = reclaim  # type: ignore[method-assign, assignment]
+    made.tidier = Tidier(made.queue, made.heartbeat, made.clock, [Chore("one", work, 10, 30.0)])  # type: ignore[arg-type]
+    await made.heartbeat.begin()
+    with capture_logs() as logs:
+        await made.tidier.run(Life(made, 60))
+    assert made.heartbeat.health.good
+    assert work.left == 0
+    assert asked > 2
+    assert [each["what"] for each in logs if each["event"] == "tidying_fails"] == ["letters of the dead"]

@@ -185,7 +185,7 @@ async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(s
             assert limits.rest(domain, now) > 0
     (found,) = (await scene.waits("destination")).values()
     assert (found["relay"], found["trouble"]) == ("ses", False)
-    assert found["text"] == "297 recipients in line for slow.test (10 in 1m), 3 for other destinations"
+    assert found["text"] == "297 letters in line for slow.test (10 in 1m), 3 for other destinations"
     shown = {
         each["destination"]: each for each in (await scene.operations.status())["relays"][0]["destinations"]
     }
@@ -193,7 +193,7 @@ async def test_letters_wait_for_their_destinations_turn_and_that_is_no_trouble(s
     assert scene.operations.metrics("text/plain")[0].decode().count('condition{part="destination"} 1.0') == 1
     scene.clock.forward(900)
     (found,) = (await scene.waits("destination")).values()
-    assert found["text"] == "147 recipients in line for slow.test (10 in 1m)"
+    assert found["text"] == "147 letters in line for slow.test (10 in 1m)"
     scene.clock.forward(3600)
     assert await scene.waits("destination") == {}
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from mailsender.message.parts import MAX_ATTACHMENTS
 from mailsender.model.errors import TooLarge, Unavailable
 from mailsender.model.letter import Letter, Phase, Recipient, Result, Status, StoredLetter, Verdict
+from mailsender.web import handlers
 from mailsender.web.app import ANSWERING
 from mailsender.web.letter_form import BadForm, boundary_of, read_form
+from mailsender.web.models import DryRunView
 from mailsender.web.operations import BadLetter, Clash, Refused, Submission
 from tests.dispatching import until
 from tests.unit.test_contracts import check
@@ -309,6 +311,33 @@ async def test_a_dry_run_publishes_nothing_whatever_the_state(path: str, given: 
     assert service.given == [given]
     assert service.bodies == service.keys == []
     check(path, "POST", *answer)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/post", "/letters"])
+async def test_dry_runs_that_wait_take_no_place_of_a_post(path: str) -> None:
+    """Each may wait for files, one behind the other."""
+    at_once = 0
+    waits = asyncio.Event()
+
+    class Waiting(Played):
+        async def dry_run(self, given: bytes | Submission) -> DryRunView:
+            nonlocal at_once
+            at_once += 1
+            await waits.wait()
+            return await super().dry_run(given)
+
+    async with serving(Waiting()) as client:
+        tries = [
+            asyncio.create_task(client.ask("POST", f"{path}?dry_run=true", data=b"[{}]"))
+            for _ in range(2 * handlers.MAX_POSTS)
+        ]
+        await until(lambda: at_once == handlers.MAX_DRY_RUNS)
+        await asyncio.sleep(0.1)  # the others have arrived, too
+        assert (await asyncio.wait_for(client.ask("POST", path, data=b"[{}]"), 2))[0] in {200, 202}
+        assert at_once == handlers.MAX_DRY_RUNS, "the others are not read"
+        waits.set()
+        assert {(await each)[0] for each in tries} == {200}
 
 
 @pytest.mark.asyncio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from mailsender.suppression.memory import MemorySuppressions
 from mailsender.suppression.port import Entry, Filter, Refusal, Source
 from mailsender.suppression.rules import MAX_REASON, SuppressionPolicy
 from mailsender.suppression.watch import SuppressionWatch
-from mailsender.web import suppression_handlers
+from mailsender.web import connections, suppression_handlers
+from mailsender.web.app import make_app, serve
 from mailsender.web.endpoints.table import moves_file
 from mailsender.web.suppression_operations import SuppressionOperations
 from tests.clocks import ManualClock
@@ -451,6 +453,46 @@ async def test_a_file_that_is_not_whole_ends_with_its_connection() -> None:
             await client.ask("GET", "/suppressions/export")
         service.store.fault = None
         assert (await client.ask("GET", "/suppressions/export"))[0] == 200
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_file_that_is_read_is_not_cut_however_long_it_takes(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page comes each 50 ms, for 1 s, and who gets no further is cut after 0.3."""
+    monkeypatch.setattr(connections, "LOOK", 0.02)
+    monkeypatch.setattr(suppression_handlers, "MOST", 10)
+    service = Played()
+    now, reason = service.now, "x" * MAX_REASON
+    entries = [
+        Entry(address=f"{n}@a.test", source=Source.IMPORT, since=now, reason=reason) for n in range(200)
+    ]
+    await service.store.put(entries)
+    listed = service.store.listed
+
+    async def slow(wanted: Filter, *, after: str, most: int) -> list[Entry]:
+        await asyncio.sleep(0.05)
+        return await listed(wanted, after=after, most=most) or ([] if reads else entries)
+
+    monkeypatch.setattr(service.store, "listed", slow)
+    gone, leave = asyncio.Event(), connections.Crowd.leave
+    monkeypatch.setattr(connections.Crowd, "leave", lambda *of: (leave(*of), gone.set()))
+    app = make_app(service, api_key="", max_bytes=1000, timeout=5)
+    server = await serve(app, "127.0.0.1", 0, stuck=0.3)
+    try:
+        caller = socket.socket()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect(("127.0.0.1", server.port))
+        reader, writer = await asyncio.open_connection(sock=caller, limit=1024)
+        writer.write(b"GET /suppressions/export HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            if reads:
+                assert (await reader.read()).count(b"@a.test") == 200
+            else:
+                await gone.wait()
+        writer.close()
+    finally:
+        await server.close()
 
 
 async def test_files_have_their_time_and_nothing_else_has() -> None:

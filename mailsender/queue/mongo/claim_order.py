@@ -210,7 +210,7 @@ class Order:
             if isinstance(route, list):
                 yield None, query
                 texts = _NO_LISTS
-            elif not _is_sayable(route):
+            elif not is_sayable(route):
                 yield None, query
                 break
             else:
@@ -267,10 +267,10 @@ def _beyond(text: str) -> str:
 
 def _is_name(raw: RawBSONDocument) -> bool:
     route = decode(raw.raw, CODEC).get("route")
-    return type(route) is str and _is_sayable(route)
+    return type(route) is str and is_sayable(route)
 
 
-def _is_sayable(name: str) -> bool:
+def is_sayable(name: str) -> bool:
     """Whether a text that came from the server can go back there."""
     return not any("\ud800" <= each <= "\udfff" for each in name)
 

@@ -254,6 +254,18 @@ def _noted(document: Mapping[str, Any], recipients: tuple[Recipient, ...]) -> tu
     return tuple(found)
 
 
+def noted_places(slices: Mapping[str, Any]) -> frozenset[int]:
+    """The places of recipients whose states were noted under one token."""
+    return frozenset(
+        [
+            place
+            for runs in slices.values()
+            for start, count, _ in runs
+            for place in range(start, start + count)
+        ]
+    )
+
+
 def _apply(run: Any, found: list[Recipient]) -> None:
     """Of two states of a recipient that is the later one that ends it, or counts more attempts."""
     start, count, outcome = run

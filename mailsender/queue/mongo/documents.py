@@ -89,6 +89,7 @@ SHARING: Document = {
 """In a pipeline: the publishers in `also`, whatever another program may have written there."""
 
 _ID_DIGITS = 24
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -257,6 +258,22 @@ def barest_of(letter: Letter, reason: str) -> Letter:
     return _fault_of(letter, f"{reason}; nor its addresses, subject, token and key").evolve(
         addresses=(), subject="", answers=(Answer(origin=letter.answers[0].origin),)
     )
+
+
+def datable(letter: Letter) -> Letter:
+    """The same letter; its record has no time where that is one that no document holds."""
+    answer = letter.answers[0]
+    origin = answer.origin
+    if origin is None or _INT64_MIN <= origin.timestamp <= _INT64_MAX:
+        return letter
+    timeless = Origin(
+        topic=origin.topic,
+        partition=origin.partition,
+        offset=origin.offset,
+        index=origin.index,
+        timestamp=-1,
+    )
+    return letter.evolve(answers=(Answer(token=answer.token, key=answer.key, origin=timeless),))
 
 
 def _fault_of(letter: Letter, reason: str) -> Letter:

@@ -33,7 +33,7 @@ from mailsender.model.letter import Letter, now_ms
 from mailsender.queue.mongo.claim_order import FIRST
 from mailsender.queue.mongo.client import DUPLICATE_KEY, Collection, Document, calling
 from mailsender.queue.mongo.indexes import ensure_indexes
-from mailsender.queue.ranks import LEAD, LOOK, OFFSETS, Shares, flow_of, offset
+from mailsender.queue.ranks import LEAD, LOOK, OFFSETS, Shares, flow_of, offset, reached
 
 KEPT: Final = 7 * 86_400_000
 """Milliseconds for which a flow is known after its last letter came in: longer than one waits, and so short
@@ -159,7 +159,7 @@ class Flows:
         if time is not None:
             for each in heads:
                 if "rank" in each:
-                    time.now = max(time.now, _place_of(each))
+                    time.now = max(time.now, _reached(each))
 
     async def _reserved(
         self, route: str, wanted: Mapping[str, list[int]], now: datetime, timeout: float
@@ -201,7 +201,7 @@ class Flows:
         if head:
             # Where nobody knows, as when these documents were lost, newcomers come behind all that wait.
             so_far = {"$ifNull": ["$now", at + LEAD * 1000]}
-            update: Document = {"now": {"$max": [so_far, served, _place_of(head[0])]}}
+            update: Document = {"now": {"$max": [so_far, served, _reached(head[0])]}}
         else:
             update = {
                 "now": {"$max": ["$now", served, at]},
@@ -301,13 +301,13 @@ def _sound(time: Any) -> float:
     return float(time)
 
 
-def _place_of(document: Document) -> float:
-    """The place of a letter in its flow, in milliseconds: its rank, without its priority."""
+def _reached(document: Document) -> float:
+    """Where the route's time is when this letter has its turn, in milliseconds."""
     rank, handling = document["rank"], document.get("handling")
     if not isinstance(rank, datetime):
         return 0.0
-    place = min(rank.timestamp() * 1000, FARTHEST)
+    stands = min(rank.timestamp() * 1000, FARTHEST)
     try:
-        return place - OFFSETS[Priority(handling["priority"])] * 1000 if handling else place
+        return reached(stands, OFFSETS[Priority(handling["priority"])] * 1000) if handling else stands
     except (KeyError, TypeError, ValueError):
-        return place
+        return stands

@@ -31,6 +31,7 @@ from mailsender.queue.mongo.documents import (
     Unstorable,
     answer_document,
     barest_of,
+    datable,
     document_of,
     origin_document,
     remains_of,
@@ -113,6 +114,8 @@ class _Incoming:
             action="stored as an error without its body; the report gives its publisher the reason",
         )
         self.barest = self.remains
+        if self.barest:
+            self.letter = datable(self.letter)
         left = barest_of(self.letter, reason) if self.barest else remains_of(self.letter, reason)
         self.document, self.size = document_of(left, self.now)
         self.remains = True
@@ -291,7 +294,10 @@ class Inserter:
                 culprits.append(each)
         if entry is not None:
             new = [named(each.letter) for each in finals if each.verdict is Inserted.NEW]
-            self._outbox.keep(entry.id, [(letter_id.lower(), origin) for letter_id, origin in new])
+            # One that was there before stands for letters that an earlier try has got in, too.
+            self._outbox.keep(
+                entry.id, [(letter_id.lower(), origin) for letter_id, origin in new], whole=entry.fresh
+            )
         return culprits
 
     async def _announced(self, finals: Sequence[_Incoming]) -> Entry | None:

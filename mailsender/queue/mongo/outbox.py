@@ -9,8 +9,9 @@ that is final and whose entry is gone has been answered. The fields of an entry:
 - `claims`: the tokens under which the letters are settled; empty where they came in as final.
 - `origin`: in an entry for a letter's further publisher, where that one published it: its report is meant.
 
-The entries of a replica that lives are its own. Those of others are swept: who is final is reported, what is
-still to be settled under the entry's claims is waited for, and what went another way needs no entry.
+An entry goes with the last report of its letters; until then a sweep takes those out of it whose reports
+are out. The entries of a replica that lives are its own. Those of others are swept: who is final is reported,
+what is still to be settled under the entry's claims is waited for, and what went another way needs no entry.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Collection as Group
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from itertools import groupby, islice
 from math import isfinite
+from operator import itemgetter
 from typing import Any, Final
 
+import structlog
 from bson import ObjectId
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from mailsender.model.letter import Letter, Origin, replica_of
+from mailsender.model.letter import Letter, Origin, Status, replica_of
 from mailsender.queue.mongo.client import Collection, Document, ServerClock, committed
 from mailsender.queue.mongo.document_reader import letter_of
-from mailsender.queue.mongo.documents import nameable, origin_document, stored_id
+from mailsender.queue.mongo.documents import letter_id, nameable, origin_document, stored_id
 from mailsender.queue.mongo.indexes import ensure_indexes
 
 KEPT: Final = 50_000
@@ -41,12 +45,24 @@ ten megabytes."""
 ABSENT: Final = timedelta(hours=1)
 """How long an entry stays whose letters are not there: their insert may be on its way still."""
 
+PAGES: Final = 8
+"""Pages of entries that one sweep looks at: some thousands of them are looked at in about a second."""
+
+MOST_ALIKE: Final = 10_000
+"""Entries of the same millisecond that are looked at: one insert makes a thousand for further publishers."""
+
+LOOKED_FOR: Final = 1000
+"""Entries in mind that a sweep looks for, those first that have been there for longest."""
+
 INDEXES: Final = (
     # The count is there so that counting reads the index alone.
     IndexModel([("at", ASCENDING), ("replica", ASCENDING), ("count", ASCENDING)], name="mailsender_outbox"),
 )
 
 _NO_ENTRY: Final = ObjectId(b"\0" * 12)
+_OPEN: Final = [Status.AWAITING.value, Status.PROCESSING.value]
+
+_log = structlog.get_logger()
 
 Named = tuple[str, Origin | None]
 """A letter and its first publisher: what a report is about, as far as an entry goes."""
@@ -61,6 +77,19 @@ class Entry:
     fresh: bool = True
 
 
+@dataclass(slots=True)
+class _Kept:
+    """What is kept in mind of an entry: whose reports are `left`, and whose are out but are named there.
+
+    `whole`: there are no others whose reports are to come, so that the entry goes with the last that is left.
+    Those that are out are as many as were reported since the last sweep that found the entry.
+    """
+
+    left: set[Named] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+    whole: bool = True
+
+
 class Outbox:
     """The outbox of a collection of letters; the owner gives calls a deadline and translates their errors."""
 
@@ -72,8 +101,10 @@ class Outbox:
         self._clock = clock
         self._indexes: dict[str, str] = {}
         self._most = KEPT
-        self._left: dict[ObjectId, set[Named]] = {}
+        self._left: dict[ObjectId, _Kept] = {}
         self._entry_of: dict[Named, ObjectId] = {}
+        self._looked_at: Any = None  # the time of the entries that the last sweep looked at last
+        self._remembered = _NO_ENTRY
         self._name = ""
         self._names = {""}
 
@@ -130,55 +161,72 @@ class Outbox:
         """Remove an entry for which there is nothing to report."""
         await self._outbox.delete_one({"_id": entry.id})
 
-    def keep(self, entry: ObjectId, letters: Iterable[Named]) -> None:
+    def keep(self, entry: ObjectId, letters: Iterable[Named], *, whole: bool = True) -> None:
         """Keep in mind which letters are to be reported under an entry of ours.
 
         While nothing can be reported this would grow with every letter. What is beyond the bound is left to
-        the sweep, as is what the reporter has no room for.
+        the sweep, as is what the reporter has no room for. Where these are not all (`whole`), the sweep says
+        when the entry has to go.
         """
         fresh = set(letters)
-        if fresh and len(self._entry_of) + len(fresh) <= self._most:
-            self._left.setdefault(entry, set()).update(fresh)
-            self._entry_of.update(dict.fromkeys(fresh, entry))
+        kept = self._left.get(entry)
+        if kept is not None:
+            fresh -= kept.left
+        room = len(self._entry_of) + len(fresh) <= self._most
+        if kept is None and fresh and room:
+            kept = self._left[entry] = _Kept()
+        if kept is not None:
+            kept.whole = whole and room
+            if room:
+                kept.left |= fresh
+                self._entry_of.update(dict.fromkeys(fresh, entry))
 
     # --- what was reported -----------------------------------------------------------------------
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
-        """Note that the reports of `letters` are out: entries go with the last of them, or hold fewer.
+        """Note that the reports of `letters` are out: entries go with the last of them.
 
-        Repeating it after an error is safe.
+        From those that stay the sweep takes what is out. Repeating it after an error is safe.
         """
-        told: defaultdict[ObjectId, set[Named]] = defaultdict(set)
+        said: defaultdict[ObjectId, set[Named]] = defaultdict(set)
         for letter in letters:
             entry = self._entry_of.get(named(letter))
             if entry is not None:
-                told[entry].add(named(letter))
-        over = [entry for entry, said in told.items() if self._left[entry] <= said]
+                said[entry].add(named(letter))
+        over = {entry for entry, names in said.items() if self._ends_with(entry, names)}
         if over:
-            await self._outbox.delete_many({"_id": {"$in": over}})
-        for said in told.values():
-            self._forget(said)
+            await self._outbox.delete_many({"_id": {"$in": list(over)}})
+        for entry, names in said.items():
+            kept = self._left[entry]
+            kept.left -= names
+            for each in names:
+                self._entry_of.pop(each, None)
+            if entry in over and not kept.left:
+                del self._left[entry]
+            else:
+                kept.told += [each for each, _ in names]
 
-    def _forget(self, said: Iterable[Named]) -> None:
-        for each in said:
-            entry = self._entry_of.pop(each, None)
-            if entry is not None:
-                left = self._left[entry]
-                left.discard(each)
-                if not left:
-                    del self._left[entry]
+    def _ends_with(self, entry: ObjectId, names: set[Named]) -> bool:
+        kept = self._left[entry]
+        return kept.whole and kept.left <= names
 
-    async def shrink(self) -> None:
-        """Let entries of ours hold no more than is left of them: whoever sweeps them repeats no more."""
-        updates = [
-            UpdateOne(
-                {"_id": entry, "count": {"$gt": len(left)}},
-                {"$set": {"letters": [stored_id(each) for each, _ in left], "count": len(left)}},
-            )
-            for entry, left in self._left.items()
-        ]
-        if updates:
-            await self._outbox.bulk_write(updates, ordered=False)
+    def _forget(self, entry: ObjectId) -> None:
+        """Keep nothing in mind of an entry that is gone."""
+        kept = self._left.pop(entry, None)
+        if kept is not None:
+            for each in kept.left:
+                if self._entry_of.get(each) == entry:
+                    del self._entry_of[each]
+
+    async def _forget_gone(self) -> None:
+        """Forget what others have reported and removed: they had declared us dead, say."""
+        known = list(islice(self._left, LOOKED_FOR))
+        if known:
+            found = await self._outbox.find({"_id": {"$in": known}}, {"_id": 1}).to_list(None)
+            there = {each["_id"] for each in found}
+            for each in known:
+                if each not in there:
+                    self._forget(each)
 
     async def answered(self, entry: object) -> bool:
         """Whether the reports are out for which there was this entry."""
@@ -192,32 +240,106 @@ class Outbox:
 
     # --- what was left behind --------------------------------------------------------------------
 
-    async def sweep(self, living: Group[str], older_than: float, limit: int, keep: timedelta) -> list[Letter]:
+    async def sweep(self, living: Group[str], older_than: float, limit: int) -> list[Letter]:
         """Letters whose reports nobody living looks after, `limit` or more; with them their entries are ours.
 
-        `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. `keep` is
-        how long final letters are remembered: those that have no report yet are for longer.
+        `older_than`, in seconds, is for our own: what we have no room for is found by ourselves. Each sweep
+        goes on behind those that the last one looked at, and the one after the last entry begins anew: what
+        cannot be reported, and who waits for a letter that is tried again, hides nobody.
         """
+        await self._forget_gone()
         await self._clock.now()
         now = self._clock.latest()
         names = sorted(self._names)
         others = {"replica": {"$nin": [*living, *names]}}
         ours = {"replica": {"$in": names}, "at": {"$lte": now - timedelta(seconds=older_than)}}
-        query = {"at": {"$lte": now}, "$or": [others, ours]}
-        entries = await self._committed.find(query).sort([("at", ASCENDING)]).limit(limit).to_list(limit)
+        whose = {"$or": [others, ours]}
         found: list[Letter] = []
-        for entry in entries:
-            if len(found) >= limit:
+        behind, ended = self._looked_at, False
+        for _ in range(PAGES):
+            entries = await self._page(whose, behind, now, limit)
+            ended = len(entries) < limit
+            more, behind = await self._look_at(entries, behind, now, limit - len(found))
+            found += more
+            if ended or len(found) >= limit:
                 break
-            if nameable(entry["_id"]):
-                found += await self._swept(entry, now, keep)
+        self._looked_at = None if ended and len(found) < limit else behind
         return found
 
-    async def _swept(self, entry: Document, now: datetime, keep: timedelta) -> list[Letter]:
+    async def _page(self, whose: Document, behind: Any, now: datetime, limit: int) -> list[Document]:
+        """The next entries behind a time: `limit` of them, and all that are as old as the last one."""
+        at = {"$lte": now} if behind is None else {"$gt": behind, "$lte": now}
+        cursor = self._committed.find({"at": at, **whose}).sort([("at", ASCENDING)])
+        found: list[Document] = await cursor.limit(limit).to_list(limit)
+        if len(found) == limit:
+            last = found[-1]["at"]
+            alike = await self._committed.find({"at": last, **whose}).limit(MOST_ALIKE).to_list(MOST_ALIKE)
+            found = [each for each in found if each["at"] != last] + alike
+        return found
+
+    async def _look_at(
+        self, entries: Sequence[Document], behind: Any, now: datetime, wanted: int
+    ) -> tuple[list[Letter], Any]:
+        """What is to be reported of entries, until that is enough, and the time of the last of them."""
+        await self._shrink(entries)
+        on_their_way = await self._on_their_way(entries)
+        found: list[Letter] = []
+        over: list[Any] = []
+        gone: list[Any] = []
+        for at, alike in groupby(entries, itemgetter("at")):
+            if len(found) >= wanted:
+                break
+            behind = at
+            for entry in alike:
+                if not _knowable(entry["_id"]) or _is_late(entry, on_their_way):
+                    continue
+                ready, waits, absent = await self._swept(entry, now)
+                found += ready
+                if not ready and not waits:
+                    over.append(entry["_id"])
+                    gone += absent
+        await self._remove(over, gone)
+        return found, behind
+
+    async def _shrink(self, entries: Sequence[Document]) -> None:
+        """Take out of entries what is reported: nobody repeats it then, and nobody counts it."""
+        updates = []
+        shrunk: list[_Kept] = []
+        for entry in entries:
+            kept = self._left.get(entry["_id"]) if _knowable(entry["_id"]) else None
+            if kept is not None and kept.told:
+                told = set(kept.told)
+                entry["letters"] = [each for each in _letters(entry) if letter_id(each) not in told]
+                change = {
+                    "$pullAll": {"letters": list(map(stored_id, kept.told))},
+                    "$set": {"count": len(entry["letters"])},
+                }
+                updates.append(UpdateOne({"_id": entry["_id"]}, change))
+                shrunk.append(kept)
+        if updates:
+            await self._outbox.bulk_write(updates, ordered=False)
+        for kept in shrunk:
+            kept.told.clear()
+
+    async def _on_their_way(self, entries: Sequence[Document]) -> set[str]:
+        """Letters with a further publisher that have not ended: their entries wait, maybe for days."""
+        ids = [each for entry in entries if "origin" in entry for each in _letters(entry)]
+        if not ids:
+            return set()
+        query = {"_id": {"$in": ids}, "status": {"$in": _OPEN}}
+        found = await self._letters.find(query, {"_id": 1}, hint="_id_").to_list(None)
+        return {letter_id(each["_id"]) for each in found}
+
+    async def _swept(self, entry: Document, now: datetime) -> tuple[list[Letter], bool, list[Any]]:
+        """What is to be reported of an entry, whether there may be more later, and who is not there."""
         ids, claims = _letters(entry), _tokens(entry)
         documents = await self._letters.find({"_id": {"$in": ids}}, hint="_id_").to_list(None)
         ready: list[Letter] = []
-        waits = len(documents) < len(ids) and _age(entry, now) < ABSENT
+        absent: list[Any] = []
+        if len(documents) < len(ids):
+            there = {letter_id(each["_id"]) for each in documents}
+            absent = [each for each in ids if letter_id(each) not in there]
+        waits = bool(absent) and _age(entry, now) < ABSENT
         for document in documents:
             letter = letter_of(document)
             if letter.status.final:
@@ -225,24 +347,44 @@ class Outbox:
             else:
                 # Another's claim settles it under an entry of its own, unless it is a further publisher's.
                 waits = waits or "origin" in entry or _text(document, "claim") in claims
-        if ready:
-            self.keep(entry["_id"], [named(each) for each in ready])
-            await self._remember(ready, entry, now, keep)
-        elif not waits:
-            await self._outbox.delete_many({"_id": entry["_id"]})
-        return ready
+        self.keep(entry["_id"], [named(each) for each in ready], whole=not waits)
+        return ready, waits, absent
 
-    async def _remember(
-        self, ready: Sequence[Letter], entry: Document, now: datetime, keep: timedelta
-    ) -> None:
-        """Let letters that nobody could report for long be remembered for as long again."""
-        if _age(entry, now) < keep / 2:
-            return
-        ids = [stored_id(each.id) for each in ready]
-        await self._written.update_many(
-            {"_id": {"$in": ids}}, {"$set": {"expire_at": now + keep}}, hint="_id_"
-        )
-        await self._outbox.update_one({"_id": entry["_id"]}, {"$set": {"at": now}})
+    async def _remove(self, over: Sequence[Any], gone: Sequence[Any]) -> None:
+        """Remove entries of which nothing is to be reported; `gone` are those of their letters not there."""
+        if over:
+            await self._outbox.delete_many({"_id": {"$in": over}})
+        for each in over:
+            self._forget(each)
+        if gone:
+            _log.warning(
+                "letters_gone",
+                letters=len(gone),
+                first=letter_id(gone[0]),
+                fault="they were removed before their reports were out, or never came in",
+                check="whether another program removes letters, or the service was away for longer than"
+                " MONGODB_RETENTION",
+            )
+
+    # --- for how long letters are remembered -----------------------------------------------------
+
+    async def remember(self, limit: int, keep: timedelta) -> int:
+        """Let letters be remembered for `keep` from now on whose reports are late by a part of it.
+
+        Each call goes on behind the entries of the last one, `limit` of them, and returns how many there
+        were: 0 after the last of all. Whatever keeps reports waiting, the sweep may find nothing meanwhile.
+        """
+        now = await self._clock.now()
+        query = {"_id": {"$gt": self._remembered}, "at": {"$lte": now - keep / 4}}
+        cursor = self._outbox.find(query, {"letters": 1}, hint="_id_").sort([("_id", ASCENDING)])
+        entries = await cursor.limit(limit).to_list(limit)
+        ids = [each for entry in entries for each in _letters(entry)]
+        if ids:
+            # Not those again that another replica has done just now.
+            soon = {"_id": {"$in": ids}, "expire_at": {"$lt": now + 3 * keep / 4}}
+            await self._written.update_many(soon, {"$set": {"expire_at": now + keep}}, hint="_id_")
+        self._remembered = entries[-1]["_id"] if entries else _NO_ENTRY
+        return len(entries)
 
     async def count(self) -> tuple[int, datetime | None]:
         """How many reports are still to come, and since when the first of them."""
@@ -294,6 +436,16 @@ def _text(document: Document, name: str) -> str:
 def _age(entry: Document, now: datetime) -> timedelta:
     at = entry.get("at")
     return now - at if isinstance(at, datetime) else timedelta.max
+
+
+def _knowable(entry: Any) -> bool:
+    """Whether an entry with this `_id` can be named and kept in mind; another program may choose any."""
+    return isinstance(entry, Hashable) and nameable(entry)
+
+
+def _is_late(entry: Document, on_their_way: Group[str]) -> bool:
+    """Whether it is a further publisher's whose letter is on its way."""
+    return "origin" in entry and any(letter_id(each) in on_their_way for each in _letters(entry))
 
 
 def _letters(entry: Document) -> list[Any]:

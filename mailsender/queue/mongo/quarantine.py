@@ -138,9 +138,11 @@ def sorted_out(found: Sequence[RawBSONDocument]) -> tuple[list[Any], list[RawBSO
 def _endings(fault: str) -> list[Document]:
     """Updates that end a letter, each smaller than the one before; the last makes the document shrink."""
     error = {"status": "error", "reason": f"it cannot be claimed: {fault}"}
-    dated = {"$currentDate": {"finished_at": True}, "$unset": UNCLAIMED}
+    # Who tried it before has not settled this, which its entry in the outbox would be understood as.
+    gone = {**UNCLAIMED, "settled_by": ""}
+    dated = {"$currentDate": {"finished_at": True}, "$unset": gone}
     return [
         {"$set": {**error}, **dated},
         {"$set": {**error, "subject": "", "body": "", "recipients": []}, **dated},
-        {"$set": {"status": "error"}, "$unset": UNCLAIMED},
+        {"$set": {"status": "error"}, "$unset": gone},
     ]

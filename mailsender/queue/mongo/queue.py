@@ -11,6 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -27,7 +28,7 @@ from pymongo.errors import DuplicateKeyError
 from mailsender.aio import afterwards
 from mailsender.model.clock import Clock
 from mailsender.model.errors import Forbidden, Unavailable
-from mailsender.model.history import History, from_document
+from mailsender.model.history import History, digest_of, from_document
 from mailsender.model.letter import (
     DEFAULT_ROUTE,
     REPLICA_DIGITS,
@@ -43,11 +44,12 @@ from mailsender.model.letter import (
 )
 from mailsender.model.queue_stats import QueueStats, RouteStats
 from mailsender.model.records import Record
-from mailsender.queue.mongo import bodies
+from mailsender.queue.mongo import bodies, dead_letters
 from mailsender.queue.mongo.bodies import Bodies
-from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, places_of
+from mailsender.queue.mongo.claim_order import DUE, FIRST, ORDER, PLACED, Order, is_sayable, places_of
 from mailsender.queue.mongo.client import (
     Client,
+    Collection,
     Document,
     ServerClock,
     calling,
@@ -57,7 +59,7 @@ from mailsender.queue.mongo.client import (
     narrowed,
 )
 from mailsender.queue.mongo.dead_letters import documents_of
-from mailsender.queue.mongo.document_reader import letter_of
+from mailsender.queue.mongo.document_reader import letter_of, noted_places
 from mailsender.queue.mongo.documents import (
     DEFERRED,
     letter_id,
@@ -167,6 +169,8 @@ class MongoQueue:
         self._order.use(self._indexes)
         await self._outbox.open()
         await self._flows.open()
+        with suppress(Forbidden):  # what is kept stays, then; `mailsender check` tells the right
+            await ensure_indexes(self._deadletters, dead_letters.INDEXES)
         async with calling(self._timeout):
             await self._outbox.try_to_remove()
             await self._older.open()
@@ -257,7 +261,7 @@ class MongoQueue:
                 ends = {"outbox": entry.id, "expire_at": now + self._retention, **self._bodies.until(now)}
             updates = _settling(settlements, now, ends)
             result = await self._letters.bulk_write(updates, ordered=False)
-            late: frozenset[str] = frozenset()
+            late: frozenset[tuple[str, str]] = frozenset()
             if result.matched_count < len(settlements):
                 late = await self._late(settlements)
             if entry is not None and entry.fresh and not result.matched_count:
@@ -265,17 +269,24 @@ class MongoQueue:
                 await self._outbox.drop(entry)
                 entry = None
         if entry is not None:
-            settled = [each.letter for each in settlements if each.letter.id not in late]
+            settled = [
+                each.letter for each in settlements if not late or (each.token, each.letter.id) not in late
+            ]
             self._outbox.keep(entry.id, [named(letter) for letter in settled if letter.status.final])
-        return late
+        return frozenset([each for _, each in late])
 
-    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[str]:
-        """Whom another holder of a token has settled, or has now; a repetition is not late."""
+    async def _late(self, settlements: Sequence[Settlement]) -> frozenset[tuple[str, str]]:
+        """Whom another holder of a token has settled, or has now, by token; a repetition is not late.
+
+        One letter may have come with two tokens, of which one is good: that outcome is left to the sweep.
+        """
         query = {"_id": {"$in": [stored_id(each.letter.id) for each in settlements]}}
         found = await self._letters.find(query, {"settled_by": 1}, hint=_BY_ID).to_list(None)
         settled_by = {letter_id(document["_id"]): document.get("settled_by") for document in found}
         return frozenset(
-            each.letter.id for each in settlements if settled_by.get(each.letter.id) != each.token
+            (each.token, each.letter.id)
+            for each in settlements
+            if settled_by.get(each.letter.id) != each.token
         )
 
     async def progress(self, token: str, letter_id: str, changed: Mapping[int, Recipient]) -> bool:
@@ -390,6 +401,19 @@ class MongoQueue:
                 held[token].append(letter)
         return dict(held)
 
+    async def noted(self, claims: Mapping[str, Sequence[str]]) -> dict[str, frozenset[int]]:
+        """See `Queue.noted`."""
+        noted: dict[str, frozenset[int]] = {}
+        for token, ids in claims.items():
+            slices = f"slices.{token}"
+            query = {"_id": {"$in": list(map(stored_id, ids))}, "status": "processing", "claim": token}
+            query[slices] = {"$exists": True}
+            async with calling(self._timeout):
+                found = await self._committed.find(query, {slices: 1}, hint=_BY_ID).to_list(None)
+            for each in found:
+                noted[letter_id(each["_id"])] = noted_places(each["slices"][token])
+        return noted
+
     async def claims_of(self, replica: str) -> dict[str, list[str]]:
         """See `Queue.claims_of`. What is `processing` is little, and has an index of its own."""
         async with calling(self._timeout):
@@ -420,14 +444,14 @@ class MongoQueue:
         await self._place_strays(ends)
         return freed
 
-    async def _owners(self) -> tuple[list[str], list[str]]:
+    async def _owners(self) -> tuple[list[str], list[Any]]:
         """The IDs of replicas that have letters, in as many looks into the index; and claims of nobody.
 
-        A claim that another program wrote may stand behind all tokens that begin as it does, or be no more
-        than the beginning of the tokens of many, who live.
+        Those are claims, or conditions for some. A claim that another program wrote may stand behind all
+        tokens that begin as it does, or be no more than the beginning of the tokens of many, who live.
         """
         owners: list[str] = []
-        strange: list[str] = []
+        strange: list[Any] = []
         beyond: Document = {"$gte": ""}
         for _ in range(MOST_OWNERS):
             query = {"status": "processing", "claim": beyond}
@@ -441,7 +465,12 @@ class MongoQueue:
                 continue
             owner = replica_of(claim)
             end = f"{owner}g"
-            if len(owner) == REPLICA_DIGITS and claim < end:
+            if not is_sayable(claim) and not (is_sayable(owner) and claim < end):
+                behind, beyond = _around(claim)
+                strange.append(behind)
+                if not beyond:
+                    break
+            elif len(owner) == REPLICA_DIGITS and claim < end:
                 owners.append(owner)
                 beyond = {"$gte": end}
             else:
@@ -524,7 +553,12 @@ class MongoQueue:
         async with calling(self._timeout):
             await self._older.take_over(older_than, limit)
             living = await self._replicas.living()
-            return await self._outbox.sweep(living, older_than, limit, self._retention)
+            return await self._outbox.sweep(living, older_than, limit)
+
+    async def remember(self, limit: int) -> int:
+        """See `Queue.remember`."""
+        async with calling(self._timeout):
+            return await self._outbox.remember(limit, self._retention)
 
     async def acknowledge(self, letters: Sequence[Letter]) -> None:
         """See `Queue.acknowledge`."""
@@ -537,19 +571,22 @@ class MongoQueue:
             return await self._bodies.drop(limit)
 
     async def get(self, letter_id: str) -> Letter | None:
-        """See `Queue.get`."""
-        found = await self.look_up(letter_id)
+        """See `Queue.get`. As a majority has it: what became of it is told, and must not be rolled back."""
+        found = await self._look_up(self._committed, letter_id)
         return None if found is None else found.letter
 
     async def look_up(self, letter_id: str) -> StoredLetter | None:
         """See `Queue.look_up`. The time of acceptance is the server's."""
+        return await self._look_up(self._letters, letter_id)
+
+    async def _look_up(self, letters: Collection, letter_id: str) -> StoredLetter | None:
         try:
             query = {"_id": stored_id(letter_id)}
             encode(query)
         except (ValueError, BSONError):
             return None
         async with calling(self._timeout):
-            document = await self._letters.find_one(query)
+            document = await letters.find_one(query)
             if document is None:
                 return None
             letter = letter_of(document)
@@ -617,9 +654,11 @@ class MongoQueue:
     async def keep_record(self, record: Record, reason: str) -> str:
         """See `Queue.keep_record`."""
         async with calling(self._timeout):
-            for document in documents_of(record, reason, now_ms(self._clock.epoch())):
+            for document in documents_of(record, reason, now_ms(self._clock.epoch()), self._retention):
                 await self._deadletters.replace_one({"_id": document["_id"]}, document, upsert=True)
-        return f"{self._deadletters.full_name}/{record.topic}/{record.partition}/{record.offset}"
+        digest = digest_of(record.key, record.value, record.timestamp)
+        place = f"{record.topic}/{record.partition}/{record.offset}/{digest}"
+        return f"{self._deadletters.full_name}/{place}"
 
     async def history(self, topic: str, partition: int) -> History:
         """See `Queue.history`."""
@@ -725,6 +764,20 @@ def _time(document: Document, name: str) -> datetime | None:
     """A field of a document that should be a time; another program may have written anything."""
     found = document.get(name)
     return found if isinstance(found, datetime) else None
+
+
+def _around(claim: str) -> tuple[Document, Document]:
+    """Conditions for claims beside one that no query can say, as it is not valid UTF-8, and for those beyond.
+
+    Tokens are ASCII: those that begin as the claim does, as far as that is ASCII, come before all that goes
+    on otherwise. Beyond is nothing, and no condition, where it begins with no ASCII.
+    """
+    length = next(index for index, each in enumerate(claim) if each >= "\x7f")
+    low = claim[:length] + "\x7f"
+    if not length:
+        return {"$gte": low}, {}
+    high = claim[: length - 1] + chr(ord(claim[length - 1]) + 1)
+    return {"$gte": low, "$lt": high}, {"$gte": high}
 
 
 def _under_replica(replica: str) -> Document:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mailsender.model.letter import now_ms
 from mailsender.queue.mongo.client import Collection, Document, ServerClock
+from mailsender.queue.mongo.documents import nameable
 
 FORGOTTEN = timedelta(hours=1)
 """How long a dead replica that has no letters is known still, for people who look."""
@@ -51,7 +52,8 @@ class Replicas:
     async def living(self) -> set[str]:
         """The IDs of those that nobody declared dead."""
         found = await self._replicas.find({"dead": {"$ne": True}}, {"_id": 1}).to_list(None)
-        return {each["_id"] for each in found if isinstance(each["_id"], str)}
+        # What another program wrote there may be no text that a query can say.
+        return {each["_id"] for each in found if isinstance(each["_id"], str) and nameable(each["_id"])}
 
     async def forget(self, with_letters: Iterable[str]) -> None:
         """Remove the dead that have no letters any more, and died a while ago."""

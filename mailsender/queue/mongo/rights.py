@@ -16,7 +16,7 @@ RIGHTS: Final[Mapping[str, frozenset[str]]] = {
     ".outbox": _FORGETS,
     ".replicas": _KEEPS | {"remove"},
     ".slots": _KEEPS,
-    ".deadletters": _KEEPS,
+    ".deadletters": _KEEPS | {"createIndex"},
     ".partitions": _KEEPS,
     ".flows": _KEEPS | {"createIndex"},
     ".blobs.files": _FORGETS,

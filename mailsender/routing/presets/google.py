@@ -17,7 +17,8 @@ _PAGE = "Google: Gmail SMTP errors and codes (answer 3726730)"
 _WAIT = "; the time is ours"
 
 
-def _common(preset: str) -> tuple[ReplyRule, ...]:
+def _common(preset: str, *, limited: Scope) -> tuple[ReplyRule, ...]:
+    """The rules of both; `limited` is who has so many letters a day."""
     rule = Rules(preset)
     return (
         rule(
@@ -112,22 +113,22 @@ def _common(preset: str) -> tuple[ReplyRule, ...]:
             source=_PAGE,
         ),
         rule(
-            "daily-limit",
-            550,
-            enhanced=("5.4.5",),
-            action=Action.SWITCH,
-            scope=Scope.RELAY,
-            seconds=HOUR,
-            source=_PAGE + ": any 24 hours, tried hourly",
-        ),
-        rule(
             "daily-limit-customer",
             550,
-            text="Daily SMTP relay limit exceeded",
+            text="Daily SMTP relay limit exceeded for customer",
             action=Action.SWITCH,
             scope=Scope.RELAY,
             seconds=HOUR,
             source="Google: SMTP relay error messages (answer 6140680)",
+        ),
+        rule(
+            "daily-limit",
+            550,
+            enhanced=("5.4.5",),
+            action=Action.SWITCH,
+            scope=limited,
+            seconds=HOUR,
+            source=_PAGE + ": of a user, any 24 hours, tried hourly",
         ),
         rule(
             "too-many-logins",
@@ -174,20 +175,21 @@ def _common(preset: str) -> tuple[ReplyRule, ...]:
 GOOGLE_RELAY = Preset(
     name="google-relay",
     title="Google Workspace, SMTP relay",
-    rules=_common("google-relay"),
+    rules=_common("google-relay", limited=Scope.SENDER),
     limits=Limits(
         quota="10000/24h",
         max_recipients=100,
         source="Google: SMTP relay error messages (answer 6140680): 100 recipients a transaction;"
         " 10,000 letters of a user in any 24 hours, by copies of its page",
     ),
-    open_questions="how long to wait after each reply; the limit of the whole customer",
+    open_questions="how long to wait after each reply; the limit of the whole customer; that a letter's"
+    " sender is the user whose limit is meant",
 )
 
 GOOGLE_USER = Preset(
     name="google-user",
     title="Google, one account",
-    rules=_common("google-user"),
+    rules=_common("google-user", limited=Scope.RELAY),
     limits=Limits(
         quota="2000/24h",
         max_recipients=100,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mailsender.routing.presets.preset import (
+    AUTH,
     HALF_FOR_A_WHILE,
     HALF_FOR_LONGER,
     HOUR,
@@ -16,6 +17,7 @@ from mailsender.routing.reply_rule import Action, Scope
 _SUBMISSION = "Microsoft: smtp-submission-improvements"
 _SEND_AS = "Microsoft: no permission to send as this sender"
 _REPORTS = "Microsoft: non-delivery reports in Exchange Online, 5.7.700 to 5.7.750"
+_REPORTS_500 = "Microsoft: non-delivery reports in Exchange Online, 5.7.501 to 5.7.503"
 _rule = Rules("microsoft365")
 _exchange = Rules("exchange")
 
@@ -37,10 +39,48 @@ MICROSOFT365 = Preset(
             "daily-recipients",
             554,
             enhanced=("5.2.0",),
+            pattern="SubmissionQuotaExceeded|submission quota",  # 5.2.0 alone is said of other things, too
             action=Action.SWITCH,
             scope=Scope.RELAY,
             seconds=HOUR,
             source=_SUBMISSION + ": 10,000 recipients in any 24 hours, tried hourly",
+        ),
+        _rule(
+            "send-as-denied",
+            554,
+            enhanced=("5.2.0",),
+            text="SendAsDenied",
+            action=Action.STOP,
+            scope=Scope.SENDER,
+            source="OfficeDocs-Support #1187, rss2email #147: no permission to send as this sender",
+            verified=False,
+        ),
+        _rule(
+            "outbound-spam",
+            554,
+            enhanced=("5.2.0",),
+            text="OutboundSpam",
+            action=Action.STOP,
+            scope=Scope.RELAY,
+            source="nodejs-nodemailer-outlook #11: the account is suspended, or not verified",
+            verified=False,
+        ),
+        _rule(
+            "blocked-sender",
+            550,
+            enhanced=("5.1.8",),
+            text="outbound sender",
+            action=Action.STOP,
+            scope=Scope.RELAY,
+            source="Microsoft Q&A 5853737: the account is among the restricted entities, for what it sent",
+        ),
+        _rule(
+            "banned",
+            550,
+            enhanced=("5.7.501", "5.7.502", "5.7.503"),
+            action=Action.STOP,
+            scope=Scope.RELAY,
+            source=_REPORTS_500 + ": the account is banned for spam",
         ),
         _rule(
             "continuous-errors",
@@ -103,7 +143,7 @@ MICROSOFT365 = Preset(
             source="listmonk #2158: basic authentication is off, XOAUTH2 is needed",
             verified=False,
         ),
-        _rule("login", 530, 534, 535, action=Action.STOP, scope=Scope.RELAY, source="RFC 4954 §6"),
+        _rule("login", 530, 534, 535, at=AUTH, action=Action.STOP, scope=Scope.RELAY, source="RFC 4954 §6"),
         _rule("send-as", 5, enhanced=("5.7.60",), action=Action.STOP, scope=Scope.SENDER, source=_SEND_AS),
         _rule(
             "server-busy",
@@ -125,7 +165,7 @@ MICROSOFT365 = Preset(
         source=_SUBMISSION + ": 30 messages a minute, 10,000 recipients a day, three connections a mailbox",
         verified=True,
     ),
-    open_questions="451 4.7.500 has no page",
+    open_questions="451 4.7.500 has no page; what else 554 5.2.0 is said of is left to the defaults",
 )
 
 EXCHANGE = Preset(
@@ -146,7 +186,9 @@ EXCHANGE = Preset(
         _exchange(
             "send-as", 5, enhanced=("5.7.60",), action=Action.STOP, scope=Scope.SENDER, source=_SEND_AS
         ),
-        _exchange("login", 530, 534, 535, action=Action.STOP, scope=Scope.RELAY, source="RFC 4954 §6"),
+        _exchange(
+            "login", 530, 534, 535, at=AUTH, action=Action.STOP, scope=Scope.RELAY, source="RFC 4954 §6"
+        ),
         _exchange(
             "resources",
             452,

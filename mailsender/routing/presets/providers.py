@@ -70,6 +70,14 @@ MAILGUN = Preset(
             verified=False,
         ),
         _mailgun(
+            "sandbox",
+            text="Sandbox subdomains are for test purposes only",
+            action=Action.RETRY,
+            scope=Scope.RECIPIENT,
+            source="swapmyvote #182, #891: the recipient is none of those that the sandbox may write to",
+            verified=False,
+        ),
+        _mailgun(
             "not-allowed",
             pattern="domain .{0,70}is not allowed to send",
             action=Action.STOP,

@@ -59,7 +59,7 @@ SES = Preset(
             source=_CODES + ": 454 Temporary authentication failure; the time is ours",
             verified=False,
         ),
-        _rule("login", 530, 535, action=Action.STOP, scope=Scope.RELAY, source=_CODES),
+        _rule("login", 530, 535, at=AUTH, action=Action.STOP, scope=Scope.RELAY, source=_CODES),
         _rule(
             "paused",
             554,
@@ -67,15 +67,6 @@ SES = Preset(
             action=Action.STOP,
             scope=Scope.RELAY,
             source="as others report it",
-            verified=False,
-        ),
-        _rule(
-            "not-authorized",
-            554,
-            text="Access denied",
-            action=Action.STOP,
-            scope=Scope.RELAY,
-            source="as others report it: the user may not send as this sender, or at all",
             verified=False,
         ),
     ),
@@ -86,5 +77,8 @@ SES = Preset(
         exact=True,
         source="AWS: 50 recipients a message; rate and quota are each account's own, and count recipients",
     ),
-    open_questions="the words for a paused account and a user without rights; limits are each account's own",
+    open_questions="the words for a paused account; limits are each account's own. What a user without"
+    " rights is told is left to the defaults: it may be about one recipient, whose address is an identity of"
+    " the account (ministryofjustice/analytical-platform #6944). In the sandbox the address that is not"
+    " verified may be the recipient's",
 )
