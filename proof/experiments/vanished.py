@@ -119,9 +119,9 @@ def _without(
         world.fault("the service ended")
     elif service.get("/readyz").status != 200:
         world.fault("it was not ready afterwards")
-    for each in signs:
-        if not service.events(each):
-            world.fault(f"no line says {each}: the fault did not happen, or did not end")
+    for sign in signs:
+        if not service.events(sign):
+            world.fault(f"no line says {sign}: the fault did not happen, or did not end")
     restart(world, service)
     # The relay that was killed may have accepted what it could tell nobody: one letter a session.
     return check(world.history(), Allowed(duplicates=5 if blows else 0)), waited
