@@ -118,6 +118,7 @@ class _Judge:
         yield from self._duplicates()
         yield from self._one_relay()
         yield from self._remembered()
+        yield from self._uncertain()
         yield from self._refused()
         yield from self._strangers()
         yield from self._blind()
@@ -167,7 +168,14 @@ class _Judge:
 
     def _truthful_of_each(self, letter: Published, report: Report, happened: set[str]) -> Iterator[Fault]:
         told = {address.lower(): each for address, each in report.recipients.items()}
-        for address in {each.lower() for each in letter.addresses} if told else ():
+        may_fail = {address.lower() for address in letter.may_fail}
+        everybody = {each.lower() for each in letter.addresses}
+        if not told and (report.omitted or report.status == "error"):
+            # It ended before anybody was asked of them, or there was no room.
+            if report.status == "error" and not report.uncertain and not everybody <= may_fail | happened:
+                yield Fault(promise="P14", kind="failed for no fault of its own", what=letter.mark)
+            return
+        for address in everybody:
             if address not in told:
                 yield Fault(promise="P4", kind="recipient not told", what=f"{letter.mark} {address}")
                 continue
@@ -177,6 +185,9 @@ class _Judge:
             if each.status != "accepted" and address in happened and not each.uncertain:
                 what = f"{letter.mark} {address}: {each.status}"
                 yield Fault(promise="P4", kind="told not accepted, was", what=what)
+            elif each.status != "accepted" and not each.uncertain and address not in may_fail:
+                what = f"{letter.mark} {address}: {each.status} at {each.phase}"
+                yield Fault(promise="P14", kind="failed for no fault of its own", what=what)
 
     def _same_message(self, letter: Published, report: Report) -> Iterator[Fault]:
         ids = {each.message_id for each in self.acceptances[letter.mark]}
@@ -279,6 +290,22 @@ class _Judge:
             if most is not None and len(marks) > most:
                 what = f"{len(marks)} at break {place} ({self.history.breaks[place].what}), {most} sessions"
                 yield Fault(promise="P11", kind="more twice than sessions", what=what)
+
+    def _uncertain(self) -> Iterator[Fault]:
+        """P11: few are told as uncertain, and only what somebody could not know."""
+        told = [each.mark for each in self.letters if self.is_uncertain(each.mark)]
+        most = self.allowed.uncertain
+        if most is not None and len(told) > most:
+            what = f"{len(told)} letters, {most} allowed, such as {', '.join(told[:3])}"
+            yield Fault(promise="P11", kind="too many uncertain", what=what)
+        unfounded = [mark for mark in told if not self._doubtful(mark)]
+        if len(unfounded) > self.allowed.doubts * len(self.history.breaks):
+            what = f"{len(unfounded)} letters, such as {', '.join(unfounded[:3])}"
+            yield Fault(promise="P11", kind="told as uncertain, was not", what=what)
+
+    def _doubtful(self, mark: str) -> bool:
+        """Whether the relay knows of a dot of which its client may have heard nothing."""
+        return mark in self.history.doubted or any(map(self._explained, self.acceptances[mark]))
 
     def _named(self) -> Iterator[Fault]:
         for (mark, address), count in sorted(self.times_accepted().items()):

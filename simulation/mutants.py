@@ -303,8 +303,8 @@ MUTANTS: Sequence[Mutant] = (
         name="who starts knows nothing of what a relay ordered",
         file="ratelimit/limiter.py",
         old="if self._standing.learn(grant.orders,",
-        new="old = self.__dict__.setdefault('at_start', {each.key for each in grant.orders})\n"
-        "        if self._standing.learn([each for each in grant.orders if each.key not in old],",
+        new="old = self.__dict__.setdefault('at_start', {*grant.orders})\n"
+        "        if self._standing.learn({k: v for k, v in grant.orders.items() if k not in old},",
         kind="ordered",
         finding="P14 not obeyed",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.guarded_kafka import GuardedKafka
@@ -19,6 +19,9 @@ from proof.table import Row, row
 
 AWAY = 6.0
 """Seconds for which a file is away."""
+
+OUTLIVED = 5.0
+"""Seconds for which a replica is frozen to count as dead: two and a half times its life."""
 
 BACK = 40.0
 """Seconds after its return within which all that waited is answered."""
@@ -81,12 +84,26 @@ def _notes(stage: Stage, seed: int) -> tuple[Verdict, float]:
     with run(stage, "vanished-notes", seed) as world:
         notes = _made(world.directory / "notes", parents=True)
         service = world.world.started(MAILSENDER_STATE_DIR=str(notes))
+        world.world.started()  # declares it dead while it is frozen
         world.publisher.publish(50)
-        return _without(world, service, notes)
+
+        def outlived() -> None:
+            """A file that is open is written on; under a new name the service needs a new one."""
+            service.child.freeze()
+            rest(OUTLIVED)
+            service.child.thaw()
+
+        signs = ("journal_not_written", "journal_written_again")
+        return _without(world, service, notes, outlived, signs=signs)
 
 
-def _without(world: Run, service: Replica, path: Path, *blows: Callable[[], None]) -> tuple[Verdict, float]:
-    """The file goes, then the blows fall that make it needed; it comes back, and all has to go on."""
+def _without(
+    world: Run, service: Replica, path: Path, *blows: Callable[[], None], signs: Sequence[str] = ()
+) -> tuple[Verdict, float]:
+    """The file goes, then the blows fall that make it needed; it comes back, and all has to go on.
+
+    `signs` are events of the log without which it was not missed, or not found again.
+    """
     pid = service.child.pid
     with world.broken(f"{path.name} away"), _away(path):
         for each in blows:
@@ -102,6 +119,9 @@ def _without(world: Run, service: Replica, path: Path, *blows: Callable[[], None
         world.fault("the service ended")
     elif service.get("/readyz").status != 200:
         world.fault("it was not ready afterwards")
+    for sign in signs:
+        if not service.events(sign):
+            world.fault(f"no line says {sign}: the fault did not happen, or did not end")
     restart(world, service)
     # The relay that was killed may have accepted what it could tell nobody: one letter a session.
     return check(world.history(), Allowed(duplicates=5 if blows else 0)), waited
