@@ -153,11 +153,6 @@ class Limiter:
         self._reckon()
 
     @property
-    def rates(self) -> tuple[Allowance, ...]:
-        """All that hold."""
-        return (self.allowance, *self.further)
-
-    @property
     def waiting(self) -> int:
         """Senders that wait for a slot."""
         return len(self._waiters) if self._turns is None else len(self._turns)

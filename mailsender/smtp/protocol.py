@@ -240,8 +240,15 @@ class Dialogue:
         front.message_wanted = False
         return True
 
+    @property
+    def _asks(self) -> bool:
+        """Whether a question is open: behind NOOP nothing may be sent before its reply (RFC 2920 §3.1)."""
+        return any(isinstance(step[2], Question) for step in self._owed)
+
     def _begin_next(self) -> None:
         """Begin the next transaction where the dialogue has room for it and it is allowed to."""
+        if self._owed and not self._begun and self._asks:
+            return
         while self._queue and self._front is None and (self.pipelining or not self._begun):
             transaction = self._queue[0]
             begins = transaction.permit.begin()

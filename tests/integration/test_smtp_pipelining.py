@@ -282,6 +282,28 @@ async def test_nothing_is_asked_in_the_middle_of_a_letter(reached: str, message:
 
 
 @pytest.mark.asyncio
+async def test_a_letter_waits_for_the_answer_to_a_question() -> None:
+    """Two may have places in a session that idled: one asks whether it is there, and the other begins."""
+    go_on, behind = asyncio.Event(), []
+
+    async def wait(peer: Peer) -> None:
+        await go_on.wait()
+        behind.append(bytes(peer.reader._buffer))
+        await peer.say("250 2.0.0 Ok")
+
+    async with pipelined({"NOOP": wait}) as (relay, session):
+        alive = asyncio.create_task(session.check_alive(ask=True))
+        await relay.reached("NOOP")
+        sending = [asyncio.create_task(send(session, each)) for each in (A, B)]
+        await asyncio.sleep(0.05)
+        go_on.set()
+        assert await alive
+        assert [verdict_of(await each) for each in sending] == [ACCEPTED, ACCEPTED]
+    assert relay.messages == [MESSAGE, MESSAGE]
+    assert behind == [b""]
+
+
+@pytest.mark.asyncio
 async def test_the_deadline_of_a_dot_is_not_stretched_by_the_letters_behind_it() -> None:
     async with pipelined({DOT: stall}) as (relay, session):
         session._dialogue._learned.dot = 0.3
