@@ -58,6 +58,7 @@ class Attachments:
         self._limits = limits
         self._clock = clock
         self._secured: set[str] = set()
+        self._brought: Mapping[str, bytes] = {}
         self._secured_at = 0.0
 
     async def secure(self, letters: Sequence[Letter], attached: Contents) -> list[Letter]:
@@ -70,6 +71,7 @@ class Attachments:
         if self._store is not None:
             sizes = await self._store.secure(attached.refs, attached.by_ref)
         self._secured, self._secured_at = set(sizes), self._clock.monotonic()
+        self._brought = attached.by_ref
         return [self._judged(letter, sizes) if letter.mail else letter for letter in letters]
 
     async def still_secured(self, insert: Callable[[], Awaitable[list[Inserted]]]) -> list[Inserted]:
@@ -79,13 +81,17 @@ class Attachments:
             Unavailable: the store or the queue is away.
         """
         if self._secured and self._clock.monotonic() - self._secured_at > SECURED and self._store is not None:
-            await self._store.secure(self._secured, {})
+            there = await self._store.secure(self._secured, {})
+            # A sweep of any replica removes what no letter names once its time is over.
+            if lost := self._brought.keys() & self._secured - there.keys():
+                await self._store.secure(lost, {ref: self._brought[ref] for ref in lost})
             self._secured_at = self._clock.monotonic()
         return await insert()
 
     def inserted(self) -> None:
         """What was secured is named by letters in the queue now."""
         self._secured.clear()
+        self._brought = {}
 
     def _judged(self, letter: Letter, sizes: Mapping[str, int]) -> Letter:
         """The letter, or an `error` with the same content: of one that is read again it is known by that."""

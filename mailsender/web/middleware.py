@@ -180,7 +180,7 @@ def bound(timeout: float, most: int) -> Middleware:
             detail = f"{mosts[public]} requests are under way already; nothing of this one was done."
             raise away(detail, reason="busy", retry_after=1)
         in_flight[public] += 1
-        time = UPLOAD_TIME if moves_file(request.method, request.path) else timeout
+        time = UPLOAD_TIME if moves_file(request.method, request.rel_url.raw_path) else timeout
         try:
             async with asyncio.timeout(time) as scope:
                 return await handler(request)
@@ -201,4 +201,5 @@ def bound(timeout: float, most: int) -> Middleware:
 def _left_behind(request: web.Request) -> str:
     """What a request may have done that was not answered in time."""
     only_looks = "true" in {request.query.get("check"), request.query.get("dry_run")}
-    return NOTHING if only_looks else left_behind(request.method, request.path)
+    # As the router looks at it: a `/` may stand, encoded, in an address.
+    return NOTHING if only_looks else left_behind(request.method, request.rel_url.raw_path)

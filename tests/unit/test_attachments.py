@@ -218,6 +218,25 @@ async def test_what_was_secured_long_ago_is_secured_again_before_it_is_named() -
     assert (await stage.letter()).status is Status.AWAITING
 
 
+@pytest.mark.asyncio
+async def test_what_a_record_brought_is_stored_again_where_it_was_swept_meanwhile() -> None:
+    """Inserts may be refused for longer than a store keeps what nobody names."""
+    stage = Stage([record(batch([inline()]))], [record(batch([]), offset=1)])
+    stage.queue.failures["insert"] = 1
+    waited = stage.source.on_idle
+
+    def idle() -> None:
+        waited()
+        stage.clock.forward(SECURED + 1)
+        stage.shelf._blobs.clear()
+
+    stage.source.on_idle = idle
+    await stage.run()
+    assert stage.shelf.asked == [({REF}, {REF}), ({REF}, set()), ({REF}, {REF})]
+    assert (await stage.letter()).status is Status.AWAITING
+    assert REF in stage.shelf._blobs
+
+
 def test_letters_without_attachments_name_nothing() -> None:
     assert named_in("") == ()
     assert named_in('{"Headers":{"X-A":"\\"Attachments\\":[{\\"Ref\\":7}]"}}') == ()

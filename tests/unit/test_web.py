@@ -711,6 +711,8 @@ async def test_a_handler_that_hangs_is_cut_and_answered_504() -> None:
         ("POST", "/letters?dry_run=true", "Nothing was changed."),
         ("PUT", "/templates/a", "It may have been saved"),
         ("POST", "/letters?dry_run=false", "Letters of this request may have been taken"),
+        ("DELETE", "/suppressions/a@example.test", "It may have been taken off the list."),
+        ("DELETE", "/suppressions/a%2Fb@example.test", "It may have been taken off the list."),
         ("POST", "/codes", "A code may have been made and sent."),
         ("POST", "/codes/check", "It may have counted as a try."),
         ("PUT", f"/blobs/sha256:{'0' * 64}", "It may have been stored"),
