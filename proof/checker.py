@@ -299,7 +299,8 @@ class _Judge:
             what = f"{len(told)} letters, {most} allowed, such as {', '.join(told[:3])}"
             yield Fault(promise="P11", kind="too many uncertain", what=what)
         unfounded = [mark for mark in told if not self._doubtful(mark)]
-        if len(unfounded) > self.allowed.doubts * len(self.history.breaks):
+        nameless = sum(each.startswith("?") for each in self.history.doubted)
+        if len(unfounded) > nameless + self.allowed.doubts * len(self.history.breaks):
             what = f"{len(unfounded)} letters, such as {', '.join(unfounded[:3])}"
             yield Fault(promise="P11", kind="told as uncertain, was not", what=what)
 

@@ -332,6 +332,8 @@ class Session:
         if self._place:
             self._relay.book.note(books.SAID, session=self._name, place=self._place)
         wire = self._wire
+        if deed.do == "late" and good == GOOD["DATA"]:  # its message may be on the way, whose ever it is
+            self._relay.book.note(books.DOUBTED, session=self._name, mark=f"?{self._name}")
         if deed.do == "reply":
             wire.say(deed.text)
             if deed.text.startswith("421"):

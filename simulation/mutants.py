@@ -61,8 +61,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a lapsed slot is used all the same",
         file="sending/permit.py",
-        old="self.spent = self._may_use_slot(now) and not self.lost and not means.cut",
-        new="self.spent = not self.lost and not means.cut",
+        old="if not self._may_use_slot(now) or self.lost or means.cut:",
+        new="if self.lost or means.cut:",
         kind="rated",
         finding="P5 too fast",
     ),
