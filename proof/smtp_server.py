@@ -320,6 +320,8 @@ class Session:
     async def _answer(self, phase: str, good: str, argument: str = "") -> bool:
         """Give the good reply, or do what the plan wants; whether the client may go on from it."""
         deed = self._relay.plan.at(phase, argument, self._place)
+        if deed is not None and deed.do == "late" and phase == "DATA":  # a message comes, whose ever it is
+            self._relay.book.note(books.DOUBTED, session=self._name, mark=f"?{self._name}")
         if deed is None:
             if delay := self._relay.plan.delay(phase):
                 await asyncio.sleep(delay)
@@ -332,8 +334,6 @@ class Session:
         if self._place:
             self._relay.book.note(books.SAID, session=self._name, place=self._place)
         wire = self._wire
-        if deed.do == "late" and good == GOOD["DATA"]:  # its message may be on the way, whose ever it is
-            self._relay.book.note(books.DOUBTED, session=self._name, mark=f"?{self._name}")
         if deed.do == "reply":
             wire.say(deed.text)
             if deed.text.startswith("421"):
