@@ -87,8 +87,8 @@ MUTANTS = (
     Mutant(
         name="nobody looks into the outbox of the dead",
         file="queue/mongo/outbox.py",
-        old="                ready, waits, absent = await self._swept(entry, now)\n",
-        new="                continue\n                ready, waits, absent = await self._swept(entry, now)\n",
+        old="ready, waits, absent = await self._swept(entry, now)",
+        new="ready, waits, absent = list[Letter](), True, list[Any]()",
         # Only an end between a settlement and its report leaves one behind, as that without a broker does.
         attempt=lambda stage, seed: drains_without(stage, seed, part="broker", runs=6),
         finding="left in the outbox",

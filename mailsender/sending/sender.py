@@ -48,6 +48,10 @@ log = structlog.get_logger()
 TIMER_TICK = 0.001
 """Seconds to which an event loop's timers are exact; uvloop counts whole milliseconds."""
 
+IDLES = 10.0
+"""Seconds of waiting for a slot after which a session is asked whether it is there: relays close what idles,
+the most impatient after some half a minute. The question takes a round trip, for which not all slots last."""
+
 LOOK = 0.25
 """Seconds between two looks at a relay that refused everybody, or whose quota was used up."""
 
@@ -135,9 +139,11 @@ class Sender:
             held = await self._place(relay, line, trial=trial)
             if held is not None and trial and not await self._answers(relay, held):
                 held = None
+            began = self._clock.monotonic()
             slot = None if held is None else await self._slot(relay, line)
             if held is not None and slot is not None and slot is not UNLIMITED:
-                held = await self._on_time(relay, held, slot, line, trial=trial)
+                long = self._clock.monotonic() - began > IDLES
+                held = await self._on_time(relay, held, slot, line, trial=trial, long=long)
         except BaseException:
             self._backlog.cancel()
             raise
@@ -180,14 +186,16 @@ class Sender:
         relay.breaker.trip(relay.breaker.why, relay.breaker.phase, self._clock.monotonic())
         return False
 
-    async def _on_time(self, relay: Relay, held: Held, slot: Slot, line: str, *, trial: bool) -> Held | None:
+    async def _on_time(
+        self, relay: Relay, held: Held, slot: Slot, line: str, *, trial: bool, long: bool
+    ) -> Held | None:
         """Wait for a slot's moment; the place, or another one where its session ended meanwhile.
 
-        Behind a slow rate its sender waited for the slot for minutes, and relays close what idles. Slots come
-        up to a second ahead, which is time to look. None: there is no place, and the slot goes back.
+        Behind a slow rate its sender may have waited `long` for the slot, and relays close what idles. Slots
+        come up to a second ahead, which is time to look. None: there is no place, and the slot goes back.
         """
         found: Held | None = held
-        if not await _alive(held):
+        if long and not await _alive(held):
             relay.pool.leave(held, usable=False)
             found = await self._place(relay, line, trial=trial)
         if found is None:
@@ -499,15 +507,17 @@ class Sender:
         while True:
             if self._rests(errand):
                 return False
-            slot, held = errand.slot, errand.held
+            slot, held, long = errand.slot, errand.held, False
             limited = destinations is not None and destinations.limited
             if held is None or slot is None or limited or slot.recipients < EVERYBODY:
+                began = self._clock.monotonic()
                 if not await self._provide(errand, limited=limited):
                     return False
+                long = self._clock.monotonic() - began > IDLES
                 slot, held = errand.slot, errand.held
                 if slot is None or held is None:
                     continue
-            if slot is not UNLIMITED and not await self._came(errand, slot, held):
+            if slot is not UNLIMITED and not await self._came(errand, slot, held, long=long):
                 continue
             if self._settler.open.is_set():
                 errand.expect(recipients)
@@ -573,9 +583,9 @@ class Sender:
             return True
         return relay.ordered and relay.held(RELAY_KEY, self._clock.monotonic()) > 0
 
-    async def _came(self, errand: Errand, slot: Slot, held: Held) -> bool:
-        """Wait for a slot's moment; False where the session ended while we waited for the slot."""
-        if not await _alive(held):
+    async def _came(self, errand: Errand, slot: Slot, held: Held, *, long: bool) -> bool:
+        """Wait for a slot's moment; False where the session ended while we waited `long` for the slot."""
+        if long and not await _alive(held):
             errand.relay.pool.leave(held, usable=False)
             errand.held = None
             return False

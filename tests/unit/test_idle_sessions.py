@@ -53,7 +53,10 @@ class ImpatientSession(FakeSession):
 
 
 @pytest.mark.parametrize("recipients", [1, 3])
-async def test_who_waited_long_for_a_slot_sees_whether_its_session_is_there_still(recipients: int) -> None:
+async def test_who_waited_long_for_a_slot_sees_whether_its_session_is_there_still(
+    recipients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailsender.sending.sender.IDLES", PATIENCE / 2)
     relay = Impatient()
     to = [[f"r{n}-{place}@example.test" for place in range(recipients)] for n in range(6 // recipients)]
     async with running(
