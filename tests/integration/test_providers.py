@@ -222,10 +222,11 @@ async def test_ses_counts_recipients_and_its_day_holds_no_more_of_them_than_the_
             await world.put(30, "a@example.test", "b@example.test", "c@example.test")
             await until(lambda: replica.relays[0].limiter.exhausted_until)
             await world.at_rest()
-    # A slot that lapsed, as they do on a busy machine, is lost to the day.
+    # A slot that lapsed is lost to the day: on a busy machine, and that of each of ten senders that takes one
+    # before its letter is known, and then finds the two behind it taken by others.
     taken = sum(len(each.recipients) for each in ses.taken)
     assert taken <= 60
-    assert taken + 3 * stalls.count >= 57
+    assert taken + 3 * stalls.count >= 60 - 10
     assert not ses.told(454)
 
 
