@@ -42,7 +42,7 @@ class Mutant:
     seed: int = 1
     worlds: int = 6
     hours: float = 4.0
-    seconds: float = 8.0
+    seconds: float = 5.0  # as measured: 2.8 in the mean
 
     def fits(self) -> bool:
         """Whether it still has one place in the source."""
@@ -281,7 +281,7 @@ MUTANTS: Sequence[Mutant] = (
         new="        trails, replicas = {}, ()\n",
         kind="dying",
         finding="P11 sent twice, though it was written down",
-        worlds=24,
+        seed=28,
     ),
     Mutant(
         name="what the dead left in their journal cannot be read",
