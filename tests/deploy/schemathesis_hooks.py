@@ -25,8 +25,9 @@ REASONS = {
     "PUT /blobs/{ref}": {"wrong-content", "bad-range"},
     # Whether it compiles, and whether its files have the name that is in the path.
     "PUT /templates/{name}": {"bad-template"},
-    # What is an address, and a time to come.
+    # What is an address, and a time to come; that a file begins with an address, or with the columns' names.
     "POST /suppressions": {"bad-suppression"},
+    "POST /suppressions/import": {"bad-suppression"},
 }
 """The reasons for which a request as described may be refused, by operation."""
 
@@ -90,6 +91,8 @@ def _by_keys(answer: Mapping[str, Any], keys: Set[str]) -> bool:
 def _among(error: Mapping[str, Any], keys: Set[str]) -> bool:
     field, text = error["field"], error["text"]
     key = field.partition("[")[0].partition(".")[0]
+    if key == "Body" and "comes from the template" in text:  # of two keys beside each other
+        return True
     return key in keys or (
         key == "Addresses"
         # Of one address, or of all where they go with another key: Template, Personal.

@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 from structlog.testing import capture_logs
 
-from mailsender.intake.consumer import BREATH, Intake, IntakeConfig
+from mailsender.intake.consumer import Intake, IntakeConfig
 from mailsender.intake.placing import Placing
 from mailsender.model.clock import SystemClock
 from mailsender.model.errors import Unavailable
@@ -224,7 +224,7 @@ class Again(FakeSource):
         return await super().fetch(timeout)
 
 
-RECORDS = [record(value_of(*["a"] * 100)), record(value_of(*["b"] * BREATH, "c"), offset=1)]
+RECORDS = [record(value_of(*["a"] * 100)), record(value_of(*["b"] * 64, "c"), offset=1)]
 
 
 async def test_a_fault_of_intake_while_its_letters_are_stored_strands_none_of_them() -> None:
@@ -244,11 +244,11 @@ async def test_a_fault_of_intake_while_its_letters_are_stored_strands_none_of_th
             )
             taking = asyncio.create_task(supervisor.keep("intake", lambda: intake.run(stop), stop, ""))
             await until(lambda: queue.stuck)
-            await scene.settled(101 + BREATH)
+            await scene.settled(165)
             stop.set()
             await taking
             assert (await queue.stats()).processing == 0
-    assert Counter(each.subject for each in scene.reported) == {"a": 100, "b": BREATH, "c": 1}
+    assert Counter(each.subject for each in scene.reported) == {"a": 100, "b": 64, "c": 1}
 
 
 # --- a name that others do not know ----------------------------------------------------------------

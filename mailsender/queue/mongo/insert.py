@@ -206,12 +206,14 @@ class Inserter:
         reserved = await self._flows.rank(
             [(each.letter, each.document) for each in waiting], now, self._timeout
         )
+        failed: Unavailable | None = None
         try:
             await self._insert_all(incoming)
-        except Unavailable:
-            await self._give_back(reserved, waiting)  # who tries again gets others
-            raise
-        await self._give_back(reserved, waiting)
+        except Unavailable as error:
+            failed = error
+        await self._give_back(reserved, waiting)  # who tries again gets others
+        if failed is not None:
+            raise failed
 
     async def _give_back(self, reserved: Sequence[Reserved], waiting: Sequence[_Incoming]) -> None:
         """Give back places that were reserved for letters which did not come in."""
