@@ -101,7 +101,7 @@ def replies(stage: Stage, seed: int, *, said: Sequence[Said], replicas: int) -> 
         for case in cases:
             for at, after in begun_early(moments, case.place, case.watched, case.rests, late):
                 world.fault(f"a {case.watched} {after:.1f} s after {_title(case)}, at {at:.3f}")
-        history = history_of(world, three)
+        history = _with_those_who_may_fail(history_of(world, three), cases)
         faults = (*history.faults, *_wrong_ends(history, cases))
         verdict = check(
             replace(history, faults=faults), Allowed(duplicates=None, named=True, unfinished=True)
@@ -188,6 +188,16 @@ def _wait_ended(world: Run, cases: Sequence[Case], timeout: float) -> None:
 
 
 # --- what came of it ------------------------------------------------------------------------------
+
+
+def _with_those_who_may_fail(history: History, cases: Sequence[Case]) -> History:
+    """Whoever is told a reply that fails letters may be, by a rule that says so."""
+    failed = {each.mark for case in cases if case.said.action is Action.FAIL for each in case.letters}
+    published = tuple(
+        replace(each, may_fail=frozenset(each.addresses)) if each.mark in failed else each
+        for each in history.published
+    )
+    return replace(history, published=published)
 
 
 def _wrong_ends(history: History, cases: Sequence[Case]) -> Iterator[str]:
